@@ -1,0 +1,195 @@
+"""What a GPT-NeoX checkpoint says of itself: all published spellings of config.json are read, the rest is refused."""
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neoxlib.errors import ConfigError, SettingsError
+
+# The tanh forms differ in name only: FastGELUActivation, NewGELUActivation and GELUTanh of transformers/activations.py.
+ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "tanh", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": "relu"}
+
+# Class defaults of transformers' GPTNeoXConfig, for keys that a config.json may leave out.
+DEFAULTS: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "max_position_embeddings": 2048,
+    "layer_norm_eps": 1e-5,
+    "use_parallel_residual": True,
+    "attention_bias": True,
+    "tie_word_embeddings": False,
+    "rotary_pct": 0.25,
+    "rotary_emb_base": 10000,
+}
+SIZES = (
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings",
+)
+ROPE_KEYS = ("rope_parameters", "rope_scaling")
+OTHER_READ = ("eos_token_id", "torch_dtype", "dtype", "model_type", "quantization_config", "head_dim")
+READ = (*SIZES, *DEFAULTS, *ROPE_KEYS, *OTHER_READ)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture of one GPT-NeoX, in the checkpoint's own words.
+
+    `unused` lists the keys of config.json that inference does not need (dropout, initializer_range, ...).
+    `eos_token_id` is what the config says; the tokenizer's wins, since class defaults say 2 where GPT-NeoX-20B means 0.
+    """
+
+    vocab_size: int  # rows of embed_in and embed_out; often more than the tokenizer has ids
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str = "gelu"
+    rotary_pct: float = 0.25
+    rotary_emb_base: float = 10000.0
+    max_position_embeddings: int = 2048
+    layer_norm_eps: float = 1e-5
+    use_parallel_residual: bool = True
+    attention_bias: bool = True
+    tie_word_embeddings: bool = False
+    eos_token_id: int | None = None
+    torch_dtype: str | None = None
+    unused: tuple[str, ...] = ()
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head: 6144 / 64 = 96 for GPT-NeoX-20B."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def rotary_dim(self) -> int:
+        """Leading dimensions of a head that the rotation divides its angles by: int(96 * 0.25) = 24."""
+        return int(self.head_dim * self.rotary_pct)
+
+    @classmethod
+    def from_dir(cls, path: str | os.PathLike[str]) -> "ModelConfig":
+        """Read `path/config.json`. Raises ConfigError when it is missing, unreadable or not a GPT-NeoX we run."""
+        file = Path(path) / "config.json"
+        if not Path(path).is_dir():
+            raise ConfigError(f"model folder {str(path)!r} does not exist; give the folder that holds config.json")
+        if not file.is_file():
+            raise ConfigError(f"{file} is missing; a model folder holds config.json, tokenizer files and weights")
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ConfigError(f"{file} is not valid JSON ({error}); copy it anew from the checkpoint") from error
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{file} holds a {type(raw).__name__}, not an object of settings")
+        return cls.from_dict(raw, where=str(file))
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], where: str = "config") -> "ModelConfig":
+        """Read a parsed config.json. Raises ConfigError with every problem found, not the first only."""
+        values = {**DEFAULTS, **{key: raw[key] for key in (*SIZES, *DEFAULTS) if raw.get(key) is not None}}
+        values |= _rotary(raw)
+        problems = [*_foreign(raw), *_missing_or_wrong(values), *_misspelt(raw)]
+        if not problems:
+            problems = _inconsistent(values, raw)
+        if problems:
+            raise ConfigError(f"{where} is not a GPT-NeoX that neoxlib runs:\n  " + "\n  ".join(problems))
+        dtype = raw.get("dtype") or raw.get("torch_dtype")
+        unused = tuple(sorted(key for key in raw if key not in READ))
+        return cls(**values, eos_token_id=_first_id(raw.get("eos_token_id")), torch_dtype=dtype, unused=unused)
+
+
+def sequence_window(config: ModelConfig, max_seq_len: int | None, allow_long: bool = False) -> int:
+    """Positions the KV cache is sized for: the argument, else the variable MAX_SEQ_LEN, else the config's maximum.
+
+    Raises SettingsError for a window below 1, or past `max_position_embeddings` unless `allow_long`: the model has
+    seen no such position in training and its text decays without a word of warning.
+    """
+    asked, said = (max_seq_len, "max_seq_len") if max_seq_len is not None else (_from_environment(), "MAX_SEQ_LEN")
+    if asked is None:
+        return config.max_position_embeddings
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise SettingsError(f"{said} is {asked!r}; it is a number of positions, 1 or more")
+    if asked > config.max_position_embeddings and not allow_long:
+        raise SettingsError(
+            f"{said} is {asked}, the model was trained for {config.max_position_embeddings} positions "
+            f"(max_position_embeddings); lower it, or pass allow_long=True and expect the text to decay"
+        )
+    return asked
+
+
+def _from_environment() -> int | str | None:
+    text = os.environ.get("MAX_SEQ_LEN", "").strip()
+    if not text:
+        return None
+    return int(text) if text.isdecimal() else text
+
+
+def _rotary(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Both generations: `rotary_pct`, `rotary_emb_base`, and `rope_parameters` of transformers 5, which wins."""
+    rope = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        return {}
+    old = {"rotary_emb_base": raw.get("rotary_emb_base"), "rotary_pct": raw.get("rotary_pct")}
+    new = {"rotary_emb_base": rope.get("rope_theta"), "rotary_pct": rope.get("partial_rotary_factor")}
+    found = {key: new[key] if new[key] is not None else old[key] for key in old}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _foreign(raw: Mapping[str, Any]) -> list[str]:
+    """What names another architecture, a rope scaling or a quantized checkpoint."""
+    problems = []
+    if (kind := raw.get("model_type", "gpt_neox")) != "gpt_neox":
+        problems.append(f"model_type is {kind!r}; neoxlib runs 'gpt_neox' only")
+    for key in ROPE_KEYS:
+        rope = raw.get(key) or {}
+        kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, Mapping) else rope
+        if kind != "default":
+            problems.append(f"{key} asks for rope scaling {kind!r}; only 'default' (none) is supported")
+    if raw.get("quantization_config"):
+        problems.append("quantization_config is set; give the unquantized checkpoint")
+    return problems
+
+
+def _missing_or_wrong(values: Mapping[str, Any]) -> list[str]:
+    problems = [f"{key} is missing" for key in SIZES if key not in values]
+    for key in SIZES:
+        size = values.get(key, 1)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            problems.append(f"{key} is {size!r}; it is a whole number, 1 or more")
+    for key in ("use_parallel_residual", "attention_bias", "tie_word_embeddings"):
+        if not isinstance(values[key], bool):
+            problems.append(f"{key} is {values[key]!r}; it is true or false")
+    for key in ("layer_norm_eps", "rotary_pct", "rotary_emb_base"):
+        if isinstance(values[key], bool) or not isinstance(values[key], int | float) or values[key] < 0:
+            problems.append(f"{key} is {values[key]!r}; it is a number, 0 or more")
+    if values["hidden_act"] not in ACTIVATIONS:
+        problems.append(f"hidden_act is {values['hidden_act']!r}; supported are {', '.join(ACTIVATIONS)}")
+    return problems
+
+
+def _misspelt(raw: Mapping[str, Any]) -> list[str]:
+    """A key that almost is one of ours would fall back to its default in silence: refuse it instead."""
+    problems = []
+    for key in raw:
+        near = difflib.get_close_matches(key, READ, n=1, cutoff=0.85) if key not in READ else []
+        if near and near[0] not in raw:
+            problems.append(f"unknown key {key!r}; did you mean {near[0]!r}?")
+    return problems
+
+
+def _inconsistent(values: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
+    hidden, heads = values["hidden_size"], values["num_attention_heads"]
+    if hidden % heads:
+        return [f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}"]
+    head_dim = hidden // heads
+    if raw.get("head_dim") not in (None, head_dim):
+        return [f"head_dim is {raw['head_dim']}, but hidden_size / num_attention_heads is {head_dim}"]
+    width = int(head_dim * values["rotary_pct"])
+    if width + width % 2 > head_dim:
+        return [f"rotary_pct {values['rotary_pct']} rotates {width + width % 2} of {head_dim} dimensions of a head"]
+    return []
+
+
+def _first_id(eos: int | list[int] | None) -> int | None:
+    return eos[0] if isinstance(eos, list) and eos else eos if isinstance(eos, int) else None

@@ -1,0 +1,37 @@
+"""What can go wrong, by whose hand. Every message says what was found, what was expected and what to do."""
+
+
+class NeoXError(Exception):
+    """Any error that a user of neoxlib can cause and repair."""
+
+
+class ConfigError(NeoXError):
+    """A config.json or model folder that is not a GPT-NeoX that neoxlib runs."""
+
+
+class WeightsError(NeoXError):
+    """Tensors that are missing, extra, misshapen, truncated or not readable."""
+
+
+class ShardError(NeoXError):
+    """A world size, destination folder or disk that a cut cannot use."""
+
+
+class SettingsError(NeoXError):
+    """A request (prompt, length, sampling setting, device, dtype) that cannot be served."""
+
+
+class RankError(NeoXError):
+    """A rank died or raised; the message carries that rank's traceback or the last lines of its log."""
+
+
+class DataError(NeoXError):
+    """Evaluation data with problems, all of them listed as file:row."""
+
+
+class ParameterError(NeoXError):
+    """Notebook parameters that are unknown, of the wrong type or out of range, all of them listed."""
+
+
+class CheckFailed(NeoXError):
+    """A check of a finished run (parity, accuracy, regression) did not hold."""

@@ -1,0 +1,198 @@
+"""GPT-NeoX: one class for every world size. Names are the checkpoint's; the group it runs in is an argument.
+
+Black et al., "GPT-NeoX-20B" (arXiv 2204.06745). Knows nothing of files, text or clocks.
+"""
+
+from functools import lru_cache
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from neoxlib.comm import SOLO, Group
+from neoxlib.config import ACTIVATIONS, ModelConfig
+from neoxlib.errors import ShardError
+from neoxlib.layers import ColumnParallel, Cut, LayerNorm, RowParallel, Sharded, VocabParallel, rotary_tables
+from neoxlib.ops import torch_ops
+
+
+class KVCache:
+    """Keys and values of this rank's heads for `max_seq_len` positions, and which positions hold a real token.
+
+    k, v [layers, B, heads here, max_seq_len, head_dim]; real [B, max_seq_len] bool; `length` positions are filled.
+    """
+
+    def __init__(
+        self, config: ModelConfig, batch: int, max_seq_len: int, group: Group = SOLO,
+        dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
+    ) -> None:
+        heads_here = config.num_attention_heads // group.size
+        shape = (config.num_hidden_layers, batch, heads_here, max_seq_len, config.head_dim)
+        self.k = torch.zeros(shape, dtype=dtype, device=device)
+        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.real = torch.zeros(batch, max_seq_len, dtype=torch.bool, device=device)
+        self.length = 0
+        tables = rotary_tables(max_seq_len, config.rotary_dim, config.rotary_emb_base)
+        self.cos, self.sin = (table.to(device, dtype) for table in tables)  # [max_seq_len, rotary], cast last
+
+    def extend(self, mask: Tensor) -> "Step":
+        """Take in `mask` [B, S] (True = real token) and say how its tokens sit among those already here."""
+        start, end = self.length, self.length + mask.shape[1]
+        self.real[:, start:end] = mask
+        self.length = end
+        positions = (self.real[:, :end].cumsum(-1) - 1).clamp(min=0)[:, start:]  # [B, S]: padding does not count
+        index = torch.arange(end, device=mask.device)
+        rows = index[start:, None]
+        seen = (index <= rows) & self.real[:, None, None, :end]  # [B, 1, S, end]
+        # A padding row sees itself, so that no row is masked in full (NaN, and refused by the NPU's attention).
+        return Step(start, end, seen | (index == rows), self.cos[positions][:, None], self.sin[positions][:, None])
+
+
+class Step:
+    """Where S new tokens go: cache slots [start, end), what each sees, and the angles of its position."""
+
+    def __init__(self, start: int, end: int, keep: Tensor, cos: Tensor, sin: Tensor) -> None:
+        self.start, self.end = start, end
+        self.keep = keep  # [B, 1, S, end]
+        self.cos, self.sin = cos, sin  # [B, 1, S, rotary]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with partial rotary positions; returns this rank's term of the sum, bias left out."""
+
+    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType) -> None:
+        super().__init__()
+        hidden, bias = config.hidden_size, config.attention_bias
+        self.head_dim, self.ops = config.head_dim, ops
+        self.query_key_value = ColumnParallel(hidden, 3 * hidden, bias, group)  # rows: per head its q, k, v
+        self.dense = RowParallel(hidden, hidden, bias, group)
+
+    def forward(self, x: Tensor, step: Step, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+        qkv = self.query_key_value(x)  # [B, S, heads_here * 3 * head_dim]
+        q, k, v = qkv.unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2).chunk(3, dim=-1)
+        q, k = (self.ops.rotate(t, step.cos, step.sin) for t in (q, k))  # [B, heads_here, S, head_dim]
+        k_cache[:, :, step.start : step.end] = k
+        v_cache[:, :, step.start : step.end] = v
+        seen = self.ops.attend(q, k_cache[:, :, : step.end], v_cache[:, :, : step.end], step.keep)
+        return self.dense(seen.transpose(1, 2).flatten(2))  # [B, S, hidden], to be summed over the ranks
+
+
+class MLP(nn.Module):
+    """Two linears around the activation; returns this rank's term of the sum, bias left out."""
+
+    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType) -> None:
+        super().__init__()
+        self.form, self.ops = ACTIVATIONS[config.hidden_act], ops
+        self.dense_h_to_4h = ColumnParallel(config.hidden_size, config.intermediate_size, group=group)
+        self.dense_4h_to_h = RowParallel(config.intermediate_size, config.hidden_size, group=group)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense_4h_to_h(self.ops.activate(self.dense_h_to_4h(x), self.form))
+
+
+class Block(nn.Module):
+    """One layer. With the parallel residual its two branches are summed before the one all-reduce."""
+
+    def __init__(self, config: ModelConfig, group: Group = SOLO, ops: ModuleType = torch_ops) -> None:
+        super().__init__()
+        self.group, self.ops, self.parallel = group, ops, config.use_parallel_residual
+        self.input_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.post_attention_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.attention = Attention(config, group, ops)
+        self.mlp = MLP(config, group, ops)
+
+    def forward(self, x: Tensor, step: Step, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+        attention = self.attention(self._norm(x, self.input_layernorm), step, k_cache, v_cache)
+        if self.parallel:
+            mlp = self.mlp(self._norm(x, self.post_attention_layernorm))
+            return self._add(x, attention + mlp, self.attention.dense, self.mlp.dense_4h_to_h)
+        x = self._add(x, attention, self.attention.dense)
+        mlp = self.mlp(self._norm(x, self.post_attention_layernorm))
+        return self._add(x, mlp, self.mlp.dense_4h_to_h)
+
+    def _norm(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        return self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
+
+    def _add(self, x: Tensor, partial: Tensor, *layers: RowParallel) -> Tensor:
+        """x plus the sum of the ranks' terms plus each layer's bias: once, whatever the world size.
+
+        Added up in float32 and rounded once, so that half precision loses no more than an unsplit layer does.
+        """
+        total = x.float() + self.group.all_reduce(partial)
+        for layer in layers:
+            total = total + layer.bias if hasattr(layer, "bias") else total
+        return total.to(x.dtype)
+
+
+class Trunk(nn.Module):
+    """Embedding, layers and final norm: what the checkpoint keeps under `gpt_neox.`."""
+
+    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType) -> None:
+        super().__init__()
+        self.embed_in = VocabParallel(config.vocab_size, config.hidden_size, group)
+        self.layers = nn.ModuleList(Block(config, group, ops) for _ in range(config.num_hidden_layers))
+        self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+
+class GPTNeoX(nn.Module):
+    """The language model: ids [B, S] -> logits [B, S, vocab here], the vocabulary's rows cut over the ranks.
+
+    Raises ShardError when the group's size does not divide the attention heads.
+    """
+
+    def __init__(self, config: ModelConfig, group: Group = SOLO, ops: ModuleType = torch_ops) -> None:
+        super().__init__()
+        check_world_size(config, group.size)
+        self.config, self.group, self.ops = config, group, ops
+        self.gpt_neox = Trunk(config, group, ops)
+        if not config.tie_word_embeddings:
+            self.embed_out = ColumnParallel(config.hidden_size, config.vocab_size, bias=False, group=group)
+
+    def forward(
+        self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None, last_only: bool = False
+    ) -> Tensor:
+        """Logits of `input_ids` [B, S] that follow what `cache` holds; `mask` [B, S] bool is False on padding.
+
+        The mask may pad left or right: positions count real tokens only. `last_only` computes the last column alone.
+        """
+        step = cache.extend(torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask)
+        x = self.gpt_neox.embed_in(input_ids)  # [B, S, hidden]
+        for layer, k_cache, v_cache in zip(self.gpt_neox.layers, cache.k, cache.v, strict=True):
+            x = layer(x, step, k_cache, v_cache)
+        return self.head(x[:, -1:] if last_only else x)
+
+    def head(self, x: Tensor) -> Tensor:
+        """Hidden states [B, S, hidden] -> logits [B, S, vocab here]."""
+        norm = self.gpt_neox.final_layer_norm
+        x = self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
+        if self.config.tie_word_embeddings:
+            return nn.functional.linear(x, self.gpt_neox.embed_in.weight)
+        return self.embed_out(x)
+
+
+def legal_world_sizes(config: ModelConfig) -> list[int]:
+    """Numbers of ranks that get whole heads each: the divisors of `num_attention_heads`."""
+    heads = config.num_attention_heads
+    return [n for n in range(1, heads + 1) if heads % n == 0 and n <= config.vocab_size]
+
+
+def check_world_size(config: ModelConfig, world_size: int) -> None:
+    """Raises ShardError that names the legal sizes: a head is never cut."""
+    legal = legal_world_sizes(config)
+    if world_size not in legal:
+        raise ShardError(
+            f"{config.num_attention_heads} attention heads cannot be cut over {world_size} ranks; "
+            f"world_size may be {', '.join(map(str, legal))}"
+        )
+
+
+@lru_cache
+def shard_rules(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], Cut]]:
+    """Every parameter of the checkpoint: its full shape and the rule by which its layer cuts it."""
+    with torch.device("meta"):
+        model = GPTNeoX(config)
+    rules = {}
+    for path, layer in model.named_modules():
+        if isinstance(layer, Sharded):
+            rules |= {f"{path}.{name}": (shape, layer.rule[name]) for name, shape in layer.full.items()}
+    return rules

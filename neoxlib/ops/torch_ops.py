@@ -1,0 +1,37 @@
+"""The maths that differs by device, in plain PyTorch: the form people read, on any device."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the leading `cos.shape[-1]` dimensions of each head by position, first half against second half.
+
+    x [B, heads, S, head_dim]; cos, sin [B, 1, S, rotary]. RoFormer (arXiv 2104.09864), in GPT-NeoX's half-split order.
+    """
+    turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    first, second = turning.chunk(2, dim=-1)
+    turned = turning * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((turned, still), dim=-1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
+    """Softmax attention: q [B, heads, S, head_dim], k and v [B, heads, T, head_dim], keep [B, 1, S, T] True = seen.
+
+    PyTorch's fused form on the CPU sums q·k and the softmax in float32 whatever the dtype: in float16 the plain
+    product overflows at GPT-NeoX-20B's scale (transformers issue 17452).
+    """
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=keep)  # [B, heads, S, head_dim]
+
+
+def activate(x: Tensor, form: str) -> Tensor:
+    """The activation that `hidden_act` names: `gelu` (erf), `tanh` (its tanh form) or `relu`."""
+    if form == "relu":
+        return F.relu(x)
+    return F.gelu(x, approximate="tanh" if form == "tanh" else "none")
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Layer norm over the last dimension of x [..., hidden]."""
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
