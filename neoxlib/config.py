@@ -70,8 +70,12 @@ class ModelConfig:
 
     @classmethod
     def from_dir(cls, path: str | os.PathLike[str]) -> "ModelConfig":
-        """Read `path/config.json`. Raises ConfigError when it is missing, unreadable or not a GPT-NeoX we run."""
-        file = Path(path) / "config.json"
+        """Read `path/config.json`, or that of rank 0's part where `path` is a folder that `shard` wrote.
+
+        Raises ConfigError when it is missing, unreadable or not a GPT-NeoX we run.
+        """
+        part = Path(path) / "part_model" / "0" / "config.json"
+        file = part if part.is_file() and not (Path(path) / "config.json").exists() else Path(path) / "config.json"
         if not Path(path).is_dir():
             raise ConfigError(f"model folder {str(path)!r} does not exist; give the folder that holds config.json")
         if not file.is_file():
@@ -172,7 +176,7 @@ def _misspelt(raw: Mapping[str, Any]) -> list[str]:
     """A key that almost is one of ours would fall back to its default in silence: refuse it instead."""
     problems = []
     for key in raw:
-        near = difflib.get_close_matches(key, READ, n=1, cutoff=0.85) if key not in READ else []
+        near = difflib.get_close_matches(key, READ, n=1, cutoff=0.8) if key not in READ else []
         if near and near[0] not in raw:
             problems.append(f"unknown key {key!r}; did you mean {near[0]!r}?")
     return problems

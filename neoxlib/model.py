@@ -3,6 +3,7 @@
 Black et al., "GPT-NeoX-20B" (arXiv 2204.06745). Knows nothing of files, text or clocks.
 """
 
+import math
 from functools import lru_cache
 from types import ModuleType
 
@@ -155,14 +156,19 @@ class GPTNeoX(nn.Module):
 
         The mask may pad left or right: positions count real tokens only. `last_only` computes the last column alone.
         """
+        x = self.states(input_ids, cache, mask)
+        return self.head(x[:, -1:] if last_only else x)
+
+    def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
+        """Hidden states [B, S, hidden] after the last layer, before the final norm."""
         step = cache.extend(torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask)
         x = self.gpt_neox.embed_in(input_ids)  # [B, S, hidden]
         for layer, k_cache, v_cache in zip(self.gpt_neox.layers, cache.k, cache.v, strict=True):
             x = layer(x, step, k_cache, v_cache)
-        return self.head(x[:, -1:] if last_only else x)
+        return x
 
     def head(self, x: Tensor) -> Tensor:
-        """Hidden states [B, S, hidden] -> logits [B, S, vocab here]."""
+        """Hidden states [..., hidden] -> logits [..., vocab here]."""
         norm = self.gpt_neox.final_layer_norm
         x = self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
         if self.config.tie_word_embeddings:
@@ -196,3 +202,8 @@ def shard_rules(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], Cut]]:
         if isinstance(layer, Sharded):
             rules |= {f"{path}.{name}": (shape, layer.rule[name]) for name, shape in layer.full.items()}
     return rules
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Parameters of the whole model, whatever the world size: 20,554,567,680 for GPT-NeoX-20B."""
+    return sum(math.prod(shape) for shape, _ in shard_rules(config).values())

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
 DATA = Path(os.environ.get("NEOXLIB_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -32,3 +33,22 @@ def data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no test material at {DATA}: set NEOXLIB_TEST_DATA to its folder")
     return DATA
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer without merges: id 0 is the end of text, 1 to 256 are the bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<|endoftext|>": 0} | {symbol: i for i, symbol in enumerate(alphabet, start=1)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as transformers writes it: a tiny random model of 300 rows, a byte-level tokenizer of 257 ids."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    make_oracle(vocab_size=300).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder

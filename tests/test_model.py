@@ -7,7 +7,7 @@ from torch import Tensor
 from neoxlib.comm import SOLO, Group
 from neoxlib.config import ModelConfig
 from neoxlib.errors import ShardError
-from neoxlib.model import GPTNeoX, KVCache, shard_rules
+from neoxlib.model import GPTNeoX, KVCache, count_parameters, shard_rules
 from tests.conftest import make_oracle
 from tests.ranks import on_ranks
 
@@ -167,3 +167,8 @@ def test_every_parameter_has_a_rule_and_the_parts_tile_the_whole():
         if rule.dim is not None:
             parts = [rule.slices(shape, rank, 8)[rule.dim] for rank in range(8)]
             assert [i for part in parts for i in range(part.start, part.stop)] == list(range(shape[rule.dim]))
+
+
+def test_the_20b_config_counts_the_published_parameters(data):
+    """20.5546e9 is what the vendor's and EleutherAI's papers and file sizes give: 41.11 GB in float16."""
+    assert count_parameters(ModelConfig.from_dir(data / "neox20b")) == 20_554_567_680
