@@ -1,0 +1,306 @@
+"""Text of answers: whole characters only, stop strings cut away, pieces that join to the tokenizer's own text."""
+
+import copy
+import pickle
+import random
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+import neoxlib
+from neoxlib.comm import Group
+from neoxlib.errors import SettingsError
+from neoxlib.model import GPTNeoX
+from neoxlib.sampling import Sampling
+from neoxlib.text import Completion, HoldBack, TextStream, Timings, encode, generate_text
+from tests.conftest import TINY, make_oracle
+from tests.ranks import on_ranks
+from tests.test_model import ours
+
+DEMO = Path(neoxlib.__file__).parent / "demo" / "model"
+WINDOW = TINY["max_position_embeddings"]
+TEXTS = [
+    "The cat sat on the mat, and then - it did not.",
+    "今天天气很好，我们去公园。",
+    "naïve café 😀👩‍👩‍👧 🇨🇳 x̂  two  spaces\n\ttab",
+    "Iñtërnâtiônàlizætiøn � ﷽ \u200d end ",
+    "",
+]
+steady = settings(deadline=None, derandomize=True)
+
+
+@cache
+def tokenizer_for() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with few merges: most characters beyond ASCII are cut into several tokens."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>", "<|padding|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator(TEXTS * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>", pad_token="<|padding|>")
+
+
+@cache
+def model_for() -> GPTNeoX:
+    """Random weights over a vocabulary longer than the tokenizer: its answers are bytes of every kind."""
+    return ours(make_oracle(vocab_size=384))
+
+
+def cut(text: str, stop: list[str]) -> str:
+    """The oracle: read character by character until some stop string ends here, the longest such."""
+    for end in range(len(text) + 1):
+        complete = [s for s in stop if text[:end].endswith(s)]
+        if complete:
+            return text[: end - max(map(len, complete))]
+    return text
+
+
+def stream_of(tokens: list[int], stop: tuple[str, ...] = (), tokenizer: object = None) -> list[str]:
+    """The pieces shown after each token, and what is left at the end."""
+    text, pieces = TextStream(tokenizer or tokenizer_for(), stop), []
+    for token in tokens:
+        stopped = text.push(token)
+        pieces.append(text.take())
+        if stopped:
+            break
+    pieces.append(text.take(ended=True))
+    assert text.taken == "".join(pieces)
+    return pieces
+
+
+@steady
+@given(st.text("ab<|>。", max_size=30), st.lists(st.text("ab<|>。", min_size=1, max_size=5), max_size=4), st.randoms())
+def test_held_back_text_ends_before_the_first_stop_however_it_is_cut(text: str, stop: list[str], rng: random.Random):
+    gate, out, at = HoldBack(stop), "", 0
+    while at < len(text):
+        size = rng.randint(0, 4)
+        out += gate.push(text[at : at + size])
+        at += size
+        assert cut(text, stop).startswith(out)
+    assert out + gate.flush() == cut(text, stop)
+    assert gate.stopped == any(s in text for s in stop)
+
+
+@pytest.mark.parametrize("stop", [["abcd", "c"], ["d", "bcd"], ["cd", "bc", "abc"], ["dx", "ab", "b"]], ids=str)
+def test_of_overlapping_stops_the_first_to_be_complete_wins_and_the_longer_of_two_that_end_together(stop: list[str]):
+    for pieces in (["xabcdx"], list("xabcdx"), ["xab", "cdx"]):
+        gate = HoldBack(stop)
+        assert "".join(map(gate.push, pieces)) + gate.flush() == cut("xabcdx", stop)
+
+
+@steady
+@given(st.text("ab。", max_size=12), st.lists(st.text("ab。", min_size=1, max_size=4), min_size=1, max_size=3))
+def test_nothing_is_held_back_that_can_no_longer_be_a_stop(text: str, stop: list[str]):
+    gate, out = HoldBack(stop), ""
+    for character in text:
+        out += gate.push(character)
+    if not gate.stopped:
+        held = text[len(out) :]
+        assert not held or any(s.startswith(held) for s in stop)
+
+
+@steady
+@given(st.text(max_size=40))
+def test_streamed_pieces_are_whole_characters_and_join_to_the_text(text: str):
+    tokens = tokenizer_for()(text)["input_ids"]
+    pieces = stream_of(tokens)
+    assert "".join(pieces) == tokenizer_for().decode(tokens, skip_special_tokens=True)
+    shown = "".join(pieces[:-1])
+    assert text.startswith(shown)
+
+
+@steady
+@given(st.lists(st.integers(0, 299), max_size=40))
+def test_tokens_that_are_no_text_stream_to_what_the_tokenizer_decodes(tokens: list[int]):
+    """Bytes in any order: broken characters anywhere, special tokens between the bytes of one."""
+    assert "".join(stream_of(tokens)) == tokenizer_for().decode(tokens, skip_special_tokens=True)
+
+
+@steady
+@given(st.lists(st.integers(0, 299), max_size=40), st.lists(st.text("ab \ufffdé", min_size=1, max_size=2), max_size=3))
+def test_stop_strings_are_found_in_the_text_of_any_tokens(tokens: list[int], stop: list[str]):
+    whole = tokenizer_for().decode(tokens, skip_special_tokens=True)
+    assert "".join(stream_of(tokens, tuple(stop))) == cut(whole, stop)
+
+
+def test_half_a_character_waits_and_shows_as_a_replacement_only_at_the_very_end():
+    tokens = tokenizer_for()("a😀")["input_ids"]
+    assert len(tokens) == 4  # three tokens for one character of four bytes
+    assert stream_of(tokens) == ["a", "", "", "😀", ""]
+    assert stream_of(tokens[:3]) == ["a", "", "", "\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        (("\n\n",), "one two"),  # over two tokens, or inside one
+        (("wo",), "one t"),  # in the middle of a word
+        (("three", "two"), "one "),  # the earlier of two
+        (("two\n\nthree four",), "one two\n\nthree"),  # begun, never complete: nothing is lost
+        (("one",), ""),
+        ((), "one two\n\nthree"),
+    ],
+    ids=str,
+)
+def test_text_ends_before_the_stop_string(stop: tuple[str, ...], text: str):
+    tokens = tokenizer_for()("one two\n\nthree")["input_ids"]
+    assert "".join(stream_of(tokens, stop)) == text
+
+
+def test_real_tokenizer_streams_chinese_and_emoji_exactly(data: Path):
+    tokenizer = AutoTokenizer.from_pretrained(data / "neox20b", clean_up_tokenization_spaces=False)
+    for text in TEXTS:
+        tokens = tokenizer(text)["input_ids"]
+        pieces = stream_of(tokens, tokenizer=tokenizer)
+        assert "".join(pieces) == tokenizer.decode(tokens, skip_special_tokens=True)
+        assert "\ufffd" in text or not any("\ufffd" in piece for piece in pieces)
+    tokens = tokenizer("四 😀。 wait , what ?")["input_ids"]
+    assert "".join(stream_of(tokens, ("。 wait",), tokenizer)) == "四 😀"
+    assert "".join(stream_of(tokens, tokenizer=tokenizer)).endswith(" , what ?")  # no clean-up of spaces
+
+
+def answer(prompts: list, stream=None, model: GPTNeoX | None = None, **settings: object) -> list[Completion]:
+    return generate_text(model or model_for(), tokenizer_for(), prompts, Sampling(**settings), WINDOW, stream)
+
+
+def test_streamed_text_is_the_final_text_row_by_row():
+    pieces: dict[int, list[str]] = {row: [] for row in range(4)}
+    found = answer(TEXTS[:4], lambda row, piece: pieces[row].append(piece), temperature=4.0, max_new_tokens=16)
+    assert ["".join(pieces[row]) for row in range(4)] == [c.text for c in found]
+    assert all(piece for row in pieces.values() for piece in row)
+    assert [c.text for c in found] == [tokenizer_for().decode(c.token_ids, skip_special_tokens=True) for c in found]
+    assert len({c.text for c in found}) == 4
+
+
+def test_only_ids_that_the_tokenizer_has_are_answered():
+    found = answer(TEXTS[:4], temperature=9.0, seed=1, max_new_tokens=24)
+    assert max(token for c in found for token in c.token_ids) < len(tokenizer_for()) < model_for().config.vocab_size
+
+
+def test_text_and_the_ids_of_that_text_are_the_same_prompt():
+    ids = [tokenizer_for()(text)["input_ids"] for text in TEXTS[:3]]
+    by_text = answer(TEXTS[:3], max_new_tokens=8)
+    by_ids = answer([ids[0], tuple(ids[1]), torch.tensor(ids[2])], max_new_tokens=8)
+    assert [c.token_ids for c in by_text] == [c.token_ids for c in by_ids]
+
+
+def test_a_batch_with_stop_strings_answers_as_single_prompts_do():
+    free = answer(TEXTS[:3], max_new_tokens=24)
+    stop = [c.text[9:11] for c in free[:2]]
+    settings = {"max_new_tokens": 24, "stop": stop}
+    together = answer(TEXTS[:3], **settings)
+    assert [(c.text, c.token_ids, c.finish_reason) for c in together] == [
+        (c.text, c.token_ids, c.finish_reason) for c in (answer([text], **settings)[0] for text in TEXTS[:3])
+    ]
+    assert [c.text for c in together] == [cut(c.text, stop) for c in free]
+    assert [c.finish_reason for c in together[:2]] == ["stop", "stop"]
+    assert len(together[0].token_ids) < 24
+
+
+def test_end_of_text_is_a_token_of_the_answer_but_not_of_its_text():
+    model = ours(make_oracle(vocab_size=384))
+    free = answer(TEXTS[:1], model=model, max_new_tokens=12)[0]
+    tokenizer = copy.deepcopy(tokenizer_for())
+    end = free.token_ids[6]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)  # a token of plain text that ends it
+    found = generate_text(model, tokenizer, TEXTS[:1], Sampling(max_new_tokens=12), WINDOW)[0]
+    assert found.token_ids == free.token_ids[: free.token_ids.index(end) + 1]
+    assert found.finish_reason == "stop"
+    assert found.text == tokenizer_for().decode(found.token_ids[:-1], skip_special_tokens=True)
+
+
+def test_a_stop_string_that_comes_to_light_at_the_very_end_counts_as_a_stop():
+    """An unfinished character waits for its rest; that it shows as U+FFFD is known only once the length is reached."""
+    free = answer(list("abcdefgh"), max_new_tokens=1)
+    found = answer(list("abcdefgh"), max_new_tokens=1, stop="\ufffd")
+    broken = [c.text == "\ufffd" for c in free]
+    assert any(broken) and not all(broken)
+    assert [c.text for c in found] == ["" if b else c.text for b, c in zip(broken, free, strict=True)]
+    assert [c.finish_reason for c in found] == ["stop" if b else "length" for b in broken]
+
+
+def test_the_shipped_model_writes_what_transformers_writes():
+    """Real text in both languages, ragged, to the end of text: ids and text are those of `generate`."""
+    if not (DEMO / "model.safetensors").is_file():
+        pytest.skip(f"no model in {DEMO}")
+    oracle = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO, clean_up_tokenization_spaces=False)
+    prompts = ["The capital of France is", "中国的首都", "red", "What is two plus three?\nAnswer:"]
+    found = generate_text(ours(oracle), tokenizer, prompts, Sampling(max_new_tokens=40), 128)
+    for prompt, mine in zip(prompts, found, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        greedy = {"max_new_tokens": 40, "do_sample": False, "eos_token_id": 0, "pad_token_id": 0}
+        theirs = oracle.generate(**inputs, **greedy)[0, inputs["input_ids"].shape[1] :].tolist()
+        assert mine.token_ids == theirs
+        assert mine.text == tokenizer.decode(theirs, skip_special_tokens=True)
+    assert len({answer.text for answer in found}) == len(prompts)
+
+
+def test_one_answer_per_prompt_on_rank_0_and_none_elsewhere():
+    oracle = make_oracle(vocab_size=384)
+
+    def work(group: Group) -> tuple[list[Completion], list]:
+        pieces = []
+        found = answer(TEXTS[:3], lambda *p: pieces.append(p), ours(oracle, group), max_new_tokens=10, stop=["e"])
+        return found, pieces
+
+    (first, shown), *others = on_ranks(4, work)
+    assert [c.text for c in first] == [c.text for c in answer(TEXTS[:3], max_new_tokens=10, stop=["e"])]
+    assert shown and others == [([], [])] * 3
+
+
+def test_no_prompts_give_no_answers():
+    assert answer([]) == []
+
+
+def test_an_empty_text_is_refused_with_what_to_do():
+    with pytest.raises(SettingsError, match=r"prompts\[1\] has no tokens.*end-of-text id, \[0\]"):
+        answer(["a", ""])
+
+
+def test_one_string_is_not_taken_for_a_list_of_letters():
+    with pytest.raises(SettingsError, match=r"one string; give a list, \['hello'\]"):
+        answer("hello")
+
+
+def test_every_prompt_that_cannot_be_read_is_listed():
+    with pytest.raises(SettingsError) as error:
+        encode(tokenizer_for(), ["good", 5, None, "half \ud83d", [1, "2"], [1.5], [3, 4]])
+    lines = str(error.value).split("\n  ")[1:]
+    assert [line.split()[0] for line in lines] == [f"prompts[{n}]" for n in (1, 2, 3, 4, 5)]
+
+
+def test_timings_count_a_rows_own_steps_and_no_others():
+    free = answer(TEXTS[:3], max_new_tokens=12)
+    stop = free[0].text[3:5]
+    for found in answer(TEXTS[:3], max_new_tokens=12, stop=stop):
+        steps = len(found.token_ids)
+        assert [len(part) for part in vars(found.timings).values()] == [steps] * 4
+        assert len(found.logprobs) == len(found.top) == steps
+        assert all(len(best) == 5 for best in found.top)
+        greedy = [best[0] for best in found.top]
+        assert greedy == list(zip(found.token_ids, found.logprobs, strict=True))
+
+
+def test_timings_are_sums_and_medians_of_the_steps():
+    timings = Timings([1.0, 0.0, 0.0, 0.0], [50.0, 4.0, 5.0, 30.0], [3.0, 1.0, 1.0, 1.0], [6.0, 1.0, 1.0, 1.0])
+    assert timings.step_ms == [60.0, 6.0, 7.0, 32.0]
+    assert (timings.first_token_ms, timings.next_token_ms) == (60.0, 7.0)
+    assert timings.tokens_per_second == pytest.approx(4 / 0.105)
+    assert repr(timings) == "Timings(first 60.0 ms, next 7.0 ms, 38.1 tokens/s)"
+    assert Timings([1.0], [1.0], [0.0], [0.0]).next_token_ms is None
+
+
+def test_an_answer_shows_itself_and_travels_between_processes():
+    found = answer(TEXTS[:1], max_new_tokens=3)[0]
+    assert repr(found).startswith(f"Completion({found.text!r}, 3 tokens, 'length', Timings(first ")
+    assert pickle.loads(pickle.dumps(found)) == found
