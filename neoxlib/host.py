@@ -1,0 +1,186 @@
+"""What this machine is, read once into a plain value. Nothing here imports torch: it may be what is broken."""
+
+import glob
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sysconfig
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from neoxlib import smi
+from neoxlib.smi import Card, Smi
+
+VARIABLES = re.compile(
+    r"ASCEND_\w+|ATB_\w+|HCCL_\w+|INF_NAN_\w+|PYTORCH_(NPU_)?ALLOC_CONF|TORCH_DEVICE_BACKEND_AUTOLOAD|TASK_QUEUE_ENABLE"
+    r"|LCCL_\w+|BACKEND|LD_PRELOAD|MAX_SEQ_LEN"
+)
+TOOLKIT = ("/usr/local/Ascend/ascend-toolkit/set_env.sh", "/usr/local/Ascend/cann*/set_env.sh")
+ATB = ("/usr/local/Ascend/nnal/atb/set_env.sh",)
+HCCL_PORT = 16666  # where HCCL listens unless HCCL_IF_BASE_PORT says otherwise
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine as the checks see it. Sizes in bytes; None is "not known" or "not there"; by default a plain CPU."""
+
+    system: str = "Linux"
+    os_name: str = "Linux"
+    arch: str = "x86_64"
+    glibc: str | None = "2.36"
+    gcc: str | None = "12.2.0"
+    python: str = "3.11.9"
+    packages: dict[str, str | None] = field(default_factory=dict)  # distribution -> installed version
+    pins: dict[str, str] = field(default_factory=dict)  # distribution -> the version neoxlib was tested with
+    torch_npu: str | None = None  # version, "" where it can be found but does not say
+    env: dict[str, str] = field(default_factory=dict)
+    nodes: tuple[str, ...] = ()  # /dev/davinci0 ...
+    smi: Smi | None = None  # None: there is no npu-smi
+    set_env: tuple[str, ...] = ()  # set_env.sh of CANN installations
+    atb_set_env: tuple[str, ...] = ()
+    cann: str | None = None  # version of the sourced one
+    libgomp: tuple[str, ...] = ()  # the one torch brings first
+    cores: int = 8
+    governor: str | None = None
+    memory: int = 64 * 2**30
+    memory_free: int = 48 * 2**30
+    disk_free: int = 200 * 2**30
+    shm_free: int | None = 32 * 2**30
+    open_files: int = 65536
+    container: str | None = None  # what kind
+    loopback: bool = True
+    hccl_port_free: bool = True
+
+    @property
+    def has_npu(self) -> bool:
+        """Whether anything here speaks of an NPU: a device node, or the driver's own tool."""
+        return bool(self.nodes) or self.smi is not None
+
+    @property
+    def cards(self) -> tuple[Card, ...]:
+        """The chips that npu-smi lists."""
+        return self.smi.cards if self.smi else ()
+
+    @property
+    def sourced(self) -> bool:
+        """Whether CANN's set_env.sh was sourced before this process started."""
+        return bool(self.env.get("ASCEND_HOME_PATH"))
+
+
+def read_host(folder: str | os.PathLike[str] = ".") -> Host:
+    """Look at this machine; `folder` is where results are written. Changes nothing and starts no device."""
+    memory, pins = psutil.virtual_memory(), _pins()
+    return Host(
+        system=platform.system(),
+        os_name=_os_name(),
+        arch=platform.machine(),
+        glibc=platform.libc_ver()[1] or None,
+        gcc=_first_line(["gcc", "-dumpfullversion"]),
+        python=platform.python_version(),
+        packages={name: _version(name) for name in pins},
+        pins=pins,
+        torch_npu=None if importlib.util.find_spec("torch_npu") is None else _version("torch-npu") or "",
+        env={name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)},
+        nodes=_found("/dev/davinci[0-9]*"),
+        smi=smi.read(),
+        set_env=_found(*TOOLKIT),
+        atb_set_env=_found(*ATB),
+        cann=cann_version(os.environ.get("ASCEND_HOME_PATH")),
+        libgomp=_libgomp(),
+        cores=len(psutil.Process().cpu_affinity()),
+        governor=_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        memory=memory.total,
+        memory_free=memory.available,
+        disk_free=shutil.disk_usage(folder).free,
+        shm_free=shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else None,
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        container=container(),
+        loopback=_can_bind(0),
+        hccl_port_free=_can_bind(HCCL_PORT),
+    )
+
+
+def cann_version(home: str | None) -> str | None:
+    """Version of the CANN toolkit at `home`, from the install record it keeps there; None where it has none."""
+    for path in _found(f"{home}/ascend_toolkit_install.info", f"{home}/*-linux/ascend_toolkit_install.info"):
+        if found := re.search(r"^version=(\S+)", _text(path) or "", re.MULTILINE):
+            return found.group(1)
+    return None
+
+
+def _pins() -> dict[str, str]:
+    """The exact versions of pyproject.toml, from the installed package or from the checkout."""
+    try:
+        lines = importlib.metadata.requires("neoxlib") or []
+    except importlib.metadata.PackageNotFoundError:
+        text = _text(Path(__file__).parents[1] / "pyproject.toml") or ""
+        lines = tomllib.loads(text).get("project", {}).get("dependencies", [])
+    return dict(line.split("==") for line in lines if re.fullmatch(r"[\w.-]+==[\w.]+", line))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.platform()
+
+
+def _libgomp() -> tuple[str, ...]:
+    """Every libgomp that a package brings or the system has; static TLS room goes to the first one that is loaded."""
+    site = sysconfig.get_path("purelib")
+    bundled = (f"{site}/torch/lib/libgomp*.so*", f"{site}/torch*.libs/libgomp*.so*", f"{site}/*.libs/libgomp*.so*")
+    return tuple(dict.fromkeys(_found(*bundled, "/usr/lib/*-linux-gnu/libgomp.so.1", "/usr/lib64/libgomp.so.1")))
+
+
+def container() -> str | None:
+    """What kind of container this process is in; None outside of one."""
+    marks = {"/.dockerenv": "docker", "/run/.containerenv": "podman"}
+    kind = next((kind for path, kind in marks.items() if Path(path).exists()), None)
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return "kubernetes"
+    named = re.search(r"docker|kubepods|containerd|lxc", _text("/proc/1/cgroup") or "")
+    return kind or (named.group(0) if named else None)
+
+
+def _can_bind(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _found(*patterns: str) -> tuple[str, ...]:
+    return tuple(path for pattern in patterns for path in sorted(glob.glob(pattern)))
+
+
+def _text(path: str | Path) -> str | None:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _first_line(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (done.stdout.strip().splitlines() or [None])[0]
