@@ -1,0 +1,263 @@
+"""One rank's whole: the model with its weights and tokenizer, and what one may ask of it."""
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from neoxlib import weights
+from neoxlib.checkpoint import open_checkpoint
+from neoxlib.chips import pick_device, pick_dtype
+from neoxlib.comm import SOLO, Group
+from neoxlib.config import ModelConfig, sequence_window
+from neoxlib.decode import Clock, Limits, Step, decode
+from neoxlib.errors import ConfigError, SettingsError
+from neoxlib.model import GPTNeoX, KVCache, count_parameters
+from neoxlib.sampling import Sampling
+from neoxlib.score import Request, log_probabilities
+from neoxlib.text import Completion, Stream, encode, generate_text
+
+log = logging.getLogger("neoxlib")
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case to time: `batch_size` prompts of `input_len` tokens, each continued by exactly `output_len` tokens."""
+
+    batch_size: int
+    input_len: int
+    output_len: int
+    repeats: int = 3
+    warmup: int = 1
+
+    def __post_init__(self) -> None:
+        least = {name: 0 if name == "warmup" else 1 for name in asdict(self)}
+        bad = [f"{k} is {v!r}" for k, v in asdict(self).items() if type(v) is not int or v < least[k]]
+        if bad:
+            raise SettingsError(f"a case is whole numbers of 1 or more (warmup may be 0): {'; '.join(bad)}")
+
+
+class Engine:
+    """A loaded model. Made by `neoxlib.load`, or one per rank by `neoxlib.Session`, which has the same methods.
+
+    In a group every rank must make the same calls; rank 0 gets the answers, the others None or an empty list.
+    """
+
+    def __init__(
+        self, model: GPTNeoX, tokenizer: PreTrainedTokenizerBase | None, max_seq_len: int, about: dict[str, Any]
+    ) -> None:
+        self.model, self.config, self.group = model, model.config, model.group
+        self.max_seq_len, self._tokenizer, self._about = max_seq_len, tokenizer, about
+        self.weight = model.gpt_neox.final_layer_norm.weight  # its dtype and device are the model's
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer. Raises ConfigError when the folder has none."""
+        if self._tokenizer is None:
+            raise ConfigError(
+                f"{self._about['model_dir']} has no tokenizer (tokenizer.json); copy the checkpoint's tokenizer files "
+                "there, or call logits() with token ids"
+            )
+        return self._tokenizer
+
+    @property
+    def real_ids(self) -> int:
+        """Ids that the tokenizer has; rows of the vocabulary past them are padding and are never chosen."""
+        return min(len(self.tokenizer), self.config.vocab_size)
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_new_tokens: int = 32, temperature: float = 0.0, top_k: int | None = None,
+        top_p: float | None = None, repetition_penalty: float = 1.0, stop: str | Sequence[str] | None = None,
+        seed: int | None = None, stream: bool | Stream = False,
+    ) -> list[Completion]:
+        """Continue `prompts` (texts, or lists of token ids), all in one batch.
+
+        `stream=True` prints the text as it comes, or pass a function of (row, piece).
+        Raises SettingsError, before any work, for bad settings, empty prompts and prompts too long for the window.
+        """
+        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed)
+        show = Printer(len(prompts)) if stream is True else stream or None
+        answers = generate_text(self.model, self.tokenizer, prompts, sampling, self.max_seq_len, show)
+        if isinstance(show, Printer):
+            show.close()
+        return answers
+
+    @torch.inference_mode()
+    def logits(self, input_ids: Any, attention_mask: Any = None) -> Tensor | None:
+        """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S]; the mask [B, S] may pad left or right.
+
+        Every row of the vocabulary is given, those past the tokenizer's last id too. None off rank 0.
+        Raises SettingsError for ids, shapes or lengths that the model cannot take.
+        """
+        ids, mask = self._checked(input_ids, attention_mask)
+        cache = KVCache(self.config, *ids.shape, self.group, self.weight.dtype, self.weight.device)
+        logits = self.group.gather(self.model(ids.to(self.weight.device), cache, mask.to(self.weight.device)))
+        return None if logits is None else logits.float().cpu()
+
+    def score(self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]) -> list[list[float]]:
+        """Log-probability of each choice after each prompt; `choices` is one list for all prompts, or one per prompt.
+
+        A choice's tokens are those that prompt + choice has beyond prompt, as lm-evaluation-harness splits them.
+        Raises SettingsError, before any work, for empty or over-long prompts.
+        """
+        lists = self._choices(prompts, choices)
+        contexts = encode(self.tokenizer, prompts)
+        requests = [
+            Request(context, self._continuation(prompt, context, choice))
+            for prompt, context, several in zip(prompts, contexts, lists, strict=True) for choice in several
+        ]
+        flat = log_probabilities(self.model, requests, self.real_ids, self.max_seq_len)
+        values = iter(flat or [0.0] * len(requests))
+        return [[next(values) for _ in several] for several in lists]
+
+    def profile(self, case: Case) -> list[dict[str, list[float]]]:
+        """Time `case`: per repeat the milliseconds of each step by part, each the slowest rank's.
+
+        Random ids, no end-of-text, warm-up repeats left out. Keys: pre, forward, communication, post, and text: one
+        time, of turning all new ids into text (0 without a tokenizer).
+        """
+        generator = torch.Generator().manual_seed(0)
+        limit = len(self._tokenizer) if self._tokenizer is not None else self.config.vocab_size
+        limits = Limits(None, min(limit, self.config.vocab_size), self.max_seq_len)
+        prompts = torch.randint(limits.real_ids, (case.batch_size, case.input_len), generator=generator).tolist()
+        sampling = Sampling(max_new_tokens=case.output_len)
+        runs = [list(decode(self.model, prompts, sampling, limits)) for _ in range(case.warmup + case.repeats)]
+        return [self._slowest(steps) for steps in runs[case.warmup :]]
+
+    def describe(self) -> dict[str, Any]:
+        """What is loaded, where and how: for reports."""
+        return dict(self._about)
+
+    def close(self) -> None:
+        """Leave the group."""
+        self.group.close()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        about = self._about
+        rank = f"rank {self.group.rank} of {self.group.size}"
+        return f"Engine({Path(about['model_dir']).name}, {about['dtype']} on {about['device']}, {rank})"
+
+    def _checked(self, input_ids: Any, attention_mask: Any) -> tuple[Tensor, Tensor]:
+        """Ids and mask as tensors [B, S]; SettingsError naming what does not fit."""
+        ids = torch.as_tensor(input_ids)
+        if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
+            raise SettingsError(f"input_ids are {list(ids.shape)} {ids.dtype}; expected whole numbers [batch, tokens]")
+        mask = torch.ones_like(ids) if attention_mask is None else torch.as_tensor(attention_mask)
+        if mask.shape != ids.shape:
+            raise SettingsError(f"attention_mask is {list(mask.shape)}, but input_ids are {list(ids.shape)}")
+        if ids.shape[1] > self.max_seq_len:
+            raise SettingsError(f"input_ids have {ids.shape[1]} tokens a row, but max_seq_len is {self.max_seq_len}")
+        low, high, last = ids.min().item(), ids.max().item(), self.config.vocab_size - 1
+        if low < 0 or high > last:
+            raise SettingsError(f"input_ids reach from {low} to {high}; the vocabulary has ids 0 to {last}")
+        return ids.long(), mask.bool()
+
+    def _choices(self, prompts: Sequence[Prompt], choices: Sequence[Any]) -> list[list[str]]:
+        if isinstance(choices, str) or (not choices and prompts):
+            raise SettingsError(f"choices is {choices!r}; give a list of texts, or one such list per prompt")
+        lists = [list(choices)] * len(prompts) if isinstance(choices[:1][0] if choices else "", str) else choices
+        if len(lists) != len(prompts):
+            raise SettingsError(f"{len(prompts)} prompts but {len(lists)} lists of choices; give one list per prompt")
+        return [list(several) for several in lists]
+
+    def _continuation(self, prompt: Prompt, context: list[int], choice: str) -> list[int]:
+        if not isinstance(prompt, str):
+            return encode(self.tokenizer, [choice])[0]
+        return encode(self.tokenizer, [prompt + choice])[0][len(context) :]
+
+    def _slowest(self, steps: Sequence[Step]) -> dict[str, list[float]]:
+        """Each clock of each step, the maximum over the ranks: a step is over when its last rank is."""
+        mine = torch.tensor([step.clock for step in steps], device=self.weight.device)  # [steps, 4]
+        everyone = self.group.gather(mine[None], dim=0)  # [ranks, steps, 4]
+        worst = (mine[None] if everyone is None else everyone).amax(dim=0)
+        return {name: worst[:, i].tolist() for i, name in enumerate(Clock._fields)} | {"text": [self._text_ms(steps)]}
+
+    def _text_ms(self, steps: Sequence[Step]) -> float:
+        if self._tokenizer is None:
+            return 0.0
+        rows = [list(row) for row in zip(*(step.choice.tokens for step in steps), strict=True)]
+        start = time.perf_counter()
+        self._tokenizer.batch_decode(rows)
+        return 1e3 * (time.perf_counter() - start)
+
+
+def load(
+    model_dir: str | os.PathLike[str], dtype: str = "float32", device: str = "cpu", quant: str | None = None,
+    max_seq_len: int | None = None, *, allow_long: bool = False, group: Group = SOLO,
+) -> Engine:
+    """Load a Hugging Face checkpoint folder, or a folder that `shard` wrote, into this process.
+
+    `dtype` and `device` may be "auto". `max_seq_len` sizes the KV cache: the argument, else the variable MAX_SEQ_LEN,
+    else the config. In a `group` of several ranks each reads its own part only.
+    Raises ConfigError, WeightsError, ShardError or SettingsError, each saying what to do.
+    """
+    if quant not in (None, ""):
+        raise SettingsError(f"quant is {quant!r}; no quantization scheme of this name, only None")
+    device = pick_device(device)
+    folder = open_checkpoint(model_dir).folder
+    config = ModelConfig.from_dir(folder)
+    dtype = pick_dtype(dtype, device, config.torch_dtype)
+    window = sequence_window(config, max_seq_len, allow_long)
+    where = torch.device(device)  # of the NPUs the one that this process has set as its own
+    with torch.device("meta"):
+        model = GPTNeoX(config, group).to(getattr(torch, dtype))
+    weights.load_into(model.eval(), model_dir, where)
+    about = {
+        "model_dir": str(model_dir), "parameters": count_parameters(config), "dtype": dtype,
+        "device": str(where), "world_size": group.size, "backend": group.backend, "quant": quant or None,
+        "max_seq_len": window, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    return Engine(model, _tokenizer(folder, config), window, about)
+
+
+def _tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase | None:
+    """The folder's fast tokenizer; None where there is none. Its end-of-text id counts, not the config's."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, clean_up_tokenization_spaces=False, local_files_only=True)
+    except Exception as error:  # the library raises bare Exception for a damaged file
+        raise ConfigError(f"the tokenizer in {folder} cannot be read ({error}); copy it from the checkpoint") from error
+    if tokenizer.eos_token_id is None and config.eos_token_id is not None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
+    if (eos := tokenizer.eos_token_id) != config.eos_token_id:
+        log.warning("end of text is id %s, as in the tokenizer; config.json says %s", eos, config.eos_token_id)
+    return tokenizer
+
+
+class Printer:
+    """A stream that prints: one prompt's text as it comes; of several prompts whole lines, with the row's number."""
+
+    def __init__(self, rows: int) -> None:
+        self.held = [""] * rows
+
+    def __call__(self, row: int, piece: str) -> None:
+        if len(self.held) == 1:
+            print(piece, end="", flush=True)
+            return
+        *lines, self.held[row] = (self.held[row] + piece).split("\n")
+        for line in lines:
+            print(f"[{row}] {line}", flush=True)
+
+    def close(self) -> None:
+        """End the last lines."""
+        if len(self.held) == 1:
+            print(flush=True)
+            return
+        for row, rest in enumerate(self.held):
+            print(f"[{row}] {rest}", flush=True)

@@ -1,0 +1,220 @@
+"""Is the parallel model the model? Its logits against world size 1 and against a forward pass written apart from it.
+
+Layers are read from the checkpoint one at a time and dropped again, so that this works for a model of any size.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from neoxlib.checkpoint import Stored, open_checkpoint
+from neoxlib.config import ACTIVATIONS, ModelConfig
+from neoxlib.model import Block, KVCache
+from neoxlib.names import match
+
+if TYPE_CHECKING:
+    from neoxlib.engine import Engine
+    from neoxlib.run import Run
+
+TEXTS = (
+    "The model that runs on many devices must say what it says on one.",
+    "分布在多个设备上的模型，必须与单个设备上的模型给出相同的结果。",
+    "1, 2, 4, 8",
+)
+MAX_TOKENS = 48  # of each text: rounding errors show after a few, and the whole model is read once whatever the length
+
+# Largest logit error that rounding explains, in units of the spread (standard deviation) of the reference's logits.
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 2e-1}
+TOP1 = {"float32": 1.0, "float16": 0.98, "bfloat16": 0.9}  # share of positions whose likeliest token must agree
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One comparison: the largest logit error, also in units of the logits' spread, and the top tokens' agreement."""
+
+    compared: str
+    with_: str
+    positions: int
+    max_error: float
+    relative_error: float
+    tolerance: float
+    top1_agreement: float
+    passed: bool
+
+
+def check(engine: "Engine", run: "Run", texts: Sequence[str] = TEXTS) -> pd.DataFrame:
+    """Compare `engine` (or a Session) with both references on `texts`, record the checks in `run`, return the table."""
+    about = engine.describe()
+    rows = [list(engine.tokenizer(text)["input_ids"])[:MAX_TOKENS] for text in texts]
+    verdicts = compare(engine, about, rows)
+    for verdict in verdicts:
+        detail = f"largest logit error {verdict.max_error:.2e}, {verdict.relative_error:.1e} of the spread "
+        detail += f"(limit {verdict.tolerance:.0e}), top-1 agreement {verdict.top1_agreement:.1%}"
+        run.check(f"parity with {verdict.with_}", verdict.passed, detail)
+    table = pd.DataFrame([asdict(v) for v in verdicts]).rename(columns={"with_": "with"})
+    return run.save("parity", table)
+
+
+def check_weights(src: str | os.PathLike[str], dst: str | os.PathLike[str], run: "Run") -> pd.DataFrame:
+    """Record in `run` whether every tensor of the cut `dst` equals that of `src` bit for bit; return the table.
+
+    Both are read one tensor at a time.
+    """
+    (_, left), (_, right) = _open(src), _open(dst)
+    rows = [(name, _same_bits(left[name](), right[name]())) for name in left]
+    table = pd.DataFrame(rows, columns=["tensor", "equal"])
+    wrong = table.loc[~table["equal"], "tensor"].tolist()
+    detail = f"{len(rows)} tensors compared, {len(wrong)} differ {', '.join(wrong[:5])}".strip()
+    run.check("cut equals source bit for bit", not wrong, detail)
+    return table.groupby("equal").count().rename(columns={"tensor": "tensors"})
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    as_bytes = [t.contiguous().view(torch.uint8) for t in (left, right)]
+    return left.dtype == right.dtype and torch.equal(*as_bytes)
+
+
+def compare(engine: "Engine", about: dict[str, Any], rows: Sequence[list[int]]) -> list[Verdict]:
+    """Verdicts on the ragged batch `rows`, left-padded: against the same class on one rank, and against plain fp32."""
+    ids, mask = _left_pad(rows)  # [B, S]
+    found = engine.logits(ids, mask)  # [B, S, vocab]
+    found = [row[kept] for row, kept in zip(found, mask.bool(), strict=True)]
+    name = f"world size {about['world_size']}, {about['dtype']}"
+    limits = TOLERANCE[about["dtype"]], TOP1[about["dtype"]]
+    alone = solo_logits(about["model_dir"], rows, getattr(torch, about["dtype"]))
+    truth = reference_logits(about["model_dir"], rows)
+    return [
+        _judge(name, f"world size 1, {about['dtype']}, CPU", found, alone, *limits),
+        _judge(name, "an independent float32 forward", found, truth, *limits),
+    ]
+
+
+def _judge(
+    name: str, other: str, found: list[Tensor], truth: list[Tensor], tolerance: float, least: float
+) -> Verdict:
+    ours, theirs = torch.cat(found), torch.cat(truth)  # [positions, vocab]
+    error = (ours - theirs).abs().max().item()
+    relative = error / theirs.std().item()
+    agreement = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
+    passed = relative <= tolerance and agreement >= least  # False for NaN, too
+    return Verdict(name, other, len(ours), error, relative, tolerance, agreement, passed)
+
+
+def _left_pad(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+Reader = Callable[[], Tensor]
+
+
+def _open(model_dir: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, Reader]]:
+    """The config, and per parameter name a function that reads the whole tensor from disk."""
+    checkpoint = open_checkpoint(model_dir)
+    config = ModelConfig.from_dir(checkpoint.folder)
+    return config, {name: partial(_read, stored) for name, (_, stored) in match(checkpoint, config).items()}
+
+
+def _read(stored: Stored) -> Tensor:
+    whole = torch.empty(stored.shape, dtype=stored.dtype)
+    stored.read_into(whole, tuple(slice(0, n) for n in stored.shape))
+    return whole
+
+
+@torch.inference_mode()
+def solo_logits(model_dir: str | os.PathLike[str], rows: Sequence[list[int]], dtype: torch.dtype) -> list[Tensor]:
+    """Logits [S, vocab] float32 of each row from the model class itself on one rank, each row alone, on the CPU."""
+    config, weights = _open(model_dir)
+    embed = weights["gpt_neox.embed_in.weight"]().to(dtype)
+    states = [embed[torch.tensor([row])] for row in rows]  # each [1, S, hidden]
+    with torch.device("meta"):
+        block = Block(config).to(dtype)
+    block.to_empty(device="cpu")
+    for layer in range(config.num_hidden_layers):
+        for name, parameter in block.named_parameters():
+            parameter.copy_(weights[f"gpt_neox.layers.{layer}.{name}"]())
+        states = [_one_block(block, config, x) for x in states]
+    norm = [weights[f"gpt_neox.final_layer_norm.{part}"]().to(dtype) for part in ("weight", "bias")]
+    head = embed if config.tie_word_embeddings else weights["embed_out.weight"]().to(dtype)
+    return [_head(x[0], *norm, config.layer_norm_eps, head).float() for x in states]
+
+
+def _one_block(block: Block, config: ModelConfig, x: Tensor) -> Tensor:
+    cache = KVCache(config, 1, x.shape[1], dtype=x.dtype)
+    step = cache.extend(torch.ones(x.shape[:2], dtype=torch.bool))
+    return block(x, step, cache.k[0], cache.v[0])
+
+
+@torch.inference_mode()
+def reference_logits(model_dir: str | os.PathLike[str], rows: Sequence[list[int]]) -> list[Tensor]:
+    """Logits [S, vocab] float32 of each row, written straight from the paper's formulas (arXiv 2204.06745).
+
+    It shares the checkpoint reader with the model and nothing else: no cache, no padding, no cutting, a loop over
+    the heads, rotations as complex numbers.
+    """
+    config, weights = _open(model_dir)
+    embed = weights["gpt_neox.embed_in.weight"]().float()
+    states = [embed[torch.tensor(row)] for row in rows]  # each [S, hidden]
+    for layer in range(config.num_hidden_layers):
+        prefix = f"gpt_neox.layers.{layer}."
+        part = {name.removeprefix(prefix): read().float() for name, read in weights.items() if name.startswith(prefix)}
+        states = [_reference_layer(config, part, x) for x in states]
+    norm = [weights[f"gpt_neox.final_layer_norm.{part}"]().float() for part in ("weight", "bias")]
+    head = embed if config.tie_word_embeddings else weights["embed_out.weight"]().float()
+    return [_head(x, *norm, config.layer_norm_eps, head) for x in states]
+
+
+def _reference_layer(config: ModelConfig, part: dict[str, Tensor], x: Tensor) -> Tensor:
+    """One layer over x [S, hidden]."""
+    def norm(y: Tensor, name: str) -> Tensor:
+        centred = y - y.mean(-1, keepdim=True)
+        scale = (centred.square().mean(-1, keepdim=True) + config.layer_norm_eps).rsqrt()
+        return centred * scale * part[f"{name}.weight"] + part[f"{name}.bias"]
+
+    def linear(y: Tensor, name: str) -> Tensor:
+        return y @ part[f"{name}.weight"].T + part.get(f"{name}.bias", torch.zeros(()))
+
+    qkv = linear(norm(x, "input_layernorm"), "attention.query_key_value")
+    heads = [_reference_head(config, *head.chunk(3, dim=-1)) for head in qkv.split(3 * config.head_dim, dim=-1)]
+    attention = linear(torch.cat(heads, dim=-1), "attention.dense")
+    middle = x if config.use_parallel_residual else x + attention
+    wide = linear(norm(middle, "post_attention_layernorm"), "mlp.dense_h_to_4h")
+    return x + attention + linear(_reference_activation(config, wide), "mlp.dense_4h_to_h")
+
+
+def _reference_head(config: ModelConfig, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention of one head: q, k, v [S, head_dim]."""
+    q, k = _reference_rotate(config, q), _reference_rotate(config, k)
+    later = torch.ones(len(q), len(q), dtype=torch.bool).triu(1)
+    scores = (q @ k.T / config.head_dim**0.5).masked_fill(later, -torch.inf)
+    return scores.softmax(-1) @ v
+
+
+def _reference_rotate(config: ModelConfig, x: Tensor) -> Tensor:
+    """Pairs (i, i + half) of the leading dimensions turn as complex numbers by position * base^(-2i/dim)."""
+    half = (config.rotary_dim + 1) // 2
+    frequencies = config.rotary_emb_base ** (-2.0 * torch.arange(half) / max(config.rotary_dim, 1))
+    angles = torch.outer(torch.arange(len(x), dtype=torch.float32), frequencies)
+    turned = torch.complex(x[:, :half], x[:, half : 2 * half]) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat((turned.real, turned.imag, x[:, 2 * half :]), dim=-1)
+
+
+def _reference_activation(config: ModelConfig, x: Tensor) -> Tensor:
+    form = ACTIVATIONS[config.hidden_act]
+    if form == "relu":
+        return x.clamp(min=0)
+    if form == "tanh":
+        return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + torch.erf(x / 2**0.5))
+
+
+def _head(x: Tensor, weight: Tensor, bias: Tensor, eps: float, head: Tensor) -> Tensor:
+    return nn.functional.layer_norm(x, weight.shape, weight, bias, eps) @ head.T

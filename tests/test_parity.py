@@ -1,0 +1,63 @@
+"""The parity check itself: it agrees with transformers, and it sees every mistake that splitting can make."""
+
+import pytest
+import torch
+from transformers import GPTNeoXForCausalLM
+
+import neoxlib
+from neoxlib import layers, parity
+from tests.conftest import make_oracle
+from tests.ranks import on_ranks
+from tests.test_model import VARIANTS
+
+ROWS = [[5, 9, 200, 31, 7, 7, 90], [1, 2, 3], [250]]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_references_equal_transformers(variant: str, tmp_path):
+    oracle = make_oracle(**VARIANTS[variant])
+    oracle.save_pretrained(tmp_path)
+    rows = [[i % oracle.config.vocab_size for i in row] for row in ROWS]
+    for logits in (parity.reference_logits(tmp_path, rows), parity.solo_logits(tmp_path, rows, torch.float32)):
+        for row, found in zip(rows, logits, strict=True):
+            torch.testing.assert_close(found, oracle(torch.tensor([row])).logits[0], rtol=0, atol=1e-4)
+
+
+def verdicts(folder, size: int = 2) -> list[parity.Verdict]:
+    """World size `size` compared by rank 0, the others answering the same one call."""
+    def work(group):
+        engine = neoxlib.load(folder, group=group)
+        if group.rank:
+            ids, mask = parity._left_pad(ROWS)
+            return engine.logits(ids, mask)
+        return parity.compare(engine, engine.describe(), ROWS)
+
+    return on_ranks(size, work)[0]
+
+
+def test_a_right_split_passes(checkpoint):
+    assert all(v.passed and v.top1_agreement == 1 for v in verdicts(checkpoint))
+
+
+def test_row_bias_on_every_rank_fails(checkpoint, monkeypatch):
+    plain = layers.RowParallel.forward
+    monkeypatch.setattr(layers.RowParallel, "forward", lambda self, x: plain(self, x) + getattr(self, "bias", 0))
+    truth = parity.reference_logits(checkpoint, ROWS)
+    monkeypatch.setattr(parity, "reference_logits", lambda *_: truth)
+    assert not any(v.passed for v in verdicts(checkpoint))
+
+
+def test_weights_cut_in_the_wrong_order_fail(checkpoint, monkeypatch):
+    right = layers.bounds
+    monkeypatch.setattr(layers, "bounds", lambda n, rank, size: right(n, size - 1 - rank, size))
+    alone = parity.solo_logits(checkpoint, ROWS, torch.float32)
+    monkeypatch.setattr(parity, "solo_logits", lambda *_: alone)
+    found = verdicts(checkpoint)
+    assert not any(v.passed for v in found)
+
+
+def test_not_a_number_fails(checkpoint, tmp_path):
+    oracle = GPTNeoXForCausalLM.from_pretrained(checkpoint)
+    oracle.gpt_neox.final_layer_norm.bias.data.fill_(float("nan"))
+    oracle.save_pretrained(tmp_path)
+    assert not any(v.passed for v in verdicts(tmp_path))
