@@ -1,0 +1,189 @@
+"""A model split over ranks, used from one process: Engine's methods, carried out by all the ranks together."""
+
+import logging
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from neoxlib import rank
+from neoxlib.chips import chip_for, launch_env, pick_device
+from neoxlib.cluster import Ranks
+from neoxlib.errors import SettingsError
+from neoxlib.host import container
+from neoxlib.launch import find_profile
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from neoxlib.config import ModelConfig
+    from neoxlib.engine import Case, Prompt
+    from neoxlib.text import Completion
+
+log = logging.getLogger("neoxlib")
+
+
+class Session:
+    """A model over `world_size` ranks that load once and serve many calls, with the methods and answers of Engine.
+
+    This process never starts a device. `device="auto"` is the NPU where one can be used. `cluster_profile` names an
+    ipyparallel profile whose launchers (SSH, MPI, Slurm …) start the ranks; without it they are local processes.
+    Each rank writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something fails.
+
+    Raises what `neoxlib.load` raises, and RankError when a rank dies. After an error that all ranks raised alike
+    (SettingsError, say) the session goes on; after a RankError it has ended, and no process of it is left.
+    """
+
+    def __init__(
+        self, model_dir: str | os.PathLike[str], world_size: int = 2, dtype: str = "auto", device: str = "auto",
+        quant: str | None = None, max_seq_len: int | None = None, cluster_profile: str | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if type(world_size) is not int or world_size < 1:
+            raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
+        if not cluster_profile:
+            device = pick_device(device)  # with a profile the ranks may be on other machines, and find out themselves
+        profile_dir = find_profile(cluster_profile) if cluster_profile else None
+        self.log_dir = Path(log_dir or tempfile.mkdtemp(prefix="neoxlib-logs-")).absolute()
+        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self._ranks = Ranks(world_size, _environment(world_size, device), self.log_dir, profile_dir)
+        temporary = self.log_dir if log_dir is None else None
+        self._close = weakref.finalize(self, _end, self._ranks, temporary)  # runs at exit, too
+        settings = {
+            "model_dir": str(Path(model_dir).absolute()), "dtype": dtype, "device": device, "quant": quant,
+            "max_seq_len": max_seq_len,
+        }  # fmt: skip
+        try:
+            self._about = self._open(settings)
+        except BaseException:
+            self._ranks.end("it could not be started")
+            raise
+
+    def _open(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
+        self._ranks.start()
+        hosts = [member["host"] for member in self._ranks.members]
+        address = self._ranks.begin(rank.open_store, hosts)[0]
+        return self._ranks.begin(rank.join, hosts, address, settings)
+
+    def generate(
+        self, prompts: Sequence["Prompt"], max_new_tokens: int = 32, temperature: float = 0.0, top_k: int | None = None,
+        top_p: float | None = None, repetition_penalty: float = 1.0, stop: str | Sequence[str] | None = None,
+        seed: int | None = None, stream: bool | Callable[[int, str], None] = False,
+    ) -> "list[Completion]":
+        """Continue `prompts` as Engine.generate does. `stream` prints, or is called, in this process.
+
+        Interrupting the cell stops the ranks at the next token, and the session goes on.
+        """
+        options = {
+            "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+            "repetition_penalty": repetition_penalty, "stop": stop, "seed": seed,
+        }  # fmt: skip
+        if stream is not True:
+            return self._call("generate", prompts, listen=stream or None, **options)
+        from neoxlib.engine import Printer
+
+        show = Printer(len(prompts))
+        answers = self._call("generate", prompts, listen=show, **options)
+        show.close()
+        return answers
+
+    def logits(self, input_ids: Any, attention_mask: Any = None) -> "Tensor":
+        """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S], as Engine.logits gives them."""
+        import torch
+
+        return torch.tensor(self._call("logits", input_ids, attention_mask))
+
+    def score(self, prompts: Sequence["Prompt"], choices: Sequence[str] | Sequence[Sequence[str]]) -> list[list[float]]:
+        """Log-probability of each choice after each prompt, as Engine.score gives them."""
+        return self._call("score", prompts, choices)
+
+    def profile(self, case: "Case") -> list[dict[str, list[float]]]:
+        """Time `case`: per repeat the milliseconds of each step by part, each the slowest rank's."""
+        return self._call("profile", case)
+
+    def describe(self) -> dict[str, Any]:
+        """What is loaded, where and how: for reports."""
+        return dict(self._about[0])
+
+    @cached_property
+    def config(self) -> "ModelConfig":
+        """The model's config."""
+        return self._ranks.call(rank.look, "config")
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The checkpoint's tokenizer. Raises ConfigError when the folder has none."""
+        return self._ranks.call(rank.look, "tokenizer")
+
+    @property
+    def max_seq_len(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return self._about[0]["max_seq_len"]
+
+    @property
+    def ranks(self) -> "pd.DataFrame":
+        """The ranks: rank, pid, device, host, state, resident memory in MB (none where it cannot be seen from here)."""
+        import pandas as pd
+
+        state = f"ended: {self._ranks.ended}" if self._ranks.ended else "ready"
+        rows = [
+            {"rank": member["rank"], "pid": member["pid"], "device": about["device"], "host": member["host"],
+             "state": state, "resident_mb": _resident_mb(member)}
+            for member, about in zip(self._ranks.members, self._about, strict=True)
+        ]  # fmt: skip
+        return pd.DataFrame(rows).set_index("rank")
+
+    def close(self) -> None:
+        """End all processes of the session. May be called again."""
+        self._close()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure:
+            self._ranks.end(f"it was left by a {failure.__name__}")
+        self.close()
+
+    def __repr__(self) -> str:
+        about = self._about[0]
+        state = "ended" if self._ranks.ended else "ready"
+        return (
+            f"Session({Path(about['model_dir']).name}, {about['dtype']} on {about['device'].partition(':')[0]}, "
+            f"{self._ranks.size} ranks, {state})"
+        )
+
+    def _call(self, method: str, *args: Any, listen: Callable[[int, str], None] | None = None, **kwargs: Any) -> Any:
+        return self._ranks.call(rank.call, method, args, kwargs, listen is not None, listen=listen)
+
+
+def _environment(world_size: int, device: str) -> dict[str, str]:
+    """What the ranks get on top of this process's environment."""
+    known = device in ("cpu", "npu")  # "auto" is for the ranks of a profile to find out, on their own machines
+    env = launch_env(chip_for(device), world_size, container=container() is not None) if known else {}
+    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        env["OMP_NUM_THREADS"] = str(rank.threads(world_size))
+    if "MAX_SEQ_LEN" in os.environ:
+        env["MAX_SEQ_LEN"] = os.environ["MAX_SEQ_LEN"]  # ranks on other machines inherit nothing
+    return env | {"PYTHONUNBUFFERED": "1"}
+
+
+def _resident_mb(member: dict[str, Any]) -> float | None:
+    if member["host"] != rank.host() or not rank.alive(member["pid"]):
+        return None
+    return psutil.Process(member["pid"]).memory_info().rss / 1e6
+
+
+def _end(ranks: Ranks, temporary: Path | None) -> None:
+    """End the ranks; their logs go too when nobody asked for them and nothing went wrong."""
+    ranks.end()
+    if temporary and ranks.ended == ranks.CLOSED:
+        shutil.rmtree(temporary, ignore_errors=True)

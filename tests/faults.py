@@ -1,0 +1,26 @@
+"""What goes wrong inside a rank, on request. Ranks import this module, so it stays light."""
+
+import faulthandler
+import os
+import time
+
+
+def fail_alone(rank: int) -> None:
+    """Rank 1 raises; the others wait for it, as in a collective."""
+    if rank == 1:
+        raise ValueError("only here")
+    time.sleep(60)
+
+
+def crash_alone(rank: int) -> None:
+    """Rank 1 dies in native code; the others wait for it."""
+    if rank == 1:
+        os.write(2, "last words, 最后\n".encode())
+        faulthandler._sigsegv()
+    time.sleep(60)
+
+
+def say_who(rank: int) -> str:
+    """A plain answer, from outside the library."""
+    print(f"rank {rank} was asked")
+    return f"rank {rank}"
