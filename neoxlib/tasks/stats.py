@@ -1,0 +1,143 @@
+"""From graded questions to accuracies that say how sure they are. Works on the results table alone."""
+
+import math
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from neoxlib.demo import EXAM_DIR, MODEL_DIR
+from neoxlib.tasks.subjects import CLASSES
+
+if TYPE_CHECKING:
+    from neoxlib.run import Run
+
+GUESSING = 0.25  # four choices
+PASS = 0.6  # what the shipped model is made to reach on its exam
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
+
+
+def wilson(accuracy: float, questions: float, z: float = Z95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, inside 0…1; (nan, nan) for no questions.
+
+    E. B. Wilson, JASA 22 (1927), 209-212. Unlike the plain normal interval it holds at few questions and near 0 or 1.
+    """
+    if questions == 0 or math.isnan(accuracy):
+        return math.nan, math.nan
+    spread = z * math.sqrt(accuracy * (1 - accuracy) / questions + z * z / (4 * questions * questions))
+    centre = accuracy + z * z / (2 * questions)
+    scale = 1 + z * z / questions
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def better_than_guessing(correct: int, questions: int) -> float:
+    """Exact one-sided binomial p-value: the chance that guessing among four gets at least `correct` right.
+
+    Integers until the last division, so no rounding at any size: sum of C(n, k) 3^(n-k) over k ≥ correct, over 4^n.
+    """
+    if questions == 0:
+        return math.nan
+    term = total = 3 ** (questions - correct) * math.comb(questions, correct)
+    for k in range(correct, questions):
+        term = term * (questions - k) // (3 * (k + 1))  # exact: C(n, k+1) 3^(n-k-1) is a whole number
+        total += term
+    return total / 4**questions
+
+
+def by_subject(results: pd.DataFrame) -> pd.DataFrame:
+    """One row per subject, in the order of the exam: its name and class, then the columns of `score`."""
+    rows = [
+        {"subject": subject, "name": part["name"].iloc[0], "class": part["class"].iloc[0], **score(part)}
+        for subject, part in results.groupby("subject", sort=False)
+    ]
+    return _table(rows)
+
+
+def by_class(results: pd.DataFrame) -> pd.DataFrame:
+    """One row per class that was asked, in the benchmark's order, and the hard subset over its own questions."""
+    parts = {name: results[results["class"] == name] for name in CLASSES}
+    parts["Hard"] = results[results["hard"]]
+    return _table([{"class": name, **score(part)} for name, part in parts.items() if len(part)])
+
+
+def averages(results: pd.DataFrame) -> pd.DataFrame:
+    """Micro (every question weighs the same) and macro (every subject weighs the same).
+
+    The macro interval is Wilson's on Kish's effective number of questions, S² / Σ 1/n_s over S subjects; it has no
+    binomial test, since subjects of unequal size make it no count of successes.
+    """
+    subjects = by_subject(results)
+    macro = float(subjects["accuracy"].mean())
+    effective = len(subjects) ** 2 / (1 / subjects["questions"]).sum()
+    low, high = wilson(macro, effective)
+    micro = score(results)
+    other = {"correct": None, "accuracy": macro, "low": low, "high": high, "p_guessing": math.nan}
+    return _table([{"average": "micro", **micro}, {"average": "macro", **micro, **other}])
+
+
+def score(part: pd.DataFrame) -> dict[str, float | int | None]:
+    """Questions, correct, accuracy, Wilson 95 % interval, p-value against guessing, questions too long to ask.
+
+    A question that was too long to ask counts as wrong. Without answers there is nothing to score: accuracy is nan.
+    """
+    n, labelled = len(part), bool((part["expected"] != "").all())
+    correct = int(part["correct"].sum()) if labelled else None
+    accuracy = correct / n if labelled else math.nan
+    low, high = wilson(accuracy, n)
+    p_value = better_than_guessing(correct, n) if labelled else math.nan
+    return {
+        "questions": n, "correct": correct, "accuracy": accuracy, "low": low, "high": high,
+        "p_guessing": p_value, "too_long": int(part["too_long"].sum()),
+    }
+
+
+def summary(results: pd.DataFrame, average: str) -> dict[str, float | int | str | None]:
+    """The run's headline under the profile's `average`, with what it stands on, for the metrics of a run."""
+    micro, macro = averages(results).to_dict("records")
+    headline = macro if average == "macro" else micro
+    return {
+        "accuracy": headline["accuracy"], "accuracy_low": headline["low"], "accuracy_high": headline["high"],
+        "average": average, "p_guessing": micro["p_guessing"], "questions": len(results), "too_long": micro["too_long"],
+    }
+
+
+def verdict(scored: pd.DataFrame | dict, p_limit: float = 0.01) -> str:
+    """One sentence on a row of `score`: is it better than guessing?"""
+    if pd.isna(scored["accuracy"]):
+        return "no answers in this split: nothing to score"
+    what = f"{scored['correct']} of {scored['questions']} right ({scored['accuracy']:.1%})"
+    better = "better than" if scored["p_guessing"] < p_limit else "not shown to be better than"
+    return f"{what}: {better} guessing (p {scored['p_guessing']:.2g})"
+
+
+def readable(scores: pd.DataFrame) -> pd.DataFrame:
+    """A table of scores for people: per cent, one interval column, names as the index; the CSV has the numbers."""
+    table = scores.drop(columns=["accuracy", "low", "high", "p_guessing"])
+    table = table.drop(columns="subject").set_index("name") if "name" in table else table.set_index(table.columns[0])
+    table = table.rename_axis(None)  # a named index takes a header line of its own
+    accuracy = [_percent(value) for value in scores["accuracy"]]
+    ends = zip(scores["low"], scores["high"], strict=True)
+    interval = ["–" if pd.isna(low) else f"{_percent(low)} to {_percent(high)}" for low, high in ends]
+    p_value = ["" if pd.isna(p) else f"{p:.2g}" for p in scores["p_guessing"]]
+    table = table.assign(**{"accuracy": accuracy, "95 % interval": interval, "p, guessing": p_value})
+    return table.assign(correct=["" if pd.isna(c) else str(c) for c in scores["correct"]])
+
+
+def _table(rows: list[dict]) -> pd.DataFrame:
+    return pd.DataFrame(rows).astype({"correct": "Int64", "p_guessing": float})  # both may be missing
+
+
+def _percent(value: float) -> str:
+    return "–" if pd.isna(value) else f"{100 * value:.1f} %"
+
+
+def check_shipped(results: pd.DataFrame, run: "Run") -> None:
+    """Record in `run`, where the shipped model sat the whole shipped exam, whether it still passes.
+
+    Its answers are a signal of their own: an error in cutting or scoring that left the logits' shape alone would
+    show as a fallen score. Of any other model no score is expected.
+    """
+    asked = run.params
+    shipped = (asked.model_dir, asked.data_dir) == (str(MODEL_DIR), str(EXAM_DIR))
+    if shipped and asked.split != "test" and not (asked.subjects or asked.limit):
+        share = results["correct"].mean()
+        run.check("the shipped model passes the shipped exam", share >= PASS, f"{share:.1%}, {PASS:.0%} is asked for")
