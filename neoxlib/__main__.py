@@ -1,0 +1,117 @@
+"""The command line. Each command calls one function of the library; errors of a user's making are one plain message."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from neoxlib.errors import NeoXError, ParameterError
+
+FOLDER = click.Path(path_type=Path)
+
+
+class Commands(click.Group):
+    """Turns NeoXError into a message on stderr: exit code 2 for parameters, 1 for everything else."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NeoXError as error:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            ctx.exit(2 if isinstance(error, ParameterError) else 1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """GPT-NeoX inference on Ascend NPUs, and on the CPU."""
+
+
+@cli.command()
+@click.argument("notebooks", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Run every notebook of the workbook.")
+@click.option("-f", "presets", multiple=True, metavar="PRESET", help="YAML file of parameters, or a preset's name.")
+@click.option("-p", "texts", multiple=True, nargs=2, metavar="NAME VALUE", help="One parameter; lists as YAML.")
+@click.option("--outputs", type=FOLDER, help="Where run folders go, instead of outputs/.")
+@click.option("--timeout", type=click.IntRange(min=1), help="Longest time for one cell, in seconds.")
+@click.pass_context
+def report(ctx: click.Context, notebooks: tuple[str, ...], everything: bool, presets: tuple[str, ...],
+           texts: tuple[tuple[str, str], ...], outputs: Path | None, timeout: int | None) -> None:  # fmt: skip
+    """Run NOTEBOOKS headless and make an offline HTML report of each, and the index of all runs.
+
+    Exit code: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed.
+    """
+    from neoxlib import jobs
+    from neoxlib import report as module
+
+    names = [str(path) for path in jobs.all_notebooks()] if everything else notebooks
+    if not names or (notebooks and everything):
+        raise click.UsageError("name the notebooks to run, or give --all where there is a folder notebooks")
+    ctx.exit(module.report(names, presets, texts, outputs=outputs, timeout=timeout, say=click.echo))
+
+
+@cli.command()
+@click.argument("src", type=FOLDER)
+@click.argument("dst", type=FOLDER)
+@click.option("--world-size", type=int, required=True, help="Ranks to cut for.")
+@click.option("--dtype", help="Number format to write; the source's by default.")
+@click.option("--quant", help="Weight-only scheme, for example int8.")
+def shard(src: Path, dst: Path, world_size: int, dtype: str | None, quant: str | None) -> None:
+    """Cut the checkpoint SRC into one folder per rank below DST; resumes where it was broken off."""
+    from neoxlib import weights
+
+    weights.shard(src, dst, world_size, dtype=dtype, quant=quant)
+
+
+@cli.command()
+@click.argument("dst", type=FOLDER)
+def verify(dst: Path) -> None:
+    """Check every file of the shard folder DST against its manifest."""
+    from neoxlib import weights
+
+    rows = weights.verify(dst)
+    for row in rows:
+        click.echo(f"{row.sha256[:12]}  {row.bytes:>15,}  {row.file}")
+    click.echo(f"{len(rows)} files are as the manifest says.")
+
+
+@cli.command()
+@click.argument("dst", type=FOLDER)
+@click.argument("out", type=FOLDER)
+def merge(dst: Path, out: Path) -> None:
+    """Put the shard folder DST together again, as an unsplit checkpoint in OUT."""
+    from neoxlib import weights
+
+    weights.merge(dst, out)
+    click.echo(out)
+
+
+@cli.command()
+@click.argument("model_dir", type=FOLDER)
+@click.option("--world-size", type=int, default=1, show_default=True, help="Ranks to split over.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Prompts at a time.")
+@click.option("--seq-len", type=int, help="Prompt and answer, in tokens; the model's window by default.")
+@click.option("--dtype", default="float16", show_default=True, help="Number format of weights and cache.")
+@click.option("--chip", help="A chip of the table, for example 910B3; this machine by default.")
+def plan(model_dir: Path, world_size: int, batch: int, seq_len: int | None, dtype: str, chip: str | None) -> None:
+    """Say whether the model fits and how fast it can be, before any device is touched."""
+    from neoxlib import planner
+
+    click.echo(planner.plan(model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--model-dir", type=FOLDER, help="Also check this model folder.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None) -> None:
+    """Check this machine, with the command that repairs what is wrong. Exit code 1 where something FAILs."""
+    from neoxlib import doctor as module
+
+    found = module.run(model_dir)
+    click.echo(found.to_json() if as_json else found)
+    ctx.exit(1 if found.worst == "FAIL" else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(cli(prog_name="python -m neoxlib"))

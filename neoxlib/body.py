@@ -1,0 +1,128 @@
+"""The body of a report: an executed notebook's cells as HTML that loads nothing and runs nothing."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from bs4 import BeautifulSoup, Tag
+from nbconvert import HTMLExporter
+from traitlets.config import Config
+
+log = logging.getLogger("neoxlib")
+
+TEMPLATES = Path(__file__).parent / "templates"
+SHOWN_AS = ["text/html", "image/svg+xml", "text/markdown", "image/png", "image/jpeg", "text/plain"]  # no widgets, no JS
+BANNED = ("script", "link", "iframe", "object", "embed", "base", "meta", "form")
+LOADS = ("src", "href", "xlink:href", "srcset", "poster", "data", "background", "action", "formaction", "ping")
+NUMBER = re.compile(r"[-+]?[\d,.]+(e[-+]?\d+)?\s?(%|[kMGT]?i?B|GB/s|m?s)?|nan|NaN|inf|-|", re.IGNORECASE)
+LEAVES_PAGE = re.compile(r"@import[^;]*;?|url\(\s*['\"]?(?!#|data:)[^)]*\)", re.IGNORECASE)
+
+
+def title_of(notebook: nbformat.NotebookNode, otherwise: str) -> str:
+    """`metadata.title`, else the first heading, else the name."""
+    texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    headings = (match[1].strip() for text in texts if (match := re.search(r"^#+\s+(.+)$", text, re.MULTILINE)))
+    return notebook.metadata.get("title") or next(headings, otherwise)
+
+
+def cell_name(cell: nbformat.NotebookNode) -> str:
+    """The first line of code, which says what a short cell does; the parameters cells by what they are."""
+    for tag, name in (("parameters", "parameters"), ("injected-parameters", "given parameters")):
+        if tag in cell.metadata.get("tags", []):
+            return name
+    lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith("#")), lines[0] if lines else "")[:80]
+
+
+def label(notebook: nbformat.NotebookNode, run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Number the code cells and say of each what the report shows beside it; drop what is not for readers."""
+    dropped = {"remove-cell", "papermill-error-cell-tag"}
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    seconds = [cell.metadata.get("papermill", {}).get("duration") or 0 for cell in code]
+    longest = max([*seconds, 1e-9])
+    for number, (cell, took) in enumerate(zip(code, seconds, strict=True), start=1):
+        ran = cell.execution_count is not None
+        failed = bool(run["error"]) and run["error"].get("cell") == number
+        cell.outputs = [output for output in cell.outputs if not _is_clean_stop(output)]
+        cell.metadata["report"] = {
+            "number": number, "name": cell_name(cell), "seconds": f"{took:.2f} s" if ran else None,
+            "share": round(100 * took / longest, 1), "failed": failed, "skipped": "" if ran else _why_skipped(run),
+        }  # fmt: skip
+    notebook.cells = [cell for cell in notebook.cells if not dropped & set(cell.metadata.get("tags", []))]
+    return [cell.metadata["report"] for cell in code]
+
+
+def _why_skipped(run: dict[str, Any]) -> str:
+    planned = run["status"] == "ok" and run["parameters"].get("plan_only")
+    return "skipped because of plan_only" if planned else "not run: the run ended above"
+
+
+def _is_clean_stop(output: nbformat.NotebookNode) -> bool:
+    """SystemExit(0) is how plan_only stops; Jupyter's words about it only puzzle a reader."""
+    if output.output_type == "error":
+        return output.ename == "SystemExit" and output.evalue in ("", "0")
+    return output.output_type == "stream" and "To exit: use 'exit'" in output.text
+
+
+def body_of(notebook: nbformat.NotebookNode, title: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """The cells as HTML without anything that loads or runs, and the headings (level, anchor, text) in them."""
+    soup = BeautifulSoup(_exporter().from_notebook_node(notebook)[0], "html.parser")
+    seal(soup)
+    for table in soup.select("table"):
+        _align(table)
+        table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+    for anchor in soup.select("a.anchor-link"):
+        anchor.decompose()
+    if (first := soup.find("h1")) and first.get_text(strip=True) == title:
+        first.decompose()  # the page has it as its own title
+    headings = soup.select("h2, h3")
+    return str(soup), [(tag.name, tag["id"], tag.get_text(strip=True)) for tag in headings if tag.get("id")]
+
+
+def _align(table: Tag) -> None:
+    """Columns of numbers to the right, with their heads; everything else stays to the left."""
+    rows = [row.find_all(["td", "th"]) for row in table.select("tr")]
+    body = [row.find_all(["td", "th"]) for row in table.select("tbody tr")]
+    if not body or len({len(row) for row in rows}) != 1:
+        return  # merged cells: leave them as they are
+    for heads_and_cells, cells in zip(zip(*rows, strict=True), zip(*body, strict=True), strict=True):
+        if all(NUMBER.fullmatch(cell.get_text(strip=True)) for cell in cells):
+            for cell in heads_and_cells:
+                cell["class"] = [*cell.get("class", []), "num"]
+
+
+def _exporter() -> HTMLExporter:
+    config = Config()
+    config.NbConvertBase.display_data_priority = SHOWN_AS
+    return HTMLExporter(
+        config=config, template_name="classic", template_file="cells.html.j2", extra_template_paths=[str(TEMPLATES)],
+        exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True, log=log,
+    )  # fmt: skip
+
+
+def seal(soup: BeautifulSoup) -> None:
+    """Remove what would run or leave the page: scripts, handlers, and every address but links, #anchors and data:."""
+    for tag in soup.find_all(BANNED):
+        tag.decompose()
+    for style in soup.find_all("style", scoped=True):
+        style.decompose()  # pandas' own, which no browser scopes
+    for style in soup.find_all("style"):
+        style.string = LEAVES_PAGE.sub("none", style.string or "")
+    for tag in soup.find_all(True):
+        for name in list(tag.attrs):
+            if not _may_keep(tag, name.lower(), str(tag[name]).strip().lower()):
+                del tag[name]
+        if tag.get("style"):
+            tag["style"] = LEAVES_PAGE.sub("none", tag["style"])
+
+
+def _may_keep(tag: Tag, name: str, value: str) -> bool:
+    if name.startswith("on") or name == "http-equiv":
+        return False
+    if name not in LOADS:
+        return True
+    if tag.name == "a":
+        return re.match(r"[a-z][a-z0-9+.-]*:", value) is None or value.startswith(("http:", "https:", "mailto:"))
+    return value.startswith(("#", "data:image/"))

@@ -1,0 +1,202 @@
+"""What a notebook may be asked: one table of parameters for all notebooks, and the checks that both sides of a run use.
+
+The command line checks before a kernel starts, `Run.start` checks again inside it, with the same functions and words.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neoxlib.demo import EXAM_DIR, MODEL_DIR, PROMPTS
+from neoxlib.errors import ParameterError
+
+TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
+
+
+def _any(_: Any) -> str | None:
+    return None
+
+
+def _folder(value: str) -> str | None:
+    return None if Path(value).is_dir() else f"no folder {value!r}; give the path of an existing folder"
+
+
+def _file(value: str) -> str | None:
+    return None if Path(value).is_file() else f"no file {value!r}; give the path of an existing file"
+
+
+def _model_dir(value: str) -> str | None:
+    if complaint := _folder(value):
+        return complaint
+    found = any((Path(value) / name).is_file() for name in ("config.json", "manifest.json"))
+    return None if found else f"no config.json or manifest.json in {value!r}; give a checkpoint or shard folder"
+
+
+def _texts(value: list) -> str | None:
+    bad = [item for item in value if not isinstance(item, str) or not item]
+    return f"found {bad[0]!r} in the list, expected non-empty texts" if bad else None
+
+
+def _pairs(value: list) -> str | None:
+    def is_pair(item: Any) -> bool:
+        return isinstance(item, (list, tuple)) and len(item) == 2 and all(type(n) is int and n > 0 for n in item)
+
+    bad = [item for item in value if not is_pair(item)]
+    return f"found {bad[0]!r} in the list, expected pairs such as [[32, 16]] of whole numbers above 0" if bad else None
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter: its annotation and default as in the notebooks' parameters cells, and what values it takes.
+
+    `blank` says that the empty value ("", 0, []) is a value of its own: it resolves to `stands_for`.
+    """
+
+    type: str
+    default: Any
+    help: str
+    choices: tuple = ()
+    low: float | None = None
+    high: float | None = None
+    check: Callable[[Any], str | None] = _any
+    blank: bool = False
+    stands_for: Any = None
+
+
+PARAMETERS: dict[str, Param] = {
+    "model_dir": Param("str", "", "checkpoint or shard folder; empty runs the shipped model",
+                       check=_model_dir, blank=True, stands_for=str(MODEL_DIR)),
+    "data_dir": Param("str", "", "exam folder; empty takes the shipped exam",
+                      check=_folder, blank=True, stands_for=str(EXAM_DIR)),
+    "world_size": Param("int", 2, "ranks to split the model over; must divide the heads", low=1),
+    "dtype": Param("str", "auto", "number format of the weights", choices=("auto", "float32", "float16", "bfloat16")),
+    "device": Param("str", "auto", "where the ranks run; auto takes NPUs where there are any",
+                    choices=("auto", "cpu", "npu")),
+    "quant": Param("str", "", "weight-only scheme; empty keeps the weights as they are", choices=("",), blank=True),
+    "max_seq_len": Param("int", 0, "room for prompt and answer, in tokens; 0 takes MAX_SEQ_LEN or the model's own",
+                         low=1, blank=True),
+    "seed": Param("int", 0, "start of every random draw", low=0),
+    "cluster_profile": Param("str", "", "ipyparallel profile for SSH, MPI or Slurm; empty starts ranks on this machine",
+                             blank=True),
+    "plan_only": Param("bool", False, "stop after the plan, before any model is loaded"),
+    "shard_dir": Param("str", "", "where the cut goes; empty keeps it in the run folder", blank=True),
+    "prompts": Param("list", [], "texts to continue; empty takes the shipped ones", check=_texts, blank=True,
+                     stands_for=PROMPTS["en"] + PROMPTS["zh"]),
+    "max_new_tokens": Param("int", 32, "longest answer, in tokens", low=1),
+    "temperature": Param("float", 0.0, "0 always takes the likeliest token; higher is more varied", low=0),
+    "top_k": Param("int", 0, "draw among the k likeliest tokens; 0 means all", low=1, blank=True),
+    "top_p": Param("float", 1.0, "draw among the likeliest tokens that reach this share; 1 means all", low=0, high=1),
+    "repetition_penalty": Param("float", 1.0, "above 1 makes repeated tokens less likely; 1 means off", low=0),
+    "stop": Param("list", [], "texts that end an answer; empty means none", check=_texts, blank=True),
+    "task": Param("str", "ceval", "what is measured", choices=("ceval",)),
+    "profile": Param("str", "official", "prompt and scoring rule", choices=("official",)),
+    "subjects": Param("list", [], "subjects to ask; empty asks all", check=_texts, blank=True),
+    "shots": Param("int", 5, "worked examples before each question", low=0),
+    "split": Param("str", "val", "part of the exam", choices=("dev", "val", "test")),
+    "limit": Param("int", 0, "questions per subject; 0 asks all", low=1, blank=True),
+    "case_pair": Param("list", [], "pairs of input and output length, in tokens; empty takes the exponent grid",
+                       check=_pairs, blank=True),
+    "min_len_exp": Param("int", 5, "shortest length of the grid, as a power of 2", low=0, high=20),
+    "max_len_exp": Param("int", 7, "longest length of the grid, as a power of 2", low=0, high=20),
+    "batch_size": Param("int", 1, "prompts at a time", low=1),
+    "perf_mode": Param("str", "normal", "detail adds the times inside a step", choices=("normal", "detail")),
+    "skip_decode": Param("bool", False, "leave the tokenizer's decoding out of the time"),
+    "baseline": Param("str", "", "results.json of an earlier run to compare with; empty compares with none",
+                      check=_file, blank=True),
+}
+
+_COMMON = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len", "cluster_profile", "plan_only")
+_SAMPLING = ("prompts", "max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "seed")
+_EXAM = ("data_dir", "task", "profile", "subjects", "shots", "split", "limit", "seed")
+_GRID = ("case_pair", "min_len_exp", "max_len_exp", "batch_size", "perf_mode", "skip_decode", "baseline", "seed")
+
+NOTEBOOKS: dict[str, tuple[str, ...]] = {
+    "00_setup": _COMMON,
+    "01_shard": (*_COMMON, "shard_dir"),
+    "02_inference": _COMMON + _SAMPLING,
+    "03_ceval": _COMMON + _EXAM,
+    "04_profile": _COMMON + _GRID,
+}
+
+
+def complaint(name: str, param: Param, value: Any) -> str | None:
+    """What is wrong with a value, in one line that starts with the parameter's name; None when nothing is."""
+    if param.blank and not value and value is not False:
+        return None
+    wrong = _wrong_type(param, value) or _out_of_range(param, value) or param.check(value)
+    return f"{name}: {wrong}" if wrong else None
+
+
+def _wrong_type(param: Param, value: Any) -> str | None:
+    wanted = (int, float) if param.type == "float" else TYPES.get(param.type, object)
+    ok = isinstance(value, wanted) and (param.type == "bool" or not isinstance(value, bool))
+    return None if ok else f"found {value!r}, which is {type(value).__name__}, expected {param.type}"
+
+
+def _out_of_range(param: Param, value: Any) -> str | None:
+    if param.choices and value not in param.choices:
+        return f"found {value!r}, expected {' or '.join(choice or 'the empty text' for choice in param.choices)}"
+    if param.low is not None and not value >= param.low:
+        return f"found {value!r}, expected {param.low} or more"
+    if param.high is not None and not value <= param.high:
+        return f"found {value!r}, expected {param.high} or less"
+    return None
+
+
+def complaints(values: dict[str, Any], declared: dict[str, Param]) -> list[str]:
+    """One line for every value of a wrong type, choice or range, missing folder and impossible pair."""
+    problems = [line for name, value in values.items() if (line := complaint(name, declared[name], value))]
+    low, high = (values.get(name) for name in ("min_len_exp", "max_len_exp"))
+    if type(low) is type(high) is int and low > high:
+        problems.append(f"min_len_exp: found {low}, expected at most max_len_exp, which is {high}")
+    return problems
+
+
+def refuse(problems: list[str]) -> None:
+    """Raise one ParameterError with all problems, or none where there are none."""
+    if problems:
+        raise ParameterError("\n".join(["the parameters cannot be used:", *(f"  {line}" for line in problems)]))
+
+
+def resolve(name: str, param: Param, value: Any) -> Any:
+    """The value that the library is called with: an empty value becomes what it stands for, a number its type."""
+    if param.blank and not value:
+        return param.stands_for
+    return float(value) if param.type == "float" else value
+
+
+def read_text(param: Param, text: str) -> Any:
+    """A value given on the command line: texts as they are, everything else as a YAML literal."""
+    if param.type == "str":
+        return "" if param.blank and text.lower() in ("none", "null") else text
+    if param.type in ("int", "float"):
+        return _number(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if param.type == "list" and isinstance(value, str):
+        return [value]
+    return bool(value) if param.type == "bool" and value in (0, 1) else value
+
+
+def _number(text: str) -> int | float | str | None:
+    """YAML 1.1 reads 1e-3 as a text, so numbers are read as Python does."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None if text.lower() in ("none", "null") else text
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """The line for a name that no notebook takes: the nearest names first, then all."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{name}: unknown parameter; {hint}known are {', '.join(known)}"

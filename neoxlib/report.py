@@ -1,0 +1,161 @@
+"""Run notebooks headless: papermill executes, the run folder keeps what there is, `pages` makes the HTML,
+whether or not it went well.
+
+Exit codes: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
+from papermill.exceptions import PapermillExecutionError, strip_color
+
+from neoxlib import pages
+from neoxlib.body import cell_name
+from neoxlib.environment import without_home
+from neoxlib.jobs import Job, find, near, prepare, read_preset
+from neoxlib.run import SCHEMA_VERSION, new_folder, outputs_root, stamp, write_results
+
+OK, CELL_FAILED, BAD_PARAMETERS, CHECK_FAILED = 0, 1, 2, 3
+WORST_FIRST = (BAD_PARAMETERS, CELL_FAILED, CHECK_FAILED, OK)
+CODES = {"ok": OK, "failed": CELL_FAILED, "check-failed": CHECK_FAILED}
+
+EXPLAINED = {
+    "DeadKernelError": "The notebook's process ended without a Python error: killed (often: out of memory) or crashed.",
+    "CellTimeoutError": "The cell took longer than --timeout allows.",
+}
+
+Say = Callable[[str], None]
+
+
+class ThisPython(AsyncKernelManager):
+    """Kernels of the interpreter that runs us, whatever kernelspecs are installed; their channels are encrypted."""
+
+    transport_encryption = "auto"
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
+
+    async def start_kernel(self, **options: Any) -> None:
+        """As ever, but what the process itself says, say in a crash, is kept with the run's logs."""
+        log = Path(os.environ["NEOXLIB_RUN_DIR"]) / "logs" / "kernel.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("wb") as stderr:
+            await super().start_kernel(stderr=stderr, **options)
+
+
+def report(notebooks: Iterable[str], presets: Iterable[str], texts: Iterable[tuple[str, str]], *,
+           outputs: Path | None = None, timeout: int | None = None, say: Say) -> int:  # fmt: skip
+    """Run the notebooks one after the other and make their pages and the index; returns the worst exit code.
+
+    Raises:
+        ParameterError: before any kernel starts, with every unknown notebook, unknown name and impossible value.
+    """
+    jobs = prepare([find(name) for name in notebooks], [read_preset(name) for name in presets], list(texts))
+    root = outputs.absolute() if outputs else outputs_root()
+    ended = [run_one(job, root, timeout, say) for job in jobs]
+    index = pages.write_index(root)
+    say("")
+    for _, folder in ended:
+        say(f"{pages.read_results(folder)['status']:<14}{near(folder / 'report.html')}")
+    say(near(index))
+    codes = {OK, *(code for code, _ in ended)}
+    return next(code for code in WORST_FIRST if code in codes)
+
+
+def run_one(job: Job, root: Path, timeout: int | None, say: Say) -> tuple[int, Path]:
+    """Execute one notebook into a new run folder; whatever happens, results.json and report.html are there after."""
+    folder = new_folder(root, job.name, job.values)
+    shutil.copyfile(job.path, folder / "notebook.ipynb")  # there is something to show even if nothing runs
+    started = datetime.now(UTC)
+    say(f"{job.name} → {near(folder)}")
+    error = _execute(job, folder, timeout, Progress(say))
+    results = _close(job, folder, started, error)
+    pages.write_report(folder)
+    bad_parameters = results["status"] == "failed" and results["error"]["type"] == "ParameterError"
+    return BAD_PARAMETERS if bad_parameters else CODES[results["status"]], folder
+
+
+class Progress:
+    """One plain line per code cell; remembers which cell is running, for kernels that die without a word."""
+
+    def __init__(self, say: Say) -> None:
+        self.say, self.number, self.total, self.cell, self.began = say, 0, 0, None, 0.0
+
+    def start(self, cell: nbformat.NotebookNode, cell_index: int) -> None:
+        if cell.cell_type == "code":
+            self.number, self.cell, self.began = self.number + 1, cell, time.perf_counter()
+
+    def done(self, cell: nbformat.NotebookNode, cell_index: int, execute_reply: Mapping[str, Any]) -> None:
+        self._line("" if execute_reply["content"]["status"] == "ok" else "  stopped")
+
+    def broke(self) -> None:
+        if self.cell:
+            self._line("  broken off")
+
+    def _line(self, ending: str) -> None:
+        seconds = time.perf_counter() - self.began
+        self.say(f"  [{self.number}/{self.total}] {cell_name(self.cell)} … {seconds:.1f} s{ending}")
+
+
+def _execute(job: Job, folder: Path, timeout: int | None, progress: Progress) -> dict[str, Any] | None:
+    """Run papermill; returns what went wrong: type, message, and the number and source of the cell."""
+    notebook = nbformat.read(job.path, as_version=4)
+    progress.total = sum(cell.cell_type == "code" for cell in notebook.cells) + bool(job.given)
+    os.environ["NEOXLIB_RUN_DIR"] = str(folder)
+    try:
+        papermill.execute_notebook(
+            _unformatted(job.path), _unformatted(folder / "notebook.ipynb"), parameters=job.given, progress_bar=False,
+            kernel_name="python3", language="python", kernel_manager_class=ThisPython, execution_timeout=timeout,
+            coalesce_streams=True, on_cell_execute=progress.start, on_cell_executed=progress.done,
+        )  # fmt: skip
+    except PapermillExecutionError as error:
+        return _cause(error.ename, error.evalue, progress)
+    except Exception as error:  # a dead kernel, a timeout, a disk that is full: all of them must leave a report
+        progress.broke()
+        kind = type(error).__name__
+        return _cause(kind, EXPLAINED.get(kind, str(error)), progress)
+    finally:
+        os.environ.pop("NEOXLIB_RUN_DIR", None)
+    return None
+
+
+def _cause(kind: str, message: str, progress: Progress) -> dict[str, Any]:
+    source = progress.cell.source if progress.cell else ""
+    message = without_home(strip_color(message)).strip() or "no message"
+    return {"type": kind, "message": message, "cell": progress.number, "source": source}
+
+
+def _close(job: Job, folder: Path, started: datetime, error: dict[str, Any] | None) -> dict[str, Any]:
+    """Complete results.json from outside: the error, and the end of a run whose notebook did not finish it itself."""
+    try:
+        results = pages.read_results(folder)
+    except ValueError:  # it never came to Run.start
+        results = pages.NO_RUN | {"schema_version": SCHEMA_VERSION, "notebook": job.name, "run": folder.name,
+                                  "status": "running", "parameters": job.values, "given": list(job.given),
+                                  "started": stamp(started)}  # fmt: skip
+    check_failed = bool(error) and error["type"] == "CheckFailed"
+    if check_failed and results["status"] == "check-failed":
+        error = None  # the table of checks says it better
+    if error or results["status"] == "running":
+        now = datetime.now(UTC)
+        status = "check-failed" if check_failed else "failed" if error else "ok"
+        seconds = round((now - started).total_seconds(), 3)
+        results |= {"status": status, "error": error, "finished": stamp(now), "seconds": seconds}
+    write_results(folder, results)
+    return results
+
+
+def _unformatted(path: Path) -> str:
+    """papermill fills braces in paths; ours are meant."""
+    return str(path).replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,314 @@
+"""Headless runs: every way a notebook can end leaves results, an offline report and the right exit code."""
+
+import json
+
+import nbformat
+import papermill
+import pytest
+from bs4 import BeautifulSoup
+from click.testing import CliRunner
+from nbformat import v4
+
+from neoxlib import jobs, pages, report
+from neoxlib.__main__ import cli
+from neoxlib.errors import ParameterError
+from tests.test_body import Loads
+
+PARAMETERS = """\
+world_size: int = 2  # ranks
+prompts: list = []  # texts
+plan_only: bool = False  # stop
+colour: str = "red"  # known to this notebook alone"""
+
+FIGURE = """\
+import matplotlib.pyplot as plt
+fig, ax = plt.subplots()
+ax.set_title("月亮")
+run.figure("moon", fig)"""
+
+STREAM = """\
+import sys, time
+for piece in ("The ", "moon ", "turns"):
+    print(piece, end="", flush=True)
+    time.sleep(0.05)
+print("\\r 10 %\\r100 %", file=sys.stderr)
+"""
+
+TABLE = """\
+import pandas as pd
+run.metrics(first_token_ms=2.5)
+run.check("parity", True, "1e-06 < 1e-04")
+run.save("answers", pd.DataFrame({"text": ["<b>bold</b><script>alert(1)</script>"], "p": [0.5]}))"""
+
+DIES_WITH_ITS_RANK = """\
+from neoxlib.errors import RankError
+(run.logs / "rank1.log").write_text("rank 1 says <boom>")
+raise RankError("rank 1 of 2 died")"""
+
+TITLE = "# Does it <i>run</i>?\n\nA [link](https://example.org) and ![a picture](https://example.org/x.png).\n\n## Part"
+
+
+def write(folder, name, *sources):
+    """A notebook of markdown (starting with #) and code cells; the first code cell declares the parameters."""
+    cells = [v4.new_markdown_cell(s) if s.startswith("#") else v4.new_code_cell(s) for s in sources]
+    next(cell for cell in cells if cell.cell_type == "code").metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path = folder / f"{name}.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return str(path)
+
+
+def start(name):
+    return f'from neoxlib.run import Run\nrun = Run.start("{name}", globals())\nrun.params'
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+    """One notebook for each way to end."""
+    folder = tmp_path_factory.mktemp("books")
+    ends = {
+        "fine": (FIGURE, STREAM + TABLE, "run.stop_if_plan_only()", "run.finish()"),
+        "raises": (TABLE, DIES_WITH_ITS_RANK, "run.finish()"),
+        "doubts": ('run.check("top-1 agreement", False, "96 %")', "run.finish()"),
+        "dies": ("import os; os._exit(3)", "run.finish()"),
+    }
+    return {name: write(folder, name, TITLE, PARAMETERS, start(name), *cells) for name, cells in ends.items()}
+
+
+@pytest.fixture(scope="module")
+def ran(books, tmp_path_factory):
+    """All of them in one go: the exit code and what was said, and per notebook its folder, results and page.
+
+    The kernel that is installed by the name python3 is a broken one: reports run the Python that makes them.
+    """
+    spec = tmp_path_factory.mktemp("jupyter") / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text('{"argv": ["false"], "display_name": "broken", "language": "python"}', encoding="utf-8")
+    outputs = tmp_path_factory.mktemp("a {brace}") / "outputs"
+    given = ["-p", "prompts", '["月亮", "</pre><script>alert(2)</script>"]', "--outputs", str(outputs)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(spec.parents[2]))
+        said = CliRunner().invoke(cli, ["report", *books.values(), *given], catch_exceptions=False)
+    runs = {}
+    for name in books:
+        (folder,) = (outputs / name).iterdir()
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        runs[name] = (folder, results, (folder / "report.html").read_text(encoding="utf-8"))
+    return said, outputs, runs
+
+
+def test_exit_code_is_the_worst_and_all_were_run(ran):
+    said, outputs, runs = ran
+    assert said.exit_code == report.CELL_FAILED
+    statuses = {name: results["status"] for name, (_, results, _) in runs.items()}
+    assert statuses == {"fine": "ok", "raises": "failed", "doubts": "check-failed", "dies": "failed"}
+    lines = said.output.strip().splitlines()
+    assert lines[-1] == str(outputs / "index.html")
+    assert [line.split()[0] for line in lines[-5:-1]] == list(statuses.values())
+
+
+def test_progress_is_one_plain_line_per_cell(ran):
+    said, _, runs = ran
+    lines = [line for line in said.output.splitlines() if line.startswith("  [")]
+    assert lines[0].startswith("  [1/7] parameters … ") and "\r" not in said.output
+    assert sum("stopped" in line for line in lines) == 2 and sum("broken off" in line for line in lines) == 1
+    cells = [cell for name in runs for cell in nbformat.read(runs[name][0] / "notebook.ipynb", 4).cells]
+    assert len(lines) == sum(cell.cell_type == "code" for cell in cells) - 2, "all but the two after a failure"
+
+
+def test_results_keep_what_was_known_before_the_failure(ran):
+    _, results, _ = ran[2]["raises"]
+    assert results["metrics"] == {"first_token_ms": 2.5} and results["checks"][0]["passed"]
+    error = results["error"]
+    assert (error["type"], error["message"], error["cell"]) == ("RankError", "rank 1 of 2 died", 5)
+    assert results["finished"] and results["seconds"] > 0
+
+
+def test_results_hold_parameters_with_the_given_ones_named(ran):
+    _, results, _ = ran[2]["fine"]
+    assert results["parameters"]["prompts"][0] == "月亮" and results["parameters"]["world_size"] == 2
+    assert results["given"] == ["prompts"] and results["schema_version"] == 1
+
+
+def test_failed_report_opens_with_the_cause_and_the_logs(ran):
+    page = BeautifulSoup(ran[2]["raises"][2], "html.parser")
+    cause = page.select_one(".cause")
+    assert "RankError" in cause.h2.text and cause.h2.a["href"] == "#cell-5" and page.select_one("#cell-5")
+    assert "rank 1 of 2 died" in cause.text and "rank 1 says <boom>" in cause.text
+    assert "not run" in page.select_one("#cell-6").text and "Traceback" in page.select_one("#cell-5").text
+    assert "papermill-error-cell" not in ran[2]["raises"][2]
+
+
+def test_a_dead_kernel_is_explained_at_its_cell(ran):
+    _, results, text = ran[2]["dies"]
+    assert results["error"]["type"] == "DeadKernelError" and "os._exit" in results["error"]["source"]
+    assert "ended without a Python error" in BeautifulSoup(text, "html.parser").select_one(".cause").text
+
+
+def test_failed_check_is_shown_as_such(ran):
+    page = BeautifulSoup(ran[2]["doubts"][2], "html.parser")
+    assert page.select_one("h1 .badge").text == "check failed" and not page.select_one(".cause")
+    assert "FAIL" in page.text and "top-1 agreement" in page.text
+
+
+def test_pages_load_and_run_nothing_from_elsewhere(ran):
+    _, outputs, runs = ran
+    pages_made = [text for *_, text in runs.values()] + [(outputs / "index.html").read_text(encoding="utf-8")]
+    for text in pages_made:
+        loads = Loads(text)
+        assert loads.found == [] and loads.scripts == 1, "only our own few lines run"
+        assert "default-src 'none'" in text
+
+
+def test_what_models_and_users_write_stays_text(ran):
+    for *_, text in ran[2].values():
+        page = BeautifulSoup(text, "html.parser")
+        assert "</pre><script>alert(2)</script>" in page.select_one("#parameters").find_next("td").find_next("td").text
+        assert "alert(" not in "".join(script.text for script in page.find_all("script"))
+    fine = BeautifulSoup(ran[2]["fine"][2], "html.parser")
+    assert any("<b>bold</b>" in cell.text for cell in fine.select("main td")) and not fine.select("main td b")
+    assert fine.h1.i is None and "<i>run</i>" in fine.h1.text
+
+
+def test_report_has_what_a_colleague_looks_for(ran):
+    page = BeautifulSoup(ran[2]["fine"][2], "html.parser")
+    assert "2 ranks" in page.select_one(".what").text and "torch 2." in page.select_one(".what").text
+    assert "first_token_ms" in page.select_one(".metrics").text and "2.5" in page.select_one(".metrics").text
+    assert "PASS" in page.select_one("#checks").find_next("table").text
+    assert "月亮" in page.select_one("main figure svg").text, "figures are inline and their text is text"
+    assert "月亮" in page.select_one("#parameters").find_next("table").text
+    assert all("open" not in part.attrs for part in page.select("details.code")), "code is folded"
+    assert page.select_one(".contents a")["href"] == "#" + page.select_one("main h2")["id"]
+    assert len(page.select(".times tr")) == 7 and page.select_one("#environment").find_next("td").text == "cpu"
+
+
+def test_streamed_text_is_one_piece_and_a_progress_bar_its_last_state(ran):
+    page = BeautifulSoup(ran[2]["fine"][2], "html.parser")
+    assert [part.text.strip() for part in page.select("main .output_stream pre")] == ["The moon turns", "100 %"]
+
+
+def test_links_of_the_index_lead_to_files(ran):
+    _, outputs, runs = ran
+    page = BeautifulSoup((outputs / "index.html").read_text(encoding="utf-8"), "html.parser")
+    links = [a["href"] for a in page.select("table a")]
+    assert len(links) == 3 * len(runs) and all((outputs / link).is_file() for link in links)
+    rows = [row.text for row in page.select("tbody tr")]
+    assert "dies" in rows[0] and "fine" in rows[-1], "newest first"
+    assert "月亮" in rows[0] and "first_token_ms" in rows[-1]
+
+
+def test_index_shows_broken_and_partial_folders(tmp_path):
+    for name, content in {"a": None, "b": "{", "c": "[]", "d": '{"metrics": 3}', "e": '{"status": "running"}'}.items():
+        folder = tmp_path / "02_inference" / name
+        folder.mkdir(parents=True)
+        if content is not None:
+            (folder / "results.json").write_text(content, encoding="utf-8")
+    page = BeautifulSoup(pages.write_index(tmp_path).read_text(encoding="utf-8"), "html.parser")
+    assert [badge.text for badge in page.select("td .badge")] == ["running", *["broken"] * 4]
+    assert "no results.json" in page.select("tbody tr")[-1].text
+
+
+def test_index_of_no_runs_says_so(tmp_path):
+    assert "No run yet" in pages.write_index(tmp_path / "outputs").read_text(encoding="utf-8")
+
+
+# --- before a kernel starts
+
+
+def refused(books, *given):
+    said = CliRunner().invoke(cli, ["report", books["fine"], books["raises"], *given], catch_exceptions=False)
+    assert said.exit_code == report.BAD_PARAMETERS and not said.stdout
+    return said.stderr
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
+
+
+def test_unknown_names_and_wrong_types_are_listed_together_and_start_nothing(books, outputs):
+    said = refused(books, "-p", "wrold_size", "4", "-p", "colur", "blue", "-p", "plan_only", "perhaps")
+    assert "wrold_size: unknown parameter; did you mean world_size? known are colour, plan_only, prompts" in said
+    assert "colur: unknown parameter; did you mean colour?" in said
+    assert "plan_only: found 'perhaps', which is str, expected bool" in said
+    assert not outputs.exists() and "Traceback" not in said
+
+
+def test_values_out_of_range_are_refused(books, outputs):
+    assert "world_size: found 0, expected 1 or more" in refused(books, "-p", "world_size", "0")
+    assert "world_size: found 'two', which is str, expected int" in refused(books, "-p", "world_size", "two")
+
+
+def test_unknown_notebooks_and_presets_are_refused_with_what_there_is(books, outputs, tmp_path):
+    said = CliRunner().invoke(cli, ["report", "05_dance"])
+    assert said.exit_code == 2 and "no notebook '05_dance'" in said.stderr
+    assert "no preset 'nope'" in refused(books, "-f", "nope")
+    (tmp_path / "list.yaml").write_text("[1]", encoding="utf-8")
+    assert "holds list, expected lines of the form name: value" in refused(books, "-f", str(tmp_path / "list.yaml"))
+    (tmp_path / "typo.yaml").write_text("wrold_size: 2", encoding="utf-8")
+    assert "did you mean world_size" in refused(books, "-f", str(tmp_path / "typo.yaml"))
+
+
+def test_later_values_win_and_go_only_to_notebooks_that_take_them(tmp_path):
+    paths = [jobs.find(write(tmp_path, "one", PARAMETERS)), jobs.find(write(tmp_path, "two", "seed: int = 0  # s"))]
+    presets = [{"world_size": 4, "seed": 1}, {"world_size": 8, "case_pair": [[1, 2]]}]
+    one, two = jobs.prepare(paths, presets, [("seed", "3"), ("colour", "1e5")])
+    assert one.given == {"world_size": 8, "colour": "1e5"} and two.given == {"seed": 3}
+
+
+def test_null_in_a_preset_means_the_default(tmp_path):
+    (job,) = jobs.prepare([jobs.find(write(tmp_path, "one", PARAMETERS))], [{"prompts": None}], [])
+    assert job.given == {"prompts": []}
+
+
+def test_parameters_cell_may_use_any_annotation(tmp_path):
+    cell = 'a: int | None = None  # x = y\nb: "list[str]" = ["#"]  # z\nc = 3\n'
+    write(tmp_path, "one", cell)
+    declared = jobs.declared_in(tmp_path / "one.ipynb")
+    assert {name: param.default for name, param in declared.items()} == {"a": None, "b": ["#"]}
+    with pytest.raises(ParameterError, match="b: found 3, which is int, expected list"):
+        jobs.prepare([tmp_path / "one.ipynb"], [{"b": 3}], [])
+
+
+@pytest.mark.parametrize("content", ["not JSON", "[]", '{"cells": 3}'])
+def test_a_file_that_is_no_notebook_is_refused(tmp_path, content):
+    (tmp_path / "x.ipynb").write_text(content, encoding="utf-8")
+    said = CliRunner().invoke(cli, ["report", str(tmp_path / "x.ipynb")])
+    assert said.exit_code == 2 and "is no notebook" in said.stderr
+
+
+def test_a_parameters_cell_that_computes_is_refused(tmp_path):
+    """papermill would keep a derived value when the one that it is derived from is given."""
+    said = CliRunner().invoke(cli, ["report", write(tmp_path, "one", "seed: int = 2 + len([])  # s")])
+    assert said.exit_code == 2 and "plain parameters" in said.stderr
+
+
+# --- other ways to run
+
+
+def test_plain_papermill_makes_its_own_run_folder(books, outputs, tmp_path):
+    papermill.execute_notebook(books["fine"], tmp_path / "out.ipynb", {"plan_only": True}, progress_bar=False)
+    (folder,) = (outputs / "fine").iterdir()
+    results = pages.read_results(folder)
+    assert results["status"] == "ok" and results["given"] == ["plan_only"]
+
+
+def test_cells_after_plan_only_are_shown_as_skipped_and_the_stop_is_not_shown(tmp_path):
+    nb = v4.new_notebook(cells=[v4.new_code_cell("run.stop_if_plan_only()"), v4.new_code_cell("session.work()")])
+    stop = v4.new_output("error", ename="SystemExit", evalue="0", traceback=["x"])
+    nb.cells[0].update(execution_count=1, outputs=[stop])
+    nbformat.write(nb, tmp_path / "notebook.ipynb")
+    results = {"status": "ok", "parameters": {"plan_only": True}}
+    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    text = pages.write_report(tmp_path).read_text(encoding="utf-8")
+    assert "skipped because of plan_only" in text and "SystemExit" not in text
+
+
+def test_a_cell_that_takes_too_long_is_told(tmp_path, outputs):
+    path = write(tmp_path, "slow", "seed: int = 0  # s", "import time; time.sleep(60)")
+    said = CliRunner().invoke(cli, ["report", path, "--timeout", "1"], catch_exceptions=False)
+    assert said.exit_code == report.CELL_FAILED
+    (folder,) = (outputs / "slow").iterdir()
+    results = pages.read_results(folder)
+    assert results["error"]["type"] == "CellTimeoutError" and results["parameters"] == {"seed": 0}
