@@ -1,0 +1,223 @@
+"""Read any published checkpoint folder: which tensor is in which file. How a tensor is cut is not known here."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neoxlib.errors import WeightsError
+from neoxlib.pieces import BLOCK, Piece, load_whole, matrix, read_header, read_pickle
+
+# In order of preference: the first that a folder has is read.
+LAYOUTS = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+MANIFEST, JOURNAL, PARTS = "manifest.json", "shard.progress.jsonl", "part_model"
+FORMAT = "neoxlib-shards"
+PART_KEY = "neoxlib_part"  # in a safetensors header: "1/2" in the files of part_model/1 of two ranks
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of the checkpoint: one piece, or the ranks' pieces that join along `dim`."""
+
+    pieces: tuple[Piece, ...]
+    dim: int | None = None
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        shape = list(self.pieces[0].shape)
+        if self.dim is not None:
+            shape[self.dim] = sum(piece.shape[self.dim] for piece in self.pieces)
+        return tuple(shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pieces[0].dtype
+
+    @property
+    def place(self) -> tuple[Path, int]:
+        """File and offset: tensors sorted by it are read in one sweep."""
+        return self.pieces[0].path, self.pieces[0].offset or 0
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read_into(self, out: Tensor, index: tuple[slice, ...]) -> None:
+        """Fill `out` with `self[index]`, one slice per dimension; only the pieces that overlap it are opened."""
+        box = index if len(index) == 2 else (*index, slice(0, 1))
+        out = out.view(box[0].stop - box[0].start, -1) if out.ndim == 1 else out
+        if self.dim is None:
+            return self.pieces[0].read_into(out, *box)
+        first = 0
+        for piece in self.pieces:
+            wanted, length = box[self.dim], piece.shape[self.dim]
+            start, stop = max(wanted.start, first), min(wanted.stop, first + length)
+            if start < stop:
+                source = list(box)
+                source[self.dim] = slice(start - first, stop - first)
+                piece.read_into(out.narrow(self.dim, start - wanted.start, stop - start), *source)
+            first += length
+        return None
+
+    def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """The whole as (rows, block [rows, columns]), BLOCK bytes at a time; a block holds until the next is asked."""
+        height, width = matrix(self.shape)
+        step = max(1, BLOCK // (width * self.dtype.itemsize))
+        block = torch.empty(min(step, height), width, dtype=self.dtype)
+        for start in range(0, height, step):
+            rows = slice(start, min(start + step, height))
+            self.read_into(block[: rows.stop - start], (rows, slice(0, width)))
+            yield rows, block[: rows.stop - start]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a model folder by their names in it, in the order of its files.
+
+    `part` is (rank, world size) of a folder `part_model/{rank}`, whose tensors are that rank's; (0, 1) otherwise.
+    `source_names` maps names to those of the unsplit checkpoint a cut was made from, where they differ.
+    """
+
+    folder: Path  # the folder with config.json and the tokenizer
+    files: tuple[Path, ...]
+    tensors: dict[str, Stored]
+    part: tuple[int, int] = (0, 1)
+    source_names: dict[str, str] = field(default_factory=dict)
+
+
+def open_checkpoint(folder: str | Path) -> Checkpoint:
+    """Find every tensor of a model folder without reading its data.
+
+    Takes a published checkpoint (safetensors or .bin, one file or an index), a folder that `shard` wrote, or one
+    `part_model/{rank}` of it. Raises WeightsError: nothing found, files missing, truncated, corrupt or unsafe.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise WeightsError(f"model folder {str(folder)!r} does not exist or is not a folder")
+    load_whole.cache_clear()
+    if (manifest := read_manifest(folder)) is not None:
+        return _open_shards(folder, manifest)
+    if (folder / JOURNAL).exists():
+        raise WeightsError(f"{folder} is not finished: run the same shard or merge again to resume")
+    for layout in LAYOUTS:
+        if (folder / layout).is_file():
+            return _open_published(folder, layout)
+    raise WeightsError(_nothing_found(folder))
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder that `shard` finished; None where there is none of ours."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        return None
+    if manifest.get("version") != 1:
+        raise WeightsError(f"{path} has version {manifest.get('version')!r}; this neoxlib reads version 1: cut anew")
+    if lost := [key for key in ("source_fingerprint", "world_size", "files", "tensors") if key not in manifest]:
+        raise WeightsError(f"{path} lacks {', '.join(lost)}; cut anew")
+    if outside := [file for file in manifest["files"] if file.startswith("/") or ".." in file.split("/")]:
+        raise WeightsError(f"{path} names files outside its folder, which is refused: {', '.join(outside)}")
+    return manifest
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises WeightsError when it is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
+        raise WeightsError(f"{path} is not readable JSON ({error}); copy it anew") from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} holds a {type(value).__name__}, not an object; copy it anew")
+    return value
+
+
+def _open_published(folder: Path, layout: str) -> Checkpoint:
+    listed: dict[str, str] = {}
+    if layout.endswith(".index.json"):
+        listed = _read_index(folder / layout)
+        files = [folder / name for name in dict.fromkeys(listed.values())]
+    else:
+        files = [folder / layout]
+    found, metadata = {}, {}
+    for file in sorted(files):
+        if file.suffix == ".safetensors":
+            pieces, metadata = read_header(file)
+        else:
+            pieces = read_pickle(file)
+        found[file.name] = pieces
+    if lost := [f"{name} in {file}" for name, file in listed.items() if name not in found[file]]:
+        raise WeightsError(f"{folder / layout} lists tensors that their files do not hold:\n  " + "\n  ".join(lost))
+    tensors = {
+        name: Stored((piece,)) for file, pieces in found.items() for name, piece in pieces.items()
+        if listed.get(name, file) == file
+    }
+    rank, _, size = metadata.get(PART_KEY, "0/1").partition("/")
+    return Checkpoint(folder, tuple(sorted(files)), tensors, (int(rank), int(size)))
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """The index's tensor -> file, every file present and beside the index."""
+    listed = read_json(path).get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
+        raise WeightsError(f"{path} has no weight_map of tensor and file name; copy it anew")
+    files = sorted(set(listed.values()))
+    # A link out of the folder is fine (download caches are made of them); a name that leads out is not.
+    if outside := [file for file in files if file in ("", ".", "..") or "/" in file or "\\" in file]:
+        raise WeightsError(f"{path} names files that are not beside it, which is refused: {', '.join(outside)}")
+    if missing := [file for file in files if not (path.parent / file).is_file()]:
+        raise WeightsError(f"{path.parent} lacks {len(missing)} of {len(files)} weight files: {', '.join(missing)}")
+    return listed
+
+
+def _open_shards(folder: Path, manifest: dict[str, Any]) -> Checkpoint:
+    """The ranks' files of a cut as one checkpoint, whatever the world size that reads it."""
+    files = [folder / name for name in manifest["files"] if name.endswith(".safetensors")]
+    if missing := [str(file.relative_to(folder)) for file in files if not file.is_file()]:
+        raise WeightsError(f"{folder} lacks files of its manifest: {', '.join(missing)}; copy them, or cut anew")
+    headers = {str(file.relative_to(folder)): read_header(file)[0] for file in files}
+    tensors, lost = {}, []
+    for name, entry in manifest["tensors"].items():
+        lost += [f"{name} in {file}" for file in entry["files"] if name not in headers.get(file, {})]
+        if not lost:
+            pieces = tuple(headers[file][name] for file in entry["files"])
+            tensors[name] = Stored(pieces if entry["cut"] is not None else pieces[:1], entry["cut"])
+    if lost:
+        raise WeightsError(f"{folder}: the manifest tells of tensors that are not there:\n  " + "\n  ".join(lost))
+    names = {name: entry["source_name"] for name, entry in manifest["tensors"].items()}
+    return Checkpoint(folder / PARTS / "0", tuple(files), tensors, source_names=names)
+
+
+def _nothing_found(folder: Path) -> str:
+    here = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+    if (folder / PARTS).is_dir():
+        return f"{folder} has {PARTS}/ but no {MANIFEST}: a cut not finished (run shard again) or not made by neoxlib"
+    if (folder.parent / MANIFEST).is_file():
+        return f"{folder} is inside a cut; give {folder.absolute().parent}, which is read at any world size"
+    return f"{folder} holds no weights: looked for {', '.join(LAYOUTS)} and {MANIFEST}; found {here}"
+
+
+def fingerprint(checkpoint: Checkpoint) -> str:
+    """sha256 over config.json and, of every weight file, its name, size and 64 runs of 4 KiB spread evenly.
+
+    Cheap at any size, and it tells apart two training steps of one model, whose names and sizes agree.
+    """
+    digest = hashlib.sha256((checkpoint.folder / "config.json").read_bytes())
+    for path in checkpoint.files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb", buffering=0) as file:
+            for n in range(64):
+                file.seek(max(0, size - 4096) * n // 63)
+                digest.update(file.read(4096))
+    return digest.hexdigest()

@@ -1,0 +1,188 @@
+"""Stream a checkpoint's tensors into the files of every rank, block by block; what a kill leaves is taken up again."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neoxlib import files
+from neoxlib.checkpoint import FORMAT, JOURNAL, MANIFEST, PART_KEY, Stored
+from neoxlib.errors import WeightsError
+from neoxlib.files import Entry, Journal, Layout, Meter, TensorFile
+from neoxlib.layers import Cut
+from neoxlib.pieces import load_whole
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor on its way: where it is, its name in the new files and in the unsplit checkpoint, dtype and rule."""
+
+    stored: Stored
+    name: str
+    source_name: str
+    dtype: torch.dtype
+    rule: Cut
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which tensors go into which file of which rank's folder. Each group is one file per rank, in reading order.
+
+    `request` says what this is a cut of: a journal or manifest with another request is not this job's.
+    """
+
+    root: Path
+    folders: tuple[str, ...]  # by rank, under root; "." alone when merging
+    groups: tuple[tuple[Target, ...], ...]
+    companions: dict[str, bytes]  # config.json, tokenizer files: the same in every folder
+    request: dict[str, Any]
+
+    def file(self, rank: int, group: int) -> str:
+        """Path under root of a rank's file."""
+        count = len(self.groups)
+        name = "model.safetensors" if count == 1 else f"model-{group + 1:05}-of-{count:05}.safetensors"
+        return self.path(rank, name)
+
+    def path(self, rank: int, name: str) -> str:
+        """Path under root of a name in a rank's folder."""
+        return os.path.normpath(f"{self.folders[rank]}/{name}")
+
+    def layout(self, rank: int, group: int) -> Layout:
+        """Names, dtypes and local shapes in a rank's file."""
+        size = len(self.folders)
+        return {t.name: (t.dtype, t.rule.shape(t.stored.shape, rank, size)) for t in self.groups[group]}
+
+    def header(self, rank: int, group: int) -> bytes:
+        """Head of a rank's file, which marks it as that rank's part."""
+        size = len(self.folders)
+        return files.header_of(self.layout(rank, group), {PART_KEY: f"{rank}/{size}"} if size > 1 else {})
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every weight file."""
+        places = [(rank, group) for rank in range(len(self.folders)) for group in range(len(self.groups))]
+        return {self.file(*at): len(self.header(*at)) + files.data_bytes(self.layout(*at)) for at in places}
+
+
+def write(job: Job, progress: bool) -> dict[str, Any]:
+    """Write what the journal does not hold yet; of a cut, the manifest comes last. Returns the manifest.
+
+    Raises ShardError when the disk is too small, fills up, or another process writes there.
+    """
+    sizes = job.sizes()
+    kept = sum(size for file, size in sizes.items() if (job.root / file).is_file())
+    small = len(job.folders) * sum(len(data) for data in job.companions.values())
+    files.check_space(job.root, sum(sizes.values()) - kept + small)
+    with files.disk_errors(job.root):
+        for folder in job.folders:
+            (job.root / folder).mkdir(parents=True, exist_ok=True)
+        journal = Journal(job.root / JOURNAL, job.request)
+        try:
+            written = {**_write_companions(job), **_write_weights(job, sizes, journal, progress), **_write_indexes(job)}
+            return _finish(job, written, journal)
+        finally:
+            journal.close()
+            load_whole.cache_clear()
+
+
+def _write_companions(job: Job) -> dict[str, Entry]:
+    places = [(job.path(rank, name), data) for rank in range(len(job.folders)) for name, data in job.companions.items()]
+    return {path: files.write_bytes(job.root / path, data) for path, data in places}
+
+
+def _write_weights(job: Job, sizes: dict[str, int], journal: Journal, progress: bool) -> dict[str, Entry]:
+    done = {file: entry for file, entry in journal.done.items() if files.has_size(job.root / file, entry)}
+    started = sum(entry["bytes"] for entry in done.values())
+    with Meter(job.request["kind"], sum(sizes.values()), started, progress) as meter, ThreadPoolExecutor(1) as pool:
+        for group in range(len(job.groups)):
+            ranks = [rank for rank in range(len(job.folders)) if job.file(rank, group) not in done]
+            if ranks:
+                _write_group(job, group, ranks, journal, meter, pool)
+    return {file: journal.done[file] for file in sizes}
+
+
+def _write_group(
+    job: Job, group: int, ranks: list[int], journal: Journal, meter: Meter, pool: ThreadPoolExecutor
+) -> None:
+    """One file of each rank in `ranks`, the source read once: a block goes to all of them before the next is read."""
+    outputs: dict[int, TensorFile] = {}
+    try:
+        for rank in ranks:
+            outputs[rank] = TensorFile(job.root / job.file(rank, group), job.header(rank, group), pool)
+            meter.add(outputs[rank].bytes)
+        for target in job.groups[group]:
+            for rows, block in target.stored.row_blocks():
+                block = cast(block, target.dtype, target.source_name)
+                for rank, output in outputs.items():
+                    output.write(part := _part(target, block, rows, rank, len(job.folders)))
+                    meter.add(part.nbytes)
+        for rank, output in outputs.items():
+            journal.record(job.file(rank, group), output.finish())
+    finally:
+        for output in outputs.values():
+            output.abandon()
+
+
+def _part(target: Target, block: Tensor, rows: slice, rank: int, size: int) -> Tensor:
+    """What of `block`, the tensor's `rows`, is the rank's: [rows here, columns here], perhaps no rows.
+
+    A row layer's bias is whole on every rank, never divided: the model adds it once, after the sum over the ranks;
+    N parts, each rounded, would not add up to it.
+    """
+    mine, *columns = target.rule.slices(target.stored.shape, rank, size)
+    start = max(mine.start, rows.start)
+    stop = max(start, min(mine.stop, rows.stop))
+    return block[(slice(start - rows.start, stop - rows.start), *columns)]
+
+
+def cast(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """The block in another dtype. Raises WeightsError where a finite value would become infinite."""
+    if block.dtype == dtype:
+        return block
+    out = block.to(dtype)
+    if not torch.equal(out.isinf(), block.isinf()):
+        worst = block[block.isfinite()].abs().max().item()
+        raise WeightsError(f"{name} holds {worst:g}, past the range of {dtype}; cut to bfloat16, or keep its dtype")
+    return out
+
+
+def _write_indexes(job: Job) -> dict[str, Entry]:
+    """Tensor -> file in each folder of several files; they come after the files, which so do not look complete."""
+    entries: dict[str, Entry] = {}
+    for rank in range(len(job.folders)) if len(job.groups) > 1 else ():
+        layouts = {Path(job.file(rank, n)).name: job.layout(rank, n) for n in range(len(job.groups))}
+        weight_map = {name: file for file, layout in layouts.items() for name in layout}
+        total = sum(files.data_bytes(layout) for layout in layouts.values())
+        path = job.path(rank, "model.safetensors.index.json")
+        entries[path] = files.write_json(job.root / path, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return entries
+
+
+def _finish(job: Job, written: dict[str, Entry], journal: Journal) -> dict[str, Any]:
+    for folder in job.folders:
+        files.sync_folder(job.root / folder)
+    manifest = _manifest(job, written)
+    if job.request["kind"] == "shard":
+        files.write_json(job.root / MANIFEST, manifest)
+    files.sync_folder(job.root)
+    journal.remove()
+    return manifest
+
+
+def _manifest(job: Job, written: dict[str, Entry]) -> dict[str, Any]:
+    """Of each tensor: `cut` is the dimension that is cut, null where every rank holds the whole; `shape` is full."""
+    dtypes = {str(target.dtype).removeprefix("torch.") for group in job.groups for target in group}
+    tensors = {
+        target.name: {
+            "cut": target.rule.dim, "shape": list(target.stored.shape), "dtype": files.CODES[target.dtype],
+            "source_name": target.source_name, "files": [job.file(rank, n) for rank in range(len(job.folders))],
+        }
+        for n, group in enumerate(job.groups) for target in group
+    }  # fmt: skip
+    return {
+        "format": FORMAT, "version": 1, **job.request, "dtype": dtypes.pop() if len(dtypes) == 1 else "mixed",
+        "files": written, "tensors": tensors,
+    }  # fmt: skip

@@ -1,0 +1,243 @@
+"""Write a folder of weight files so that a kill, a full disk or a second writer never leaves something that looks done.
+
+A file is written under a temporary name, synced and renamed; a journal keeps what is finished. No model is known here.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from neoxlib.errors import ShardError
+from neoxlib.pieces import DTYPES
+
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]  # name -> dtype and shape, in the order of the file
+Entry = dict[str, Any]  # {"bytes": ..., "sha256": ...} of a finished file
+
+
+class TensorFile:
+    """A safetensors file that is written front to back, hashed on the way, and there under its name only when whole."""
+
+    def __init__(self, path: Path, header: bytes, pool: ThreadPoolExecutor) -> None:
+        self.path, self.temporary, self.pool = path, path.with_name(path.name + ".tmp"), pool
+        self.digest, self.bytes = hashlib.sha256(), 0
+        self.file = self.temporary.open("wb", buffering=0)
+        try:
+            self._put(memoryview(header))
+        except BaseException:
+            self.abandon()
+            raise
+
+    def write(self, block: Tensor) -> None:
+        """Append a block's values, row by row; its hash is taken while the system takes in its bytes."""
+        # numpy copies a column range on this thread; torch would wake its pool for each block, at ten times the cost.
+        self._put(memoryview(np.ascontiguousarray(block.view(torch.uint8).numpy()).reshape(-1)))
+
+    def _put(self, view: memoryview) -> None:
+        hashed = self.pool.submit(self.digest.update, view)
+        self.bytes += len(view)
+        while view:
+            view = view[self.file.write(view) :]
+        hashed.result()  # the caller may use the memory again
+
+    def finish(self) -> Entry:
+        """Make the file durable under its name."""
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self.temporary, self.path)
+        return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}
+
+    def abandon(self) -> None:
+        """Leave nothing of an unfinished file."""
+        self.file.close()
+        self.temporary.unlink(missing_ok=True)
+
+
+def nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor."""
+    return math.prod(shape) * dtype.itemsize
+
+
+def data_bytes(layout: Layout) -> int:
+    """Bytes of all tensors of a file."""
+    return sum(nbytes(*entry) for entry in layout.values())
+
+
+def has_size(path: Path, entry: Entry) -> bool:
+    """Is the file there, as long as it was when it was finished?"""
+    return path.is_file() and path.stat().st_size == entry["bytes"]
+
+
+def header_of(layout: Layout, metadata: Mapping[str, str]) -> bytes:
+    """The head of a safetensors file, its length first; spaces make the data begin at a multiple of 8."""
+    table: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    end = 0
+    for name, (dtype, shape) in layout.items():
+        start, end = end, end + nbytes(dtype, shape)
+        table[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    raw = json.dumps(table, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def write_bytes(path: Path, data: bytes) -> Entry:
+    """A small file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> Entry:
+    """A small JSON file, whole or not at all."""
+    return write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's names durable, too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Journal:
+    """The finished files of a folder, a line each, behind the request they belong to; it also locks the folder.
+
+    Raises ShardError when another process holds it, or when it belongs to another request.
+    """
+
+    def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
+        self.path, self.done = path, {}
+        self.file = path.open("a+b")
+        try:
+            self._lock()
+            self._read(dict(request))
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ShardError(f"another process is writing to {self.path.parent}; wait until it is done") from error
+        if not os.fstat(self.file.fileno()).st_nlink:
+            raise ShardError(f"another process has just finished writing to {self.path.parent}; look there first")
+
+    def _read(self, request: dict[str, Any]) -> None:
+        self.file.seek(0)
+        lines, end = [], 0
+        for line in self.file:
+            if not line.endswith(b"\n"):
+                break  # a kill cut it short: its file is written again
+            try:
+                lines.append(json.loads(line))
+            except ValueError as error:
+                raise ShardError(f"{self.path} is damaged ({error}); delete {self.path.parent} and cut anew") from error
+            end += len(line)
+        self.file.truncate(end)
+        if not lines:
+            self._append(request)
+        elif changes := differences(lines[0], request):
+            raise ShardError(f"{self.path.parent} holds another cut, unfinished: {changes}")
+        self.done = {line["file"]: {"bytes": line["bytes"], "sha256": line["sha256"]} for line in lines[1:]}
+
+    def record(self, file: str, entry: Entry) -> None:
+        """Note a file as finished, for good."""
+        self._append({"file": file, **entry})
+        self.done[file] = entry
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self.file.write((json.dumps(line) + "\n").encode())
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def remove(self) -> None:
+        """All is written: only now does the folder look finished."""
+        self.path.unlink(missing_ok=True)
+        self.file.close()
+
+    def close(self) -> None:
+        """Let go of the folder, to be resumed."""
+        self.file.close()
+
+
+def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What was asked for and is not there, in words and with what to do; empty if nothing."""
+    changed = [key for key in asked if there.get(key) != asked[key]]
+    words = [f"{key} is {there.get(key)!r}, asked for {asked[key]!r}" for key in changed]
+    return "; ".join([*words, "ask for the same, choose another folder, or delete this one"]) if changed else ""
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raises ShardError when the disk of `folder` (which may not exist yet) has fewer than `needed` bytes free."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        needs, has = tqdm.format_sizeof(needed, "B"), tqdm.format_sizeof(free, "B")
+        raise ShardError(f"{folder} needs {needs}, the disk has {has} free; make room or choose another disk")
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """A full or failing disk as a ShardError that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise ShardError(
+            f"writing {folder} stopped: {error}. What was finished is kept: repair the cause (free some space), then "
+            "give the same command again to resume"
+        ) from error
+
+
+class Meter:
+    """Bytes done and GB/s, on stderr: a bar on a terminal; elsewhere (logs, notebooks) a line per tenth and second."""
+
+    def __init__(self, title: str, total: int, done: int = 0, show: bool = True) -> None:
+        self.title, self.total, self.done, self.first = title, max(total, 1), done, done
+        self.start = self.said = time.perf_counter()
+        self.tenth = done * 10 // self.total
+        self.bar = tqdm(
+            desc=title, total=total, initial=done, unit="B", unit_scale=True, disable=not (show and sys.stderr.isatty())
+        )
+        self.lines = show and self.bar.disable
+
+    def add(self, count: int) -> None:
+        """`count` more bytes are done."""
+        self.done += count
+        self.bar.update(count)
+        tenth, now = self.done * 10 // self.total, time.perf_counter()
+        if self.lines and tenth > self.tenth and (now > self.said + 1 or self.done == self.total):
+            rate = (self.done - self.first) / 1e9 / max(now - self.start, 1e-9)
+            size = tqdm.format_sizeof(self.total, "B")
+            print(f"{self.title}: {tenth * 10} % of {size}, {rate:.2f} GB/s", file=sys.stderr, flush=True)
+            self.tenth, self.said = tenth, now
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()

@@ -1,0 +1,93 @@
+"""Which tensor of a checkpoint is which parameter: every published spelling of the names, all misfits listed."""
+
+import re
+from collections.abc import Iterable
+
+import torch
+
+from neoxlib.checkpoint import Checkpoint, Stored
+from neoxlib.config import ModelConfig
+from neoxlib.errors import ShardError, WeightsError
+from neoxlib.model import shard_rules
+from neoxlib.pieces import as_bytes
+
+EMBED, HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
+HEADS = (HEAD, "lm_head.weight")  # the second since transformers 5
+# Tables that older transformers saved beside the weights; the model computes its own.
+SKIPPED = re.compile(r"(^|\.)(attention\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
+FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+def dtype_of(name: str | torch.dtype) -> torch.dtype:
+    """A torch dtype by its name. Raises ShardError for one that weights are not stored in."""
+    dtype = FLOATS.get(str(name).removeprefix("torch."))
+    if dtype is None:
+        raise ShardError(f"weights are not stored as {name!r}; dtype may be {', '.join(FLOATS)}")
+    return dtype
+
+
+def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, Stored]]:
+    """The model's parameter names -> (the checkpoint's name, its tensor), in the order of the checkpoint's files.
+
+    Raises WeightsError with every missing, extra, misshapen or non-floating tensor.
+    """
+    rules, problems, found = shard_rules(config), [], {}
+    names = match_names(checkpoint.tensors, config, str(checkpoint.folder))
+    for name, theirs in names.items():
+        stored, (shape, rule) = checkpoint.tensors[theirs], rules[name]
+        if stored.shape != (expected := rule.shape(shape, *checkpoint.part)):
+            problems.append(f"{theirs} is {list(stored.shape)}, the config asks for {list(expected)}")
+        if stored.dtype not in FLOATS.values():
+            problems.append(f"{theirs} is {stored.dtype}; weights are {', '.join(FLOATS)}")
+        found[name] = (theirs, stored)
+    _refuse(problems, str(checkpoint.folder))
+    if config.tie_word_embeddings:
+        _check_tie(checkpoint)
+    return dict(sorted(found.items(), key=lambda item: item[1][1].place))
+
+
+def match_names(names: Iterable[str], config: ModelConfig, where: str = "the checkpoint") -> dict[str, str]:
+    """The model's parameter names -> the checkpoint's. Raises WeightsError with all names that do not fit.
+
+    Either name of the head is taken, and a base model's names without `gpt_neox.`; with tied embeddings one of
+    embed_in and the head is enough.
+    """
+    names = [name for name in names if not SKIPPED.search(name)]
+    prefix = "" if any(name.startswith("gpt_neox.") for name in names) else "gpt_neox."
+    expected, found, problems = shard_rules(config), {}, []
+    for theirs in names:
+        ours = HEAD if theirs in HEADS else prefix + theirs
+        if ours == HEAD and config.tie_word_embeddings:
+            continue
+        if ours in found:
+            problems.append(f"twice {found[ours]}, also as {theirs}")
+        elif ours not in expected:
+            problems.append(f"extra {theirs}")
+        found[ours] = theirs
+    if config.tie_word_embeddings and EMBED not in found and (heads := [name for name in names if name in HEADS]):
+        found[EMBED] = heads[0]
+    missing = [name for name in expected if name not in found]
+    if missing == [HEAD]:
+        problems.append("this is a base model: it lacks the head that turns hidden states into tokens")
+    _refuse(problems + [f"missing {name}" for name in missing], where)
+    return found
+
+
+def _refuse(problems: list[str], where: str) -> None:
+    if problems:
+        raise WeightsError(f"{where} does not hold the GPT-NeoX of its config.json:\n  " + "\n  ".join(problems))
+
+
+def _check_tie(checkpoint: Checkpoint) -> None:
+    """A head stored beside tied embeddings has to be their copy; if it is not, the config is wrong."""
+    tensors = checkpoint.tensors
+    head = next((tensors[name] for name in HEADS if name in tensors), None)
+    embed = next((tensors[name] for name in (EMBED, EMBED.removeprefix("gpt_neox.")) if name in tensors), None)
+    if head is None or embed is None:
+        return
+    pairs = zip(head.row_blocks(), embed.row_blocks(), strict=False)
+    if head.shape != embed.shape or not all(as_bytes(a) == as_bytes(b) for (_, a), (_, b) in pairs):
+        raise WeightsError(
+            f"{checkpoint.folder}: config.json says tie_word_embeddings, but the head and embed_in differ; "
+            "set tie_word_embeddings to false if the head was trained apart"
+        )

@@ -1,0 +1,222 @@
+"""Cut a checkpoint into one folder per rank, check such a cut, and join it again."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neoxlib.checkpoint import JOURNAL, PARTS, Checkpoint, fingerprint, open_checkpoint, read_manifest
+from neoxlib.config import ModelConfig
+from neoxlib.cutter import Job, Target, write
+from neoxlib.errors import NeoXError, ShardError, WeightsError
+from neoxlib.files import CODES, Meter, differences, has_size, nbytes
+from neoxlib.model import check_world_size, shard_rules
+from neoxlib.names import dtype_of, match
+from neoxlib.pieces import Piece, read_header
+
+log = logging.getLogger("neoxlib")
+
+# What makes a folder of weights loadable, as far as the source has it.
+COMPANIONS = (
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
+)  # fmt: skip
+MAX_FILE_BYTES = 2 << 30
+
+
+def shard(
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], world_size: int, dtype: str | torch.dtype | None = None,
+    quant: str | None = None, max_file_bytes: int = MAX_FILE_BYTES, progress: bool = True,
+) -> dict[str, Any]:
+    """Cut `src` into `dst/part_model/{rank}/`, each a folder with config, tokenizer and that rank's safetensors.
+
+    `src` is an unsplit checkpoint, or a cut for any other world size. `dtype` None keeps each tensor's own. A model
+    larger than `max_file_bytes` becomes several files per rank. Killed half-way, the same call goes on where it was.
+    Returns the manifest, `dst/manifest.json`, which is written last. Raises WeightsError for the source, ShardError
+    for the world size, the destination or the disk; before anything is written, if it can be known by then.
+    """
+    if quant is not None:
+        raise ShardError(f"quant is {quant!r}; weights are cut unquantized only: leave it out")
+    checkpoint, config = _open_whole(src)
+    check_world_size(config, world_size)
+    to = None if dtype is None else dtype_of(dtype)
+    request = _request("shard", checkpoint, world_size, to, max_file_bytes)
+    manifest = _finished(Path(src), Path(dst), request)
+    if manifest is None:
+        folders = tuple(f"{PARTS}/{rank}" for rank in range(world_size))
+        manifest = write(_job(checkpoint, config, Path(dst), folders, to, request), progress)
+    print("Tensor parallelism weights have been successfully saved.")
+    return manifest
+
+
+def merge(
+    dst: str | os.PathLike[str], out: str | os.PathLike[str], max_file_bytes: int = MAX_FILE_BYTES,
+    progress: bool = True,
+) -> None:
+    """Join the cut `dst` to an unsplit Hugging Face folder `out`: tensor for tensor, name for name what was cut.
+
+    Resumable as `shard` is. Raises WeightsError when `dst` is no finished cut, ShardError for `out` or the disk.
+    """
+    _require_manifest(Path(dst))
+    checkpoint, config = _open_whole(dst)
+    request = _request("merge", checkpoint, 1, None, max_file_bytes)
+    _finished(Path(dst), Path(out), request)
+    write(_job(checkpoint, config, Path(out), (".",), None, request), progress)
+
+
+def _open_whole(src: str | os.PathLike[str]) -> tuple[Checkpoint, ModelConfig]:
+    checkpoint = open_checkpoint(src)
+    rank, size = checkpoint.part
+    if size > 1:
+        parent = checkpoint.folder.absolute().parent.parent
+        raise WeightsError(f"{src} is the part of rank {rank} of {size} only; give {parent}, which holds them all")
+    return checkpoint, ModelConfig.from_dir(checkpoint.folder)
+
+
+def _request(
+    kind: str, checkpoint: Checkpoint, world_size: int, dtype: torch.dtype | None, max_file_bytes: int
+) -> dict[str, Any]:
+    if isinstance(max_file_bytes, bool) or not isinstance(max_file_bytes, int) or max_file_bytes < 1:
+        raise ShardError(f"max_file_bytes is {max_file_bytes!r}; it is a number of bytes, 1 or more")
+    return {
+        "kind": kind, "source_fingerprint": fingerprint(checkpoint), "world_size": world_size, "quant": None,
+        "cast_to": None if dtype is None else str(dtype).removeprefix("torch."), "max_file_bytes": max_file_bytes,
+    }  # fmt: skip
+
+
+def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest, if `dst` already holds this cut in full; None if it is free, or to be resumed. Else ShardError."""
+    source, there = src.resolve(), dst.resolve()
+    if there == source or source in there.parents:
+        raise ShardError(f"{dst} is the source or lies inside it; choose a folder elsewhere")
+    if dst.is_file():
+        raise ShardError(f"{dst} is a file; choose a folder")
+    if not dst.exists() or not any(dst.iterdir()):
+        return None
+    manifest = read_manifest(dst)
+    if manifest is None:
+        if (dst / JOURNAL).is_file():
+            return None
+        raise ShardError(f"{dst} holds other things than a cut of neoxlib; nothing is touched, choose another folder")
+    if changes := differences(manifest, request):
+        raise ShardError(f"{dst} holds another finished cut: {changes}")
+    if changed := [file for file, entry in manifest["files"].items() if not has_size(dst / file, entry)]:
+        raise ShardError(f"{dst} is finished, but files have changed: {', '.join(changed)}; delete it and cut anew")
+    log.info("%s already holds this cut: nothing is written", dst)
+    return manifest
+
+
+def _job(
+    checkpoint: Checkpoint, config: ModelConfig, root: Path, folders: tuple[str, ...], dtype: torch.dtype | None,
+    request: dict[str, Any],
+) -> Job:
+    rules, groups, held = shard_rules(config), [[]], 0
+    for name, (theirs, stored) in match(checkpoint, config).items():
+        source_name = checkpoint.source_names.get(name, theirs)
+        written_name = source_name if request["kind"] == "merge" else name
+        target = Target(stored, written_name, source_name, dtype or stored.dtype, rules[name][1])
+        size = nbytes(target.dtype, stored.shape)
+        if groups[-1] and held + size > request["max_file_bytes"]:
+            groups.append([])
+            held = 0
+        groups[-1].append(target)
+        held += size
+    # Wide values first: each tensor then begins at a multiple of its width, which readers that map files rely on.
+    ordered = tuple(tuple(sorted(group, key=lambda target: -target.dtype.itemsize)) for group in groups)
+    companions = {n: (checkpoint.folder / n).read_bytes() for n in COMPANIONS if (checkpoint.folder / n).is_file()}
+    return Job(root, folders, ordered, companions, request)
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A file of a cut whose size and sha256 are the manifest's."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
+    """Read the whole cut `dst` against its manifest: each file's size and sha256, each tensor's name, dtype and shape.
+
+    Raises WeightsError with all that is wrong, or when the cut is not finished.
+    """
+    root = Path(dst)
+    manifest = _require_manifest(root)
+    total = sum(entry["bytes"] for entry in manifest["files"].values())
+    with Meter("verify", total, show=progress) as meter:
+        problems = [problem for file in manifest["files"] if (problem := _damage(root, file, manifest, meter))]
+    problems += _strangers(root, manifest) + _misfits(root, manifest)
+    if problems:
+        raise WeightsError(f"{root} is not what its manifest says; cut anew:\n  " + "\n  ".join(problems))
+    return [FileRow(file, entry["bytes"], entry["sha256"]) for file, entry in manifest["files"].items()]
+
+
+def _require_manifest(root: Path) -> dict[str, Any]:
+    manifest = read_manifest(root)
+    if manifest is None and (root / JOURNAL).is_file():
+        raise WeightsError(f"{root} is not finished: run shard again to resume")
+    if manifest is None:
+        raise WeightsError(f"{root} holds no finished cut: it has no manifest.json of neoxlib; run shard first")
+    return manifest
+
+
+def _damage(root: Path, file: str, manifest: dict[str, Any], meter: Meter) -> str | None:
+    path, entry = root / file, manifest["files"][file]
+    if not path.is_file():
+        return f"{file} is missing"
+    if not has_size(path, entry):
+        return f"{file} has {path.stat().st_size} bytes, the manifest says {entry['bytes']}"
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as stream:
+        while data := stream.read(1 << 20):
+            digest.update(data)
+            meter.add(len(data))
+    return None if digest.hexdigest() == entry["sha256"] else f"{file} has another sha256 than the manifest says"
+
+
+def _strangers(root: Path, manifest: dict[str, Any]) -> list[str]:
+    """Weights that the manifest does not know, but a loader might take."""
+    here = sorted(str(path.relative_to(root)) for path in (root / PARTS).rglob("*"))
+    return [f"{file} is not in the manifest" for file in here if _is_weights(file) and file not in manifest["files"]]
+
+
+def _is_weights(file: str) -> bool:
+    return file.endswith((".safetensors", ".bin", ".index.json"))
+
+
+def _misfits(root: Path, manifest: dict[str, Any]) -> list[str]:
+    """Where config, manifest and the headers of the files tell different stories."""
+    try:
+        rules = shard_rules(ModelConfig.from_dir(root / PARTS / "0"))
+        names = [file for file in manifest["files"] if file.endswith(".safetensors") and (root / file).is_file()]
+        headers = {file: read_header(root / file)[0] for file in names}
+    except NeoXError as error:
+        return [str(error)]
+    listed = manifest["tensors"]
+    problems = [f"{name} is in the config's model, not in the manifest" for name in rules if name not in listed]
+    for name, entry in listed.items():
+        problems += _misfit(name, entry, rules, headers, manifest["world_size"])
+    return problems
+
+
+def _misfit(
+    name: str, entry: dict[str, Any], rules: dict[str, Any], headers: dict[str, dict[str, Piece]], world_size: int
+) -> Iterator[str]:
+    shape, rule = rules.get(name, (None, None))
+    if rule is None or entry["shape"] != list(shape) or entry["cut"] != rule.dim:
+        yield f"{name}: the manifest says {entry['shape']} cut along {entry['cut']}, the config's model another"
+        return
+    if len(entry["files"]) != world_size:
+        yield f"{name} is in {len(entry['files'])} files, the manifest is of {world_size} ranks"
+    for rank, file in enumerate(entry["files"]):
+        piece, expected = headers.get(file, {}).get(name), rule.shape(shape, rank, world_size)
+        if piece is None:
+            yield f"{name} is not in {file}"
+        elif (piece.shape, CODES[piece.dtype]) != (expected, entry["dtype"]):
+            yield f"{name} in {file} is {CODES[piece.dtype]} {list(piece.shape)}, not {entry['dtype']} {list(expected)}"
