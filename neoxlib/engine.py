@@ -216,7 +216,7 @@ def load(
     where = torch.device(device)  # of the NPUs the one that this process has set as its own
     with torch.device("meta"):
         model = GPTNeoX(config, group).to(getattr(torch, dtype))
-    weights.load_into(model.eval(), model_dir, where)
+    weights.load_into(model.to_empty(device=where).eval(), model_dir)
     about = {
         "model_dir": str(model_dir), "parameters": count_parameters(config), "dtype": dtype,
         "device": str(where), "world_size": group.size, "backend": group.backend, "quant": quant or None,
