@@ -55,7 +55,7 @@ def report(ctx: click.Context, notebooks: tuple[str, ...], everything: bool, pre
 @click.argument("dst", type=FOLDER)
 @click.option("--world-size", type=int, required=True, help="Ranks to cut for.")
 @click.option("--dtype", help="Number format to write; the source's by default.")
-@click.option("--quant", help="Weight-only scheme, for example int8.")
+@click.option("--quant", help="Weight-only scheme; there is none yet, and any name is refused.")
 def shard(src: Path, dst: Path, world_size: int, dtype: str | None, quant: str | None) -> None:
     """Cut the checkpoint SRC into one folder per rank below DST; resumes where it was broken off."""
     from neoxlib import weights

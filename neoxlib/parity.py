@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from neoxlib.checkpoint import Stored, open_checkpoint
 from neoxlib.config import ACTIVATIONS, ModelConfig
+from neoxlib.decode import left_pad
 from neoxlib.model import Block, KVCache
 from neoxlib.names import match
 
@@ -81,10 +82,10 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
 
 
 def compare(engine: "Engine", about: dict[str, Any], rows: Sequence[list[int]]) -> list[Verdict]:
-    """Verdicts on the ragged batch `rows`, left-padded: against the same class on one rank, and against plain fp32."""
-    ids, mask = _left_pad(rows)  # [B, S]
+    """Verdicts on the ragged batch `rows`, left-padded: against the same layers on one rank, and against plain fp32."""
+    ids, mask = left_pad(rows)  # [B, S]
     found = engine.logits(ids, mask)  # [B, S, vocab]
-    found = [row[kept] for row, kept in zip(found, mask.bool(), strict=True)]
+    found = [row[kept] for row, kept in zip(found, mask, strict=True)]
     name = f"world size {about['world_size']}, {about['dtype']}"
     limits = TOLERANCE[about["dtype"]], TOP1[about["dtype"]]
     alone = solo_logits(about["model_dir"], rows, getattr(torch, about["dtype"]))
@@ -106,13 +107,6 @@ def _judge(
     return Verdict(name, other, len(ours), error, relative, tolerance, agreement, passed)
 
 
-def _left_pad(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    longest = max(map(len, rows))
-    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    return ids, mask
-
-
 Reader = Callable[[], Tensor]
 
 
@@ -131,7 +125,10 @@ def _read(stored: Stored) -> Tensor:
 
 @torch.inference_mode()
 def solo_logits(model_dir: str | os.PathLike[str], rows: Sequence[list[int]], dtype: torch.dtype) -> list[Tensor]:
-    """Logits [S, vocab] float32 of each row from the model class itself on one rank, each row alone, on the CPU."""
+    """Logits [S, vocab] float32 of each row from the model's own Block on one rank, each row alone, on the CPU.
+
+    Embedding and head are a plain lookup and a plain product here, so that one layer is in memory at a time.
+    """
     config, weights = _open(model_dir)
     embed = weights["gpt_neox.embed_in.weight"]().to(dtype)
     states = [embed[torch.tensor([row])] for row in rows]  # each [1, S, hidden]
@@ -158,7 +155,7 @@ def reference_logits(model_dir: str | os.PathLike[str], rows: Sequence[list[int]
     """Logits [S, vocab] float32 of each row, written straight from the paper's formulas (arXiv 2204.06745).
 
     It shares the checkpoint reader with the model and nothing else: no cache, no padding, no cutting, a loop over
-    the heads, rotations as complex numbers.
+    the heads, rotations as complex numbers. Only embedding and head are those of `solo_logits`.
     """
     config, weights = _open(model_dir)
     embed = weights["gpt_neox.embed_in.weight"]().float()

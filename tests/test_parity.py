@@ -6,6 +6,7 @@ from transformers import GPTNeoXForCausalLM
 
 import neoxlib
 from neoxlib import layers, parity
+from neoxlib.decode import left_pad
 from tests.conftest import make_oracle
 from tests.ranks import on_ranks
 from tests.test_model import VARIANTS
@@ -28,7 +29,7 @@ def verdicts(folder, size: int = 2) -> list[parity.Verdict]:
     def work(group):
         engine = neoxlib.load(folder, group=group)
         if group.rank:
-            ids, mask = parity._left_pad(ROWS)
+            ids, mask = left_pad(ROWS)
             return engine.logits(ids, mask)
         return parity.compare(engine, engine.describe(), ROWS)
 
