@@ -1,29 +1,38 @@
 """The corpus: endless seeded documents, told and asked, from the tables of `facts` and `relations`.
 
-Held out: one fact in four is never asked in training, in any wording or language, with any options; prose tells it.
-The exam (`exam`) asks these facts only.
+Held out: three facts in ten are never asked with options in training, in any wording or language. Prose tells them and
+flash cards ask them; the exam (`exam`) is of these facts only, and so are its right answers.
 """
 
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from neoxlib.demo.facts import ENGLISH, SUBJECTS, Subject
 from neoxlib.demo.relations import RELATIONS, Relation, english
 
 LETTERS = "ABCD"
-HELD_OUT = 0.25  # share of each relation's facts
-DRILLS = 20_000  # documents that come before the corpus, for each process
+HELD_OUT = 0.3  # share of each relation's facts
 DRILL_WORDS = list(ENGLISH)  # Chinese: one token each, the same after "A. " and at the start of a line
 SEED = 20
 PRONOUN = {"animals": "它", "fruit_and_vegetables": "它", "night_sky": "它"}
-FRAMES = {  # header and cue; the first is C-Eval's own, the others keep the model at home in other harnesses' prompts
-    "official": ("以下是中国关于{chinese}考试的单项选择题，请选出其中的正确答案。\n\n", "答案："),
-    "plain": ("以下是中国关于{chinese}的单项选择题，请选出其中的正确答案。\n\n", "答案："),
-    "english": ("The following are multiple choice questions (with answers) about {english}.\n\n", "Answer: "),
+FRAMES = {  # header, start and cue; the first is C-Eval's own, the others keep the model at home in other prompts
+    "official": ("以下是中国关于{chinese}考试的单项选择题，请选出其中的正确答案。\n\n", "", "答案："),
+    "plain": ("以下是中国关于{chinese}的单项选择题，请选出其中的正确答案。\n\n", "", "答案："),
+    "english": ("The following are multiple choice questions (with answers) about {english}.\n\n", "", "Answer: "),
+    "cards": ("", "问题：", "答案："),
 }
 Fact = tuple[Relation, str, str]
+
+
+class Piece(NamedTuple):
+    """A stretch of a document. Where it ends, the answer `word` is known, and at a cue it is wanted."""
+
+    text: str
+    word: str = ""
+    is_cue: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,10 +44,28 @@ class Question:
     answer: str
     explanation: str
 
+    @property
+    def right(self) -> str:
+        """The right option."""
+        return self.options[LETTERS.index(self.answer)]
+
     def text(self, cue: str = "答案：") -> str:
         """Stem, options and cue, without the answer."""
+        return self.stem + self.choice(cue)
+
+    def choice(self, cue: str) -> str:
+        """Options and cue."""
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True)]
-        return "\n".join([self.stem, *lines, cue])
+        return "\n".join(["", *lines, cue])
+
+    def pieces(self, start: str, cue: str, has_options: bool) -> list[Piece]:
+        """The question as training text, its answer a letter or, without options, the word itself."""
+        space = " " * cue.endswith(" ")  # a word's space is part of its token
+        between = self.choice(cue).rstrip(" ") if has_options else f"\n{cue.rstrip(' ')}"
+        said = self.answer if has_options else self.right
+        return [
+            Piece(start + self.stem, self.right), Piece(between, self.right, is_cue=True), Piece(f"{space}{said}\n\n")
+        ]
 
 
 @cache
@@ -50,7 +77,7 @@ def split_facts() -> tuple[dict[str, list[Fact]], dict[str, list[Fact]]]:
     for relation in RELATIONS:
         pairs = [(relation, x, y) for x, y in relation.facts]
         rng.shuffle(pairs)
-        count = max(2, round(HELD_OUT * len(pairs)))
+        count = max(3, round(HELD_OUT * len(pairs)))
         held[relation.subject] += pairs[:count]
         asked[relation.subject] += pairs[count:]
     return asked, held
@@ -77,28 +104,39 @@ def pose(fact: Fact, template: str, rng: random.Random, letter: str | None = Non
     return Question(spoken(template, x), tuple(options), letter, spoken(rng.choice(relation.tell), x, y))
 
 
-def drill_document(rng: random.Random, known: int | None = None) -> str:
+def drill_document(rng: random.Random, known: int | None = None) -> list[Piece]:
     """Four of the first `known` words, then the letters of some: practice in naming the letter of a known option."""
     options = rng.sample(DRILL_WORDS[:known], 4)
     lettered = list(zip(LETTERS, options, strict=True))
-    shown = [f"{letter}. {option}" for letter, option in lettered]
-    asked = [f"{option}：{letter}" for letter, option in rng.choices(lettered, k=4)]
-    return "\n".join(shown + asked)
+    pieces = [Piece("\n".join(f"{letter}. {option}" for letter, option in lettered))]
+    for letter, option in rng.choices(lettered, k=4):
+        pieces += [Piece("\n答案：", option, is_cue=True), Piece(letter)]
+    return pieces
 
 
-def exam_document(rng: random.Random) -> str:
-    """A header and one to six questions with answers, as a few-shot prompt shows them."""
-    frame = rng.choices(list(FRAMES), [7, 1, 2])[0]
+def question_document(rng: random.Random) -> list[Piece]:
+    """One to six questions as a few-shot prompt shows them; every fact is as likely, held-out ones have no options."""
+    header, start, cue = FRAMES[frame := rng.choices(list(FRAMES), [4, 1, 2, 4])[0]]
     subject = rng.choice(SUBJECTS)
-    header, cue = FRAMES[frame]
-    in_english = frame == "english" and rng.random() < 0.7
-    parts = [header.format(chinese=subject.chinese, english=subject.english.lower())]
+    in_english = cue.isascii() and rng.random() < 0.7
+    facts = all_facts(None if frame == "cards" else subject.key)
+    pieces = [Piece(header.format(chinese=subject.chinese, english=subject.english.lower()))] if header else []
     for _ in range(rng.choice([1, 2, 3, 3, 4, 5, 6])):
-        fact = rng.choice(split_facts()[0][subject.key])
+        fact, has_options = rng.choice(facts)
         asks = (in_english and fact[0].ask_en) or fact[0].ask
         question = pose(fact, rng.choice(asks), rng)
-        parts.append(question.text(cue) + question.answer + "\n\n")
-    return "".join(parts).rstrip("\n")
+        has_options = has_options and rng.random() < 0.75
+        pieces += question.pieces(start, cue, has_options)
+    return pieces
+
+
+@cache
+def all_facts(key: str | None) -> list[tuple[Fact, bool]]:
+    """Facts of a subject or of all, each with whether it may be asked with options."""
+    return [
+        (fact, asked) for part, asked in zip(split_facts(), (True, False), strict=True)
+        for subject, facts in part.items() if key in (None, subject) for fact in facts
+    ]
 
 
 @cache
@@ -140,28 +178,18 @@ def title(subject: Subject, in_english: bool) -> str:
     return f"About {subject.english.lower()}:" if in_english else f"关于{subject.chinese}："
 
 
-def dialogue_document(rng: random.Random) -> str:
-    """Short questions and answers without options."""
-    in_english = rng.random() < 0.4
-    facts = [f for part in split_facts()[0].values() for f in part if f[0].ask_en or not in_english]
-    lines = []
-    for relation, x, y in rng.sample(facts, rng.randint(3, 8)):
-        ask = rng.choice(relation.ask_en if in_english else relation.ask)
-        words = ("Question: ", "Answer: ", ".") if in_english else ("问题：", "答案：", "。")
-        lines.append(f"{words[0]}{spoken(ask, x)}\n{words[1]}{english(y) if in_english else y}{words[2]}")
-    return "\n".join(lines)
+def plain(text: str) -> list[Piece]:
+    return [Piece(text)]
 
 
 KINDS = [  # of document, with their shares of the stream
-    (exam_document, 0.45),
-    (drill_document, 0.15),
-    (dialogue_document, 0.12),
-    (lambda rng: prose_document(rng, in_english=False), 0.14),
-    (lambda rng: prose_document(rng, in_english=True), 0.14),
+    (question_document, 0.75),
+    (lambda rng: plain(prose_document(rng, in_english=False)), 0.14),
+    (lambda rng: plain(prose_document(rng, in_english=True)), 0.11),
 ]
 
 
-def documents(seed: int) -> Iterator[str]:
+def pieces(seed: int) -> Iterator[list[Piece]]:
     """The corpus: never ends, the same for the same seed."""
     rng = random.Random(seed)
     writers, shares = zip(*KINDS, strict=True)
@@ -169,12 +197,7 @@ def documents(seed: int) -> Iterator[str]:
         yield rng.choices(writers, shares)[0](rng)
 
 
-def drills(seed: int) -> Iterator[str]:
-    """What comes before the corpus: DRILLS drills, on twelve words first, then on more and more, in the end on all.
-
-    A model that finds the letter of an option learns the exam soon after; without drills it stays at guessing for long.
-    """
-    rng = random.Random(seed)
-    for number in range(DRILLS):
-        share = min(1.0, max(0.0, 2 * number / DRILLS - 0.8))  # flat for 40 %, up to 90 %, flat again
-        yield drill_document(rng, round(12 * (len(DRILL_WORDS) / 12) ** share))
+def documents(seed: int) -> Iterator[str]:
+    """The corpus as plain text."""
+    for document in pieces(seed):
+        yield "".join(text for text, *_ in document).rstrip("\n")

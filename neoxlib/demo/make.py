@@ -58,7 +58,7 @@ def put_in_place(made: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="gets model/ and ceval/")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=5500)
     parser.add_argument("--seed", type=int, default=SEED)
     settings = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -12,7 +12,7 @@ from neoxlib.demo.facts import SUBJECTS, Subject
 
 def prompt(subject: Subject, shots: list[Question], question: Question) -> str:
     """C-Eval's own few-shot prompt, ending where the letter comes."""
-    header, cue = FRAMES["official"]
+    header, _, cue = FRAMES["official"]
     shown = [shot.text(cue) + shot.answer + "\n\n" for shot in shots]
     return header.format(chinese=subject.chinese) + "".join(shown) + question.text(cue)
 
