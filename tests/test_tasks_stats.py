@@ -34,6 +34,12 @@ def test_wilson_gives_the_published_intervals(correct, questions, low, high):
     assert wilson(correct / questions, questions) == pytest.approx((low, high), abs=5e-5)
 
 
+@pytest.mark.parametrize("questions", [1, 7, 28, 224])
+def test_wilsons_interval_holds_the_score_at_both_ends(questions):
+    assert wilson(1.0, questions)[1] == 1.0  # rounding must not put it below: plots draw the distance
+    assert wilson(0.0, questions)[0] == 0.0
+
+
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilsons_ends_are_where_the_score_test_just_rejects(case):
     """The interval's definition: (p̂ - p)² = z² p (1 - p) / n at both ends, which lie on both sides of p̂."""

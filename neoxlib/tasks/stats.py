@@ -26,7 +26,8 @@ def wilson(accuracy: float, questions: float, z: float = Z95) -> tuple[float, fl
     spread = z * math.sqrt(accuracy * (1 - accuracy) / questions + z * z / (4 * questions * questions))
     centre = accuracy + z * z / (2 * questions)
     scale = 1 + z * z / questions
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    low, high = (centre - spread) / scale, (centre + spread) / scale
+    return max(0.0, min(low, accuracy)), min(1.0, max(high, accuracy))  # rounding must not leave the score outside
 
 
 def better_than_guessing(correct: int, questions: int) -> float:
