@@ -71,6 +71,7 @@ def _what(run: dict[str, Any]) -> list[str]:
         f"{size / 1e6:,.1f} M parameters" if isinstance(size, int) else "",
         model.get("dtype"),
         f"{ranks} rank{'s' if ranks != 1 else ''}" if ranks else "",
+        f"over {model['backend']}" if model.get("backend", "none") != "none" else "",
         " ".join(str(env[key]) for key in ("device", "cpu") if env.get(key)),
         f"{env['cores']} cores, {env.get('memory_gb')} GB" if env.get("cores") else "",
         f"torch {env['torch']}" if env.get("torch") else "",

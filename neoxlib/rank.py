@@ -172,6 +172,7 @@ def join(rank: int, hosts: Sequence[str], address: tuple[str, int], settings: di
 
     from neoxlib.comm import TorchGroup
     from neoxlib.engine import load
+    from neoxlib.shared import share
 
     if len(set(hosts)) == 1:
         os.environ["GLOO_SOCKET_IFNAME"] = _loopback()
@@ -179,9 +180,11 @@ def join(rank: int, hosts: Sequence[str], address: tuple[str, int], settings: di
         torch.set_num_threads(threads(hosts.count(hosts[rank])))
     device, place, backend = _place(settings["device"], hosts[:rank].count(hosts[rank]))
     group = TorchGroup(rank, len(hosts), dist.TCPStore(*address, is_master=False), backend, place)
+    if backend == "gloo" and len(set(hosts)) == 1:
+        group = share(group)
     group.broadcast = _stoppable(group.broadcast, rank)
     _held.engine = load(**settings | {"device": device}, group=group)
-    log.info("rank %d of %d is ready on %s", rank, len(hosts), place)
+    log.info("rank %d of %d is ready on %s, backend %s", rank, len(hosts), place, group.backend)
     return _held.engine.describe()
 
 

@@ -16,6 +16,7 @@ import neoxlib
 from neoxlib import launch, rank
 from neoxlib.cluster import Outcome, _in_step
 from neoxlib.errors import RankError, SettingsError, WeightsError
+from neoxlib.ops import native
 from tests import faults
 
 ROOT = Path(__file__).parents[1]
@@ -44,11 +45,11 @@ def _plain_environment() -> Iterator[None]:
         yield
 
 
-def open_session(checkpoint: Path, log_dir: Path) -> neoxlib.Session:
-    """Two ranks that do not know of pytest: ipykernel redirects output only where pytest is not running."""
+def open_session(checkpoint: Path, log_dir: Path, world_size: int = 2) -> neoxlib.Session:
+    """Ranks that do not know of pytest: ipykernel redirects output only where pytest is not running."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST")
-        return neoxlib.Session(checkpoint, world_size=2, device="cpu", log_dir=log_dir)
+        return neoxlib.Session(checkpoint, world_size, device="cpu", log_dir=log_dir)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,14 @@ def test_a_session_answers_as_one_rank_does(session, checkpoint):
     assert session.config == engine.config
     assert session.tokenizer("neox").input_ids == engine.tokenizer("neox").input_ids
     assert session.describe()["world_size"] == 2
+
+
+def test_four_ranks_share_memory_and_say_what_one_rank_says(checkpoint, tmp_path):
+    expected = neoxlib.load(checkpoint).generate(PROMPTS, max_new_tokens=12)
+    with open_session(checkpoint, tmp_path, world_size=4) as session:
+        answers = session.generate(PROMPTS, max_new_tokens=12)
+        assert session.describe()["backend"] == ("shared memory" if native.library("sums") else "gloo")
+    assert [a.token_ids for a in answers] == [e.token_ids for e in expected]
 
 
 def test_an_error_of_the_user_is_that_error_and_the_session_goes_on(session, checkpoint):

@@ -1,0 +1,128 @@
+"""The C++ files beside this one, compiled for this machine's CPU at first use and kept on disk.
+
+Nothing needs them: without a compiler `library` is None, says once what is lost, and callers take the plain path.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+log = logging.getLogger("neoxlib")
+
+SOURCES = Path(__file__).parent
+TUNE = "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
+FLAGS = ("-O3", TUNE, "-std=c++17", "-shared", "-fPIC", "-pthread")
+COMPILERS = ("g++", "clang++")
+LOST = {
+    "kernels": "the model runs on PyTorch's own operators, which is slower",
+    "sums": "the ranks meet over gloo, which is slower",
+}
+
+
+class Built(NamedTuple):
+    """What became of one C++ file."""
+
+    library: ctypes.CDLL | None
+    why_not: str  # empty where there is a library
+    seconds: float  # spent compiling; 0.0 when it was there already
+
+
+def library(name: str) -> ctypes.CDLL | None:
+    """The functions of `ops/<name>.cpp`, or None where they cannot be compiled: see `why_not`."""
+    return _built(name).library
+
+
+def why_not(name: str) -> str:
+    """Why `library(name)` is None, and what to do; empty if it is not."""
+    return _built(name).why_not
+
+
+def seconds(name: str) -> float:
+    """Time this process spent compiling `ops/<name>.cpp`: 0.0 when it was compiled before."""
+    return _built(name).seconds
+
+
+@cache
+def _built(name: str) -> Built:
+    start = time.perf_counter()
+    try:
+        path, compiled = _compiled(name)
+        return Built(ctypes.CDLL(str(path)), "", time.perf_counter() - start if compiled else 0.0)
+    except (OSError, subprocess.SubprocessError) as error:
+        output = (getattr(error, "stderr", None) or "").strip().splitlines()
+        reason = "; ".join([str(error), *output[:1]])
+        log.warning("%s.cpp could not be compiled, so %s: %s", name, LOST.get(name, "it is left out"), reason)
+        return Built(None, reason, 0.0)
+
+
+def _compiled(name: str) -> tuple[Path, bool]:
+    """The library's file, and whether it had to be made. Of several processes one compiles; the others wait for it."""
+    source = SOURCES / f"{name}.cpp"
+    command = [*_compiler(), *FLAGS]
+    path = _folder(source, command) / f"{name}.so"
+    if _loads(path):
+        return path, False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_suffix(".lock")):
+        if _loads(path):
+            return path, False
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            _run([*command, str(source), "-o", str(temporary)])
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path, True
+
+
+def _compiler() -> list[str]:
+    """The command that `CXX` names, else the first of COMPILERS that is installed. FileNotFoundError if none is."""
+    command = shlex.split(os.environ.get("CXX", "")) or [next(filter(shutil.which, COMPILERS), "")]
+    if not shutil.which(command[0]):
+        tried = command[0] or " or ".join(COMPILERS)
+        raise FileNotFoundError(f"no {tried} on this machine; install one (apt install g++), or name yours in CXX")
+    return command
+
+
+def _folder(source: Path, command: list[str]) -> Path:
+    """Where the outcome of this source, command, compiler and CPU belongs: a change of any is another folder."""
+    cpu = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.M)
+    version = _run([*command, "--version"])
+    texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.h")))]
+    known = [*texts, *command, version, platform.machine(), cpu[0] if cpu else ""]
+    cache_dir = Path(os.environ.get("NEOXLIB_CACHE") or Path.home() / ".cache" / "neoxlib")
+    return cache_dir / hashlib.sha256("\0".join(known).encode()).hexdigest()[:32]
+
+
+def _run(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+
+
+def _loads(path: Path) -> bool:
+    """Whether the library is there and whole; one that a full disk or a power cut damaged is made anew."""
+    try:
+        ctypes.CDLL(str(path))
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes out; the lock ends with this process, however that ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

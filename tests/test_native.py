@@ -1,0 +1,101 @@
+"""C++ files are compiled once for this machine, by one of several processes; nothing breaks where they cannot be."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neoxlib.ops import native
+
+ANSWER = 'extern "C" int answer() { return %d; }\n'
+ASK = "from neoxlib.ops import native; print(native.library('sums') is not None, native.seconds('sums') > 0)"
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A C++ file of the test's own, an empty cache, and a process that has compiled nothing yet."""
+    monkeypatch.setattr(native, "SOURCES", tmp_path)
+    monkeypatch.setenv("NEOXLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(native, "_built", native._built.__wrapped__)  # every call looks anew
+    path = tmp_path / "thing.cpp"
+    path.write_text(ANSWER % 42)
+    return path
+
+
+def made(tmp_path: Path) -> list[Path]:
+    """All files of the cache but the locks."""
+    return sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock")
+
+
+def needs_a_compiler() -> None:
+    try:
+        native._compiler()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def test_a_source_is_compiled_once_and_again_when_it_changes(source, tmp_path, monkeypatch):
+    needs_a_compiler()
+    first = native._built("thing")
+    assert first.library.answer() == 42 and first.why_not == "" and first.seconds > 0
+    assert native._built("thing").seconds == 0.0
+    source.write_text(ANSWER % 43)
+    assert native._built("thing").library.answer() == 43
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-DOTHER"))
+    assert native._built("thing").seconds > 0
+    assert [path.name for path in made(tmp_path)] == ["thing.so"] * 3
+
+
+def test_a_damaged_file_of_the_cache_is_made_anew(source, tmp_path):
+    needs_a_compiler()
+    path, _ = native._compiled("thing")
+    path.write_bytes(b"")
+    assert native._built("thing").library.answer() == 42
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "python3 -c 'raise SystemExit(3)'"])
+def test_a_compiler_that_does_not_work_is_one_warning(source, tmp_path, monkeypatch, caplog, compiler):
+    monkeypatch.setenv("CXX", compiler)
+    with caplog.at_level(logging.WARNING, "neoxlib"):
+        built = native._built("thing")
+    assert built.library is None and built.seconds == 0.0
+    assert compiler.split()[0] in built.why_not
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "thing.cpp could not be compiled" in caplog.text
+    assert made(tmp_path) == []
+
+
+def test_where_nothing_is_installed_the_reason_says_what_to_install(source, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert "install one (apt install g++), or name yours in CXX" in native._built("thing").why_not
+
+
+def test_the_compilers_own_words_are_in_the_reason(source, tmp_path):
+    needs_a_compiler()
+    source.write_text("int answer( {\n")
+    built = native._built("thing")
+    assert built.library is None and "thing.cpp" in built.why_not and "error" in built.why_not
+    assert made(tmp_path) == []
+
+
+def test_a_cache_that_cannot_be_written_is_a_reason_too(source, tmp_path, monkeypatch):
+    needs_a_compiler()
+    monkeypatch.setenv("NEOXLIB_CACHE", str(source))  # a file, so no folder can be in it
+    assert str(source) in native._built("thing").why_not
+
+
+def test_of_several_processes_one_compiles_and_all_get_the_library(tmp_path, monkeypatch):
+    needs_a_compiler()
+    monkeypatch.setenv("NEOXLIB_CACHE", str(tmp_path / "cache"))
+    ranks = [subprocess.Popen([sys.executable, "-c", ASK], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = sorted(rank.communicate()[0].strip() for rank in ranks)
+    assert said == ["True False", "True False", "True True"]
+    assert [path.name for path in made(tmp_path)] == ["sums.so"]
+
+
+def test_a_library_is_asked_for_by_name_once_per_process():
+    assert native.library("sums") is native.library("sums")
+    assert (native.library("sums") is None) == bool(native.why_not("sums"))
