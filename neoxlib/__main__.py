@@ -55,7 +55,7 @@ def report(ctx: click.Context, notebooks: tuple[str, ...], everything: bool, pre
 @click.argument("dst", type=FOLDER)
 @click.option("--world-size", type=int, required=True, help="Ranks to cut for.")
 @click.option("--dtype", help="Number format to write; the source's by default.")
-@click.option("--quant", help="Weight-only scheme; there is none yet, and any name is refused.")
+@click.option("--quant", help="Pack the weights: int8 or int4; as they are by default.")
 def shard(src: Path, dst: Path, world_size: int, dtype: str | None, quant: str | None) -> None:
     """Cut the checkpoint SRC into one folder per rank below DST; resumes where it was broken off."""
     from neoxlib import weights
@@ -93,11 +93,13 @@ def merge(dst: Path, out: Path) -> None:
 @click.option("--seq-len", type=int, help="Prompt and answer, in tokens; the model's window by default.")
 @click.option("--dtype", default="float16", show_default=True, help="Number format of weights and cache.")
 @click.option("--chip", help="A chip of the table, for example 910B3; this machine by default.")
-def plan(model_dir: Path, world_size: int, batch: int, seq_len: int | None, dtype: str, chip: str | None) -> None:
+@click.option("--quant", help="Weights packed as int8 or int4; as they are by default.")
+def plan(model_dir: Path, world_size: int, batch: int, seq_len: int | None, dtype: str, chip: str | None,
+         quant: str | None) -> None:  # fmt: skip
     """Say whether the model fits and how fast it can be, before any device is touched."""
     from neoxlib import planner
 
-    click.echo(planner.plan(model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip))
+    click.echo(planner.plan(model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip, quant=quant))
 
 
 @cli.command()

@@ -1,11 +1,12 @@
 """How many bytes one rank holds and reads: sums over the layers' own shard rules. Knows no chip, opens no weights."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
 from neoxlib.config import ModelConfig
-from neoxlib.model import shard_rules
+from neoxlib.layers import Full
+from neoxlib.model import full_parameters
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 PARTS = {"embedding": "embed_in", "attention": ".attention.", "mlp": ".mlp.", "norms": "norm", "head": "embed_out"}
@@ -20,16 +21,22 @@ class Budget:
     batch: int
     seq_len: int
     dtype: str
+    quant: str | None = None
 
     @cached_property
     def ranks(self) -> list[dict[str, int]]:
         """Weights by class of tensor, rank by rank: the shares of a vocabulary that does not divide differ."""
         ranks = [dict.fromkeys(PARTS, 0) for _ in range(self.world_size)]
-        for name, (shape, rule) in shard_rules(self.config).items():
+        for name, full in full_parameters(self.config, self.quant).items():
             part = next(part for part, mark in PARTS.items() if mark in name)
             for rank, sums in enumerate(ranks):
-                sums[part] += prod(rule.shape(shape, rank, self.world_size)) * BYTES[self.dtype]
+                sums[part] += self._bytes(full, rank)
         return ranks
+
+    def _bytes(self, full: Full, rank: int) -> int:
+        """A parameter's on a rank."""
+        itemsize = full.dtype.itemsize if full.dtype else BYTES[self.dtype]
+        return prod(full.rule.shape(full.shape, rank, self.world_size)) * itemsize
 
     @property
     def weights(self) -> dict[str, int]:
@@ -66,8 +73,8 @@ class Budget:
     def staging(self) -> int:
         """Host memory that all ranks together need to load, besides Python, torch and weights that stay on the host:
         each holds its largest tensor twice, as it was read and in its own dtype."""
-        largest = max(prod(rule.shape(shape, 0, self.world_size)) for shape, rule in shard_rules(self.config).values())
-        return 2 * largest * BYTES[self.dtype] * self.world_size
+        largest = max(self._bytes(full, 0) for full in full_parameters(self.config, self.quant).values())
+        return 2 * largest * self.world_size
 
     @property
     def disk(self) -> int:
@@ -76,4 +83,4 @@ class Budget:
 
     def operations(self, tokens: int) -> float:
         """Multiplications and additions of the linears for so many tokens, on this rank; attention's own left out."""
-        return 2 * self.weights_read / BYTES[self.dtype] * tokens
+        return 2 * replace(self, quant=None).weights_read / BYTES[self.dtype] * tokens  # packed weights are unpacked

@@ -22,6 +22,7 @@ LAYOUTS = (
 MANIFEST, JOURNAL, PARTS = "manifest.json", "shard.progress.jsonl", "part_model"
 FORMAT = "neoxlib-shards"
 PART_KEY = "neoxlib_part"  # in a safetensors header: "1/2" in the files of part_model/1 of two ranks
+QUANT_KEY = "neoxlib_quant"  # the scheme, where the file's weights are packed
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Checkpoint:
 
     `part` is (rank, world size) of a folder `part_model/{rank}`, whose tensors are that rank's; (0, 1) otherwise.
     `source_names` maps names to those of the unsplit checkpoint a cut was made from, where they differ.
+    `quant` is the scheme that its weights are packed by; None where they are not.
     """
 
     folder: Path  # the folder with config.json and the tokenizer
@@ -92,6 +94,7 @@ class Checkpoint:
     tensors: dict[str, Stored]
     part: tuple[int, int] = (0, 1)
     source_names: dict[str, str] = field(default_factory=dict)
+    quant: str | None = None
 
 
 def open_checkpoint(folder: str | Path) -> Checkpoint:
@@ -131,6 +134,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def stored_quant(folder: str | Path) -> str | None:
+    """The scheme that a cut's weights are packed by; None for any other folder."""
+    manifest = read_manifest(Path(folder))
+    return manifest.get("quant") if manifest else None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; raises WeightsError when it is not one."""
     try:
@@ -163,7 +172,7 @@ def _open_published(folder: Path, layout: str) -> Checkpoint:
         if listed.get(name, file) == file
     }
     rank, _, size = metadata.get(PART_KEY, "0/1").partition("/")
-    return Checkpoint(folder, tuple(sorted(files)), tensors, (int(rank), int(size)))
+    return Checkpoint(folder, tuple(sorted(files)), tensors, (int(rank), int(size)), quant=metadata.get(QUANT_KEY))
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -195,7 +204,7 @@ def _open_shards(folder: Path, manifest: dict[str, Any]) -> Checkpoint:
     if lost:
         raise WeightsError(f"{folder}: the manifest tells of tensors that are not there:\n  " + "\n  ".join(lost))
     names = {name: entry["source_name"] for name, entry in manifest["tensors"].items()}
-    return Checkpoint(folder / PARTS / "0", tuple(files), tensors, source_names=names)
+    return Checkpoint(folder / PARTS / "0", tuple(files), tensors, source_names=names, quant=manifest.get("quant"))
 
 
 def _nothing_found(folder: Path) -> str:

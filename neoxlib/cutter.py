@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from neoxlib import files
-from neoxlib.checkpoint import FORMAT, JOURNAL, MANIFEST, PART_KEY, Stored
+from neoxlib.checkpoint import FORMAT, JOURNAL, MANIFEST, PART_KEY, QUANT_KEY, Stored
 from neoxlib.errors import WeightsError
 from neoxlib.files import Entry, Journal, Layout, Meter, TensorFile
 from neoxlib.layers import Cut
+from neoxlib.packing import PackedPart, packed
 from neoxlib.pieces import load_whole
 
 
@@ -21,7 +22,7 @@ from neoxlib.pieces import load_whole
 class Target:
     """A tensor on its way: where it is, its name in the new files and in the unsplit checkpoint, dtype and rule."""
 
-    stored: Stored
+    stored: Stored | PackedPart
     name: str
     source_name: str
     dtype: torch.dtype
@@ -57,9 +58,10 @@ class Job:
         return {t.name: (t.dtype, t.rule.shape(t.stored.shape, rank, size)) for t in self.groups[group]}
 
     def header(self, rank: int, group: int) -> bytes:
-        """Head of a rank's file, which marks it as that rank's part."""
-        size = len(self.folders)
-        return files.header_of(self.layout(rank, group), {PART_KEY: f"{rank}/{size}"} if size > 1 else {})
+        """Head of a rank's file, which marks it as that rank's part, and as packed."""
+        size, quant = len(self.folders), self.request["quant"]
+        marks = ({PART_KEY: f"{rank}/{size}"} if size > 1 else {}) | ({QUANT_KEY: quant} if quant else {})
+        return files.header_of(self.layout(rank, group), marks)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every weight file."""
@@ -86,6 +88,7 @@ def write(job: Job, progress: bool) -> dict[str, Any]:
         finally:
             journal.close()
             load_whole.cache_clear()
+            packed.cache_clear()
 
 
 def _write_companions(job: Job) -> dict[str, Entry]:

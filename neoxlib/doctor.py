@@ -115,14 +115,15 @@ def _config(model_dir: str | os.PathLike[str]) -> str:
 
 def _weights(model_dir: str | os.PathLike[str]) -> str:
     from neoxlib.checkpoint import open_checkpoint  # needs torch, which may be what is broken
+    from neoxlib.model import count_parameters
     from neoxlib.names import match
 
-    checkpoint = open_checkpoint(model_dir)
-    tensors = [stored for _, stored in match(checkpoint, ModelConfig.from_dir(model_dir)).values()]
-    parameters = sum(stored.nbytes // stored.dtype.itemsize for stored in tensors)
+    checkpoint, config = open_checkpoint(model_dir), ModelConfig.from_dir(model_dir)
+    tensors = [stored for _, stored in match(checkpoint, config).values()]
     dtypes = ", ".join(sorted({str(stored.dtype).removeprefix("torch.") for stored in tensors}))
     size = sum(stored.nbytes for stored in tensors) / 1e9
-    return f"{parameters:,} parameters, {size:.3g} GB of {dtypes} in {len(checkpoint.files)} file(s)"
+    what = f"{size:.3g} GB of {dtypes}" + (f" (packed as {checkpoint.quant})" if checkpoint.quant else "")
+    return f"{count_parameters(config):,} parameters, {what} in {len(checkpoint.files)} file(s)"
 
 
 def _tokenizer(model_dir: str | os.PathLike[str]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from neoxlib import weights
+from neoxlib import fast, weights
 from neoxlib.checkpoint import open_checkpoint
 from neoxlib.chips import pick_device, pick_dtype
 from neoxlib.comm import SOLO, Group
@@ -20,6 +20,8 @@ from neoxlib.config import ModelConfig, sequence_window
 from neoxlib.decode import Clock, Limits, Step, decode
 from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.model import GPTNeoX, KVCache, count_parameters
+from neoxlib.ops import native
+from neoxlib.packing import choose_quant
 from neoxlib.sampling import Sampling
 from neoxlib.score import Request, log_probabilities
 from neoxlib.text import Completion, Stream, encode, generate_text
@@ -198,31 +200,42 @@ class Engine:
 
 def load(
     model_dir: str | os.PathLike[str], dtype: str = "float32", device: str = "cpu", quant: str | None = None,
-    max_seq_len: int | None = None, *, allow_long: bool = False, group: Group = SOLO,
+    max_seq_len: int | None = None, compile: bool = True, *, allow_long: bool = False, group: Group = SOLO,
 ) -> Engine:
     """Load a Hugging Face checkpoint folder, or a folder that `shard` wrote, into this process.
 
     `dtype` and `device` may be "auto". `max_seq_len` sizes the KV cache: the argument, else the variable MAX_SEQ_LEN,
-    else the config. In a `group` of several ranks each reads its own part only.
+    else the config. In a `group` of several ranks each reads its own part only. `quant` is "int8" or "int4": weights
+    are then packed as they are read; None takes them as they are stored. On a CPU the model runs on kernels compiled
+    for it, where there is a C++ compiler; `compile=False` keeps to PyTorch's operators, the form people read.
     Raises ConfigError, WeightsError, ShardError or SettingsError, each saying what to do.
     """
-    if quant not in (None, ""):
-        raise SettingsError(f"quant is {quant!r}; no quantization scheme of this name, only None")
     device = pick_device(device)
-    folder = open_checkpoint(model_dir).folder
+    checkpoint = open_checkpoint(model_dir)
+    folder, quant = checkpoint.folder, choose_quant(checkpoint, quant)
     config = ModelConfig.from_dir(folder)
     dtype = pick_dtype(dtype, device, config.torch_dtype)
     window = sequence_window(config, max_seq_len, allow_long)
     where = torch.device(device)  # of the NPUs the one that this process has set as its own
     with torch.device("meta"):
-        model = GPTNeoX(config, group).to(getattr(torch, dtype))
-    weights.load_into(model.to_empty(device=where).eval(), model_dir)
+        model = GPTNeoX(config, group, quant=quant).to(getattr(torch, dtype))
+    model = fast.in_one_block(model) if where.type == "cpu" else model.to_empty(device=where)
+    weights.load_into(model.eval(), model_dir)
     about = {
         "model_dir": str(model_dir), "parameters": count_parameters(config), "dtype": dtype,
-        "device": str(where), "world_size": group.size, "backend": group.backend, "quant": quant or None,
-        "max_seq_len": window, "threads": torch.get_num_threads(),
+        "device": str(where), "world_size": group.size, "backend": group.backend, "quant": quant,
+        "max_seq_len": window, "threads": torch.get_num_threads(), "compile": _compile(model, where, compile),
     }  # fmt: skip
     return Engine(model, _tokenizer(folder, config), window, about)
+
+
+def _compile(model: GPTNeoX, device: torch.device, wanted: bool) -> str:
+    """Put the compiled kernels in place; says what the model runs on, and why if not on them."""
+    if not wanted:
+        return "plain: compile is False"
+    if device.type != "cpu":
+        return f"plain: the kernels are for CPUs, the model is on {device}"
+    return "compiled kernels" if fast.attach(model) else f"plain: {native.why_not('kernels')}"
 
 
 def _tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase | None:

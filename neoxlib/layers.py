@@ -1,13 +1,15 @@
 """Linear and embedding layers that hold one rank's share. Each states its own shard rule: which axis is cut."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neoxlib.comm import SOLO, Group
+from neoxlib.quant import Scheme
 
 
 def bounds(length: int, rank: int, size: int) -> tuple[int, int]:
@@ -36,53 +38,84 @@ class Cut:
 WHOLE = Cut(None)
 
 
+class Full(NamedTuple):
+    """A parameter of the unsplit model; `dtype` None is the model's own."""
+
+    shape: tuple[int, ...]
+    rule: Cut
+    dtype: torch.dtype | None = None
+
+
 class Sharded(nn.Module):
-    """A layer whose parameters are this rank's part of `full` shapes under `rule`."""
+    """A layer whose parameters are this rank's part of `full`."""
 
-    rule: ClassVar[dict[str, Cut]] = {}
-
-    def __init__(self, full: dict[str, tuple[int, ...]], group: Group) -> None:
+    def __init__(self, full: dict[str, Full], group: Group) -> None:
         super().__init__()
         self.full = full
-        for name, shape in full.items():
-            part = torch.empty(self.rule[name].shape(shape, group.rank, group.size))
+        for name, (shape, rule, dtype) in full.items():
+            part = torch.empty(rule.shape(shape, group.rank, group.size), dtype=dtype)
             self.register_parameter(name, nn.Parameter(part, requires_grad=False))
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Sharded":
+        """Keep the dtypes that a scheme dictates: `model.to(dtype)` converts floats only, so it is shown bytes."""
+        fixed = {id(self._parameters[name]) for name, full in self.full.items() if full.dtype}
 
-class ColumnParallel(Sharded):
+        def convert(x: Tensor) -> Tensor:
+            return fn(x.view(torch.uint8)).view(x.dtype) if id(x) in fixed else fn(x)
+
+        return super()._apply(convert, recurse)
+
+
+class Linear(Sharded):
+    """A weight [out_features, in_features] cut along `dim`, plain or as `scheme` packs it, and perhaps a bias."""
+
+    dim: ClassVar[int]
+    bias_rule: ClassVar[Cut]
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, group: Group = SOLO, scheme: Scheme | None = None
+    ) -> None:
+        plain = {"weight": ((out_features, in_features), None)}
+        tensors = scheme.tensors(out_features, in_features) if scheme else plain
+        # A packed tensor without that dimension (a scale for each whole row) is on every rank.
+        rules = {name: Cut(self.dim) if len(shape) > self.dim else WHOLE for name, (shape, _) in tensors.items()}
+        full = {name: Full(shape, rules[name], dtype) for name, (shape, dtype) in tensors.items()}
+        super().__init__(full | ({"bias": Full((out_features,), self.bias_rule)} if bias else {}), group)
+        self.scheme = scheme
+
+    def plain_weight(self, dtype: torch.dtype) -> Tensor:
+        """This rank's weight as floats [out here, in here]."""
+        if self.scheme is None:
+            return self.weight
+        return self.scheme.unpack({"weight": self.weight, "weight_scale": self.weight_scale}, dtype)
+
+
+class ColumnParallel(Linear):
     """y = x Wᵀ + b with the output cut over the ranks: [..., in_features] -> [..., out_features here]."""
 
-    rule: ClassVar = {"weight": Cut(0), "bias": Cut(0)}
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, group: Group = SOLO) -> None:
-        super().__init__({"weight": (out_features, in_features)} | ({"bias": (out_features,)} if bias else {}), group)
+    dim, bias_rule = 0, Cut(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, getattr(self, "bias", None))
+        return F.linear(x, self.plain_weight(x.dtype), getattr(self, "bias", None))
 
 
-class RowParallel(Sharded):
+class RowParallel(Linear):
     """This rank's term of y = x Wᵀ, the input cut over the ranks: [..., in_features here] -> [..., out_features].
 
     The bias is whole on every rank and is not added here: the caller sums the terms over the ranks first.
     """
 
-    rule: ClassVar = {"weight": Cut(1), "bias": WHOLE}
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, group: Group = SOLO) -> None:
-        super().__init__({"weight": (out_features, in_features)} | ({"bias": (out_features,)} if bias else {}), group)
+    dim, bias_rule = 1, WHOLE
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
+        return F.linear(x, self.plain_weight(x.dtype))
 
 
 class VocabParallel(Sharded):
     """Embedding with its rows cut over the ranks: ids [B, S] -> hidden states [B, S, hidden], summed over the ranks."""
 
-    rule: ClassVar = {"weight": Cut(0)}
-
     def __init__(self, vocab_size: int, hidden_size: int, group: Group = SOLO) -> None:
-        super().__init__({"weight": (vocab_size, hidden_size)}, group)
+        super().__init__({"weight": Full((vocab_size, hidden_size), Cut(0))}, group)
         self.group = group
         self.first, _ = bounds(vocab_size, group.rank, group.size)
 
@@ -98,10 +131,8 @@ class VocabParallel(Sharded):
 class LayerNorm(Sharded):
     """Scale and shift of a layer norm over [..., hidden], whole on every rank."""
 
-    rule: ClassVar = {"weight": WHOLE, "bias": WHOLE}
-
     def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__({"weight": (hidden_size,), "bias": (hidden_size,)}, SOLO)
+        super().__init__({name: Full((hidden_size,), WHOLE) for name in ("weight", "bias")}, SOLO)
         self.eps = eps
 
 

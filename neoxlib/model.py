@@ -6,15 +6,20 @@ Black et al., "GPT-NeoX-20B" (arXiv 2204.06745). Knows nothing of files, text or
 import math
 from functools import lru_cache
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from neoxlib.comm import SOLO, Group
 from neoxlib.config import ACTIVATIONS, ModelConfig
-from neoxlib.errors import ShardError
-from neoxlib.layers import ColumnParallel, Cut, LayerNorm, RowParallel, Sharded, VocabParallel, rotary_tables
+from neoxlib.errors import SettingsError, ShardError
+from neoxlib.layers import ColumnParallel, Cut, Full, LayerNorm, RowParallel, Sharded, VocabParallel, rotary_tables
 from neoxlib.ops import torch_ops
+from neoxlib.quant import HEAD, SCHEMES, Scheme, scheme_name
+
+if TYPE_CHECKING:
+    from neoxlib.fast import FastPath
 
 
 class KVCache:
@@ -29,18 +34,24 @@ class KVCache:
     ) -> None:
         heads_here = config.num_attention_heads // group.size
         shape = (config.num_hidden_layers, batch, heads_here, max_seq_len, config.head_dim)
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros(shape, dtype=dtype, device=device)
+        self.k = torch.empty(shape, dtype=dtype, device=device)  # no slot is read before it is written
+        self.v = torch.empty(shape, dtype=dtype, device=device)
         self.real = torch.zeros(batch, max_seq_len, dtype=torch.bool, device=device)
         self.length = 0
         tables = rotary_tables(max_seq_len, config.rotary_dim, config.rotary_emb_base)
         self.cos, self.sin = (table.to(device, dtype) for table in tables)  # [max_seq_len, rotary], cast last
 
+    def append(self, mask: Tensor) -> int:
+        """Take in `mask` [B, S] (True = real token), and say in which slot the first of its tokens belongs."""
+        start, self.length = self.length, self.length + mask.shape[1]
+        assert self.length <= self.real.shape[1], f"{self.length} tokens in a cache of {self.real.shape[1]}"
+        self.real[:, start : self.length] = mask
+        return start
+
     def extend(self, mask: Tensor) -> "Step":
-        """Take in `mask` [B, S] (True = real token) and say how its tokens sit among those already here."""
-        start, end = self.length, self.length + mask.shape[1]
-        self.real[:, start:end] = mask
-        self.length = end
+        """Take in `mask` [B, S], and say how its tokens sit among those already here."""
+        start = self.append(mask)
+        end = self.length
         positions = (self.real[:, :end].cumsum(-1) - 1).clamp(min=0)[:, start:]  # [B, S]: padding does not count
         index = torch.arange(end, device=mask.device)
         rows = index[start:, None]
@@ -61,12 +72,12 @@ class Step:
 class Attention(nn.Module):
     """Multi-head attention with partial rotary positions; returns this rank's term of the sum, bias left out."""
 
-    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType) -> None:
+    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType, scheme: Scheme | None) -> None:
         super().__init__()
         hidden, bias = config.hidden_size, config.attention_bias
         self.head_dim, self.ops = config.head_dim, ops
-        self.query_key_value = ColumnParallel(hidden, 3 * hidden, bias, group)  # rows: per head its q, k, v
-        self.dense = RowParallel(hidden, hidden, bias, group)
+        self.query_key_value = ColumnParallel(hidden, 3 * hidden, bias, group, scheme)  # rows: per head its q, k, v
+        self.dense = RowParallel(hidden, hidden, bias, group, scheme)
 
     def forward(self, x: Tensor, step: Step, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         qkv = self.query_key_value(x)  # [B, S, heads_here * 3 * head_dim]
@@ -81,11 +92,11 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """Two linears around the activation; returns this rank's term of the sum, bias left out."""
 
-    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType) -> None:
+    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType, scheme: Scheme | None) -> None:
         super().__init__()
         self.form, self.ops = ACTIVATIONS[config.hidden_act], ops
-        self.dense_h_to_4h = ColumnParallel(config.hidden_size, config.intermediate_size, group=group)
-        self.dense_4h_to_h = RowParallel(config.intermediate_size, config.hidden_size, group=group)
+        self.dense_h_to_4h = ColumnParallel(config.hidden_size, config.intermediate_size, True, group, scheme)
+        self.dense_4h_to_h = RowParallel(config.intermediate_size, config.hidden_size, True, group, scheme)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dense_4h_to_h(self.ops.activate(self.dense_h_to_4h(x), self.form))
@@ -94,13 +105,15 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer. With the parallel residual its two branches are summed before the one all-reduce."""
 
-    def __init__(self, config: ModelConfig, group: Group = SOLO, ops: ModuleType = torch_ops) -> None:
+    def __init__(
+        self, config: ModelConfig, group: Group = SOLO, ops: ModuleType = torch_ops, scheme: Scheme | None = None
+    ) -> None:
         super().__init__()
         self.group, self.ops, self.parallel = group, ops, config.use_parallel_residual
         self.input_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.post_attention_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.attention = Attention(config, group, ops)
-        self.mlp = MLP(config, group, ops)
+        self.attention = Attention(config, group, ops, scheme)
+        self.mlp = MLP(config, group, ops, scheme)
 
     def forward(self, x: Tensor, step: Step, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         attention = self.attention(self._norm(x, self.input_layernorm), step, k_cache, v_cache)
@@ -128,26 +141,35 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Embedding, layers and final norm: what the checkpoint keeps under `gpt_neox.`."""
 
-    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType) -> None:
+    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType, scheme: Scheme | None) -> None:
         super().__init__()
         self.embed_in = VocabParallel(config.vocab_size, config.hidden_size, group)
-        self.layers = nn.ModuleList(Block(config, group, ops) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Block(config, group, ops, scheme) for _ in range(config.num_hidden_layers))
         self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
 
 class GPTNeoX(nn.Module):
     """The language model: ids [B, S] -> logits [B, S, vocab here], the vocabulary's rows cut over the ranks.
 
-    Raises ShardError when the group's size does not divide the attention heads.
+    `fast`, where it is set, computes the same in its own way: see fast.py.
+    `quant` names a scheme of quant.py for the four matrices of every block; the head is then int8. Embedding (also
+    where it is the head), norms and biases stay in the model's dtype.
+    Raises ShardError for a group whose size cuts a head or a scheme's group, SettingsError for a `quant` that is no
+    scheme's or does not suit the config.
     """
 
-    def __init__(self, config: ModelConfig, group: Group = SOLO, ops: ModuleType = torch_ops) -> None:
+    fast: "FastPath | None" = None
+
+    def __init__(
+        self, config: ModelConfig, group: Group = SOLO, ops: ModuleType = torch_ops, quant: str | None = None
+    ) -> None:
         super().__init__()
-        check_world_size(config, group.size)
-        self.config, self.group, self.ops = config, group, ops
-        self.gpt_neox = Trunk(config, group, ops)
+        check_world_size(config, group.size, quant)
+        self.config, self.group, self.ops, self.quant = config, group, ops, scheme_name(quant)
+        scheme, head = (SCHEMES[quant], HEAD) if quant else (None, None)
+        self.gpt_neox = Trunk(config, group, ops, scheme)
         if not config.tie_word_embeddings:
-            self.embed_out = ColumnParallel(config.hidden_size, config.vocab_size, bias=False, group=group)
+            self.embed_out = ColumnParallel(config.hidden_size, config.vocab_size, False, group, head)
 
     def forward(
         self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None, last_only: bool = False
@@ -161,7 +183,10 @@ class GPTNeoX(nn.Module):
 
     def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
         """Hidden states [B, S, hidden] after the last layer, before the final norm."""
-        step = cache.extend(torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask)
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
+        if self.fast:
+            return self.fast.states(input_ids, cache, mask)
+        step = cache.extend(mask)
         x = self.gpt_neox.embed_in(input_ids)  # [B, S, hidden]
         for layer, k_cache, v_cache in zip(self.gpt_neox.layers, cache.k, cache.v, strict=True):
             x = layer(x, step, k_cache, v_cache)
@@ -169,6 +194,8 @@ class GPTNeoX(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """Hidden states [..., hidden] -> logits [..., vocab here]."""
+        if self.fast:
+            return self.fast.head(x)
         norm = self.gpt_neox.final_layer_norm
         x = self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
         if self.config.tie_word_embeddings:
@@ -176,32 +203,54 @@ class GPTNeoX(nn.Module):
         return self.embed_out(x)
 
 
-def legal_world_sizes(config: ModelConfig) -> list[int]:
-    """Numbers of ranks that get whole heads each: the divisors of `num_attention_heads`."""
-    heads = config.num_attention_heads
-    return [n for n in range(1, heads + 1) if heads % n == 0 and n <= config.vocab_size]
+def legal_world_sizes(config: ModelConfig, quant: str | None = None) -> list[int]:
+    """Numbers of ranks that get whole heads each (the divisors of `num_attention_heads`), and a scheme's whole groups.
 
-
-def check_world_size(config: ModelConfig, world_size: int) -> None:
-    """Raises ShardError that names the legal sizes: a head is never cut."""
-    legal = legal_world_sizes(config)
-    if world_size not in legal:
-        raise ShardError(
-            f"{config.num_attention_heads} attention heads cannot be cut over {world_size} ranks; "
-            f"world_size may be {', '.join(map(str, legal))}"
+    Raises SettingsError for a `quant` that is no scheme's, or whose groups do not fill the model's columns.
+    """
+    heads, columns = config.num_attention_heads, _columns(config)
+    group = SCHEMES[quant].group if scheme_name(quant) else 0
+    if wrong := [f"{name} has {width}" for name, width in columns.items() if group and width % group]:
+        raise SettingsError(
+            f"quant {quant!r} takes columns in groups of {group}, but {', '.join(wrong)}; use int8, or leave quant out"
         )
+    runs = [heads, *(width // group for width in columns.values() if group)]
+    return [n for n in range(1, heads + 1) if not any(run % n for run in runs) and n <= config.vocab_size]
+
+
+def _columns(config: ModelConfig) -> dict[str, int]:
+    """Columns of the matrices that a scheme packs in groups; those of `dense` and `dense_4h_to_h` are cut."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    return {
+        "attention.query_key_value.weight": hidden, "attention.dense.weight": hidden,
+        "mlp.dense_h_to_4h.weight": hidden, "mlp.dense_4h_to_h.weight": inner,
+    }  # fmt: skip
+
+
+def check_world_size(config: ModelConfig, world_size: int, quant: str | None = None) -> None:
+    """Raises ShardError that names the legal sizes: a head is never cut, nor a scheme's group of columns."""
+    legal = legal_world_sizes(config, quant)
+    if world_size in legal:
+        return
+    what = f"{config.num_attention_heads} attention heads"
+    if world_size in legal_world_sizes(config):
+        widths = f"{config.hidden_size} and {config.intermediate_size} columns"
+        what = f"{widths} in the {quant} scheme's groups of {SCHEMES[quant].group}"
+    raise ShardError(f"{what} cannot be cut over {world_size} ranks; world_size may be {', '.join(map(str, legal))}")
 
 
 @lru_cache
-def shard_rules(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], Cut]]:
-    """Every parameter of the checkpoint: its full shape and the rule by which its layer cuts it."""
+def full_parameters(config: ModelConfig, quant: str | None = None) -> dict[str, Full]:
+    """Every parameter of the unsplit model by its name: shape, rule, and the dtype where `quant` dictates one."""
     with torch.device("meta"):
-        model = GPTNeoX(config)
-    rules = {}
-    for path, layer in model.named_modules():
-        if isinstance(layer, Sharded):
-            rules |= {f"{path}.{name}": (shape, layer.rule[name]) for name, shape in layer.full.items()}
-    return rules
+        model = GPTNeoX(config, quant=quant)
+    layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, Sharded)]
+    return {f"{path}.{name}": full for path, layer in layers for name, full in layer.full.items()}
+
+
+def shard_rules(config: ModelConfig, quant: str | None = None) -> dict[str, tuple[tuple[int, ...], Cut]]:
+    """Every parameter of the checkpoint: its full shape and the rule by which its layer cuts it."""
+    return {name: (full.shape, full.rule) for name, full in full_parameters(config, quant).items()}
 
 
 def count_parameters(config: ModelConfig) -> int:

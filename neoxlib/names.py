@@ -8,7 +8,7 @@ import torch
 from neoxlib.checkpoint import Checkpoint, Stored
 from neoxlib.config import ModelConfig
 from neoxlib.errors import ShardError, WeightsError
-from neoxlib.model import shard_rules
+from neoxlib.model import full_parameters, shard_rules
 from neoxlib.pieces import as_bytes
 
 EMBED, HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
@@ -29,16 +29,17 @@ def dtype_of(name: str | torch.dtype) -> torch.dtype:
 def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, Stored]]:
     """The model's parameter names -> (the checkpoint's name, its tensor), in the order of the checkpoint's files.
 
-    Raises WeightsError with every missing, extra, misshapen or non-floating tensor.
+    Packed weights keep their parts: `weight` and `weight_scale`.
+    Raises WeightsError with every missing, extra or misshapen tensor, and those of a wrong dtype.
     """
-    rules, problems, found = shard_rules(config), [], {}
-    names = match_names(checkpoint.tensors, config, str(checkpoint.folder))
+    parameters, problems, found = full_parameters(config, checkpoint.quant), [], {}
+    names = match_names(checkpoint.tensors, config, str(checkpoint.folder), checkpoint.quant)
     for name, theirs in names.items():
-        stored, (shape, rule) = checkpoint.tensors[theirs], rules[name]
+        stored, (shape, rule, dtype) = checkpoint.tensors[theirs], parameters[name]
         if stored.shape != (expected := rule.shape(shape, *checkpoint.part)):
             problems.append(f"{theirs} is {list(stored.shape)}, the config asks for {list(expected)}")
-        if stored.dtype not in FLOATS.values():
-            problems.append(f"{theirs} is {stored.dtype}; weights are {', '.join(FLOATS)}")
+        if stored.dtype not in ([dtype] if dtype else FLOATS.values()):
+            problems.append(f"{theirs} is {stored.dtype}; weights are {dtype or ', '.join(FLOATS)}")
         found[name] = (theirs, stored)
     _refuse(problems, str(checkpoint.folder))
     if config.tie_word_embeddings:
@@ -46,7 +47,9 @@ def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, S
     return dict(sorted(found.items(), key=lambda item: item[1][1].place))
 
 
-def match_names(names: Iterable[str], config: ModelConfig, where: str = "the checkpoint") -> dict[str, str]:
+def match_names(
+    names: Iterable[str], config: ModelConfig, where: str = "the checkpoint", quant: str | None = None
+) -> dict[str, str]:
     """The model's parameter names -> the checkpoint's. Raises WeightsError with all names that do not fit.
 
     Either name of the head is taken, and a base model's names without `gpt_neox.`; with tied embeddings one of
@@ -54,7 +57,7 @@ def match_names(names: Iterable[str], config: ModelConfig, where: str = "the che
     """
     names = [name for name in names if not SKIPPED.search(name)]
     prefix = "" if any(name.startswith("gpt_neox.") for name in names) else "gpt_neox."
-    expected, found, problems = shard_rules(config), {}, []
+    expected, found, problems = shard_rules(config, quant), {}, []
     for theirs in names:
         ours = HEAD if theirs in HEADS else prefix + theirs
         if ours == HEAD and config.tie_word_embeddings:

@@ -13,11 +13,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from neoxlib.checkpoint import Stored, open_checkpoint
+from neoxlib.checkpoint import Checkpoint, Stored, open_checkpoint
 from neoxlib.config import ACTIVATIONS, ModelConfig
 from neoxlib.decode import left_pad
 from neoxlib.model import Block, KVCache
-from neoxlib.names import match
+from neoxlib.packing import PackedPart, choose_quant, match_packed, scheme_of
+from neoxlib.quant import Scheme
 
 if TYPE_CHECKING:
     from neoxlib.engine import Engine
@@ -62,12 +63,14 @@ def check(engine: "Engine", run: "Run", texts: Sequence[str] = TEXTS) -> pd.Data
     return run.save("parity", table)
 
 
-def check_weights(src: str | os.PathLike[str], dst: str | os.PathLike[str], run: "Run") -> pd.DataFrame:
+def check_weights(
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], run: "Run", quant: str | None = None
+) -> pd.DataFrame:
     """Record in `run` whether every tensor of the cut `dst` equals that of `src` bit for bit; return the table.
 
-    Both are read one tensor at a time.
+    Both are read one tensor at a time; those of `src` are packed by `quant`, if `dst` was.
     """
-    (_, left), (_, right) = _open(src), _open(dst)
+    left, right = (_stored(open_checkpoint(folder), quant)[1] for folder in (src, dst))
     rows = [(name, _same_bits(left[name](), right[name]())) for name in left]
     table = pd.DataFrame(rows, columns=["tensor", "equal"])
     wrong = table.loc[~table["equal"], "tensor"].tolist()
@@ -86,10 +89,10 @@ def compare(engine: "Engine", about: dict[str, Any], rows: Sequence[list[int]]) 
     ids, mask = left_pad(rows)  # [B, S]
     found = engine.logits(ids, mask)  # [B, S, vocab]
     found = [row[kept] for row, kept in zip(found, mask, strict=True)]
-    name = f"world size {about['world_size']}, {about['dtype']}"
+    name = ", ".join(filter(None, (f"world size {about['world_size']}", about["dtype"], about["quant"])))
     limits = TOLERANCE[about["dtype"]], TOP1[about["dtype"]]
-    alone = solo_logits(about["model_dir"], rows, getattr(torch, about["dtype"]))
-    truth = reference_logits(about["model_dir"], rows)
+    alone = solo_logits(about["model_dir"], rows, getattr(torch, about["dtype"]), about["quant"])
+    truth = reference_logits(about["model_dir"], rows, about["quant"])
     return [
         _judge(name, f"world size 1, {about['dtype']}, CPU", found, alone, *limits),
         _judge(name, "an independent float32 forward", found, truth, *limits),
@@ -110,26 +113,46 @@ def _judge(
 Reader = Callable[[], Tensor]
 
 
-def _open(model_dir: str | os.PathLike[str]) -> tuple[ModelConfig, dict[str, Reader]]:
-    """The config, and per parameter name a function that reads the whole tensor from disk."""
-    checkpoint = open_checkpoint(model_dir)
+def _stored(checkpoint: Checkpoint, quant: str | None) -> tuple[ModelConfig, dict[str, Reader]]:
+    """The config, and per parameter name a function that reads the whole tensor from disk, packed by `quant`."""
     config = ModelConfig.from_dir(checkpoint.folder)
-    return config, {name: partial(_read, stored) for name, (_, stored) in match(checkpoint, config).items()}
+    found = match_packed(checkpoint, config, quant)
+    return config, {name: partial(_read, stored) for name, (_, stored) in found.items()}
 
 
-def _read(stored: Stored) -> Tensor:
+def _open(model_dir: str | os.PathLike[str], quant: str | None) -> tuple[ModelConfig, dict[str, Reader]]:
+    """The same of an unpacked model: packed weights are read as the floats that they stand for."""
+    checkpoint = open_checkpoint(model_dir)
+    config, readers = _stored(checkpoint, quant)
+    quant = choose_quant(checkpoint, quant)
+    scales = {name: readers.pop(f"{name}_scale") for name in list(readers) if f"{name}_scale" in readers}
+    for name, scale in scales.items():
+        readers[name] = partial(_unpacked, scheme_of(name, config, quant), readers[name], scale)
+    return config, readers
+
+
+def _unpacked(scheme: Scheme, weight: Reader, scale: Reader) -> Tensor:
+    return scheme.unpack({"weight": weight(), "weight_scale": scale()}, torch.float32)
+
+
+def _read(stored: Stored | PackedPart) -> Tensor:
+    if isinstance(stored, PackedPart):
+        return stored.read()
     whole = torch.empty(stored.shape, dtype=stored.dtype)
     stored.read_into(whole, tuple(slice(0, n) for n in stored.shape))
     return whole
 
 
 @torch.inference_mode()
-def solo_logits(model_dir: str | os.PathLike[str], rows: Sequence[list[int]], dtype: torch.dtype) -> list[Tensor]:
+def solo_logits(
+    model_dir: str | os.PathLike[str], rows: Sequence[list[int]], dtype: torch.dtype, quant: str | None = None
+) -> list[Tensor]:
     """Logits [S, vocab] float32 of each row from the model's own Block on one rank, each row alone, on the CPU.
 
-    Embedding and head are a plain lookup and a plain product here, so that one layer is in memory at a time.
+    Embedding and head are a plain lookup and a plain product here, so that one layer is in memory at a time. With
+    `quant` the weights are the floats that the packed ones stand for.
     """
-    config, weights = _open(model_dir)
+    config, weights = _open(model_dir, quant)
     embed = weights["gpt_neox.embed_in.weight"]().to(dtype)
     states = [embed[torch.tensor([row])] for row in rows]  # each [1, S, hidden]
     with torch.device("meta"):
@@ -151,13 +174,16 @@ def _one_block(block: Block, config: ModelConfig, x: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def reference_logits(model_dir: str | os.PathLike[str], rows: Sequence[list[int]]) -> list[Tensor]:
+def reference_logits(
+    model_dir: str | os.PathLike[str], rows: Sequence[list[int]], quant: str | None = None
+) -> list[Tensor]:
     """Logits [S, vocab] float32 of each row, written straight from the paper's formulas (arXiv 2204.06745).
 
     It shares the checkpoint reader with the model and nothing else: no cache, no padding, no cutting, a loop over
-    the heads, rotations as complex numbers. Only embedding and head are those of `solo_logits`.
+    the heads, rotations as complex numbers. Only embedding, head and what packed weights stand for are those of
+    `solo_logits`.
     """
-    config, weights = _open(model_dir)
+    config, weights = _open(model_dir, quant)
     embed = weights["gpt_neox.embed_in.weight"]().float()
     states = [embed[torch.tensor(row)] for row in rows]  # each [S, hidden]
     for layer in range(config.num_hidden_layers):

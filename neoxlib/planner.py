@@ -12,10 +12,12 @@ import psutil
 
 from neoxlib import chips, smi
 from neoxlib.budget import Budget
+from neoxlib.checkpoint import stored_quant
 from neoxlib.chips import CHIPS, RECIPE, Chip
 from neoxlib.config import ModelConfig, sequence_window
 from neoxlib.errors import SettingsError
 from neoxlib.model import check_world_size, legal_world_sizes
+from neoxlib.quant import scheme_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +141,7 @@ class Plan:
         """The same request at every legal world size."""
         import pandas as pd
 
-        legal = legal_world_sizes(self.budget.config)
+        legal = legal_world_sizes(self.budget.config, self.budget.quant)
         plans = (replace(self, budget=replace(self.budget, world_size=size)) for size in legal)
         names = ["world size", "weights per rank", "needed per rank", "fits", "largest batch"]
         return pd.DataFrame([_size_row(found) for found in plans], columns=names)
@@ -151,7 +153,8 @@ class Plan:
         verdict = {True: "fits", False: "does not fit", None: "memory not known"}[self.fits]
         most = "" if self.largest_batch is None else f", largest batch {self.largest_batch}"
         ranks = f"{ask.world_size} rank{'s' * (ask.world_size > 1)} on {self.place.name}"
-        return f"{ranks}, batch {ask.batch}, {ask.seq_len} positions, {ask.dtype}: {verdict}{most}"
+        numbers = f"{ask.dtype}, weights {ask.quant}" if ask.quant else ask.dtype
+        return f"{ranks}, batch {ask.batch}, {ask.seq_len} positions, {numbers}: {verdict}{most}"
 
     def __repr__(self) -> str:
         tables = (frame.to_string(index=False) for frame in (self.memory, self.speed, self.sizes))
@@ -196,15 +199,18 @@ def plan(
     dtype: str = "float16",
     chip: str | Chip | None = None,
     bandwidth_gb_s: float | None = None,
+    quant: str | None = None,
 ) -> Plan:
     """Plan a run of `model` (a folder or its config) over `world_size` ranks; needs no weights and no device.
 
     `seq_len` counts prompt and answer and defaults to the model's window. `chip` is a name of `chips.CHIPS`; None is
-    this machine. `bandwidth_gb_s` replaces the chip's figure, with a measured one for instance.
-    Raises ShardError for a world size that cuts a head, SettingsError for a bad batch, length, dtype or chip.
+    this machine. `bandwidth_gb_s` replaces the chip's figure, with a measured one for instance. `quant` is "int8" or
+    "int4"; None takes the weights of a folder as they are stored.
+    Raises ShardError for a world size that cuts a head or a scheme's group, SettingsError for a bad batch, length,
+    dtype, chip or quant.
     """
-    config = model if isinstance(model, ModelConfig) else ModelConfig.from_dir(model)
-    check_world_size(config, world_size)
+    config, quant = _model(model, quant)
+    check_world_size(config, world_size, quant)
     if batch < 1:
         raise SettingsError(f"batch is {batch}; it is a number of rows, 1 or more")
     if bandwidth_gb_s is not None and bandwidth_gb_s <= 0:
@@ -212,20 +218,28 @@ def plan(
     place = _this_machine() if chip is None else _on_chip(chip if isinstance(chip, Chip) else chips.chip(chip))
     device = "cpu" if place.chip.name == "cpu" else "npu"
     dtype = chips.pick_dtype(dtype, device, config.torch_dtype, place.chip)
-    budget = Budget(config, world_size, batch, sequence_window(config, seq_len), dtype)
+    budget = Budget(config, world_size, batch, sequence_window(config, seq_len), dtype, quant)
     return Plan(budget, place, bandwidth_gb_s or place.chip.bandwidth_gb_s)
 
 
+def _model(model: str | os.PathLike[str] | ModelConfig, quant: str | None) -> tuple[ModelConfig, str | None]:
+    """A model's config, and the scheme of its weights."""
+    if isinstance(model, ModelConfig):
+        return model, scheme_name(quant)
+    return ModelConfig.from_dir(model), scheme_name(quant) or stored_quant(model)
+
+
 def across_chips(
-    model: str | os.PathLike[str] | ModelConfig, batch: int = 1, seq_len: int | None = None
+    model: str | os.PathLike[str] | ModelConfig, batch: int = 1, seq_len: int | None = None, quant: str | None = None
 ) -> "pd.DataFrame":
     """For every NPU whose memory is known: the smallest world size that fits, and its predicted next token."""
     import pandas as pd
 
-    config = model if isinstance(model, ModelConfig) else ModelConfig.from_dir(model)
+    config, quant = _model(model, quant)
     rows = []
     for chip in (chip for chip in CHIPS.values() if chip.usable_gib is not None):
-        plans = (plan(config, size, batch, seq_len, "auto", chip) for size in legal_world_sizes(config))
+        sizes = legal_world_sizes(config, quant)
+        plans = (plan(config, size, batch, seq_len, "auto", chip, quant=quant) for size in sizes)
         fit = next((found for found in plans if found.fits), None)
         times = (_ms(fit.next_token_ms), fit.likely) if fit else ("not known", "not known")
         rows.append((chip.name, fit.budget.world_size if fit else "none", *times))

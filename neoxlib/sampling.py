@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,17 +102,18 @@ def pick(
     Raises SettingsError when a row's logits hold NaN or infinity.
     """
     logits = logits[:, :real_ids]
-    logprobs = logits.log_softmax(dim=-1)
-    _refuse_not_finite(logprobs)
+    total = _log_total(logits)
+    _refuse_not_finite(total)
     scores = penalize(logits, history, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        tokens = scores.argmax(dim=-1)
+        tokens = torch.from_numpy(scores.numpy().argmax(-1))
     else:
         probs = warp(scores, sampling).softmax(dim=-1)  # [B, real_ids]
         draws = [torch.multinomial(row, 1, generator=g) for row, g in zip(probs, generators, strict=True)]
         tokens = torch.cat(draws)
-    best = logprobs.topk(min(top, logprobs.shape[-1]), dim=-1)
-    return Pick(tokens, logprobs.gather(1, tokens[:, None])[:, 0], best.indices, best.values)
+    best = logits.topk(min(top, logits.shape[-1]), dim=-1)
+    chosen = logits.gather(1, tokens[:, None])[:, 0]
+    return Pick(tokens, chosen - total, best.indices, best.values - total[:, None])
 
 
 def penalize(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -149,8 +151,18 @@ def _outside_nucleus(scores: Tensor, top_p: float) -> Tensor:
     return outside.scatter(1, order, outside)
 
 
-def _refuse_not_finite(logprobs: Tensor) -> None:
-    bad = logprobs[:, 0].isnan().nonzero()[:, 0].tolist()  # one NaN or infinity makes its whole row NaN
+def _log_total(logits: Tensor) -> Tensor:
+    """log of the sum of e^logit [B], by which a logit is more than its log-probability.
+
+    In numpy, as the greedy choice: PyTorch's threads would go on spinning where the next step's work is.
+    """
+    rows, top = logits.numpy(), logits.numpy().max(-1)
+    with np.errstate(all="ignore"):
+        return torch.from_numpy(top + np.log([np.exp(row - most).sum() for row, most in zip(rows, top, strict=True)]))
+
+
+def _refuse_not_finite(total: Tensor) -> None:
+    bad = total.isfinite().logical_not().nonzero()[:, 0].tolist()  # one NaN or infinity makes its row's total that
     if bad:
         raise SettingsError(
             f"the logits of row(s) {bad} are not finite (NaN or infinity), so no token can be chosen; the weights are "

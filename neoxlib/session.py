@@ -36,6 +36,7 @@ class Session:
 
     This process never starts a device. `device="auto"` is the NPU where one can be used. `cluster_profile` names an
     ipyparallel profile whose launchers (SSH, MPI, Slurm …) start the ranks; without it they are local processes.
+    `quant` and `compile` are those of `neoxlib.load`.
     Each rank writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something fails.
 
     Raises what `neoxlib.load` raises, and RankError when a rank dies. After an error that all ranks raised alike
@@ -45,7 +46,7 @@ class Session:
     def __init__(
         self, model_dir: str | os.PathLike[str], world_size: int = 2, dtype: str = "auto", device: str = "auto",
         quant: str | None = None, max_seq_len: int | None = None, cluster_profile: str | None = None,
-        log_dir: str | os.PathLike[str] | None = None,
+        log_dir: str | os.PathLike[str] | None = None, compile: bool = True,
     ) -> None:
         if type(world_size) is not int or world_size < 1:
             raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
@@ -59,7 +60,7 @@ class Session:
         self._close = weakref.finalize(self, _end, self._ranks, temporary)  # runs at exit, too
         settings = {
             "model_dir": str(Path(model_dir).absolute()), "dtype": dtype, "device": device, "quant": quant,
-            "max_seq_len": max_seq_len,
+            "max_seq_len": max_seq_len, "compile": compile,
         }  # fmt: skip
         try:
             self._about = self._open(settings)

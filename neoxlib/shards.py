@@ -15,8 +15,9 @@ from neoxlib.config import ModelConfig
 from neoxlib.cutter import Job, Target, write
 from neoxlib.errors import NeoXError, ShardError, WeightsError
 from neoxlib.files import CODES, Meter, differences, has_size, nbytes
-from neoxlib.model import check_world_size, shard_rules
-from neoxlib.names import dtype_of, match
+from neoxlib.model import check_world_size, full_parameters, shard_rules
+from neoxlib.names import dtype_of
+from neoxlib.packing import PackedPart, choose_quant, match_packed
 from neoxlib.pieces import Piece, read_header
 
 log = logging.getLogger("neoxlib")
@@ -35,17 +36,18 @@ def shard(
 ) -> dict[str, Any]:
     """Cut `src` into `dst/part_model/{rank}/`, each a folder with config, tokenizer and that rank's safetensors.
 
-    `src` is an unsplit checkpoint, or a cut for any other world size. `dtype` None keeps each tensor's own. A model
-    larger than `max_file_bytes` becomes several files per rank. Killed half-way, the same call goes on where it was.
-    Returns the manifest, `dst/manifest.json`, which is written last. Raises WeightsError for the source, ShardError
-    for the world size, the destination or the disk; before anything is written, if it can be known by then.
+    `src` is an unsplit checkpoint, or a cut for any other world size. `dtype` None keeps each tensor's own. `quant`
+    packs weights by a scheme of quant.py; those of a packed cut stay as they are. A model larger than `max_file_bytes`
+    becomes several files per rank. Killed half-way, the same call goes on where it was.
+    Returns the manifest, `dst/manifest.json`, which is written last. Raises WeightsError for the source, SettingsError
+    for `quant`, ShardError for the world size, the destination or the disk; before anything is written, if it can be
+    known by then.
     """
-    if quant is not None:
-        raise ShardError(f"quant is {quant!r}; weights are cut unquantized only: leave it out")
     checkpoint, config = _open_whole(src)
-    check_world_size(config, world_size)
+    quant = choose_quant(checkpoint, quant)
+    check_world_size(config, world_size, quant)
     to = None if dtype is None else dtype_of(dtype)
-    request = _request("shard", checkpoint, world_size, to, max_file_bytes)
+    request = _request("shard", checkpoint, world_size, to, max_file_bytes, quant)
     manifest = _finished(Path(src), Path(dst), request)
     if manifest is None:
         folders = tuple(f"{PARTS}/{rank}" for rank in range(world_size))
@@ -60,10 +62,16 @@ def merge(
 ) -> None:
     """Join the cut `dst` to an unsplit Hugging Face folder `out`: tensor for tensor, name for name what was cut.
 
-    Resumable as `shard` is. Raises WeightsError when `dst` is no finished cut, ShardError for `out` or the disk.
+    Resumable as `shard` is. Raises WeightsError when `dst` is no finished cut, or one of packed weights, ShardError for
+    `out` or the disk.
     """
     _require_manifest(Path(dst))
     checkpoint, config = _open_whole(dst)
+    if checkpoint.quant:
+        raise WeightsError(
+            f"{dst} holds weights packed as {checkpoint.quant}, which do not turn back into those they came from: use "
+            "the checkpoint it was cut from, or cut this one for world size 1 to have it in one folder"
+        )
     request = _request("merge", checkpoint, 1, None, max_file_bytes)
     _finished(Path(dst), Path(out), request)
     write(_job(checkpoint, config, Path(out), (".",), None, request), progress)
@@ -79,12 +87,13 @@ def _open_whole(src: str | os.PathLike[str]) -> tuple[Checkpoint, ModelConfig]:
 
 
 def _request(
-    kind: str, checkpoint: Checkpoint, world_size: int, dtype: torch.dtype | None, max_file_bytes: int
+    kind: str, checkpoint: Checkpoint, world_size: int, dtype: torch.dtype | None, max_file_bytes: int,
+    quant: str | None = None,
 ) -> dict[str, Any]:
     if isinstance(max_file_bytes, bool) or not isinstance(max_file_bytes, int) or max_file_bytes < 1:
         raise ShardError(f"max_file_bytes is {max_file_bytes!r}; it is a number of bytes, 1 or more")
     return {
-        "kind": kind, "source_fingerprint": fingerprint(checkpoint), "world_size": world_size, "quant": None,
+        "kind": kind, "source_fingerprint": fingerprint(checkpoint), "world_size": world_size, "quant": quant,
         "cast_to": None if dtype is None else str(dtype).removeprefix("torch."), "max_file_bytes": max_file_bytes,
     }  # fmt: skip
 
@@ -115,11 +124,12 @@ def _job(
     checkpoint: Checkpoint, config: ModelConfig, root: Path, folders: tuple[str, ...], dtype: torch.dtype | None,
     request: dict[str, Any],
 ) -> Job:
-    rules, groups, held = shard_rules(config), [[]], 0
-    for name, (theirs, stored) in match(checkpoint, config).items():
+    parameters, groups, held = full_parameters(config, request["quant"]), [[]], 0
+    for name, (theirs, stored) in match_packed(checkpoint, config, request["quant"]).items():
         source_name = checkpoint.source_names.get(name, theirs)
         written_name = source_name if request["kind"] == "merge" else name
-        target = Target(stored, written_name, source_name, dtype or stored.dtype, rules[name][1])
+        full = parameters[name]
+        target = Target(stored, written_name, source_name, full.dtype or dtype or stored.dtype, full.rule)
         size = nbytes(target.dtype, stored.shape)
         if groups[-1] and held + size > request["max_file_bytes"]:
             groups.append([])
@@ -127,9 +137,13 @@ def _job(
         groups[-1].append(target)
         held += size
     # Wide values first: each tensor then begins at a multiple of its width, which readers that map files rely on.
-    ordered = tuple(tuple(sorted(group, key=lambda target: -target.dtype.itemsize)) for group in groups)
+    ordered = tuple(tuple(sorted(group, key=lambda target: -_width(target))) for group in groups)
     companions = {n: (checkpoint.folder / n).read_bytes() for n in COMPANIONS if (checkpoint.folder / n).is_file()}
     return Job(root, folders, ordered, companions, request)
+
+
+def _width(target: Target) -> int:
+    return target.stored.width if isinstance(target.stored, PackedPart) else target.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -193,7 +207,7 @@ def _is_weights(file: str) -> bool:
 def _misfits(root: Path, manifest: dict[str, Any]) -> list[str]:
     """Where config, manifest and the headers of the files tell different stories."""
     try:
-        rules = shard_rules(ModelConfig.from_dir(root / PARTS / "0"))
+        rules = shard_rules(ModelConfig.from_dir(root / PARTS / "0"), manifest.get("quant"))
         names = [file for file in manifest["files"] if file.endswith(".safetensors") and (root / file).is_file()]
         headers = {file: read_header(root / file)[0] for file in names}
     except NeoXError as error:

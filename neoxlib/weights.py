@@ -5,14 +5,18 @@ import os
 import re
 from dataclasses import dataclass
 
-from neoxlib.checkpoint import Checkpoint, open_checkpoint
+import torch
+from torch import Tensor
+
+from neoxlib.checkpoint import Checkpoint, Stored, open_checkpoint, stored_quant
 from neoxlib.comm import Group
 from neoxlib.config import ModelConfig
-from neoxlib.errors import WeightsError
+from neoxlib.errors import SettingsError, WeightsError
 from neoxlib.files import Meter
-from neoxlib.layers import Cut
-from neoxlib.model import GPTNeoX, check_world_size, shard_rules
+from neoxlib.layers import Full
+from neoxlib.model import GPTNeoX, check_world_size, full_parameters
 from neoxlib.names import dtype_of, match
+from neoxlib.packing import choose_quant, pack_into, scheme_of
 from neoxlib.pieces import load_whole
 from neoxlib.shards import merge, shard, verify
 
@@ -32,48 +36,66 @@ class PlanRow:
     total_bytes: int  # and on all ranks together
 
 
-def plan(model: ModelConfig | str | os.PathLike[str], world_size: int, dtype: str | None = None) -> list[PlanRow]:
+def plan(
+    model: ModelConfig | str | os.PathLike[str], world_size: int, dtype: str | None = None, quant: str | None = None
+) -> list[PlanRow]:
     """What each rank will hold: a row per class of tensors, in the model's order. Reads config.json only.
 
-    `dtype` defaults to the config's, else float32. Raises ShardError for a world size that cuts a head.
+    `dtype` defaults to the config's, else float32; `quant` to how a cut is stored. Raises ShardError for a world size
+    that cuts a head or a group of the scheme.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig.from_dir(model)
-    check_world_size(config, world_size)
-    itemsize = dtype_of(dtype or config.torch_dtype or "float32").itemsize
-    classes: dict[str, list[tuple[tuple[int, ...], Cut]]] = {}
-    for name, item in shard_rules(config).items():
-        classes.setdefault(re.sub(r"\.layers\.\d+\.", ".layers.*.", name), []).append(item)
-    return [_plan_row(name, len(items), *items[0], world_size, itemsize) for name, items in classes.items()]
+    quant = quant or (None if isinstance(model, ModelConfig) else stored_quant(model))
+    check_world_size(config, world_size, quant)
+    own = dtype_of(dtype or config.torch_dtype or "float32")
+    classes: dict[str, list[Full]] = {}
+    for name, full in full_parameters(config, quant).items():
+        classes.setdefault(re.sub(r"\.layers\.\d+\.", ".layers.*.", name), []).append(full)
+    return [_plan_row(name, len(rows), rows[0], world_size, own) for name, rows in classes.items()]
 
 
-def _plan_row(name: str, count: int, shape: tuple[int, ...], rule: Cut, world_size: int, itemsize: int) -> PlanRow:
-    parts = [rule.shape(shape, rank, world_size) for rank in range(world_size)]
-    words = {None: "whole on every rank", 0: "rows cut", 1: "columns cut"}[rule.dim]
-    nbytes = [count * math.prod(part) * itemsize for part in parts]
-    return PlanRow(name, words, count, shape, max(parts), max(nbytes), sum(nbytes))
+def _plan_row(name: str, count: int, full: Full, world_size: int, own: torch.dtype) -> PlanRow:
+    parts = [full.rule.shape(full.shape, rank, world_size) for rank in range(world_size)]
+    words = {None: "whole on every rank", 0: "rows cut", 1: "columns cut"}[full.rule.dim]
+    nbytes = [count * math.prod(part) * (full.dtype or own).itemsize for part in parts]
+    return PlanRow(name, words, count, full.shape, max(parts), max(nbytes), sum(nbytes))
 
 
 def load_into(model: GPTNeoX, model_dir: str | os.PathLike[str], progress: bool = False) -> None:
     """Fill each parameter of `model` once: its rank's part of the checkpoint in `model_dir`, in the model's dtype.
 
     Takes an unsplit checkpoint, a folder that `shard` wrote for any world size, or this rank's `part_model/{rank}`.
+    A model with `quant` packs plain weights as they come, a few rows at a time.
     A model on the meta device comes to the CPU; `model.to_empty(device=...)` before this puts it elsewhere.
-    Raises WeightsError when the tensors are not this model's; nothing is filled then.
+    Raises WeightsError when the tensors are not this model's, SettingsError when they are packed otherwise than it is;
+    nothing is filled then.
     """
     checkpoint = open_checkpoint(model_dir)
     _check_part(checkpoint, model.group)
     found = match(checkpoint, model.config)
+    if choose_quant(checkpoint, model.quant) != model.quant:
+        raise SettingsError(f"{model_dir} holds weights packed as {checkpoint.quant!r}; the model is not made for them")
     if any(parameter.is_meta for parameter in model.parameters()):
         model.to_empty(device="cpu")
-    rules, parameters = shard_rules(model.config), dict(model.named_parameters())
-    assert parameters.keys() == found.keys(), "shard_rules and the model's parameters disagree"
-    rank, size = (0, 1) if checkpoint.part[1] > 1 else (model.group.rank, model.group.size)  # a part is cut already
+    parameters = {name: parameter.data for name, parameter in model.named_parameters()}
     with Meter("load", sum(parameter.nbytes for parameter in parameters.values()), show=progress) as meter:
         for name, (_, stored) in found.items():
-            target = parameters[name].data
-            stored.read_into(target, rules[name][1].slices(stored.shape, rank, size))
-            meter.add(target.nbytes)
+            meter.add(_fill(model, checkpoint, parameters, name, stored))
+        assert meter.done == meter.total, "a parameter was filled twice or not at all"
     load_whole.cache_clear()
+
+
+def _fill(model: GPTNeoX, checkpoint: Checkpoint, parameters: dict[str, Tensor], name: str, stored: Stored) -> int:
+    """Read this rank's part of one tensor, packing it where the model wants it packed. Returns the bytes filled."""
+    rank, size = (0, 1) if checkpoint.part[1] > 1 else (model.group.rank, model.group.size)  # a part is cut already
+    index = full_parameters(model.config, model.quant)[name].rule.slices(stored.shape, rank, size)
+    scheme = scheme_of(name, model.config, model.quant) if checkpoint.quant is None else None
+    if scheme is None:
+        stored.read_into(parameters[name], index)
+        return parameters[name].nbytes
+    out = {"weight": parameters[name], "weight_scale": parameters[f"{name}_scale"]}
+    pack_into(out, stored, scheme, index)
+    return sum(tensor.nbytes for tensor in out.values())
 
 
 def _check_part(checkpoint: Checkpoint, group: Group) -> None:

@@ -24,10 +24,10 @@ def test_both_references_equal_transformers(variant: str, tmp_path):
             torch.testing.assert_close(found, oracle(torch.tensor([row])).logits[0], rtol=0, atol=1e-4)
 
 
-def verdicts(folder, size: int = 2) -> list[parity.Verdict]:
-    """World size `size` compared by rank 0, the others answering the same one call."""
+def verdicts(folder, size: int = 2, compile: bool = False) -> list[parity.Verdict]:
+    """World size `size` compared by rank 0, the others answering the same one call. Faults go into the plain path."""
     def work(group):
-        engine = neoxlib.load(folder, group=group)
+        engine = neoxlib.load(folder, group=group, compile=compile)
         if group.rank:
             ids, mask = left_pad(ROWS)
             return engine.logits(ids, mask)
@@ -36,8 +36,9 @@ def verdicts(folder, size: int = 2) -> list[parity.Verdict]:
     return on_ranks(size, work)[0]
 
 
-def test_a_right_split_passes(checkpoint):
-    assert all(v.passed and v.top1_agreement == 1 for v in verdicts(checkpoint))
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_right_split_passes(checkpoint, compile):
+    assert all(v.passed and v.top1_agreement == 1 for v in verdicts(checkpoint, compile=compile))
 
 
 def test_row_bias_on_every_rank_fails(checkpoint, monkeypatch):

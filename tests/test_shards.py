@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, GPTNeoXForCausalLM
 
 from neoxlib.checkpoint import JOURNAL, open_checkpoint
-from neoxlib.errors import ConfigError, ShardError, WeightsError
+from neoxlib.errors import ConfigError, SettingsError, ShardError, WeightsError
 from neoxlib.files import Journal, TensorFile, header_of
 from neoxlib.pieces import read_header
 from neoxlib.shards import merge, shard, verify
@@ -210,7 +210,7 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_written(source, tmp_pa
     new = tmp_path / "new"
     refused(ShardError, "8 attention heads cannot be cut over 3 ranks; world_size may be 1, 2, 4, 8", source, new, 3)
     refused(ShardError, "world_size may be", source, new, 0)
-    refused(ShardError, "quant is 'int8'", source, new, 2, quant="int8")
+    refused(SettingsError, r"quant is 'int88'; did you mean int8\?", source, new, 2, quant="int88")
     refused(ShardError, "not stored as 'int8'", source, new, 2, dtype="int8")
     refused(ShardError, "max_file_bytes is 0", source, new, 2, max_file_bytes=0)
     refused(WeightsError, "does not exist", tmp_path / "nothing", new, 2)
