@@ -1,9 +1,10 @@
 # Two commands for a fresh machine with Python 3.11: `make report` and `make test`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 
-.PHONY: report test lint lab demo clean
+.PHONY: report test lint lab quality demo bench-peers bench-readme bench-20b bench-load clean
 
 report: $(VENV)/.installed  ## run the five notebooks headless on the shipped model; prints where the reports are
 	$(BIN)/python -m neoxlib report --all
@@ -17,8 +18,28 @@ lint: $(VENV)/.installed
 lab: $(VENV)/.installed  ## open the workbook in JupyterLab, on this machine only
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
 
+quality: $(VENV)/.installed  ## what each dtype and quantization costs the shipped model, into outputs/quality.md
+	$(BIN)/python -m neoxlib.quality
+
 demo: $(VENV)/.installed  ## train the shipped model and write its exam anew
 	$(BIN)/python -m neoxlib.demo.make
+
+bench-peers: $(VENV)/.installed $(PEERS)/.installed  ## neoxlib beside transformers, CTranslate2 and llama.cpp, into outputs/bench
+	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+bench-readme: $(VENV)/.installed  ## the table that bench-peers made, into README.md
+	$(BIN)/python -m benchmarks.table
+
+bench-20b: $(VENV)/.installed  ## write, load, decode and cut GPT-NeoX-20B's shape; needs 46 GB of disk, leaves nothing there
+	$(BIN)/python -m benchmarks.big $(ARGS)
+
+bench-load: $(VENV)/.installed  ## shard beside cp, load beside from_pretrained
+	$(BIN)/python -m benchmarks.load $(ARGS)
+
+$(PEERS)/.installed: benchmarks/peers.txt constraints.txt  # llama.cpp is compiled, which takes a while
+	$(PYTHON) -m venv $(PEERS)
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(PEERS)/bin/python -m pip install --disable-pip-version-check -r benchmarks/peers.txt -c constraints.txt
+	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
@@ -27,5 +48,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
 	touch $@
 
-clean:  ## remove the environment; runs in outputs/ stay
-	rm -rf $(VENV)
+clean:  ## remove the environments; runs in outputs/ stay
+	rm -rf $(VENV) $(PEERS)

@@ -1,0 +1,59 @@
+"""What the figures hang on: the processor, how fast it reads memory, and who else was using it."""
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import psutil
+
+from neoxlib.environment import describe
+
+BUFFER = 1 << 30
+
+
+def machine() -> dict[str, Any]:
+    """Processor, memory, versions; and when."""
+    about = describe("cpu")
+    keys = ("cpu", "cores", "memory_gb", "platform", "python", "torch", "transformers", "git")
+    return {key: about[key] for key in keys} | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def read_bandwidth(threads: int, repeats: int = 7) -> float:
+    """GB/s at which `threads` together read a gigabyte that fits no cache: the best of `repeats` sums."""
+    parts = np.array_split(np.ones(BUFFER // 8, np.int64), threads)
+    with ThreadPoolExecutor(threads) as pool:
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            list(pool.map(np.bitwise_or.reduce, parts))
+            times.append(time.perf_counter() - start)
+    return BUFFER / min(times) / 1e9
+
+
+class Others:
+    """How busy other processes keep the machine, seen while the contenders wait."""
+
+    def __init__(self) -> None:
+        self.load_before, self.busy = os.getloadavg()[0], []
+
+    def wait(self, seconds: float = 0.5) -> None:
+        """Let threads that spin after their work go to sleep, then look."""
+        time.sleep(seconds)
+        self.busy.append(psutil.cpu_percent(0.1) / 100 * os.cpu_count())
+
+    def about(self) -> dict[str, float]:
+        """Load average before and after, and the cores that were busy in the pauses (mean and largest), if any."""
+        seen, load = self.busy, {"load_before": self.load_before, "load_after": os.getloadavg()[0]}
+        return load | ({"busy_cores_mean": sum(seen) / len(seen), "busy_cores_max": max(seen)} if seen else {})
+
+
+def load_average(others: dict[str, float]) -> str:
+    """The same in words; the load after is the measured work's own in part."""
+    words = f"Load average {others['load_before']:.1f} before and {others['load_after']:.1f} after"
+    if "busy_cores_mean" in others:
+        mean, most = others["busy_cores_mean"], others["busy_cores_max"]
+        words += f"; between turns other processes kept {mean:.1f} cores busy (at most {most:.1f})"
+    return f"{words}."

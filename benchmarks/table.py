@@ -1,0 +1,188 @@
+"""From single measurements to the table, the comparison with the best peer, the picture, and the README's copy."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from benchmarks.machine import load_average
+
+OURS = "neoxlib"
+START, END = "<!-- bench-peers: from here on written by `make bench-readme` -->", "<!-- bench-peers: end -->"
+MAIN, LONG = "1 x 128", "1 x 1024"
+
+
+def case_key(batch: int, prompt: int) -> str:
+    """A case as it is written everywhere: rows x prompt tokens."""
+    return f"{batch} x {prompt}"
+
+
+def agreement(reference: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> int:
+    """How many new tokens are the reference's before the first other one; the median row's."""
+    if [len(row) for row in reference] != [len(row) for row in tokens]:
+        return 0
+    counts = []
+    for expected, row in zip(reference, tokens, strict=True):
+        differing = (n for n, (a, b) in enumerate(zip(expected, row, strict=True)) if a != b)
+        counts.append(next(differing, len(row)))
+    return int(median(counts))
+
+
+def summarise(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row per contender and precision, failed ones too: medians over rounds and steps, with quartiles."""
+    rows = []
+    everyone = [(r["precision"], r["name"]) for r in (*result["records"], *result["failures"])]
+    order = list(dict.fromkeys(precision for precision, _ in everyone))
+    for precision, name in sorted(dict.fromkeys(everyone), key=lambda pair: order.index(pair[0])):
+        records = [r for r in result["records"] if (r["precision"], r["name"]) == (precision, name)]
+        about = next((a for a in result["contenders"] if (a["precision"], a["name"]) == (precision, name)), {})
+        row: dict[str, Any] = {"precision": precision, "name": name, "version": about.get("version")}
+        row |= {"bytes": about.get("bytes"), "cases": _cases(records)}
+        failed = [f for f in result["failures"] if (f["precision"], f["name"]) == (precision, name)]
+        row["failed"] = failed[0]["reason"] if failed else None
+        if row["bytes"] and MAIN in row["cases"]:
+            seconds = row["cases"][MAIN]["next_ms"] / 1e3
+            row["mbu"] = row["bytes"] / seconds / 1e9 / max(result["read_gb_s"])
+        rows.append(row)
+    return rows
+
+
+def _cases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    cases = {}
+    for case in dict.fromkeys(record["case"] for record in records):
+        runs = [record for record in records if record["case"] == case]
+        later = [ms for run in runs for ms in run["steps_ms"][1:]]
+        low, middle, high = quantiles(later, n=4) if len(later) > 1 else later * 3
+        rates = [1e3 * run["batch"] * (len(run["steps_ms"]) - 1) / sum(run["steps_ms"][1:]) for run in runs]
+        firsts = [run["steps_ms"][0] for run in runs]
+        cases[case] = {
+            "first_ms": median(firsts), "first_min_ms": min(firsts), "first_max_ms": max(firsts), "next_ms": middle,
+            "next_q1_ms": low, "next_q3_ms": high, "tokens_per_s": median(rates), "rounds": len(runs),
+            "same_tokens": min(run["same_tokens"] for run in runs), "tokens": runs[0]["tokens"],
+        }  # fmt: skip
+    return cases
+
+
+def against_peers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """neoxlib over the fastest peer, for each precision, case and measure: how many times as fast it is."""
+    found = []
+    for ours in (row for row in rows if row["name"] == OURS):
+        peers = [r for r in rows if r["precision"] == ours["precision"] and "ranks" not in r["name"] and r is not ours]
+        for case, measured in ours["cases"].items():
+            for measure in ("first_ms", "next_ms"):
+                theirs = {r["name"]: r["cases"][case][measure] for r in peers if case in r["cases"]}
+                if theirs:
+                    best = min(theirs, key=theirs.get)
+                    found.append({
+                        "precision": ours["precision"], "case": case, "measure": measure, "neoxlib": measured[measure],
+                        "peer": best, "theirs": theirs[best], "times": theirs[best] / measured[measure],
+                    })  # fmt: skip
+    return found
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The whole report: where and when, the table, what failed, and neoxlib against the best peer."""
+    rows = summarise(result)
+    return "\n\n".join(part for part in (_setting(result), _table(rows), _failures(rows), _ratios(rows)) if part) + "\n"
+
+
+def _setting(result: dict[str, Any]) -> str:
+    m, shape, bandwidth = result["machine"], result["shape"], result["read_gb_s"]
+    versions = dict.fromkeys(about["version"].partition(",")[0] for about in result["contenders"])
+    return (
+        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {result['threads']} threads (of 2 ranks one "
+        f"each), with a GPT-NeoX of random weights: {shape['layers']} layers, hidden {shape['hidden']}, "
+        f"{shape['heads']} heads, vocabulary {shape['vocab']}, {shape['parameters'] / 1e6:.0f} M parameters. "
+        f"{', '.join(versions)}; torch {m['torch']}. Memory is read at {min(bandwidth):.0f} to {max(bandwidth):.0f} "
+        "GB/s; MBU, the share of that which reading the weights alone makes up, is of the larger. "
+        f"{load_average(result['others'])}"
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    cases = list(dict.fromkeys(case for row in rows for case in row["cases"]))
+    batches = [case for case in cases if not case.startswith("1 x")]
+    head = ["weights", "library", "next token, ms (quartiles)", "MBU", "first of 128, ms", "first of 1024, ms"]
+    head += [f"{case.partition(' ')[0]} rows, tokens/s" for case in batches] + ["tokens as in fp32"]
+    lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
+    for row in rows:
+        known = row["cases"]
+        main = known.get(MAIN)
+        cells = [row["precision"], row["name"], _spread(main) if main else "–"]
+        cells.append(f"{row['mbu']:.0%}" if "mbu" in row else "–")
+        cells += [f"{known[case]['first_ms']:.0f}" if case in known else "–" for case in (MAIN, LONG)]
+        cells += [f"{known[case]['tokens_per_s']:.0f}" if case in known else "–" for case in batches]
+        lines.append([*cells, f"{main['same_tokens']} of {main['tokens']}" if main else "–"])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _spread(case: dict[str, float]) -> str:
+    return f"{case['next_ms']:.1f} ({case['next_q1_ms']:.1f}–{case['next_q3_ms']:.1f})"
+
+
+def _failures(rows: Sequence[dict[str, Any]]) -> str:
+    lines = [f"- {row['name']}, {row['precision']}: {row['failed']}" for row in rows if row["failed"]]
+    return "\n".join(["Not measured, and why:", *lines]) if lines else ""
+
+
+def _ratios(rows: Sequence[dict[str, Any]]) -> str:
+    words = {"first_ms": "first token", "next_ms": "next token"}
+    lines = [
+        f"| {f['precision']} | {f['case']} | {words[f['measure']]} | {f['neoxlib']:.1f} | {f['theirs']:.1f} "
+        f"| {f['peer']} | {f['times']:.2f} |" for f in against_peers(rows)
+    ]  # fmt: skip
+    head = "| weights | rows x prompt | | neoxlib, ms | best peer, ms | which | times as fast |"
+    return "\n".join([head, "|---|---|---|---:|---:|---|---:|", *lines]) if lines else ""
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """Milliseconds of the next token by precision and library, with the least that reading the weights takes."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    rows = [row for row in summarise(result) if MAIN in row["cases"]]
+    if not rows:
+        return
+    figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.32 * len(rows)), layout="constrained")
+    for place, row in enumerate(reversed(rows)):
+        case = row["cases"][MAIN]
+        axes.barh(place, case["next_ms"], color="#b5382a" if row["name"].startswith(OURS) else "#9aa5b1")
+        axes.plot([case["next_q1_ms"], case["next_q3_ms"]], [place, place], color="black", linewidth=1)
+        limit = row["bytes"] / max(result["read_gb_s"]) / 1e6
+        axes.plot([limit, limit], [place - 0.4, place + 0.4], color="black", linewidth=2)
+        axes.text(case["next_ms"], place, f" {case['next_ms']:.1f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(rows)), [f"{row['name']}, {row['precision']}" for row in reversed(rows)], fontsize=8)
+    axes.set_xlabel("ms for the next token of one row (prompt 128); upright line: reading the weights takes so long")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def into_readme(readme: str, report: str) -> str:
+    """`readme` with `report` between the two marker lines. Raises ValueError where they are not there."""
+    pattern = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.S)
+    if not pattern.search(readme):
+        raise ValueError(f"README.md lacks the lines {START} and {END}: put them where the table shall be")
+    return pattern.sub(lambda _: f"{START}\n\n{report.strip()}\n\n{END}", readme)
+
+
+def main() -> None:
+    """Copy what outputs/bench holds into the README, and the picture beside this file."""
+    here = Path(__file__).parent
+    out = here.parent / "outputs" / "bench"
+    if not (out / "peers.json").exists():
+        sys.exit(f"{out} holds no peers.json: run `make bench-peers` first")
+    readme = here.parent / "README.md"
+    report = markdown(json.loads((out / "peers.json").read_text()))
+    readme.write_text(into_readme(readme.read_text(encoding="utf-8"), report), encoding="utf-8")
+    shutil.copy(out / "peers.svg", here / "peers.svg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""What the benchmarks work out: shapes, names, tables. Nothing here is timed, and no peer is needed."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import GPTNeoXForCausalLM
+
+import neoxlib
+from benchmarks import big, convert, load, outside, synthetic, table
+from benchmarks.pool import ROOT, Contender, Failed, Pool
+from neoxlib.checkpoint import open_checkpoint
+from neoxlib.config import ModelConfig
+from neoxlib.model import count_parameters, shard_rules
+
+TINY = synthetic.SHAPES["tiny"]
+SMALL = synthetic.Shape(2, 64, 4, 97)
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic.write(tmp_path_factory.mktemp("synthetic") / "model", SMALL)
+
+
+def record(name: str, case: str, steps: list[float], precision: str = "bf16", same: int = 3) -> dict:
+    batch = int(case.partition(" ")[0])
+    return {
+        "name": name, "precision": precision, "case": case, "round": 0, "batch": batch, "steps_ms": steps,
+        "same_tokens": same, "tokens": 3,
+    }  # fmt: skip
+
+
+def result(*records: dict, failures: tuple = ()) -> dict:
+    names = dict.fromkeys((r["name"], r["precision"]) for r in records)
+    return {
+        "machine": {"date": "2026-01-02T03:04:05", "cpu": "some processor", "cores": 2, "torch": "2", "memory_gb": 24},
+        "shape": {"layers": 3, "hidden": 128, "heads": 4, "vocab": 2048, "parameters": 10**6}, "threads": 2,
+        "read_gb_s": [40.0, 50.0], "failures": list(failures), "records": list(records),
+        "others": {"load_before": 1.5, "load_after": 2.5, "busy_cores_mean": 0.1, "busy_cores_max": 0.4},
+        "contenders": [{"name": n, "precision": p, "version": f"{n} 1.0, x", "bytes": 10**8} for n, p in names],
+    }  # fmt: skip
+
+
+def test_a_shape_counts_its_parameters_as_the_model_does():
+    for shape in (*synthetic.SHAPES.values(), SMALL):
+        assert shape.parameters == count_parameters(ModelConfig.from_dict(shape.config()))
+
+
+@pytest.mark.parametrize("text", ["", "24x1024", "axbxc", "24x1000x16", "410M"])
+def test_a_shape_that_cannot_be_is_refused_by_name(text: str):
+    with pytest.raises(ValueError, match=repr(text)):
+        synthetic.shape_of(text)
+
+
+def test_a_synthetic_checkpoint_holds_every_parameter_and_no_other():
+    assert synthetic.sizes(SMALL) == {name: shape for name, (shape, _) in rules(SMALL).items()}
+
+
+def rules(shape: synthetic.Shape) -> dict:
+    return shard_rules(ModelConfig.from_dict(shape.config()))
+
+
+def test_its_answers_are_the_same_in_float32_and_run_to_the_full_length(model_dir: Path):
+    prompts = synthetic.prompts({"batch": 2, "prompt": 9}, SMALL.vocab)
+    assert prompts[0] != prompts[1]
+    oracle = GPTNeoXForCausalLM.from_pretrained(model_dir)
+    new = oracle.generate(torch.tensor(prompts), max_new_tokens=12, do_sample=False)[:, 9:].tolist()
+    with neoxlib.load(model_dir) as engine:
+        assert [answer.token_ids for answer in engine.generate(prompts, max_new_tokens=12)] == new
+
+
+def test_every_tensor_has_a_name_in_gguf(model_dir: Path):
+    with safe_open(model_dir / "model.safetensors", "np") as file:
+        names = [convert.gguf_name(name) for name in file.keys()]  # noqa: SIM118
+    assert len(set(names)) == len(names)
+    assert {"token_embd.weight", "output.weight", "output_norm.bias", "blk.1.ffn_down.bias"} <= set(names)
+
+
+def test_agreement_counts_tokens_before_the_first_other_one_in_the_median_row():
+    reference = [[1, 2, 3, 4]] * 3
+    assert table.agreement(reference, [[1, 2, 3, 4], [1, 2, 9, 4], [9, 2, 3, 4]]) == 2
+    assert table.agreement(reference, [[1, 2, 3]] * 3) == 0  # less than was asked for
+
+
+def test_medians_are_over_rounds_and_steps_and_the_first_step_stands_apart():
+    rows = table.summarise(result(
+        record("neoxlib", "1 x 128", [100, 2, 4]), record("neoxlib", "1 x 128", [300, 6, 8], same=1),
+        record("neoxlib", "8 x 128", [300, 10, 10]),
+    ))  # fmt: skip
+    one, eight = rows[0]["cases"]["1 x 128"], rows[0]["cases"]["8 x 128"]
+    assert (one["first_ms"], one["next_ms"], one["same_tokens"]) == (200, 5, 1)
+    assert eight["tokens_per_s"] == pytest.approx(800)
+    assert rows[0]["mbu"] == pytest.approx(1e8 / 5e-3 / 50e9)
+
+
+def test_neoxlib_is_held_against_the_fastest_peer_of_its_precision():
+    rows = table.summarise(result(
+        record("neoxlib", "1 x 128", [100, 4, 4]), record("a", "1 x 128", [50, 9, 9]),
+        record("b", "1 x 128", [400, 8, 8]), record("c, 2 ranks", "1 x 128", [1, 1, 1]),
+        record("d", "1 x 128", [1, 1, 1], precision="4 bit"),
+    ))  # fmt: skip
+    found = {f["measure"]: (f["peer"], f["times"]) for f in table.against_peers(rows)}
+    assert found == {"first_ms": ("a", 0.5), "next_ms": ("b", 2.0)}
+
+
+def test_a_contender_that_fails_is_a_row_with_its_reason():
+    failure = {"name": "a", "precision": "bf16", "case": "load and warm-up", "reason": "RuntimeError: no bfloat16"}
+    text = table.markdown(result(record("neoxlib", "1 x 128", [100, 4, 4]), failures=(failure,)))
+    assert "| bf16 | a | – |" in text and "- a, bf16: RuntimeError: no bfloat16" in text
+    assert "Load average 1.5 before and 2.5 after" in text and "2026-01-02" in text
+
+
+def test_the_picture_is_drawn_from_the_same_figures(tmp_path: Path):
+    table.picture(result(record("neoxlib", "1 x 128", [100, 4, 4])), tmp_path / "a.svg")
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+
+
+def test_the_readme_gets_the_report_between_its_two_lines_again_and_again():
+    readme = f"before\n{table.START}\nold\n{table.END}\nafter\n"
+    once = table.into_readme(readme, r"new \1")
+    assert once == table.into_readme(once, r"new \1") == f"before\n{table.START}\n\nnew \\1\n\n{table.END}\nafter\n"
+    with pytest.raises(ValueError, match=r"README\.md lacks"):
+        table.into_readme("nothing", "new")
+
+
+def test_a_worker_answers_says_why_it_cannot_and_leaves_nothing_behind(model_dir: Path, tmp_path: Path):
+    good = Contender("neoxlib", "fp32", "Neoxlib", {"dtype": "float32"})
+    bad = Contender("neoxlib", "4 bit", "Neoxlib", {"dtype": "float32", "quant": "int3"})
+    with Pool({"own": Path(sys.executable)}, model_dir, SMALL.parameters, 1, tmp_path) as pool:
+        answer = pool.run(good, 60, prompts=[[1, 2, 3], [4, 5, 6]], tokens=5)
+        assert [len(row) for row in answer["tokens"]] == [5, 5] and len(answer["steps_ms"]) == 5
+        with pytest.raises(Failed, match="SettingsError"):
+            pool.run(good, 60, prompts=[[]], tokens=5)
+        with pytest.raises(Failed, match="SettingsError: quant is 'int3'"):
+            pool.run(bad, 60, prompts=[[1]], tokens=5)
+        process = pool.workers[good].process
+        assert pool.about[good]["bytes"] == 4 * (SMALL.parameters - SMALL.vocab * SMALL.hidden)
+    assert process.poll() is not None
+
+
+def test_the_20b_layout_is_the_published_one(data: Path):
+    index = json.loads((data / "neox20b" / "model.safetensors.index.DERIVED.json").read_text())
+    layouts = big.layouts(big.SHAPE)
+    assert {name: file for file, layout in layouts.items() for name in layout} == index["weight_map"]
+    assert sum(map(big.data_bytes, layouts.values())) == index["metadata"]["total_size"]
+    real = ModelConfig.from_dir(data / "neox20b")
+    ours = ModelConfig.from_dict(big.SHAPE.config() | {"torch_dtype": "float16", "eos_token_id": 0})
+    assert replace(ours, unused=()) == replace(real, unused=())
+
+
+def test_a_small_one_of_that_layout_loads_and_its_parts_measure(tmp_path: Path):
+    shape = synthetic.Shape(4, 128, 4, 301)
+    written = big.write(tmp_path / "whole", shape)
+    stored = open_checkpoint(tmp_path / "whole")
+    assert len(stored.files) == 6 and written["bytes"] == sum(t.nbytes for t in stored.tensors.values())
+    with neoxlib.load(tmp_path / "whole") as engine:
+        assert engine.logits([[1, 2, 3]]).std() > 0.1
+
+
+def test_too_small_a_disk_ends_the_program_before_a_byte_is_written(tmp_path: Path, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit, match="too little"):
+        big.check_disk(tmp_path, 10**18)
+    assert "GB free" in capsys.readouterr().out
+
+
+def test_a_signal_leaves_nothing_of_the_checkpoint(tmp_path: Path):
+    command = [sys.executable, "-m", "benchmarks.big", "--layers", "4", "--hidden", "1024", "--out", tmp_path]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.rglob("*.safetensors")) and process.poll() is None:
+            time.sleep(0.02)
+        process.terminate()
+        process.wait(30)
+        process.stdout.read()
+    assert process.returncode and not (tmp_path / "neox-20b").exists()
+
+
+def test_work_outside_gives_its_seconds_its_memory_and_its_own_figures():
+    code = "x = bytearray(300 << 20); import time; time.sleep(.3); print('{\"a\": 1}')"
+    seen = outside.run([sys.executable, "-c", code])
+    assert seen["a"] == 1 and 0.3 < seen["own_gb"] < 0.4 and seen["seconds"] > 0.3
+    with pytest.raises(RuntimeError, match="code 3"):
+        outside.run([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_loads_and_copies_stand_in_one_table():
+    runs = {
+        "cp": [{"seconds": 2.0, "rss_gb": 0.1, "own_gb": 0.1}],
+        "load": [{"seconds": 9.0, "load_s": 1.0, "ready_s": 3.0, "rss_gb": 1.0, "own_gb": 0.5}],
+    }
+    entry = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs}
+    text = load.markdown(result() | {"runs": [entry]})
+    assert "| 4.0 GB | warm | cp | 2.00 (2.00–2.00) | 2.00 |  | 0.10 | 0.10 |" in text
+    assert "| 4.0 GB | warm | load | 1.00 (1.00–1.00) | 4.00 | 3.00 | 1.00 | 0.50 |" in text
