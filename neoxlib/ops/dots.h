@@ -28,7 +28,8 @@ INLINE Floats once(const float* x) {
 }
 
 // A kind of dot product says how a row of a matrix is read, STEP columns at a time, and how these meet x, which has
-// WIDTH values a column. The sum counts UNITs. Its Rest copies the columns of a row from k on, fewer than STEP, and has zeros after them.
+// WIDTH values a column; the sum counts UNITs. Its Rest copies the columns of a row from k on, fewer than STEP, and has
+// zeros after them.
 
 template <class T>
 struct Row {
@@ -175,7 +176,7 @@ struct Groups {
     static INLINE Row row(const Matrix& w, int64_t r, int64_t k) { return Group::row(w, r, k); }
 
     static INLINE Value load(Row row, int64_t k) {
-        __builtin_prefetch(row.nibbles + k / 2 + 512);  // there is too much to do for a CPU to look that far ahead itself
+        __builtin_prefetch(row.nibbles + k / 2 + 512);  // a CPU that has so much to do does not look that far ahead
         // -8 ... 7 in bfloat16, twice: vpermw looks at five bits, and the fifth is the next nibble's.
         const __m256i values = _mm256_setr_epi16(-16128, -16160, -16192, -16224, -16256, -16320, -16384, -16512,  //
                                                  0, 16256, 16384, 16448, 16512, 16544, 16576, 16608);
@@ -223,8 +224,8 @@ struct Groups {
 constexpr bool HALF = false;
 #endif
 
-// sums[i * N + j], all lanes together, = x[i] · w[j] over n columns, both being at the first of these. U sums of each run
-// side by side.
+// sums[i * N + j], all lanes together, = x[i] · w[j] over n columns, both being at the first of these. U sums of each
+// run side by side.
 template <class K, int M, int N, int U>
 INLINE void meet(const typename K::X* x, int64_t stride, const typename K::Row* w, int64_t n, Floats* sums) {
     Floats acc[U][M * N] = {};
