@@ -156,9 +156,10 @@ def picture(result: dict[str, Any], path: Path) -> None:
         axes.plot([case["next_q1_ms"], case["next_q3_ms"]], [place, place], color="black", linewidth=1)
         limit = row["bytes"] / max(result["read_gb_s"]) / 1e6
         axes.plot([limit, limit], [place - 0.4, place + 0.4], color="black", linewidth=2)
-        axes.text(case["next_ms"], place, f" {case['next_ms']:.1f}", va="center", fontsize=8)
+        end = max(case["next_q3_ms"], limit)
+        axes.text(end, place, f" {case['next_ms']:.1f}", va="center", fontsize=8)
     axes.set_yticks(range(len(rows)), [f"{row['name']}, {row['precision']}" for row in reversed(rows)], fontsize=8)
-    axes.set_xlabel("ms for the next token of one row (prompt 128); upright line: reading the weights takes so long")
+    axes.set_xlabel("next token of one row, ms; thin line: quartiles; upright line: the time to read the weights")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
     pyplot.close(figure)

@@ -100,13 +100,14 @@ def test_token_by_token_equals_one_plain_pass(changes: dict, batch: int):
 
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("length", [7, 80])
-@pytest.mark.parametrize("side", ["left", "right", "both"])
+@pytest.mark.parametrize("side", ["left", "right", "both", "middle"])
 def test_ragged_rows_equal_the_plain_ones(side: str, length: int, size: int):
     oracle = make_oracle()
     ids, mask = ids_for(oracle, 4, length), torch.ones(4, length, dtype=torch.bool)
     for row, pad in enumerate((0, 3, length // 2, length - 1)):
-        left = {"left": pad, "right": 0, "both": pad // 2}[side]
-        mask[row, :left], mask[row, length - (pad - left) :] = False, False
+        first, last = {"left": (0, pad), "right": (length - pad, length), "middle": (1, pad)}.get(side, (0, pad // 2))
+        mask[row, first:last] = False
+        mask[row, length - pad // 2 :] &= side != "both"
     for parts in ((), (length - 3, 1, 1, 1)):
         plain, found = both(oracle, size, ids, mask=mask, parts=parts)
         torch.testing.assert_close(found[mask], plain[mask], rtol=0, atol=1e-4)
