@@ -42,7 +42,7 @@ class Layer(Structure):
 class Model(Structure):
     _fields_ = [
         ("layers", POINTER(Layer)), ("last", Norm), ("head", Matrix), ("depth", c_int64), ("hidden", c_int64),
-        ("heads", c_int64), ("head_dim", c_int64), ("rotary", c_int64), ("half_from", c_int64), ("eps", c_float),
+        ("heads", c_int64), ("head_dim", c_int64), ("rotary", c_int64), ("coarse_from", c_int64), ("eps", c_float),
         ("activation", c_int32), ("parallel", c_int32),
     ]  # fmt: skip
 
@@ -141,7 +141,7 @@ class FastPath:
         return Model(
             layers, self._norm(trunk.final_layer_norm), self._matrix(head), len(layers), config.hidden_size,
             config.num_attention_heads // model.group.size, config.head_dim, 2 * ((config.rotary_dim + 1) // 2),
-            _half_from(model), config.layer_norm_eps, FORMS[ACTIVATIONS[config.hidden_act]],
+            _coarse_from(model), config.layer_norm_eps, FORMS[ACTIVATIONS[config.hidden_act]],
             config.use_parallel_residual,
         )  # fmt: skip
 
@@ -174,11 +174,11 @@ class FastPath:
         return self.held[-1]
 
 
-def _half_from(model: GPTNeoX) -> int:
-    """Rows from which activations enter products as bfloat16 (on CPUs that multiply it), which is twice as fast.
+def _coarse_from(model: GPTNeoX) -> int:
+    """Rows from which activations may be rounded when they enter a product, on CPUs with the instructions for it.
 
-    In a bfloat16 model they are that anyway. The weights of a quantized one are further off by far; its few rows stay
-    exact, since they are bound by memory.
+    A bfloat16 model's are bfloat16 anyway. From many rows on a product is bound by arithmetic, not by memory: then
+    those that meet int4 become bfloat16, and those that meet int8 whole numbers of 8 bits in groups of 128 columns.
     """
     weight, own = model.gpt_neox.layers[0].attention.dense.weight.dtype, model.gpt_neox.final_layer_norm.weight.dtype
     if weight in (torch.int8, torch.uint8):

@@ -8,7 +8,7 @@
 
 namespace {
 
-constexpr int64_t MANY = 8;  // queries from which keys are met in blocks
+constexpr int64_t SEVERAL = 8;  // queries from which keys are met in blocks
 constexpr int KEYS = 64;     // of a block
 constexpr int QUERIES = 6;   // that meet it at a time, in registers
 
@@ -167,7 +167,7 @@ void attend_many(const Head<F>& head, const float* q, float* out, int64_t wide, 
 // out [length, wide] = what the queries q [sixes(length), wide] see; wide is dim in whole vectors, zeros past dim.
 template <class F>
 void attend(const Head<F>& head, const float* q, float* out, int64_t wide, float* scratch) {
-    head.length < MANY ? attend_few(head, q, out, wide, scratch) : attend_many(head, q, out, wide, scratch);
+    head.length < SEVERAL ? attend_few(head, q, out, wide, scratch) : attend_many(head, q, out, wide, scratch);
 }
 
 }  // namespace

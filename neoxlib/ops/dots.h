@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "vectors.h"
@@ -18,6 +19,10 @@ struct Matrix {          // y = x Wᵀ + bias
 
 namespace {
 
+// Values from one row of x to the next: rows that are used together shall not compete for the same places of a cache,
+// and what is past a row's end is zero.
+constexpr int64_t pitch(int64_t n) { return (n + 63) / 64 * 64 + 32; }
+
 // Reads x once into a register; GCC would read it again for each output.
 INLINE Floats once(const float* x) {
     Floats v = read<Floats>(x);
@@ -27,9 +32,17 @@ INLINE Floats once(const float* x) {
     return v;
 }
 
+// Asks the second-level cache for what will be used soon.
+INLINE void soon(const void* from) { __builtin_prefetch(from, 0, 2); }
+
+// The same for what comes after `from`. Several rows read side by side are more than a CPU foresees, though they are
+// one run of memory.
+INLINE void ahead(const void* from) { soon(static_cast<const char*>(from) + (16 << 10)); }
+
 // A kind of dot product says how a row of a matrix is read, STEP columns at a time, and how these meet x, which has
-// WIDTH values a column; the sum counts UNITs. Its Rest copies the columns of a row from k on, fewer than STEP, and has
-// zeros after them.
+// SPAN values for them. Its Rest copies the columns of a row from k on, fewer than STEP, and has zeros after them. Where
+// x is not taken as the floats it is, `enter` makes `size(n)` values X of a row of it, and what comes out is to be
+// multiplied by their `scale`.
 
 template <class T>
 struct Row {
@@ -45,55 +58,28 @@ struct RestOfRow {
     }
 };
 
-template <class F>
-struct Wide {  // any plain format, widened to float32
+struct AsFloats {
     using X = float;
+    using Sum = Floats;
+    static constexpr bool ENTERS = false;
+    static INLINE Floats floats(Sum sum) { return sum; }
+    static float scale(const X*, int64_t) { return 1; }
+};
+
+template <class F>
+struct Wide : AsFloats {  // any plain format, widened to float32
     using Row = ::Row<typename F::Type>;
     using Value = Floats;
-    static constexpr int STEP = LANES, WIDTH = 1;
-    static constexpr float UNIT = 1;
+    static constexpr int STEP = LANES, SPAN = LANES;
     using Rest = RestOfRow<typename F::Type, STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r, int64_t k) {
-        return {static_cast<const typename F::Type*>(w.weight) + r * w.in + k};
+    static INLINE Row row(const Matrix& w, int64_t r) {
+        return {static_cast<const typename F::Type*>(w.weight) + r * w.in};
     }
     static INLINE Value load(Row row, int64_t k) { return F::load(row.values + k); }
+    static INLINE void fetch(Row row, int64_t k) { ahead(row.values + k); }
     static INLINE Floats take(const X* x) { return once(x); }
     static INLINE Floats add(Floats sum, Floats x, Value w) { return sum + x * w; }
 };
-
-#if defined(__AVX512VBMI__)
-struct Line {  // INT8, a cache line at a time: as the top bytes of 32-bit numbers, which are 2^24 times too large
-    using X = float;
-    using Row = ::Row<int8_t>;
-    struct Value {
-        Floats part[4];
-    };
-    static constexpr int STEP = 64, WIDTH = 1;
-    static constexpr float UNIT = 1.0f / (1 << 24);
-    using Rest = RestOfRow<int8_t, STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r, int64_t k) { return Wide<Int8>::row(w, r, k); }
-    static INLINE Value load(Row row, int64_t k) {
-        const __m512i line = read<__m512i>(row.values + k);
-        const __m512i fours = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        Value value;
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            const __m512i from = _mm512_slli_epi32(_mm512_add_epi32(fours, _mm512_set1_epi32(16 * i)), 24);
-            const __m512i tops = _mm512_maskz_permutexvar_epi8(0x8888888888888888, from, line);
-            value.part[i] = (Floats)_mm512_cvtepi32_ps(tops);
-        }
-        return value;
-    }
-    static INLINE Value take(const X* x) {
-        return {{once(x), once(x + LANES), once(x + 2 * LANES), once(x + 3 * LANES)}};
-    }
-    static INLINE Floats add(Floats sum, const Value& x, const Value& w) {
-        return sum + x.part[0] * w.part[0] + x.part[1] * w.part[1] + x.part[2] * w.part[2] + x.part[3] * w.part[3];
-    }
-};
-#else
-using Line = Wide<Int8>;
-#endif
 
 // INT4: 16 bytes are a group of 32 weights. Byte i holds weight i in its low and weight i + 16 in its high nibble; a
 // nibble n stands for (n - 8) * the group's scale.
@@ -114,17 +100,15 @@ struct RestOfGroups {
     }
 };
 
-struct Group {  // one group at a time, widened to float32
-    using X = float;
+struct Group : AsFloats {  // one group at a time, widened to float32
     using Row = RowOfGroups;
     struct Value {
         Floats low, high;
     };
-    static constexpr int STEP = 32, WIDTH = 1;
-    static constexpr float UNIT = 1;
+    static constexpr int STEP = 32, SPAN = 32;
     using Rest = RestOfGroups<STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r, int64_t k) {
-        const int64_t at = r * w.in + k;
+    static INLINE Row row(const Matrix& w, int64_t r) {
+        const int64_t at = r * w.in;
         return {static_cast<const uint8_t*>(w.weight) + at / 2, static_cast<const uint16_t*>(w.scale) + at / 32};
     }
     static INLINE Value load(Row row, int64_t k) {
@@ -138,130 +122,176 @@ struct Group {  // one group at a time, widened to float32
 #endif
         return {value(both), value(both >> 4)};
     }
+    static INLINE void fetch(Row row, int64_t k) { ahead(row.nibbles + k / 2); }
     static INLINE Value take(const X* x) { return {once(x), once(x + LANES)}; }
     static INLINE Floats add(Floats sum, Value x, Value w) { return sum + x.low * w.low + x.high * w.high; }
 };
+
+// The largest magnitude of n values; not a number where one of them is none, or infinite.
+inline float magnitude(const float* x, int64_t n) {
+    Floats most = {}, nothing = {};
+    for (int64_t k = 0; k < n; k += LANES) {
+        const Floats v = read<Floats>(x + k);
+        most = larger(most, v < 0.0f ? -v : v), nothing += v - v;
+    }
+    return largest(most) + sum(nothing);
+}
 
 #if defined(__AVX512BF16__)
 constexpr bool HALF = true;  // this CPU multiplies bfloat16, and sums in float32
 
 INLINE Floats dot(Floats sum, __m512bh x, __m512bh w) { return (Floats)_mm512_dpbf16_ps((__m512)sum, x, w); }
 
-struct Pairs {  // bfloat16 by bfloat16
+struct Pairs : AsFloats {  // bfloat16 by bfloat16
     using X = uint16_t;
     using Row = ::Row<uint16_t>;
     using Value = __m512bh;
-    static constexpr int STEP = 32, WIDTH = 1;
-    static constexpr float UNIT = 1;
+    static constexpr bool ENTERS = true;
+    static constexpr int STEP = 32, SPAN = 32;
     using Rest = RestOfRow<uint16_t, STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r, int64_t k) { return Wide<BFloat16>::row(w, r, k); }
+    static INLINE Row row(const Matrix& w, int64_t r) { return Wide<BFloat16>::row(w, r); }
     static INLINE Value load(Row row, int64_t k) { return read<Value>(row.values + k); }
+    static INLINE void fetch(Row row, int64_t k) { ahead(row.values + k); }
     static INLINE Value take(const X* x) { return read<Value>(x); }
     static INLINE Floats add(Floats sum, Value x, Value w) { return dot(sum, x, w); }
-};
-
-// Four groups of INT4 at a time. A nibble is exact in bfloat16, and each x comes as the sum of two bfloat16, so that 16
-// of its bits count: per 128 columns first their coarse, then their fine parts, in the order in which `load` has them.
-struct Groups {
-    using X = uint16_t;
-    using Row = RowOfGroups;
-    struct Value {
-        __m512bh part[4];
-        Floats scale;  // a group's in all four lanes of its 128 bits
-    };
-    static constexpr int STEP = 128, WIDTH = 2;
-    static constexpr float UNIT = 1;
-    using Rest = RestOfGroups<STEP>;
-
-    static INLINE Row row(const Matrix& w, int64_t r, int64_t k) { return Group::row(w, r, k); }
-
-    static INLINE Value load(Row row, int64_t k) {
-        __builtin_prefetch(row.nibbles + k / 2 + 512);  // a CPU that has so much to do does not look that far ahead
-        // -8 ... 7 in bfloat16, twice: vpermw looks at five bits, and the fifth is the next nibble's.
-        const __m256i values = _mm256_setr_epi16(-16128, -16160, -16192, -16224, -16256, -16320, -16384, -16512,  //
-                                                 0, 16256, 16384, 16448, 16512, 16544, 16576, 16608);
-        const __m512i table = _mm512_broadcast_i64x4(values), words = read<__m512i>(row.nibbles + k / 2);
-        const auto value = [&](__m512i nibbles) { return (__m512bh)_mm512_permutexvar_epi16(nibbles, table); };
-        const __m256i scales = _mm256_set1_epi64x(read<int64_t>(row.scale + k / 32));  // its four, four times
-        const __m256i order = _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3,  //
-                                               4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7);
-        return {{value(words), value(_mm512_srli_epi16(words, 4)), value(_mm512_srli_epi16(words, 8)),
-                 value(_mm512_srli_epi16(words, 12))},
-                (Floats)_mm512_cvtph_ps(_mm256_shuffle_epi8(scales, order))};
-    }
-
-    static INLINE const X* take(const X* x) { return x; }
-    static INLINE Floats add(Floats sum, const X* x, const Value& w) {
-        Floats coarse = {}, fine = {};
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            coarse = dot(coarse, read<__m512bh>(x + 32 * i), w.part[i]);
-            fine = dot(fine, read<__m512bh>(x + STEP + 32 * i), w.part[i]);
-        }
-        return sum + (coarse + fine) * w.scale;
-    }
-
-    static int64_t pitch(int64_t n) { return (n + STEP - 1) / STEP * STEP * WIDTH; }
-
-    // to [pitch(n)] = x [n] as `add` takes it: of each half group the even columns are one nibble, the odd another
-    static void split(const float* x, int64_t n, uint16_t* to) {
-        memset(to, 0, pitch(n) * sizeof *to);
-        for (int64_t k = 0; k < n; k += LANES) {
-            uint16_t coarse[LANES], fine[LANES];
-            Floats v = read<Floats>(x + k);
-            v = __builtin_shufflevector(v, v, 0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-            BFloat16::store(coarse, v);
-            BFloat16::store(fine, v - BFloat16::load(coarse));
-            uint16_t* at = to + k / STEP * STEP * WIDTH + k % 32 / LANES * 32 + k % STEP / 32 * 8;
-            for (int odd = 0; odd < 2; odd++) {
-                memcpy(at + 64 * odd, coarse + 8 * odd, 8 * sizeof *at);
-                memcpy(at + STEP + 64 * odd, fine + 8 * odd, 8 * sizeof *at);
-            }
-        }
+    static int64_t size(int64_t n) { return pitch(n); }
+    static float scale(const X*, int64_t) { return 1; }
+    static void enter(const float* x, int64_t n, X* to) {
+        for (int64_t k = 0; k < n; k += STEP)
+            write(to + k, _mm512_cvtne2ps_pbh(read<__m512>(x + k + LANES), read<__m512>(x + k)));
     }
 };
 #else
 constexpr bool HALF = false;
+struct Pairs {};
 #endif
 
-// sums[i * N + j], all lanes together, = x[i] · w[j] over n columns, both being at the first of these. U sums of each
-// run side by side.
-template <class K, int M, int N, int U>
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+constexpr bool WHOLE = true;  // this CPU multiplies whole numbers, and sums in 32 bits
+
+template <class T>
+INLINE void round_to(T* to, const float* x, float inverse) {
+    const __m512i whole = _mm512_cvtps_epi32((__m512)(read<Floats>(x) * inverse));
+    if constexpr (sizeof(T) == 1) write(to, _mm512_cvtsepi32_epi8(whole));
+    else write(to, _mm512_cvtsepi32_epi16(whole));
+}
+
+// INT8 by x as whole numbers of 16 bits, with a scale for the row.
+struct Lines {
+    using X = int16_t;
+    using Sum = Ints;
+    using Row = ::Row<int8_t>;
+    using Value = __m512i;
+    static constexpr bool ENTERS = true;
+    static constexpr int STEP = 32, SPAN = 32;
+    using Rest = RestOfRow<int8_t, STEP>;
+    static INLINE Row row(const Matrix& w, int64_t r) { return Wide<Int8>::row(w, r); }
+    static INLINE Value load(Row row, int64_t k) { return _mm512_cvtepi8_epi16(read<__m256i>(row.values + k)); }
+    static INLINE void fetch(Row row, int64_t k) { ahead(row.values + k); }
+    static INLINE Value take(const X* x) { return read<Value>(x); }
+    static INLINE Ints add(Ints sum, Value x, Value w) { return (Ints)_mm512_dpwssd_epi32((__m512i)sum, x, w); }
+    static INLINE Floats floats(Ints sum) { return __builtin_convertvector(sum, Floats); }
+    static int64_t size(int64_t n) { return pitch(n) + 2; }
+    static float scale(const X* x, int64_t n) { return read<float>(x + pitch(n)); }
+    static void enter(const float* x, int64_t n, X* to) {
+        const int64_t a_lane = (n + LANES - 1) / LANES + 2;  // columns in a sum, which 32 bits shall hold
+        const float most = std::min<float>(32767, (INT32_MAX / 127) / a_lane), top = magnitude(x, n);
+        for (int64_t k = 0; k < n; k += LANES) round_to(to + k, x + k, top > 0 ? most / top : 0);
+        for (int64_t k = whole(n); k < (n + STEP - 1) / STEP * STEP; k++) to[k] = 0;
+        write(to + pitch(n), top / most);
+    }
+};
+
+// Four groups of INT4 at a time, by x in whole numbers of 15 bits with a scale for the row. Per 128 columns: the upper
+// bits (times 128) of those in low nibbles, of those in high ones, then their lower bits, then what the nibbles' 8 too
+// many come to in each lane.
+struct Groups : AsFloats {
+    using X = int8_t;
+    using Row = RowOfGroups;
+    struct Value {
+        __m512i low, high;
+        Floats scale;  // a group's in all four lanes of its 128 bits
+    };
+    static constexpr bool ENTERS = true;
+    static constexpr int STEP = 128, SPAN = 320;
+    using Rest = RestOfGroups<STEP>;
+
+    static INLINE Row row(const Matrix& w, int64_t r) { return Group::row(w, r); }
+
+    static INLINE Value load(Row row, int64_t k) {
+        const __m512i both = read<__m512i>(row.nibbles + k / 2), four = _mm512_set1_epi8(15);
+        const __m256i scales = _mm256_set1_epi64x(read<int64_t>(row.scale + k / 32));  // its four, four times
+        const __m256i order = _mm256_setr_epi8(0, 1, 0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 3, 2, 3,  //
+                                               4, 5, 4, 5, 4, 5, 4, 5, 6, 7, 6, 7, 6, 7, 6, 7);
+        return {_mm512_and_si512(both, four), _mm512_and_si512(_mm512_srli_epi16(both, 4), four),
+                (Floats)_mm512_cvtph_ps(_mm256_shuffle_epi8(scales, order))};
+    }
+
+    static INLINE void fetch(Row row, int64_t k) { ahead(row.nibbles + k / 2); }
+    static INLINE const X* take(const X* x) { return x; }
+    static INLINE Floats add(Floats sum, const X* x, const Value& w) {
+        __m512i upper = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.low, read<__m512i>(x));
+        __m512i lower = _mm512_dpbusd_epi32(read<__m512i>(x + 256), w.low, read<__m512i>(x + 128));
+        upper = _mm512_dpbusd_epi32(upper, w.high, read<__m512i>(x + 64));
+        lower = _mm512_dpbusd_epi32(lower, w.high, read<__m512i>(x + 192));
+        return sum + __builtin_convertvector((Ints)lower + ((Ints)upper << 7), Floats) * w.scale;
+    }
+
+    static int64_t size(int64_t n) { return (n + STEP - 1) / STEP * SPAN + 64; }
+    static float scale(const X* x, int64_t n) { return read<float>(x + (n + STEP - 1) / STEP * SPAN); }
+    static void enter(const float* x, int64_t n, X* to) {
+        constexpr float MOST = 16255;  // 127 * 128 - 1: half of 128 more rounds up to no more than 127
+        const float top = magnitude(x, n), inverse = top > 0 ? MOST / top : 0;
+        for (int64_t k = 0; k < n; k += STEP, to += SPAN) {
+            memset(to, 0, SPAN);
+            for (int64_t c = 0; c < std::min<int64_t>(STEP, n - k); c += LANES) {
+                const int64_t at = c % 32 / LANES * 64 + c / 32 * LANES;
+                const Ints all = (Ints)_mm512_cvtps_epi32((__m512)(read<Floats>(x + k + c) * inverse));
+                const Ints upper = (all + 64) >> 7, lower = all - (upper << 7);
+                write(to + at, _mm512_cvtsepi32_epi8((__m512i)upper));
+                write(to + 128 + at, _mm512_cvtsepi32_epi8((__m512i)lower));
+            }
+            const auto lanes = [&](int64_t at) {  // of each four bytes the sum, 8 times
+                const __m512i zero = _mm512_setzero_si512(), eight = _mm512_set1_epi8(8);
+                return (Ints)_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, eight, read<__m512i>(to + at)), eight,
+                                                 read<__m512i>(to + at + 64));
+            };
+            write(to + 256, -((lanes(0) << 7) + lanes(128)));
+        }
+        write(to, top / MOST);
+    }
+};
+#else
+constexpr bool WHOLE = false;
+struct Lines {};
+struct Groups {};
+#endif
+
+// sums[i * N + j], all lanes together, = x[i] · w[j] over n columns
+template <class K, int M, int N>
 INLINE void meet(const typename K::X* x, int64_t stride, const typename K::Row* w, int64_t n, Floats* sums) {
-    Floats acc[U][M * N] = {};
-    const auto add = [&](int u, const typename K::X* x, int64_t stride, const typename K::Row* w, int64_t k)
-                         __attribute__((always_inline)) {
+    typename K::Sum acc[M * N] = {};
+    const auto add = [&](const typename K::X* x, const typename K::Row* w, int64_t k) __attribute__((always_inline)) {
         typename K::Value value[N];
 #pragma GCC unroll 4
-        for (int j = 0; j < N; j++) value[j] = K::load(w[j], k);
+        for (int j = 0; j < N; j++) K::fetch(w[j], k), value[j] = K::load(w[j], k);
 #pragma GCC unroll 6
         for (int i = 0; i < M; i++) {
-            const auto mine = K::take(x + i * stride + k * K::WIDTH);
+            const auto mine = K::take(x + i * stride);
 #pragma GCC unroll 4
-            for (int j = 0; j < N; j++) acc[u][i * N + j] = K::add(acc[u][i * N + j], mine, value[j]);
+            for (int j = 0; j < N; j++) acc[i * N + j] = K::add(acc[i * N + j], mine, value[j]);
         }
     };
     int64_t k = 0;
-    for (; k + U * K::STEP <= n; k += U * K::STEP)
-#pragma GCC unroll 4
-        for (int u = 0; u < U; u++) add(u, x, stride, w, k + u * K::STEP);
-    for (; k + K::STEP <= n; k += K::STEP) add(0, x, stride, w, k);
+    for (; k + K::STEP <= n; k += K::STEP, x += K::SPAN) add(x, w, k);
     if (k < n) {
-        typename K::X some[M * K::STEP * K::WIDTH] = {};
-        const int64_t left = K::WIDTH == 1 ? n - k : K::STEP * K::WIDTH;  // split x has its zeros
-        for (int i = 0; i < M; i++)
-            memcpy(some + i * K::STEP * K::WIDTH, x + i * stride + k * K::WIDTH, left * sizeof *x);
         typename K::Rest rests[N];
         typename K::Row rows[N];
         for (int j = 0; j < N; j++) rows[j] = rests[j].copy(w[j], k, n - k);
-        add(0, some, K::STEP * K::WIDTH, rows, 0);
+        add(x, rows, 0);
     }
 #pragma GCC unroll 24
-    for (int i = 0; i < M * N; i++) {
-        sums[i] = acc[0][i];
-#pragma GCC unroll 4
-        for (int u = 1; u < U; u++) sums[i] += acc[u][i];
-    }
+    for (int i = 0; i < M * N; i++) sums[i] = K::floats(acc[i]);
 }
 
 // to[i] = the sum of all lanes of v[i]; in whole vectors.

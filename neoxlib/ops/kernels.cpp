@@ -5,13 +5,10 @@
 
 #include "attention.h"
 #include "products.h"
+#include "rows.h"
 #include "team.h"
 
 // What fast.py hands over: the same fields in the same order.
-
-struct Norm {
-    const float *weight, *bias;  // [hidden]
-};
 
 struct Layer {
     Norm before_attention, before_mlp;
@@ -23,7 +20,7 @@ struct Model {
     Norm last;
     Matrix head;
     int64_t depth, hidden, heads, head_dim, rotary;  // heads: this rank's
-    int64_t half_from;  // from so many rows on, activations enter products as bfloat16 where the CPU can multiply it
+    int64_t coarse_from;  // from so many rows on, activations may be rounded when they enter a product (with_way)
     float eps;
     Activation activation;
     int32_t parallel;  // both branches of a layer read the same x, and their terms make one sum
@@ -41,7 +38,7 @@ struct Step {
 struct Runner {
     Team team;
     std::vector<Desk> desks;
-    Buffer first, second, heads, seen, inner;
+    Buffer first, second, heads, seen, inner, entered[2];
     std::vector<int64_t> positions;  // [batch, length]
     std::mutex turn;                 // one call at a time
 
@@ -50,43 +47,7 @@ struct Runner {
 
 namespace {
 
-void store(float* to, const float* from, int64_t n) { memcpy(to, from, n * sizeof *to); }
-void store(uint16_t* to, const float* from, int64_t n) { store<BFloat16>(to, from, n); }
-
-// to = norm(x) over n values
-template <class X>
-void normalize(const Norm& norm, float eps, const float* x, int64_t n, X* to) {
-    const auto each = [&](auto use) {
-        for (int64_t i = 0; i < n; i += LANES) use(i, load<Float32>(x + i, n - i));
-    };
-    Floats total = {}, squares = {};
-    each([&](int64_t, Floats v) { total += v; });
-    const float mean = sum(total) / n;
-    each([&](int64_t i, Floats v) {
-        v -= mean;
-        for (int64_t c = n - i; c < LANES; c++) v[c] = 0;
-        squares += v * v;
-    });
-    const float scale = 1 / std::sqrt(sum(squares) / n + eps);
-    each([&](int64_t i, Floats v) {
-        float y[LANES];
-        write(y, (v - mean) * scale * load<Float32>(norm.weight + i, n - i) + load<Float32>(norm.bias + i, n - i));
-        store(to + i, y, std::min<int64_t>(LANES, n - i));
-    });
-}
-
-// The first half of a head's leading values against their second half.
-void rotate(float* head, const float* cos, const float* sin, int64_t rotary) {
-    const int64_t half = rotary / 2;
-    for (int64_t d = 0; d < half; d++) {
-        const float a = head[d], b = head[d + half];
-        head[d] = a * cos[d] - b * sin[d];
-        head[d + half] = b * cos[d] + a * sin[d];
-    }
-}
-
-// One thread's part of a call. X is the form in which activations enter products: float, or the bits of a bfloat16.
-template <class X>
+// One thread's part of a call.
 struct Pass {
     Runner& runner;
     const Model& model;
@@ -94,10 +55,11 @@ struct Pass {
     const int thread;
     Desk& desk = runner.desks[thread];
     const int64_t rows = step.batch * step.length, width = model.heads * model.head_dim;
-    X *first = runner.first.get<X>(), *second = runner.second.get<X>();  // normed x [rows, pitch(hidden)]
-    float* heads = runner.heads.get<float>();                            // [rows, heads, 3, head_dim]
-    X* seen = runner.seen.get<X>();                                      // [rows, pitch(width)]
-    X* inner = runner.inner.get<X>();                                    // [rows, pitch(intermediate)]
+    const Crowd crowd = {rows, model.coarse_from};
+    float *first = runner.first.get<float>(), *second = runner.second.get<float>();  // normed x [rows, pitch(hidden)]
+    float* heads = runner.heads.get<float>();                                        // [rows, heads, 3, head_dim]
+    float* seen = runner.seen.get<float>();                                          // [rows, pitch(width)]
+    float* inner = runner.inner.get<float>();                                        // [rows, pitch(intermediate)]
 
     // A stage ends with this rank's term of the next sum. A layer has one, or two without the parallel residual.
     void stage(int64_t number) {
@@ -107,13 +69,11 @@ struct Pass {
         runner.team.meet();
         if (layer == model.depth) return;
         const Layer& weights = model.layers[layer];
-        if (attention) query(weights.query_key_value);
-        if (mlp) widen(weights.dense_h_to_4h);
+        spread(attention ? &weights.query_key_value : nullptr, mlp ? &weights.dense_h_to_4h : nullptr);
         runner.team.meet();
         if (attention) attend(layer);
         if (attention) runner.team.meet();
-        if (attention) add(weights.dense, seen, true);
-        if (mlp) add(weights.dense_4h_to_h, inner, !attention);
+        gather(attention ? &weights.dense : nullptr, mlp ? &weights.dense_4h_to_h : nullptr);
         runner.team.meet();
     }
 
@@ -134,38 +94,83 @@ struct Pass {
             }
             if (layer == model.depth) continue;
             const Layer& next = model.layers[layer];
-            if (attention) normalize(next.before_attention, model.eps, x, hidden, first + row * pitch(hidden));
-            if (mlp) normalize(next.before_mlp, model.eps, x, hidden, second + row * pitch(hidden));
+            const auto norm = [&](const Norm& norm, float* to, const Matrix& w, Buffer& entered) {
+                normalize(norm, model.eps, x, hidden, to + row * pitch(hidden));
+                enter_row(w, crowd, to + row * pitch(hidden), row, entered);
+            };
+            if (attention) norm(next.before_attention, first, next.query_key_value, runner.entered[0]);
+            if (mlp) norm(next.before_mlp, second, next.dense_h_to_4h, runner.entered[1]);
         }
     }
 
-    Range part(int64_t n, int64_t unit = 1) const { return share(n, thread, runner.team.size, unit); }
+    Range part(int64_t n) const { return share(n, thread, runner.team.size); }
 
-    void query(const Matrix& w) {
-        product(w, part(w.out, LANES), first, rows, desk, [&](int64_t row, int64_t r, int64_t n, float* y) {
+    // Runs of so many outputs that the threads can share n of them out evenly.
+    int64_t run_of(int64_t n) const {
+        const int64_t run = n / (16 * runner.team.size) / LANES * LANES;
+        return std::clamp<int64_t>(run, rows < MANY ? LANES : PANEL, SLAB);
+    }
+
+    Input enter(const Matrix& w, const float* x, int which) {
+        return input(w, crowd, x, runner.entered[which], desk.entered[which]);
+    }
+
+    // The matrices that widen: to queries, keys and values, and to the MLP's inside.
+    void spread(const Matrix* qkv, const Matrix* wider) {
+        const Matrix none = {}, &a = qkv ? *qkv : none, &b = wider ? *wider : none;
+        const Input x = qkv ? enter(a, first, 0) : Input{}, z = wider ? enter(b, second, 1) : Input{};
+        const int64_t run = run_of(a.out + b.out), runs = (a.out + run - 1) / run, all = runs + (b.out + run - 1) / run;
+        for (int64_t i; (i = runner.team.next()) < all;)
+            if (i < runs) to_heads(a, x, {i * run, std::min((i + 1) * run, a.out)});
+            else to_inner(b, z, {(i - runs) * run, std::min((i - runs + 1) * run, b.out)});
+    }
+
+    void to_heads(const Matrix& w, const Input& x, Range range) {
+        product(w, crowd, x, range, desk, [&](int64_t row, int64_t r, int64_t n, float* y) {
             memcpy(heads + row * 3 * width + r, y, n * sizeof *y);
         });
     }
 
-    void widen(const Matrix& w) {
-        product(w, part(w.out, LANES), second, rows, desk, [&](int64_t row, int64_t r, int64_t n, float* y) {
+    void to_inner(const Matrix& w, const Input& x, Range range) {
+        product(w, crowd, x, range, desk, [&](int64_t row, int64_t r, int64_t n, float* y) {
             for (int64_t j = 0; j < n; j += LANES) write(y + j, activate(read<Floats>(y + j), model.activation));
-            store(inner + row * pitch(w.out) + r, y, n);
+            memcpy(inner + row * pitch(w.out) + r, y, n * sizeof *y);
         });
     }
 
+    // Those that come back to the residual stream.
+    void gather(const Matrix* dense, const Matrix* narrower) {
+        const bool first = enter_rows(dense, seen, 0), second = enter_rows(narrower, inner, 1);
+        if (first || second) runner.team.meet();
+        const Input x = dense ? enter(*dense, seen, 0) : Input{}, z = narrower ? enter(*narrower, inner, 1) : Input{};
+        const int64_t run = run_of(model.hidden), all = (model.hidden + run - 1) / run;
+        for (int64_t i; (i = runner.team.next()) < all;) {
+            const Range range = {i * run, std::min((i + 1) * run, model.hidden)};
+            if (dense) to_term(*dense, x, range, true);
+            if (narrower) to_term(*narrower, z, range, !dense);
+        }
+    }
+
     // The bias waits for `settle`: it belongs to the sum over the ranks.
-    void add(Matrix w, const X* x, bool anew) {
+    void to_term(Matrix w, const Input& x, Range range, bool anew) {
         w.bias = nullptr;
-        product(w, part(w.out, LANES), x, rows, desk, [&](int64_t row, int64_t r, int64_t n, float* y) {
+        product(w, crowd, x, range, desk, [&](int64_t row, int64_t r, int64_t n, float* y) {
             float* term = step.term + row * model.hidden + r;
             for (int64_t j = 0; j < n; j++) term[j] = y[j] + (anew ? 0 : term[j]);
         });
     }
 
+    // This thread's part of the rows that enter once for all; whether there are any.
+    bool enter_rows(const Matrix* w, const float* x, int which) {
+        if (!w || !shared(*w, crowd)) return false;
+        const Range mine = part(rows);
+        for (int64_t row = mine.first; row < mine.last; row++)
+            enter_row(*w, crowd, x + row * pitch(w->in), row, runner.entered[which]);
+        return true;
+    }
+
     void attend(int64_t layer) {
-        const Range mine = part(step.batch * model.heads);
-        for (int64_t i = mine.first; i < mine.last; i++) {
+        for (int64_t i; (i = runner.team.next()) < step.batch * model.heads;) {
             if (step.cache == FLOAT32) attend<Float32>(layer, i / model.heads, i % model.heads);
             if (step.cache == FLOAT16) attend<Float16>(layer, i / model.heads, i % model.heads);
             if (step.cache == BFLOAT16) attend<BFloat16>(layer, i / model.heads, i % model.heads);
@@ -191,7 +196,7 @@ struct Pass {
         }
         ::attend(Head<F>{k, v, step.real + b * step.capacity, dim, step.start, step.length}, q, out, wide, scratch);
         for (int64_t i = 0; i < step.length; i++)
-            store(seen + (b * step.length + i) * pitch(width) + h * dim, out + i * wide, dim);
+            memcpy(seen + (b * step.length + i) * pitch(width) + h * dim, out + i * wide, dim * sizeof *out);
     }
 };
 
@@ -209,55 +214,58 @@ void place(Runner& runner, const Step& step) {
     }
 }
 
-template <class X>
 void make_room(Runner& runner, const Model& model, const Step& step) {
     const int64_t rows = step.batch * step.length, width = model.heads * model.head_dim, wide = whole(model.head_dim);
-    const int64_t inner = model.layers->dense_h_to_4h.out;
-    runner.first.hold<X>(rows * pitch(model.hidden)), runner.second.hold<X>(rows * pitch(model.hidden));
+    const Crowd crowd = {rows, model.coarse_from};
+    const Layer& layer = *model.layers;
+    runner.first.hold<float>(rows * pitch(model.hidden)), runner.second.hold<float>(rows * pitch(model.hidden));
     runner.heads.hold<float>(rows * 3 * width);
-    runner.seen.hold<X>(rows * pitch(width)), runner.inner.hold<X>(rows * pitch(inner));
+    runner.seen.hold<float>(rows * pitch(width)), runner.inner.hold<float>(rows * pitch(layer.dense_h_to_4h.out));
+    hold_input(layer.query_key_value, crowd, runner.entered[0]);
+    hold_input(layer.dense, crowd, runner.entered[0]);
+    hold_input(layer.dense_h_to_4h, crowd, runner.entered[1]);
+    hold_input(layer.dense_4h_to_h, crowd, runner.entered[1]);
     const int64_t scratch = attention_scratch(step.length, step.start + step.length, wide);
-    for (Desk& desk : runner.desks) {
-        desk.scratch.hold<float>(2 * sixes(step.length) * wide + scratch);
-        hold_split(desk, std::max({model.hidden, width, inner}));
-    }
+    for (Desk& desk : runner.desks) desk.scratch.hold<float>(2 * sixes(step.length) * wide + scratch);
 }
 
-template <class X>
 void run_stages(Runner& runner, const Model& model, const Step& step, int64_t first, int64_t end) {
-    make_room<X>(runner, model, step);
+    make_room(runner, model, step);
     place(runner, step);
     runner.team.run([&](int thread) {
-        Pass<X> pass{runner, model, step, thread};
+        Pass pass{runner, model, step, thread};
         for (int64_t number = first; number < end; number++) pass.stage(number);
     });
 }
 
-template <class X>
 void run_head(Runner& runner, const Model& model, const float* x, int64_t rows, float* logits) {
-    X* normed = runner.first.hold<X>(rows * pitch(model.hidden));
-    for (Desk& desk : runner.desks) hold_split(desk, model.hidden);
+    const int64_t hidden = model.hidden, out = model.head.out;
+    const Crowd crowd = {rows, model.coarse_from};
+    float* normed = runner.first.hold<float>(rows * pitch(hidden));
+    hold_input(model.head, crowd, runner.entered[0]);
     runner.team.run([&](int thread) {
-        const Range mine = share(rows, thread, runner.team.size);
-        for (int64_t row = mine.first; row < mine.last; row++)
-            normalize(model.last, model.eps, x + row * model.hidden, model.hidden, normed + row * pitch(model.hidden));
+        Pass pass{runner, model, Step{}, thread};
+        const Range mine = pass.part(rows);
+        for (int64_t row = mine.first; row < mine.last; row++) {
+            normalize(model.last, model.eps, x + row * hidden, hidden, normed + row * pitch(hidden));
+            enter_row(model.head, crowd, normed + row * pitch(hidden), row, runner.entered[0]);
+        }
         runner.team.meet();
-        const Range outputs = share(model.head.out, thread, runner.team.size, LANES);
+        Desk& desk = runner.desks[thread];
         const auto put = [&](int64_t row, int64_t r, int64_t n, float* y) {
-            memcpy(logits + row * model.head.out + r, y, n * sizeof *y);
+            memcpy(logits + row * out + r, y, n * sizeof *y);
         };
-        product(model.head, outputs, normed, rows, runner.desks[thread], put);
+        const Input entered = input(model.head, crowd, normed, runner.entered[0], desk.entered[0]);
+        for (int64_t i; (i = runner.team.next()) * SLAB < out;)
+            product(model.head, crowd, entered, {i * SLAB, std::min((i + 1) * SLAB, out)}, desk, put);
     });
 }
 
-// Calls work(X) for the form in which so many rows enter a product with w. 0, or 1 when memory ran out.
+// Calls work(), one caller at a time. 0, or 1 when memory ran out.
 template <class Work>
-int in_turn(Runner& runner, const Model& model, const Matrix& w, int64_t rows, Work work) try {
+int in_turn(Runner& runner, Work work) try {
     const std::lock_guard lock(runner.turn);
-    const bool exact = w.format == FLOAT32 || w.format == FLOAT16;
-    if constexpr (HALF)
-        if (rows >= model.half_from && !exact) return work(uint16_t{}), 0;
-    return work(float{}), 0;
+    return work(), 0;
 } catch (const std::bad_alloc&) {
     return 1;
 }
@@ -272,16 +280,12 @@ void runner_stop(Runner* runner) { delete runner; }
 
 // Stages [first, end); the one past the model's last only adds the last sum.
 int runner_stages(Runner* runner, const Model* model, const Step* step, int64_t first, int64_t end) {
-    return in_turn(*runner, *model, model->layers->dense, step->batch * step->length, [&](auto x) {
-        run_stages<decltype(x)>(*runner, *model, *step, first, end);
-    });
+    return in_turn(*runner, [&] { run_stages(*runner, *model, *step, first, end); });
 }
 
 // logits [rows, vocabulary here] of x [rows, hidden], the last norm included
 int runner_head(Runner* runner, const Model* model, const float* x, int64_t rows, float* logits) {
-    return in_turn(*runner, *model, model->head, rows, [&](auto form) {
-        run_head<decltype(form)>(*runner, *model, x, rows, logits);
-    });
+    return in_turn(*runner, [&] { run_head(*runner, *model, x, rows, logits); });
 }
 
 }  // extern "C"

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <sched.h>
@@ -51,6 +52,7 @@ class Team {
         const uint64_t turn = turn_.load(std::memory_order_relaxed);
         if (here_.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
             here_.store(0, std::memory_order_relaxed);
+            next_.store(0, std::memory_order_relaxed);
             turn_.store(turn + 1, std::memory_order_release);
             return;
         }
@@ -59,6 +61,9 @@ class Team {
             else sched_yield();
         }
     }
+
+    // In a job, since the last meeting: 0, 1, 2 ... to whoever asks. A thread that is held up leaves more to others.
+    int64_t next() { return next_.fetch_add(1, std::memory_order_relaxed); }
 
   private:
     static constexpr int PATIENCE = 4000;  // looks before a thread lets others run
@@ -92,6 +97,7 @@ class Team {
     alignas(64) std::atomic<uint64_t> jobs_{0};
     alignas(64) std::atomic<uint64_t> turn_{0};
     alignas(64) std::atomic<int> here_{0};
+    alignas(64) std::atomic<int64_t> next_{0};
     Call call_ = nullptr;
     void* job_ = nullptr;
     std::mutex door_;
@@ -109,7 +115,7 @@ inline Range share(int64_t n, int thread, int threads, int64_t unit = 1) {
     return {std::min(n, units * thread / threads * unit), std::min(n, units * (thread + 1) / threads * unit)};
 }
 
-// Memory that grows and is kept; what it held is lost when it grows.
+// Memory that grows and is kept; what it held is lost when it grows, and it begins with zeros.
 class Buffer {
   public:
     ~Buffer() { free(data_); }
@@ -127,6 +133,7 @@ class Buffer {
             size_ = 0;
             data_ = aligned_alloc(64, bytes);
             if (!data_) throw std::bad_alloc();
+            memset(data_, 0, bytes);
             size_ = bytes;
         }
         return get<T>();

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -138,6 +139,22 @@ INLINE Floats sums(Floats* v) {
                __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     });
     return v[0];
+}
+
+template <int STEP, int... I>
+INLINE void exchange(Words& a, Words& b, std::integer_sequence<int, I...>) {
+    const Words low = __builtin_shufflevector(a, b, (I & STEP ? LANES + I - STEP : I)...);
+    b = __builtin_shufflevector(a, b, (I & STEP ? LANES + I : I + STEP)...);
+    a = low;
+}
+
+// 16 x 16 words, mirrored at the diagonal: first each four neighbours, then squares twice as wide, and so on.
+template <int STEP = 1>
+INLINE void transpose(Words* v) {
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++)
+        if (!(i & STEP)) exchange<STEP>(v[i], v[i + STEP], std::make_integer_sequence<int, LANES>());
+    if constexpr (2 * STEP < LANES) transpose<2 * STEP>(v);
 }
 
 INLINE float sum(Floats v) { return sums<1>(&v)[0]; }
