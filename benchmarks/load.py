@@ -1,10 +1,11 @@
-"""Does cutting run at the speed of `cp`, and loading faster than transformers? Paired, in turns, in fresh processes.
+"""Does cutting run at the speed of `cp`, and loading faster than transformers? In turns, in fresh processes, paired.
 
 Writes outputs/bench/load.json and load.md.
 """
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -15,6 +16,14 @@ from benchmarks.machine import Others, load_average, machine
 from benchmarks.outside import ROOT, each, end_well, forget, job, parser, remember, run, sync
 
 STATES = {"cold": forget, "warm": remember}
+STORED, WIDE = "float16", "float32"  # the files' dtype; what is loaded as it is stored, and widened
+SETTLE = 4  # seconds: a virtual machine gives freed memory back, and whoever uses it next pays for that
+# What each piece of work is measured against, round by round, and by which time.
+AGAINST = {
+    "cp, on the disk": ("cp", "own_s"), "shard, 1 rank": ("cp", "own_s"), "shard, 4 ranks": ("cp", "own_s"),
+    f"load, {WIDE}": (f"from_pretrained, {WIDE}", "ready_s"),
+    f"load, {STORED}": (f"from_pretrained, {STORED}", "ready_s"),
+}  # fmt: skip
 
 
 def measure(src: Path, dst: Path, state: str, threads: int, rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -23,46 +32,65 @@ def measure(src: Path, dst: Path, state: str, threads: int, rounds: int) -> dict
     def before() -> None:
         shutil.rmtree(dst, ignore_errors=True)
         sync()
+        time.sleep(SETTLE)
         STATES[state](src)
 
-    common = {"model_dir": str(src), "threads": threads, "dtype": "bfloat16"}
-    copy = f"cp -r {src} {dst}"
+    common, copy = {"model_dir": str(src), "threads": threads}, f"cp -r {src} {dst}"
     work = {
         "cp": lambda: run(["sh", "-c", copy]),
         "cp, on the disk": lambda: run(["sh", "-c", f"{copy} && sync {dst}/*"]),
         "shard, 1 rank": lambda: job("shard", src=str(src), dst=str(dst), world_size=1),
         "shard, 4 ranks": lambda: job("shard", src=str(src), dst=str(dst), world_size=4),
-        "load": lambda: job("load", **common),
-        "from_pretrained": lambda: job("from_pretrained", **common),
+        f"from_pretrained, {WIDE}": lambda: job("from_pretrained", **common, dtype=WIDE),
+        f"load, {WIDE}": lambda: job("load", **common, dtype=WIDE),
+        f"from_pretrained, {STORED}": lambda: job("from_pretrained", **common, dtype=STORED),
+        f"load, {STORED}": lambda: job("load", **common, dtype=STORED),
+        "load, int4": lambda: job("load", **common, dtype="bfloat16", quant="int4"),
     }
-    return each(work, rounds, before)
+    results = each(work, rounds, before)
+    for found in (found for runs in results.values() for found in runs):  # its own time leaves Python's start out
+        found["own_s"] = next(found[key] for key in ("load_s", "shard_s", "seconds") if key in found)
+    return results
+
+
+def ratios(results: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
+    """How many times as fast as what it is measured against each piece of work was, round by round."""
+    return {
+        name: [theirs[key] / ours[key] for ours, theirs in zip(results[name], results[peer], strict=True)]
+        for name, (peer, key) in AGAINST.items()
+    }
 
 
 def markdown(result: dict[str, Any]) -> str:
     """Medians, and the span of the rounds, by shape and state of the page cache."""
     m = result["machine"]
-    head = ("model", "page cache", "", "s (span)", "GB/s", "ready, s", "peak memory, GB", "no file's")
+    head = ("model", "page cache", "", "s (span)", "GB/s", "ready, s", "times as fast (span)", "as", "peak, GB", "own")
     lines = [
-        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory; bfloat16. "
-        "`shard` returns when its files are on the disk, with their sha256 taken; `cp` returns before that. Ready is "
-        f"a first token computed, when every weight was read. {load_average(result['others'])}",
-        "", _line(head), _line(["---"] * 3 + ["---:"] * 5),
+        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory; the files "
+        f"are {STORED}. `shard` returns when its files are on the disk, with their sha256 taken; `cp` before that. "
+        "Ready is a first token computed, when every weight was read: loads are compared by it, since a file that is "
+        "mapped is not read before. Own is the part of peak memory that is no file's. "
+        f"{load_average(result['others'])}",
+        "", _line(head), _line(["---"] * 3 + ["---:"] * 4 + ["---"] + ["---:"] * 2),
     ]  # fmt: skip
     for entry in result["runs"]:
         size = entry["bytes"] / 1e9
         for name, runs in entry["results"].items():
-            lines.append(_line([f"{size:.1f} GB", entry["state"], name, *_cells(size, runs)]))
+            faster, peer = entry["ratios"].get(name), AGAINST.get(name, ("",))[0]
+            cells = _cells(size, runs, _span(faster) if faster else "", peer)
+            lines.append(_line([f"{size:.1f} GB", entry["state"], name, *cells]))
     return "\n".join(lines) + "\n"
 
 
-def _cells(size: float, runs: list[dict[str, Any]]) -> list[str]:
-    """A piece's own time where it took one, which leaves the start of Python out."""
-    key = next(key for key in ("load_s", "shard_s", "seconds") if key in runs[0])
-    times = [run[key] for run in runs]
+def _span(values: list[float]) -> str:
+    return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+
+
+def _cells(size: float, runs: list[dict[str, Any]], faster: str, peer: str) -> list[str]:
+    times = [run["own_s"] for run in runs]
     ready = f"{median(run['ready_s'] for run in runs):.2f}" if "ready_s" in runs[0] else ""
     peaks = [f"{max(run[key] for run in runs):.2f}" for key in ("rss_gb", "own_gb")]
-    span = f"{median(times):.2f} ({min(times):.2f}–{max(times):.2f})"
-    return [span, f"{size / median(times):.2f}", ready, *peaks]
+    return [_span(times), f"{size / median(times):.2f}", ready, faster, peer, *peaks]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -71,7 +99,8 @@ def _line(cells: Sequence[str]) -> str:
 
 def main() -> None:
     options = parser("benchmarks.load", __doc__.splitlines()[0], ROOT / "outputs" / "bench")
-    options.add_argument("--shapes", nargs="+", default=["410m", "1b"], help="as for the peers; two show what grows")
+    shapes = ["410m", "24x2048x16"]  # 0.8 and 2.8 GB
+    options.add_argument("--shapes", nargs="+", default=shapes, help="as for the peers; two show what grows")
     options.add_argument("--states", nargs="+", choices=STATES, default=list(STATES))
     options.add_argument("--rounds", type=int, default=5)
     asked = options.parse_args()
@@ -80,11 +109,12 @@ def main() -> None:
     for text in asked.shapes:
         shape, folder = synthetic.shape_of(text), asked.out.absolute() / "load"
         try:
-            src = synthetic.write(folder / "src", shape, "bfloat16")
+            src = synthetic.write(folder / "src", shape, STORED)
             size = sum(path.stat().st_size for path in src.iterdir())
             for state in asked.states:
                 results = measure(src, folder / "dst", state, asked.threads, asked.rounds)
-                runs.append({"shape": text, "bytes": size, "state": state, "results": results})
+                about = {"shape": text, "bytes": size, "state": state}
+                runs.append(about | {"results": results, "ratios": ratios(results)})
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     result = {"machine": machine(), "others": others.about(), "runs": runs}

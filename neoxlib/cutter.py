@@ -12,10 +12,13 @@ from torch import Tensor
 from neoxlib import files
 from neoxlib.checkpoint import FORMAT, JOURNAL, MANIFEST, PART_KEY, QUANT_KEY, Stored
 from neoxlib.errors import WeightsError
-from neoxlib.files import Entry, Journal, Layout, Meter, TensorFile
+from neoxlib.files import Journal, Layout, Meter
 from neoxlib.layers import Cut
 from neoxlib.packing import PackedPart, packed
 from neoxlib.pieces import load_whole
+from neoxlib.writer import Entry, TensorFile
+
+WORKERS = 4  # threads that hash and write
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def _write_companions(job: Job) -> dict[str, Entry]:
 def _write_weights(job: Job, sizes: dict[str, int], journal: Journal, progress: bool) -> dict[str, Entry]:
     done = {file: entry for file, entry in journal.done.items() if files.has_size(job.root / file, entry)}
     started = sum(entry["bytes"] for entry in done.values())
-    with Meter(job.request["kind"], sum(sizes.values()), started, progress) as meter, ThreadPoolExecutor(1) as pool:
+    meter = Meter(job.request["kind"], sum(sizes.values()), started, progress)
+    with meter, ThreadPoolExecutor(WORKERS) as pool:
         for group in range(len(job.groups)):
             ranks = [rank for rank in range(len(job.folders)) if job.file(rank, group) not in done]
             if ranks:

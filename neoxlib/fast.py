@@ -3,9 +3,7 @@
 It computes what model.py says, with the same weights in place. Sums are float32, and so is what passes between them.
 """
 
-import contextlib
 import ctypes
-import mmap
 import weakref
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
 
@@ -56,19 +54,17 @@ class Step(Structure):
 
 
 def in_one_block(model: GPTNeoX) -> GPTNeoX:
-    """Give `model`, made on the meta device, its memory: one block in the order of use, in huge pages if any.
+    """Give `model`, made on the meta device, its memory: one block in the order of use. Values are not set.
 
-    Weights that are read in order come half again as fast from pages of 2 MB as from those of 4 kB. Values are not set.
+    THP_MEM_ALLOC_ENABLE=1, PyTorch's own switch, asks for it in pages of 2 MB: these are read a little faster, but on
+    a virtual machine whose free memory went back to its host they come far more slowly.
     """
     places, end = [], 0
     for path, layer in model.named_modules():
         for name, parameter in layer.named_parameters(recurse=False):
             places.append((path, name, parameter, end))
             end += (parameter.nbytes + 63) // 64 * 64
-    memory = mmap.mmap(-1, end, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    block = torch.frombuffer(memory, dtype=torch.uint8)
+    block = torch.empty(end, dtype=torch.uint8)
     for path, name, like, start in places:
         values = block[start : start + like.nbytes].view(like.dtype).view(like.shape)
         setattr(model.get_submodule(path), name, nn.Parameter(values, requires_grad=False))

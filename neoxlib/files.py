@@ -10,62 +10,22 @@ import math
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from neoxlib.errors import ShardError
 from neoxlib.pieces import DTYPES
+from neoxlib.writer import Entry
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]  # name -> dtype and shape, in the order of the file
-Entry = dict[str, Any]  # {"bytes": ..., "sha256": ...} of a finished file
-
-
-class TensorFile:
-    """A safetensors file that is written front to back, hashed on the way, and there under its name only when whole."""
-
-    def __init__(self, path: Path, header: bytes, pool: ThreadPoolExecutor) -> None:
-        self.path, self.temporary, self.pool = path, path.with_name(path.name + ".tmp"), pool
-        self.digest, self.bytes = hashlib.sha256(), 0
-        self.file = self.temporary.open("wb", buffering=0)
-        try:
-            self._put(memoryview(header))
-        except BaseException:
-            self.abandon()
-            raise
-
-    def write(self, block: Tensor) -> None:
-        """Append a block's values, row by row; its hash is taken while the system takes in its bytes."""
-        # numpy copies a column range on this thread; torch would wake its pool for each block, at ten times the cost.
-        self._put(memoryview(np.ascontiguousarray(block.view(torch.uint8).numpy()).reshape(-1)))
-
-    def _put(self, view: memoryview) -> None:
-        hashed = self.pool.submit(self.digest.update, view)
-        self.bytes += len(view)
-        while view:
-            view = view[self.file.write(view) :]
-        hashed.result()  # the caller may use the memory again
-
-    def finish(self) -> Entry:
-        """Make the file durable under its name."""
-        os.fsync(self.file.fileno())
-        self.file.close()
-        os.replace(self.temporary, self.path)
-        return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}
-
-    def abandon(self) -> None:
-        """Leave nothing of an unfinished file."""
-        self.file.close()
-        self.temporary.unlink(missing_ok=True)
 
 
 def nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
@@ -218,6 +178,7 @@ class Meter:
 
     def __init__(self, title: str, total: int, done: int = 0, show: bool = True) -> None:
         self.title, self.total, self.done, self.first = title, max(total, 1), done, done
+        self.lock = threading.Lock()
         self.start = self.said = time.perf_counter()
         self.tenth = done * 10 // self.total
         self.bar = tqdm(
@@ -226,7 +187,11 @@ class Meter:
         self.lines = show and self.bar.disable
 
     def add(self, count: int) -> None:
-        """`count` more bytes are done."""
+        """`count` more bytes are done; any thread may say so."""
+        with self.lock:
+            self._add(count)
+
+    def _add(self, count: int) -> None:
         self.done += count
         self.bar.update(count)
         tenth, now = self.done * 10 // self.total, time.perf_counter()

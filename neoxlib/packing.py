@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -13,8 +13,11 @@ from neoxlib.errors import SettingsError, WeightsError
 from neoxlib.model import full_parameters
 from neoxlib.names import HEAD as HEAD_NAME
 from neoxlib.names import match
-from neoxlib.pieces import BLOCK, matrix
+from neoxlib.ops.packing import copy
+from neoxlib.pieces import BLOCK, at_once, matrix
 from neoxlib.quant import HEAD, SCHEMES, Packed, Scheme, scheme_name
+
+RUN = 32 << 20  # bytes of a tensor that one thread reads and another does not
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,20 @@ def packed(stored: Stored, scheme: Scheme) -> Packed:
     """The whole tensor packed."""
     tensors = scheme.tensors(*stored.shape)
     out = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in tensors.items()}
-    pack_into(out, stored, scheme, (slice(0, stored.shape[0]), slice(0, stored.shape[1])))
+    columns = slice(0, stored.shape[1])
+    for _ in at_once(
+        partial(pack_into, {name: tensor[rows] for name, tensor in out.items()}, stored, scheme, (rows, columns))
+        for rows in runs(slice(0, stored.shape[0]), stored)
+    ):
+        pass
     return out
+
+
+def runs(rows: slice, stored: Stored) -> Iterator[slice]:
+    """`rows` of a tensor in runs of RUN bytes."""
+    step = max(1, RUN * stored.shape[0] // max(1, stored.nbytes))
+    for start in range(rows.start, rows.stop, step):
+        yield slice(start, min(start + step, rows.stop))
 
 
 def pack_into(out: Packed, stored: Stored, scheme: Scheme, index: tuple[slice, slice]) -> None:
@@ -68,19 +83,20 @@ def pack_into(out: Packed, stored: Stored, scheme: Scheme, index: tuple[slice, s
     """
     rows, columns = index
     read = columns if scheme.group else slice(0, stored.shape[1])  # a row's only scale is that of the whole row
-    width = read.stop - read.start
-    block = torch.empty(max(1, BLOCK // (width * stored.dtype.itemsize)), width, dtype=stored.dtype)
-    for start in range(rows.start, rows.stop, len(block)):
-        part = block[: rows.stop - start]
-        stored.read_into(part, (slice(start, start + len(part)), read))
+    width, height = read.stop - read.start, rows.stop - rows.start
+    step = max(1, BLOCK // (width * stored.dtype.itemsize))
+    block = torch.empty(min(step, height), width, dtype=stored.dtype)
+    for start in range(0, height, step):
+        part = block[: height - start]
+        stored.read_into(part, (slice(rows.start + start, rows.start + start + len(part)), read))
+        targets = {name: tensor[start : start + len(part)] for name, tensor in out.items()}
         try:
-            found = scheme.pack(part)
+            found = scheme.pack(part, targets if read == columns else None)
         except WeightsError as error:
             raise WeightsError(f"{stored.pieces[0].key}: {error}") from error
-        if not scheme.group:
-            found["weight"] = found["weight"][:, columns]
-        for name, target in out.items():
-            target[start - rows.start :][: len(part)] = found[name]
+        if read != columns:
+            copy(found["weight"][:, columns], targets["weight"])
+            copy(found["weight_scale"][:, None], targets["weight_scale"][:, None])
 
 
 def choose_quant(checkpoint: Checkpoint, asked: str | None) -> str | None:

@@ -5,23 +5,40 @@ Files are read, never mapped: mapped pages count as resident memory, and a rank 
 
 import json
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from neoxlib.errors import WeightsError
+from neoxlib.ops import packing
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }
-BLOCK = 4 << 20  # bytes held at a time: a processor's cache takes it, so it is sliced and hashed while still warm
+BLOCK = 2 << 20  # bytes held at a time: a processor's cache takes it, so it is sliced and hashed while still warm
 MAX_HEADER = 100_000_000  # the format's own limit
+Answer = TypeVar("Answer")
+_WHOLE = threading.Lock()
+
+
+def at_once(tasks: Iterable[Callable[[], Answer]]) -> Iterator[Answer]:
+    """The tasks' answers, in order. Threads share the tasks, one more than PyTorch has: it waits while they work.
+
+    Where that needs PyTorch's operators, which have threads of their own, one task runs after the other.
+    """
+    if not packing.compiled():
+        yield from (task() for task in tasks)
+        return
+    with ThreadPoolExecutor(torch.get_num_threads() + 1) as pool:
+        yield from pool.map(lambda task: task(), tasks)
 
 
 @dataclass(frozen=True)
@@ -42,7 +59,8 @@ class Piece:
         height, width = matrix(self.shape)
         assert out.shape == (rows.stop - rows.start, columns.stop - columns.start), (out.shape, rows, columns)
         if self.offset is None:
-            out.copy_(load_whole(self.path)[self.key].reshape(height, width)[rows, columns])
+            with _WHOLE:  # once for all threads
+                out.copy_(load_whole(self.path)[self.key].reshape(height, width)[rows, columns])
         elif columns == slice(0, width) and out.dtype == self.dtype and out.is_cpu and out.is_contiguous():
             self._read_rows(out, rows.start)
         else:
@@ -52,13 +70,13 @@ class Piece:
             for start in range(0, len(out), step):
                 part = block[: len(out) - start]
                 self._read_rows(part, rows.start + start)
-                out[start : start + len(part)].copy_(part[:, columns])
+                packing.copy(part[:, columns], out[start : start + len(part)])
 
     def _read_rows(self, out: Tensor, first: int) -> None:
         """Fill contiguous `out` [rows, width] with the bytes from row `first` on."""
-        view = as_bytes(out)
+        view, start = as_bytes(out), self.offset + first * out.shape[1] * out.itemsize
         with self.path.open("rb", buffering=0) as file:
-            file.seek(self.offset + first * out.shape[1] * out.itemsize)
+            file.seek(start)
             while view:
                 got = file.readinto(view)
                 if not got:

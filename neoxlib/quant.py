@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from neoxlib.errors import SettingsError, WeightsError
+from neoxlib.ops import packing
 
 Packed = dict[str, Tensor]  # weight and weight_scale
+NOT_FINITE = "a weight holds NaN, infinity or numbers past its scale's range; it cannot be quantized"
 CHUNK = 1 << 17  # weights packed at a time: a processor's cache takes what they need
 NPU_OP = "npu_weight_quant_batchmatmul"  # x [M, K], weight [K, N]; its schema was read, it was not run
 
@@ -29,14 +31,24 @@ class Scheme(ABC):
     def tensors(self, rows: int, columns: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and dtype of each packed tensor of a weight [rows, columns]."""
 
-    def pack(self, weight: Tensor) -> Packed:
-        """weight [rows, columns] of any float dtype -> the packed tensors, on its device.
+    def pack(self, weight: Tensor, out: Packed | None = None) -> Packed:
+        """weight [rows, columns] of any float dtype -> the packed tensors, on its device; `out` is filled if given.
 
+        Compiled where it can be (ops/packing.py), on this thread alone; the bits are those of `pack_plain`.
         Raises WeightsError where a number or its scale is not finite, or the columns are no whole groups.
         """
-        rows, columns = weight.shape
-        tensors = self.tensors(rows, columns).items()
-        packed = {name: torch.empty(shape, dtype=dtype, device=weight.device) for name, (shape, dtype) in tensors}
+        packed = self._empty(weight) if out is None else out
+        done = packing.pack(self.bits, weight, packed["weight"], packed["weight_scale"])
+        if done is None:
+            for name, tensor in self.pack_plain(weight).items():
+                packed[name].copy_(tensor)
+        if done is False:
+            raise WeightsError(NOT_FINITE)
+        return packed
+
+    def pack_plain(self, weight: Tensor) -> Packed:
+        """The same by PyTorch's operators: what `pack` means."""
+        packed, (rows, columns) = self._empty(weight), weight.shape
         step = max(1, min(rows, CHUNK // columns))
         space = torch.empty(3, step, columns, device=weight.device)  # once: memory got anew costs more than sums
         for start in range(0, rows, step):
@@ -45,8 +57,12 @@ class Scheme(ABC):
             for name, part in self._pack(block.copy_(chunk), *spare).items():
                 packed[name][start : start + step] = part
         if not packed["weight_scale"].isfinite().all():
-            raise WeightsError("a weight holds NaN, infinity or numbers past its scale's range; it cannot be quantized")
+            raise WeightsError(NOT_FINITE)
         return packed
+
+    def _empty(self, weight: Tensor) -> Packed:
+        tensors = self.tensors(*weight.shape).items()
+        return {name: torch.empty(shape, dtype=dtype, device=weight.device) for name, (shape, dtype) in tensors}
 
     @abstractmethod
     def _pack(self, weight: Tensor, codes: Tensor, spare: Tensor) -> Packed:
@@ -126,7 +142,7 @@ class Int4(Scheme):
         best_gain = best = torch.zeros_like(largest)
         for peak in self.peaks:
             _codes(groups, peak / largest, codes)
-            product = torch.mul(codes, groups, out=spare).sum(-1)  # [rows, groups]
+            product = _fold(torch.mul(codes, groups, out=spare))  # [rows, groups]
             norm = codes.square_().sum(-1).clamp_(min=1)  # of zeros 0
             scale = product / norm
             gain = scale * product
@@ -158,6 +174,14 @@ def scheme_name(quant: str | None) -> str | None:
 def _codes(groups: Tensor, inverse: Tensor, out: Tensor) -> Tensor:
     """Fill `out` [rows, groups, 32] with whole numbers -8 to 7."""
     return torch.mul(groups, inverse[..., None], out=out).round_().clamp_(-8, 7)
+
+
+def _fold(x: Tensor) -> Tensor:
+    """Sums over the last dimension, which is used up; halves are added, an order that no processor changes."""
+    while x.shape[-1] > 1:
+        low, high = x.chunk(2, dim=-1)
+        x = low.add_(high)
+    return x[..., 0]
 
 
 def _or_one(scale: Tensor) -> Tensor:

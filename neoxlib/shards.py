@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from neoxlib.files import CODES, Meter, differences, has_size, nbytes
 from neoxlib.model import check_world_size, full_parameters, shard_rules
 from neoxlib.names import dtype_of
 from neoxlib.packing import PackedPart, choose_quant, match_packed
-from neoxlib.pieces import Piece, read_header
+from neoxlib.pieces import Piece, at_once, read_header
 
 log = logging.getLogger("neoxlib")
 
@@ -164,7 +165,8 @@ def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
     manifest = _require_manifest(root)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     with Meter("verify", total, show=progress) as meter:
-        problems = [problem for file in manifest["files"] if (problem := _damage(root, file, manifest, meter))]
+        looks = (partial(_damage, root, file, manifest, meter) for file in manifest["files"])
+        problems = [problem for problem in at_once(looks) if problem]
     problems += _strangers(root, manifest) + _misfits(root, manifest)
     if problems:
         raise WeightsError(f"{root} is not what its manifest says; cut anew:\n  " + "\n  ".join(problems))
@@ -188,9 +190,10 @@ def _damage(root: Path, file: str, manifest: dict[str, Any], meter: Meter) -> st
         return f"{file} has {path.stat().st_size} bytes, the manifest says {entry['bytes']}"
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
-        while data := stream.read(1 << 20):
-            digest.update(data)
-            meter.add(len(data))
+        block = memoryview(bytearray(1 << 20))
+        while count := stream.readinto(block):
+            digest.update(block[:count])
+            meter.add(count)
     return None if digest.hexdigest() == entry["sha256"] else f"{file} has another sha256 than the manifest says"
 
 

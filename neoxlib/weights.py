@@ -1,9 +1,12 @@
 """Weights under the layers' shard rules: plan what each rank holds, and load it."""
 
+import itertools
 import math
 import os
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,8 +19,9 @@ from neoxlib.files import Meter
 from neoxlib.layers import Full
 from neoxlib.model import GPTNeoX, check_world_size, full_parameters
 from neoxlib.names import dtype_of, match
-from neoxlib.packing import choose_quant, pack_into, scheme_of
-from neoxlib.pieces import load_whole
+from neoxlib.packing import choose_quant, pack_into, runs, scheme_of
+from neoxlib.pieces import at_once, load_whole
+from neoxlib.quant import Packed, Scheme
 from neoxlib.shards import merge, shard, verify
 
 __all__ = ["PlanRow", "load_into", "merge", "plan", "shard", "verify"]
@@ -79,22 +83,35 @@ def load_into(model: GPTNeoX, model_dir: str | os.PathLike[str], progress: bool 
         model.to_empty(device="cpu")
     parameters = {name: parameter.data for name, parameter in model.named_parameters()}
     with Meter("load", sum(parameter.nbytes for parameter in parameters.values()), show=progress) as meter:
-        for name, (_, stored) in found.items():
-            meter.add(_fill(model, checkpoint, parameters, name, stored))
+        lists = (_tasks(model, checkpoint, parameters, name, stored) for name, (_, stored) in found.items())
+        tasks = itertools.chain.from_iterable(lists)
+        here = all(parameter.is_cpu for parameter in parameters.values())
+        for count in at_once(tasks) if here else (task() for task in tasks):
+            meter.add(count)
         assert meter.done == meter.total, "a parameter was filled twice or not at all"
     load_whole.cache_clear()
 
 
-def _fill(model: GPTNeoX, checkpoint: Checkpoint, parameters: dict[str, Tensor], name: str, stored: Stored) -> int:
-    """Read this rank's part of one tensor, packing it where the model wants it packed. Returns the bytes filled."""
+def _tasks(
+    model: GPTNeoX, checkpoint: Checkpoint, parameters: dict[str, Tensor], name: str, stored: Stored
+) -> Iterator[Callable[[], int]]:
+    """This rank's part of one tensor in runs of rows: each task reads one, and packs it where the model wants that."""
     rank, size = (0, 1) if checkpoint.part[1] > 1 else (model.group.rank, model.group.size)  # a part is cut already
-    index = full_parameters(model.config, model.quant)[name].rule.slices(stored.shape, rank, size)
+    rows, *columns = full_parameters(model.config, model.quant)[name].rule.slices(stored.shape, rank, size)
     scheme = scheme_of(name, model.config, model.quant) if checkpoint.quant is None else None
+    names = ("weight", "weight_scale") if scheme else ("weight",)
+    whole = {part: parameters[name if part == "weight" else f"{name}_scale"] for part in names}
+    for run in runs(rows, stored):
+        out = {part: tensor[run.start - rows.start : run.stop - rows.start] for part, tensor in whole.items()}
+        yield partial(_fill, out, stored, scheme, (run, *columns))
+
+
+def _fill(out: Packed, stored: Stored, scheme: Scheme | None, index: tuple[slice, ...]) -> int:
+    """Returns the bytes filled."""
     if scheme is None:
-        stored.read_into(parameters[name], index)
-        return parameters[name].nbytes
-    out = {"weight": parameters[name], "weight_scale": parameters[f"{name}_scale"]}
-    pack_into(out, stored, scheme, index)
+        stored.read_into(out["weight"], index)
+    else:
+        pack_into(out, stored, scheme, index)
     return sum(tensor.nbytes for tensor in out.values())
 
 

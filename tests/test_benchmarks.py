@@ -188,12 +188,21 @@ def test_work_outside_gives_its_seconds_its_memory_and_its_own_figures():
         outside.run([sys.executable, "-c", "raise SystemExit(3)"])
 
 
-def test_loads_and_copies_stand_in_one_table():
+def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_round():
     runs = {
-        "cp": [{"seconds": 2.0, "rss_gb": 0.1, "own_gb": 0.1}],
-        "load": [{"seconds": 9.0, "load_s": 1.0, "ready_s": 3.0, "rss_gb": 1.0, "own_gb": 0.5}],
+        "cp": [{"seconds": t, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (2.0, 4.0, 3.0)],
+        "cp, on the disk": [{"seconds": t, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (4.0, 4.0, 4.0)],
+        "shard, 1 rank": [{"seconds": 9.0, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (1.0, 1.0, 2.0)],
+        "shard, 4 ranks": [{"seconds": 9.0, "own_s": 1.0, "rss_gb": 0.1, "own_gb": 0.1}] * 3,
     }
-    entry = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs}
+    for dtype, ours in (("float32", 1.0), ("float16", 2.0)):
+        figures = {"seconds": 9.0, "rss_gb": 1.0, "own_gb": 0.5}
+        runs[f"from_pretrained, {dtype}"] = [figures | {"own_s": 0.1, "ready_s": 3.0}] * 3
+        runs[f"load, {dtype}"] = [figures | {"own_s": 0.5, "ready_s": ours}] * 3
+    found = load.ratios(runs)
+    assert found["shard, 1 rank"] == [2.0, 4.0, 1.5] and found["load, float32"] == [3.0] * 3
+    entry = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs, "ratios": found}
     text = load.markdown(result() | {"runs": [entry]})
-    assert "| 4.0 GB | warm | cp | 2.00 (2.00–2.00) | 2.00 |  | 0.10 | 0.10 |" in text
-    assert "| 4.0 GB | warm | load | 1.00 (1.00–1.00) | 4.00 | 3.00 | 1.00 | 0.50 |" in text
+    assert "| 4.0 GB | warm | cp | 3.00 (2.00–4.00) | 1.33 |  |  |  | 0.10 | 0.10 |" in text
+    assert "| shard, 1 rank | 1.00 (1.00–2.00) | 4.00 |  | 2.00 (1.50–4.00) | cp | 0.10 | 0.10 |" in text
+    assert "| load, float16 | 0.50 (0.50–0.50) | 8.00 | 2.00 | 1.50 (1.50–1.50) | from_pretrained, float16 |" in text

@@ -219,7 +219,9 @@ def test_greedy_text_is_that_of_the_plain_model(checkpoint, size: int):
 
     def work(group: Group, compiled: bool) -> list | None:
         engine = neoxlib.load(checkpoint, group=group, compile=compiled)
-        assert engine.describe()["compile"] == ("compiled kernels" if compiled else "plain: compile is False")
+        about = engine.describe()
+        assert about["compile"] == ("compiled kernels" if compiled else "plain: compile is False")
+        assert about["compile_s"] == round(native.seconds("packing", *["kernels"] * compiled), 2)
         return engine.generate(prompts, max_new_tokens=24)
 
     plain, found = (on_ranks(size, lambda group, c=compiled: work(group, c))[0] for compiled in (False, True))

@@ -147,7 +147,7 @@ def test_a_packed_cut_holds_the_same_bits_and_loads_at_any_world_size(source, tm
 def test_a_tensor_is_packed_once_and_begins_at_a_multiple_of_its_width(source, tmp_path, monkeypatch):
     packs = []
     plain = SCHEMES["int4"].pack
-    monkeypatch.setattr(SCHEMES["int4"], "pack", lambda weight: packs.append(1) or plain(weight))
+    monkeypatch.setattr(SCHEMES["int4"], "pack", lambda *given: packs.append(1) or plain(*given))
     shard(source, tmp_path / "cut", 4, quant="int4", progress=False)
     assert len(packs) == 3 * len(MATRICES)
     assert packed.cache_info().currsize == 0

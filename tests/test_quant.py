@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from neoxlib.errors import SettingsError, WeightsError
+from neoxlib.ops import native, packing
 from neoxlib.parameters import PARAMETERS
 from neoxlib.quant import SCHEMES, Packed, scheme_name
 
@@ -92,13 +93,57 @@ def test_bits_do_not_depend_on_the_blocks(rows: int, step: int, name: str, seed:
 def test_bits_do_not_depend_on_the_chunks_or_the_threads(monkeypatch):
     weight = weight_of(300, 1024)
     for scheme in SCHEMES.values():
-        whole = scheme.pack(weight)
+        whole = scheme.pack_plain(weight)
         for chunk in (1, 4096, 1 << 30):
             monkeypatch.setattr("neoxlib.quant.CHUNK", chunk)
             torch.set_num_threads(2)
-            again = scheme.pack(weight)
+            again = scheme.pack_plain(weight)
             torch.set_num_threads(1)
             assert all(torch.equal(again[part], tensor) for part, tensor in whole.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("columns", [32, 96, 512, 1056])
+def test_compiled_packing_has_the_bits_of_the_plain_one(columns: int, dtype: torch.dtype):
+    if not packing.compiled():
+        pytest.skip(native.why_not("packing"))
+    for size in (1.0, 1e-4, 3e-6, 3e-8, 1e-30, 1e-38):
+        weight = (weight_of(23, columns).clamp(-10, 10) * size).to(dtype)
+        weight[2], weight[4] = weight[2].abs(), torch.tensor(size).to(dtype)  # no negative number; all the same
+        for scheme in SCHEMES.values():
+            ours, plain = scheme.pack(weight), scheme.pack_plain(weight)
+            assert all(torch.equal(ours[part], plain[part]) for part in plain), (scheme.name, size)
+    odd = weight_of(9, 77).to(dtype)
+    ours, plain = INT8.pack(odd), INT8.pack_plain(odd)
+    assert all(torch.equal(ours[part], plain[part]) for part in plain)
+
+
+def test_a_weight_is_packed_into_the_memory_that_is_given():
+    weight = weight_of()
+    for scheme in SCHEMES.values():
+        fresh = scheme.pack(weight)
+        for form in (weight, weight.double()):  # the second is packed by PyTorch
+            out = {part: torch.zeros_like(tensor) for part, tensor in fresh.items()}
+            found = scheme.pack(form, out)
+            assert all(found[part] is out[part] and torch.equal(out[part], fresh[part]) for part in fresh)
+
+
+@pytest.mark.parametrize("to", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_copy_into_another_dtype_rounds_as_pytorch_does(dtype: torch.dtype, to: torch.dtype):
+    """Also numbers below either's normal range, past its largest, half-way between two, and rows that lie apart."""
+    numbers = torch.randn(6, 300) * torch.tensor([1, 1e-40, 1e-7, 1e-5, 7e4, 1])[:, None]
+    numbers[5] = torch.arange(300) / 256 + 1
+    numbers[0, :4] = torch.tensor([float("inf"), -float("inf"), float("nan"), -0.0])
+    source = numbers.to(dtype)
+    target = torch.zeros(6, 400, dtype=to)
+    packing.copy(source[:, 3:80], target[:, 7:84])
+    expected = source[:, 3:80].to(to)
+    torch.testing.assert_close(target[:, 7:84], expected, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(target[:, 7:84].signbit() & ~expected.isnan(), expected.signbit() & ~expected.isnan())
+    assert not target[:, :7].any() and not target[:, 84:].any()
+    packing.copy(source, whole := torch.empty(6, 300, dtype=to))
+    torch.testing.assert_close(whole, source.to(to), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -120,11 +165,13 @@ def test_tiny_and_zero_weights_are_packed_and_what_is_not_finite_is_refused(name
     for bad in (float("nan"), float("inf"), float("-inf")):
         weight = weight_of()
         weight[9, 50] = bad
-        with pytest.raises(WeightsError, match="NaN, infinity or numbers past"):
-            scheme.pack(weight)
+        for pack in (scheme.pack, scheme.pack_plain):
+            with pytest.raises(WeightsError, match="NaN, infinity or numbers past"):
+                pack(weight)
     if name == "int4":
-        with pytest.raises(WeightsError, match="past its scale's range"):
-            scheme.pack(torch.full((1, 32), 1e6))
+        for pack in (scheme.pack, scheme.pack_plain):
+            with pytest.raises(WeightsError, match="past its scale's range"):
+                pack(torch.full((1, 32), 1e6))
 
 
 def test_columns_that_are_no_whole_groups_are_refused():

@@ -19,11 +19,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, GPTNeoXForCausalLM
 
+from neoxlib import writer
 from neoxlib.checkpoint import JOURNAL, open_checkpoint
 from neoxlib.errors import ConfigError, SettingsError, ShardError, WeightsError
-from neoxlib.files import Journal, TensorFile, header_of
+from neoxlib.files import Journal, header_of
 from neoxlib.pieces import read_header
 from neoxlib.shards import merge, shard, verify
+from neoxlib.writer import TensorFile
 from tests.conftest import make_oracle, save_tokenizer
 from tests.test_weights import expected_part
 
@@ -118,7 +120,7 @@ class Trickle:
     """A file that takes seven bytes at a time, as a nearly full disk or a network may."""
 
     def __init__(self, raw):
-        self.raw, self.fileno, self.close = raw, raw.fileno, raw.close
+        self.raw, self.fileno, self.truncate, self.close = raw, raw.fileno, raw.truncate, raw.close
 
     def write(self, view):
         return self.raw.write(view[:7])
@@ -135,6 +137,42 @@ def test_a_file_is_whole_however_few_bytes_a_write_takes(tmp_path):
     data = (tmp_path / "w.safetensors").read_bytes()
     assert entry == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     assert_same_bits(load_file(tmp_path / "w.safetensors"), {"w": tensor})
+
+
+def test_a_file_is_the_same_where_the_page_cache_cannot_be_passed_by(tmp_path, monkeypatch):
+    """Three file systems: one that can, one that refuses to open so, one that refuses the write."""
+    tensor = torch.randn(1000, 301)
+    header, written = header_of({"w": (tensor.dtype, (1000, 301))}, {}), []
+    monkeypatch.setattr(writer, "HALF", 3 * writer.PAGE)
+    real, flags = os.open, []
+
+    def refuses(path, flag, mode):
+        flags.append(flag)
+        if flag & writer.DIRECT:
+            raise OSError(errno.EINVAL, "no such flag here")
+        return real(path, flag, mode)
+
+    class Picky(Trickle):
+        def write(self, view):
+            if fcntl.fcntl(self, fcntl.F_GETFL) & writer.DIRECT:
+                raise OSError(errno.EINVAL, "not so")
+            return self.raw.write(view)
+
+    for kind in ("direct", "refuses to open", "refuses to write"):
+        path = tmp_path / f"{kind}.safetensors"
+        with ThreadPoolExecutor(2) as pool:
+            if kind == "refuses to open":
+                monkeypatch.setattr(os, "open", refuses)
+            file = TensorFile(path, header, pool)
+            monkeypatch.setattr(os, "open", real)
+            if kind == "refuses to write":
+                file.file = Picky(file.file)
+            for rows in tensor.split(7):
+                file.write(rows)
+            written.append(file.finish())
+        assert written[-1] == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        assert_same_bits(load_file(path), {"w": tensor})
+    assert len(flags) == 2 and all(entry == written[0] for entry in written)
 
 
 def test_every_part_is_a_folder_with_the_same_config_and_tokenizer(source, tmp_path):
@@ -295,11 +333,9 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_cut_resumes(so
 
 STALL = """
 import time
-from neoxlib import files
-from neoxlib.files import Journal, TensorFile, header_of
-from neoxlib.pieces import read_header
 from neoxlib.shards import merge, shard
-write, count = files.TensorFile.write, 0
+from neoxlib.writer import TensorFile
+write, count = TensorFile.write, 0
 def stall(self, block):
     global count
     count += 1
@@ -307,7 +343,7 @@ def stall(self, block):
         print("stalled", flush=True)
         time.sleep(300)
     write(self, block)
-files.TensorFile.write = stall
+TensorFile.write = stall
 {call}
 """
 SMALL = {"max_file_bytes": 40_000, "progress": False}
@@ -462,8 +498,6 @@ def test_verify_of_what_is_no_cut_says_so(source, tmp_path):
 
 MEASURE = """
 import sys
-from neoxlib.files import Journal, TensorFile, header_of
-from neoxlib.pieces import read_header
 from neoxlib.shards import merge, shard, verify
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))

@@ -13,6 +13,7 @@ from neoxlib.comm import Group
 from neoxlib.config import ModelConfig
 from neoxlib.errors import ShardError, WeightsError
 from neoxlib.model import GPTNeoX, KVCache
+from neoxlib.ops import packing
 from neoxlib.pieces import Piece
 from neoxlib.weights import load_into, plan, shard
 from tests.conftest import TINY, make_oracle
@@ -212,3 +213,32 @@ def test_a_plan_of_the_impossible_is_refused(folders):
 
 def test_every_public_name_is_in_one_module():
     assert all(callable(getattr(weights, name)) for name in ("load_into", "merge", "plan", "shard", "verify"))
+
+
+def test_a_load_in_many_runs_by_many_threads_is_the_load_in_one(tmp_path, monkeypatch):
+    make_oracle().half().save_pretrained(tmp_path)
+    expected = load_file(tmp_path / "model.safetensors")
+    monkeypatch.setattr("neoxlib.packing.RUN", 500)
+    for compiled in (True, False):
+        if not compiled:
+            monkeypatch.setattr(packing, "_library", lambda: None)
+        for rank in range(2):
+            model = GPTNeoX(ModelConfig.from_dir(tmp_path), group_of(rank, 2))
+            load_into(model, tmp_path)
+            for name, ours in model.named_parameters():
+                full = expected[name if name in expected else "lm_head.weight"]
+                assert torch.equal(ours, expected_part(name, full, rank, 2).float()), name
+
+
+def test_an_error_in_one_of_the_threads_ends_the_load(tmp_path, monkeypatch):
+    make_oracle().save_pretrained(tmp_path)
+    read = Piece._read_rows
+
+    def fails(self, out, first):
+        if "layers.1.mlp" in self.key:
+            raise WeightsError("a worn disk")
+        read(self, out, first)
+
+    monkeypatch.setattr(Piece, "_read_rows", fails)
+    with pytest.raises(WeightsError, match="a worn disk"):
+        load_into(GPTNeoX(ModelConfig.from_dir(tmp_path)), tmp_path)

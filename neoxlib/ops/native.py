@@ -25,9 +25,11 @@ log = logging.getLogger("neoxlib")
 SOURCES = Path(__file__).parent
 TUNE = "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
 FLAGS = ("-O3", TUNE, "-std=c++17", "-shared", "-fPIC", "-pthread")
+EXTRA = {"packing": ("-ffp-contract=off",)}  # its bits are those of single operations
 COMPILERS = ("g++", "clang++")
 LOST = {
     "kernels": "the model runs on PyTorch's own operators, which is slower",
+    "packing": "weights are converted and packed by PyTorch, which is slower",
     "sums": "the ranks meet over gloo, which is slower",
 }
 
@@ -50,9 +52,9 @@ def why_not(name: str) -> str:
     return _built(name).why_not
 
 
-def seconds(name: str) -> float:
-    """Time this process spent compiling `ops/<name>.cpp`: 0.0 when it was compiled before."""
-    return _built(name).seconds
+def seconds(*names: str) -> float:
+    """Time this process spent on compiling these, or waited for another to do it: 0.0 when all were compiled before."""
+    return sum(_built(name).seconds for name in names)
 
 
 @cache
@@ -69,16 +71,16 @@ def _built(name: str) -> Built:
 
 
 def _compiled(name: str) -> tuple[Path, bool]:
-    """The library's file, and whether it had to be made. Of several processes one compiles; the others wait for it."""
+    """The library's file, and whether it was not there at once. Of several processes one compiles; the others wait."""
     source = SOURCES / f"{name}.cpp"
-    command = [*_compiler(), *FLAGS]
+    command = [*_compiler(), *FLAGS, *EXTRA.get(name, ())]
     path = _folder(source, command) / f"{name}.so"
     if _loads(path):
         return path, False
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path.with_suffix(".lock")):
         if _loads(path):
-            return path, False
+            return path, True
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             _run([*command, str(source), "-o", str(temporary)])
@@ -100,15 +102,16 @@ def _compiler() -> list[str]:
 def _folder(source: Path, command: list[str]) -> Path:
     """Where the outcome of this source, command, compiler and CPU belongs: a change of any is another folder."""
     cpu = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.M)
-    version = _run([*command, "--version"])
+    compiler = Path(shutil.which(command[0]) or command[0]).resolve()
+    about = compiler.stat()  # to ask it for its version takes longer than all else here
     texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.h")))]
-    known = [*texts, *command, version, platform.machine(), cpu[0] if cpu else ""]
+    known = [*texts, *command, f"{compiler} {about.st_size} {about.st_mtime_ns}", cpu[0] if cpu else ""]
     cache_dir = Path(os.environ.get("NEOXLIB_CACHE") or Path.home() / ".cache" / "neoxlib")
     return cache_dir / hashlib.sha256("\0".join(known).encode()).hexdigest()[:32]
 
 
-def _run(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL).stdout
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 def _loads(path: Path) -> bool:
