@@ -7,6 +7,7 @@ from math import prod
 from neoxlib.config import ModelConfig
 from neoxlib.layers import Full
 from neoxlib.model import full_parameters
+from neoxlib.quant import SCHEMES
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 PARTS = {"embedding": "embed_in", "attention": ".attention.", "mlp": ".mlp.", "norms": "norm", "head": "embed_out"}
@@ -14,7 +15,10 @@ PARTS = {"embedding": "embed_in", "attention": ".attention.", "mlp": ".mlp.", "n
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes of one request: `batch` rows of `seq_len` positions, prompt and answer together, over all ranks."""
+    """Bytes of one request: `batch` rows of `seq_len` positions, prompt and answer together, over all ranks.
+
+    `packed` names the schemes whose weights the device multiplies as they are; others are unpacked at each use.
+    """
 
     config: ModelConfig
     world_size: int
@@ -22,6 +26,7 @@ class Budget:
     seq_len: int
     dtype: str
     quant: str | None = None
+    packed: tuple[str, ...] = tuple(SCHEMES)
 
     @cached_property
     def ranks(self) -> list[dict[str, int]]:
@@ -45,9 +50,22 @@ class Budget:
 
     @property
     def weights_read(self) -> int:
-        """Weights that one step reads: all but embed_in, of which it takes a row; a tied embedding is the head too."""
+        """Weights that one step reads: all but embed_in, of which it takes a row; a tied embedding is the head too.
+
+        A weight that is unpacked is written once and read once more, in the dtype of the run.
+        """
         weights = self.weights
-        return sum(weights.values()) - (0 if self.config.tie_word_embeddings else weights["embedding"])
+        read = sum(weights.values()) - (0 if self.config.tie_word_embeddings else weights["embedding"])
+        return read + 2 * BYTES[self.dtype] * sum(self.unpacked)
+
+    @cached_property
+    def unpacked(self) -> list[int]:
+        """Numbers in each weight that this device unpacks at each use, on the rank that has most of it."""
+        stored, plain = full_parameters(self.config, self.quant), full_parameters(self.config)
+        stays = {None, *(SCHEMES[name].tensors(32, 32)["weight"][1] for name in self.packed)}
+        names = [name for name in plain if stored[name].dtype not in stays]
+        last = self.world_size - 1  # the fullest share of what does not divide
+        return [prod(plain[name].rule.shape(plain[name].shape, last, self.world_size)) for name in names]
 
     @property
     def kv_cache(self) -> int:
@@ -62,12 +80,18 @@ class Budget:
 
         Four hidden states whole; the larger of q, k, v, q and k rotated and the attention's sum for the heads here, and
         the MLP before and after its activation; the mask of all pairs of positions, as bytes and as numbers (PyTorch
-        turns one into the other); one row of logits, in float32 as well.
+        turns one into the other); one row of logits, in float32 as well. To it comes `unpacking`.
         """
         config, size = self.config, BYTES[self.dtype]
         here = max(6 * config.hidden_size, 2 * config.intermediate_size) / self.world_size
         tokens = self.batch * self.seq_len * (4 * config.hidden_size + here) * size
-        return int(tokens) + self.batch * (self.seq_len**2 * (1 + size) + config.vocab_size * (4 + size))
+        mask, logits = self.seq_len**2 * (1 + size), config.vocab_size * (4 + size)
+        return int(tokens) + self.batch * (mask + logits) + self.unpacking
+
+    @property
+    def unpacking(self) -> int:
+        """The largest weight that is unpacked, in float32 and rounded: part of the workspace, whatever the batch."""
+        return max(self.unpacked, default=0) * (4 + BYTES[self.dtype])
 
     @property
     def staging(self) -> int:

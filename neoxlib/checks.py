@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from neoxlib.host import Host
+from neoxlib.versions import order
 
 Status = Literal["OK", "WARN", "FAIL"]
 GIB = 2**30
@@ -12,7 +13,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Row:
-    """One check: what was found, what is needed, and the command to type where the two differ."""
+    """One check: what was found, what is needed, and the shell line that repairs it, with remarks after a #."""
 
     name: str
     status: Status
@@ -31,7 +32,7 @@ def verdict(name: str, fine: bool, found: str, needed: str, repair: str, otherwi
 
 def at_least(version: str | None, least: str) -> bool:
     """Compare dotted versions number by number: 2.4 is below 2.27."""
-    return bool(version) and _numbers(version) >= _numbers(least)
+    return bool(version) and order(version) >= order(least)
 
 
 def base(version: str | None) -> str:
@@ -39,13 +40,18 @@ def base(version: str | None) -> str:
     return (version or "").partition("+")[0]
 
 
-def system(host: Host) -> Row:
-    fine = host.system == "Linux" and host.arch in ("x86_64", "aarch64")
-    return verdict("system", fine, f"{host.os_name}, {host.arch}", "Linux on x86_64 or aarch64", "use such a machine")
+def operating_system(host: Host) -> Row:
+    repair = "docker run -it ubuntu:22.04  # or another Linux"
+    return verdict("OS", host.system == "Linux", f"{host.os_name}", "Linux", repair)
+
+
+def architecture(host: Host) -> Row:
+    repair = "uname -m  # use a machine where this prints x86_64 or aarch64"
+    return verdict("architecture", host.arch in ("x86_64", "aarch64"), host.arch, "x86_64 or aarch64", repair)
 
 
 def glibc(host: Host) -> Row:
-    repair = "use a newer system or container image, e.g. Ubuntu 20.04 or openEuler 22.03"
+    repair = "docker run -it ubuntu:22.04  # a newer C library comes with a newer system only"
     return verdict("glibc", at_least(host.glibc, "2.27"), host.glibc or "none", "2.27 or later", repair, "FAIL")
 
 
@@ -53,12 +59,18 @@ def gcc(host: Host) -> Row | None:
     fine = at_least(host.gcc, "7.5")
     if not fine and not host.has_npu:
         return None  # only CANN calls it
-    return verdict("gcc", fine, host.gcc or "none", "7.5 or later", "apt install gcc g++ (or: yum install gcc gcc-c++)")
+    return verdict("gcc", fine, host.gcc or "none", "7.5 or later", install(host, "gcc", "gcc-c++", "g++"))
+
+
+def install(host: Host, both: str, red_hat: str, debian: str) -> str:
+    """The command that installs system packages, by the family of the system."""
+    yum = any(name in host.os_name.lower() for name in ("euler", "centos", "red hat", "kylin", "fedora", "alibaba"))
+    return f"yum install -y {both} {red_hat}" if yum else f"apt-get install -y {both} {debian}"
 
 
 def python(host: Host) -> Row:
-    fine = host.python.startswith("3.11.")
-    return verdict("Python", fine, host.python, "3.11", "conda env create -f environment.yml", "FAIL")
+    repair = "conda env create -f environment.yml && conda activate neoxlib"
+    return verdict("Python", host.python.startswith("3.11."), host.python, "3.11", repair, "FAIL")
 
 
 def packages(host: Host) -> Row:
@@ -90,18 +102,18 @@ def cpu(host: Host) -> Row:
 
 def memory(host: Host) -> Row:
     found = f"{host.memory_free / GIB:.1f} of {host.memory / GIB:.1f} GiB free"
-    repair = "end what holds it: ps aux --sort -rss | head"
+    repair = "ps aux --sort -rss | head  # end what is not needed"
     return verdict("memory", host.memory_free >= 2 * GIB, found, "2 GiB for the workbook itself", repair)
 
 
 def disk(host: Host) -> Row:
-    repair = "free some, or set NEOXLIB_OUTPUTS to a folder with more room"
+    repair = "df -h && export NEOXLIB_OUTPUTS=/a/larger/disk  # or free some"
     return verdict("disk", host.disk_free >= 5 * GIB, f"{host.disk_free / GIB:.1f} GiB free here", "5 GiB", repair)
 
 
 def shared_memory(host: Host) -> Row:
     found = "none" if host.shm_free is None else f"{host.shm_free / GIB:.2f} GiB free"
-    repair = "mount -o remount,size=16G /dev/shm; in a container: docker run --shm-size=16g ..."
+    repair = "docker run --shm-size=16g ..." if host.container else "mount -o remount,size=16G /dev/shm"
     return verdict("/dev/shm", (host.shm_free or 0) >= GIB, found, "1 GiB, for ranks that share memory", repair)
 
 
@@ -112,8 +124,10 @@ def open_files(host: Host) -> Row:
 
 
 def container(host: Host) -> Row:
-    found = f"inside one ({host.container})" if host.container else "not in one"
-    return Row("container", "OK", found, "either; the launch environment differs")
+    """Docker or conda: both will do; the launch environment differs inside a container."""
+    inside = f"inside a container ({host.container})" if host.container else "not in a container"
+    of = f"a {host.python_env} environment" if host.python_env else "the system's own Python"
+    return Row("docker or conda", "OK", f"{inside}, {of}", "either, both or none")
 
 
 def loopback(host: Host) -> Row:
@@ -122,9 +136,6 @@ def loopback(host: Host) -> Row:
 
 
 MACHINE: tuple[Check, ...] = (
-    system, glibc, gcc, python, packages, libgomp, cpu, memory, disk, shared_memory, open_files, container, loopback,
+    operating_system, architecture, glibc, gcc, python, packages, libgomp, cpu, memory, disk, shared_memory, open_files,
+    container, loopback,
 )  # fmt: skip
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in base(version).split("."))

@@ -1,4 +1,4 @@
-"""What is known about each chip, which device and dtype a run gets, and the environment its ranks are started with.
+"""Which device and dtype a run gets here. The facts of each chip and the ranks' environment are reached from here, too.
 
 No accelerator is initialised here, and torch is not imported: that alone fails where torch_npu lacks its libraries.
 """
@@ -9,97 +9,22 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 
 from neoxlib import smi
+from neoxlib.chip_table import CHIPS, Chip, chip, chip_of_card
 from neoxlib.errors import SettingsError
+from neoxlib.recipe import RECIPE, launch_env
+
+__all__ = [
+    "CHIPS", "DEVICES", "DTYPES", "RECIPE", "Chip", "chip", "chip_for", "chip_here", "chip_of_card", "launch_env",
+    "npu_problems", "pick_device", "pick_dtype",
+]  # fmt: skip
 
 log = logging.getLogger("neoxlib")
 
-_THIRD = "third-party pages; no vendor data sheet was read"
-_SMI = "npu-smi output in public bug reports"
-_ALLOCATOR = "total named in public out-of-memory messages, 60.96 of 64 GiB"
-_310P_USABLE = f"{_SMI}: 21525 MB in total, up to 1.8 GB of it in use at idle"
-_SCALED = "scaled from the larger or smaller card of the same family"
-
-
-@dataclass(frozen=True)
-class Chip:
-    """One device as a rank sees it. A figure that no source gives is None; `sources` says where each one comes from."""
-
-    name: str
-    family: str
-    soc: tuple[int, ...] = ()  # codes of torch_npu's NpuVariables.h
-    memory_gib: float | None = None
-    usable_gib: float | None = None  # what is left for weights, cache and workspace
-    fp16_tflops: float | None = None  # peak, dense
-    bandwidth_gb_s: float | None = None  # device memory, peak, 1e9 bytes/s
-    likely: tuple[float, float] | None = None  # share of the bandwidth bound that published decoding reaches, low, high
-    link: str | None = None
-    dtypes: tuple[str, ...] = ("float16",)
-    collectives: tuple[str, ...] = ("hccl",)
-    note: str = ""
-    sources: dict[str, str] = field(default_factory=dict)
-
-
-_A2 = {"family": "A2", "dtypes": ("float16", "bfloat16"), "collectives": ("hccl", "lccl"), "likely": (0.57, 0.62)}
-_A2_LINK = "HCCS full mesh, 392 GB/s in total"
-_310P = {"family": "310P", "link": "PCIe 4.0 x16, no card-to-card link", "likely": (0.63, 0.66)}
-_310P |= {"fp16_tflops": 70.0, "bandwidth_gb_s": 204.8}
-_LIKELY = {"likely": "published next-token times of 7B and 14B models on the same family, against the same bound"}
-_SOURCES = dict.fromkeys(("fp16_tflops", "bandwidth_gb_s", "link"), _THIRD) | _LIKELY
-
-_ROWS = (
-    Chip("910B1", soc=(220,), memory_gib=64, usable_gib=60.9, **_A2,
-         sources={"memory_gib": _SMI, "usable_gib": _ALLOCATOR} | _LIKELY),
-    Chip("910B2", soc=(221, 222), **_A2, sources=_LIKELY),
-    Chip("910B3", soc=(223,), memory_gib=64, usable_gib=60.9, fp16_tflops=313.0, bandwidth_gb_s=1600.0, link=_A2_LINK,
-         **_A2, note="pages give 256 to 320 TFLOPS and 0.4 to 1.6 TB/s, as '910B' names several bins",
-         sources=_SOURCES | {"memory_gib": _SMI, "usable_gib": _ALLOCATOR}),
-    Chip("910B4", soc=(224,), memory_gib=32, usable_gib=30.4, fp16_tflops=280.0, bandwidth_gb_s=800.0,
-         link=_A2_LINK, **_A2, sources=_SOURCES | {"memory_gib": _SMI, "usable_gib": _SCALED}),
-    Chip("910B4-1", soc=(225,), **_A2, sources=_LIKELY),
-    Chip("A3", "A3", soc=(250, 251, 252, 253, 254, 255, 256), memory_gib=64, usable_gib=60.9,
-         dtypes=("float16", "bfloat16"), note="two chips to an NPU; npu-smi prints Ascend910",
-         sources={"memory_gib": _SMI, "usable_gib": _SCALED}),
-    Chip("310P3", soc=(202,), memory_gib=24, usable_gib=19.2, **_310P,
-         note="300I Pro, 300V Pro, and each of the two chips of a 48 GB 300I Duo",
-         sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _310P_USABLE}),
-    Chip("300I Duo", soc=(202,), memory_gib=48, usable_gib=40.2, **_310P,
-         note="one of the two chips of a 96 GB card; npu-smi prints 310P3",
-         sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _SCALED}),
-    Chip("910A", "910A", soc=(102,), memory_gib=32, note="the first generation; npu-smi prints a bare 910B for it",
-         sources={"memory_gib": _SMI}),
-    Chip("cpu", "cpu", dtypes=("float32", "float16", "bfloat16"), collectives=("gloo",)),
-)  # fmt: skip
-CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ROWS}
-
 DEVICES = ("auto", "cpu", "npu")
 DTYPES = ("auto", "float32", "float16", "bfloat16")
-_SMI_NAMES = {"910b": "910a", "ascend910": "a3", "910b2c": "910b2"}
-
-
-def chip(name: str) -> Chip:
-    """The row of CHIPS with this name; case, blanks, dashes and a leading "Ascend" do not matter; SettingsError."""
-    found = {_plain(row): CHIPS[row] for row in CHIPS}.get(_plain(name).removeprefix("ascend"))
-    if found is None:
-        raise SettingsError(f"chip {name!r} is not in the table; known are {', '.join(CHIPS)}")
-    return found
-
-
-def chip_of_card(name: str, total_mib: int | None = None) -> Chip | None:
-    """The chip behind a name that npu-smi prints, or None where the table has none.
-
-    Two names mislead: a bare "910B" is the first generation, not the A2 series, and a 310P3 with more than 24 GiB is
-    half of a 96 GB 300I Duo.
-    """
-    plain = _plain(name)
-    if plain == "310p3" and (total_mib or 0) > 24 * 1024:
-        return CHIPS["300I Duo"]
-    plain = _SMI_NAMES.get(plain, plain)
-    return next((row for row in CHIPS.values() if _plain(row.name) == plain), None)
 
 
 @cache
@@ -176,101 +101,3 @@ def pick_dtype(dtype: str, device: str, config_dtype: str | None = None, on: Chi
         why = "the fused ops take 16-bit types only" if dtype == "float32" else "the chip's ops have no such type"
         raise SettingsError(f"dtype {dtype} cannot be used on {name}: {why}; use {' or '.join(allowed)}")
     return dtype
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What the environment of a rank depends on."""
-
-    chip: Chip
-    world_size: int
-    container: bool
-    deterministic: bool
-    backend: str
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One environment variable of the recipe: its value, when it is set and why."""
-
-    name: str
-    value: str
-    when: Callable[[Launch], bool]
-    why: str
-
-
-def _npu(at: Launch) -> bool:
-    return at.chip.name != "cpu"
-
-
-def _many(at: Launch) -> bool:
-    return _npu(at) and at.world_size > 1
-
-
-# HCCL_EVENT_TIMEOUT must exceed HCCL_EXEC_TIMEOUT; the defaults are 1836 and 1868 s, that of CONNECT is 120 s.
-RECIPE: tuple[Setting, ...] = (
-    Setting("TORCH_DEVICE_BACKEND_AUTOLOAD", "0", lambda at: not _npu(at), "a CPU rank must not load torch_npu"),
-    Setting("ATB_USE_TILING_COPY_STREAM", "1", lambda at: at.chip.family == "310P", "310P: works round a slow copy"),
-    Setting("ATB_USE_TILING_COPY_STREAM", "0", lambda at: _npu(at) and at.chip.family != "310P", "needed on 310P only"),
-    Setting("ATB_LAUNCH_KERNEL_WITH_TILING", "1", lambda at: _npu(at) and at.world_size == 8, "the guide's 8-card run"),
-    Setting("ATB_OPERATION_EXECUTE_ASYNC", "1", lambda at: _npu(at) and not at.container, "two-stage op pipeline"),
-    Setting("ATB_OPERATION_EXECUTE_ASYNC", "0", lambda at: _npu(at) and at.container, "synchronous in a container"),
-    Setting("TASK_QUEUE_ENABLE", "1", lambda at: _npu(at) and not at.container, "host-side op queue"),
-    Setting("TASK_QUEUE_ENABLE", "0", lambda at: _npu(at) and at.container, "no op queue in a container"),
-    Setting("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True", lambda at: at.chip.family in ("A2", "A3"),
-            "the allocator's cure for fragmentation"),
-    Setting("PYTORCH_NPU_ALLOC_CONF", "max_split_size_mb:2048", lambda at: at.chip.family in ("310P", "910A"),
-            "the guide's allocator setting"),
-    Setting("HCCL_CONNECT_TIMEOUT", "1800", _many, "ranks may finish loading minutes apart (120 s by default)"),
-    Setting("HCCL_EXEC_TIMEOUT", "1800", _many, "longest wait inside one collective, in seconds"),
-    Setting("HCCL_EVENT_TIMEOUT", "1832", _many, "must exceed HCCL_EXEC_TIMEOUT"),
-    Setting("HCCL_BUFFSIZE", "110", _many, "MB of device memory per communicator (200 by default)"),
-    Setting("HCCL_WHITELIST_DISABLE", "1", _many, "no whitelist file on a single machine"),
-    Setting("HCCL_OP_BASE_FFTS_MODE_ENABLE", "TRUE", _many, "the guide's scheduling mode of single collectives"),
-    Setting("BACKEND", "hccl", lambda at: _many(at) and at.backend == "hccl", "overrides an inherited lccl"),
-    Setting("BACKEND", "lccl", lambda at: _many(at) and at.backend == "lccl", "asked for"),
-    Setting("HCCL_DETERMINISTIC", "true", lambda at: _npu(at) and at.deterministic, "repeatable sums over ranks"),
-    Setting("LCCL_DETERMINISTIC", "1", lambda at: _npu(at) and at.deterministic, "repeatable sums over ranks"),
-    Setting("ATB_MATMUL_SHUFFLE_K_ENABLE", "0", lambda at: _npu(at) and at.deterministic, "repeatable matmul order"),
-)  # fmt: skip
-
-
-def launch_env(
-    on: Chip,
-    world_size: int,
-    container: bool = False,
-    deterministic: bool = False,
-    backend: str = "hccl",
-    max_seq_len: int | None = None,
-    device_ids: Sequence[int] | None = None,
-    preload: str = "",
-) -> dict[str, str]:
-    """The environment variables that ranks on this chip are started with; a pure function of its arguments.
-
-    `device_ids` become ASCEND_RT_VISIBLE_DEVICES (one per rank), `preload` is the libgomp path that aarch64 may need.
-    SettingsError for a collective library that the chip lacks and for ids that torch_npu would silently read as none.
-    """
-    if on.name != "cpu" and backend not in on.collectives:
-        raise SettingsError(f"{on.name} has no {backend}; use {' or '.join(on.collectives)}")
-    at = Launch(on, world_size, container, deterministic, backend)
-    env = {row.name: row.value for row in RECIPE if row.when(at)}
-    if max_seq_len is not None:
-        env["MAX_SEQ_LEN"] = str(max_seq_len)
-    if preload:
-        env["LD_PRELOAD"] = preload
-    if device_ids is not None and on.name != "cpu":
-        env["ASCEND_RT_VISIBLE_DEVICES"] = _visible(device_ids, world_size)
-    return env
-
-
-def _visible(ids: Sequence[int], world_size: int) -> str:
-    if list(ids) != sorted(set(ids)) or len(ids) != world_size or min(ids, default=-1) < 0:
-        raise SettingsError(
-            f"device ids {list(ids)} do not name one card for each of {world_size} ranks in strictly ascending order, "
-            "e.g. 0,1,2,3 (torch_npu sees no device otherwise)"
-        )
-    return ",".join(str(i) for i in ids)
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())

@@ -2,18 +2,18 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neoxlib import chips
+from neoxlib import chips, recipe
+from neoxlib.cann_checks import CANN
 from neoxlib.checks import MACHINE, Row, Status
-from neoxlib.config import ModelConfig
-from neoxlib.errors import ConfigError, NeoXError
-from neoxlib.host import Host, read_host
-from neoxlib.npu_checks import NPU
+from neoxlib.errors import SettingsError
+from neoxlib.host import Host, read_host, restore
+from neoxlib.model_checks import model_rows
+from neoxlib.npu_checks import NPU, chip_there
 from neoxlib.smi import Card, Holder
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 ORDER: tuple[Status, ...] = ("OK", "WARN", "FAIL")
 COLOURS = {"OK": "#137333", "WARN": "#b06000", "FAIL": "#c5221f"}
+INSTALLED = ("driver", "firmware", "CANN toolkit", "CANN kernels", "torch_npu", "pairing", "ATB (NNAL)")
 COLUMNS = ("status", "check", "found", "needed", "repair")
 
 
@@ -57,7 +58,16 @@ class Report:
 
     def __repr__(self) -> str:
         width = max((len(row.name) for row in self.rows), default=0)
-        return "\n".join([*(_line(row, width) for row in self.rows), self.summary])
+        return "\n".join([*(_line(row, width) for row in self.rows), self.summary, *self._hint])
+
+    @property
+    def _hint(self) -> tuple[str, ...]:
+        """Where software of an NPU machine has to be repaired: how to see the installation as a whole."""
+        if not self.host.has_npu or not any(row.status != "OK" and row.name in INSTALLED for row in self.rows):
+            return ()
+        chip = chip_there(self.host)
+        name = f'"{chip.name}"' if chip else "CHIP"
+        return (f"the whole installation: python -m neoxlib install-plan --chip {name} --arch {self.host.arch}",)
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in COLUMNS)
@@ -71,9 +81,24 @@ def run(model_dir: str | os.PathLike[str] | None = None) -> Report:
     return Report((*judge(host), *(model_rows(model_dir) if model_dir else ())), host)
 
 
+def read(text: str) -> Report:
+    """Judge the machine that `to_json` described elsewhere. Raises SettingsError for any other text."""
+    try:
+        said = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"not the JSON that `doctor --json` writes: {error}") from error
+    if not isinstance(said, dict) or "host" not in said:
+        raise SettingsError("not the JSON that `doctor --json` writes: it has no `host`")
+    host = restore(said["host"])
+    try:
+        return Report(judge(host), host)
+    except (AttributeError, TypeError, ValueError) as error:  # a value of another type
+        raise SettingsError(f"not a host as `doctor --json` describes it: {error}") from error
+
+
 def judge(host: Host) -> tuple[Row, ...]:
     """The verdicts on a machine; a check that does not apply to it gives no row."""
-    return tuple(row for check in (*NPU, *MACHINE) if (row := check(host)) is not None)
+    return tuple(row for check in (*NPU, *CANN, *MACHINE) if (row := check(host)) is not None)
 
 
 def _line(row: Row, width: int) -> str:
@@ -89,60 +114,6 @@ def _html(row: Row) -> str:
     return f"<tr>{status}{cells}<td>{row.repair and f'<code>{escape(row.repair)}</code>'}</td></tr>"
 
 
-def model_rows(model_dir: str | os.PathLike[str]) -> tuple[Row, ...]:
-    """Verdicts on a model folder: its config, the names, shapes and sizes of its weights (no data is read), its ids."""
-    copy = "copy the folder from the checkpoint anew"
-    return (
-        _look("model config", lambda: _config(model_dir), "a GPT-NeoX that neoxlib runs", copy),
-        _look("model weights", lambda: _weights(model_dir), "every tensor of the config, and no other", copy),
-        _look("model tokenizer", lambda: _tokenizer(model_dir), "tokenizer.json, with ids for rows of embed_in", copy),
-    )
-
-
-def _look(name: str, look: Callable[[], str], needed: str, repair: str) -> Row:
-    try:
-        return Row(name, "OK", look(), needed)
-    except NeoXError as error:
-        return Row(name, "FAIL", str(error), needed, repair)
-    except (ImportError, RuntimeError) as error:  # what `import torch` raises where its backend cannot be loaded
-        return Row(name, "FAIL", f"torch cannot be used: {error}", needed, "see torch_npu and packages above")
-
-
-def _config(model_dir: str | os.PathLike[str]) -> str:
-    config = ModelConfig.from_dir(model_dir)
-    return f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads"
-
-
-def _weights(model_dir: str | os.PathLike[str]) -> str:
-    from neoxlib.checkpoint import open_checkpoint  # needs torch, which may be what is broken
-    from neoxlib.model import count_parameters
-    from neoxlib.names import match
-
-    checkpoint, config = open_checkpoint(model_dir), ModelConfig.from_dir(model_dir)
-    tensors = [stored for _, stored in match(checkpoint, config).values()]
-    dtypes = ", ".join(sorted({str(stored.dtype).removeprefix("torch.") for stored in tensors}))
-    size = sum(stored.nbytes for stored in tensors) / 1e9
-    what = f"{size:.3g} GB of {dtypes}" + (f" (packed as {checkpoint.quant})" if checkpoint.quant else "")
-    return f"{count_parameters(config):,} parameters, {what} in {len(checkpoint.files)} file(s)"
-
-
-def _tokenizer(model_dir: str | os.PathLike[str]) -> str:
-    from tokenizers import Tokenizer
-
-    places = (Path(model_dir), Path(model_dir) / "part_model" / "0")  # a checkpoint, or a cut
-    path = next((place / "tokenizer.json" for place in places if (place / "tokenizer.json").is_file()), None)
-    if path is None:
-        raise ConfigError(f"{model_dir} has no tokenizer.json: only token ids can be given, no text")
-    try:
-        ids = Tokenizer.from_file(str(path)).get_vocab_size()
-    except Exception as error:  # the library raises bare Exception for a damaged file
-        raise ConfigError(f"{path} cannot be read ({error})") from error
-    rows = ModelConfig.from_dir(model_dir).vocab_size
-    if ids > rows:
-        raise ConfigError(f"{path} has {ids} ids, the model {rows} rows: it belongs to another model")
-    return f"{ids} ids for {rows} rows"
-
-
 def devices(host: Host) -> "pd.DataFrame":
     """A row per device: every chip that npu-smi lists with its memory and who holds it, or the CPU."""
     import pandas as pd
@@ -150,14 +121,22 @@ def devices(host: Host) -> "pd.DataFrame":
     if not host.cards:
         free = f"{host.memory_free / 2**20:,.0f} of {host.memory / 2**20:,.0f}"
         return pd.DataFrame([{"device": f"CPU, {host.cores} core(s)", "free MiB": free}])
-    return pd.DataFrame([_device(card, host.smi.holders) for card in host.cards])
+    return pd.DataFrame([_device(card, host.smi.holders, _id(host, n)) for n, card in enumerate(host.cards)])
 
 
-def _device(card: Card, holders: Sequence[Holder]) -> dict[str, Any]:
+def _id(host: Host, n: int) -> int:
+    """What a card is called in ASCEND_RT_VISIBLE_DEVICES: its logic id, else its place in the table."""
+    card = host.cards[n]
+    places = {(one.npu, one.chip): one.logic for one in host.positions if one.logic is not None}
+    return places.get((card.npu, card.chip), n)
+
+
+def _device(card: Card, holders: Sequence[Holder], logic: int) -> dict[str, Any]:
     held = [f"{one.pid} {one.name}".strip() for one in holders if (one.npu, one.chip) == (card.npu, card.chip)]
     known = chips.chip_of_card(card.name, card.total_mib)
     return {
         "device": f"NPU {card.npu} chip {card.chip}",
+        "id": logic,
         "name": card.name,
         "taken for": known.name if known else "not known",
         "health": card.health,
@@ -188,12 +167,28 @@ def _figures(chip: chips.Chip) -> dict[str, Any]:
 
 
 def launch_table(
-    on: chips.Chip, world_size: int, host: Host, max_seq_len: int | None = None, env: Mapping[str, str] = os.environ
-) -> "pd.DataFrame":
-    """What the ranks' environment sets, beside what `env` has now; this process's own is left as it is."""
+    on: chips.Chip, world_size: int, host: Host, max_seq_len: int | None = None, env: Mapping[str, str] = os.environ,
+    deterministic: bool = False,
+) -> "pd.DataFrame":  # fmt: skip
+    """How the ranks' environment differs from `env`; this process's own is left as it is.
+
+    Variables of the guide that nothing here needs come last, with what is there in their place.
+    """
     import pandas as pd
 
-    why = {(row.name, row.value): row.why for row in chips.RECIPE}
-    wanted = chips.launch_env(on, world_size, container=host.container is not None, max_seq_len=max_seq_len)
-    rows = [(name, env.get(name, "not set"), to, why.get((name, to), "asked for")) for name, to in wanted.items()]
-    return pd.DataFrame(rows, columns=["variable", "now", "for the ranks", "why"])
+    inside = host.container is not None
+    wanted = chips.launch_env(on, world_size, inside, deterministic, max_seq_len=max_seq_len)
+    said = {(row.name, row.value): (row.why, row.source) for row in recipe.RECIPE}
+    rows = [(name, env.get(name, "not set"), to, *said.get((name, to), ("asked for", "parameters")))
+            for name, to in wanted.items()]  # fmt: skip
+    if on.name != "cpu":
+        rows += [(name, env.get(name, "not set"), "not needed", why, recipe.GUIDE)
+                 for name, why in recipe.REPLACED.items()]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["variable", "now", "for the ranks", "why", "whose advice"])
+    change = [_change(now, to) for now, to in zip(frame["now"], frame["for the ranks"], strict=True)]
+    frame.insert(3, "change", change)
+    return frame
+
+
+def _change(now: str, to: str) -> str:
+    return "none" if now == to or to == "not needed" else "added" if now == "not set" else "replaced"

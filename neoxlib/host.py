@@ -10,21 +10,29 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
 import sysconfig
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from neoxlib import smi
-from neoxlib.smi import Card, Smi
+from neoxlib import ascend_files, smi
+from neoxlib.errors import SettingsError
+from neoxlib.install import PYTHON_NEEDS
+from neoxlib.smi import Card, Holder, Position, Smi
 
 VARIABLES = re.compile(
     r"ASCEND_\w+|ATB_\w+|HCCL_\w+|INF_NAN_\w+|PYTORCH_(NPU_)?ALLOC_CONF|TORCH_DEVICE_BACKEND_AUTOLOAD|TASK_QUEUE_ENABLE"
     r"|LCCL_\w+|BACKEND|LD_PRELOAD|MAX_SEQ_LEN"
 )
-TOOLKIT = ("/usr/local/Ascend/ascend-toolkit/set_env.sh", "/usr/local/Ascend/cann*/set_env.sh")
+TOOLKIT = (  # the newest layout first: a host with both has an old CANN in the old one
+    "/usr/local/Ascend/cann/set_env.sh", "/usr/local/Ascend/cann-*/set_env.sh",
+    "/usr/local/Ascend/ascend-toolkit/set_env.sh",
+)  # fmt: skip
 ATB = ("/usr/local/Ascend/nnal/atb/set_env.sh",)
 HCCL_PORT = 16666  # where HCCL listens unless HCCL_IF_BASE_PORT says otherwise
 
@@ -45,9 +53,18 @@ class Host:
     env: dict[str, str] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()  # /dev/davinci0 ...
     smi: Smi | None = None  # None: there is no npu-smi
+    positions: tuple[Position, ...] = ()  # the number that torch counts each chip by
+    links: tuple[str, ...] = ()  # kinds of links between the cards: HCCS, PIX, PHB, SYS
     set_env: tuple[str, ...] = ()  # set_env.sh of CANN installations
     atb_set_env: tuple[str, ...] = ()
-    cann: str | None = None  # version of the sourced one
+    driver: str | None = None
+    driver_takes: str | None = None  # range of firmware, as the driver's record has it
+    firmware: str | None = None
+    cann: str | None = None  # version of the sourced one, else of the first that is installed
+    cann_kernels: str | None = None
+    cann_needs: tuple[str, ...] = ()  # Python packages that CANN's tools need and that are not there
+    cxx11_abi: bool | None = None  # of torch; asked where ATB is sourced
+    python_env: str | None = None  # conda or venv; None: the system's Python
     libgomp: tuple[str, ...] = ()  # the one torch brings first
     cores: int = 8
     governor: str | None = None
@@ -90,11 +107,9 @@ def read_host(folder: str | os.PathLike[str] = ".") -> Host:
         pins=pins,
         torch_npu=None if importlib.util.find_spec("torch_npu") is None else _version("torch-npu") or "",
         env={name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)},
-        nodes=_found("/dev/davinci[0-9]*"),
-        smi=smi.read(),
-        set_env=_found(*TOOLKIT),
-        atb_set_env=_found(*ATB),
-        cann=cann_version(os.environ.get("ASCEND_HOME_PATH")),
+        cann_needs=tuple(name for name in PYTHON_NEEDS.split() if _version(name) is None),
+        cxx11_abi=_cxx11_abi() if "ATB_HOME_PATH" in os.environ else None,
+        python_env=_python_env(),
         libgomp=_libgomp(),
         cores=len(psutil.Process().cpu_affinity()),
         governor=_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
@@ -106,15 +121,72 @@ def read_host(folder: str | os.PathLike[str] = ".") -> Host:
         container=container(),
         loopback=_can_bind(0),
         hccl_port_free=_can_bind(HCCL_PORT),
+        **_ascend(),
     )
 
 
-def cann_version(home: str | None) -> str | None:
-    """Version of the CANN toolkit at `home`, from the install record it keeps there; None where it has none."""
-    for path in _found(f"{home}/ascend_toolkit_install.info", f"{home}/*-linux/ascend_toolkit_install.info"):
-        if found := re.search(r"^version=(\S+)", _text(path) or "", re.MULTILINE):
-            return found.group(1)
-    return None
+def _ascend() -> dict[str, Any]:
+    """The fields that speak of cards, their driver and CANN."""
+    answer = smi.read()
+    board = smi.parse_pairs(smi.ask("-t", "board", "-i", str(answer.cards[0].npu))) if answer and answer.cards else {}
+    driver, takes = ascend_files.driver()  # neither file need be there in a container
+    set_env = _found(*TOOLKIT)
+    homes = cann_homes(os.environ.get("ASCEND_HOME_PATH"), set_env)
+    return {
+        "nodes": _found("/dev/davinci[0-9]*"),
+        "smi": answer,
+        "positions": smi.parse_map(smi.ask("-m")) if answer else (),
+        "links": _links() if answer and len(answer.cards) > 1 else (),
+        "set_env": set_env,
+        "atb_set_env": _found(*ATB),
+        "driver": driver or board.get("Software Version"),
+        "driver_takes": takes,
+        "firmware": ascend_files.firmware() or board.get("Firmware Version"),
+        "cann": next((version for home in homes if (version := ascend_files.cann_version(home))), None),
+        "cann_kernels": next((version for home in homes if (version := ascend_files.kernels_version(home))), None),
+    }
+
+
+def restore(said: Mapping[str, Any]) -> Host:
+    """The host that `doctor --json` described, so that another machine can be judged from its description.
+
+    Raises SettingsError for what is no such description.
+    """
+    try:
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+        if answer := values.get("smi"):
+            lists = {"cards": Card, "holders": Holder}
+            parts = {name: tuple(kind(**one) for one in answer.get(name, ())) for name, kind in lists.items()}
+            values["smi"] = Smi(**answer | parts)
+        values["positions"] = tuple(Position(**one) for one in values.get("positions", ()))
+        return Host(**values)
+    except (AttributeError, TypeError) as error:
+        raise SettingsError(f"not a host as `doctor --json` describes it: {error}") from error
+
+
+def cann_homes(sourced: str | None, set_env: Sequence[str]) -> list[str]:
+    """Folders whose records tell CANN's version: the sourced one alone, else those beside the installed scripts."""
+    folders = [os.path.dirname(path) for path in set_env]
+    return [sourced] if sourced else [home for folder in folders for home in (f"{folder}/latest", folder)]
+
+
+def _links() -> tuple[str, ...]:
+    rows = smi.parse_topology(smi.ask("-t", "topo")).links.values()
+    return tuple(sorted({link for row in rows for link in row.values()} - {"X"}))
+
+
+def _cxx11_abi() -> bool | None:
+    """Which C++ ABI torch was built with; a throw-away process asks, since its import may fail."""
+    ask = "import torch; print(int(torch.compiled_with_cxx11_abi()))"
+    answer = _first_line([sys.executable, "-c", ask], {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
+    return None if answer is None else answer == "1"
+
+
+def _python_env() -> str | None:
+    """conda or venv; not its path, which holds a person's name."""
+    if "CONDA_PREFIX" in os.environ or (Path(sys.prefix) / "conda-meta").is_dir():
+        return "conda"
+    return "venv" if sys.prefix != sys.base_prefix else None
 
 
 def _pins() -> dict[str, str]:
@@ -178,9 +250,9 @@ def _text(path: str | Path) -> str | None:
         return None
 
 
-def _first_line(command: list[str]) -> str | None:
+def _first_line(command: list[str], env: Mapping[str, str] | None = None) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | dict(env or {}))
     except (OSError, subprocess.TimeoutExpired):
         return None
     return (done.stdout.strip().splitlines() or [None])[0]

@@ -1,10 +1,14 @@
-"""What a machine with NPUs must have besides: driver, devices, CANN, torch_npu, variables. Pure functions of a host."""
+"""What a machine with NPUs must have besides: devices, their driver, health and memory. Pure functions of a host."""
 
 import re
+from collections.abc import Sequence
 
-from neoxlib.checks import Check, Row, base, verdict
-from neoxlib.chips import CHIPS, chip_of_card
+from neoxlib.ascend_files import in_range
+from neoxlib.checks import Check, Row, verdict
+from neoxlib.chip_table import CHIPS, Chip, chip_of_card
 from neoxlib.host import Host
+from neoxlib.install import NAMES, install_plan
+from neoxlib.smi import Card
 
 MOUNTS = (
     "docker run --device /dev/davinci0 --device /dev/davinci_manager --device /dev/devmm_svm --device /dev/hisi_hdc "
@@ -12,18 +16,35 @@ MOUNTS = (
     "-v /usr/local/bin/npu-smi:/usr/local/bin/npu-smi ..."
 )
 CURES = {  # by the code that npu-smi prints in place of its table
-    "-8020": "another container holds the device: end that one (docker ps), or take other devices",
-    "-8005": f"no permission: usermod -aG HwHiAiUser $USER and log in anew; in a container: {MOUNTS}",
+    "-8020": "docker ps  # another container holds the device: docker stop it, or take other devices",
+    "-8005": f"usermod -aG HwHiAiUser $USER  # and log in anew; in a container: {MOUNTS}",
 }
+CALM = "no NPU: models run on the CPU, in float32 or packed; fine for the shipped model and small ones, slow for large"
+
+
+def chip_there(host: Host) -> Chip | None:
+    """The chip of the first card; None where there is none, or it is not in the table."""
+    return next((chip_of_card(card.name, card.total_mib) for card in host.cards), None)
+
+
+def step_command(host: Host, step: str) -> str:
+    """What installs a part, for this machine's chip and processor; for an unknown chip how to ask."""
+    chip = chip_there(host)
+    if chip is None or chip.family not in NAMES or host.arch not in ("aarch64", "x86_64"):
+        return f"python -m neoxlib install-plan --chip 910B3 --arch {host.arch}  # with the chip that is there"
+    return next(one.command for one in install_plan(chip, host.arch) if one.step == step)
 
 
 def device(host: Host) -> Row:
+    if not host.has_npu and host.sourced:
+        found = "CANN is sourced, but there is no /dev/davinci* and no npu-smi"
+        return Row("device", "WARN", found, "devices; or CPU work, which needs no CANN",
+                   MOUNTS if host.container else step_command(host, "driver"))  # fmt: skip
     if not host.has_npu:
-        found = "no NPU: models run on the CPU, in float32"
-        return Row("device", "OK", found, "a CPU is enough, and slow for large models")
+        return Row("device", "OK", CALM, "nothing: an NPU is not required")
     if host.smi is None:
-        return Row("device", "WARN", f"{len(host.nodes)} device node(s), no npu-smi", "the driver's npu-smi",
-                   f"export PATH=$PATH:/usr/local/sbin:/usr/local/bin; in a container: {MOUNTS}")  # fmt: skip
+        repair = MOUNTS if host.container else "export PATH=$PATH:/usr/local/sbin:/usr/local/bin"
+        return Row("device", "WARN", f"{len(host.nodes)} device node(s), no npu-smi", "the driver's npu-smi", repair)
     if host.smi.failure:
         codes = (code for code in CURES if code in host.smi.failure)
         cure = CURES.get(next(codes, ""), "npu-smi info; dmesg | grep -i davinci")
@@ -31,10 +52,32 @@ def device(host: Host) -> Row:
     names = ", ".join(sorted({card.name for card in host.smi.cards}))
     if not host.nodes:
         found = f"npu-smi shows {len(host.smi.cards)} × {names}, but there is no /dev/davinci*"
-        return Row("device", "FAIL", found, "device nodes", MOUNTS)
+        return Row("device", "FAIL", found, "device nodes", MOUNTS if host.container else step_command(host, "driver"))
     known = all(chip_of_card(card.name, card.total_mib) for card in host.smi.cards)
-    repair = "runs in float16 without figures; add a row to neoxlib/chips.py"
+    repair = "python -m neoxlib doctor --json  # runs in float16 without figures; send this to get the chip a row"
     return verdict("device", known, f"{len(host.smi.cards)} × {names}", f"one of {', '.join(CHIPS)}", repair)
+
+
+def driver(host: Host) -> Row | None:
+    if not host.has_npu:
+        return None
+    repair = MOUNTS if host.container else step_command(host, "driver")
+    found = host.driver or "no /usr/local/Ascend/driver/version.info"
+    return verdict("driver", host.driver is not None, found, "the driver's record", repair)
+
+
+def firmware(host: Host) -> Row | None:
+    """Driver and firmware go together where the driver's record says so; a container sees the driver only."""
+    if not host.has_npu or (host.container and host.firmware is None):
+        return None
+    repair = step_command(host, "firmware")
+    if host.firmware is None:
+        return Row("firmware", "WARN", "no /usr/local/Ascend/firmware/version.info", "the firmware's record", repair)
+    if host.driver_takes is None:
+        return Row("firmware", "OK", f"{host.firmware}; the driver does not say which it takes", "one the driver takes")
+    needed = f"driver {host.driver} takes {host.driver_takes}"
+    fine = in_range(host.firmware, host.driver_takes)
+    return verdict("firmware", fine, host.firmware, needed, f"{repair} && reboot", "FAIL")
 
 
 def health(host: Host) -> Row | None:
@@ -54,8 +97,26 @@ def occupied(host: Host) -> Row | None:
     found = [f"NPU {card.npu} chip {card.chip}: {card.free_mib} of {card.total_mib} MiB free" for card in full]
     found += [f"NPU {one.npu}: pid {one.pid} ({one.name or 'no name'}) {one.mib} MiB" for one in host.smi.holders]
     free = f"at least {min(card.free_mib for card in sized)} MiB free on each" if sized else "not shown"
-    repair = "end the process if it is yours; or name the free devices in ASCEND_RT_VISIBLE_DEVICES"
-    return verdict("device memory", not found, "; ".join(found) or free, "no other process there", repair)
+    needed, repair = "no other process there", _make_room(host, full)
+    return verdict("device memory", not found, "; ".join(found) or free, needed, repair)
+
+
+def _make_room(host: Host, full: Sequence[Card]) -> str:
+    """End who holds the memory, if that may be, or leave the full cards out."""
+    held = {(one.npu, one.chip) for one in host.smi.holders} | {(card.npu, card.chip) for card in full}
+    free = [str(n) for n, card in enumerate(host.cards) if (card.npu, card.chip) not in held]
+    pids = " ".join(str(one.pid) for one in host.smi.holders)
+    end = f"kill {pids}  # only if yours" if pids else "npu-smi info  # no process is shown: another container has it"
+    return f"export ASCEND_RT_VISIBLE_DEVICES={','.join(free)}  # the free ones; or: {end}" if free else end
+
+
+def links(host: Host) -> Row | None:
+    """What the sums over ranks travel by; 310P cards have no link of their own, so nothing is wrong with either."""
+    if not host.links:
+        return None
+    own = any(link.startswith("HCCS") for link in host.links)
+    what = "cards are linked directly" if own else "over the host; sums cost more time"
+    return Row("links", "OK", f"{', '.join(host.links)}: {what}", "either")
 
 
 def visible(host: Host) -> Row | None:
@@ -71,43 +132,6 @@ def visible(host: Host) -> Row | None:
     return verdict("visible devices", fine, f"ASCEND_RT_VISIBLE_DEVICES={given}", needed, repair, "FAIL")
 
 
-def cann(host: Host) -> Row | None:
-    if not host.has_npu and not host.sourced:
-        return None
-    found = f"{host.cann or 'version not known'}, sourced" if host.sourced else "not sourced in this environment"
-    return verdict("CANN", host.sourced, found, "ASCEND_HOME_PATH, before Python starts", source(host), "FAIL")
-
-
-def torch_npu(host: Host) -> Row | None:
-    if host.torch_npu is None:
-        missing = Row("torch_npu", "FAIL", "not installed", "torch's NPU backend", "pip install 'neoxlib[npu]'")
-        return missing if host.has_npu else None
-    found, torch = host.torch_npu or "version not known", base(host.packages.get("torch"))
-    if not host.sourced:
-        return _unsourced(host, found)
-    fine = not torch or not host.torch_npu or host.torch_npu.startswith(torch)
-    repair = f"pip install 'torch-npu=={torch}.*'"
-    return verdict("torch_npu", fine, f"{found} beside torch {torch or '?'}", "the same release", repair, "FAIL")
-
-
-def _unsourced(host: Host, found: str) -> Row:
-    """torch loads torch_npu by itself, which needs CANN's libraries: then `import torch` fails, on the CPU too."""
-    if host.env.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0":
-        off = f"{found}, kept out by TORCH_DEVICE_BACKEND_AUTOLOAD=0"
-        return verdict("torch_npu", not host.has_npu, off, "CANN sourced, to use NPUs", source(host))
-    repair = f"{source(host)}; for the CPU alone: export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
-    return Row("torch_npu", "FAIL", f"{found}, but CANN is not sourced", "CANN, else `import torch` fails", repair)
-
-
-def atb(host: Host) -> Row | None:
-    if not host.has_npu:
-        return None
-    fine = "ATB_HOME_PATH" in host.env
-    path = (*host.atb_set_env, "/usr/local/Ascend/nnal/atb/set_env.sh")[0]
-    needed = "for ATB's ops; else: libatb.so: cannot open shared object file"
-    return verdict("ATB (NNAL)", fine, "sourced" if fine else "not sourced", needed, f"source {path}")
-
-
 def variables(host: Host) -> Row | None:
     """Settings of old scripts that stop a run today."""
     if not host.has_npu:
@@ -117,8 +141,8 @@ def variables(host: Host) -> Row | None:
     bad = {}
     if env.get("INF_NAN_MODE_ENABLE") == "0" and family & {"A2", "A3"} and "INF_NAN_MODE_FORCE_DISABLE" not in env:
         bad["INF_NAN_MODE_ENABLE"] = "0 is an error on this chip"
-    if {"PYTORCH_ALLOC_CONF", "PYTORCH_NPU_ALLOC_CONF"} <= env.keys():
-        bad["PYTORCH_ALLOC_CONF"] = "an error beside PYTORCH_NPU_ALLOC_CONF"
+    if "PYTORCH_ALLOC_CONF" in env:
+        bad["PYTORCH_ALLOC_CONF"] = "an error beside PYTORCH_NPU_ALLOC_CONF, which the ranks are given"
     if env.get("BACKEND") == "lccl" and "310P" in family:
         bad["BACKEND"] = "310P has no lccl"
     found = "; ".join(f"{name}: {why}" for name, why in bad.items()) or "no conflict"
@@ -132,10 +156,4 @@ def hccl_port(host: Host) -> Row | None:
     return verdict("HCCL port", host.hccl_port_free, found, "16666 or another", "export HCCL_IF_BASE_PORT=26666")
 
 
-NPU: tuple[Check, ...] = (device, health, occupied, visible, cann, torch_npu, atb, variables, hccl_port)
-
-
-def source(host: Host) -> str:
-    """The command that puts CANN into the environment; a Jupyter kernel does not inherit it, so it comes first."""
-    path = (*host.set_env, "/usr/local/Ascend/ascend-toolkit/set_env.sh")[0]
-    return f"source {path}, then start Python or Jupyter anew"
+NPU: tuple[Check, ...] = (device, driver, firmware, health, occupied, links, visible, variables, hccl_port)

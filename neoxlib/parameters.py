@@ -83,7 +83,9 @@ PARAMETERS: dict[str, Param] = {
     "seed": Param("int", 0, "start of every random draw", low=0),
     "cluster_profile": Param("str", "", "ipyparallel profile for SSH, MPI or Slurm; empty starts ranks on this machine",
                              blank=True),
+    "deterministic": Param("bool", False, "ask NPUs for sums and products in a fixed order; slower"),
     "plan_only": Param("bool", False, "stop after the plan, before any model is loaded"),
+    "prepare_dir": Param("str", "", "a model folder of links and copies is made here; empty makes none", blank=True),
     "shard_dir": Param("str", "", "where the cut goes; empty keeps it in the run folder", blank=True),
     "prompts": Param("list", [], "texts to continue; empty takes the shipped ones", check=_texts, blank=True,
                      stands_for=PROMPTS["en"] + PROMPTS["zh"]),
@@ -106,17 +108,20 @@ PARAMETERS: dict[str, Param] = {
     "batch_size": Param("int", 1, "prompts at a time", low=1),
     "perf_mode": Param("str", "normal", "detail adds the times inside a step", choices=("normal", "detail")),
     "skip_decode": Param("bool", False, "leave the tokenizer's decoding out of the time"),
+    "trace": Param("bool", False, "also keep the profiler's trace of the first case, for Perfetto or TensorBoard"),
     "baseline": Param("str", "", "results.json of an earlier run to compare with; empty compares with none",
                       check=_file, blank=True),
 }
 
-_COMMON = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len", "cluster_profile", "plan_only")
+_COMMON = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len", "cluster_profile", "deterministic",
+           "plan_only")  # fmt: skip
 _SAMPLING = ("prompts", "max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "seed")
 _EXAM = ("data_dir", "task", "profile", "subjects", "shots", "split", "limit", "seed")
-_GRID = ("case_pair", "min_len_exp", "max_len_exp", "batch_size", "perf_mode", "skip_decode", "baseline", "seed")
+_GRID = ("case_pair", "min_len_exp", "max_len_exp", "batch_size", "perf_mode", "skip_decode", "trace", "baseline",
+         "seed")  # fmt: skip
 
 NOTEBOOKS: dict[str, tuple[str, ...]] = {
-    "00_setup": _COMMON,
+    "00_setup": (*_COMMON, "prepare_dir"),
     "01_shard": (*_COMMON, "shard_dir"),
     "02_inference": _COMMON + _SAMPLING,
     "03_ceval": _COMMON + _EXAM,

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
-import psutil
-
-from neoxlib import chips, smi
+from neoxlib import chips
 from neoxlib.budget import Budget
 from neoxlib.checkpoint import stored_quant
 from neoxlib.chips import CHIPS, RECIPE, Chip
 from neoxlib.config import ModelConfig, sequence_window
 from neoxlib.errors import SettingsError
 from neoxlib.model import check_world_size, legal_world_sizes
-from neoxlib.quant import scheme_name
+from neoxlib.ops.npu_ops import OPS, PLAIN
+from neoxlib.places import Place, place
+from neoxlib.quant import SCHEMES, scheme_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,24 +26,13 @@ NOTES = (
     "weights: the fullest rank's share under the layers' own shard rules; embed_in is cut by vocabulary rows, "
     "row biases and norms are whole on every rank",
     "workspace: an estimate with fused attention: one layer's activations while the whole sequence is read at once, "
-    "the attention mask, one row of logits",
+    "the attention mask, one row of logits; where packed weights are unpacked, the largest of them",
     "bound: bytes read per step ÷ memory bandwidth, or operations ÷ peak, whichever is longer; no collectives. "
     "likely: the bound ÷ the share of it that published runs of one row reach on the same family; those are models of "
-    "billions of parameters, so it stays open for ranks that read less than 1 GB",
+    "billions of parameters in float16, so it stays open for packed weights, for ranks that read less than 1 GB, and "
+    "for prompts below 1024 tokens",
 )
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the model would run: a chip of the table or this machine, the bytes free there and who says so.
-
-    Ranks have a chip each; on the CPU they share the memory of one machine.
-    """
-
-    name: str
-    chip: Chip
-    memory: int | None
-    source: str
+FROM_TOKENS = 1024  # of the published prompts that `likely_peak` rests on
 
 
 @dataclass(frozen=True)
@@ -52,13 +41,11 @@ class Plan:
 
     budget: Budget
     place: Place
-    bandwidth_gb_s: float | None
 
     @property
     def free(self) -> int | None:
         """Bytes that one rank may fill; None where the place's memory is not known."""
-        ranks = self.budget.world_size if self._on_cpu else 1
-        return None if self.place.memory is None else self.place.memory // ranks
+        return None if self.place.memory is None else self.place.memory // self._sharing
 
     @property
     def needed(self) -> int:
@@ -70,7 +57,7 @@ class Plan:
     def collective_buffers(self) -> int:
         """HCCL keeps a buffer of HCCL_BUFFSIZE for sending and one for receiving."""
         megabytes = next(int(row.value) for row in RECIPE if row.name == "HCCL_BUFFSIZE")
-        return 0 if self._on_cpu or self.budget.world_size == 1 else 2 * megabytes * 10**6
+        return 0 if self.place.on_cpu or self.budget.world_size == 1 else 2 * megabytes * 10**6
 
     @property
     def fits(self) -> bool | None:
@@ -83,13 +70,13 @@ class Plan:
         if self.free is None:
             return None
         row = replace(self.budget, batch=1)
-        room = self.free - sum(row.weights.values()) - self.collective_buffers
-        return max(0, room // (row.kv_cache + row.workspace))
+        room = self.free - sum(row.weights.values()) - self.collective_buffers - row.unpacking
+        return max(0, room // (row.kv_cache + row.workspace - row.unpacking))
 
     @property
     def host_memory(self) -> int:
         """Bytes of host memory for loading on all ranks; on the CPU the weights stay there."""
-        return self.budget.staging + (self.budget.disk if self._on_cpu else 0)
+        return self.budget.staging + (self.budget.disk if self.place.on_cpu else 0)
 
     @property
     def next_token_ms(self) -> float | None:
@@ -110,10 +97,24 @@ class Plan:
     @property
     def likely(self) -> str:
         """The range of milliseconds that published runs let expect of a next token."""
-        bound, share = self.next_token_ms, self.place.chip.likely
-        if bound is None or share is None or self.budget.weights_read < 1e9:
+        return self._likely(self.next_token_ms, self.place.chip.likely)
+
+    @property
+    def likely_first(self) -> str:
+        """The same of a first token, after prompts as long as the published ones."""
+        long = self.budget.batch * self.budget.seq_len >= FROM_TOKENS
+        return self._likely(self.first_token_ms, self.place.chip.likely_peak if long else None)
+
+    def _likely(self, bound: float | None, share: tuple[float, float] | None) -> str:
+        if bound is None or share is None or self.budget.quant or self.budget.weights_read < 1e9:
             return "not known"
         return f"{_ms(bound / share[1])} to {_ms(bound / share[0])}"
+
+    @property
+    def bandwidth_gb_s(self) -> float | None:
+        """What a rank reads at: its chip's figure, or its part of the machine's memory."""
+        whole = self.place.chip.bandwidth_gb_s
+        return whole if whole is None else whole / self._sharing
 
     @property
     def memory(self) -> "pd.DataFrame":
@@ -132,7 +133,8 @@ class Plan:
         """Table of predicted milliseconds: bound, likely range, and the figures they rest on."""
         import pandas as pd
 
-        steps = [("first token", self.first_token_ms, "not known"), ("next token", self.next_token_ms, self.likely)]
+        first, later = (self.first_token_ms, self.likely_first), (self.next_token_ms, self.likely)
+        steps = (("first token", *first), ("next token", *later))
         rows = [(step, _ms(bound), likely, self._figures(step)) for step, bound, likely in steps]
         return pd.DataFrame(rows, columns=["predicted", "bound (ms)", "likely (ms)", "from"])
 
@@ -173,53 +175,46 @@ class Plan:
         return (*NOTES, f"free: {self.place.source}")
 
     @property
-    def _on_cpu(self) -> bool:
-        return self.place.chip.name == "cpu"
+    def _sharing(self) -> int:
+        """Ranks that share the place: all on a CPU, one on a chip."""
+        return self.budget.world_size if self.place.on_cpu else 1
 
     def _computing(self, tokens: int) -> float | None:
         """Seconds at the chip's peak; None where no source gives it."""
         peak = self.place.chip.fp16_tflops
-        return None if peak is None else self.budget.operations(tokens) / (peak * 1e12)
+        return None if peak is None else self.budget.operations(tokens) * self._sharing / (peak * 1e12)
 
     def _figures(self, step: str) -> str:
         """The figures behind a time, and whose they are."""
-        chip, bandwidth = self.place.chip, self.bandwidth_gb_s
-        if bandwidth is None:
-            return "bandwidth not known"
-        whose = chip.sources["bandwidth_gb_s"] if bandwidth == chip.bandwidth_gb_s else "bandwidth as given"
-        peak = f"{chip.fp16_tflops} TFLOPS, " if chip.fp16_tflops and step == "first token" else ""
-        return f"{peak}{bandwidth} GB/s ({whose})"
+        chip = self.place.chip
+        units = {"fp16_tflops": "TFLOPS"} if step == "first token" else {}
+        units["bandwidth_gb_s"] = "GB/s"
+        known = [name for name in units if getattr(chip, name) is not None]
+        said = [f"{getattr(chip, name):g} {units[name]} ({chip.sources[name]})" for name in known]
+        return "; ".join(said) or "bandwidth not known"
 
 
 def plan(
-    model: str | os.PathLike[str] | ModelConfig,
-    world_size: int,
-    batch: int = 1,
-    seq_len: int | None = None,
-    dtype: str = "float16",
-    chip: str | Chip | None = None,
-    bandwidth_gb_s: float | None = None,
-    quant: str | None = None,
-) -> Plan:
+    model: str | os.PathLike[str] | ModelConfig, world_size: int, batch: int = 1, seq_len: int | None = None,
+    dtype: str = "float16", chip: str | Chip | None = None, bandwidth_gb_s: float | None = None,
+    quant: str | None = None, tflops: float | None = None,
+) -> Plan:  # fmt: skip
     """Plan a run of `model` (a folder or its config) over `world_size` ranks; needs no weights and no device.
 
     `seq_len` counts prompt and answer and defaults to the model's window. `chip` is a name of `chips.CHIPS`; None is
-    this machine. `bandwidth_gb_s` replaces the chip's figure, with a measured one for instance. `quant` is "int8" or
-    "int4"; None takes the weights of a folder as they are stored.
+    this machine. `bandwidth_gb_s` and `tflops` replace the chip's figures, with measured ones for instance. `quant` is
+    "int8" or "int4"; None takes the weights of a folder as they are stored.
     Raises ShardError for a world size that cuts a head or a scheme's group, SettingsError for a bad batch, length,
-    dtype, chip or quant.
+    dtype, chip, figure or quant.
     """
     config, quant = _model(model, quant)
     check_world_size(config, world_size, quant)
     if batch < 1:
         raise SettingsError(f"batch is {batch}; it is a number of rows, 1 or more")
-    if bandwidth_gb_s is not None and bandwidth_gb_s <= 0:
-        raise SettingsError(f"bandwidth_gb_s is {bandwidth_gb_s}; it is above 0, or None for the chip's own figure")
-    place = _this_machine() if chip is None else _on_chip(chip if isinstance(chip, Chip) else chips.chip(chip))
-    device = "cpu" if place.chip.name == "cpu" else "npu"
-    dtype = chips.pick_dtype(dtype, device, config.torch_dtype, place.chip)
-    budget = Budget(config, world_size, batch, sequence_window(config, seq_len), dtype, quant)
-    return Plan(budget, place, bandwidth_gb_s or place.chip.bandwidth_gb_s)
+    where = place(chip, bandwidth_gb_s, tflops)
+    dtype = chips.pick_dtype(dtype, "cpu" if where.on_cpu else "npu", config.torch_dtype, where.chip)
+    packed = tuple(SCHEMES) if where.on_cpu else OPS.get(where.chip.family, PLAIN).packed  # a CPU's are compiled
+    return Plan(Budget(config, world_size, batch, sequence_window(config, seq_len), dtype, quant, packed), where)
 
 
 def _model(model: str | os.PathLike[str] | ModelConfig, quant: str | None) -> tuple[ModelConfig, str | None]:
@@ -232,19 +227,25 @@ def _model(model: str | os.PathLike[str] | ModelConfig, quant: str | None) -> tu
 def across_chips(
     model: str | os.PathLike[str] | ModelConfig, batch: int = 1, seq_len: int | None = None, quant: str | None = None
 ) -> "pd.DataFrame":
-    """For every NPU whose memory is known: the smallest world size that fits, and its predicted next token."""
+    """For every NPU whose memory is known, and this machine: the smallest world size that fits, and its times."""
     import pandas as pd
 
     config, quant = _model(model, quant)
-    rows = []
-    for chip in (chip for chip in CHIPS.values() if chip.usable_gib is not None):
-        sizes = legal_world_sizes(config, quant)
-        plans = (plan(config, size, batch, seq_len, "auto", chip, quant=quant) for size in sizes)
-        fit = next((found for found in plans if found.fits), None)
-        times = (_ms(fit.next_token_ms), fit.likely) if fit else ("not known", "not known")
-        rows.append((chip.name, fit.budget.world_size if fit else "none", *times))
-    names = ["chip", "smallest world size", "predicted next token, bound (ms)", "likely (ms)"]
-    return pd.DataFrame(rows, columns=names)
+    places = [chip for chip in CHIPS.values() if chip.usable_gib is not None]
+    rows = [_smallest(config, batch, seq_len, quant, chip) for chip in (*places, None)]
+    times = [f"predicted {step} token, {what} (ms)" for step in ("first", "next") for what in ("bound", "likely")]
+    return pd.DataFrame(rows, columns=["chip", "smallest world size", *times])
+
+
+def _smallest(config: ModelConfig, batch: int, seq_len: int | None, quant: str | None, chip: Chip | None) -> tuple:
+    """The smallest world size that fits on a chip, or on this machine, and its times."""
+    sizes = legal_world_sizes(config, quant)
+    plans = (plan(config, size, batch, seq_len, "auto", chip, quant=quant) for size in sizes)
+    name = chip.name if chip else "this machine"
+    fit = next((found for found in plans if found.fits), None)
+    if fit is None:
+        return (name, "none", *["not known"] * 4)
+    return (name, fit.budget.world_size, _ms(fit.first_token_ms), fit.likely_first, _ms(fit.next_token_ms), fit.likely)
 
 
 def size_text(size: int | None) -> str:
@@ -252,24 +253,6 @@ def size_text(size: int | None) -> str:
     if size is None:
         return "not known"
     return f"{size / 2**30:,.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:,.2f} MiB"
-
-
-def _on_chip(chip: Chip) -> Place:
-    if chip.name == "cpu":
-        raise SettingsError("chip 'cpu' is this machine's own: leave chip out")
-    memory = None if chip.usable_gib is None else int(chip.usable_gib * 2**30)
-    return Place(chip.name, chip, memory, chip.sources.get("usable_gib", "no source"))
-
-
-def _this_machine() -> Place:
-    """This machine as it is now: the fullest NPU where there are any, else the host's free memory."""
-    if chips.pick_device("auto") == "cpu":
-        available = psutil.virtual_memory().available
-        return Place("this machine's CPU", CHIPS["cpu"], available, "host memory available now, shared by the ranks")
-    answer = smi.read() or smi.Smi()
-    free = min((card.free_mib * 2**20 for card in answer.cards if card.free_mib is not None), default=None)
-    row = chips.chip_for("npu")
-    return Place(f"this machine's {row.name}", row, free, "npu-smi, the fullest card now")
 
 
 def _size_row(found: Plan) -> tuple:

@@ -2,7 +2,8 @@
 
 import re
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 _FAILURE = re.compile(r"dcmi \w+ initiali[sz]ed? failed.*ret is (-\d+)")
@@ -76,7 +77,82 @@ def read(command: str = "npu-smi") -> Smi | None:
         return None
     except (OSError, subprocess.TimeoutExpired) as error:
         return Smi(failure=f"npu-smi could not be run: {error}")
-    return parse(done.stdout + done.stderr)
+    found = parse(done.stdout + done.stderr)
+    return replace(found, cards=tuple(_with_memory(card, command) for card in found.cards))
+
+
+def ask(*options: str, command: str = "npu-smi") -> str:
+    """What `npu-smi info` prints with these options, `-m` or `-t topo`; empty where it cannot be run."""
+    try:
+        done = subprocess.run([command, "info", *options], capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
+
+
+def _with_memory(card: Card, command: str) -> Card:
+    """The table of some chips has no memory column: then the usages are asked."""
+    if card.total_mib is not None:
+        return card
+    usages = parse_pairs(ask("-t", "usages", "-i", str(card.npu), command=command))
+    return replace(card, total_mib=memory_mib(usages))
+
+
+@dataclass(frozen=True)
+class Position:
+    """A line of `npu-smi info -m`: where a chip is, and its number among all chips, which is what torch counts by."""
+
+    npu: int
+    chip: int
+    logic: int | None  # the newest chips print none
+    name: str
+
+
+def parse_map(text: str) -> tuple[Position, ...]:
+    """Read `npu-smi info -m`, whose columns differ by driver; controllers (`Mcu`, logic id `-`) are left out."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    head = next((re.split(r"\s{2,}", line) for line in lines if line.startswith("NPU ID")), [])
+    cells = (line.split(None, len(head) - 1) for line in lines if head and line[0].isdigit())  # the name has blanks
+    rows = [dict(zip(head, values, strict=False)) for values in cells if len(values) == len(head)]
+    return tuple(
+        Position(int(row["NPU ID"]), int(row["Chip ID"]), int(logic) if logic else None, row.get("Chip Name", ""))
+        for row in rows if (logic := row.get("Chip Logic ID")) != "-" and row.get("Chip Name") != "Mcu"
+    )  # fmt: skip
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    """Read the lines `Key : Value` of `npu-smi info -t board` and `-t usages`; blanks round both are dropped."""
+    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs if key.strip()}
+
+
+def memory_mib(usages: Mapping[str, str]) -> int | None:
+    """Device memory in what `-t usages` says: HBM where there is any, else DDR (310P), else plain `Capacity` (310B)."""
+    sizes = (usages.get(f"{kind}Capacity(MB)", "") for kind in ("HBM ", "DDR ", ""))
+    return next((int(size) for size in sizes if size.isdigit() and int(size) > 0), None)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """How the NPUs are linked (`links[a][b]`: HCCS, PIX, PHB, SYS …), and the host's cores near each of them."""
+
+    links: dict[str, dict[str, str]]
+    cores: dict[str, str]  # "144-167"
+
+    @property
+    def has_hccs(self) -> bool:
+        """Whether some pair is linked by HCCS rather than over the host."""
+        return any(link.startswith("HCCS") for row in self.links.values() for link in row.values())
+
+
+def parse_topology(text: str) -> Topology:
+    """Read `npu-smi info -t topo`: the rows of its matrix only, for the legend below them has the word HCCS, too."""
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    names = [cell for cell in lines[0] if cell.startswith("NPU")] if lines else []
+    rows = [cells for cells in lines[1:] if cells[0] in names]
+    links = {cells[0]: dict(zip(names, cells[1:], strict=False)) for cells in rows}
+    cores = {cells[0]: cells[len(names) + 1] for cells in rows if len(cells) > len(names) + 1}
+    return Topology(links, cores)
 
 
 def _is_card(up: list[str], low: list[str]) -> bool:

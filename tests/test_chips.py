@@ -1,16 +1,17 @@
 """The chip table, the choice of device and dtype, and the environment of ranks."""
 
+import os
 import subprocess
 import sys
 from dataclasses import fields
 
 import pytest
 
-from neoxlib import chips
+from neoxlib import chips, recipe
 from neoxlib.chips import CHIPS, launch_env, pick_device, pick_dtype
 from neoxlib.errors import SettingsError
 
-FIGURES = ("memory_gib", "usable_gib", "fp16_tflops", "bandwidth_gb_s", "likely")
+FIGURES = ("memory_gib", "usable_gib", "fp16_tflops", "bandwidth_gb_s", "likely", "likely_peak")
 
 
 @pytest.fixture
@@ -166,6 +167,7 @@ def test_an_unknown_dtype_is_refused():
 
 ONE_910B = {
     "ATB_USE_TILING_COPY_STREAM": "0",
+    "ATB_LAYER_INTERNAL_TENSOR_REUSE": "1",
     "ATB_OPERATION_EXECUTE_ASYNC": "1",
     "TASK_QUEUE_ENABLE": "1",
     "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
@@ -202,14 +204,61 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("chip", "world_size", "options", "env"), GOLDEN)
-def test_the_environment_of_ranks_is_the_guides_recipe(chip, world_size, options, env):
-    assert launch_env(CHIPS[chip], world_size, **options) == env
+def test_the_environment_of_ranks_is_the_recipe_and_nothing_else(chip, world_size, options, env):
+    assert launch_env(CHIPS[chip], world_size, **options) == launch_env(chip, world_size, **options) == env
 
 
 def test_every_row_of_the_recipe_is_reached_by_the_golden_table():
     reached = {pair for *_, env in GOLDEN for pair in env.items()}
     assert {(row.name, row.value) for row in chips.RECIPE} <= reached
-    assert all(row.why for row in chips.RECIPE)
+    assert all(row.why and row.source for row in chips.RECIPE)
+
+
+# What the vendor's guide tells its reader to set, row by row: when, the variable, its value (None: unset, or not read).
+A2, INFER = ("910B1", "910B3", "910B4"), ("310P3", "300I Duo")
+GUIDE = [
+    (INFER, (1, 2, 4), {}, "ATB_USE_TILING_COPY_STREAM", "1"),
+    (A2, (1, 2, 4, 8), {}, "ATB_USE_TILING_COPY_STREAM", "0"),
+    (A2, (8,), {}, "ATB_LAUNCH_KERNEL_WITH_TILING", "1"),
+    (A2, (1, 2, 4), {}, "ATB_LAUNCH_KERNEL_WITH_TILING", None),
+    (A2 + INFER, (1, 2), {}, "ATB_LAYER_INTERNAL_TENSOR_REUSE", "1"),
+    (A2 + INFER, (1, 2), {}, "ATB_OPERATION_EXECUTE_ASYNC", "1"),
+    (A2 + INFER, (1, 2), {"container": True}, "ATB_OPERATION_EXECUTE_ASYNC", "0"),
+    (A2 + INFER, (1, 2), {}, "TASK_QUEUE_ENABLE", "1"),
+    (A2 + INFER, (1, 2), {"container": True}, "TASK_QUEUE_ENABLE", "0"),
+    (INFER, (1, 2, 4), {}, "PYTORCH_NPU_ALLOC_CONF", "max_split_size_mb:2048"),
+    (A2 + INFER, (2, 4), {}, "HCCL_BUFFSIZE", "110"),
+    (A2 + INFER, (2, 4), {}, "HCCL_OP_BASE_FFTS_MODE_ENABLE", "TRUE"),
+    (INFER, (2, 4), {}, "BACKEND", "hccl"),
+    (A2, (2, 8), {"backend": "lccl"}, "BACKEND", "lccl"),
+    (A2 + INFER, (1, 2), {"max_seq_len": 2048}, "MAX_SEQ_LEN", "2048"),
+    (A2 + INFER, (1,), {"preload": "/x/libgomp.so.1"}, "LD_PRELOAD", "/x/libgomp.so.1"),
+    (A2 + INFER, (2,), {"device_ids": (2, 3)}, "ASCEND_RT_VISIBLE_DEVICES", "2,3"),
+    (A2 + INFER, (1, 2), {}, "RETURN_PERF_DETAIL", None),
+    (A2 + INFER, (1, 2), {}, "TIMEIT", None),
+    (A2 + INFER, (1, 2), {}, "ATB_SPEED_HOME_PATH", None),
+]
+
+
+@pytest.mark.parametrize(("names", "sizes", "options", "variable", "value"), GUIDE)
+def test_every_row_of_the_guide_is_kept(names, sizes, options, variable, value):
+    for name in names:
+        for world_size in sizes:
+            assert launch_env(name, world_size, **options).get(variable) == value
+    if value is None and variable != "ATB_LAUNCH_KERNEL_WITH_TILING":
+        assert recipe.REPLACED[variable]
+
+
+def test_asking_for_an_environment_changes_none(monkeypatch):
+    before = dict(os.environ)
+    launch_env("910B3", 8, container=True, deterministic=True)
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(("chip", "world_size"), [("910C", 1), ("910B3", 0), ("910B3", "2"), ("910B3", True)])
+def test_an_environment_for_nothing_there_is_refused(chip, world_size):
+    with pytest.raises(SettingsError):
+        launch_env(chip, world_size)
 
 
 @pytest.mark.parametrize("chip", ["310P3", "300I Duo", "910A"])

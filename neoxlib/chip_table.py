@@ -1,0 +1,98 @@
+"""What is known about each chip, and which chip is behind a name. Facts only: nothing here looks at the machine."""
+
+from dataclasses import dataclass, field
+
+from neoxlib.errors import SettingsError
+
+_THIRD = "third-party pages; no vendor data sheet was read"
+_SMI = "npu-smi output in public bug reports"
+_ALLOCATOR = "total named in public out-of-memory messages, 60.96 of 64 GiB"
+_310P_USABLE = f"{_SMI}: 21525 MB in total, up to 1.8 GB of it in use at idle"
+_SCALED = "scaled from the larger or smaller card of the same family"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One device as a rank sees it. A figure that no source gives is None; `sources` says where each one comes from."""
+
+    name: str
+    family: str
+    soc: tuple[int, ...] = ()  # codes of torch_npu's NpuVariables.h
+    memory_gib: float | None = None
+    usable_gib: float | None = None  # what is left for weights, cache and workspace
+    fp16_tflops: float | None = None  # peak, dense
+    bandwidth_gb_s: float | None = None  # device memory, peak, 1e9 bytes/s
+    likely: tuple[float, float] | None = None  # share of the bandwidth bound that published decoding reaches, low, high
+    likely_peak: tuple[float, float] | None = None  # share of the peak, in published prompts of 1024 tokens or more
+    link: str | None = None
+    dtypes: tuple[str, ...] = ("float16",)
+    collectives: tuple[str, ...] = ("hccl",)
+    note: str = ""
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+_A2 = {"family": "A2", "dtypes": ("float16", "bfloat16"), "collectives": ("hccl", "lccl"), "likely": (0.57, 0.62)}
+_A2["likely_peak"] = (0.46, 0.52)
+_A2_LINK = "HCCS full mesh, 392 GB/s in total"
+_310P = {"family": "310P", "link": "PCIe 4.0 x16, no card-to-card link", "likely": (0.63, 0.66)}
+_310P |= {"fp16_tflops": 70.0, "bandwidth_gb_s": 204.8, "likely_peak": (0.21, 0.25)}
+_LIKELY = {
+    "likely": "published next-token times of 7B and 14B models on the same family, against the same bound",
+    "likely_peak": "published first-token times of the same, of 1024 tokens or more",
+}
+_CORES = "nominal: 24 cores × 8192 operations × 1.8 GHz, of an npu-smi report; the same sum gives 295 for a 910B3"
+_ASSUMED = "assumed to be the 910B3's, which has the same 64 GB; no page gives it"
+_SOURCES = dict.fromkeys(("fp16_tflops", "bandwidth_gb_s", "link"), _THIRD) | _LIKELY
+
+_ROWS = (
+    Chip("910B1", soc=(220,), memory_gib=64, usable_gib=60.9, fp16_tflops=353.9, bandwidth_gb_s=1600.0, **_A2,
+         sources={"memory_gib": _SMI, "usable_gib": _ALLOCATOR, "fp16_tflops": _CORES, "bandwidth_gb_s": _ASSUMED}
+         | _LIKELY),
+    Chip("910B2", soc=(221, 222), **_A2, sources=_LIKELY),
+    Chip("910B3", soc=(223,), memory_gib=64, usable_gib=60.9, fp16_tflops=313.0, bandwidth_gb_s=1600.0, link=_A2_LINK,
+         **_A2, note="pages give 256 to 320 TFLOPS and 0.4 to 1.6 TB/s, as '910B' names several bins",
+         sources=_SOURCES | {"memory_gib": _SMI, "usable_gib": _ALLOCATOR}),
+    Chip("910B4", soc=(224,), memory_gib=32, usable_gib=30.4, fp16_tflops=280.0, bandwidth_gb_s=800.0,
+         link=_A2_LINK, **_A2, sources=_SOURCES | {"memory_gib": _SMI, "usable_gib": _SCALED}),
+    Chip("910B4-1", soc=(225,), **_A2, sources=_LIKELY),
+    Chip("A3", "A3", soc=(250, 251, 252, 253, 254, 255, 256), memory_gib=64, usable_gib=60.9,
+         dtypes=("float16", "bfloat16"), note="two chips to an NPU; npu-smi prints Ascend910",
+         sources={"memory_gib": _SMI, "usable_gib": _SCALED}),
+    Chip("310P3", soc=(202,), memory_gib=24, usable_gib=19.2, **_310P,
+         note="300I Pro, 300V Pro, and each of the two chips of a 48 GB 300I Duo",
+         sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _310P_USABLE}),
+    Chip("300I Duo", soc=(202,), memory_gib=48, usable_gib=40.2, **_310P,
+         note="one of the two chips of a 96 GB card; npu-smi prints 310P3",
+         sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _SCALED}),
+    Chip("910A", "910A", soc=(102,), memory_gib=32, note="the first generation; npu-smi prints a bare 910B for it",
+         sources={"memory_gib": _SMI}),
+    Chip("cpu", "cpu", dtypes=("float32", "float16", "bfloat16"), collectives=("gloo",)),
+)  # fmt: skip
+CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ROWS}
+
+_SMI_NAMES = {"910b": "910a", "ascend910": "a3", "910b2c": "910b2"}
+
+
+def chip(name: str) -> Chip:
+    """The row of CHIPS with this name; case, blanks, dashes and a leading "Ascend" do not matter; SettingsError."""
+    found = {_plain(row): CHIPS[row] for row in CHIPS}.get(_plain(name).removeprefix("ascend"))
+    if found is None:
+        raise SettingsError(f"chip {name!r} is not in the table; known are {', '.join(CHIPS)}")
+    return found
+
+
+def chip_of_card(name: str, total_mib: int | None = None) -> Chip | None:
+    """The chip behind a name that npu-smi prints, or None where the table has none.
+
+    Two names mislead: a bare "910B" is the first generation, not the A2 series, and a 310P3 with more than 24 GiB is
+    half of a 96 GB 300I Duo.
+    """
+    plain = _plain(name)
+    if plain == "310p3" and (total_mib or 0) > 24 * 1024:
+        return CHIPS["300I Duo"]
+    plain = _SMI_NAMES.get(plain, plain)
+    return next((row for row in CHIPS.values() if _plain(row.name) == plain), None)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

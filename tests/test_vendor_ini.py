@@ -1,0 +1,129 @@
+"""The SDK's config.ini as a preset: nothing is lost in silence, and the SDK's code decides what was not written."""
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from neoxlib import jobs
+from neoxlib.__main__ import cli
+from neoxlib.errors import ParameterError
+from neoxlib.parameters import NOTEBOOKS, PARAMETERS
+from neoxlib.vendor_ini import KEYS, import_config
+
+WHOLE = """
+[model]
+; comment
+model_path=../model   ; the parent of part_model
+device_ids=2,3
+parallel_backend=hccl
+log_dir=./logs
+bind_cpu=1
+
+[precision]
+mode=ceval
+work_dir=./work
+batch=2
+shot=3
+seq_len_out=32
+
+[performance]
+model_name=gptneox_20b
+batch_size=4
+max_len_exp=10
+min_len_exp=6
+case_pair=[[256,256],(512,128)]
+save_file_name=
+perf_mode=detail
+skip_decode=1
+"""
+
+
+def imported(tmp_path, text):
+    path = tmp_path / "config.ini"
+    path.write_text(text, encoding="utf-8")
+    return import_config(path)
+
+
+def test_a_whole_file_becomes_our_parameters(tmp_path):
+    found = imported(tmp_path, WHOLE)
+    assert found.values == {
+        "model_dir": str((tmp_path / "../model").resolve()), "world_size": 2, "task": "ceval",
+        "data_dir": str(tmp_path.resolve() / "work" / "data"), "shots": 3, "batch_size": 4, "max_len_exp": 10,
+        "min_len_exp": 6, "case_pair": [[256, 256], [512, 128]], "perf_mode": "detail", "skip_decode": True,
+    }  # fmt: skip
+    assert found.values.keys() <= PARAMETERS.keys()
+
+
+def test_every_key_without_a_parameter_is_named_with_what_is_there_instead(tmp_path):
+    notes = "\n".join(imported(tmp_path, WHOLE).notes)
+    for section, keys in KEYS.items():
+        for key, about in keys.items():
+            if about.to is None and key != "save_file_name":
+                assert f"[{section}] {key} = " in notes and about.instead in notes
+    assert "ASCEND_RT_VISIBLE_DEVICES=2,3" in notes and "is not there on this machine" in notes
+
+
+def test_unknown_keys_and_sections_are_named_with_the_nearest(tmp_path):
+    found = imported(tmp_path, "[performance]\nmax_len_ex=7\n[performnce]\nx=1\n[strange]\ny=2\n")
+    notes = "\n".join(found.notes)
+    assert "[performance] max_len_ex = 7: unknown key, left out; did you mean max_len_exp?" in notes
+    assert "[performnce]: unknown section, left out; did you mean performance?" in notes
+    assert "[strange]: unknown section, left out" in notes
+
+
+def test_what_was_not_written_is_what_the_sdks_code_takes_and_the_readmes_word_is_noted(tmp_path):
+    found = imported(tmp_path, "[model]\n[performance]\n")
+    assert found.values["max_len_exp"] == 11 and found.values["min_len_exp"] == 5 and found.values["world_size"] == 1
+    assert found.values["skip_decode"] is False
+    notes = "\n".join(found.notes)
+    assert "max_len_exp is not given: the SDK's README says 10, its code takes 11" in notes
+    for key in ("model_path", "device_ids", "skip_decode"):
+        assert f"{key} is not given" in notes
+
+
+def test_sections_that_are_not_there_bring_nothing(tmp_path):
+    assert imported(tmp_path, "[model]\nmodel_path=.\n").values.keys() == {"model_dir", "world_size"}
+
+
+def test_the_deprecated_name_and_the_file_of_the_vendors_own_gpt_neox_are_read(tmp_path):
+    text = "[model]\nmodel_path=.\n[ceval]\nmode=mmlu\nwork_dir=.\nbatch=1\nshot=5\nseq_len_out=32\n"
+    found = imported(tmp_path, text)
+    notes = "\n".join(found.notes)
+    assert found.values["shots"] == 5 and "[ceval]: read as [precision]" in notes
+    assert ("task" in found.values) == ("mmlu" in PARAMETERS["task"].choices) or "mode = mmlu" in notes
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[performance]\nmax_len_exp=ten\nskip_decode=2\ncase_pair=[[1,2\n",
+      ["max_len_exp = ten", "skip_decode = 2", "case_pair"]),
+     ("[performance]\nbatch_size=0\nperf_mode=fast\n", ["batch_size: found 0", "perf_mode: found 'fast'"]),
+     ("[precision]\nmode=quiz\n", ["task: found 'quiz'"]), ("[model]\ndevice_ids=a,b\n", ["device_ids = a,b"]),
+     ("[performance]\ncase_pair=[[1,2,3]]\n", ["case_pair"]), ("no section\n", ["cannot be read"]),
+     ("", ["nothing to import"]), ("[other]\nx=1\n", ["nothing to import"])],
+)  # fmt: skip
+def test_values_that_cannot_be_used_are_all_refused_at_once(tmp_path, text, words):
+    with pytest.raises(ParameterError) as error:
+        imported(tmp_path, text)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_file_that_is_not_there_is_one_message_with_code_2(tmp_path):
+    said = CliRunner().invoke(cli, ["import-config", str(tmp_path / "none.ini")])
+    assert said.exit_code == 2 and "none.ini" in said.stderr and "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("notebook", ["03_ceval", "04_profile"])
+def test_the_command_writes_a_preset_that_the_notebooks_take(tmp_path, notebook):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "work" / "data").mkdir(parents=True)
+    (tmp_path / "config.ini").write_text(WHOLE.replace("../model", "./model"), encoding="utf-8")
+    preset = tmp_path / "preset.yaml"
+    said = CliRunner().invoke(cli, ["import-config", str(tmp_path / "config.ini"), "-o", str(preset)])
+    assert said.exit_code == 0 and "no parameter here" in said.stderr
+    job = jobs.prepare([jobs.find(notebook)], [jobs.read_preset(str(preset))], [])[0]
+    assert job.values["world_size"] == 2 and set(job.given) <= set(NOTEBOOKS[notebook])
+    printed = CliRunner().invoke(cli, ["import-config", str(tmp_path / "config.ini")]).stdout
+    assert yaml.safe_load(printed) == yaml.safe_load(preset.read_text())
+    assert printed.startswith("# Made from config.ini")
