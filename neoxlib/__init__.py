@@ -3,14 +3,29 @@
 from importlib import import_module
 from typing import Any
 
+from neoxlib.device import torch_npu_error
+
 __all__ = ["Engine", "Session", "__version__", "load"]
 __version__ = "0.1.0"
 
 _LAZY = {"load": "engine", "Engine": "engine", "Session": "session"}
+NOTHING = "module 'neoxlib' has no attribute {!r}"
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: `neoxlib.demo` or the command line's help must not wait for torch."""
-    if name not in _LAZY:
-        raise AttributeError(f"module 'neoxlib' has no attribute {name!r}")
-    return getattr(import_module(f"neoxlib.{_LAZY[name]}"), name)
+    """Import on first use: `neoxlib.demo` or the command line's help must not wait for torch.
+
+    Also the modules of the package, so that a torch that cannot be imported is explained wherever it is met first.
+    """
+    if name.startswith("_"):
+        raise AttributeError(NOTHING.format(name))
+    path = f"neoxlib.{_LAZY.get(name, name)}"
+    try:
+        module = import_module(path)
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == path:
+            raise AttributeError(NOTHING.format(name)) from None
+        if cure := torch_npu_error(error):
+            raise cure from error
+        raise
+    return getattr(module, name) if name in _LAZY else module

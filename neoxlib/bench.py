@@ -48,7 +48,8 @@ def measure(engine: "Engine", cases: Sequence[Case], run: "Run", report: Callabl
     """Time every case; `latency.csv` in the run's folder gains a row as soon as the case is measured.
 
     All times are milliseconds and the slowest rank's. `first_token_ms` and `next_token_ms` are medians, with the
-    smallest and largest beside them; the parts pre, forward, communication and post are medians of the next tokens.
+    smallest and largest beside them; the parts pre, forward, communication and post are medians of the next tokens;
+    `next_device_ms` is an NPU's own count of the forward pass; `peak_mb` is the fullest rank's memory since loading.
     """
     rows: list[dict[str, Any]] = []
     for number, case in enumerate(cases, start=1):
@@ -56,6 +57,13 @@ def measure(engine: "Engine", cases: Sequence[Case], run: "Run", report: Callabl
         run.save("latency", pd.DataFrame(rows))
         report(f"[{number}/{len(cases)}] {_line(rows[-1])}")
     return pd.DataFrame(rows)
+
+
+def trace(engine: "Engine", cases: Sequence[Case], run: "Run", wanted: bool) -> str:
+    """Run the first case once more under the profiler, where `wanted`: a trace of each rank in the run's folder."""
+    if not wanted:
+        return "No trace was asked for."
+    return f"Traces of {_name(cases[0])}: {engine.trace(cases[0], run.folder / 'trace')}"
 
 
 def summarise(case: Case, repeats: Sequence[dict[str, list[float]]]) -> dict[str, Any]:
@@ -68,6 +76,11 @@ def summarise(case: Case, repeats: Sequence[dict[str, list[float]]]) -> dict[str
     for part in PARTS:
         row[f"next_{part}_ms"] = _median([ms for run in repeats for ms in run[part][1:]])
     row["first_forward_ms"] = median(run["forward"][0] + run["communication"][0] for run in repeats)
+    if "device" in repeats[0]:  # an accelerator's own events
+        row["first_device_ms"] = median(run["device"][0] for run in repeats)
+        row["next_device_ms"] = _median([ms for run in repeats for ms in run["device"][1:]])
+    if "peak_mb" in repeats[0]:
+        row["peak_mb"] = max(run["peak_mb"][0] for run in repeats)
     row["text_ms"] = median(sum(run["text"]) for run in repeats)
     row["total_ms"] = median(sum(wall) for wall in walls)
     row["tokens_per_second"] = 1e3 * case.batch_size * case.output_len / row["total_ms"]
@@ -86,8 +99,12 @@ def _median(values: Sequence[float]) -> float | None:
 
 def _line(row: dict[str, Any]) -> str:
     later = "" if row["next_token_ms"] is None else f", next {row['next_token_ms']:.2f} ms"
-    case = f"batch {row['batch_size']}, {row['input_len']} in, {row['output_len']} out"
-    return f"{case}: first {row['first_token_ms']:.2f} ms{later}, {row['tokens_per_second']:.0f} tokens/s"
+    name = _name(Case(*(row[key] for key in KEY)))
+    return f"{name}: first {row['first_token_ms']:.2f} ms{later}, {row['tokens_per_second']:.0f} tokens/s"
+
+
+def _name(case: Case) -> str:
+    return f"batch {case.batch_size}, {case.input_len} in, {case.output_len} out"
 
 
 def vendor_table(table: pd.DataFrame, perf_mode: str = "normal", skip_decode: bool = False) -> pd.DataFrame:

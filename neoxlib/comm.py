@@ -9,9 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from neoxlib import device as devices
+
 
 class Group:
-    """One rank alone. `seconds` adds up the time spent in communication since `reset_clock`."""
+    """One rank alone. `seconds` adds up the time spent in communication, `reset_clock` gives it out."""
 
     rank = 0
     size = 1
@@ -21,7 +23,10 @@ class Group:
         self.seconds = 0.0
 
     def reset_clock(self) -> float:
-        """Seconds spent communicating since the last reset; the clock starts again at zero."""
+        """Seconds spent communicating since the last reset; the clock starts again at zero.
+
+        An accelerator must have done all that it was given.
+        """
         spent, self.seconds = self.seconds, 0.0
         return spent
 
@@ -51,16 +56,30 @@ class TorchGroup(Group):
     """Ranks joined by torch.distributed: gloo on the CPU, hccl on NPUs.
 
     Collectives run on `device`; small Python values travel as bytes in a tensor of that device, since hccl moves
-    device tensors only.
+    device tensors only. An NPU does them later than they are called: there its own events are the clock.
     """
+
+    timer: devices.Timer | None = None
 
     def __init__(self, rank: int, size: int, store: dist.Store, backend: str = "gloo", device: str = "cpu") -> None:
         super().__init__()
         self.rank, self.size, self.backend, self.device = rank, size, backend, device
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+        options = devices.hccl_options() if backend == "hccl" else None
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, pg_options=options)
+        if torch.device(device).type != "cpu":
+            self.timer = devices.Timer(torch.device(device))
+
+    def reset_clock(self) -> float:
+        if self.timer is not None:
+            self.seconds = self.timer.take() / 1e3
+        return super().reset_clock()
 
     @contextmanager
     def _clock(self) -> Iterator[None]:
+        if self.timer is not None:
+            with self.timer.span():
+                yield
+            return
         start = time.perf_counter()
         yield
         self.seconds += time.perf_counter() - start
@@ -98,7 +117,7 @@ class TorchGroup(Group):
             dist.destroy_process_group()
 
     def _gather_sizes(self, n: int) -> list[int]:
-        sizes = torch.zeros(self.size, dtype=torch.int64, device=self.device)
+        sizes = torch.zeros(self.size, dtype=torch.int32, device=self.device)  # HCCL on 310P has no int64
         sizes[self.rank] = n
         dist.all_reduce(sizes)
         return sizes.tolist()

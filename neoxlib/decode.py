@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from neoxlib.comm import Group
+from neoxlib.device import Timer
 from neoxlib.errors import RankError, SettingsError
 from neoxlib.model import GPTNeoX, KVCache
 from neoxlib.sampling import Sampling, pick
@@ -42,6 +43,7 @@ class Step(NamedTuple):
 
     choice: Choice
     clock: Clock
+    device_ms: float | None = None  # of the forward pass with its sums, by an accelerator's own events
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Rows:
 
 def _steps(model: GPTNeoX, rows: Rows) -> Iterator[Step]:
     group, weight = model.group, model.gpt_neox.final_layer_norm.weight  # a norm's weight is never quantized
-    lap = Stopwatch(weight.device)
+    lap, timer = Stopwatch(weight.device), Timer(weight.device)
     ids, mask = left_pad(rows.history)  # [B, S]
     mask = mask.to(weight.device)
     cache = KVCache(model.config, len(ids), rows.limits.max_seq_len, group, weight.dtype, weight.device)
@@ -136,12 +138,12 @@ def _steps(model: GPTNeoX, rows: Rows) -> Iterator[Step]:
         ids = ids.to(weight.device)
         pre = lap()
         group.reset_clock()
-        with torch.inference_mode():
+        with torch.inference_mode(), timer.span():
             logits = model(ids, cache, mask, last_only=True)[:, -1]  # [B, vocab here]
-        communication = 1e3 * group.seconds
-        forward = lap() - communication
+        wall = lap()
+        communication = 1e3 * group.reset_clock()
         choice = _tell_all(group, rows.choose, group.gather(logits, dim=-1))
-        yield Step(choice, Clock(pre, forward, communication, post=lap()))
+        yield Step(choice, Clock(pre, wall - communication, communication, post=lap()), timer.take())
         lap()  # what the caller did with the step is not ours
         reasons = choice.reasons
         ids, mask = torch.tensor([[PAD if token is None else token] for token in choice.tokens]), None  # [B, 1]

@@ -3,8 +3,9 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from neoxlib import fast, weights
+from neoxlib import fast, npu, weights
 from neoxlib.checkpoint import open_checkpoint
-from neoxlib.chips import pick_device, pick_dtype
+from neoxlib.chips import chip_for, pick_device, pick_dtype
 from neoxlib.comm import SOLO, Group
 from neoxlib.config import ModelConfig, sequence_window
 from neoxlib.decode import Clock, Limits, Step, decode
+from neoxlib.device import memory_mb, profiler, start_npu
 from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.model import GPTNeoX, KVCache, count_parameters
 from neoxlib.ops import native
@@ -124,16 +126,40 @@ class Engine:
     def profile(self, case: Case) -> list[dict[str, list[float]]]:
         """Time `case`: per repeat the milliseconds of each step by part, each the slowest rank's.
 
-        Random ids, no end-of-text, warm-up repeats left out. Keys: pre, forward, communication, post, and text: one
-        time, of turning all new ids into text (0 without a tokenizer).
+        Random ids, no end-of-text, warm-up repeats left out. Keys: pre, forward, communication, post; on an NPU device,
+        the forward pass by its own events; text, one time, of turning all new ids into text (0 without a tokenizer);
+        peak_mb, one figure, the memory of the fullest rank at its fullest since loading: see `memory`.
         """
+        run = self._case(case)
+        runs = [list(run()) for _ in range(case.warmup + case.repeats)]
+        return [self._slowest(steps) for steps in runs[case.warmup :]]
+
+    def trace(self, case: Case, folder: str | os.PathLike[str]) -> str:
+        """Run `case` once more, after its warm-up, under the device's profiler; the trace of each rank is in `folder`.
+
+        torch_npu's profiler on an NPU (keep such cases short), PyTorch's on a CPU; open it in Perfetto or TensorBoard.
+        """
+        run = self._case(case)
+        for _ in range(case.warmup):
+            list(run())
+        with profiler(self.weight.device, Path(folder), f"rank{self.group.rank}"):
+            list(run())
+        self.group.barrier()
+        return str(folder)
+
+    def memory(self) -> list[dict[str, float]]:
+        """MB of each rank: `peak` since loading and `allocated` now on an NPU, the process's peak on a CPU."""
+        mine = memory_mb(self.weight.device)
+        row = torch.tensor([list(mine.values())], device=self.weight.device)
+        everyone = self.group.gather(row, dim=0)  # [ranks, figures]
+        return [] if everyone is None else [dict(zip(mine, row, strict=True)) for row in everyone.cpu().tolist()]
+
+    def _case(self, case: Case) -> Callable[[], Iterator[Step]]:
         generator = torch.Generator().manual_seed(0)
         limit = len(self._tokenizer) if self._tokenizer is not None else self.config.vocab_size
         limits = Limits(None, min(limit, self.config.vocab_size), self.max_seq_len)
         prompts = torch.randint(limits.real_ids, (case.batch_size, case.input_len), generator=generator).tolist()
-        sampling = Sampling(max_new_tokens=case.output_len)
-        runs = [list(decode(self.model, prompts, sampling, limits)) for _ in range(case.warmup + case.repeats)]
-        return [self._slowest(steps) for steps in runs[case.warmup :]]
+        return partial(decode, self.model, prompts, Sampling(max_new_tokens=case.output_len), limits)
 
     def describe(self) -> dict[str, Any]:
         """What is loaded, where and how: for reports."""
@@ -184,10 +210,14 @@ class Engine:
 
     def _slowest(self, steps: Sequence[Step]) -> dict[str, list[float]]:
         """Each clock of each step, the maximum over the ranks: a step is over when its last rank is."""
-        mine = torch.tensor([step.clock for step in steps], device=self.weight.device)  # [steps, 4]
-        everyone = self.group.gather(mine[None], dim=0)  # [ranks, steps, 4]
-        worst = (mine[None] if everyone is None else everyone).amax(dim=0)
-        return {name: worst[:, i].tolist() for i, name in enumerate(Clock._fields)} | {"text": [self._text_ms(steps)]}
+        names = [*Clock._fields, *(["device"] if steps[0].device_ms is not None else [])]
+        rows = [[*step.clock, step.device_ms][: len(names)] for step in steps]
+        mine = torch.tensor(rows, device=self.weight.device)  # [steps, clocks]
+        everyone = self.group.gather(mine[None], dim=0)  # [ranks, steps, clocks]
+        worst = (mine[None] if everyone is None else everyone).amax(dim=0).cpu()
+        peak = max((rank["peak"] for rank in self.memory()), default=0.0)
+        clocks = {name: worst[:, i].tolist() for i, name in enumerate(names)}
+        return clocks | {"text": [self._text_ms(steps)], "peak_mb": [peak]}
 
     def _text_ms(self, steps: Sequence[Step]) -> float:
         if self._tokenizer is None:
@@ -207,7 +237,8 @@ def load(
     `dtype` and `device` may be "auto". `max_seq_len` sizes the KV cache: the argument, else the variable MAX_SEQ_LEN,
     else the config. In a `group` of several ranks each reads its own part only. `quant` is "int8" or "int4": weights
     are then packed as they are read; None takes them as they are stored. On a CPU the model runs on kernels compiled
-    for it, where there is a C++ compiler; `compile=False` keeps to PyTorch's operators, the form people read.
+    for it, where there is a C++ compiler, on an NPU on the chip's own operators; `compile=False` keeps to PyTorch's,
+    the form people read.
     Raises ConfigError, WeightsError, ShardError or SettingsError, each saying what to do.
     """
     device = pick_device(device)
@@ -216,6 +247,8 @@ def load(
     config = ModelConfig.from_dir(folder)
     dtype = pick_dtype(dtype, device, config.torch_dtype)
     window = sequence_window(config, max_seq_len, allow_long)
+    if device == "npu":
+        start_npu()
     where = torch.device(device)  # of the NPUs the one that this process has set as its own
     with torch.device("meta"):
         model = GPTNeoX(config, group, quant=quant).to(getattr(torch, dtype))
@@ -225,16 +258,19 @@ def load(
         "model_dir": str(model_dir), "parameters": count_parameters(config), "dtype": dtype,
         "device": str(where), "world_size": group.size, "backend": group.backend, "quant": quant,
         "max_seq_len": window, "threads": torch.get_num_threads(), "compile": _compile(model, where, compile),
+        "compile_s": round(native.seconds("packing", *(["kernels"] if compile and where.type == "cpu" else [])), 2),
     }  # fmt: skip
     return Engine(model, _tokenizer(folder, config), window, about)
 
 
 def _compile(model: GPTNeoX, device: torch.device, wanted: bool) -> str:
-    """Put the compiled kernels in place; says what the model runs on, and why if not on them."""
+    """Put the device's operators in place; says what the model runs on, and why if not on them."""
     if not wanted:
         return "plain: compile is False"
     if device.type != "cpu":
-        return f"plain: the kernels are for CPUs, the model is on {device}"
+        chip = chip_for(device.type)
+        npu.attach(model, chip.family)
+        return f"operators for {chip.name}"
     return "compiled kernels" if fast.attach(model) else f"plain: {native.why_not('kernels')}"
 
 

@@ -58,7 +58,7 @@ class Sharded(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Sharded":
         """Keep the dtypes that a scheme dictates: `model.to(dtype)` converts floats only, so it is shown bytes."""
-        fixed = {id(self._parameters[name]) for name, full in self.full.items() if full.dtype}
+        fixed = {id(parameter) for name, parameter in self._parameters.items() if self.full[name].dtype}
 
         def convert(x: Tensor) -> Tensor:
             return fn(x.view(torch.uint8)).view(x.dtype) if id(x) in fixed else fn(x)
@@ -82,6 +82,15 @@ class Linear(Sharded):
         full = {name: Full(shape, rules[name], dtype) for name, (shape, dtype) in tensors.items()}
         super().__init__(full | ({"bias": Full((out_features,), self.bias_rule)} if bias else {}), group)
         self.scheme = scheme
+        self.product: Callable[[Tensor], Tensor] | None = None  # computes `forward` where a device has its own way
+
+    @property
+    def added(self) -> Tensor | None:
+        """The bias that `forward` adds."""
+        return getattr(self, "bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x) if self.product else F.linear(x, self.plain_weight(x.dtype), self.added)
 
     def plain_weight(self, dtype: torch.dtype) -> Tensor:
         """This rank's weight as floats [out here, in here]."""
@@ -95,9 +104,6 @@ class ColumnParallel(Linear):
 
     dim, bias_rule = 0, Cut(0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.plain_weight(x.dtype), getattr(self, "bias", None))
-
 
 class RowParallel(Linear):
     """This rank's term of y = x Wᵀ, the input cut over the ranks: [..., in_features here] -> [..., out_features].
@@ -106,9 +112,7 @@ class RowParallel(Linear):
     """
 
     dim, bias_rule = 1, WHOLE
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.plain_weight(x.dtype))
+    added = None
 
 
 class VocabParallel(Sharded):

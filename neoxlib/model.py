@@ -16,10 +16,13 @@ from neoxlib.config import ACTIVATIONS, ModelConfig
 from neoxlib.errors import SettingsError, ShardError
 from neoxlib.layers import ColumnParallel, Cut, Full, LayerNorm, RowParallel, Sharded, VocabParallel, rotary_tables
 from neoxlib.ops import torch_ops
+from neoxlib.ops.npu_ops import NpuOps
 from neoxlib.quant import HEAD, SCHEMES, Scheme, scheme_name
 
 if TYPE_CHECKING:
     from neoxlib.fast import FastPath
+
+Ops = ModuleType | NpuOps  # torch_ops, the form people read, or what stands in for it on an NPU
 
 
 class KVCache:
@@ -34,8 +37,9 @@ class KVCache:
     ) -> None:
         heads_here = config.num_attention_heads // group.size
         shape = (config.num_hidden_layers, batch, heads_here, max_seq_len, config.head_dim)
-        self.k = torch.empty(shape, dtype=dtype, device=device)  # no slot is read before it is written
-        self.v = torch.empty(shape, dtype=dtype, device=device)
+        # On a CPU no slot is read before it is written; another device's operators may take whole blocks of slots.
+        make = torch.empty if torch.device(device).type == "cpu" else torch.zeros
+        self.k, self.v = (make(shape, dtype=dtype, device=device) for _ in range(2))
         self.real = torch.zeros(batch, max_seq_len, dtype=torch.bool, device=device)
         self.length = 0
         tables = rotary_tables(max_seq_len, config.rotary_dim, config.rotary_emb_base)
@@ -48,8 +52,8 @@ class KVCache:
         self.real[:, start : self.length] = mask
         return start
 
-    def extend(self, mask: Tensor) -> "Step":
-        """Take in `mask` [B, S], and say how its tokens sit among those already here."""
+    def extend(self, mask: Tensor, ops: Ops = torch_ops) -> "Step":
+        """Take in `mask` [B, S], and say how its tokens sit among those already here, in the form that `ops` takes."""
         start = self.append(mask)
         end = self.length
         positions = (self.real[:, :end].cumsum(-1) - 1).clamp(min=0)[:, start:]  # [B, S]: padding does not count
@@ -57,22 +61,23 @@ class KVCache:
         rows = index[start:, None]
         seen = (index <= rows) & self.real[:, None, None, :end]  # [B, 1, S, end]
         # A padding row sees itself, so that no row is masked in full (NaN, and refused by the NPU's attention).
-        return Step(start, end, seen | (index == rows), self.cos[positions][:, None], self.sin[positions][:, None])
+        angles = ops.angles(self.cos[positions][:, None], self.sin[positions][:, None], self.k.shape[-1])
+        return Step(start, end, ops.mask(seen | (index == rows), self.k.shape[-2]), *angles)
 
 
 class Step:
     """Where S new tokens go: cache slots [start, end), what each sees, and the angles of its position."""
 
-    def __init__(self, start: int, end: int, keep: Tensor, cos: Tensor, sin: Tensor) -> None:
+    def __init__(self, start: int, end: int, mask: Tensor, cos: Tensor, sin: Tensor) -> None:
         self.start, self.end = start, end
-        self.keep = keep  # [B, 1, S, end]
-        self.cos, self.sin = cos, sin  # [B, 1, S, rotary]
+        self.mask = mask  # [B, 1, S, end], or what `ops.mask` makes of it
+        self.cos, self.sin = cos, sin  # [B, 1, S, rotary], or what `ops.angles` makes of them
 
 
 class Attention(nn.Module):
     """Multi-head attention with partial rotary positions; returns this rank's term of the sum, bias left out."""
 
-    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType, scheme: Scheme | None) -> None:
+    def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
         super().__init__()
         hidden, bias = config.hidden_size, config.attention_bias
         self.head_dim, self.ops = config.head_dim, ops
@@ -85,14 +90,14 @@ class Attention(nn.Module):
         q, k = (self.ops.rotate(t, step.cos, step.sin) for t in (q, k))  # [B, heads_here, S, head_dim]
         k_cache[:, :, step.start : step.end] = k
         v_cache[:, :, step.start : step.end] = v
-        seen = self.ops.attend(q, k_cache[:, :, : step.end], v_cache[:, :, : step.end], step.keep)
+        seen = self.ops.attend(q, k_cache, v_cache, step.mask, step.end)
         return self.dense(seen.transpose(1, 2).flatten(2))  # [B, S, hidden], to be summed over the ranks
 
 
 class MLP(nn.Module):
     """Two linears around the activation; returns this rank's term of the sum, bias left out."""
 
-    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType, scheme: Scheme | None) -> None:
+    def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
         super().__init__()
         self.form, self.ops = ACTIVATIONS[config.hidden_act], ops
         self.dense_h_to_4h = ColumnParallel(config.hidden_size, config.intermediate_size, True, group, scheme)
@@ -106,7 +111,7 @@ class Block(nn.Module):
     """One layer. With the parallel residual its two branches are summed before the one all-reduce."""
 
     def __init__(
-        self, config: ModelConfig, group: Group = SOLO, ops: ModuleType = torch_ops, scheme: Scheme | None = None
+        self, config: ModelConfig, group: Group = SOLO, ops: Ops = torch_ops, scheme: Scheme | None = None
     ) -> None:
         super().__init__()
         self.group, self.ops, self.parallel = group, ops, config.use_parallel_residual
@@ -141,7 +146,7 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Embedding, layers and final norm: what the checkpoint keeps under `gpt_neox.`."""
 
-    def __init__(self, config: ModelConfig, group: Group, ops: ModuleType, scheme: Scheme | None) -> None:
+    def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
         super().__init__()
         self.embed_in = VocabParallel(config.vocab_size, config.hidden_size, group)
         self.layers = nn.ModuleList(Block(config, group, ops, scheme) for _ in range(config.num_hidden_layers))
@@ -161,7 +166,7 @@ class GPTNeoX(nn.Module):
     fast: "FastPath | None" = None
 
     def __init__(
-        self, config: ModelConfig, group: Group = SOLO, ops: ModuleType = torch_ops, quant: str | None = None
+        self, config: ModelConfig, group: Group = SOLO, ops: Ops = torch_ops, quant: str | None = None
     ) -> None:
         super().__init__()
         check_world_size(config, group.size, quant)
@@ -186,7 +191,7 @@ class GPTNeoX(nn.Module):
         mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
         if self.fast:
             return self.fast.states(input_ids, cache, mask)
-        step = cache.extend(mask)
+        step = cache.extend(mask, self.ops)
         x = self.gpt_neox.embed_in(input_ids)  # [B, S, hidden]
         for layer, k_cache, v_cache in zip(self.gpt_neox.layers, cache.k, cache.v, strict=True):
             x = layer(x, step, k_cache, v_cache)

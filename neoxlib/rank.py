@@ -24,7 +24,9 @@ from typing import Any
 
 import psutil
 
+from neoxlib.binding import bind
 from neoxlib.chips import pick_device
+from neoxlib.device import import_torch, start_npu
 from neoxlib.errors import RankError
 
 log = logging.getLogger("neoxlib")
@@ -144,6 +146,7 @@ def _log_to(path: Path) -> None:
 
 def open_store(rank: int, hosts: Sequence[str]) -> tuple[str, int] | None:
     """Rank 0 opens the meeting point of torch.distributed, on a free port of the interface that the others see."""
+    import_torch()
     import torch.distributed as dist
 
     import_module("neoxlib.engine")  # the slow imports, on all ranks at the same time
@@ -178,7 +181,7 @@ def join(rank: int, hosts: Sequence[str], address: tuple[str, int], settings: di
         os.environ["GLOO_SOCKET_IFNAME"] = _loopback()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads(hosts.count(hosts[rank])))
-    device, place, backend = _place(settings["device"], hosts[:rank].count(hosts[rank]))
+    device, place, backend = _place(settings["device"], hosts[:rank].count(hosts[rank]), hosts.count(hosts[rank]))
     group = TorchGroup(rank, len(hosts), dist.TCPStore(*address, is_master=False), backend, place)
     if backend == "gloo" and len(set(hosts)) == 1:
         group = share(group)
@@ -198,12 +201,12 @@ def _loopback() -> str:
     return names[0]
 
 
-def _place(device: str, index: int) -> tuple[str, str, str]:
-    """Device type, device and backend for the `index`-th rank of this machine."""
+def _place(device: str, index: int, ranks: int) -> tuple[str, str, str]:
+    """Device type, device and backend for the `index`-th of the `ranks` ranks of this machine."""
     if pick_device(device) == "cpu":
         return "cpu", "cpu", "gloo"
-    import_module("torch_npu")
-    import_module("torch").npu.set_device(index)
+    bind(index, ranks)
+    start_npu(index)
     return "npu", f"npu:{index}", "hccl"
 
 
@@ -225,6 +228,12 @@ def call(rank: int, method: str, args: tuple, kwargs: dict[str, Any], streams: b
     if streams:
         kwargs = kwargs | {"stream": _publish() if rank == 0 else False}
     answer = getattr(_held.engine, method)(*args, **kwargs)
+    return _plain(answer) if rank == 0 else None
+
+
+def apply(rank: int, function: Callable[..., Any], args: tuple) -> Any:
+    """Call a function of the engine on this rank. The answer is rank 0's, a tensor as an array."""
+    answer = function(_held.engine, *args)
     return _plain(answer) if rank == 0 else None
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -75,6 +76,22 @@ def test_rows_are_kept_as_soon_as_they_are_measured():
     with pytest.raises(RuntimeError):
         bench.measure(Breaks(), [Case(1, 8, 2), Case(1, 8, 3)], notes, report=lambda line: None)
     assert notes.tables["latency"]["output_len"].tolist() == [2]
+
+
+def test_an_npus_own_count_and_the_fullest_ranks_memory_are_in_the_row():
+    runs = [clocks(94, 10, 20) | {"device": [90.0, first, 12.0], "peak_mb": [first]} for first in (8.0, 9.0)]
+    row = bench.summarise(Case(1, 16, 3), runs)
+    assert (row["first_device_ms"], row["next_device_ms"], row["peak_mb"]) == (90, 10.5, 9)
+    assert "next_device_ms" not in bench.summarise(Case(1, 16, 3), [clocks(94, 10, 20)])
+
+
+def test_a_trace_is_taken_of_the_first_case_only_where_it_is_wanted(tmp_path):
+    asked = []
+    engine = SimpleNamespace(trace=lambda case, folder: asked.append((case, folder)) or str(folder))
+    cases, run = [Case(2, 8, 4), Case(2, 8, 8)], SimpleNamespace(folder=tmp_path)
+    assert bench.trace(engine, cases, run, False) == "No trace was asked for." and not asked
+    assert bench.trace(engine, cases, run, True) == f"Traces of batch 2, 8 in, 4 out: {tmp_path / 'trace'}"
+    assert asked == [(cases[0], tmp_path / "trace")]
 
 
 def test_the_vendors_csv_has_its_eight_columns_and_meanings(tmp_path):

@@ -16,13 +16,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((turned, still), dim=-1)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
-    """Softmax attention: q [B, heads, S, head_dim], k and v [B, heads, T, head_dim], keep [B, 1, S, T] True = seen.
+def angles(cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """cos and sin [B, 1, S, rotary] in the form that `rotate` takes: here as they are."""
+    return cos, sin
+
+
+def mask(keep: Tensor, capacity: int) -> Tensor:
+    """keep [B, 1, S, end], True = seen, in the form that `attend` takes with a cache of `capacity`: here as it is."""
+    return keep
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, end: int) -> Tensor:
+    """Softmax attention of q [B, heads, S, head_dim] over the first `end` slots of k, v [B, heads, capacity, head_dim].
 
     PyTorch's fused form on the CPU sums q·k and the softmax in float32 whatever the dtype: in float16 the plain
     product overflows at GPT-NeoX-20B's scale (transformers issue 17452).
     """
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=keep)  # [B, heads, S, head_dim]
+    return F.scaled_dot_product_attention(q, k[:, :, :end], v[:, :, :end], attn_mask=mask)  # [B, heads, S, head_dim]
 
 
 def activate(x: Tensor, form: str) -> Tensor:
