@@ -2,15 +2,19 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PEERS := .venv-peers
+NPU := .venv-npu
 BIN := $(VENV)/bin
 
-.PHONY: report test lint lab quality demo bench-peers bench-readme bench-20b bench-load clean
+.PHONY: report test verify-npu lint lab quality demo bench-peers bench-readme bench-20b bench-load clean
 
 report: $(VENV)/.installed  ## run the five notebooks headless on the shipped model; prints where the reports are
 	$(BIN)/python -m neoxlib report --all
 
 test: $(VENV)/.installed lint  ## lint code and notebooks, run all tests
 	$(BIN)/python -m pytest
+
+verify-npu: $(NPU)/.installed  ## the NPU path against the vendor's torch-npu wheel; needs no NPU, and says nothing of one
+	$(NPU)/bin/python -m tests.npu.verify $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -41,6 +45,11 @@ $(PEERS)/.installed: benchmarks/peers.txt constraints.txt  # llama.cpp is compil
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(PEERS)/bin/python -m pip install --disable-pip-version-check -r benchmarks/peers.txt -c constraints.txt
 	touch $@
 
+$(NPU)/.installed: tests/npu/requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(NPU)
+	$(NPU)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/npu/requirements.txt -c constraints.txt
+	touch $@
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "Python 3.11 is needed, $(PYTHON) is another: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -49,4 +58,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## remove the environments; runs in outputs/ stay
-	rm -rf $(VENV) $(PEERS)
+	rm -rf $(VENV) $(PEERS) $(NPU)

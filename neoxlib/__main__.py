@@ -1,14 +1,17 @@
 """The command line. Each command calls one function of the library; errors of a user's making are one plain message."""
 
+import platform
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from neoxlib.device import torch_npu_error
 from neoxlib.errors import NeoXError, ParameterError
 
 FOLDER = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 class Commands(click.Group):
@@ -17,9 +20,12 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except NeoXError as error:
-            click.echo(f"{type(error).__name__}: {error}", err=True)
-            ctx.exit(2 if isinstance(error, ParameterError) else 1)
+        except (NeoXError, ImportError, RuntimeError) as error:
+            known = error if isinstance(error, NeoXError) else torch_npu_error(error)
+            if known is None:
+                raise
+            click.echo(f"{type(known).__name__}: {known}", err=True)
+            ctx.exit(2 if isinstance(known, ParameterError) else 1)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,6 +93,36 @@ def merge(dst: Path, out: Path) -> None:
 
 
 @cli.command()
+@click.argument("src", type=FOLDER)
+@click.argument("dst", type=FOLDER)
+def prepare(src: Path, dst: Path) -> None:
+    """Make DST a model folder on the files of SRC: links to the weights, copies of the small files, nothing edited."""
+    from neoxlib.prepare import prepare_model
+
+    click.echo(prepare_model(src, dst).to_string(index=False))
+
+
+@cli.command("import-config")
+@click.argument("config", type=FOLDER)
+@click.option("-o", "--output", type=FOLDER, help="Write the preset there instead of printing it.")
+def import_config(config: Path, output: Path | None) -> None:
+    """Turn the CONFIG.ini of the vendor's SDK into a preset for `report -f`; what is no parameter here is named."""
+    from neoxlib import vendor_ini
+
+    found = vendor_ini.import_config(config)
+    if output is None:
+        click.echo(found.preset(config.name), nl=False)
+        return
+    try:
+        output.write_text(found.preset(config.name), encoding="utf-8")
+    except OSError as error:
+        raise ParameterError(f"{output} cannot be written: {error}") from error
+    for note in found.notes:
+        click.echo(note, err=True)
+    click.echo(output)
+
+
+@cli.command()
 @click.argument("model_dir", type=FOLDER)
 @click.option("--world-size", type=int, default=1, show_default=True, help="Ranks to split over.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Prompts at a time.")
@@ -94,25 +130,64 @@ def merge(dst: Path, out: Path) -> None:
 @click.option("--dtype", default="float16", show_default=True, help="Number format of weights and cache.")
 @click.option("--chip", help="A chip of the table, for example 910B3; this machine by default.")
 @click.option("--quant", help="Weights packed as int8 or int4; as they are by default.")
+@click.option("--bandwidth", type=float, help="GB/s of device memory, in place of the table's figure.")
+@click.option("--tflops", type=float, help="Peak TFLOPS, in place of the table's figure.")
 def plan(model_dir: Path, world_size: int, batch: int, seq_len: int | None, dtype: str, chip: str | None,
-         quant: str | None) -> None:  # fmt: skip
+         quant: str | None, bandwidth: float | None, tflops: float | None) -> None:  # fmt: skip
     """Say whether the model fits and how fast it can be, before any device is touched."""
     from neoxlib import planner
 
-    click.echo(planner.plan(model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip, quant=quant))
+    figures = {"bandwidth_gb_s": bandwidth, "tflops": tflops}
+    click.echo(planner.plan(model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip, quant=quant, **figures))
 
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--model-dir", type=FOLDER, help="Also check this model folder.")
+@click.option("--host", type=FILE, help="Judge the machine that --json described.")
 @click.pass_context
-def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None) -> None:
+def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path | None) -> None:
     """Check this machine, with the command that repairs what is wrong. Exit code 1 where something FAILs."""
     from neoxlib import doctor as module
 
-    found = module.run(model_dir)
+    found = module.read(host.read_text(encoding="utf-8")) if host else module.run(model_dir)
     click.echo(found.to_json() if as_json else found)
     ctx.exit(1 if found.worst == "FAIL" else 0)
+
+
+@cli.command("install-plan")
+@click.option("--chip", required=True, help="A chip of the table, for example 910B3.")
+@click.option("--arch", default=platform.machine(), show_default=True, help="aarch64 or x86_64.")
+@click.option("--era", default="today", show_default=True, help="today, or guide: the guide's versions.")
+def install_plan(chip: str, arch: str, era: str) -> None:
+    """Print what is installed for a chip, step by step, with the names of the packages. Installs nothing."""
+    from neoxlib import chips, install
+
+    steps = install.install_plan(chips.chip(chip), arch, era)
+    click.echo(f"# {install.notes(era)}\n{install.text(steps)}")
+
+
+@cli.command()
+@click.argument("folder", type=FOLDER)
+def environment(folder: Path) -> None:
+    """Write FOLDER/environment.sh and FOLDER/kernel, a Jupyter kernel that starts with CANN sourced."""
+    from neoxlib import host, shell
+
+    for row in shell.write(folder, host.read_host()).itertuples(index=False):
+        click.echo(f"{row[0]} {row[1]}: {row[2]}")
+
+
+@cli.command("selftest-npu")
+@click.option("-o", "--output", type=FOLDER, help="Where the JSON goes, instead of outputs/selftest-npu.json.")
+@click.pass_context
+def selftest_npu(ctx: click.Context, output: Path | None) -> None:
+    """Check operators, collectives and text on this machine's NPUs, and write every error as JSON.
+
+    Exit code: 0 all passed, 1 not all, 77 no NPU can be used here and nothing was verified.
+    """
+    from neoxlib import selftest
+
+    ctx.exit(selftest.main(output, click.echo))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import psutil
 from neoxlib import rank
 from neoxlib.chips import chip_for, launch_env, pick_device
 from neoxlib.cluster import Ranks
+from neoxlib.device import import_torch, torch_must_load
 from neoxlib.errors import SettingsError
 from neoxlib.host import container
 from neoxlib.launch import find_profile
@@ -36,7 +37,7 @@ class Session:
 
     This process never starts a device. `device="auto"` is the NPU where one can be used. `cluster_profile` names an
     ipyparallel profile whose launchers (SSH, MPI, Slurm …) start the ranks; without it they are local processes.
-    `quant` and `compile` are those of `neoxlib.load`.
+    `quant` and `compile` are those of `neoxlib.load`; `deterministic` adds the NPUs' switches for repeatable sums.
     Each rank writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something fails.
 
     Raises what `neoxlib.load` raises, and RankError when a rank dies. After an error that all ranks raised alike
@@ -46,16 +47,18 @@ class Session:
     def __init__(
         self, model_dir: str | os.PathLike[str], world_size: int = 2, dtype: str = "auto", device: str = "auto",
         quant: str | None = None, max_seq_len: int | None = None, cluster_profile: str | None = None,
-        log_dir: str | os.PathLike[str] | None = None, compile: bool = True,
+        log_dir: str | os.PathLike[str] | None = None, compile: bool = True, deterministic: bool = False,
     ) -> None:
         if type(world_size) is not int or world_size < 1:
             raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
+        torch_must_load()  # what ranks answer cannot be read without it
         if not cluster_profile:
             device = pick_device(device)  # with a profile the ranks may be on other machines, and find out themselves
         profile_dir = find_profile(cluster_profile) if cluster_profile else None
         self.log_dir = Path(log_dir or tempfile.mkdtemp(prefix="neoxlib-logs-")).absolute()
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        self._ranks = Ranks(world_size, _environment(world_size, device), self.log_dir, profile_dir)
+        self._environment = _environment(world_size, device, deterministic)
+        self._ranks = Ranks(world_size, self._environment, self.log_dir, profile_dir)
         temporary = self.log_dir if log_dir is None else None
         self._close = weakref.finalize(self, _end, self._ranks, temporary)  # runs at exit, too
         settings = {
@@ -98,9 +101,7 @@ class Session:
 
     def logits(self, input_ids: Any, attention_mask: Any = None) -> "Tensor":
         """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S], as Engine.logits gives them."""
-        import torch
-
-        return torch.tensor(self._call("logits", input_ids, attention_mask))
+        return import_torch().tensor(self._call("logits", input_ids, attention_mask))
 
     def score(self, prompts: Sequence["Prompt"], choices: Sequence[str] | Sequence[Sequence[str]]) -> list[list[float]]:
         """Log-probability of each choice after each prompt, as Engine.score gives them."""
@@ -110,9 +111,21 @@ class Session:
         """Time `case`: per repeat the milliseconds of each step by part, each the slowest rank's."""
         return self._call("profile", case)
 
+    def trace(self, case: "Case", folder: str | os.PathLike[str]) -> str:
+        """Run `case` once under the profiler; each rank's trace is in `folder`, as Engine.trace has it."""
+        return self._call("trace", case, str(Path(folder).absolute()))
+
+    def memory(self) -> list[dict[str, float]]:
+        """MB of each rank, as Engine.memory has them."""
+        return self._call("memory")
+
+    def apply(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(engine, *args)` on every rank, which must be able to import it; rank 0's answer."""
+        return self._ranks.call(rank.apply, function, args)
+
     def describe(self) -> dict[str, Any]:
-        """What is loaded, where and how: for reports."""
-        return dict(self._about[0])
+        """What is loaded, where and how, and the variables its ranks were started with: for reports."""
+        return self._about[0] | {"launch_environment": dict(self._environment)}
 
     @cached_property
     def config(self) -> "ModelConfig":
@@ -166,10 +179,10 @@ class Session:
         return self._ranks.call(rank.call, method, args, kwargs, listen is not None, listen=listen)
 
 
-def _environment(world_size: int, device: str) -> dict[str, str]:
+def _environment(world_size: int, device: str, deterministic: bool) -> dict[str, str]:
     """What the ranks get on top of this process's environment."""
     known = device in ("cpu", "npu")  # "auto" is for the ranks of a profile to find out, on their own machines
-    env = launch_env(chip_for(device), world_size, container=container() is not None) if known else {}
+    env = launch_env(chip_for(device), world_size, container() is not None, deterministic) if known else {}
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         env["OMP_NUM_THREADS"] = str(rank.threads(world_size))
     if "MAX_SEQ_LEN" in os.environ:

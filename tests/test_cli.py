@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -60,3 +61,44 @@ def test_help_waits_for_no_heavy_import():
     heavy = {"torch", "papermill", "pandas"}
     code = f"import sys; from neoxlib.__main__ import cli; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_an_install_plan_is_printed_for_any_chip_and_refused_for_none():
+    said = run("install-plan", "--chip", "310P3", "--arch", "aarch64", "--era", "guide")
+    assert said.exit_code == 0 and "Ascend-cann-kernels-310p_7.0.0_linux.run" in said.stdout
+    assert run("install-plan", "--chip", "910C").exit_code == 1
+
+
+def test_the_environment_is_written_where_it_was_asked_for_and_said_how_to_use(tmp_path):
+    said = run("environment", tmp_path / "env")
+    assert said.exit_code == 0 and f"source {tmp_path}/env/environment.sh" in said.stdout
+    assert sorted(path.name for path in (tmp_path / "env").rglob("*")) == ["environment.sh", "kernel", "kernel.json"]
+
+
+def test_a_folder_is_prepared_and_a_bad_one_is_one_message(checkpoint, tmp_path):
+    said = run("prepare", checkpoint, tmp_path / "model")
+    assert said.exit_code == 0 and "link" in said.stdout and "copy" in said.stdout
+    assert "WeightsError" in run("prepare", tmp_path, tmp_path / "other").stderr
+
+
+def test_a_plan_takes_figures_in_place_of_the_tables(checkpoint):
+    said = run("plan", checkpoint, "--chip", "910B1", "--bandwidth", 1234, "--tflops", 99, "--seq-len", 16)
+    assert said.exit_code == 0 and "99 TFLOPS (as given); 1234 GB/s (as given)" in said.stdout
+
+
+@pytest.mark.parametrize(("name", "code"), [("910b3_x8", 0), ("unsourced_cann", 1)])
+def test_another_machine_is_judged_from_its_description(tmp_path, name, code):
+    described = Path(__file__).parent / "fixtures" / "hosts" / f"{name}.json"
+    (tmp_path / "doctor.json").write_text(f'{{"host": {described.read_text(encoding="utf-8")}}}', encoding="utf-8")
+    said = run("doctor", "--host", tmp_path / "doctor.json")
+    assert said.exit_code == code and "8 × 910B3" in said.stdout
+
+
+def test_a_place_that_cannot_be_written_is_one_message(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "config.ini").write_text("[performance]\nbatch_size=2\n")
+    imported = ("import-config", tmp_path / "config.ini", "-o", tmp_path / "none" / "x.yaml")
+    for args, code in ((("environment", tmp_path / "file"), 1), (imported, 2)):
+        said = run(*args)
+        assert said.exit_code == code and "cannot be written" in said.stderr
+    assert run("doctor", "--host", tmp_path / "none.json").exit_code == 2

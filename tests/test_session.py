@@ -14,6 +14,8 @@ import torch
 
 import neoxlib
 from neoxlib import launch, rank
+from neoxlib import session as module
+from neoxlib.chips import CHIPS, launch_env
 from neoxlib.cluster import Outcome, _in_step
 from neoxlib.errors import RankError, SettingsError, WeightsError
 from neoxlib.ops import native
@@ -98,6 +100,8 @@ def test_a_session_answers_as_one_rank_does(session, checkpoint):
     assert session.config == engine.config
     assert session.tokenizer("neox").input_ids == engine.tokenizer("neox").input_ids
     assert session.describe()["world_size"] == 2
+    assert session.describe()["launch_environment"]["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"  # the ranks', not ours
+    assert "TORCH_DEVICE_BACKEND_AUTOLOAD" not in os.environ
 
 
 def test_four_ranks_share_memory_and_say_what_one_rank_says(checkpoint, tmp_path):
@@ -257,3 +261,13 @@ def test_exit_codes_are_put_in_words():
     assert launch.ending(-signal.SIGTERM) == "was ended by SIGTERM"
     assert launch.ending(3) == "ended with exit code 3"
     assert "not known" in launch.ending(None)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_ranks_on_npus_get_the_recipe_of_the_chip_and_this_process_keeps_its_own(monkeypatch, deterministic):
+    monkeypatch.setattr(module, "chip_for", lambda device: CHIPS["910B3"])
+    monkeypatch.setattr(module, "container", lambda: None)
+    before = dict(os.environ)
+    env = module._environment(8, "npu", deterministic)
+    assert env.items() >= launch_env("910B3", 8, deterministic=deterministic).items()
+    assert ("HCCL_DETERMINISTIC" in env) is deterministic and dict(os.environ) == before
