@@ -1,6 +1,5 @@
 """From single measurements to the table, the comparison with the best peer, the picture, and the README's copy."""
 
-import json
 import re
 import shutil
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 from benchmarks.machine import load_average
 
 OURS = "neoxlib"
-START, END = "<!-- bench-peers: from here on written by `make bench-readme` -->", "<!-- bench-peers: end -->"
+START, END = "<!-- {}: from here on written by `make bench-readme` -->", "<!-- {}: end -->"
 MAIN, LONG = "1 x 128", "1 x 1024"
 
 
@@ -51,7 +50,7 @@ def summarise(result: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _cases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _cases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     cases = {}
     for case in dict.fromkeys(record["case"] for record in records):
         runs = [record for record in records if record["case"] == case]
@@ -63,24 +62,31 @@ def _cases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
             "first_ms": median(firsts), "first_min_ms": min(firsts), "first_max_ms": max(firsts), "next_ms": middle,
             "next_q1_ms": low, "next_q3_ms": high, "tokens_per_s": median(rates), "rounds": len(runs),
             "same_tokens": min(run["same_tokens"] for run in runs), "tokens": runs[0]["tokens"],
+            "by_round": {"first_ms": firsts, "next_ms": [median(run["steps_ms"][1:]) for run in runs]},
         }  # fmt: skip
     return cases
 
 
 def against_peers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """neoxlib over the fastest peer, for each precision, case and measure: how many times as fast it is."""
+    """neoxlib over the fastest peer, for each precision, case and measure: how many times as fast it was, by round.
+
+    Ranks are held against the peers' ranks.
+    """
     found = []
-    for ours in (row for row in rows if row["name"] == OURS):
-        peers = [r for r in rows if r["precision"] == ours["precision"] and "ranks" not in r["name"] and r is not ours]
+    for ours in (row for row in rows if row["name"].startswith(OURS)):
+        ranks = ours["name"].removeprefix(OURS)
+        peers = [row for row in rows if row["precision"] == ours["precision"] and not row["name"].startswith(OURS)]
+        peers = [row for row in peers if row["name"].partition(",")[1:] == ranks.partition(",")[1:]]
         for case, measured in ours["cases"].items():
-            for measure in ("first_ms", "next_ms"):
-                theirs = {r["name"]: r["cases"][case][measure] for r in peers if case in r["cases"]}
-                if theirs:
-                    best = min(theirs, key=theirs.get)
-                    found.append({
-                        "precision": ours["precision"], "case": case, "measure": measure, "neoxlib": measured[measure],
-                        "peer": best, "theirs": theirs[best], "times": theirs[best] / measured[measure],
-                    })  # fmt: skip
+            rivals = {row["name"]: row["cases"][case] for row in peers if case in row["cases"]}
+            for measure in ("first_ms", "next_ms") if rivals else ():
+                best = min(rivals, key=lambda name: rivals[name][measure])
+                pairs = zip(rivals[best]["by_round"][measure], measured["by_round"][measure], strict=False)
+                found.append({
+                    "precision": ours["precision"], "name": ours["name"], "case": case, "measure": measure,
+                    "neoxlib": measured[measure], "peer": best, "theirs": rivals[best][measure],
+                    "times": sorted(theirs / mine for theirs, mine in pairs),
+                })  # fmt: skip
     return found
 
 
@@ -132,11 +138,12 @@ def _failures(rows: Sequence[dict[str, Any]]) -> str:
 def _ratios(rows: Sequence[dict[str, Any]]) -> str:
     words = {"first_ms": "first token", "next_ms": "next token"}
     lines = [
-        f"| {f['precision']} | {f['case']} | {words[f['measure']]} | {f['neoxlib']:.1f} | {f['theirs']:.1f} "
-        f"| {f['peer']} | {f['times']:.2f} |" for f in against_peers(rows)
-    ]  # fmt: skip
-    head = "| weights | rows x prompt | | neoxlib, ms | best peer, ms | which | times as fast |"
-    return "\n".join([head, "|---|---|---|---:|---:|---|---:|", *lines]) if lines else ""
+        f"| {f['precision']} | {f['name']} | {f['case']} | {words[f['measure']]} | {f['neoxlib']:.1f} "
+        f"| {f['theirs']:.1f} | {f['peer']} | {median(f['times']):.2f} ({f['times'][0]:.2f}–{f['times'][-1]:.2f}) |"
+        for f in against_peers(rows)
+    ]
+    head = "| weights | | rows x prompt | | its ms | best peer's ms | which | times as fast, by round (span) |"
+    return "\n".join([head, "|---|---|---|---|---:|---:|---|---:|", *lines]) if lines else ""
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
@@ -165,24 +172,30 @@ def picture(result: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def into_readme(readme: str, report: str) -> str:
-    """`readme` with `report` between the two marker lines. Raises ValueError where they are not there."""
-    pattern = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.S)
+def into_readme(readme: str, name: str, report: str) -> str:
+    """`readme` with `report` between the two marker lines of `name`. Raises ValueError where they are not there."""
+    start, end = START.format(name), END.format(name)
+    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.S)
     if not pattern.search(readme):
-        raise ValueError(f"README.md lacks the lines {START} and {END}: put them where the table shall be")
-    return pattern.sub(lambda _: f"{START}\n\n{report.strip()}\n\n{END}", readme)
+        raise ValueError(f"README.md lacks the lines {start} and {end}: put them where the table shall be")
+    return pattern.sub(lambda _: f"{start}\n\n{report.strip()}\n\n{end}", readme)
 
 
 def main() -> None:
-    """Copy what outputs/bench holds into the README, and the picture beside this file."""
+    """Copy what was measured into the README, and the picture beside this file; what was not measured here stays."""
     here = Path(__file__).parent
-    out = here.parent / "outputs" / "bench"
-    if not (out / "peers.json").exists():
-        sys.exit(f"{out} holds no peers.json: run `make bench-peers` first")
-    readme = here.parent / "README.md"
-    report = markdown(json.loads((out / "peers.json").read_text()))
-    readme.write_text(into_readme(readme.read_text(encoding="utf-8"), report), encoding="utf-8")
-    shutil.copy(out / "peers.svg", here / "peers.svg")
+    readme, outputs = here.parent / "README.md", here.parent / "outputs"
+    files = {"bench-peers": "bench/peers.md", "bench-20b": "bench/big.md", "quality": "quality.md"}
+    found = {name: outputs / file for name, file in files.items() if (outputs / file).exists()}
+    if not found:
+        sys.exit(f"{outputs} holds none of {', '.join(files.values())}: run `make {'`, `make '.join(files)}` first")
+    text = readme.read_text(encoding="utf-8")
+    for name, path in found.items():
+        text = into_readme(text, name, path.read_text(encoding="utf-8"))
+    readme.write_text(text, encoding="utf-8")
+    if "bench-peers" in found:
+        shutil.copy(outputs / "bench" / "peers.svg", here / "peers.svg")
+    print(f"README.md now has {', '.join(found)}")
 
 
 if __name__ == "__main__":

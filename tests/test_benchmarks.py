@@ -106,7 +106,17 @@ def test_neoxlib_is_held_against_the_fastest_peer_of_its_precision():
         record("d", "1 x 128", [1, 1, 1], precision="4 bit"),
     ))  # fmt: skip
     found = {f["measure"]: (f["peer"], f["times"]) for f in table.against_peers(rows)}
-    assert found == {"first_ms": ("a", 0.5), "next_ms": ("b", 2.0)}
+    assert found == {"first_ms": ("a", [0.5]), "next_ms": ("b", [2.0])}
+
+
+def test_ratios_are_taken_round_by_round_and_ranks_are_held_against_ranks():
+    rows = table.summarise(result(
+        record("neoxlib, 2 ranks", "1 x 128", [10, 4, 4]), record("neoxlib, 2 ranks", "1 x 128", [20, 8, 8]),
+        record("a, 2 ranks", "1 x 128", [30, 8, 8]), record("a, 2 ranks", "1 x 128", [20, 24, 24]),
+        record("b", "1 x 128", [1, 1, 1]),
+    ))  # fmt: skip
+    found = {f["measure"]: (f["peer"], f["times"]) for f in table.against_peers(rows)}
+    assert found == {"first_ms": ("a, 2 ranks", [1.0, 3.0]), "next_ms": ("a, 2 ranks", [2.0, 3.0])}
 
 
 def test_a_contender_that_fails_is_a_row_with_its_reason():
@@ -122,11 +132,12 @@ def test_the_picture_is_drawn_from_the_same_figures(tmp_path: Path):
 
 
 def test_the_readme_gets_the_report_between_its_two_lines_again_and_again():
-    readme = f"before\n{table.START}\nold\n{table.END}\nafter\n"
-    once = table.into_readme(readme, r"new \1")
-    assert once == table.into_readme(once, r"new \1") == f"before\n{table.START}\n\nnew \\1\n\n{table.END}\nafter\n"
+    start, end = table.START.format("that"), table.END.format("that")
+    readme = f"before\n{start}\nold\n{end}\nafter\n"
+    once = table.into_readme(readme, "that", r"new \1")
+    assert once == table.into_readme(once, "that", r"new \1") == f"before\n{start}\n\nnew \\1\n\n{end}\nafter\n"
     with pytest.raises(ValueError, match=r"README\.md lacks"):
-        table.into_readme("nothing", "new")
+        table.into_readme(readme, "other", "new")
 
 
 def test_a_worker_answers_says_why_it_cannot_and_leaves_nothing_behind(model_dir: Path, tmp_path: Path):
