@@ -111,7 +111,7 @@ def pick(
         probs = warp(scores, sampling).softmax(dim=-1)  # [B, real_ids]
         draws = [torch.multinomial(row, 1, generator=g) for row, g in zip(probs, generators, strict=True)]
         tokens = torch.cat(draws)
-    best = logits.topk(min(top, logits.shape[-1]), dim=-1)
+    best = _best(logits, top)
     chosen = logits.gather(1, tokens[:, None])[:, 0]
     return Pick(tokens, chosen - total, best.indices, best.values - total[:, None])
 
@@ -151,6 +151,11 @@ def _outside_nucleus(scores: Tensor, top_p: float) -> Tensor:
     return outside.scatter(1, order, outside)
 
 
+def _best(logits: Tensor, top: int) -> torch.return_types.topk:
+    """The `top` likeliest ids of each row; most callers want none, and a search for none takes its time too."""
+    return (logits if top else logits[:, :0]).topk(min(top, logits.shape[-1]), dim=-1)
+
+
 def _log_total(logits: Tensor) -> Tensor:
     """log of the sum of e^logit [B], by which a logit is more than its log-probability.
 
@@ -162,7 +167,8 @@ def _log_total(logits: Tensor) -> Tensor:
 
 
 def _refuse_not_finite(total: Tensor) -> None:
-    bad = total.isfinite().logical_not().nonzero()[:, 0].tolist()  # one NaN or infinity makes its row's total that
+    # One NaN or infinity makes its row's total that.
+    bad = [row for row, value in enumerate(total.tolist()) if not math.isfinite(value)]
     if bad:
         raise SettingsError(
             f"the logits of row(s) {bad} are not finite (NaN or infinity), so no token can be chosen; the weights are "

@@ -67,7 +67,7 @@ class Team {
 
   private:
     static constexpr int PATIENCE = 4000;  // looks before a thread lets others run
-    static constexpr std::chrono::microseconds AWAKE{100};
+    static constexpr std::chrono::milliseconds AWAKE{2};  // longer than it takes to choose a token
     using Call = void (*)(void*, int);
 
     void begin(Call call, void* job) {
