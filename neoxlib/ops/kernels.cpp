@@ -105,10 +105,11 @@ struct Pass {
 
     Range part(int64_t n) const { return share(n, thread, runner.team.size); }
 
-    // Runs of so many outputs that the threads can share n of them out evenly.
+    // Runs of so many outputs that the threads can share n of them out evenly, yet long where memory is read in order.
     int64_t run_of(int64_t n) const {
-        const int64_t run = n / (16 * runner.team.size) / LANES * LANES;
-        return std::clamp<int64_t>(run, rows < MANY ? LANES : PANEL, SLAB);
+        const bool few = rows < MANY;
+        const int64_t run = n / ((few ? 4 : 16) * runner.team.size) / LANES * LANES;
+        return std::clamp<int64_t>(run, few ? LANES : PANEL, few ? 8 * SLAB : SLAB);
     }
 
     Input enter(const Matrix& w, const float* x, int which) {
