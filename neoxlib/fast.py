@@ -4,6 +4,7 @@ It computes what model.py says, with the same weights in place. Sums are float32
 """
 
 import ctypes
+import math
 import weakref
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
 
@@ -39,32 +40,28 @@ class Layer(Structure):
 
 class Model(Structure):
     _fields_ = [
-        ("layers", POINTER(Layer)), ("last", Norm), ("head", Matrix), ("depth", c_int64), ("hidden", c_int64),
-        ("heads", c_int64), ("head_dim", c_int64), ("rotary", c_int64), ("coarse_from", c_int64), ("eps", c_float),
-        ("activation", c_int32), ("parallel", c_int32),
+        ("layers", POINTER(Layer)), ("embedding", Matrix), ("last", Norm), ("head", Matrix), ("depth", c_int64),
+        ("hidden", c_int64), ("heads", c_int64), ("head_dim", c_int64), ("rotary", c_int64), ("coarse_from", c_int64),
+        ("eps", c_float), ("activation", c_int32), ("parallel", c_int32),
     ]  # fmt: skip
 
 
 class Step(Structure):
     _fields_ = [
-        ("x", c_void_p), ("term", c_void_p), ("k", c_void_p), ("v", c_void_p), ("real", c_void_p), ("cos", c_void_p),
-        ("sin", c_void_p), ("batch", c_int64), ("length", c_int64), ("start", c_int64), ("capacity", c_int64),
-        ("cache", c_int32),
+        ("ids", c_void_p), ("x", c_void_p), ("term", c_void_p), ("k", c_void_p), ("v", c_void_p), ("real", c_void_p),
+        ("cos", c_void_p), ("sin", c_void_p), ("batch", c_int64), ("length", c_int64), ("start", c_int64),
+        ("capacity", c_int64), ("cache", c_int32),
     ]  # fmt: skip
 
 
 def in_one_block(model: GPTNeoX) -> GPTNeoX:
-    """Give `model`, made on the meta device, its memory: one block in the order of use. Values are not set.
-
-    THP_MEM_ALLOC_ENABLE=1, PyTorch's own switch, asks for it in pages of 2 MB: these are read a little faster, but on
-    a virtual machine whose free memory went back to its host they come far more slowly.
-    """
+    """Give `model`, made on the meta device, its memory: one block in the order of use. Values are not set."""
     places, end = [], 0
     for path, layer in model.named_modules():
         for name, parameter in layer.named_parameters(recurse=False):
             places.append((path, name, parameter, end))
             end += (parameter.nbytes + 63) // 64 * 64
-    block = torch.empty(end, dtype=torch.uint8)
+    block = model.block = torch.empty(end, dtype=torch.uint8)
     for path, name, like, start in places:
         values = block[start : start + like.nbytes].view(like.dtype).view(like.shape)
         setattr(model.get_submodule(path), name, nn.Parameter(values, requires_grad=False))
@@ -84,22 +81,30 @@ class FastPath:
 
     def __init__(self, model: GPTNeoX, kernels: ctypes.CDLL) -> None:
         self.embed_in, self.group, self.config = model.gpt_neox.embed_in, model.group, model.config
-        self.kernels = _declare(kernels)
-        self.held: list[object] = []  # what the pointers point to
-        self.model = self._model(model)
+        self.kernels, self.source = _declare(kernels), weakref.ref(model)
+        self.renew()
         self.stages = model.config.num_hidden_layers * (1 if model.config.use_parallel_residual else 2)
         self.threads, self.runner, self.tables = 0, None, None
 
-    def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor) -> Tensor:
-        """As GPTNeoX.states, [B, S, hidden] float32."""
-        x = self.embed_in(input_ids).float()
-        start, term = cache.append(mask), torch.empty_like(x)
+    def renew(self) -> None:
+        """Point to the weights where they are now; a call that is under way goes on with those it began with."""
+        self.held: list[object] = []  # what the pointers point to, kept for as long as they are
+        model = self._model(self.source())
+        model.held = self.held
+        self.model = model
+
+    def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
+        """As GPTNeoX.states, [B, S, hidden] float32. Raises IndexError for an id that has no embedding."""
+        alone, ids = self.group.size == 1, input_ids.long().contiguous()  # alone: the kernels embed, too
+        x = torch.empty(*ids.shape, self.config.hidden_size) if alone else self.embed_in(ids).float()
+        start, term = cache.append(ids.shape[1], mask), torch.empty_like(x)
         capacity, tables = cache.k.shape[3], self._tables(cache.k.shape[3])
         step = Step(
+            ids.data_ptr() if alone else None,
             *(t.data_ptr() for t in (x, term, cache.k, cache.v, cache.real, *tables)),
-            *input_ids.shape, start, capacity, FORMATS[cache.k.dtype],
+            *ids.shape, start, capacity, FORMATS[cache.k.dtype],
         )  # fmt: skip
-        if self.group.size == 1:
+        if alone:
             self._call("stages", byref(self.model), byref(step), 0, self.stages + 1)
             return x
         for stage in range(self.stages):
@@ -110,17 +115,20 @@ class FastPath:
 
     def head(self, x: Tensor) -> Tensor:
         """As GPTNeoX.head, float32."""
-        rows = x.reshape(-1, x.shape[-1]).float().contiguous()
-        logits = rows.new_empty(len(rows), self.model.head.out)
-        self._call("head", byref(self.model), rows.data_ptr(), len(rows), logits.data_ptr())
-        return logits.unflatten(0, x.shape[:-1])
+        rows, *shape = x.float().contiguous(), *x.shape[:-1]
+        logits = torch.empty(*shape, self.model.head.out)
+        self._call("head", byref(self.model), rows.data_ptr(), math.prod(shape), logits.data_ptr())
+        return logits
 
     def _call(self, name: str, *args: object) -> None:
         if self.threads != torch.get_num_threads():
             self.threads = torch.get_num_threads()
             self.runner = self.kernels.runner_start(self.threads)
             weakref.finalize(self, self.kernels.runner_stop, self.runner)
-        if getattr(self.kernels, f"runner_{name}")(self.runner, *args):
+        failure = getattr(self.kernels, f"runner_{name}")(self.runner, *args)
+        if failure == 2:
+            raise IndexError(f"an id is not among the model's 0..{self.config.vocab_size - 1}")
+        if failure:
             raise MemoryError("no memory for the activations of so many tokens at once; give fewer or shorter rows")
 
     def _tables(self, positions: int) -> tuple[Tensor, Tensor]:
@@ -135,7 +143,8 @@ class FastPath:
         self.held.append(layers)
         head = trunk.embed_in if config.tie_word_embeddings else model.embed_out
         return Model(
-            layers, self._norm(trunk.final_layer_norm), self._matrix(head), len(layers), config.hidden_size,
+            layers, self._matrix(trunk.embed_in), self._norm(trunk.final_layer_norm), self._matrix(head), len(layers),
+            config.hidden_size,
             config.num_attention_heads // model.group.size, config.head_dim, 2 * ((config.rotary_dim + 1) // 2),
             _coarse_from(model), config.layer_norm_eps, FORMS[ACTIVATIONS[config.hidden_act]],
             config.use_parallel_residual,

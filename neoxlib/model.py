@@ -4,6 +4,7 @@ Black et al., "GPT-NeoX-20B" (arXiv 2204.06745). Knows nothing of files, text or
 """
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -45,16 +46,16 @@ class KVCache:
         tables = rotary_tables(max_seq_len, config.rotary_dim, config.rotary_emb_base)
         self.cos, self.sin = (table.to(device, dtype) for table in tables)  # [max_seq_len, rotary], cast last
 
-    def append(self, mask: Tensor) -> int:
-        """Take in `mask` [B, S] (True = real token), and say in which slot the first of its tokens belongs."""
-        start, self.length = self.length, self.length + mask.shape[1]
+    def append(self, count: int, mask: Tensor | None = None) -> int:
+        """Take in `count` tokens a row, real where `mask` [B, count] is True; says in which slot the first belongs."""
+        start, self.length = self.length, self.length + count
         assert self.length <= self.real.shape[1], f"{self.length} tokens in a cache of {self.real.shape[1]}"
-        self.real[:, start : self.length] = mask
+        self.real[:, start : self.length] = True if mask is None else mask
         return start
 
     def extend(self, mask: Tensor, ops: Ops = torch_ops) -> "Step":
         """Take in `mask` [B, S], and say how its tokens sit among those already here, in the form that `ops` takes."""
-        start = self.append(mask)
+        start = self.append(mask.shape[1], mask)
         end = self.length
         positions = (self.real[:, :end].cumsum(-1) - 1).clamp(min=0)[:, start:]  # [B, S]: padding does not count
         index = torch.arange(end, device=mask.device)
@@ -156,7 +157,7 @@ class Trunk(nn.Module):
 class GPTNeoX(nn.Module):
     """The language model: ids [B, S] -> logits [B, S, vocab here], the vocabulary's rows cut over the ranks.
 
-    `fast`, where it is set, computes the same in its own way: see fast.py.
+    `fast`, where it is set, computes the same in its own way, with all weights in one `block`: see fast.py.
     `quant` names a scheme of quant.py for the four matrices of every block; the head is then int8. Embedding (also
     where it is the head), norms and biases stay in the model's dtype.
     Raises ShardError for a group whose size cuts a head or a scheme's group, SettingsError for a `quant` that is no
@@ -164,6 +165,7 @@ class GPTNeoX(nn.Module):
     """
 
     fast: "FastPath | None" = None
+    block: Tensor | None = None
 
     def __init__(
         self, config: ModelConfig, group: Group = SOLO, ops: Ops = torch_ops, quant: str | None = None
@@ -188,9 +190,9 @@ class GPTNeoX(nn.Module):
 
     def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
         """Hidden states [B, S, hidden] after the last layer, before the final norm."""
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
         if self.fast:
             return self.fast.states(input_ids, cache, mask)
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
         step = cache.extend(mask, self.ops)
         x = self.gpt_neox.embed_in(input_ids)  # [B, S, hidden]
         for layer, k_cache, v_cache in zip(self.gpt_neox.layers, cache.k, cache.v, strict=True):
@@ -247,10 +249,19 @@ def check_world_size(config: ModelConfig, world_size: int, quant: str | None = N
 @lru_cache
 def full_parameters(config: ModelConfig, quant: str | None = None) -> dict[str, Full]:
     """Every parameter of the unsplit model by its name: shape, rule, and the dtype where `quant` dictates one."""
-    with torch.device("meta"):
-        model = GPTNeoX(config, quant=quant)
-    layers = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, Sharded)]
-    return {f"{path}.{name}": full for path, layer in layers for name, full in layer.full.items()}
+    with torch.device("meta"):  # one layer tells what all have
+        model = GPTNeoX(replace(config, num_hidden_layers=1), quant=quant)
+    parts = [(path, part) for path, part in model.named_modules() if isinstance(part, Sharded)]
+    one = {f"{path}.{name}": full for path, part in parts for name, full in part.full.items()}
+    block = [name for name in one if ".layers.0." in name]
+    found: dict[str, Full] = {}
+    for name, full in one.items():
+        if name == block[0]:
+            numbers = range(config.num_hidden_layers)
+            found |= {each.replace(".0.", f".{n}.", 1): one[each] for n in numbers for each in block}
+        elif name not in block:
+            found[name] = full
+    return found
 
 
 def shard_rules(config: ModelConfig, quant: str | None = None) -> dict[str, tuple[tuple[int, ...], Cut]]:

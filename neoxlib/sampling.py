@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from neoxlib.errors import SettingsError
+from neoxlib.ops.likeliest import likeliest
 
 
 def _integer(value: Any) -> bool:
@@ -102,18 +102,17 @@ def pick(
     Raises SettingsError when a row's logits hold NaN or infinity.
     """
     logits = logits[:, :real_ids]
-    total = _log_total(logits)
-    _refuse_not_finite(total)
+    best = likeliest(logits, max(1, min(top, logits.shape[1])))
+    _refuse_not_finite(best.total)
     scores = penalize(logits, history, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        tokens = torch.from_numpy(scores.numpy().argmax(-1))
+        tokens = (best if scores is logits else likeliest(scores, 1)).ids[:, 0]
     else:
         probs = warp(scores, sampling).softmax(dim=-1)  # [B, real_ids]
         draws = [torch.multinomial(row, 1, generator=g) for row, g in zip(probs, generators, strict=True)]
         tokens = torch.cat(draws)
-    best = _best(logits, top)
     chosen = logits.gather(1, tokens[:, None])[:, 0]
-    return Pick(tokens, chosen - total, best.indices, best.values - total[:, None])
+    return Pick(tokens, chosen - best.total, best.ids[:, :top], best.logits[:, :top] - best.total[:, None])
 
 
 def penalize(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -149,21 +148,6 @@ def _outside_nucleus(scores: Tensor, top_p: float) -> Tensor:
     outside = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
     outside[:, -1] = False  # the likeliest always stays
     return outside.scatter(1, order, outside)
-
-
-def _best(logits: Tensor, top: int) -> torch.return_types.topk:
-    """The `top` likeliest ids of each row; most callers want none, and a search for none takes its time too."""
-    return (logits if top else logits[:, :0]).topk(min(top, logits.shape[-1]), dim=-1)
-
-
-def _log_total(logits: Tensor) -> Tensor:
-    """log of the sum of e^logit [B], by which a logit is more than its log-probability.
-
-    In numpy, as the greedy choice: PyTorch's threads would go on spinning where the next step's work is.
-    """
-    rows, top = logits.numpy(), logits.numpy().max(-1)
-    with np.errstate(all="ignore"):
-        return torch.from_numpy(top + np.log([np.exp(row - most).sum() for row, most in zip(rows, top, strict=True)]))
 
 
 def _refuse_not_finite(total: Tensor) -> None:

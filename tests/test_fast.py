@@ -208,6 +208,7 @@ def test_large_queries_do_not_overflow_float16():
 
 def test_a_damaged_weight_is_not_hidden(checkpoint):
     with neoxlib.load(checkpoint) as engine:
+        engine.settle()
         engine.model.gpt_neox.layers[1].mlp.dense_4h_to_h.weight.data[3, 5] = torch.nan
         with pytest.raises(SettingsError, match="not finite"):
             engine.generate(["The sun"], max_new_tokens=2)
@@ -242,3 +243,10 @@ def test_without_a_compiler_all_works_and_says_so(checkpoint, monkeypatch):
     engine = neoxlib.load(checkpoint)
     assert engine.describe()["compile"] == "plain: no g++ or clang++ on this machine"
     assert engine.generate(["The sun"], max_new_tokens=8)[0].token_ids == expected[0].token_ids
+
+
+@pytest.mark.parametrize("bad", [-1, 10**6])
+def test_an_id_without_an_embedding_is_an_error_before_anything_is_computed(bad):
+    model = model_of(make_oracle())
+    with pytest.raises(IndexError, match=r"an id is not among the model's 0\.\."):
+        model(torch.tensor([[3, bad]]), KVCache(model.config, 1, 8))

@@ -47,6 +47,8 @@ INLINE void ahead(const void* from) { soon(static_cast<const char*>(from) + (16 
 template <class T>
 struct Row {
     const T* values;
+    static INLINE Row of(const Matrix& w, int64_t r) { return {static_cast<const T*>(w.weight) + r * w.in}; }
+    INLINE const void* at(int64_t k) const { return values + k; }
 };
 
 template <class T, int STEP>
@@ -63,7 +65,7 @@ struct AsFloats {
     using Sum = Floats;
     static constexpr bool ENTERS = false;
     static INLINE Floats floats(Sum sum) { return sum; }
-    static float scale(const X*, int64_t) { return 1; }
+    static float scale(const void*, int64_t) { return 1; }
 };
 
 template <class F>
@@ -72,11 +74,7 @@ struct Wide : AsFloats {  // any plain format, widened to float32
     using Value = Floats;
     static constexpr int STEP = LANES, SPAN = LANES;
     using Rest = RestOfRow<typename F::Type, STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r) {
-        return {static_cast<const typename F::Type*>(w.weight) + r * w.in};
-    }
     static INLINE Value load(Row row, int64_t k) { return F::load(row.values + k); }
-    static INLINE void fetch(Row row, int64_t k) { ahead(row.values + k); }
     static INLINE Floats take(const X* x) { return once(x); }
     static INLINE Floats add(Floats sum, Floats x, Value w) { return sum + x * w; }
 };
@@ -87,6 +85,11 @@ struct Wide : AsFloats {  // any plain format, widened to float32
 struct RowOfGroups {
     const uint8_t* nibbles;
     const uint16_t* scale;
+    static INLINE RowOfGroups of(const Matrix& w, int64_t r) {
+        const int64_t k = r * w.in;
+        return {static_cast<const uint8_t*>(w.weight) + k / 2, static_cast<const uint16_t*>(w.scale) + k / 32};
+    }
+    INLINE const void* at(int64_t k) const { return nibbles + k / 2; }
 };
 
 template <int STEP>
@@ -107,10 +110,6 @@ struct Group : AsFloats {  // one group at a time, widened to float32
     };
     static constexpr int STEP = 32, SPAN = 32;
     using Rest = RestOfGroups<STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r) {
-        const int64_t at = r * w.in;
-        return {static_cast<const uint8_t*>(w.weight) + at / 2, static_cast<const uint16_t*>(w.scale) + at / 32};
-    }
     static INLINE Value load(Row row, int64_t k) {
         const Words both = widen(read<Bytes>(row.nibbles + k / 2));
         const Floats scale = Float16::spread(row.scale + k / 32);
@@ -122,7 +121,6 @@ struct Group : AsFloats {  // one group at a time, widened to float32
 #endif
         return {value(both), value(both >> 4)};
     }
-    static INLINE void fetch(Row row, int64_t k) { ahead(row.nibbles + k / 2); }
     static INLINE Value take(const X* x) { return {once(x), once(x + LANES)}; }
     static INLINE Floats add(Floats sum, Value x, Value w) { return sum + x.low * w.low + x.high * w.high; }
 };
@@ -149,13 +147,10 @@ struct Pairs : AsFloats {  // bfloat16 by bfloat16
     static constexpr bool ENTERS = true;
     static constexpr int STEP = 32, SPAN = 32;
     using Rest = RestOfRow<uint16_t, STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r) { return Wide<BFloat16>::row(w, r); }
     static INLINE Value load(Row row, int64_t k) { return read<Value>(row.values + k); }
-    static INLINE void fetch(Row row, int64_t k) { ahead(row.values + k); }
     static INLINE Value take(const X* x) { return read<Value>(x); }
     static INLINE Floats add(Floats sum, Value x, Value w) { return dot(sum, x, w); }
     static int64_t size(int64_t n) { return pitch(n); }
-    static float scale(const X*, int64_t) { return 1; }
     static void enter(const float* x, int64_t n, X* to) {
         for (int64_t k = 0; k < n; k += STEP)
             write(to + k, _mm512_cvtne2ps_pbh(read<__m512>(x + k + LANES), read<__m512>(x + k)));
@@ -185,9 +180,7 @@ struct Lines {
     static constexpr bool ENTERS = true;
     static constexpr int STEP = 32, SPAN = 32;
     using Rest = RestOfRow<int8_t, STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r) { return Wide<Int8>::row(w, r); }
     static INLINE Value load(Row row, int64_t k) { return _mm512_cvtepi8_epi16(read<__m256i>(row.values + k)); }
-    static INLINE void fetch(Row row, int64_t k) { ahead(row.values + k); }
     static INLINE Value take(const X* x) { return read<Value>(x); }
     static INLINE Ints add(Ints sum, Value x, Value w) { return (Ints)_mm512_dpwssd_epi32((__m512i)sum, x, w); }
     static INLINE Floats floats(Ints sum) { return __builtin_convertvector(sum, Floats); }
@@ -216,8 +209,6 @@ struct Groups : AsFloats {
     static constexpr int STEP = 128, SPAN = 320;
     using Rest = RestOfGroups<STEP>;
 
-    static INLINE Row row(const Matrix& w, int64_t r) { return Group::row(w, r); }
-
     static INLINE Value load(Row row, int64_t k) {
         const __m512i both = read<__m512i>(row.nibbles + k / 2), four = _mm512_set1_epi8(15);
         const __m256i scales = _mm256_set1_epi64x(read<int64_t>(row.scale + k / 32));  // its four, four times
@@ -227,7 +218,6 @@ struct Groups : AsFloats {
                 (Floats)_mm512_cvtph_ps(_mm256_shuffle_epi8(scales, order))};
     }
 
-    static INLINE void fetch(Row row, int64_t k) { ahead(row.nibbles + k / 2); }
     static INLINE const X* take(const X* x) { return x; }
     static INLINE Floats add(Floats sum, const X* x, const Value& w) {
         __m512i upper = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.low, read<__m512i>(x));
@@ -274,7 +264,7 @@ INLINE void meet(const typename K::X* x, int64_t stride, const typename K::Row* 
     const auto add = [&](const typename K::X* x, const typename K::Row* w, int64_t k) __attribute__((always_inline)) {
         typename K::Value value[N];
 #pragma GCC unroll 4
-        for (int j = 0; j < N; j++) K::fetch(w[j], k), value[j] = K::load(w[j], k);
+        for (int j = 0; j < N; j++) ahead(w[j].at(k)), value[j] = K::load(w[j], k);
 #pragma GCC unroll 6
         for (int i = 0; i < M; i++) {
             const auto mine = K::take(x + i * stride);

@@ -4,6 +4,7 @@
 // What passes between the products (norms, rotary, softmax, activation, residual) is float32.
 
 #include "attention.h"
+#include "likeliest.h"
 #include "products.h"
 #include "rows.h"
 #include "team.h"
@@ -17,6 +18,7 @@ struct Layer {
 
 struct Model {
     const Layer* layers;
+    Matrix embedding;  // this rank's rows of it, widened where `ids` are given
     Norm last;
     Matrix head;
     int64_t depth, hidden, heads, head_dim, rotary;  // heads: this rank's
@@ -27,6 +29,7 @@ struct Model {
 };
 
 struct Step {
+    const int64_t* ids;        // [batch, length]; null where x holds the embedded tokens already
     float *x, *term;           // [batch, length, hidden]: the residual stream, and what this rank adds to it next
     void *k, *v;               // [depth, batch, heads, capacity, head_dim]
     const uint8_t* real;       // [batch, capacity], 0 on padding
@@ -77,12 +80,13 @@ struct Pass {
         runner.team.meet();
     }
 
-    // Adds the sum that the stage before made, and its biases once, to x; norms x for this one.
+    // Adds the sum that the stage before made, and its biases once, to x (the first one embeds); norms x for this one.
     void settle(int64_t number, int64_t layer, bool attention, bool mlp) {
         const int64_t hidden = model.hidden;
         const Range mine = part(rows);
         for (int64_t row = mine.first; row < mine.last; row++) {
             float* x = step.x + row * hidden;
+            if (number == 0 && step.ids) embed(model.embedding, step.ids[row], x);
             const auto add = [&](const float* more) {
                 for (int64_t c = 0; c < hidden; c++) x[c] += more[c];
             };
@@ -101,6 +105,12 @@ struct Pass {
             if (attention) norm(next.before_attention, first, next.query_key_value, runner.entered[0]);
             if (mlp) norm(next.before_mlp, second, next.dense_h_to_4h, runner.entered[1]);
         }
+    }
+
+    static void embed(const Matrix& table, int64_t id, float* x) {
+        if (table.format == FLOAT32) widen_row<Float32>(table, id, x);
+        if (table.format == FLOAT16) widen_row<Float16>(table, id, x);
+        if (table.format == BFLOAT16) widen_row<BFloat16>(table, id, x);
     }
 
     Range part(int64_t n) const { return share(n, thread, runner.team.size); }
@@ -262,6 +272,11 @@ void run_head(Runner& runner, const Model& model, const float* x, int64_t rows, 
     });
 }
 
+bool known(const Model& model, const Step& step) {
+    const int64_t count = step.ids ? step.batch * step.length : 0;
+    return std::all_of(step.ids, step.ids + count, [&](int64_t id) { return 0 <= id && id < model.embedding.out; });
+}
+
 // Calls work(), one caller at a time. 0, or 1 when memory ran out.
 template <class Work>
 int in_turn(Runner& runner, Work work) try {
@@ -279,14 +294,22 @@ Runner* runner_start(int threads) { return new Runner(threads); }
 
 void runner_stop(Runner* runner) { delete runner; }
 
-// Stages [first, end); the one past the model's last only adds the last sum.
+// Stages [first, end); the one past the model's last only adds the last sum. 2 where an id has no embedding.
 int runner_stages(Runner* runner, const Model* model, const Step* step, int64_t first, int64_t end) {
+    if (!known(*model, *step)) return 2;
     return in_turn(*runner, [&] { run_stages(*runner, *model, *step, first, end); });
 }
 
 // logits [rows, vocabulary here] of x [rows, hidden], the last norm included
 int runner_head(Runner* runner, const Model* model, const float* x, int64_t rows, float* logits) {
     return in_turn(*runner, [&] { run_head(*runner, *model, x, rows, logits); });
+}
+
+// Of each row of x, `stride` values apart, the `count` largest of n values, and log of the sum of e^value.
+void likeliest_of(const float* x, int64_t rows, int64_t stride, int64_t n, int64_t count, float* values, int64_t* ids,
+                  float* totals) {
+    for (int64_t r = 0; r < rows; r++)
+        totals[r] = likeliest(x + r * stride, n, count, values + r * count, ids + r * count);
 }
 
 }  // extern "C"

@@ -55,7 +55,7 @@ void by_dots(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x
             typename K::Row row[4];
             Floats acc[4 * M];
             float sums[4 * M + LANES];
-            for (int c = 0; c < 4; c++) row[c] = K::row(w, r + j + std::min(c, some - 1));
+            for (int c = 0; c < 4; c++) row[c] = K::Row::of(w, r + j + std::min(c, some - 1));
             meet<K, M, 4>(x + i * stride, stride, row, w.in, acc);
             add_up<4 * M>(acc, sums);
             for (int p = 0; p < M; p++) {
@@ -130,13 +130,14 @@ int64_t stride_of(const Matrix& w) {
     return pitch(w.in);
 }
 
-// Whether x enters once for all threads, into a buffer with room for these rows.
+// Whether x enters once for all threads.
 bool shared(const Matrix& w, const Crowd& of) {
     bool found = false;
     with_way(w, of, [&](auto way) { found = way.SHARED; });
     return found;
 }
 
+// Makes room in `all` for rows that enter once for all threads.
 void hold_input(const Matrix& w, const Crowd& of, Buffer& all) {
     with_way(w, of, [&](auto way) {
         using K = typename decltype(way)::Kind;

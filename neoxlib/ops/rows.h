@@ -1,8 +1,8 @@
-// What is done to one row alone: the layer norm, and the rotary turn of a head.
+// What is done to one row alone: the embedding, the layer norm, and the rotary turn of a head.
 
 #pragma once
 
-#include "vectors.h"
+#include "dots.h"
 
 struct Norm {
     const float *weight, *bias;  // [hidden]
@@ -29,6 +29,17 @@ void normalize(const Norm& norm, float eps, const float* x, int64_t n, float* to
         write(y, (v - mean) * scale * load<Float32>(norm.weight + i, n - i) + load<Float32>(norm.bias + i, n - i));
         memcpy(to + i, y, std::min<int64_t>(LANES, n - i) * sizeof *y);
     });
+}
+
+// Row r of a table, widened.
+template <class F>
+void widen_row(const Matrix& table, int64_t r, float* to) {
+    const auto* from = Row<typename F::Type>::of(table, r).values;
+    for (int64_t k = 0; k < table.in; k += LANES) {
+        float some[LANES];
+        write(some, load<F>(from + k, table.in - k));
+        memcpy(to + k, some, std::min<int64_t>(LANES, table.in - k) * sizeof *to);
+    }
 }
 
 // The first half of a head's leading values against their second half.

@@ -22,21 +22,17 @@ struct Floating {
     using Row = ::Row<typename F::Type>;
     static constexpr int STEP = LANES;
     using Rest = RestOfRow<typename F::Type, STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r) { return Wide<F>::row(w, r); }
     static INLINE Words words(Row row, int64_t k) { return (Words)F::load(row.values + k); }
-    static INLINE void fetch(Row row, int64_t k) { soon(row.values + k); }
 };
 
 struct FloatingGroups {  // half a group
     using Row = RowOfGroups;
     static constexpr int STEP = LANES;
     using Rest = RestOfGroups<2 * STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r) { return Group::row(w, r); }
     static INLINE Words words(Row row, int64_t k) {
         const auto value = Group::load(row, k / 32 * 32);
         return (Words)(k % 32 ? value.high : value.low);
     }
-    static INLINE void fetch(Row row, int64_t k) { soon(row.nibbles + k / 2); }
 };
 
 // A kind of tile: what a word of x holds (COLUMNS), and in which pieces of so many words its sums are added to y.
@@ -61,7 +57,6 @@ struct Single : AsFloats {  // a float32
 #if defined(__AVX512BF16__)
 struct BytesOfPairs : Pairs {
     static INLINE Words words(Row row, int64_t k) { return (Words)load(row, k); }
-    static INLINE void fetch(Row row, int64_t k) { soon(row.values + k); }
 };
 
 struct PairsOfGroups : Group {
@@ -69,7 +64,6 @@ struct PairsOfGroups : Group {
         const auto value = load(row, k);
         return (Words)_mm512_cvtne2ps_pbh((__m512)value.high, (__m512)value.low);
     }
-    static INLINE void fetch(Row row, int64_t k) { soon(row.nibbles + k / 2); }
 };
 
 struct Double : Pairs {  // two bfloat16
@@ -91,9 +85,7 @@ struct Fours {  // INT8 with 128 more, so that no number is negative
     using Row = ::Row<int8_t>;
     static constexpr int STEP = 4 * LANES;
     using Rest = RestOfRow<int8_t, STEP>;
-    static INLINE Row row(const Matrix& w, int64_t r) { return Wide<Int8>::row(w, r); }
     static INLINE Words words(Row row, int64_t k) { return read<Words>(row.values + k) ^ 0x80808080; }
-    static INLINE void fetch(Row row, int64_t k) { soon(row.values + k); }
 };
 
 // Four whole numbers of 8 bits. Each 128 columns of a row of x have a scale; these follow the numbers, and then comes
@@ -142,6 +134,7 @@ struct Quadruple {};
 // panel will be made of is asked for: it comes while this one is used.
 template <class Source>
 void turn(const Matrix& w, int64_t r, int64_t outputs, int64_t k, int64_t n, Words* panel) {
+    using Row = typename Source::Row;
     const bool last = k + n >= w.in;
     const int64_t next_row = last ? r + PANEL : r, next_k = last ? 0 : k + n;
     for (int64_t c = 0; c < n; c += Source::STEP)
@@ -149,8 +142,8 @@ void turn(const Matrix& w, int64_t r, int64_t outputs, int64_t k, int64_t n, Wor
             Words words[LANES];
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++) {
-                Source::fetch(Source::row(w, next_row + half * LANES + i), next_k + c);
-                const auto row = Source::row(w, r + std::min<int64_t>(half * LANES + i, outputs - 1));
+                soon(Row::of(w, next_row + half * LANES + i).at(next_k + c));
+                const auto row = Row::of(w, r + std::min<int64_t>(half * LANES + i, outputs - 1));
                 if (c + Source::STEP <= n) {
                     words[i] = Source::words(row, k + c);
                 } else {
