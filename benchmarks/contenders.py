@@ -196,6 +196,7 @@ class Neoxlib:
 
         torch.set_num_threads(threads)
         self.engine = neoxlib.load(model_dir, dtype=dtype, quant=quant, max_seq_len=WINDOW, **options)
+        self.engine.settle()
         self.about = {"version": f"neoxlib {describe('cpu')['git']}", "bytes": _weights(model_dir, dtype, quant)}
 
     def generate(self, prompts: Prompts, tokens: int) -> Answer:

@@ -54,20 +54,30 @@ class Stored:
 
     def read_into(self, out: Tensor, index: tuple[slice, ...]) -> None:
         """Fill `out` with `self[index]`, one slice per dimension; only the pieces that overlap it are opened."""
-        box = index if len(index) == 2 else (*index, slice(0, 1))
-        out = out.view(box[0].stop - box[0].start, -1) if out.ndim == 1 else out
+        out = out.view(index[0].stop - index[0].start, -1) if out.ndim == 1 else out
+        for piece, place, box in self._parts(index):
+            piece.read_into(out if place is None else out.narrow(self.dim, *place), *box)
+
+    def mapped(self, index: tuple[slice, ...]) -> Tensor | None:
+        """`self[index]` as pages of a file; None where no file has it in one run."""
+        (piece, _, box), *more = self._parts(index)
+        found = None if more else piece.mapped(*box)
+        return None if found is None else found.view(tuple(s.stop - s.start for s in index))
+
+    def _parts(self, index: tuple[slice, ...]) -> Iterator[tuple[Piece, tuple[int, int] | None, list[slice]]]:
+        """The pieces that overlap `index`: each with start and length along `dim` there, its own rows and columns."""
+        box = list(index) if len(index) == 2 else [*index, slice(0, 1)]
         if self.dim is None:
-            return self.pieces[0].read_into(out, *box)
-        first = 0
+            yield self.pieces[0], None, box
+            return
+        first, wanted = 0, box[self.dim]
         for piece in self.pieces:
-            wanted, length = box[self.dim], piece.shape[self.dim]
+            length = piece.shape[self.dim]
             start, stop = max(wanted.start, first), min(wanted.stop, first + length)
             if start < stop:
-                source = list(box)
-                source[self.dim] = slice(start - first, stop - first)
-                piece.read_into(out.narrow(self.dim, start - wanted.start, stop - start), *source)
+                box[self.dim] = slice(start - first, stop - first)
+                yield piece, (start - wanted.start, stop - start), list(box)
             first += length
-        return None
 
     def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """The whole as (rows, block [rows, columns]), BLOCK bytes at a time; a block holds until the next is asked."""

@@ -1,6 +1,7 @@
 """Tensors inside one weight file: where their bytes are, and reading a part of them. Knows no folders and no models.
 
-Files are read, never mapped: mapped pages count as resident memory, and a rank wants its own bytes only.
+Files are read: mapped pages count as resident memory, and the kernel may take them away at any time. What is mapped,
+for a first answer at once, is copied soon after (settle.py).
 """
 
 import json
@@ -72,6 +73,14 @@ class Piece:
                 self._read_rows(part, rows.start + start)
                 packing.copy(part[:, columns], out[start : start + len(part)])
 
+    def mapped(self, rows: slice, columns: slice) -> Tensor | None:
+        """That part as pages of the file [rows, width]; None where the file does not have it in one run."""
+        _, width = matrix(self.shape)
+        if self.offset is None or self.offset % self.dtype.itemsize or columns != slice(0, width):
+            return None
+        start, row = self.offset, width * self.dtype.itemsize
+        return pages(self.path)[start + rows.start * row : start + rows.stop * row].view(self.dtype).view(-1, width)
+
     def _read_rows(self, out: Tensor, first: int) -> None:
         """Fill contiguous `out` [rows, width] with the bytes from row `first` on."""
         view, start = as_bytes(out), self.offset + first * out.shape[1] * out.itemsize
@@ -82,6 +91,12 @@ class Piece:
                 if not got:
                     raise WeightsError(f"{self.path} ended {len(view)} bytes early inside {self.key}; copy it anew")
                 view = view[got:]
+
+
+@lru_cache
+def pages(path: Path) -> Tensor:
+    """A file's bytes, mapped: read when they are used. What is written there stays in this process."""
+    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int]:

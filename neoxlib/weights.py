@@ -22,6 +22,7 @@ from neoxlib.names import dtype_of, match
 from neoxlib.packing import choose_quant, pack_into, runs, scheme_of
 from neoxlib.pieces import at_once, load_whole
 from neoxlib.quant import Packed, Scheme
+from neoxlib.settle import Settling
 from neoxlib.shards import merge, shard, verify
 
 __all__ = ["PlanRow", "load_into", "merge", "plan", "shard", "verify"]
@@ -65,12 +66,15 @@ def _plan_row(name: str, count: int, full: Full, world_size: int, own: torch.dty
     return PlanRow(name, words, count, full.shape, max(parts), max(nbytes), sum(nbytes))
 
 
-def load_into(model: GPTNeoX, model_dir: str | os.PathLike[str], progress: bool = False) -> None:
+def load_into(
+    model: GPTNeoX, model_dir: str | os.PathLike[str], progress: bool = False, lend: bool = False
+) -> Settling:
     """Fill each parameter of `model` once: its rank's part of the checkpoint in `model_dir`, in the model's dtype.
 
     Takes an unsplit checkpoint, a folder that `shard` wrote for any world size, or this rank's `part_model/{rank}`.
     A model with `quant` packs plain weights as they come, a few rows at a time.
     A model on the meta device comes to the CPU; `model.to_empty(device=...)` before this puts it elsewhere.
+    With `lend` what a file holds just as the model wants it is only mapped: start the Settling that is returned.
     Raises WeightsError when the tensors are not this model's, SettingsError when they are packed otherwise than it is;
     nothing is filled then.
     """
@@ -82,28 +86,51 @@ def load_into(model: GPTNeoX, model_dir: str | os.PathLike[str], progress: bool 
     if any(parameter.is_meta for parameter in model.parameters()):
         model.to_empty(device="cpu")
     parameters = {name: parameter.data for name, parameter in model.named_parameters()}
+    shares = {name: _Share(model, checkpoint, name, stored) for name, (_, stored) in found.items()}
+    mapped = {name: share.mapped(parameters[name]) for name, share in shares.items()} if lend else {}
+    mapped = {name: tensor for name, tensor in mapped.items() if tensor is not None}
+    tasks = {name: share.tasks(parameters) for name, share in shares.items()}
+    lent = [tasks.pop(name) for name in mapped]
+    settling = Settling(model, mapped, itertools.chain.from_iterable(lent))
+    _read(itertools.chain.from_iterable(tasks.values()), parameters, mapped, progress)
+    return settling
+
+
+def _read(
+    tasks: Iterator[Callable[[], int]], parameters: dict[str, Tensor], mapped: dict[str, Tensor], progress: bool
+) -> None:
+    """Fill the parameters that are not mapped."""
+    here = all(parameter.is_cpu for parameter in parameters.values())
     with Meter("load", sum(parameter.nbytes for parameter in parameters.values()), show=progress) as meter:
-        lists = (_tasks(model, checkpoint, parameters, name, stored) for name, (_, stored) in found.items())
-        tasks = itertools.chain.from_iterable(lists)
-        here = all(parameter.is_cpu for parameter in parameters.values())
+        meter.add(sum(tensor.nbytes for tensor in mapped.values()))
         for count in at_once(tasks) if here else (task() for task in tasks):
             meter.add(count)
         assert meter.done == meter.total, "a parameter was filled twice or not at all"
     load_whole.cache_clear()
 
 
-def _tasks(
-    model: GPTNeoX, checkpoint: Checkpoint, parameters: dict[str, Tensor], name: str, stored: Stored
-) -> Iterator[Callable[[], int]]:
-    """This rank's part of one tensor in runs of rows: each task reads one, and packs it where the model wants that."""
-    rank, size = (0, 1) if checkpoint.part[1] > 1 else (model.group.rank, model.group.size)  # a part is cut already
-    rows, *columns = full_parameters(model.config, model.quant)[name].rule.slices(stored.shape, rank, size)
-    scheme = scheme_of(name, model.config, model.quant) if checkpoint.quant is None else None
-    names = ("weight", "weight_scale") if scheme else ("weight",)
-    whole = {part: parameters[name if part == "weight" else f"{name}_scale"] for part in names}
-    for run in runs(rows, stored):
-        out = {part: tensor[run.start - rows.start : run.stop - rows.start] for part, tensor in whole.items()}
-        yield partial(_fill, out, stored, scheme, (run, *columns))
+class _Share:
+    """This rank's part of one tensor."""
+
+    def __init__(self, model: GPTNeoX, checkpoint: Checkpoint, name: str, stored: Stored) -> None:
+        self.name, self.stored = name, stored
+        rank, size = (0, 1) if checkpoint.part[1] > 1 else (model.group.rank, model.group.size)  # a part is cut already
+        self.index = full_parameters(model.config, model.quant)[name].rule.slices(stored.shape, rank, size)
+        self.scheme = scheme_of(name, model.config, model.quant) if checkpoint.quant is None else None
+
+    def mapped(self, parameter: Tensor) -> Tensor | None:
+        """The pages of a file that hold it as the model wants it; None where there are none."""
+        same = self.scheme is None and parameter.is_cpu and parameter.dtype == self.stored.dtype
+        return self.stored.mapped(self.index) if same else None
+
+    def tasks(self, parameters: dict[str, Tensor]) -> Iterator[Callable[[], int]]:
+        """Runs of rows: each task reads one, and packs it where the model wants that."""
+        rows, *columns = self.index
+        names = {"weight": self.name} | ({"weight_scale": f"{self.name}_scale"} if self.scheme else {})
+        for run in runs(rows, self.stored):
+            here = slice(run.start - rows.start, run.stop - rows.start)
+            out = {part: parameters[name][here] for part, name in names.items()}
+            yield partial(_fill, out, self.stored, self.scheme, (run, *columns))
 
 
 def _fill(out: Packed, stored: Stored, scheme: Scheme | None, index: tuple[slice, ...]) -> int:

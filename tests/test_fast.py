@@ -231,6 +231,7 @@ def test_greedy_text_is_that_of_the_plain_model(checkpoint, size: int):
 
 def test_weights_lie_one_after_the_other_in_one_block(checkpoint):
     engine = neoxlib.load(checkpoint)
+    engine.settle()
     starts = [parameter.data_ptr() for parameter in engine.model.parameters()]
     sizes = [(parameter.nbytes + 63) // 64 * 64 for parameter in engine.model.parameters()]
     assert starts == [starts[0] + sum(sizes[:i]) for i in range(len(sizes))]

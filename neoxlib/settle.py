@@ -1,0 +1,100 @@
+"""What follows a load, in the background: weights come into memory of their own, and that into large pages.
+
+Weights that are pages of a file can be used at once, but the kernel may take such pages away between two tokens. Large
+pages (2 MB on most CPUs) spare most of the look-ups of addresses; asked for before the load, they would come slowly.
+"""
+
+import atexit
+import ctypes
+import logging
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread, get_native_id
+
+from torch import Tensor
+
+from neoxlib.model import GPTNeoX
+from neoxlib.pieces import pages
+
+log = logging.getLogger("neoxlib")
+
+LARGE_PAGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+MADV_COLLAPSE = 25  # linux/mman.h, since Linux 6.1: gather small pages, as they are, into large ones
+AT_ONCE = 16 << 20  # bytes, while other threads that need a new page may have to wait
+
+
+class Settling:
+    """Puts `mapped`, by name, in place of a model's parameters; `tasks` fill what they had, in a thread, after `start`.
+
+    Until it is over a parameter must not be written to: the copy would not have it.
+    """
+
+    def __init__(self, model: GPTNeoX, mapped: dict[str, Tensor], tasks: Iterable[Callable[[], int]]) -> None:
+        self.model, self.tasks, self.ended = model, tasks, False
+        self.own = {name: model.get_parameter(name).data for name in mapped}
+        self._put(mapped)
+        self.thread = Thread(target=self._run, name="neoxlib-settle", daemon=True)
+
+    def start(self) -> None:
+        """Begin. To be called when nothing else changes the model."""
+        atexit.register(self.end)  # Python must not leave while a thread of its own is inside a library
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Return when it is over."""
+        if self.thread.is_alive():
+            self.thread.join()
+
+    def end(self) -> None:
+        """Go no further: the model is no longer needed."""
+        self.ended = True
+        self.wait()
+
+    def _run(self) -> None:
+        with suppress(OSError):  # where threads have no priorities of their own
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)  # what the model is asked meanwhile comes first
+        if self._copy() and self.model.block is not None:
+            use_large_pages(self.model.block, lambda: self.ended)
+        atexit.unregister(self.end)
+
+    def _copy(self) -> bool:
+        """Whether all weights are now in memory of the model's own."""
+        try:
+            for task in self.tasks:
+                if self.ended:
+                    return False
+                task()
+        except Exception as error:  # the model works on, from the pages
+            log.warning("the weights stay mapped from their files, since they could not be copied: %s", error)
+            return False
+        self._put(self.own)
+        if self.own and self.model.fast:
+            self.model.fast.renew()
+        pages.cache_clear()
+        return True
+
+    def _put(self, tensors: dict[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self.model.get_parameter(name).data = tensor
+
+
+def use_large_pages(block: Tensor, ended: Callable[[], bool] = lambda: False) -> int:
+    """Gather a CPU tensor's memory into large pages, as far as the kernel can and will; the bytes that came.
+
+    Its bytes stay as they are and where they are.
+    """
+    try:
+        size, madvise = int(LARGE_PAGE.read_text()), ctypes.CDLL(None).madvise
+    except (OSError, ValueError, AttributeError):  # no Linux, or one without large pages
+        return 0
+    first, last = -(-block.data_ptr() // size) * size, (block.data_ptr() + block.nbytes) // size * size
+    step = max(AT_ONCE, size)
+    done = 0
+    for start in range(first, last, step):
+        part = ctypes.c_size_t(min(step, last - start))
+        if ended() or madvise(ctypes.c_void_p(start), part, MADV_COLLAPSE):
+            break
+        done += part.value
+    return done

@@ -1,0 +1,104 @@
+"""Weights are pages of their files at first, then the model's own memory, then large pages: no answer changes."""
+
+import os
+
+import pytest
+import torch
+
+from neoxlib import load
+from neoxlib.model import GPTNeoX
+from neoxlib.pieces import Piece
+from neoxlib.settle import Settling, use_large_pages
+from neoxlib.weights import load_into, shard
+from tests.conftest import make_oracle
+
+IDS = torch.tensor([[5, 3, 60, 2], [9, 9, 1, 40]])
+
+
+@pytest.fixture(scope="module", params=["safetensors", "bin", "cut for 2"])
+def folder(request, tmp_path_factory):
+    source, made = (tmp_path_factory.mktemp(name) for name in ("source", "made"))
+    oracle = make_oracle()
+    oracle.save_pretrained(source)
+    if request.param == "bin":
+        torch.save(oracle.state_dict(), source / "pytorch_model.bin")
+        os.remove(source / "model.safetensors")
+    if request.param == "cut for 2":
+        shard(source, made / "cut", 2, progress=False)
+    return made / "cut" if request.param == "cut for 2" else source
+
+
+def held(settling: Settling) -> dict[str, torch.Tensor]:
+    """The mapped parameters as they are now."""
+    return {name: settling.model.get_parameter(name).data for name in settling.own}
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_answers_before_and_after_the_copy_are_those_of_weights_that_were_read(folder, compile, monkeypatch):
+    monkeypatch.setattr(Settling, "start", lambda self: None)
+    engine = load(folder, compile=compile)
+    settling = engine._settling
+    before, pages = engine.logits(IDS), held(settling)
+    settling._copy()
+    after, own = engine.logits(IDS), held(settling)
+    assert torch.equal(before, after)
+    assert len(pages) > 10 and all(torch.equal(pages[name], own[name]) for name in pages)
+    assert not {tensor.data_ptr() for tensor in pages.values()} & {tensor.data_ptr() for tensor in own.values()}
+    model = GPTNeoX(engine.config)
+    load_into(model, folder)
+    assert all(torch.equal(tensor, model.get_parameter(name)) for name, tensor in own.items())
+
+
+def test_after_the_copy_the_files_may_go(folder, tmp_path):
+    copy = tmp_path / "model"
+    os.system(f"cp -r {folder} {copy}")
+    engine = load(copy)
+    expected = engine.logits(IDS)
+    engine.settle()
+    for file in [*copy.rglob("*.safetensors"), *copy.rglob("*.bin")]:
+        file.write_bytes(b"")
+    assert torch.equal(engine.logits(IDS), expected)
+    assert not engine._settling.thread.is_alive()
+
+
+def test_weights_that_are_widened_or_packed_are_read_at_once(folder):
+    for options in ({"dtype": "bfloat16"}, {"quant": "int8"}):
+        names = {name for name, _ in load(folder, **options)._settling.model.named_parameters()}
+        lent = set(load(folder, **options)._settling.own)
+        assert lent < names and not any(name.endswith("query_key_value.weight") for name in lent)
+
+
+def test_a_copy_that_fails_leaves_the_model_on_the_pages(folder, monkeypatch, caplog):
+    monkeypatch.setattr(Settling, "start", lambda self: None)
+    engine = load(folder)
+    expected = engine.logits(IDS)
+    monkeypatch.setattr(Piece, "_read_rows", lambda *_: (_ for _ in ()).throw(OSError("a worn disk")))
+    engine._settling._copy()
+    assert "stay mapped from their files, since they could not be copied: a worn disk" in caplog.text
+    assert torch.equal(engine.logits(IDS), expected)
+
+
+def test_a_closed_engine_copies_no_further(folder, monkeypatch):
+    monkeypatch.setattr(Settling, "start", lambda self: None)
+    engine = load(folder)
+    pages = held(engine._settling)
+    engine.close()
+    engine._settling._copy()
+    assert all(tensor.data_ptr() == pages[name].data_ptr() for name, tensor in held(engine._settling).items())
+
+
+def test_large_pages_hold_the_same_bytes_in_the_same_place():
+    block = torch.arange(1 << 20, dtype=torch.int64)  # 8 MB
+    place = block.data_ptr()
+    came = use_large_pages(block)
+    assert torch.equal(block, torch.arange(1 << 20)) and block.data_ptr() == place
+    assert came % 4096 == 0 and came <= block.nbytes
+
+
+def test_large_pages_are_not_asked_for_once_it_has_ended():
+    assert use_large_pages(torch.ones(1 << 20), lambda: True) == 0
+
+
+def test_without_large_pages_nothing_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr("neoxlib.settle.LARGE_PAGE", tmp_path / "missing")
+    assert use_large_pages(torch.ones(1 << 20)) == 0
