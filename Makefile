@@ -5,9 +5,9 @@ PEERS := .venv-peers
 NPU := .venv-npu
 BIN := $(VENV)/bin
 
-.PHONY: report test verify-npu lint lab quality demo bench-peers bench-readme bench-20b bench-load clean
+.PHONY: report test verify-npu lint lab quality demo bench-peers bench-readme bench-20b bench-load bench-exam clean
 
-report: $(VENV)/.installed  ## run the five notebooks headless on the shipped model; prints where the reports are
+report: $(VENV)/.installed  ## run the six notebooks headless on the shipped model; prints where the reports are
 	$(BIN)/python -m neoxlib report --all
 
 test: $(VENV)/.installed lint  ## lint code and notebooks, run all tests
@@ -40,6 +40,9 @@ bench-20b: $(VENV)/.installed  ## write, load, decode and cut GPT-NeoX-20B's sha
 bench-load: $(VENV)/.installed  ## shard beside cp, load beside from_pretrained
 	$(BIN)/python -m benchmarks.load $(ARGS)
 
+bench-exam: $(VENV)/.installed  ## questions per second beside lm-eval with transformers; needs C-Eval and MMLU (NEOXLIB_TEST_DATA)
+	$(BIN)/python -m benchmarks.exam $(ARGS)
+
 $(PEERS)/.installed: benchmarks/peers.txt constraints.txt  # llama.cpp is compiled, which takes a while
 	$(PYTHON) -m venv $(PEERS)
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(PEERS)/bin/python -m pip install --disable-pip-version-check -r benchmarks/peers.txt -c constraints.txt
@@ -54,7 +57,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "Python 3.11 is needed, $(PYTHON) is another: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,eval]" -c constraints.txt
 	touch $@
 
 clean:  ## remove the environments; runs in outputs/ stay

@@ -39,7 +39,7 @@ def _ids(text: str) -> list[int]:
     return [int(one) for one in text.split(",")]
 
 
-_LENGTHS = "generated letters are not searched: the likeliest of the four is taken"
+_LENGTHS = "profile vendor writes 32 tokens, the SDK's default, and reads its letter; others take the likeliest choice"
 KEYS: dict[str, dict[str, Key]] = {
     "model": {
         "model_path": Key("model_dir", readme="../model"),
@@ -69,7 +69,6 @@ KEYS: dict[str, dict[str, Key]] = {
 }  # fmt: skip
 ALIASES = {"ceval": "precision"}  # deprecated by the SDK, and what its own file for GPT-NeoX still has
 PATHS = ("model_path", "work_dir")
-MODES = ("ceval", "mmlu")  # of the SDK
 
 
 @dataclass
@@ -148,9 +147,6 @@ def _take(found: Import, key: str, name: str, value: Any, folder: Path) -> None:
         ids = ",".join(str(one) for one in sorted(set(value)))
         found.notes.append(f"device_ids: {len(value)} rank(s); to take those: export ASCEND_RT_VISIBLE_DEVICES={ids}")
         value = len(value)
-    elif key == "mode" and value in MODES and value not in PARAMETERS["task"].choices:
-        found.notes.append(f"mode = {value}: 03_ceval has no such task yet; left out")
-        return
     elif key in PATHS:
         value = str((folder / value / "data" if key == "work_dir" else folder / value).resolve())
         if not Path(value).is_dir():

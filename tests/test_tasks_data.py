@@ -103,27 +103,32 @@ def test_every_problem_of_every_file_is_in_one_error(exam):
     put(exam / "dev/colours_dev.csv", csv_text([HEADER, good]), "gb18030")
     assert problems(exam, shots=1) == [
         "val/tiny_sums_val.csv:1: column(s) answer missing; found: id, question, A, B, C, D",
-        "dev/tiny_sums_dev.csv:1: is empty; expected a header and questions",
+        "dev/tiny_sums_dev.csv:1: is empty; expected questions",
         "val/colours_val.csv:2: B is empty",
         "val/colours_val.csv:2: answer is 'AB'; expected one of A, B, C, D",
         "val/colours_val.csv:4: id '9' is already in row 3",
-        "val/colours_val.csv:5: has 6 cells, the header has 7 (an unquoted comma?)",
+        "val/colours_val.csv:5: has 6 cells, the header has 7 (an unquoted comma or line break?)",
         "dev/colours_dev.csv:2: is not UTF-8 (byte 0xce), it may be GB18030; save it as UTF-8",
     ]
 
 
 @pytest.mark.parametrize(("text", "expected"), [
     ("id,question,A,B,C,D,answer\r\n", "2: the header is there, the questions are not"),
-    ("\ufeff", "1: is empty; expected a header and questions"),
+    ("\ufeff", "1: is empty; expected questions"),
     ("id,question,A,A,B,C,D,answer\n0,q,1,2,3,4,5,A\n", "1: column 'A' appears twice"),
     ('id,question,A,B,C,D,answer\n0,"q,1,2,3,4,A', "2: is not valid CSV: unexpected end of data (an unclosed quote?)"),
     ("id,question,A,B,C,D,answer\n0,q,1,2,3,4,a\n", "2: answer is 'a'; expected one of A, B, C, D"),
     ("id,question,A,B,C,D,answer\n0,q,1,2,3,4,\n", "2: answer is empty"),
     ("id,question,A,B,C,D,answer\n\n0,q,1,2, ,4,A\n", "3: C is empty"),
+    ('id,question,A,B,C,D,answer\n0,q,1,2,3,4,"A,B"\n', "2: answer is 'A,B'; expected one of A, B, C, D"),
+    ("id,question,A,B,C,D,answer\n0,q\ufffd,1,2,3,4,A\n",
+     "2: question has the sign U+FFFD: text was lost when the file was written"),
+    ("id,question,A,B,C,D,answer\n0,q,1,2\r\n3,4,A\n",
+     "2: has 4 cells, the header has 7 (an unquoted comma or line break?)"),
 ])
 def test_a_bad_file_is_named_with_its_row(exam, text, expected):
     put(exam / "val/colours_val.csv", text)
-    assert problems(exam, subjects=["colours"], shots=1) == [f"val/colours_val.csv:{expected}"]
+    assert problems(exam, subjects=["colours"], shots=1)[0] == f"val/colours_val.csv:{expected}"
 
 
 def test_utf16_is_recognised(exam):
@@ -171,7 +176,7 @@ def test_a_bad_mapping_is_told(exam, mapping, expected):
 def test_answers_in_some_files_of_a_split_only_are_told(exam):
     put(exam / "test/colours_test.csv", csv_text([HEADER, *ROWS["colours"]]))
     assert problems(exam, split="test", shots=0) == [
-        "test/tiny_sums_test.csv:1: has questions without an answer, other files have them"
+        "test/tiny_sums_test.csv:1: has questions without an answer, other questions have them"
     ]
 
 
@@ -189,7 +194,14 @@ def test_folders_that_are_no_exam_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "split/val").mkdir(parents=True)
     put(tmp_path / "exam.zip", "PK")
-    for name, message in {"nowhere": "does not exist", "exam.zip": "unpack it", "empty": "no val/ folder"}.items():
+    messages = {"nowhere": "does not exist", "exam.zip": "no zip archive", "empty": "found: nothing",
+                "split": "expected val/<subject>_val.csv"}  # fmt: skip
+    for name, message in messages.items():
         with pytest.raises(DataError, match=message):
             load_task("ceval", tmp_path / name)
-    assert problems(tmp_path / "split") == ["val/: has no file named <subject>_val.csv"]
+
+
+def test_two_folders_with_an_exam_are_not_chosen_between(exam):
+    write_exam(exam.parent / "other")
+    with pytest.raises(DataError, match=r"2 folders with questions of val \(name one of them\): exam, other"):
+        load_task("ceval", exam.parent)

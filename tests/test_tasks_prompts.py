@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from neoxlib.errors import SettingsError
-from neoxlib.tasks import PROFILES, get_profile, load_task
+from neoxlib.tasks import get_profile, load_task
 from neoxlib.tasks.prompts import build_prompts
 from tests.exam import write_exam
 
-OFFICIAL = PROFILES["official"]
+OFFICIAL = get_profile("official", "ceval")
 TWO_SHOTS = (
     "以下是中国关于小算术考试的单项选择题，请选出其中的正确答案。\n\n"
     "1+2=____\nA. 3\nB. 4\nC. 5\nD. 6\n答案：A\n\n"
@@ -74,9 +73,3 @@ def test_every_real_question_fits_gpt_neox_20b_with_four_or_five_examples(data):
         tokens = len(tokenizer(whole.text)["input_ids"])
         assert prompt.prompt_tokens <= 2048 and prompt.shots_used == (5 if tokens <= 2048 else 4)
     assert 0 < sum(p.shots_used < 5 for p in prompts) < 31  # 30 of all 1346 questions
-
-
-def test_unknown_profiles_are_refused_with_the_known_ones():
-    assert get_profile("official", "ceval") is OFFICIAL
-    with pytest.raises(SettingsError, match=r"did you mean 'official'.*known: official"):
-        get_profile("offical", "ceval")

@@ -18,7 +18,8 @@ def results(*subjects: tuple[str, str, bool, str]) -> pd.DataFrame:
     """Rows as `evaluate` gives them; each subject is (name, class, hard, marks), a mark being + - or x (too long)."""
     return pd.DataFrame([
         {"subject": name, "name": name.title(), "class": category, "hard": hard, "expected": "A",
-         "correct": mark == "+", "too_long": mark == "x"}
+         "predicted": {"+": "A", "-": "B", "x": ""}[mark], "correct": mark == "+", "too_long": mark == "x",
+         **dict.fromkeys(("p_A", "p_B", "p_C", "p_D"), 0.25)}
         for name, category, hard, marks in subjects for mark in marks
     ])
 
@@ -56,6 +57,21 @@ def test_better_than_guessing_counts_every_way_to_guess():
     right = [sum(letter == "A" for letter in ways) for ways in product("ABCD", repeat=6)]
     for correct in range(7):
         assert better_than_guessing(correct, 6) == sum(n >= correct for n in right) / 4**6
+
+
+def test_guessing_between_two_is_right_half_the_time():
+    assert better_than_guessing(1, 1, choices=2) == 0.5 and better_than_guessing(3, 4, choices=2) == 5 / 16
+
+
+def test_boolqs_score_is_held_against_a_half_and_its_class_has_a_row():
+    two = results(("boolq", "Reading", False, "++++++++--")).drop(columns=["p_C", "p_D"])
+    assert by_subject(two)["p_guessing"].tolist() == [better_than_guessing(8, 10, choices=2)]
+    assert by_class(two)["class"].tolist() == ["Reading"]
+
+
+def test_questions_that_failed_are_counted_and_wrong():
+    table = by_subject(EXAM.assign(failed=EXAM["too_long"], too_long=False)).set_index("subject")
+    assert table["failed"].tolist() == [0, 1, 0] and table["accuracy"].tolist() == [0.5, 0.75, 0.25]
 
 
 def test_better_than_guessing_holds_at_the_size_of_the_whole_exam():
@@ -117,7 +133,7 @@ def test_the_verdict_says_better_only_where_guessing_is_unlikely():
 
 def test_readable_tables_are_in_per_cent():
     row = readable(by_subject(EXAM)).loc["Biology"]
-    assert (row["accuracy"], row["95 % interval"], row["correct"]) == ("75.0 %", "40.9 % to 92.9 %", "6")
+    assert (row["accuracy"], row["95 % interval"], row["correct"]) == ("75.0 %", "40.9 – 92.9 %", "6")
 
 
 class Notes:

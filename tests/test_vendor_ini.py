@@ -90,7 +90,7 @@ def test_the_deprecated_name_and_the_file_of_the_vendors_own_gpt_neox_are_read(t
     found = imported(tmp_path, text)
     notes = "\n".join(found.notes)
     assert found.values["shots"] == 5 and "[ceval]: read as [precision]" in notes
-    assert ("task" in found.values) == ("mmlu" in PARAMETERS["task"].choices) or "mode = mmlu" in notes
+    assert found.values["task"] == "mmlu"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
-"""A folder of multiple-choice questions → a checked `Task`. No prompts, models or scores here."""
+"""A folder or archive of multiple-choice questions → a checked `Task`. No prompts, models or scores here."""
 
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,34 +7,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from neoxlib.errors import DataError, SettingsError
-from neoxlib.tasks.subjects import CEVAL, CEVAL_HARD, CLASSES, Subject
-from neoxlib.tasks.table import read_table
+from neoxlib.errors import DataError
+from neoxlib.tasks.benchmarks import Benchmark, did_you_mean, get_benchmark
+from neoxlib.tasks.layout import find_files, find_root, opened, usual_name
+from neoxlib.tasks.mmlu import CLASS_NAMES
+from neoxlib.tasks.rows import Row, label, read_rows
+from neoxlib.tasks.subjects import CLASSES, Subject
+from neoxlib.tasks.table import File
 
-SPLITS = ("dev", "val", "test")
-CHOICES = ("A", "B", "C", "D")
 MAPPING = "subject_mapping.json"
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """What is known of a benchmark before its folder is opened."""
-
-    title: str
-    subjects: dict[str, Subject]  # used where the folder brings no subject_mapping.json of its own
-    hard: frozenset[str]
-    unlabelled: tuple[str, ...]  # splits whose answers may be missing
-
-
-BENCHMARKS = {"ceval": Benchmark("C-Eval", CEVAL, CEVAL_HARD, unlabelled=("test",))}
 
 
 @dataclass(frozen=True)
 class Task:
     """Checked questions and the examples shown before them.
 
-    `questions` has one row per question: subject, name (English), class, hard, id, question, A, B, C, D, expected;
-    all text as in the file, `expected` empty in a split without answers. `examples[subject]` are the dev rows in use.
+    `questions` has one row per question: subject, name (English), class, hard, id, the benchmark's texts (question,
+    A, B, C, D; or passage, question), expected; all text as in the file, `expected` empty in a split without answers.
+    `examples[subject]` are the rows shown before a question, with their `answer`.
     """
 
     name: str
@@ -43,9 +32,10 @@ class Task:
     root: Path
     split: str
     shots: int
+    choices: tuple[str, ...]
     subjects: dict[str, Subject]
     questions: pd.DataFrame
-    examples: dict[str, list[dict[str, str]]]
+    examples: dict[str, list[Row]]
     absent: tuple[str, ...]  # subjects of the mapping that the folder has no file for
 
     @property
@@ -57,140 +47,114 @@ class Task:
         """Subjects and questions of each class that has any."""
         grouped = self.questions.groupby("class", sort=False)
         table = grouped.agg(subjects=("subject", "nunique"), questions=("id", "size"), hard=("hard", "sum"))
-        return table.reindex([c for c in CLASSES if c in table.index]).rename_axis(None)
+        order = dict.fromkeys((*CLASSES, *table.index))
+        return table.reindex([c for c in order if c in table.index]).rename_axis(None)
 
 
 def load_task(
-    task: str, data_dir: str | Path, split: str = "val", subjects: Iterable[str] | None = None, shots: int = 5
+    task: str, data_dir: str | Path, split: str = "val", subjects: Iterable[str] | None = None, shots: int = 5,
+    explained: bool = False,
 ) -> Task:
     """Read and check every file that a run needs.
 
-    `data_dir` holds dev/, val/, test/ with `<subject>_<split>.csv`, or one folder that does (as the official archive
-    unpacks). `subjects` None or empty means every subject with a file; `shots` examples come from dev/.
+    `data_dir` is the benchmark's folder as its authors or the hub lay it out (see `layout.find_files`), one folder that
+    holds it, or the official zip. `subjects` None or empty means every subject with a file; `shots` examples come from
+    dev, `explained` ones with their explanation, for a chain of thought.
     Raises SettingsError for an unknown task or split, and DataError with all problems of all files as `file:row: …`,
     rows counted as a spreadsheet does (the header is row 1).
     """
-    benchmark = _benchmark(task, split, shots)
-    root = _root(Path(data_dir), split)
-    mapping, problems = _mapping(root, benchmark)
-    chosen, more = _choose(root, split, mapping, list(subjects or ()))
-    problems += more
-    questions, examples = [], {}
-    for subject in chosen:
-        rows, more = _questions(root, subject, split, benchmark)
-        questions += [_row(subject, mapping[subject], subject in benchmark.hard, row) for row in rows]
-        examples[subject], shot_problems = _examples(root, subject, shots)
-        problems += more + shot_problems
-    problems += _half_labelled(questions, split)
+    benchmark = get_benchmark(task, split, shots)
+    with opened(Path(data_dir)) as top:
+        root = find_root(top, benchmark, split)
+        mapping, problems = _mapping(root, benchmark)
+        files = find_files(root, benchmark, split)
+        chosen, more = _choose(files, mapping, list(subjects or ()), usual_name(benchmark, split, "{}"))
+        shown = _examples(root, chosen, benchmark, shots, explained)
+        read = {s: read_rows(files[s], benchmark, split not in benchmark.unlabelled) for s in chosen}
+        where = Path(str(root))
+    problems += more + [p for s in chosen for p in (*read[s][1], *shown[s][1])]
+    questions = [_question(s, mapping[s], s in benchmark.hard, row) for s in chosen for row in read[s][0]]
+    problems += _half_labelled(questions, files) if split in benchmark.unlabelled else []
     if problems:
-        raise DataError(f"{len(problems)} problem(s) in {root}:\n  " + "\n  ".join(problems))
-    absent = tuple(s for s in mapping if not _path(root, s, split).is_file())
-    known = {s: mapping[s] for s in chosen}
-    return Task(task, benchmark.title, root, split, shots, known, pd.DataFrame(questions), examples, absent)
+        raise DataError(f"{len(problems)} problem(s) in {where}:\n  " + "\n  ".join(problems))
+    subjects, examples = {s: mapping[s] for s in chosen}, {s: rows for s, (rows, _) in shown.items()}
+    absent = tuple(s for s in mapping if s not in files)
+    return Task(task, benchmark.title, where, split, shots, benchmark.choices, subjects, pd.DataFrame(questions),
+                examples, absent)  # fmt: skip
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` where something known is near, else nothing."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _benchmark(task: str, split: str, shots: int) -> Benchmark:
-    if task not in BENCHMARKS:
-        hint = did_you_mean(task, BENCHMARKS)
-        raise SettingsError(f"task {task!r} is not known{hint}; known: {', '.join(BENCHMARKS)}")
-    if split not in SPLITS:
-        raise SettingsError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-    if shots < 0:
-        raise SettingsError(f"shots is {shots}; it counts the examples before each question: 0 or more")
-    return BENCHMARKS[task]
-
-
-def _root(data_dir: Path, split: str) -> Path:
-    """`data_dir`, or the only folder inside it that has the split."""
-    if not data_dir.is_dir():
-        what = "is a file, not a folder: unpack it first" if data_dir.is_file() else "does not exist"
-        raise DataError(f"data_dir {data_dir} {what}")
-    if (data_dir / split).is_dir():
-        return data_dir
-    inside = sorted(p for p in data_dir.iterdir() if (p / split).is_dir())
-    if len(inside) != 1:
-        found = ", ".join(p.name for p in inside or sorted(data_dir.iterdir())[:10]) or "nothing"
-        which = f"{len(inside)} folders with a {split}/ (name one of them)" if inside else f"no {split}/ folder"
-        raise DataError(f"data_dir {data_dir} has {which}; expected dev/, val/, test/ with CSV files; found: {found}")
-    return inside[0]
-
-
-def _mapping(root: Path, benchmark: Benchmark) -> tuple[dict[str, Subject], list[str]]:
+def _mapping(root: File, benchmark: Benchmark) -> tuple[dict[str, Subject], list[str]]:
     """The folder's own subject_mapping.json {subject: [English, Chinese, class]} wins over the built-in table."""
     path = root / MAPPING
     if not path.is_file():
         return benchmark.subjects, []
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        raw = json.loads(path.read_bytes().decode("utf-8-sig"))
     except ValueError as error:
         return {}, [f"{MAPPING}:{getattr(error, 'lineno', 1)}: is not JSON in UTF-8: {error}"]
     if not isinstance(raw, dict):
         return {}, [f"{MAPPING}:1: expected {{subject: [English, Chinese, class]}}, found a {type(raw).__name__}"]
-    bad = {name: entry for name, entry in raw.items() if not _is_subject(entry)}
-    expected = f"expected [English, Chinese, class] with a class of {', '.join(CLASSES)}"
-    problems = [f"{MAPPING}: {name}: {expected}, found {entry!r:.80}" for name, entry in bad.items()]
-    return {name: Subject(*entry) for name, entry in raw.items() if name not in bad}, problems
+    found = {name: _subject(name, entry) for name, entry in raw.items()}
+    wanted = f"expected [English, Chinese, class] with a class of {', '.join(CLASSES)}"
+    bad = [name for name, subject in found.items() if subject is None]
+    problems = [f"{MAPPING}: {name}: {wanted}, found {raw[name]!r:.80}" for name in bad]
+    return {name: subject for name, subject in found.items() if subject}, problems
 
 
-def _is_subject(entry: object) -> bool:
+def _subject(name: str, entry: object) -> Subject | None:
+    """An entry of a mapping; a bare class is MMLU's form."""
+    if isinstance(entry, str):
+        entry = [name.replace("_", " ").title(), name, CLASS_NAMES.get(entry, entry)]
     texts = isinstance(entry, list) and len(entry) == 3 and all(isinstance(x, str) and x.strip() for x in entry)
-    return texts and entry[2] in CLASSES
+    return Subject(*entry) if texts and entry[2] in CLASSES else None
 
 
-def _path(root: Path, subject: str, split: str) -> Path:
-    return root / split / f"{subject}_{split}.csv"
-
-
-def _choose(root: Path, split: str, mapping: dict[str, Subject], asked: list[str]) -> tuple[list[str], list[str]]:
+def _choose(
+    files: dict[str, File], mapping: dict[str, Subject], asked: list[str], form: str
+) -> tuple[list[str], list[str]]:
     """Subjects to read, in the mapping's order, and what is wrong with the choice."""
-    ending = f"_{split}.csv"
-    files = sorted(p.name.removesuffix(ending) for p in (root / split).glob(f"[!.]*{ending}"))
-    if not asked and not files:
-        return [], [f"{split}/: has no file named <subject>{ending}"]
     problems = []
     for name in asked or files:
         if name not in mapping:
-            what = f"subjects: {name!r}" if asked else f"{split}/{name}{ending}:1: subject {name!r}"
+            what = f"subjects: {name!r}" if asked else f"{label(files[name])}:1: subject {name!r}"
             problems.append(f"{what} is not in the subject mapping{did_you_mean(name, mapping)}")
         elif name not in files:
-            problems.append(f"subjects: {name!r} has no file {split}/{name}{ending}")
+            problems.append(f"subjects: {name!r} has no file {form.replace('{}', name)}")
     wanted = set(asked or files) & set(files)
     return [name for name in mapping if name in wanted], problems
 
 
-def _questions(root: Path, subject: str, split: str, benchmark: Benchmark) -> tuple[list[dict[str, str]], list[str]]:
-    optional = ("answer",) if split in benchmark.unlabelled else ()
-    return read_table(_path(root, subject, split), ("id", "question", *CHOICES, "answer"), optional)
+def _examples(
+    root: File, chosen: list[str], benchmark: Benchmark, shots: int, explained: bool
+) -> dict[str, tuple[list[Row], list[str]]]:
+    """The first `shots` rows of each subject's examples, with problems; none are read where none are wanted."""
+    files = find_files(root, benchmark, "dev") if shots else {}
+    found: dict[str, tuple[list[Row], list[str]]] = {}
+    for subject in chosen:
+        if not shots:
+            found[subject] = [], []
+        elif subject not in files:
+            need = usual_name(benchmark, "dev", subject)
+            found[subject] = [], [f"{need}:1: is missing, and shots is {shots}; add the file or ask for 0 shots"]
+        else:
+            path = files[subject]
+            rows, problems = read_rows(path, benchmark, explained=explained)
+            if len(rows) < shots and not problems:
+                short = f"ends after {len(rows)} example(s), and shots is {shots}"
+                problems = [f"{label(path)}:{len(rows) + 1}: {short}"]
+            found[subject] = rows[:shots], problems
+    return found
 
 
-def _examples(root: Path, subject: str, shots: int) -> tuple[list[dict[str, str]], list[str]]:
-    """The first `shots` dev rows; none are read where none are wanted."""
-    path = _path(root, subject, "dev")
-    if shots == 0:
-        return [], []
-    if not path.is_file():
-        return [], [f"dev/{path.name}:1: is missing, and shots is {shots}; add the file or ask for 0 shots"]
-    rows, problems = read_table(path, ("id", "question", *CHOICES, "answer"))
-    if len(rows) < shots and not problems:
-        problems = [f"dev/{path.name}:{len(rows) + 1}: ends after {len(rows)} example(s), and shots is {shots}"]
-    return rows[:shots], problems
-
-
-def _row(subject: str, known: Subject, hard: bool, row: dict[str, str]) -> dict[str, object]:
-    text = {key: row[key] for key in ("id", "question", *CHOICES)}
+def _question(subject: str, known: Subject, hard: bool, row: Row) -> dict[str, object]:
+    text = {name: cell for name, cell in row.items() if name != "answer"}
     about = {"subject": subject, "name": known.english, "class": known.category, "hard": hard}
-    return {**about, **text, "expected": row.get("answer", "")}
+    return {**about, **text, "expected": row["answer"]}
 
 
-def _half_labelled(questions: list[dict[str, object]], split: str) -> list[str]:
-    """A split is scored or submitted as a whole: answers in some files only are a mistake."""
+def _half_labelled(questions: list[dict[str, object]], files: dict[str, File]) -> list[str]:
+    """A split is scored or submitted as a whole: answers in some rows or files only are a mistake."""
     without = sorted({str(q["subject"]) for q in questions if not q["expected"]})
     if not without or all(not q["expected"] for q in questions):
         return []
-    return [f"{split}/{s}_{split}.csv:1: has questions without an answer, other files have them" for s in without]
+    return [f"{label(files[s])}:1: has questions without an answer, other questions have them" for s in without]

@@ -1,4 +1,4 @@
-"""What a model is asked, by which rules: one row of PROFILES per published way to run an exam."""
+"""What a model is asked: a question in the frame of its profile, with as many worked examples as fit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,23 +6,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from neoxlib.errors import SettingsError
-from neoxlib.tasks.data import CHOICES, Task, did_you_mean
+from neoxlib.tasks.data import Task
+from neoxlib.tasks.profiles import Profile
 from neoxlib.tasks.subjects import Subject
 
-
-@dataclass(frozen=True)
-class Profile:
-    """The rules of one scoring. Templates are filled from the question's own columns."""
-
-    name: str
-    task: str
-    header: str  # {english} and {chinese} are the subject's names
-    question: str
-    cue: str  # ends the prompt: no blank after it, the answer token brings its own
-    example: str  # follows an example's cue
-    answers: tuple[str, ...]  # what is scored after the cue, in the order of the choices; one token each
-    average: str  # the published headline: "macro" over subjects or "micro" over questions
-    source: str
+Count = Callable[[str], int]  # tokens of a text
 
 
 @dataclass(frozen=True)
@@ -32,63 +20,57 @@ class Prompt:
     text: str
     shots_used: int
     prompt_tokens: int
-    too_long: bool  # not even the bare question fits; it is counted and shown, never dropped
+    too_long: bool  # not even the fewest examples fit; it is counted and shown, never dropped
 
 
-PROFILES = {
-    "official": Profile(
-        name="official",
-        task="ceval",
-        header="以下是中国关于{chinese}考试的单项选择题，请选出其中的正确答案。\n\n",
-        question="{question}\nA. {A}\nB. {B}\nC. {C}\nD. {D}\n",
-        cue="答案：",
-        example="{answer}\n\n",
-        answers=("A", "B", "C", "D"),
-        average="macro",
-        source="github.com/hkust-nlp/ceval, answer-only prompt, code/evaluator_series/evaluators/llama.py",
-    ),
-}
-
-
-def get_profile(name: str, task: str) -> Profile:
-    """The profile's row; SettingsError where it is unknown or belongs to another task."""
-    known = [p.name for p in PROFILES.values() if p.task == task]
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise SettingsError(f"profile {name!r} is not known for {task}{hint}; known: {', '.join(known)}")
-    return PROFILES[name]
-
-
-def build_prompts(
-    task: Task, questions: pd.DataFrame, profile: Profile, count: Callable[[str], int], room: int
-) -> list[Prompt]:
-    """One prompt per row of `questions`. `count` gives a text's tokens; `room` is how many fit."""
+def build_prompts(task: Task, questions: pd.DataFrame, profile: Profile, count: Count, window: int) -> list[Prompt]:
+    """One prompt per row of `questions`; prompt and answer together fit `window` tokens."""
+    limit = room(profile, count, window)
     prompts = []
     for row in questions.to_dict("records"):
         # Asked about a dev row, its own answer must not stand among the examples.
         examples = [e for e in task.examples[row["subject"]] if task.split != "dev" or e["id"] != row["id"]]
-        prompts.append(fit(profile, task.subjects[row["subject"]], row, examples, count, room))
+        names = names_of(row["subject"], task.subjects[row["subject"]])
+        prompts.append(fit(profile, names, row, examples[: profile.shots], count, limit))
     return prompts
 
 
+def room(profile: Profile, count: Count, window: int) -> int:
+    """Tokens that a prompt may have: the window's, less the answer's. A scored answer's last token is only a target."""
+    longest = max((count(profile.cue + answer) - count(profile.cue) for answer in profile.answers), default=0)
+    left = window - (profile.max_new_tokens if profile.scoring == "generate" else longest - 1)
+    if left < 1:
+        what = f"profile {profile.name!r}, mode {profile.mode}, writes up to {profile.max_new_tokens} tokens"
+        raise SettingsError(f"{what}, and the window is {window}: raise max_seq_len or take another profile")
+    return min(left, profile.most_tokens or left)
+
+
 def fit(
-    profile: Profile, subject: Subject, row: dict, examples: list[dict], count: Callable[[str], int], room: int
+    profile: Profile, names: dict[str, str], row: dict, examples: list[dict], count: Count, limit: int
 ) -> Prompt:
     """Whole examples fall off the end until the prompt fits; cutting tokens from the left would destroy the header."""
-    for shots in range(len(examples), -1, -1):
-        text = render(profile, subject, row, examples[:shots])
+    least = min(profile.least_shots, len(examples))
+    for shots in range(len(examples), least - 1, -1):
+        text = render(profile, names, row, examples[:shots])
         tokens = count(text)
-        if tokens <= room:
+        if tokens <= limit:
             return Prompt(text, shots, tokens, too_long=False)
-    return Prompt(text, 0, tokens, too_long=True)
+    return Prompt(text, least, tokens, too_long=True)
 
 
-def render(profile: Profile, subject: Subject, row: dict, examples: list[dict]) -> str:
+def render(profile: Profile, names: dict[str, str], row: dict, examples: list[dict]) -> str:
     """Header, examples with their answers, the question up to the cue."""
-    ask = profile.question + profile.cue
-    shown = [(ask + profile.example).format(**_cells(example)) for example in examples]
-    return profile.header.format(**subject._asdict()) + "".join(shown) + ask.format(**_cells(row))
+    shown = [(profile.question + profile.example).format(**names, **_cells(example)) for example in examples]
+    asked = (profile.question + profile.cue).format(**names, **_cells(row))
+    return profile.header.format(**names) + "".join(shown) + asked
+
+
+def names_of(key: str, subject: Subject) -> dict[str, str]:
+    """What templates may call a subject."""
+    return {"subject": key.replace("_", " "), "english": subject.english, "chinese": subject.chinese}
 
 
 def _cells(row: dict) -> dict[str, str]:
-    return {key: row[key] for key in ("question", *CHOICES, "answer") if key in row}
+    """The row's texts; an example's `answer` is among them, a question's is not."""
+    kept = ("question", "passage", "A", "B", "C", "D", "answer", "explanation")
+    return {"stripped": row["question"].strip()} | {name: row[name] for name in kept if name in row}

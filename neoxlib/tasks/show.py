@@ -1,12 +1,26 @@
-"""Questions and rules as tables that people read: in full, Chinese as Chinese, markup of the data as text."""
+"""An exam and its rules as tables that people read: in full, Chinese as Chinese, markup of the data as text."""
 
 import html
 from dataclasses import asdict
 
 import pandas as pd
 
-from neoxlib.tasks.data import CHOICES
-from neoxlib.tasks.prompts import Profile
+from neoxlib.demo import EXAM_DIR
+from neoxlib.tasks.data import Task
+from neoxlib.tasks.marks import FAILED, TOO_LONG, failed, marks
+from neoxlib.tasks.profiles import Profile
+
+LEFT = "text-align:left;vertical-align:top;white-space:pre-wrap"  # JupyterLab's own sheet puts cells to the right
+MATH_OFF = "tex2jax_ignore mathjax_ignore"  # a $…$ of the data is no formula of ours
+
+# Whose data a benchmark's are, and under which licence, as their pages say it.
+DATA = {
+    "ceval": ("C-Eval, Huang et al., NeurIPS 2023, github.com/hkust-nlp/ceval",
+              "CC BY-NC-SA 4.0: name the authors, no commercial use, share alike"),
+    "mmlu": ("MMLU, Hendrycks et al., ICLR 2021, github.com/hendrycks/test", "MIT"),
+    "boolq": ("BoolQ, Clark et al., NAACL 2019, github.com/google-research-datasets/boolean-questions",
+              "CC BY-SA 3.0: name the authors, share alike"),
+}  # fmt: skip
 
 
 class TextTable:
@@ -15,50 +29,104 @@ class TextTable:
     pandas' own HTML cuts long cells and spells line breaks out.
     """
 
-    def __init__(self, rows: pd.DataFrame, note: str) -> None:
+    def __init__(self, rows: pd.DataFrame, note: str = "") -> None:
         self.rows, self.note = rows.astype(str), note
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.rows.columns)
-        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self.rows.itertuples(index=False))
-        body = "".join(f"<tr>{row}</tr>" for row in cells)
-        table = f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        # Line breaks are the data's, and its $…$ is no formula of ours.
-        box = '<div class="tex2jax_ignore mathjax_ignore" style="white-space: pre-line">'
-        return f"{box}{table}</div><p>{html.escape(self.note)}</p>"
+        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
+        return note if self.rows.empty else text_table(list(self.rows.columns), self._cells()) + note
+
+    def _cells(self) -> list[list[str]]:
+        return [[html.escape(cell) for cell in row] for row in self.rows.itertuples(index=False)]
 
     def __repr__(self) -> str:
-        return f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"
+        return self.note if self.rows.empty else f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"
+
+
+def text_table(columns: list[str], rows: list[list[str]]) -> str:
+    """An HTML table of cells that are HTML already, text to the left, line breaks kept, no formulas."""
+    head = "".join(f'<th style="{LEFT}">{html.escape(name)}</th>' for name in columns)
+    body = "".join("<tr>" + "".join(f'<td style="{LEFT}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
+    table = f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="{MATH_OFF}">{table}</div>'
+
+
+def about(task: Task) -> TextTable:
+    """What was asked, where it came from, and under which licence its data are."""
+    source, licence = DATA[task.name]
+    size = f"{len(task.questions):,} questions of {len(task.subjects)} subject{'s' if len(task.subjects) > 1 else ''}"
+    facts = {"exam": f"{task.title}, split {task.split}, {size}"}
+    if task.absent:
+        facts["not in this folder"] = f"{len(task.absent)} subjects: {', '.join(task.absent)}"
+    if task.root == EXAM_DIR:
+        facts |= {"data": f"the exam shipped with neoxlib: {task.title}'s layout, and none of its questions",
+                  "licence of the data": "Apache-2.0, as the package"}  # fmt: skip
+    else:
+        facts |= {"benchmark": source, "licence of the benchmark's data": licence}
+        if names := sorted(path.name for path in task.root.glob("LICEN*")):
+            facts["licence files in the folder"] = ", ".join(names)
+    return TextTable(pd.DataFrame(facts.items(), columns=["", "what"]))
 
 
 def rules(profile: Profile) -> TextTable:
-    """Every rule of a profile, texts in quotes so that blanks and line breaks show."""
-    rows = pd.DataFrame([{"rule": name, "value": repr(value)} for name, value in asdict(profile).items()])
-    return TextTable(rows, "The average named here is the one that published scores give.")
+    """Every rule of a profile that says anything, faults last; texts in quotes so that blanks and line breaks show."""
+    notes = {"bugs": "BUG, kept", "departs": "departs from the original"}
+    plain, facts = ("name", "task", "average", "source", "mode", "scoring", "extraction"), asdict(profile)
+    values = {name: value for name, value in facts.items() if value and name not in notes}
+    rows = [(name, value if name in plain else repr(value)) for name, value in values.items()]
+    rows += [(title, text) for name, title in notes.items() for text in facts[name]]
+    return TextTable(
+        pd.DataFrame(rows, columns=["rule", "value"]),
+        "Scores under other rules cannot be compared with these. The average is the one that published scores give.",
+    )
 
 
-def browse(results: pd.DataFrame, per_subject: int = 2, most: int = 40) -> TextTable:
-    """The first wrong answers of each subject, at most `most` in all; the table of all questions is for a file."""
-    wrong = results[~results["correct"]]
-    turn = wrong.groupby("subject").cumcount()  # every subject's first before any subject's second
-    shown = wrong.loc[turn[turn < per_subject].sort_values(kind="stable").index[:most].sort_values()]
-    kind = "wrong answers" if (results["expected"] != "").all() else "answers (this split has no key)"
-    note = f"{len(shown)} of {len(wrong)} {kind} among {len(results)} questions; every question is in questions.csv."
-    return TextTable(_columns(shown), note)
+def extremes(subjects: pd.DataFrame, most: int = 5) -> TextTable:
+    """The subjects with the highest and the lowest accuracy, at most `most` of each and none in both.
+
+    `subjects` is a table of `by_subject`.
+    """
+    scored = subjects.dropna(subset="accuracy").sort_values("accuracy", ascending=False, kind="stable")
+    each = min(most, len(scored) // 2)
+    if not each:
+        return TextTable(pd.DataFrame(), "Fewer than two subjects were scored: none is the hardest.")
+    ends = (("easiest", scored.head(each)), ("hardest", scored.tail(each).iloc[::-1]))
+    rows = [
+        {"": kind, "subject": row["name"], "class": row["class"], "right": f"{row['correct']} of {row['questions']}",
+         "accuracy": f"{row['accuracy']:.1%}", "95 % interval": f"{100 * row['low']:.1f} – {100 * row['high']:.1f} %"}
+        for kind, part in ends for row in part.to_dict("records")
+    ]  # fmt: skip
+    return TextTable(pd.DataFrame(rows), f"Of {len(scored)} subjects; where intervals overlap, the order may be luck.")
 
 
-def _columns(rows: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({
-        "subject": rows["name"],
-        "id": rows["id"],
-        "question": rows["question"],
-        "choices": ["\n".join(_choice(row, letter) for letter in CHOICES) for row in rows.to_dict("records")],
-        "expected": rows["expected"],
-        "chosen": rows["predicted"].where(~rows["too_long"], "too long"),
-        "shots": rows["shots_used"],
-    })
+def shortened(results: pd.DataFrame, task: Task, most: int = 40) -> TextTable:
+    """The questions that were not asked in full, at most `most`, the worst first: what was left out, and why."""
+    lost = pd.Series([_offered(task, row) - row["shots_used"] for row in results.to_dict("records")], results.index)
+    mark = marks(results)
+    cut = (lost > 0) | results["too_long"] | failed(results)
+    if not cut.any():
+        return TextTable(pd.DataFrame(), f"All {len(results):,} questions were asked with all their examples.")
+    why = ("without " + lost.astype(str) + " of the examples").mask(mark == TOO_LONG, "too long even alone: wrong")
+    why = why.mask(mark == FAILED, "failed: wrong")
+    worst = lost.mask(mark.isin([TOO_LONG, FAILED]), len(results)).sort_values(ascending=False, kind="stable").index
+    columns = ["name", "id", "prompt_tokens", "shots_used"]
+    rows = results.loc[worst, columns].assign(what=why)[cut[worst]].head(most)
+    rows = rows.rename(columns={"name": "subject", "prompt_tokens": "prompt, tokens", "shots_used": "examples"})
+    rest = f"; the {most} that lack most are shown, all are in questions.csv." if cut.sum() > most else "."
+    return TextTable(rows, f"{cut.sum():,} of {len(results):,} questions were not asked in full{rest}")
 
 
-def _choice(row: dict, letter: str) -> str:
-    share = row[f"p_{letter}"]
-    return f"{letter}. {row[letter]}" + ("" if pd.isna(share) else f"  ({share:.0%})")
+def _offered(task: Task, row: dict) -> int:
+    """Examples that the question could have had: its own row is none where dev itself is asked."""
+    return sum(task.split != "dev" or example["id"] != row["id"] for example in task.examples[row["subject"]])
+
+
+
+def alone(rescored: pd.DataFrame) -> TextTable:
+    """What `rescore` found: the largest difference, and every answer that flipped."""
+    largest, flipped = rescored["difference"].max(), rescored[rescored["flipped"]]
+    note = f"{len(rescored)} questions asked again, each in a batch of its own: "
+    note += f"{len(flipped)} answer{'s' * (len(flipped) != 1)} flipped"
+    if not pd.isna(largest):
+        note += f"; the largest difference of a log-probability is {largest:.2g}"
+    return TextTable(flipped.drop(columns="flipped"), f"{note}.")

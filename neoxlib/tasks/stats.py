@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
+from neoxlib.tasks.marks import failed, guessing
+from neoxlib.tasks.pairs import better_than_shuffled
 from neoxlib.tasks.subjects import CLASSES
 
 if TYPE_CHECKING:
     from neoxlib.run import Run
 
-GUESSING = 0.25  # four choices
 PASS = 0.6  # what the shipped model is made to reach on its exam
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
@@ -30,18 +31,20 @@ def wilson(accuracy: float, questions: float, z: float = Z95) -> tuple[float, fl
     return max(0.0, min(low, accuracy)), min(1.0, max(high, accuracy))  # rounding must not leave the score outside
 
 
-def better_than_guessing(correct: int, questions: int) -> float:
-    """Exact one-sided binomial p-value: the chance that guessing among four gets at least `correct` right.
+def better_than_guessing(correct: int, questions: int, choices: int = 4) -> float:
+    """Exact one-sided binomial p-value: the chance that guessing among the choices gets at least `correct` right.
 
-    Integers until the last division, so no rounding at any size: sum of C(n, k) 3^(n-k) over k ≥ correct, over 4^n.
+    It pairs each answer with a fair guess at the same question. Integers until the last division, so no rounding at any
+    size: with c choices the sum of C(n, k) (c-1)^(n-k) over k ≥ correct, over c^n.
     """
     if questions == 0:
         return math.nan
-    term = total = 3 ** (questions - correct) * math.comb(questions, correct)
+    wrong = choices - 1
+    term = total = wrong ** (questions - correct) * math.comb(questions, correct)
     for k in range(correct, questions):
-        term = term * (questions - k) // (3 * (k + 1))  # exact: C(n, k+1) 3^(n-k-1) is a whole number
+        term = term * (questions - k) // (wrong * (k + 1))  # exact: C(n, k+1) wrong^(n-k-1) is a whole number
         total += term
-    return total / 4**questions
+    return total / choices**questions
 
 
 def by_subject(results: pd.DataFrame) -> pd.DataFrame:
@@ -55,7 +58,7 @@ def by_subject(results: pd.DataFrame) -> pd.DataFrame:
 
 def by_class(results: pd.DataFrame) -> pd.DataFrame:
     """One row per class that was asked, in the benchmark's order, and the hard subset over its own questions."""
-    parts = {name: results[results["class"] == name] for name in CLASSES}
+    parts = {name: results[results["class"] == name] for name in dict.fromkeys((*CLASSES, *results["class"]))}
     parts["Hard"] = results[results["hard"]]
     return _table([{"class": name, **score(part)} for name, part in parts.items() if len(part)])
 
@@ -64,30 +67,33 @@ def averages(results: pd.DataFrame) -> pd.DataFrame:
     """Micro (every question weighs the same) and macro (every subject weighs the same).
 
     The macro interval is Wilson's on Kish's effective number of questions, S² / Σ 1/n_s over S subjects; it has no
-    binomial test, since subjects of unequal size make it no count of successes.
+    tests, since subjects of unequal size make it no count of successes. p_shuffled is the micro average's test against
+    the same answers dealt to the questions at random: see `better_than_shuffled`.
     """
     subjects = by_subject(results)
     macro = float(subjects["accuracy"].mean())
     effective = len(subjects) ** 2 / (1 / subjects["questions"]).sum()
     low, high = wilson(macro, effective)
-    micro = score(results)
-    other = {"correct": None, "accuracy": macro, "low": low, "high": high, "p_guessing": math.nan}
+    micro = score(results) | {"p_shuffled": better_than_shuffled(results)}
+    tests = {"correct": None, "p_guessing": math.nan, "p_shuffled": math.nan}
+    other = {"accuracy": macro, "low": low, "high": high, **tests}
     return _table([{"average": "micro", **micro}, {"average": "macro", **micro, **other}])
 
 
 def score(part: pd.DataFrame) -> dict[str, float | int | None]:
-    """Questions, correct, accuracy, Wilson 95 % interval, p-value against guessing, questions too long to ask.
+    """Questions, correct, accuracy, Wilson 95 % interval, p-value against guessing, questions too long to ask, failed.
 
-    A question that was too long to ask counts as wrong. Without answers there is nothing to score: accuracy is nan.
+    A question that was too long to ask, or failed, counts as wrong. Without answers there is nothing to score: accuracy
+    is nan.
     """
     n, labelled = len(part), bool((part["expected"] != "").all())
     correct = int(part["correct"].sum()) if labelled else None
     accuracy = correct / n if labelled else math.nan
     low, high = wilson(accuracy, n)
-    p_value = better_than_guessing(correct, n) if labelled else math.nan
+    p_value = better_than_guessing(correct, n, round(1 / guessing(part))) if labelled else math.nan
     return {
         "questions": n, "correct": correct, "accuracy": accuracy, "low": low, "high": high,
-        "p_guessing": p_value, "too_long": int(part["too_long"].sum()),
+        "p_guessing": p_value, "too_long": int(part["too_long"].sum()), "failed": int(failed(part).sum()),
     }
 
 
@@ -97,7 +103,8 @@ def summary(results: pd.DataFrame, average: str) -> dict[str, float | int | str 
     headline = macro if average == "macro" else micro
     return {
         "accuracy": headline["accuracy"], "accuracy_low": headline["low"], "accuracy_high": headline["high"],
-        "average": average, "p_guessing": micro["p_guessing"], "questions": len(results), "too_long": micro["too_long"],
+        "average": average, "p_guessing": micro["p_guessing"], "p_shuffled": micro["p_shuffled"],
+        "questions": len(results), "too_long": micro["too_long"], "failed": micro["failed"],
     }
 
 
@@ -107,19 +114,26 @@ def verdict(scored: pd.DataFrame | dict, p_limit: float = 0.01) -> str:
         return "no answers in this split: nothing to score"
     what = f"{scored['correct']} of {scored['questions']} right ({scored['accuracy']:.1%})"
     better = "better than" if scored["p_guessing"] < p_limit else "not shown to be better than"
-    return f"{what}: {better} guessing (p {scored['p_guessing']:.2g})"
+    said = f"{what}: {better} guessing (p {scored['p_guessing']:.2g})"
+    if scored["p_guessing"] < p_limit <= scored.get("p_shuffled", 0.0):
+        said += f", but so are the same answers dealt to the questions at random (p {scored['p_shuffled']:.2g}): "
+        said += "it favours a choice that is often right, and does not show that it reads the questions"
+    return said
 
 
 def readable(scores: pd.DataFrame) -> pd.DataFrame:
     """A table of scores for people: per cent, one interval column, names as the index; the CSV has the numbers."""
-    table = scores.drop(columns=["accuracy", "low", "high", "p_guessing"])
+    p_values = {"p_guessing": "p, guessing", "p_shuffled": "p, shuffled"}
+    shown = {name: label for name, label in p_values.items() if name in scores}
+    none_failed = ["failed"] if not scores["failed"].any() else []
+    table = scores.drop(columns=["accuracy", "low", "high", *shown, *none_failed])
     table = table.drop(columns="subject").set_index("name") if "name" in table else table.set_index(table.columns[0])
     table = table.rename_axis(None)  # a named index takes a header line of its own
     accuracy = [_percent(value) for value in scores["accuracy"]]
     ends = zip(scores["low"], scores["high"], strict=True)
-    interval = ["–" if pd.isna(low) else f"{_percent(low)} to {_percent(high)}" for low, high in ends]
-    p_value = ["" if pd.isna(p) else f"{p:.2g}" for p in scores["p_guessing"]]
-    table = table.assign(**{"accuracy": accuracy, "95 % interval": interval, "p, guessing": p_value})
+    interval = ["–" if pd.isna(low) else f"{100 * low:.1f} – {100 * high:.1f} %" for low, high in ends]
+    tests = {label: ["" if pd.isna(p) else f"{p:.2g}" for p in scores[name]] for name, label in shown.items()}
+    table = table.assign(**{"accuracy": accuracy, "95 % interval": interval, **tests})
     return table.assign(correct=["" if pd.isna(c) else str(c) for c in scores["correct"]])
 
 

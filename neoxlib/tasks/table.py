@@ -1,31 +1,34 @@
-"""One CSV file of questions → rows of text and a list of what is wrong. Knows nothing of subjects or splits."""
+"""One file of questions → its records, as they stand there. Knows nothing of benchmarks."""
 
 import csv
 import io
-from collections import Counter
+import json
+import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
 
-LETTERS = ("A", "B", "C", "D")
+Record = dict[str, Any]
+Records = list[tuple[int, Record]]  # with the row in the file; a spreadsheet's count, the header is row 1
+File = Path | zipfile.Path
 
-Row = dict[str, str]
 
+def read_table(path: File, headerless: tuple[str, ...] = ()) -> tuple[Records, list[str]]:
+    """Every record of a .csv, .jsonl or .parquet file, and every problem as `row: …`.
 
-def read_table(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> tuple[list[Row], list[str]]:
-    """Rows with `columns` (those in `optional` may be absent) and every problem as `folder/file:row: …`.
-
-    Cells stay text: `None`, `NA` and `001` are what they say, line breaks inside quotes are kept. A file with any
-    problem gives the rows that could be read, and its problems; the caller refuses it.
+    Cells of a CSV stay text: `None`, `NA` and `001` are what they say, line breaks inside quotes are kept.
+    `headerless` names the columns of a CSV whose first row is a question, not their names.
     """
-    where = f"{path.parent.name}/{path.name}"
-    text, problem = _decode(path.read_bytes())
+    try:
+        raw = path.read_bytes()
+    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: a password
+        return [], [f"1: cannot be read: {error}"]
+    if path.name.endswith(".parquet"):
+        return _parquet(raw)
+    text, problem = _decode(raw)
     if problem:
-        return [], [f"{where}:{problem}"]
-    records, problem = _records(text)
-    if problem:
-        return [], [f"{where}:{problem}"]
-    problems = _header(records[0], columns, optional)
-    rows = [] if problems else _rows(records, problems, [c for c in columns if c not in optional])
-    return rows, [f"{where}:{problem}" for problem in problems]
+        return [], [problem]
+    return _json_lines(text) if path.name.endswith(".jsonl") else _csv(text, headerless)
 
 
 def _decode(raw: bytes) -> tuple[str, str]:
@@ -35,7 +38,7 @@ def _decode(raw: bytes) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         row = raw.count(b"\n", 0, error.start) + 1
         return "", f"{row}: is not UTF-8 (byte 0x{raw[error.start]:02x}){_looks_like(raw)}; save it as UTF-8"
-    return (text, "") if text.strip() else ("", "1: is empty; expected a header and questions")
+    return (text, "") if text.strip() else ("", "1: is empty; expected questions")
 
 
 def _looks_like(raw: bytes) -> str:
@@ -48,48 +51,54 @@ def _looks_like(raw: bytes) -> str:
     return ", it may be GB18030"
 
 
-def _records(text: str) -> tuple[list[list[str]], str]:
-    """Every record, blank ones too, so that the index is the row a spreadsheet shows."""
-    records: list[list[str]] = []
+def _csv(text: str, headerless: tuple[str, ...]) -> tuple[Records, list[str]]:
+    rows: list[list[str]] = []
     try:
-        for record in csv.reader(io.StringIO(text), strict=True):
-            records.append(record)
+        for row in csv.reader(io.StringIO(text, newline=""), strict=True):
+            rows.append(row)
     except csv.Error as error:
-        return [], f"{len(records) + 1}: is not valid CSV: {error} (an unclosed quote?)"
-    return records, ""
-
-
-def _header(header: list[str], columns: tuple[str, ...], optional: tuple[str, ...]) -> list[str]:
-    missing = [c for c in columns if c not in header and c not in optional]
-    twice = [c for c, count in Counter(header).items() if count > 1 and c in columns]
-    problems = [f"1: column {name!r} appears twice" for name in twice]
-    if missing:
-        problems.append(f"1: column(s) {', '.join(missing)} missing; found: {', '.join(header)[:200]}")
-    return problems
-
-
-def _rows(records: list[list[str]], problems: list[str], needed: list[str]) -> list[Row]:
-    """Well-shaped rows; what is wrong with any row is added to `problems`."""
-    header, rows, seen = records[0], [], {}
-    for number, record in enumerate(records[1:], start=2):
-        if not record:
-            continue
-        if len(record) != len(header):
-            problems.append(f"{number}: has {len(record)} cells, the header has {len(header)} (an unquoted comma?)")
-            continue
-        row = dict(zip(header, record, strict=True))
-        problems += [f"{number}: {problem}" for problem in _cells(row, needed)]
-        if row["id"].strip() and seen.setdefault(row["id"], number) != number:
-            problems.append(f"{number}: id {row['id']!r} is already in row {seen[row['id']]}")
-        rows.append(row)
-    if len(records) < 2 or not any(records[1:]):
+        return [], [f"{len(rows) + 1}: is not valid CSV: {error} (an unclosed quote?)"]
+    named = not headerless or {"question", "answer"} <= set(rows[0])
+    header = rows[0] if named else list(headerless)
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        return [], [f"1: column {name!r} appears twice" for name in twice]
+    records, problems = [], []
+    for number, row in enumerate(rows[named:], start=1 + named):
+        if row and len(row) != len(header):
+            what = "the header has" if named else "expected are"
+            problems.append(f"{number}: has {len(row)} cells, {what} {len(header)} (an unquoted comma or line break?)")
+        elif row:  # a blank line counts as a row, and is none
+            records.append((number, dict(zip(header, row, strict=True))))
+    if not any(rows[named:]):
         problems.append("2: the header is there, the questions are not")
-    return rows
+    return records, problems
 
 
-def _cells(row: Row, needed: list[str]) -> list[str]:
-    problems = [f"{column} is empty" for column in needed if not row[column].strip()]
-    answer = row.get("answer", "A")
-    if answer.strip() and answer not in LETTERS:
-        problems.append(f"answer is {answer[:20]!r}; expected one of {', '.join(LETTERS)}")
-    return problems
+def _json_lines(text: str) -> tuple[Records, list[str]]:
+    records, problems = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            problems.append(f"{number}: is not JSON: {error}")
+            continue
+        if isinstance(record, dict):
+            records.append((number, record))
+        else:
+            problems.append(f"{number}: expected an object in braces, found {line.strip()[:40]!r}")
+    return records, problems
+
+
+def _parquet(raw: bytes) -> tuple[Records, list[str]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        return [], ["1: reading parquet needs pyarrow; run: pip install 'neoxlib[eval]'"]
+    try:
+        rows = parquet.read_table(io.BytesIO(raw)).to_pylist()
+    except (ArrowException, OSError, ValueError) as error:
+        return [], [f"1: is not valid parquet: {str(error)[:200]}"]
+    return list(enumerate(rows, start=1)), [] if rows else ["1: is empty; expected questions"]

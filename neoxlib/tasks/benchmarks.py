@@ -1,0 +1,56 @@
+"""What is known of each benchmark before its files are opened."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from neoxlib.errors import SettingsError
+from neoxlib.tasks.mmlu import MMLU
+from neoxlib.tasks.subjects import CEVAL, CEVAL_HARD, Subject
+
+LETTERS = ("A", "B", "C", "D")
+SPLITS = ("dev", "val", "test")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One row per benchmark; files are checked against it."""
+
+    title: str
+    subjects: dict[str, Subject]  # used where the folder brings no subject_mapping.json of its own
+    choices: tuple[str, ...]  # what an answer may be, in the order in which a tie is decided
+    columns: tuple[str, ...]  # texts that every question must have; "answer" comes on top
+    spellings: dict[str, tuple[str, ...]]  # of each split in file names; examples come from "dev"
+    hard: frozenset[str] = frozenset()
+    unlabelled: tuple[str, ...] = ()  # splits whose answers may be missing
+    headerless: bool = False  # CSV may lack the line of column names: question, choices, answer in this order
+
+
+# BoolQ has no dev of examples: what its authors call dev is what is scored, and examples would come from train.
+_BOOLQ = {"dev": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
+_SPLITS = {"dev": ("dev",), "val": ("val", "validation"), "test": ("test",)}
+
+BENCHMARKS = {
+    "ceval": Benchmark("C-Eval", CEVAL, LETTERS, ("id", "question", *LETTERS), _SPLITS, CEVAL_HARD, ("test",)),
+    "mmlu": Benchmark("MMLU", MMLU, LETTERS, ("question", *LETTERS), _SPLITS, headerless=True),
+    "boolq": Benchmark("BoolQ", {"boolq": Subject("BoolQ", "", "Reading")}, ("no", "yes"), ("passage", "question"),
+                       _BOOLQ, unlabelled=("test",)),
+}  # fmt: skip
+
+
+def get_benchmark(task: str, split: str, shots: int) -> Benchmark:
+    """The benchmark's row; SettingsError where task, split or shots mean nothing."""
+    if task not in BENCHMARKS:
+        hint = did_you_mean(task, BENCHMARKS)
+        raise SettingsError(f"task {task!r} is not known{hint}; known: {', '.join(BENCHMARKS)}")
+    if split not in SPLITS:
+        raise SettingsError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    if shots < 0:
+        raise SettingsError(f"shots is {shots}; it counts the examples before each question: 0 or more")
+    return BENCHMARKS[task]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` where something known is near, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

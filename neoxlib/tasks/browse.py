@@ -1,0 +1,110 @@
+"""The questions of a run to look through: widgets for a person in JupyterLab, one plain table everywhere else."""
+
+import html
+from typing import Any
+
+import pandas as pd
+
+from neoxlib.progress import in_lab
+from neoxlib.tasks.marks import ANSWERED, RIGHT, choices, marks
+from neoxlib.tasks.show import text_table
+
+CLIP = 2000  # characters of a text that a table shows; a few such rows must not make a page of megabytes
+COLUMNS = ["subject", "question", "choices", "expected", "chosen"]
+WIDE = "min-width:14rem;overflow-wrap:anywhere"  # a formula may be one long word
+SIGNS = {RIGHT: "✓", ANSWERED: ""}  # every other mark says what it is
+
+
+class Browser:
+    """All questions of a run: `select` filters them, a notebook shows them.
+
+    JupyterLab shows widgets to filter and page; the HTML beside them, which reports and saved notebooks show, is a
+    plain table of at most `most` questions that says how many it leaves out.
+    """
+
+    def __init__(self, results: pd.DataFrame, most: int = 60) -> None:
+        self.results, self.most = results.assign(mark=marks(results)), most
+
+    def select(self, subject: str = "", mark: str = "", text: str = "") -> pd.DataFrame:
+        """Rows of a subject, with a mark, with a text in their question, choices or id; "" is any."""
+        rows = self.results
+        rows = rows[(rows["subject"] == subject) | (subject == "")]
+        rows = rows[(rows["mark"] == mark) | (mark == "")]
+        texts = [name for name in ("id", "passage", "question", *choices(rows)) if name in rows]
+        found = [any(text.casefold() in str(cell).casefold() for cell in row) for row in rows[texts].to_numpy()]
+        return rows[pd.Series(found, index=rows.index, dtype=bool)]
+
+    def sample(self) -> pd.DataFrame:
+        """At most `most` questions in the exam's order: in turn from every subject, wrong ones first."""
+        ordered = self.results.sort_values("correct", kind="stable")
+        turn = ordered.groupby("subject").cumcount()
+        return self.results.loc[sorted(turn.sort_values(kind="stable").index[: self.most])]
+
+    def _repr_html_(self) -> str:
+        shown = self.sample()
+        return questions_html(shown) + f"<p>{html.escape(self._note(shown))}</p>"
+
+    def __repr__(self) -> str:
+        shown = self.sample()
+        table = shown[["name", "id", "question", "expected", "predicted", "mark"]]
+        return f"{table.to_string(index=False, max_colwidth=30)}\n{self._note(shown)}"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}
+        if not in_lab():  # papermill has nobody to click
+            return bundle
+        from neoxlib.tasks.panel import panel
+
+        return panel(self)._repr_mimebundle_() | bundle
+
+    def _note(self, shown: pd.DataFrame) -> str:
+        counts = self.results["mark"].value_counts()
+        parts = [f"{(shown['mark'] == mark).sum():,} of the {n:,} {mark}" for mark, n in counts.items()]
+        left = len(self.results) - len(shown)
+        rest = f"in turn from every subject; {left:,} more are not shown here" if left else "which is all"
+        return f"{len(shown):,} questions ({', '.join(parts)}), {rest}; every question is in questions.csv."
+
+
+def questions_html(rows: pd.DataFrame) -> str:
+    """A row per question: its text, each choice with its share as a bar, what was expected and chosen, its prompt."""
+    return text_table(COLUMNS, [_cells(row, choices(rows)) for row in rows.to_dict("records")])
+
+
+def _cells(row: dict, letters: tuple[str, ...]) -> list[str]:
+    mark = SIGNS.get(row["mark"], row["mark"])
+    bars = "".join(_bar(row, letter) for letter in letters)
+    folded = _folded("passage", row["passage"]) if "passage" in row else ""
+    folded += _folded(f"prompt: {row['prompt_tokens']} tokens, {row['shots_used']} examples", row["prompt"])
+    return [
+        f"{_text(row['name'])}\n<small>{_text(row['id'])}</small>",
+        f'<div style="{WIDE};max-width:26rem">{_text(row["question"])}{folded}</div>',
+        f'<div style="{WIDE};max-width:20rem">{bars}{_answer(row)}</div>',
+        _text(row["expected"]), f"{_text(row['predicted'])} {mark}".strip(),
+    ]  # fmt: skip
+
+
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary><small>{title}</small></summary>{_text(text)}</details>"
+
+
+def _bar(row: dict, letter: str) -> str:
+    """A choice on a ground as wide as its share; the right one is bold."""
+    share = row[f"p_{letter}"]
+    text = f"{letter}. {_text(row[letter])}" if letter in row else _text(letter)
+    text = f"<b>{text}</b>" if letter == row["expected"] else text
+    if pd.isna(share):
+        return f"<div>{text}</div>"
+    style = f"background:linear-gradient(to right,rgba(0,114,178,.22) {share:.0%},transparent {share:.0%});margin:1px 0"
+    return f'<div style="{style}">{text}  <small>{share:.0%}</small></div>'
+
+
+def _answer(row: dict) -> str:
+    """What the model wrote, where it wrote."""
+    text = str(row.get("answer_text", "")).strip()
+    return f"<div><small>wrote:</small> {_text(text)}</div>" if text else ""
+
+
+def _text(value: Any) -> str:
+    text = str(value)
+    more = f" … ({len(text) - CLIP:,} more characters in questions.csv)" if len(text) > CLIP else ""
+    return html.escape(text[:CLIP] + more)

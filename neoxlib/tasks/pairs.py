@@ -1,0 +1,119 @@
+"""Tests that pair answers question by question: a run against luck, and a run against another run."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+from neoxlib.errors import DataError
+
+DRAWS = 9999  # shuffles; the smallest p-value is one over one more
+SAME = ("question", "passage", "A", "B", "C", "D", "expected")  # what makes two questions one
+
+
+def better_than_shuffled(results: pd.DataFrame, draws: int = DRAWS, seed: int = 0) -> float:
+    """Paired permutation test against chance: how often the same answers, dealt to the questions at random, do as well.
+
+    Unlike the binomial test it gives no credit for a favourite letter that the key has often: a model that always says
+    C has p 1. Monte-Carlo, (1 + hits) / (1 + draws); nan where there is no key.
+    """
+    if not len(results) or (results["expected"] == "").any():
+        return math.nan
+    right, rng = int(results["correct"].sum()), np.random.default_rng(seed)
+    key = results["expected"].value_counts()
+    answers = results["predicted"].where(results["predicted"].isin(key.index), "")
+    left = np.tile([(answers == letter).sum() for letter in [*key.index, ""]], (draws, 1))  # undealt answers, by letter
+    hits = np.zeros(draws, dtype=int)
+    for number, size in enumerate(key):
+        hand = _deal(rng, left, size)  # [draws, letters] among the questions whose key is this letter
+        hits, left = hits + hand[:, number], left - hand
+    return (1 + int((hits >= right).sum())) / (1 + draws)
+
+
+def _deal(rng: np.random.Generator, left: np.ndarray, size: int) -> np.ndarray:
+    """`size` of the answers that are left, in each row; one letter after the other, since the rows differ."""
+    hand, need, rest = np.zeros_like(left), np.full(len(left), size), left.sum(axis=1)
+    for letter in range(left.shape[1]):
+        rest = rest - left[:, letter]
+        hand[:, letter] = rng.hypergeometric(left[:, letter], rest, need)
+        need = need - hand[:, letter]
+    return hand
+
+
+def mcnemar(results_a: pd.DataFrame, results_b: pd.DataFrame) -> pd.DataFrame:
+    """McNemar's exact test of two runs on the same questions, in one row.
+
+    Columns: questions, both_right, only_a, only_b, both_wrong, accuracy_a, accuracy_b, difference (b less a) with its
+    95 % interval low, high (Agresti and Min, Statistics in Medicine 24 (2005), 729-740) and p_value: two-sided binomial
+    over the questions that one run alone got right. Raises DataError, listing which, where the questions differ, and
+    where there is no key.
+    """
+    a, b = (_by_question(results, name) for results, name in ((results_a, "a"), (results_b, "b")))
+    _same_questions(a, b)
+    right_a, right_b = a["correct"].to_numpy(dtype=bool), b.loc[a.index, "correct"].to_numpy(dtype=bool)
+    n, only_a, only_b = len(a), int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    low, high = _difference_interval(only_a, only_b, n)
+    return pd.DataFrame([{
+        "questions": n, "both_right": int((right_a & right_b).sum()), "only_a": only_a, "only_b": only_b,
+        "both_wrong": int((~right_a & ~right_b).sum()), "accuracy_a": right_a.mean(), "accuracy_b": right_b.mean(),
+        "difference": (only_b - only_a) / n, "low": low, "high": high, "p_value": _sign_test(only_a, only_b),
+    }])  # fmt: skip
+
+
+def compared(row: pd.Series, p_limit: float = 0.05) -> str:
+    """One sentence on the row that `mcnemar` gives."""
+    change = f"{row['accuracy_a']:.1%} before, {row['accuracy_b']:.1%} now"
+    sides = f"{row['only_a']:.0f} only before, {row['only_b']:.0f} only now, of {row['questions']:.0f} questions"
+    if row["p_value"] >= p_limit:
+        return f"{change}: no difference is shown (right {sides}; p {row['p_value']:.2g})"
+    return f"{change}: {'better' if row['difference'] > 0 else 'worse'} (right {sides}; p {row['p_value']:.2g})"
+
+
+def _sign_test(only_a: int, only_b: int) -> float:
+    """Two-sided exact binomial p-value of halves: as uneven as this or more, either way. 1 where nothing differs."""
+    n = only_a + only_b
+    term = total = 1
+    for k in range(1, min(only_a, only_b) + 1):
+        term = term * (n - k + 1) // k  # C(n, k)
+        total += term
+    return min(1.0, 2 * total / 2**n)
+
+
+def _difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
+    """Half a question is added to each of the four cells; then the normal interval of a paired difference."""
+    a, b, size = only_a + 0.5, only_b + 0.5, n + 2
+    centre = (b - a) / size
+    spread = NormalDist().inv_cdf(0.975) * math.sqrt(a + b - (b - a) ** 2 / size) / size
+    return max(-1.0, centre - spread), min(1.0, centre + spread)
+
+
+def _by_question(results: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Indexed by subject and id, as texts: a table read back from CSV has numbers for ids."""
+    keys = [results[column].astype(str) for column in ("subject", "id")]
+    table = results.set_index(pd.MultiIndex.from_arrays(keys, names=["subject", "id"]))
+    if twice := sorted({"/".join(key) for key in table.index[table.index.duplicated()]}):
+        raise DataError(f"run {name} has {len(twice)} question(s) more than once: {_some(twice)}")
+    if not len(table) or (results["expected"].fillna("") == "").any():
+        raise DataError(f"run {name} has questions without an answer: right and wrong cannot be told")
+    return table
+
+
+def _same_questions(a: pd.DataFrame, b: pd.DataFrame) -> None:
+    """McNemar's pairs are the same question asked twice: anything else is refused."""
+    problems = []
+    for ours, theirs, name in ((a, b, "a"), (b, a, "b")):
+        if only := ["/".join(key) for key in ours.index.difference(theirs.index)]:
+            problems.append(f"{len(only)} only in run {name}: {_some(only)}")
+    both = a.index.intersection(b.index)
+    for column in [c for c in SAME if c in a and c in b]:
+        texts = [table.loc[both, column].fillna("").astype(str) for table in (a, b)]
+        if other := ["/".join(key) for key in both[(texts[0] != texts[1]).to_numpy()]]:
+            problems.append(f"{len(other)} with another {column}: {_some(other)}")
+    if problems:
+        raise DataError("the two runs were not asked the same questions, so they cannot be paired:\n  "
+                        + "\n  ".join(problems))  # fmt: skip
+
+
+def _some(names: list[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,108 @@
+"""Figures of an exam say what its tables say."""
+
+import io
+import math
+import warnings
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from matplotlib import font_manager
+
+from neoxlib import exam_plots
+from neoxlib.tasks.calibration import confidence_bins
+from neoxlib.tasks.subjects import Subject
+from tests.answers import answers, yes_or_no
+
+SCORES = pd.DataFrame([
+    {"subject": "law", "name": "Law", "class": "Humanities", "questions": 20, "accuracy": 0.4, "low": 0.2, "high": 0.6},
+    {"subject": "physics", "name": "Physics", "class": "STEM", "questions": 10, "accuracy": 0.1, "low": 0, "high": 0.4},
+    {"subject": "biology", "name": "Biology", "class": "STEM", "questions": 30, "accuracy": 0.9, "low": 0.7, "high": 1},
+])
+SUBJECTS = {"law": Subject("Law", "法学", "Humanities"), "physics": Subject("Physics", "Physics", "STEM")}
+
+
+@pytest.fixture
+def no_chinese_font(monkeypatch):
+    monkeypatch.setattr(exam_plots, "chinese_font", lambda: None)
+
+
+def labels(figure) -> list[str]:
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def by_subject(scores=SCORES, guessing=0.25):
+    return exam_plots.accuracy_by_subject(scores, guessing, SUBJECTS)
+
+
+def test_subjects_stand_by_class_and_accuracy_with_their_interval(no_chinese_font):
+    axes = by_subject().axes[0]
+    assert labels(axes.figure) == ["Biology (30)", "Physics (10)", "Law (20)"]
+    assert [bar.get_width() for bar in axes.patches] == [0.9, 0.1, 0.4]
+    spread = axes.collections[0].get_segments()
+    assert [sorted(x for x, _ in ends) for ends in spread] == [
+        pytest.approx(ends) for ends in ([0.7, 1.0], [0.0, 0.4], [0.2, 0.6])
+    ]
+    assert axes.yaxis_inverted()
+
+
+@pytest.mark.parametrize("guessing", [0.25, 0.5])
+def test_the_guessing_line_is_where_guessing_is(guessing):
+    for figure in (by_subject(guessing=guessing), exam_plots.accuracy_by_class(SCORES, guessing)):
+        line = next(line for line in figure.axes[0].lines if line.get_label().startswith("guessing"))
+        assert list(line.get_xdata()) == [guessing, guessing] and f"{guessing:.0%}"[:-1] in line.get_label()
+
+
+def test_classes_carry_their_value():
+    axes = exam_plots.accuracy_by_class(SCORES.drop(columns=["name", "subject"]), 0.25).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["40.0%", "10.0%", "90.0%"]
+    assert [bar.get_width() for bar in axes.patches] == [0.4, 0.1, 0.9]
+
+
+def test_a_class_that_no_benchmark_knows_is_drawn_too():
+    figure = by_subject(SCORES.assign(**{"class": "Reading"}))
+    assert len(labels(figure)) == 3
+
+
+def test_a_split_without_answers_is_drawn_as_such():
+    empty = SCORES.assign(accuracy=math.nan, low=math.nan, high=math.nan)
+    for figure in (by_subject(empty), exam_plots.accuracy_by_class(empty, 0.25)):
+        figure.canvas.draw()
+        assert [text.get_text() for text in figure.axes[0].texts] == ["no answers in this split"]
+
+
+def test_chinese_names_are_drawn_where_a_font_has_them_and_left_out_where_none_has(monkeypatch):
+    if exam_plots.chinese_font() is None:
+        pytest.skip("this machine has no font with Chinese characters that matplotlib finds")
+    assert labels(by_subject()) == ["Biology (30)", "Physics (10)", "Law 法学 (20)"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a glyph that no font has warns
+        by_subject().canvas.draw()
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
+    exam_plots.chinese_font.cache_clear()
+    assert labels(by_subject()) == ["Biology (30)", "Physics (10)", "Law (20)"]
+    monkeypatch.undo()
+    exam_plots.chinese_font.cache_clear()
+
+
+def test_a_dollar_in_a_name_is_a_dollar(no_chinese_font):
+    odd = SCORES.assign(name="a $\\frac{ <b>$")
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none"}):
+        by_subject(odd).savefig(buffer, format="svg")
+    assert "a $\\frac{ &lt;b&gt;$ (20)" in buffer.getvalue()
+
+
+def test_reliability_draws_accuracy_over_confidence_and_counts_the_questions():
+    upper, lower = exam_plots.reliability(confidence_bins(yes_or_no())).axes
+    points = upper.containers[0].lines[0]
+    assert list(zip(*points.get_data(), strict=True)) == [(0.55, 1), (0.75, 1), (0.95, 0)]
+    assert [bar.get_height() for bar in lower.patches] == [1, 1, 1] and [t.get_text() for t in lower.texts] == ["1"] * 3
+    diagonal = next(line for line in upper.lines if line.get_label() == "as right as it is sure")
+    assert list(zip(*diagonal.get_data(), strict=True)) == [(0, 0), (1, 1)]
+
+
+def test_reliability_without_questions_says_so():
+    figure = exam_plots.reliability(confidence_bins(answers(labelled=False)))
+    figure.canvas.draw()
+    assert "no probabilities" in figure.axes[0].texts[0].get_text()

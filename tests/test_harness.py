@@ -1,0 +1,255 @@
+"""The model `neoxlib` of lm-evaluation-harness against its model `hf`, request for request, on its own tasks."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
+from lm_eval.api.registry import get_model
+
+import neoxlib.demo
+from neoxlib import harness
+from neoxlib.errors import SettingsError
+from tests.lm_eval_tasks import run, transformers_model
+
+WINDOW = 1024
+SUM = {"abs": 1e-3, "rel": 1e-6}  # of a thousand tokens or more, which hf adds up in float32
+MODEL = Path(neoxlib.demo.__file__).parent / "model"  # trained: it has something to say
+ROOT = Path(__file__).parents[1]
+
+EXAMS = {
+    "ceval-valid_logic": {
+        "dev": [{"question": "“有的人是学生”是____", "A": "特称", "B": "全称", "C": "单称", "D": "否定", "answer": "A"},
+                {"question": "P且非P____", "A": "真", "B": "假", "C": "不定", "D": "空", "answer": "B"}],
+        "val": [{"question": f"{n}加{n}等于____ ", "A": str(2 * n), "B": "None", "C": " 7", "D": "负数", "answer": "A"}
+                for n in range(5)],
+    },
+    "mmlu_anatomy": {
+        "dev": [{"question": "How many hands has a man?", "choices": ["One", "Two", "Three", "Four"], "answer": 1},
+                {"question": "The heart pumps", "choices": ["air", "bile", "blood", "milk"], "answer": 2}],
+        "test": [{"question": q, "choices": ["left", "right", "both", "neither"], "answer": n % 4}
+                 for n, q in enumerate(["Where is the liver?", "The spleen lies", "Kidneys lie " + "so " * 500])],
+    },
+    "boolq": {
+        "train": [{"passage": "Iron sinks.", "question": "does iron float", "label": 0}],
+        "validation": [{"passage": p, "question": q, "label": 1} for p, q in [
+            ("Snow is frozen water.", "is snow water"), ("The moon has no air. " * 200, "can one breathe there")]],
+    },
+}  # fmt: skip
+PAGES = {"wikitext": {
+    split: [{"page": " = Neon = \n\n Neon is a gas . \n" * n} for n in (1, 200, 7)]  # the second is three windows long
+    for split in ("train", "validation", "test")
+}}  # fmt: skip
+SUMS = {"gsm8k": {
+    split: [{"question": f"Tom has {n} pens. {'He counts. ' * n}How many?", "answer": f"{n} #### {n}"}
+            for n in (2, 5, 400, 3)]
+    for split in ("train", "test")
+}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return transformers_model(MODEL)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids="world_size={}".format)
+def ours(request: pytest.FixtureRequest):
+    model = get_model("neoxlib").create_from_arg_obj(
+        {"pretrained": str(MODEL), "world_size": request.param, "dtype": "float32"}, {"batch_size": 3, "device": "cpu"}
+    )
+    yield model
+    model.model.close()
+
+
+def ask(kind: str, *requests: tuple) -> list[Instance]:
+    return [Instance(kind, {}, arguments, n) for n, arguments in enumerate(requests)]
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_every_choice_of_an_exam_is_as_likely_as_for_hf(ours, theirs, shots, caplog):
+    exams = EXAMS if shots == 0 else {name: rows for name, rows in EXAMS.items() if name != "boolq"}
+    found, expected = run(ours, exams, shots), run(theirs, exams, shots)
+    assert "lost their beginning" in caplog.text  # there are prompts past the window, and hf loses as much of them
+    for task, samples in expected.items():
+        assert len(samples) == len(found[task]) == len(list(exams[task].values())[-1])
+        for mine, oracle in zip(found[task], samples, strict=True):
+            assert mine["arguments"] == oracle["arguments"]
+            for (logprob, greedy), (wanted, wanted_greedy) in zip(
+                mine["filtered_resps"], oracle["filtered_resps"], strict=True
+            ):
+                assert logprob == pytest.approx(wanted, abs=1e-3) and greedy == wanted_greedy
+            assert mine["acc"] == oracle["acc"]
+
+
+def test_a_text_longer_than_the_window_is_as_likely_as_for_hf(ours, theirs):
+    found, expected = run(ours, PAGES)["wikitext"], run(theirs, PAGES)["wikitext"]
+    sums = [sample["filtered_resps"][0] for sample in found]
+    assert sums == pytest.approx([sample["filtered_resps"][0] for sample in expected], **SUM)
+    assert len(ours.tok_encode(PAGES["wikitext"]["test"][1]["page"])) > 2 * WINDOW
+
+
+@pytest.mark.parametrize("until", [["Question:"], ["\x16", "e"]])
+def test_generated_text_is_that_of_hf(ours, theirs, until):
+    settings = {"until": until, "max_gen_toks": 30}
+    found, expected = (run(model, SUMS, shots=1, generation=settings)["gsm8k"] for model in (ours, theirs))
+    texts = [sample["resps"][0][0] for sample in found]
+    assert texts == [sample["resps"][0][0] for sample in expected]
+    assert len(set(texts)) > 1 and any(texts)
+
+
+def test_odd_requests_are_answered_as_by_hf(ours, theirs):
+    end = ours.tokenizer.eos_token
+    long = "all of it is gone " * 400 + "now"
+    pairs = ask(
+        "loglikelihood", ("", "start"), ("", end + "start"), ("trailing blanks  ", "after"), ("twice", " the same"),
+        ("twice", " the same"), (long, " x" * (WINDOW // 2)), (end + "begins with it", "?"), ("a\n", "\nb"),
+    )  # fmt: skip
+    for mine, oracle in zip(ours.loglikelihood(pairs), theirs.loglikelihood(pairs), strict=True):
+        assert mine == (pytest.approx(oracle[0], abs=1e-3), oracle[1])
+    texts = ask("loglikelihood_rolling", ("",), ("a",), ("b" * WINDOW,), ("c" * (WINDOW + 1),))
+    assert ours.loglikelihood_rolling(texts) == pytest.approx(theirs.loglikelihood_rolling(texts), **SUM)
+    assert ours.loglikelihood([]) == [] and ours.loglikelihood_rolling([]) == [] and ours.generate_until([]) == []
+
+
+def test_what_the_model_itself_says_is_found_greedy(ours):
+    [text] = ours.generate_until(ask("generate_until", ("The moon is", {"until": [], "max_gen_toks": 4})))
+    pairs = ask("loglikelihood", ("The moon is", text), ("The moon is", text + " zzz"))
+    assert [greedy for _, greedy in ours.loglikelihood(pairs)] == [True, False]
+
+
+def test_prompts_that_end_at_the_window_and_empty_ones_are_continued(ours):
+    settings = {"until": ["never"], "max_gen_toks": 5}
+    full = ours.tokenizer.decode(ours.tok_encode("The moon is bright. " * 300)[: WINDOW - 5])
+    texts = [(text, settings) for text in (full, "The lost beginning. " + full, "")]
+    whole, cut, begun = ours.generate_until(ask("generate_until", *texts))
+    assert len(ours.tok_encode(full)) == WINDOW - 5 and whole == cut and begun
+
+
+@pytest.fixture(scope="module")
+def padded(checkpoint: Path):
+    """A random model with more rows in its vocabulary than the tokenizer has ids, as published ones have."""
+    return get_model("neoxlib")(str(checkpoint), dtype="float32", device="cpu"), transformers_model(checkpoint)
+
+
+def test_rows_of_the_vocabulary_that_are_padding_count_as_they_do_for_hf(padded):
+    mine, oracle = padded
+    pairs = ask("loglikelihood", ("abc", "def"), ("abc", "x"), ("", "begin"))
+    for answer, wanted in zip(mine.loglikelihood(pairs), oracle.loglikelihood(pairs), strict=True):
+        assert answer == (pytest.approx(wanted[0], abs=1e-3), wanted[1])
+
+
+@pytest.fixture(scope="module")
+def single():
+    return get_model("neoxlib")(str(MODEL), dtype="float32", device="cpu")
+
+
+def test_drawn_text_is_repeated_with_lm_evals_seed(single):
+    settings = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0, "top_p": 0.95, "top_k": 50}
+    wanted = ask("generate_until", ("abc", settings), ("abd", settings))
+    runs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        runs.append(single.generate_until(wanted))
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_temperature_counts_only_where_drawing_is_asked_for(single):
+    plain = ask("generate_until", ("abc", {"until": [], "max_gen_toks": 12}))
+    told = {"until": [], "max_new_tokens": 12, "do_sample": False, "temperature": 0.9, "num_beams": 1}
+    assert single.generate_until(plain) == single.generate_until(ask("generate_until", ("abc", told)))
+
+
+def test_answers_in_lm_evals_cache_are_not_computed_again(single, tmp_path, monkeypatch):
+    settings = {"until": ["e"], "max_gen_toks": 4}
+    kinds = {
+        "loglikelihood": ask("loglikelihood", ("The", " moon"), ("The", " sun")),
+        "loglikelihood_rolling": ask("loglikelihood_rolling", ("abc",)),
+        "generate_until": ask("generate_until", ("abc", settings)),
+    }
+    cached = CachingLM(single, str(tmp_path / "answers.db"))
+    first = {kind: getattr(cached, kind)(wanted) for kind, wanted in kinds.items()}
+    monkeypatch.setattr(single, "model", None)  # whoever asks it now fails
+    assert {kind: getattr(cached, kind)(wanted) for kind, wanted in kinds.items()} == first
+    single.set_cache_hook(type(single.cache_hook)(None))
+
+
+def test_a_broken_off_run_keeps_what_was_answered(single, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "CHUNK", 2)
+    score_ids, calls = single.model.score_ids, []
+
+    def dies_the_second_time(requests, *args, **kwargs):
+        calls.append(len(requests))
+        if len(calls) == 2:
+            raise RuntimeError("killed")
+        return score_ids(requests, *args, **kwargs)
+
+    monkeypatch.setattr(single.model, "score_ids", dies_the_second_time)
+    wanted = ask("loglikelihood", *[("The", text) for text in (" moon", " sun", " cow", " sea", " sky")])
+    cached = CachingLM(single, str(tmp_path / "answers.db"))
+    with pytest.raises(RuntimeError, match="killed"):
+        cached.loglikelihood(wanted)
+    monkeypatch.setattr(single, "cache_hook", cached.get_cache_hook())
+    assert cached.loglikelihood(wanted) == single.loglikelihood(wanted)
+    assert calls[:4] == [2, 2, 2, 1]  # two were kept, three remained
+    single.set_cache_hook(type(single.cache_hook)(None))
+
+
+@pytest.mark.parametrize(("settings", "said"), [
+    ({"max_gen_toks": 4, "num_beams": 10}, "num_beams"),
+    ({"max_gen_toks": 4, "typical_p": 0.5}, "typical_p"),
+    ({"max_gen_toks": WINDOW}, f"max_gen_toks is {WINDOW}"),
+])  # fmt: skip
+def test_settings_that_cannot_be_kept_are_refused(single, settings, said):
+    with pytest.raises(SettingsError, match=said):
+        single.generate_until(ask("generate_until", ("abc", {"until": []} | settings)))
+
+
+@pytest.mark.parametrize(("continuation", "tokens"), [("", 0), ("!?" * WINDOW, 2 * WINDOW)])
+def test_a_continuation_that_cannot_be_scored_is_refused(single, continuation, tokens):
+    with pytest.raises(SettingsError, match=f"after 'The' is {tokens} tokens; 1 to {WINDOW} can be scored"):
+        single.loglikelihood(ask("loglikelihood", ("The", continuation)))
+
+
+def test_model_args_that_neoxlib_does_not_know_are_named():
+    with pytest.raises(SettingsError, match="revision, which neoxlib does not know"):
+        get_model("neoxlib").create_from_arg_string(f"pretrained={MODEL},revision=main")
+
+
+def test_the_command_runs_a_task_of_a_folder_over_two_ranks(tmp_path):
+    rows = [{"text": "abc", "answer": "d"}, {"text": "xyz", "answer": "w"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "letters.yaml").write_text(
+        f"task: letters\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
+        "test_split: test\noutput_type: loglikelihood\ndoc_to_text: '{{text}}'\ndoc_to_target: '{{answer}}'\n"
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
+    settings = f"pretrained={MODEL},world_size=2,dtype=float32,device=cpu"
+    arguments = ["--model", "neoxlib", "--model_args", settings, "--tasks", "letters"]
+    arguments += ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")]
+    script = (
+        "import functools, lm_eval.evaluator, lm_eval.tasks; manager = lm_eval.tasks.TaskManager\n"
+        "manager.__init__ = functools.partialmethod(manager.__init__, include_defaults=False)  # thousands of files\n"
+        "lm_eval.evaluator.add_env_info = lambda results: None  # pip, gcc and more are asked\n"
+        "from neoxlib.__main__ import cli; cli()"
+    )
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, "lm-eval", *arguments], cwd=ROOT, capture_output=True, text=True,
+        env=environment, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [file] = (tmp_path / "out").rglob("results*.json")
+    results = json.loads(file.read_text())
+    assert results["results"]["letters"]["sample_len"] == 2 and results["config"]["world_size"] == 2
+    assert "letters" in done.stdout
+
+
+def test_only_the_adapter_needs_lm_eval():
+    needs = re.compile(r"^\s*(?:import|from) (?:lm_eval|datasets)\b", re.M)
+    files = sorted((ROOT / "neoxlib").rglob("*.py"))
+    assert [path.name for path in files if needs.search(path.read_text(encoding="utf-8"))] == ["harness.py"]
