@@ -2,6 +2,7 @@
 
 import platform
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,17 @@ def selftest_npu(ctx: click.Context, output: Path | None) -> None:
     from neoxlib import selftest
 
     ctx.exit(selftest.main(output, click.echo))
+
+
+@cli.command("lm-eval", add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lm_eval(arguments: tuple[str, ...]) -> None:
+    """Run lm-evaluation-harness with the model `neoxlib` in it; ARGUMENTS are its own. Needs the extra `eval`."""
+    if find_spec("lm_eval") is None:
+        raise ParameterError("lm-evaluation-harness is not installed: pip install -e '.[eval]' -c constraints.txt")
+    from neoxlib import harness
+
+    harness.main(arguments)
 
 
 if __name__ == "__main__":

@@ -1,183 +1,174 @@
-"""Measure decoding: cases, repeats, medians with their spread, and the vendor's CSV."""
+"""Measure decoding: a row per case of medians with intervals, percentiles, memory and what else ran; a file each."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import random
+from collections import Counter
+from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import psutil
 
-from neoxlib.engine import Case
-from neoxlib.errors import DataError, SettingsError
+from neoxlib import sampler, speed_files, spread
+from neoxlib.cases import Case, refuse_large, timings_shown
+from neoxlib.progress import Progress
 
 if TYPE_CHECKING:
     from neoxlib.engine import Engine
     from neoxlib.run import Run
+    from neoxlib.session import Session
+    from neoxlib.timing import Figures
 
 PARTS = ("pre", "forward", "communication", "post")
-KEY = ["batch_size", "input_len", "output_len"]
+KEY = ["batch_size", "depth", "input_len", "output_len"]
+PROMPT_SHARE = 1 / 32  # of a decoding step: what a token of a prompt may cost, for the time left only
 
-# Header of the vendor's performance test, letter by letter (atb_speed_sdk; its last column does end in _post).
-VENDOR_COLUMNS = (
-    "batch_size", "input_seq_len(Encoding)", "output_seq_len(Decoding)", "ResponseTime(s)",
-    "forward_first_token_time(ms)", "forward_next_token_time(ms)", "pre_next_token_time(ms)",
-    "post_next_token_time_post(ms)",
-)
+# What a row says: column -> meaning and unit. Times are milliseconds; those of a step are its slowest rank's.
+COLUMNS = {
+    "batch_size": "prompts at a time",
+    "depth": "positions that were in the cache before the prompt, in tokens",
+    "input_len": "tokens of each prompt",
+    "output_len": "tokens that each prompt was continued by",
+    "repeats": "times that the case was run under the synced clock, after the warm-up",
+    "warmups": "short runs before them, until two in a row agreed",
+    "warmup_s": "what those took, in seconds; what had to be compiled before is not in it",
+    "first_token_ms": "median time of the first step: prompt in, one token out; synced clock",
+    "first_token_ms_low": "lower end of the median's 95 % interval; of fewer than 6 repeats the least",
+    "first_token_ms_high": "upper end of it; of fewer than 6 repeats the most",
+    "first_token_ms_p50": "half of the first steps took at most this",
+    "first_token_ms_p90": "nine in ten took at most this",
+    "first_token_ms_p99": "99 in 100 took at most this",
+    "next_token_ms": "time of each later step: the median over the repeats of each repeat's median; synced clock",
+    "next_token_ms_low": "lower end of the 95 % interval of that median; of fewer than 6 repeats the least",
+    "next_token_ms_high": "upper end of it; of fewer than 6 repeats the most",
+    "next_token_ms_p50": "half of all later steps took at most this",
+    "next_token_ms_p90": "nine in ten took at most this",
+    "next_token_ms_p99": "99 in 100 took at most this",
+    "tokens_per_second": "new tokens of all rows by total_ms, prompt included",
+    "total_ms": "median time of a whole continuation, the sum of its steps; synced clock",
+    "end_to_end_ms": "median time of a whole continuation by a clock that does not wait for the device in between",
+    "next_pre_ms": "of a next token, on the rank that worked longest: building the inputs",
+    "next_forward_ms": "the same rank's forward pass without the ranks' sums",
+    "next_communication_ms": "the same rank's part in the ranks' sums",
+    "next_post_ms": "the same rank's gathering of logits, choosing, and telling the others",
+    "first_forward_ms": "median forward pass of the first step, the ranks' sums included",
+    "first_device_ms": "median forward pass of the first step by the device's own events; none on a CPU",
+    "next_device_ms": "the same of a next token",
+    "text_ms": "median time of turning the new ids into text, after the last step; in none of the times above",
+    "rank_rss_peak_mb": "most resident memory of any rank during the case, seen from another process, in MB",
+    "device_peak_mb": "most device memory of any rank during the case by npu-smi, in MB; none on a CPU",
+    "device_allocated_peak_mb": "most memory of any rank's tensors on its device during the case, in MB; likewise",
+    "outliers": "steps far from the others of their kind (5 scaled median deviations); none is left out",
+    "slowest_rank": "the rank that worked longest in most of the next steps, waiting left out",
+    "frequency_mhz": "the CPU's clock at the case's end, as the system says it",
+    "load_average": "the system's load average over the last minute, at the case's end",
+}
 
 
-def grid(
-    case_pair: Sequence[Sequence[int]] | None, min_len_exp: int, max_len_exp: int, batch_size: int, max_seq_len: int
-) -> list[Case]:
-    """The vendor's cases: the pairs of (input, output) length if given, else all of 2^i x 2^j, input lengths first.
+def measure(
+    engine: "Engine | Session", cases: Sequence[Case], run: "Run", seed: int = 0, perf_mode: str = "normal",
+    skip_decode: bool = False,
+) -> pd.DataFrame:
+    """Time every case, in an order shuffled by `seed`; a row per case as COLUMNS says, in the order of `cases`.
 
-    Raises SettingsError listing every case that does not fit the window of `max_seq_len` positions.
+    All files of `speed_files.save` in the run's folder gain the row as soon as it is measured: what ends the run takes
+    the running case with it and no other. Raises SettingsError beforehand for a cache that this machine cannot hold.
     """
-    lengths = [2**exponent for exponent in range(min_len_exp, max_len_exp + 1)]
-    pairs = case_pair or [(inputs, outputs) for inputs in lengths for outputs in lengths]
-    too_long = [f"{i}+{o}" for i, o in pairs if i + o > max_seq_len]
-    if too_long:
-        raise SettingsError(
-            f"these cases (input + output tokens) do not fit max_seq_len {max_seq_len}: {', '.join(too_long)}; "
-            "lower max_len_exp or case_pair, or load with a larger max_seq_len"
-        )
-    return [Case(batch_size, inputs, outputs) for inputs, outputs in pairs]
+    about, order = engine.describe(), random.Random(seed).sample(range(len(cases)), len(cases))
+    refuse_for_memory(engine, cases)
+    rows: dict[int, dict[str, Any]] = {}
+    with Progress(sum(map(_size, cases)), len(cases), "cases", keep=timings_shown()) as progress:
+        for place in order:
+            case = cases[place]
+            progress.begin(str(case), _size(case))
+            rows[place] = _row(engine, case, about)
+            table = pd.DataFrame([rows[place] for place in sorted(rows)])
+            speed_files.save(run, table, COLUMNS, about, perf_mode, skip_decode)
+            progress.done()
+            if timings_shown():
+                print(in_words(rows[place]), flush=True)
+    return table
 
 
-def measure(engine: "Engine", cases: Sequence[Case], run: "Run", report: Callable[[str], Any] = print) -> pd.DataFrame:
-    """Time every case; `latency.csv` in the run's folder gains a row as soon as the case is measured.
-
-    All times are milliseconds and the slowest rank's. `first_token_ms` and `next_token_ms` are medians, with the
-    smallest and largest beside them; the parts pre, forward, communication and post are medians of the next tokens;
-    `next_device_ms` is an NPU's own count of the forward pass; `peak_mb` is the fullest rank's memory since loading.
-    """
-    rows: list[dict[str, Any]] = []
-    for number, case in enumerate(cases, start=1):
-        rows.append(summarise(case, engine.profile(case)))
-        run.save("latency", pd.DataFrame(rows))
-        report(f"[{number}/{len(cases)}] {_line(rows[-1])}")
-    return pd.DataFrame(rows)
+def refuse_for_memory(engine: "Engine | Session", cases: Sequence[Case]) -> None:
+    """Raises SettingsError, with the figures, for cases whose KV cache on a CPU is more than the memory now free."""
+    about, config = engine.describe(), engine.config
+    if str(about["device"]) != "cpu":
+        return  # the plan says it of NPUs, and knows what they hold
+    width = {"float32": 4}.get(about["dtype"], 2)  # bytes
+    token = 2 * config.num_hidden_layers * config.hidden_size * width  # keys and values, of all ranks together
+    refuse_large(cases, token, psutil.virtual_memory().available)
 
 
-def trace(engine: "Engine", cases: Sequence[Case], run: "Run", wanted: bool) -> str:
-    """Run the first case once more under the profiler, where `wanted`: a trace of each rank in the run's folder."""
-    if not wanted:
-        return "No trace was asked for."
-    return f"Traces of {_name(cases[0])}: {engine.trace(cases[0], run.folder / 'trace')}"
+def _row(engine: "Engine | Session", case: Case, about: dict[str, Any]) -> dict[str, Any]:
+    npu = str(about["device"]).startswith("npu")
+    with sampler.Sampler(sampler.pids(engine), npu) as memory:
+        runs = engine.profile(case)
+    allocated = max(runs[0].get("device_peak_mb", []), default=None)
+    seen = {
+        "rank_rss_peak_mb": _most(memory.rss), "device_peak_mb": _most(memory.device),
+        "device_allocated_peak_mb": allocated,
+    }  # fmt: skip
+    each = {f"rank{r}_rss_peak_mb": peak for r, peak in enumerate(memory.rss)}
+    return summarise(case, runs) | seen | sampler.machine() | each
 
 
-def summarise(case: Case, repeats: Sequence[dict[str, list[float]]]) -> dict[str, Any]:
-    """One row: medians and spread over the repeats of a case."""
-    walls = [[sum(step) for step in zip(*(run[part] for part in PARTS), strict=True)] for run in repeats]
-    first = [wall[0] for wall in walls]
-    later = [ms for wall in walls for ms in wall[1:]]
-    row = {key: getattr(case, key) for key in KEY} | {"repeats": len(repeats)}
-    row |= _spread("first_token_ms", first) | _spread("next_token_ms", later)
-    for part in PARTS:
-        row[f"next_{part}_ms"] = _median([ms for run in repeats for ms in run[part][1:]])
-    row["first_forward_ms"] = median(run["forward"][0] + run["communication"][0] for run in repeats)
-    if "device" in repeats[0]:  # an accelerator's own events
-        row["first_device_ms"] = median(run["device"][0] for run in repeats)
-        row["next_device_ms"] = _median([ms for run in repeats for ms in run["device"][1:]])
-    if "peak_mb" in repeats[0]:
-        row["peak_mb"] = max(run["peak_mb"][0] for run in repeats)
-    row["text_ms"] = median(sum(run["text"]) for run in repeats)
-    row["total_ms"] = median(sum(wall) for wall in walls)
+def summarise(case: Case, runs: "Sequence[Figures]") -> dict[str, Any]:
+    """What the clocks say of a case, from the figures of its repeats as `timing.profile` gives them."""
+    row: dict[str, Any] = {key: getattr(case, key) for key in KEY} | {"repeats": len(runs)}
+    row |= {"warmups": int(runs[0]["warmups"][0]), "warmup_s": runs[0]["warmup_s"][0]}
+    row |= _times("first_token_ms", [run["step"][:1] for run in runs])
+    row |= _times("next_token_ms", [run["step"][1:] for run in runs])
+    row["total_ms"] = median(sum(run["step"]) for run in runs)
     row["tokens_per_second"] = 1e3 * case.batch_size * case.output_len / row["total_ms"]
+    row["end_to_end_ms"] = _median([ms for run in runs for ms in run["end_to_end"]])
+    for part in PARTS:
+        row[f"next_{part}_ms"] = _median([ms for run in runs for ms in run[part][1:]])
+    row["first_forward_ms"] = median(run["forward"][0] + run["communication"][0] for run in runs)
+    row["first_device_ms"] = _median([ms for run in runs for ms in run.get("device", [])[:1]])
+    row["next_device_ms"] = _median([ms for run in runs for ms in run.get("device", [])[1:]])
+    row["text_ms"] = median(run["text"][0] for run in runs)
+    later = [ms for run in runs for ms in run["step"][1:]]
+    row["outliers"] = spread.outliers([run["step"][0] for run in runs]) + spread.outliers(later)
+    ranks = Counter(rank for run in runs for rank in (run["slowest"][1:] or run["slowest"]))
+    row["slowest_rank"] = int(ranks.most_common(1)[0][0])
     return row
 
 
-def _spread(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    stem = name.removesuffix("_ms")
-    low, high = (min(values), max(values)) if values else (None, None)
-    return {name: _median(values), f"{stem}_min_ms": low, f"{stem}_max_ms": high}
+def _times(name: str, runs: Sequence[Sequence[float]]) -> dict[str, float | None]:
+    """The median over the repeats of each repeat's median with its interval; percentiles over all steps."""
+    middles, steps = [median(run) for run in runs if run], [ms for run in runs for ms in run]
+    if not steps:
+        return dict.fromkeys([name, *(f"{name}_{end}" for end in ("low", "high", "p50", "p90", "p99"))])
+    low, high = spread.interval(middles)
+    tail = {f"{name}_p{percent}": spread.percentile(steps, percent) for percent in (90, 99)}
+    return {name: median(middles), f"{name}_low": low, f"{name}_high": high, f"{name}_p50": median(steps)} | tail
 
 
 def _median(values: Sequence[float]) -> float | None:
     return median(values) if values else None
 
 
-def _line(row: dict[str, Any]) -> str:
+def _most(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _size(case: Case) -> float:
+    """What a case costs beside others, about, for the time left."""
+    return case.output_len + PROMPT_SHARE * case.batch_size * case.input_len
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """A row in a line."""
     later = "" if row["next_token_ms"] is None else f", next {row['next_token_ms']:.2f} ms"
-    name = _name(Case(*(row[key] for key in KEY)))
-    return f"{name}: first {row['first_token_ms']:.2f} ms{later}, {row['tokens_per_second']:.0f} tokens/s"
-
-
-def _name(case: Case) -> str:
-    return f"batch {case.batch_size}, {case.input_len} in, {case.output_len} out"
-
-
-def vendor_table(table: pd.DataFrame, perf_mode: str = "normal", skip_decode: bool = False) -> pd.DataFrame:
-    """`table` in the eight columns of the vendor's CSV.
-
-    ResponseTime is one generation, in seconds to two places, with turning ids into text unless `skip_decode`. As in
-    the vendor's test, `perf_mode` "normal" has whole steps as token times and zeros for pre and post; "detail" has
-    the forward pass alone and the other two apart.
-    """
-    detail = perf_mode == "detail"
-    first = table["first_forward_ms"] if detail else table["first_token_ms"]
-    later = table["next_forward_ms"] + table["next_communication_ms"] if detail else table["next_token_ms"]
-    pre, post = (table[f"next_{part}_ms"] if detail else table[f"next_{part}_ms"] * 0 for part in ("pre", "post"))
-    seconds = (table["total_ms"] + (0 if skip_decode else table["text_ms"])) / 1e3
-    columns = [*(table[key] for key in KEY), seconds.round(2), first, later, pre, post]
-    return pd.concat(columns, axis=1, keys=VENDOR_COLUMNS)
-
-
-def vendor_name(about: dict[str, Any], batch_size: int) -> str:
-    """The vendor's file name, without .csv: performance_test_{model}_{device}_bs{batch}."""
-    device = about.get("chip") or about["device"].split(":")[0]
-    return f"performance_test_{Path(about['model_dir']).name}_{device}_bs{batch_size}".replace(" ", "_")
-
-
-def compare(table: pd.DataFrame, baseline: str | Path | None) -> pd.DataFrame | None:
-    """Each case against the same case of an earlier run; None without a baseline.
-
-    `baseline` is that run's results.json; its latency.csv lies beside it. A case is faster or slower only where the
-    two ranges of next-token times do not overlap, else "within noise". Raises DataError for an unusable baseline.
-    """
-    if not baseline:
-        return None
-    earlier = _earlier(Path(baseline))
-    both = table.merge(earlier, on=KEY, suffixes=("", "_before"))
-    if both.empty:
-        raise DataError(f"{baseline} measured none of these cases; give a run with the same batch size and lengths")
-    both["ratio"] = both["next_token_ms"] / both["next_token_ms_before"]
-    both["verdict"] = list(_verdicts(both))
-    return both[[*KEY, "next_token_ms_before", "next_token_ms", "ratio", "verdict"]]
-
-
-def check_baseline(compared: pd.DataFrame | None, run: "Run") -> pd.DataFrame | str:
-    """Record in `run` that no case is slower than the baseline's; the comparison, or a word where there is none."""
-    if compared is None:
-        return "No baseline was given: nothing to compare with."
-    slower = compared[compared["verdict"] == "slower"]
-    run.check("no case slower than the baseline", slower.empty, f"{len(slower)} of {len(compared)} cases are slower")
-    return run.save("baseline", compared)
+    case = Case(*(row[key] for key in ("batch_size", "input_len", "output_len", "depth")))
+    parts = ", ".join(f"{part} {row[f'next_{part}_ms']:.2f}" for part in PARTS) if later else ""
+    detail = f" ({parts})" if parts else ""
+    return f"{case}: first {row['first_token_ms']:.2f} ms{later}{detail}, {row['tokens_per_second']:.0f} tokens/s"
 
 
 def headline(table: pd.DataFrame) -> dict[str, float | int]:
     """The figures of the longest case, for results.json and the list of runs."""
-    row = table.sort_values(["input_len", "output_len"]).iloc[-1]
+    row = table.sort_values(["depth", "input_len", "output_len"]).iloc[-1]
     names = ("input_len", "output_len", "first_token_ms", "next_token_ms", "tokens_per_second")
     return {f"longest_{name}": row[name] for name in names}
-
-
-def _earlier(results: Path) -> pd.DataFrame:
-    try:
-        notebook = json.loads(results.read_text(encoding="utf-8"))["notebook"]
-        table = pd.read_csv(results.with_name("latency.csv"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{results} is not the results.json of a finished 04_profile run ({error})") from error
-    if notebook != "04_profile":
-        raise DataError(f"{results} is of {notebook}; a baseline is the results.json of a 04_profile run")
-    return table
-
-
-def _verdicts(both: pd.DataFrame) -> Iterator[str]:
-    for row in both.itertuples():
-        if row.next_token_max_ms < row.next_token_min_ms_before:
-            yield "faster"
-        elif row.next_token_min_ms > row.next_token_max_ms_before:
-            yield "slower"
-        else:
-            yield "within noise"

@@ -108,3 +108,17 @@ class Budget:
     def operations(self, tokens: int) -> float:
         """Multiplications and additions of the linears for so many tokens, on this rank; attention's own left out."""
         return 2 * replace(self, quant=None).weights_read / BYTES[self.dtype] * tokens  # packed weights are unpacked
+
+    def forward(self, new: int, before: int) -> tuple[float, float]:
+        """Bytes and operations of a pass that adds `new` tokens to each row's `before`, on this rank.
+
+        Weights are read once, and keys and values of all positions. Operations are two for each weight and token, those
+        of the head for a row's last token alone, and four for each number of a query and each position that it sees.
+        """
+        config = self.config
+        head = "embedding" if config.tie_word_embeddings else "head"
+        last = 2 * replace(self, quant=None).weights[head] / BYTES[self.dtype]
+        seen = new * before + new * (new + 1) / 2  # pairs of query and position, a row
+        attention = 4 * config.num_hidden_layers * config.hidden_size / self.world_size * seen
+        linear = self.operations(new) - last * (new - 1)
+        return self.weights_read + replace(self, seq_len=before + new).kv_cache, self.batch * (linear + attention)

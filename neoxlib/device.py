@@ -135,6 +135,12 @@ def memory_mb(device: "torch.device") -> dict[str, float]:
     return {"peak": module.max_memory_allocated() / MB, "allocated": module.memory_allocated() / MB}
 
 
+def reset_peak(device: "torch.device") -> None:
+    """Let an accelerator's peak begin anew; a CPU has none of its own."""
+    if device.type != "cpu":
+        import_torch().get_device_module(device).reset_peak_memory_stats()
+
+
 def profiler(device: "torch.device", folder: Path, worker: str) -> AbstractContextManager:
     """A running profiler: torch_npu's on an NPU, else torch's. `worker`'s trace is in `folder` when it ends."""
     npu = device.type == "npu"

@@ -2,10 +2,7 @@
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,41 +10,25 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from neoxlib import fast, npu, weights
-from neoxlib.checkpoint import open_checkpoint
+from neoxlib import fast, npu, timing, traces, weights
+from neoxlib.cases import Case
+from neoxlib.checkpoint import fingerprint, open_checkpoint
 from neoxlib.chips import chip_for, pick_device, pick_dtype
 from neoxlib.comm import SOLO, Group
 from neoxlib.config import ModelConfig, sequence_window
-from neoxlib.decode import Clock, Limits, Step, decode
-from neoxlib.device import memory_mb, profiler, start_npu
+from neoxlib.device import memory_mb, start_npu
 from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.model import GPTNeoX, KVCache, count_parameters
 from neoxlib.ops import native
 from neoxlib.packing import choose_quant
 from neoxlib.sampling import Sampling
-from neoxlib.score import Request, log_probabilities
+from neoxlib.score import Progress, Request, Score, log_probabilities
+from neoxlib.settle import Settling
 from neoxlib.text import Completion, Stream, encode, generate_text
 
 log = logging.getLogger("neoxlib")
 
 Prompt = str | Sequence[int]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One case to time: `batch_size` prompts of `input_len` tokens, each continued by exactly `output_len` tokens."""
-
-    batch_size: int
-    input_len: int
-    output_len: int
-    repeats: int = 3
-    warmup: int = 1
-
-    def __post_init__(self) -> None:
-        least = {name: 0 if name == "warmup" else 1 for name in asdict(self)}
-        bad = [f"{k} is {v!r}" for k, v in asdict(self).items() if type(v) is not int or v < least[k]]
-        if bad:
-            raise SettingsError(f"a case is whole numbers of 1 or more (warmup may be 0): {'; '.join(bad)}")
 
 
 class Engine:
@@ -57,10 +38,11 @@ class Engine:
     """
 
     def __init__(
-        self, model: GPTNeoX, tokenizer: PreTrainedTokenizerBase | None, max_seq_len: int, about: dict[str, Any]
+        self, model: GPTNeoX, tokenizer: PreTrainedTokenizerBase | None, max_seq_len: int, about: dict[str, Any],
+        settling: Settling | None = None,
     ) -> None:
         self.model, self.config, self.group = model, model.config, model.group
-        self.max_seq_len, self._tokenizer, self._about = max_seq_len, tokenizer, about
+        self.max_seq_len, self._tokenizer, self._about, self._settling = max_seq_len, tokenizer, about, settling
         self.weight = model.gpt_neox.final_layer_norm.weight  # its dtype and device are the model's
 
     @property
@@ -119,32 +101,35 @@ class Engine:
             Request(context, self._continuation(prompt, context, choice))
             for prompt, context, several in zip(prompts, contexts, lists, strict=True) for choice in several
         ]
-        flat = log_probabilities(self.model, requests, self.real_ids, self.max_seq_len)
-        values = iter(flat or [0.0] * len(requests))
-        return [[next(values) for _ in several] for several in lists]
+        scores = log_probabilities(self.model, requests, self.real_ids, self.max_seq_len)
+        values = iter(scores or [])
+        return [[next(values).logprob for _ in several] for several in lists] if scores else []
+
+    def score_ids(
+        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], stream: Progress | None = None,
+        real_ids: int | None = None,
+    ) -> list[Score]:
+        """(log-probability, is greedy) of each (context ids, continuation ids); shared beginnings are computed once.
+
+        `stream(done, total)` is called after each batch. Probabilities are over the first `real_ids` rows of the
+        vocabulary, by default those that the tokenizer has.
+        Raises SettingsError, before any work, for requests that are empty, too long or hold ids past those rows.
+        """
+        asked = [Request(*request) for request in requests]
+        return log_probabilities(self.model, asked, real_ids or self.real_ids, self.max_seq_len, stream or None) or []
 
     def profile(self, case: Case) -> list[dict[str, list[float]]]:
-        """Time `case`: per repeat the milliseconds of each step by part, each the slowest rank's.
-
-        Random ids, no end-of-text, warm-up repeats left out. Keys: pre, forward, communication, post; on an NPU device,
-        the forward pass by its own events; text, one time, of turning all new ids into text (0 without a tokenizer);
-        peak_mb, one figure, the memory of the fullest rank at its fullest since loading: see `memory`.
-        """
-        run = self._case(case)
-        runs = [list(run()) for _ in range(case.warmup + case.repeats)]
-        return [self._slowest(steps) for steps in runs[case.warmup :]]
+        """Time `case`: a dict of lists per repeat, milliseconds of each step by part; see `timing.profile`."""
+        self.settle()
+        return timing.profile(timing.Work(self.model, self._tokenizer, self.max_seq_len, case))
 
     def trace(self, case: Case, folder: str | os.PathLike[str]) -> str:
-        """Run `case` once more, after its warm-up, under the device's profiler; the trace of each rank is in `folder`.
+        """Run the first steps of `case`, warmed up, under the device's profiler; the trace of each rank is in `folder`.
 
-        torch_npu's profiler on an NPU (keep such cases short), PyTorch's on a CPU; open it in Perfetto or TensorBoard.
+        torch_npu's profiler on an NPU, PyTorch's on a CPU; open it in Perfetto, or read it by `traces.read`.
         """
-        run = self._case(case)
-        for _ in range(case.warmup):
-            list(run())
-        with profiler(self.weight.device, Path(folder), f"rank{self.group.rank}"):
-            list(run())
-        self.group.barrier()
+        self.settle()
+        traces.record(timing.Work(self.model, self._tokenizer, self.max_seq_len, case), Path(folder))
         return str(folder)
 
     def memory(self) -> list[dict[str, float]]:
@@ -154,12 +139,10 @@ class Engine:
         everyone = self.group.gather(row, dim=0)  # [ranks, figures]
         return [] if everyone is None else [dict(zip(mine, row, strict=True)) for row in everyone.cpu().tolist()]
 
-    def _case(self, case: Case) -> Callable[[], Iterator[Step]]:
-        generator = torch.Generator().manual_seed(0)
-        limit = len(self._tokenizer) if self._tokenizer is not None else self.config.vocab_size
-        limits = Limits(None, min(limit, self.config.vocab_size), self.max_seq_len)
-        prompts = torch.randint(limits.real_ids, (case.batch_size, case.input_len), generator=generator).tolist()
-        return partial(decode, self.model, prompts, Sampling(max_new_tokens=case.output_len), limits)
+    def settle(self) -> None:
+        """Wait until what follows a load in the background is over: measuring starts there, and writing to weights."""
+        if self._settling:
+            self._settling.wait()
 
     def describe(self) -> dict[str, Any]:
         """What is loaded, where and how: for reports."""
@@ -167,6 +150,8 @@ class Engine:
 
     def close(self) -> None:
         """Leave the group."""
+        if self._settling:
+            self._settling.end()
         self.group.close()
 
     def __enter__(self) -> "Engine":
@@ -208,25 +193,6 @@ class Engine:
             return encode(self.tokenizer, [choice])[0]
         return encode(self.tokenizer, [prompt + choice])[0][len(context) :]
 
-    def _slowest(self, steps: Sequence[Step]) -> dict[str, list[float]]:
-        """Each clock of each step, the maximum over the ranks: a step is over when its last rank is."""
-        names = [*Clock._fields, *(["device"] if steps[0].device_ms is not None else [])]
-        rows = [[*step.clock, step.device_ms][: len(names)] for step in steps]
-        mine = torch.tensor(rows, device=self.weight.device)  # [steps, clocks]
-        everyone = self.group.gather(mine[None], dim=0)  # [ranks, steps, clocks]
-        worst = (mine[None] if everyone is None else everyone).amax(dim=0).cpu()
-        peak = max((rank["peak"] for rank in self.memory()), default=0.0)
-        clocks = {name: worst[:, i].tolist() for i, name in enumerate(names)}
-        return clocks | {"text": [self._text_ms(steps)], "peak_mb": [peak]}
-
-    def _text_ms(self, steps: Sequence[Step]) -> float:
-        if self._tokenizer is None:
-            return 0.0
-        rows = [list(row) for row in zip(*(step.choice.tokens for step in steps), strict=True)]
-        start = time.perf_counter()
-        self._tokenizer.batch_decode(rows)
-        return 1e3 * (time.perf_counter() - start)
-
 
 def load(
     model_dir: str | os.PathLike[str], dtype: str = "float32", device: str = "cpu", quant: str | None = None,
@@ -253,14 +219,17 @@ def load(
     with torch.device("meta"):
         model = GPTNeoX(config, group, quant=quant).to(getattr(torch, dtype))
     model = fast.in_one_block(model) if where.type == "cpu" else model.to_empty(device=where)
-    weights.load_into(model.eval(), model_dir)
+    settling = weights.load_into(model.eval(), model_dir, lend=True)
     about = {
-        "model_dir": str(model_dir), "parameters": count_parameters(config), "dtype": dtype,
-        "device": str(where), "world_size": group.size, "backend": group.backend, "quant": quant,
+        "model_dir": str(model_dir), "fingerprint": fingerprint(checkpoint),
+        "parameters": count_parameters(config), "dtype": dtype, "device": str(where),
+        "world_size": group.size, "backend": group.backend, "quant": quant,
         "max_seq_len": window, "threads": torch.get_num_threads(), "compile": _compile(model, where, compile),
         "compile_s": round(native.seconds("packing", *(["kernels"] if compile and where.type == "cpu" else [])), 2),
     }  # fmt: skip
-    return Engine(model, _tokenizer(folder, config), window, about)
+    engine = Engine(model, _tokenizer(folder, config), window, about, settling)
+    settling.start()
+    return engine
 
 
 def _compile(model: GPTNeoX, device: torch.device, wanted: bool) -> str:

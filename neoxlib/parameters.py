@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from neoxlib.cases import usual_mode
 from neoxlib.demo import EXAM_DIR, MODEL_DIR, PROMPTS
 from neoxlib.errors import ParameterError
 
@@ -25,8 +26,22 @@ def _folder(value: str) -> str | None:
     return None if Path(value).is_dir() else f"no folder {value!r}; give the path of an existing folder"
 
 
+def _exam(value: str) -> str | None:
+    found = Path(value).is_dir() or (Path(value).is_file() and value.endswith(".zip"))
+    return None if found else f"no folder or .zip {value!r}; give the folder of an exam, or its official zip"
+
+
 def _file(value: str) -> str | None:
     return None if Path(value).is_file() else f"no file {value!r}; give the path of an existing file"
+
+
+def _run(value: str) -> str | None:
+    found = Path(value, "results.json").is_file() or Path(value).is_file()
+    return None if found else f"no run at {value!r}; give the folder of a run, or its results.json"
+
+
+def _above_zero(value: float) -> str | None:
+    return None if value > 0 else f"found {value!r}, expected a figure above 0, or None"
 
 
 def _model_dir(value: str) -> str | None:
@@ -41,19 +56,30 @@ def _texts(value: list) -> str | None:
     return f"found {bad[0]!r} in the list, expected non-empty texts" if bad else None
 
 
+def _counts(value: list) -> str | None:
+    bad = [item for item in value if type(item) is not int or item < 1]
+    return f"found {bad} in the list, expected whole numbers above 0" if bad else None
+
+
+def _depths(value: list) -> str | None:
+    bad = [item for item in value if type(item) is not int or item < 0]
+    return f"found {bad} in the list, expected whole numbers of 0 or more" if bad else None
+
+
 def _pairs(value: list) -> str | None:
     def is_pair(item: Any) -> bool:
         return isinstance(item, (list, tuple)) and len(item) == 2 and all(type(n) is int and n > 0 for n in item)
 
     bad = [item for item in value if not is_pair(item)]
-    return f"found {bad[0]!r} in the list, expected pairs such as [[32, 16]] of whole numbers above 0" if bad else None
+    return f"found {bad} in the list, expected pairs such as [[32, 16]] of whole numbers above 0" if bad else None
 
 
 @dataclass(frozen=True)
 class Param:
     """One parameter: its annotation and default as in the notebooks' parameters cells, and what values it takes.
 
-    `blank` says that the empty value ("", 0, []) is a value of its own: it resolves to `stands_for`.
+    `blank` says that the empty value ("", 0, []) is a value of its own: it resolves to `stands_for`. Where the default
+    is None, only None is empty, and 0 is a figure like others.
     """
 
     type: str
@@ -70,8 +96,8 @@ class Param:
 PARAMETERS: dict[str, Param] = {
     "model_dir": Param("str", "", "checkpoint or shard folder; empty runs the shipped model",
                        check=_model_dir, blank=True, stands_for=str(MODEL_DIR)),
-    "data_dir": Param("str", "", "exam folder; empty takes the shipped exam",
-                      check=_folder, blank=True, stands_for=str(EXAM_DIR)),
+    "data_dir": Param("str", "", "exam folder or official zip; empty takes the shipped exam",
+                      check=_exam, blank=True, stands_for=str(EXAM_DIR)),
     "world_size": Param("int", 2, "ranks to split the model over; must divide the heads", low=1),
     "dtype": Param("str", "auto", "number format of the weights", choices=("auto", "float32", "float16", "bfloat16")),
     "device": Param("str", "auto", "where the ranks run; auto takes NPUs where there are any",
@@ -95,29 +121,61 @@ PARAMETERS: dict[str, Param] = {
     "top_p": Param("float", 1.0, "draw among the likeliest tokens that reach this share; 1 means all", low=0, high=1),
     "repetition_penalty": Param("float", 1.0, "above 1 makes repeated tokens less likely; 1 means off", low=0),
     "stop": Param("list", [], "texts that end an answer; empty means none", check=_texts, blank=True),
-    "task": Param("str", "ceval", "what is measured", choices=("ceval",)),
-    "profile": Param("str", "official", "prompt and scoring rule", choices=("official",)),
+    "task": Param("str", "ceval", "what is measured", choices=("ceval", "mmlu", "boolq")),
+    "profile": Param("str", "official", "whose prompt and scoring rules; boolq has lm_eval",
+                     choices=("official", "lm_eval", "opencompass", "vendor")),
+    "mode": Param("str", "answer_only", "cot lets the model reason before it answers; official of ceval has it",
+                  choices=("answer_only", "cot")),
     "subjects": Param("list", [], "subjects to ask; empty asks all", check=_texts, blank=True),
-    "shots": Param("int", 5, "worked examples before each question", low=0),
+    "shots": Param("int", None, "worked examples before each question; None takes the profile's own number", low=0,
+                   blank=True),
     "split": Param("str", "val", "part of the exam", choices=("dev", "val", "test")),
     "limit": Param("int", 0, "questions per subject; 0 asks all", low=1, blank=True),
+    "replicas": Param("int", 1, "groups of world_size ranks each, which share the questions out", low=1),
+    "resume": Param("str", "", "folder of an earlier run, whose answers are taken over; empty asks all questions",
+                    check=_folder, blank=True),
+    "compare_with": Param("str", "", "earlier run of this exam, folder or results.json; empty compares with none",
+                          check=_run, blank=True),
+    "vendor_files": Param("str", "guide", "names in test_result: guide has the rank in them, newer as the newer SDK",
+                          choices=("guide", "newer")),
     "case_pair": Param("list", [], "pairs of input and output length, in tokens; empty takes the exponent grid",
                        check=_pairs, blank=True),
     "min_len_exp": Param("int", 5, "shortest length of the grid, as a power of 2", low=0, high=20),
-    "max_len_exp": Param("int", 7, "longest length of the grid, as a power of 2", low=0, high=20),
+    "max_len_exp": Param("int", 0, "longest length of the grid, as a power of 2; 0 goes as far as the window, up to 10",
+                         low=1, high=20, blank=True, stands_for=0),
     "batch_size": Param("int", 1, "prompts at a time", low=1),
-    "perf_mode": Param("str", "normal", "detail adds the times inside a step", choices=("normal", "detail")),
+    "batch_sizes": Param("list", [], "several batch sizes, each with every length; empty takes batch_size alone",
+                         check=_counts, blank=True),
+    "depths": Param("list", [], "tokens that the cache holds before the prompt comes; empty is an empty cache",
+                    check=_depths, blank=True),
+    "repeats": Param("int", 6, "times that a case is run at least; of fewer than 6 there is no 95 % interval", low=1),
+    "min_seconds": Param("float", 0.5, "seconds that a case is run at least, after its warm-up", low=0),
+    "perf_mode": Param("str", "", "detail splits the vendor's times by phase; empty is normal, or detail where "
+                       "RETURN_PERF_DETAIL or TIMEIT is 1", choices=("", "normal", "detail"), blank=True,
+                       stands_for=usual_mode),
     "skip_decode": Param("bool", False, "leave the tokenizer's decoding out of the time"),
-    "trace": Param("bool", False, "also keep the profiler's trace of the first case, for Perfetto or TensorBoard"),
+    "trace": Param("bool", False, "also keep a profiler's trace of a few steps of the first case, for Perfetto"),
     "baseline": Param("str", "", "results.json of an earlier run to compare with; empty compares with none",
                       check=_file, blank=True),
+    "max_slowdown": Param("float", 0.1, "share by which a case may be slower than the baseline's; more fails the run",
+                          low=0),
+    "peak_gb_s": Param("float", None, "GB/s that one NPU, or this machine's memory, reaches; None has it measured",
+                       check=_above_zero, blank=True),
+    "peak_tflops": Param("float", None, "TFLOPS that one NPU, or this machine's CPU, reaches; None has it measured",
+                         check=_above_zero, blank=True),
+    "scaling": Param("bool", False, "also run the first case over 1, 2, 4 … ranks and threads of this machine"),
+    "run_a": Param("str", "", "folder or results.json of a run; empty, with run_b, takes the last two of one notebook",
+                   check=_run, blank=True),
+    "run_b": Param("str", "", "the run to set beside it", check=_run, blank=True),
 }
 
 _COMMON = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len", "cluster_profile", "deterministic",
            "plan_only")  # fmt: skip
 _SAMPLING = ("prompts", "max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "seed")
-_EXAM = ("data_dir", "task", "profile", "subjects", "shots", "split", "limit", "seed")
-_GRID = ("case_pair", "min_len_exp", "max_len_exp", "batch_size", "perf_mode", "skip_decode", "trace", "baseline",
+_EXAM = ("data_dir", "task", "profile", "mode", "subjects", "shots", "split", "limit", "replicas", "resume",
+         "compare_with", "vendor_files", "seed")  # fmt: skip
+_GRID = ("case_pair", "min_len_exp", "max_len_exp", "batch_size", "batch_sizes", "depths", "repeats", "min_seconds",
+         "perf_mode", "skip_decode", "peak_gb_s", "peak_tflops", "trace", "scaling", "baseline", "max_slowdown",
          "seed")  # fmt: skip
 
 NOTEBOOKS: dict[str, tuple[str, ...]] = {
@@ -126,15 +184,20 @@ NOTEBOOKS: dict[str, tuple[str, ...]] = {
     "02_inference": _COMMON + _SAMPLING,
     "03_ceval": _COMMON + _EXAM,
     "04_profile": _COMMON + _GRID,
+    "05_compare": ("run_a", "run_b"),
 }
 
 
 def complaint(name: str, param: Param, value: Any) -> str | None:
     """What is wrong with a value, in one line that starts with the parameter's name; None when nothing is."""
-    if param.blank and not value and value is not False:
+    if _is_blank(param, value):
         return None
     wrong = _wrong_type(param, value) or _out_of_range(param, value) or param.check(value)
     return f"{name}: {wrong}" if wrong else None
+
+
+def _is_blank(param: Param, value: Any) -> bool:
+    return param.blank and (value is None or (param.default is not None and not value and value is not False))
 
 
 def _wrong_type(param: Param, value: Any) -> str | None:
@@ -156,8 +219,10 @@ def _out_of_range(param: Param, value: Any) -> str | None:
 def complaints(values: dict[str, Any], declared: dict[str, Param]) -> list[str]:
     """One line for every value of a wrong type, choice or range, missing folder and impossible pair."""
     problems = [line for name, value in values.items() if (line := complaint(name, declared[name], value))]
+    if values.get("task", "ceval") in ("mmlu", "boolq") and not values.get("data_dir"):
+        problems.append(f"data_dir: the shipped exam is none of {values['task']}'s; give the folder of its questions")
     low, high = (values.get(name) for name in ("min_len_exp", "max_len_exp"))
-    if type(low) is type(high) is int and low > high:
+    if type(low) is type(high) is int and 0 < high < low:
         problems.append(f"min_len_exp: found {low}, expected at most max_len_exp, which is {high}")
     return problems
 
@@ -170,8 +235,8 @@ def refuse(problems: list[str]) -> None:
 
 def resolve(name: str, param: Param, value: Any) -> Any:
     """The value that the library is called with: an empty value becomes what it stands for, a number its type."""
-    if param.blank and not value:
-        return param.stands_for
+    if _is_blank(param, value):
+        return param.stands_for() if callable(param.stands_for) else param.stands_for
     return float(value) if param.type == "float" else value
 
 

@@ -1,8 +1,5 @@
 """Where a model would run: a chip of the table, or this machine as it is now, with its figures and who says so."""
 
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -12,10 +9,10 @@ import psutil
 from neoxlib import chips, smi
 from neoxlib.chips import CHIPS, Chip
 from neoxlib.errors import SettingsError
+from neoxlib.peaks import MOST_BYTES, best, reading
 
 MEASURED = "measured on this machine's CPU just now"
 GIVEN = "as given"
-READ_BYTES = 256 * 2**20  # fits no cache
 SIDE = 1536  # of the square matrices that are multiplied
 
 
@@ -78,20 +75,6 @@ def _this_machine() -> Place:
 def measured() -> dict[str, float]:
     """What this machine's CPU reaches with all its cores: GB/s read from memory, TFLOPS of float32 products."""
     cores = len(psutil.Process().cpu_affinity())
-    parts = np.array_split(np.ones(READ_BYTES // 8, np.int64), cores)
     left = np.ones((SIDE, SIDE), np.float32)
-    with ThreadPoolExecutor(cores) as pool:
-        reading = _best(lambda: list(pool.map(np.bitwise_or.reduce, parts)))
-    multiplying = _best(lambda: left @ left)
-    tflops = 2 * SIDE**3 / multiplying / 1e12
-    return {"bandwidth_gb_s": round(READ_BYTES / reading / 1e9, 1), "fp16_tflops": round(tflops, 3)}
-
-
-def _best(work: Callable[[], object], repeats: int = 3) -> float:
-    """The shortest of some runs, in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    tflops = 2 * SIDE**3 / best(lambda: left @ left) / 1e12
+    return {"bandwidth_gb_s": round(reading(MOST_BYTES, cores), 1), "fp16_tflops": round(tflops, 3)}

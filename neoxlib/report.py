@@ -23,6 +23,7 @@ from neoxlib import pages
 from neoxlib.body import cell_name
 from neoxlib.environment import without_home
 from neoxlib.jobs import Job, find, near, prepare, read_preset
+from neoxlib.progress import MARK
 from neoxlib.run import SCHEMA_VERSION, new_folder, outputs_root, stamp, write_results
 
 OK, CELL_FAILED, BAD_PARAMETERS, CHECK_FAILED = 0, 1, 2, 3
@@ -87,7 +88,10 @@ def run_one(job: Job, root: Path, timeout: int | None, say: Say) -> tuple[int, P
 
 
 class Progress:
-    """One plain line per code cell; remembers which cell is running, for kernels that die without a word."""
+    """A plain line per code cell, and those that a cell's own `progress.Progress` prints, as they come.
+
+    Remembers which cell is running, for kernels that die without a word.
+    """
 
     def __init__(self, say: Say) -> None:
         self.say, self.number, self.total, self.cell, self.began = say, 0, 0, None, 0.0
@@ -98,6 +102,15 @@ class Progress:
 
     def done(self, cell: nbformat.NotebookNode, cell_index: int, execute_reply: Mapping[str, Any]) -> None:
         self._line("" if execute_reply["content"]["status"] == "ok" else "  stopped")
+
+    def write(self, text: str) -> None:
+        """What a cell prints, as it comes: of it the lines for whoever waits."""
+        for line in text.splitlines():
+            if line.startswith(MARK):
+                self.say(f"  {line}")
+
+    def flush(self) -> None:
+        """For papermill, which takes this for a file."""
 
     def broke(self) -> None:
         if self.cell:
@@ -117,7 +130,7 @@ def _execute(job: Job, folder: Path, timeout: int | None, progress: Progress) ->
         papermill.execute_notebook(
             _unformatted(job.path), _unformatted(folder / "notebook.ipynb"), parameters=job.given, progress_bar=False,
             kernel_name="python3", language="python", kernel_manager_class=ThisPython, execution_timeout=timeout,
-            coalesce_streams=True, on_cell_execute=progress.start, on_cell_executed=progress.done,
+            coalesce_streams=True, stdout_file=progress, on_cell_execute=progress.start, on_cell_executed=progress.done,
         )  # fmt: skip
     except PapermillExecutionError as error:
         return _cause(error.ename, error.evalue, progress)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from neoxlib import parameters
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
@@ -46,6 +46,15 @@ class Table:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         padded = ((cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
         return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+class Note(str):
+    """A sentence that stands in a report where a table would, without quotes."""
+
+    __repr__ = str.__str__
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self)}</p>"
 
 
 class Params(SimpleNamespace):
@@ -126,8 +135,12 @@ class Run:
         from pandas import RangeIndex
 
         plain_index = isinstance(df.index, RangeIndex) and df.index.name is None
-        df.to_csv(self._file(f"{name}.csv"), index=not plain_index, encoding="utf-8")
+        self.text(f"{name}.csv", df.to_csv(index=not plain_index))
         return df
+
+    def text(self, name: str, text: str) -> None:
+        """Write the file `name`, whole: a run that is killed leaves the old file or the new one."""
+        write_text(self._file(name), text)
 
     def figure(self, name: str, fig: "Figure") -> None:
         """Write `figures/<name>.svg`, show it, close it. Text stays text: a reader's fonts hold what ours may not."""
@@ -162,9 +175,13 @@ class Run:
     def stop_if_plan_only(self) -> None:
         """With `plan_only`, finish here: the cells below are not run, which counts as success."""
         if getattr(self.params, "plan_only", False):
-            print("Stopped here because of plan_only: the cells below are skipped.")
-            self.finish()
-            raise SystemExit(0)  # papermill and Jupyter both take this for a clean stop
+            self.stop("Stopped here because of plan_only.")
+
+    def stop(self, why: str) -> NoReturn:
+        """Say why, and finish here: the cells below are not run, which counts as success."""
+        print(f"{why} The cells below are skipped.")
+        self.finish()
+        raise SystemExit(0)  # papermill and Jupyter both take this for a clean stop
 
     def finish(self) -> None:
         """Show the checks, close the results.

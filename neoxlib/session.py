@@ -19,6 +19,7 @@ from neoxlib.device import import_torch, torch_must_load
 from neoxlib.errors import SettingsError
 from neoxlib.host import container
 from neoxlib.launch import find_profile
+from neoxlib.replicas import part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from neoxlib.config import ModelConfig
     from neoxlib.engine import Case, Prompt
+    from neoxlib.score import Score
     from neoxlib.text import Completion
 
 log = logging.getLogger("neoxlib")
@@ -38,6 +40,8 @@ class Session:
     This process never starts a device. `device="auto"` is the NPU where one can be used. `cluster_profile` names an
     ipyparallel profile whose launchers (SSH, MPI, Slurm …) start the ranks; without it they are local processes.
     `quant` and `compile` are those of `neoxlib.load`; `deterministic` adds the NPUs' switches for repeatable sums.
+    `replicas` opens so many groups of ranks on this machine, each with the whole model: `groups` are their sessions, of
+    which this one is the first. It answers all calls by itself; `tasks.evaluate` shares an exam out over them.
     Each rank writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something fails.
 
     Raises what `neoxlib.load` raises, and RankError when a rank dies. After an error that all ranks raised alike
@@ -48,27 +52,34 @@ class Session:
         self, model_dir: str | os.PathLike[str], world_size: int = 2, dtype: str = "auto", device: str = "auto",
         quant: str | None = None, max_seq_len: int | None = None, cluster_profile: str | None = None,
         log_dir: str | os.PathLike[str] | None = None, compile: bool = True, deterministic: bool = False,
+        replicas: int = 1, *, _group: int = 0,
     ) -> None:
         if type(world_size) is not int or world_size < 1:
             raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
         torch_must_load()  # what ranks answer cannot be read without it
         if not cluster_profile:
             device = pick_device(device)  # with a profile the ranks may be on other machines, and find out themselves
+        share = part(_group, replicas, world_size, device, cluster_profile)
         profile_dir = find_profile(cluster_profile) if cluster_profile else None
         self.log_dir = Path(log_dir or tempfile.mkdtemp(prefix="neoxlib-logs-")).absolute()
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        self._environment = _environment(world_size, device, deterministic)
+        self._environment = _environment(world_size, device, deterministic) | share
         self._ranks = Ranks(world_size, self._environment, self.log_dir, profile_dir)
         temporary = self.log_dir if log_dir is None else None
-        self._close = weakref.finalize(self, _end, self._ranks, temporary)  # runs at exit, too
+        self._end, self._others = weakref.finalize(self, _end, self._ranks, temporary), []  # runs at exit, too
         settings = {
             "model_dir": str(Path(model_dir).absolute()), "dtype": dtype, "device": device, "quant": quant,
             "max_seq_len": max_seq_len, "compile": compile,
         }  # fmt: skip
         try:
             self._about = self._open(settings)
+            for group in range(1, 1 if _group else replicas):
+                self._others.append(Session(
+                    **settings, world_size=world_size, log_dir=self.log_dir / f"group{group}",
+                    deterministic=deterministic, replicas=replicas, _group=group,
+                ))  # fmt: skip
         except BaseException:
-            self._ranks.end("it could not be started")
+            self._fail("it could not be started")
             raise
 
     def _open(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -107,12 +118,19 @@ class Session:
         """Log-probability of each choice after each prompt, as Engine.score gives them."""
         return self._call("score", prompts, choices)
 
+    def score_ids(
+        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], stream: Callable[[int, int], None] | None = None,
+        real_ids: int | None = None,
+    ) -> "list[Score]":
+        """(log-probability, is greedy) of each (context ids, continuation ids), as Engine.score_ids gives them."""
+        return self._call("score_ids", requests, listen=stream, real_ids=real_ids)
+
     def profile(self, case: "Case") -> list[dict[str, list[float]]]:
-        """Time `case`: per repeat the milliseconds of each step by part, each the slowest rank's."""
+        """Time `case` on all ranks: a dict of lists per repeat, as `timing.profile` gives them."""
         return self._call("profile", case)
 
     def trace(self, case: "Case", folder: str | os.PathLike[str]) -> str:
-        """Run `case` once under the profiler; each rank's trace is in `folder`, as Engine.trace has it."""
+        """Run `case`'s first steps under the profiler; each rank's trace is in `folder`, as Engine.trace has it."""
         return self._call("trace", case, str(Path(folder).absolute()))
 
     def memory(self) -> list[dict[str, float]]:
@@ -122,6 +140,10 @@ class Session:
     def apply(self, function: Callable[..., Any], *args: Any) -> Any:
         """`function(engine, *args)` on every rank, which must be able to import it; rank 0's answer."""
         return self._ranks.call(rank.apply, function, args)
+
+    def settle(self) -> None:
+        """As Engine.settle, on every rank."""
+        self._call("settle")
 
     def describe(self) -> dict[str, Any]:
         """What is loaded, where and how, and the variables its ranks were started with: for reports."""
@@ -153,26 +175,44 @@ class Session:
              "state": state, "resident_mb": _resident_mb(member)}
             for member, about in zip(self._ranks.members, self._about, strict=True)
         ]  # fmt: skip
-        return pd.DataFrame(rows).set_index("rank")
+        table = pd.DataFrame(rows).set_index("rank")
+        if not self._others:
+            return table
+        tables = [table, *(other.ranks for other in self._others)]
+        return pd.concat(tables, keys=range(len(tables)), names=["group", "rank"])
+
+    @property
+    def groups(self) -> "list[Session]":
+        """This session and its replicas: each may be asked while the others work."""
+        return [self, *self._others]
 
     def close(self) -> None:
         """End all processes of the session. May be called again."""
-        self._close()
+        for other in self._others:
+            other.close()
+            if other._ranks.ended != Ranks.CLOSED:
+                self._ranks.end(other._ranks.ended)  # so that the logs are kept
+        self._end()
 
     def __enter__(self) -> "Session":
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         if failure:
-            self._ranks.end(f"it was left by a {failure.__name__}")
+            self._fail(f"it was left by a {failure.__name__}")
         self.close()
+
+    def _fail(self, why: str) -> None:
+        for session in self.groups:
+            session._ranks.end(why)
 
     def __repr__(self) -> str:
         about = self._about[0]
         state = "ended" if self._ranks.ended else "ready"
+        groups = f"{len(self.groups)} groups of " if self._others else ""
         return (
             f"Session({Path(about['model_dir']).name}, {about['dtype']} on {about['device'].partition(':')[0]}, "
-            f"{self._ranks.size} ranks, {state})"
+            f"{groups}{self._ranks.size} ranks, {state})"
         )
 
     def _call(self, method: str, *args: Any, listen: Callable[[int, str], None] | None = None, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import time
+from typing import Any
 
 
 def fail_alone(rank: int) -> None:
@@ -24,3 +25,10 @@ def say_who(rank: int) -> str:
     """A plain answer, from outside the library."""
     print(f"rank {rank} was asked")
     return f"rank {rank}"
+
+
+def work_slowly(engine: Any, slow: int, seconds: float) -> None:
+    """From now on every forward pass of rank `slow`, and of no other, takes `seconds` longer."""
+    engine.model._forward_pre_hooks.clear()
+    if engine.group.rank == slow:
+        engine.model.register_forward_pre_hook(lambda *_: time.sleep(seconds))

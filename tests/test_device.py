@@ -33,7 +33,7 @@ def run_beside_a_broken_torch_npu(folder: Path, *arguments: str, **env: str) -> 
 
 
 @pytest.mark.parametrize("arguments", [
-    ("-c", "import neoxlib; neoxlib.load('x')"), ("-c", "from neoxlib import bench"), ("-m", "neoxlib", "verify", "x"),
+    ("-c", "import neoxlib; neoxlib.load('x')"), ("-c", "from neoxlib import timing"), ("-m", "neoxlib", "verify", "x"),
     ("-c", "import neoxlib; neoxlib.Session('x')"),
 ])  # fmt: skip
 def test_a_torch_npu_that_cannot_be_loaded_is_named_with_its_cure(tmp_path, arguments):
@@ -148,7 +148,7 @@ def test_a_trace_is_written_for_a_case(checkpoint, tmp_path):
         assert engine.trace(Case(1, 4, 2, warmup=0), tmp_path) == str(tmp_path)
         (file,) = tmp_path.glob("rank0*.pt.trace.json")
         names = {event.get("name") for event in json.loads(file.read_text())["traceEvents"]}
-        assert "aten::embedding" in names
+        assert {"prefill", "decode"} <= names
         assert engine.memory()[0]["peak"] > 10
 
 

@@ -51,7 +51,7 @@ def test_scores_equal_those_of_each_choice_alone(checkpoint, oracle, size: int):
 def test_choices_of_one_token_share_one_row(engine: Engine, monkeypatch):
     rows_seen = []
     batches = score.batches
-    monkeypatch.setattr(score, "batches", lambda rows: rows_seen.extend(rows) or batches(rows))
+    monkeypatch.setattr(score, "batches", lambda rows, *at: rows_seen.extend(rows) or batches(rows, *at))
     engine.score(PROMPTS, ["A", "B", "C", "D"])
     assert len(rows_seen) == len(PROMPTS)
 

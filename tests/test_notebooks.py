@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from neoxlib import jobs, report
@@ -39,7 +40,7 @@ def test_a_notebook_passes_its_checks_and_parity_is_among_them(outputs: Path, no
     assert all(checks.values()) and len([name for name in checks if name.startswith("parity")]) == 2
 
 
-@pytest.mark.parametrize("notebook", ["00_setup", "01_shard", "02_inference", "03_ceval", "04_profile"])
+@pytest.mark.parametrize("notebook", ["00_setup", "01_shard", "02_inference", "03_ceval", "04_profile", "05_compare"])
 def test_a_report_opens_without_network(outputs: Path, notebook: str):
     page = only(outputs, notebook, "report.html").read_text(encoding="utf-8")
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?https?:""", page)
@@ -59,3 +60,15 @@ def test_the_cut_is_a_folder_per_rank_and_a_manifest(outputs: Path):
     assert manifest["world_size"] == 2
     parts = only(outputs, "01_shard", "sharded/part_model")
     assert sorted(path.name for path in parts.iterdir()) == ["0", "1"]
+
+
+def test_where_nothing_can_be_compared_yet_the_comparison_says_so_calmly(outputs: Path):
+    results = read(outputs, "05_compare")
+    assert results["status"] == "ok" and not results["checks"]
+    assert "nothing to compare" in only(outputs, "05_compare", "report.html").read_text(encoding="utf-8")
+
+
+def test_two_runs_are_set_side_by_side(outputs: Path, tmp_path: Path):
+    run = str(only(outputs, "04_profile", "results.json").parent)
+    assert report.report(["05_compare"], [], [("run_a", run), ("run_b", run)], outputs=tmp_path, say=print) == 0
+    assert set(pd.read_csv(only(tmp_path, "05_compare", "speed.csv"))["ratio"]) == {1.0}

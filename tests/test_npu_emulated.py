@@ -215,7 +215,7 @@ def test_an_engine_counts_the_devices_time_and_memory_emulated(seen):
     engine = seen["engine"]
     assert engine["memory"] == [{"peak": 3.0, "allocated": 2.0}] and engine["peak_mb"] == [3.0]
     assert engine["device"] == [2.0] * 3 and engine["logits"] == ["cpu", "torch.float32"]
-    assert len(engine["scores"]) == 2 and all(score < 0 for score in engine["scores"])
+    assert len(engine["scores"]) == 4 and all(logprob < 0 for logprob, _ in engine["scores"])
 
 
 def test_a_tensor_left_on_the_cpu_is_found_emulated(seen):

@@ -7,6 +7,7 @@ from transformers import GPTNeoXForCausalLM
 import neoxlib
 from neoxlib import layers, parity
 from neoxlib.decode import left_pad
+from neoxlib.demo import MODEL_DIR
 from tests.conftest import make_oracle
 from tests.ranks import on_ranks
 from tests.test_model import VARIANTS
@@ -39,6 +40,15 @@ def verdicts(folder, size: int = 2, compile: bool = False) -> list[parity.Verdic
 @pytest.mark.parametrize("compile", [False, True])
 def test_a_right_split_passes(checkpoint, compile):
     assert all(v.passed and v.top1_agreement == 1 for v in verdicts(checkpoint, compile=compile))
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_packed_weights_of_the_shipped_model_pass(quant):
+    """Its texts are rows enough for activations to be rounded where they meet packed weights."""
+    with neoxlib.load(MODEL_DIR, quant=quant) as engine:
+        rows = [engine.tokenizer(text)["input_ids"][: parity.MAX_TOKENS] for text in parity.TEXTS]
+        found = parity.compare(engine, engine.describe(), rows)
+    assert all(v.passed for v in found), found
 
 
 def test_row_bias_on_every_rank_fails(checkpoint, monkeypatch):

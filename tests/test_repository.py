@@ -70,8 +70,8 @@ def test_imports_point_up_the_map_only(module: str):
 
 def test_every_pin_is_the_constraint_that_was_tested():
     constraints = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text().lower(), re.M))
-    wanted = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["dev"]]
-    for requirement in wanted:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    for requirement in [*PYPROJECT["project"]["dependencies"], *extras["eval"], *extras["dev"]]:
         name, _, version = requirement.partition("==")
         assert version and constraints.get(name) == version, requirement
 
@@ -81,7 +81,7 @@ def test_the_conda_environment_installs_the_same_project():
     conda, pip = environment["dependencies"][:-1], environment["dependencies"][-1]["pip"]
     python = next(item for item in conda if item.startswith("python=")).removeprefix("python=")
     assert PYPROJECT["project"]["requires-python"].startswith(f">={python},")
-    assert pip == ["-c constraints.txt", "-e .[dev]"]
+    assert pip == ["-c constraints.txt", "-e .[dev,eval]"]
     assert not [item for item in conda + pip if "npu" in item]  # it breaks `import torch` where CANN is not sourced
 
 

@@ -105,6 +105,7 @@ def test_an_error_that_is_large_or_no_number_fails(error):
 def small(tmp_path: Path, quant: str | None = None, family: str = "A2"):
     with reference.on_chip(family):
         engine = load(trials.small_model(tmp_path), dtype="float16", quant=quant, compile=False)
+        engine.settle()
         npu.attach(engine.model, family)
         yield engine
 
@@ -126,7 +127,7 @@ def test_the_two_layer_model_with_a_mistake_fails_emulated(tmp_path, monkeypatch
         elif what == "residual":
             block.parallel = False
         else:  # each chunk overwrites the one before
-            monkeypatch.setattr(trials.KVCache, "append", lambda self, mask: 0)
+            monkeypatch.setattr(trials.KVCache, "append", lambda self, count, mask=None: 0)
         assert not trials.two_layers(engine).passed
 
 

@@ -1,0 +1,143 @@
+"""A run's times against those of an earlier run, its baseline.
+
+A time is faster or slower only where the interval of the ratio leaves out 1: from the two medians' 95 % intervals.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from neoxlib.bench import KEY
+from neoxlib.cases import Case
+from neoxlib.errors import DataError
+from neoxlib.run import Note
+
+if TYPE_CHECKING:
+    from neoxlib.run import Run
+
+TOKENS = {"first token": "first_token_ms", "next token": "next_token_ms"}
+COLUMNS = [*KEY, *(f"{token}{end}" for token in TOKENS.values() for end in ("", "_low", "_high"))]
+
+
+@dataclass(frozen=True)
+class Past:
+    """A run as its folder tells it."""
+
+    folder: Path
+    results: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.results['notebook']}/{self.folder.name}"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for times to be comparable."""
+        model, environment, asked = (self.results.get(part) or {} for part in ("model", "environment", "parameters"))
+        return {
+            "model": Path(model.get("model_dir") or "not known").name, "parameters": model.get("parameters"),
+            "chip": _chip(model, environment), "dtype": model.get("dtype"), "quant": model.get("quant") or "none",
+            "ranks": model.get("world_size") or asked.get("world_size"),
+        }  # fmt: skip
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """One of its tables; None where it has none of this name."""
+        path = self.folder / f"{name}.csv"
+        try:
+            return pd.read_csv(path, keep_default_na=False, na_values=[""]) if path.is_file() else None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read as a table: {error}") from error
+
+
+def open_run(path: str | Path) -> Past:
+    """A run by its folder or its results.json. Raises DataError where that is no run."""
+    path = Path(path)
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not the results.json of a run ({error})") from error
+    if not isinstance(results, dict) or not isinstance(results.get("notebook"), str):
+        raise DataError(f"{path} is not the results.json of a run: it names no notebook")
+    return Past(path.parent, results)
+
+
+def _chip(model: dict[str, Any], environment: dict[str, Any]) -> str:
+    """The processor, or the NPU that the model's operators are for."""
+    on_cpu = str(model.get("device", "cpu")) == "cpu"
+    return str(environment.get("cpu") if on_cpu else model.get("compile", "")).removeprefix("operators for ")
+
+
+def read_baseline(path: str | None, run: "Run", cases: Sequence[Case]) -> pd.DataFrame | None:
+    """The cases of an earlier 04_profile run that can be held against this `run`; None where `path` is empty.
+
+    Raises DataError with everything that keeps the two from being compared: another notebook, model, chip, dtype,
+    quantization or number of ranks, an unfinished run, cases that it did not measure.
+    """
+    if not path:
+        return None
+    past = open_run(path)
+    if past.results["notebook"] != "04_profile":
+        raise DataError(f"{path} is of {past.results['notebook']}; a baseline is the results.json of a 04_profile run")
+    now = Past(run.folder, run.results).identity
+    table, problems = past.table("latency"), []
+    for what, value in past.identity.items():
+        if value != now[what]:
+            problems.append(f"{what}: {value} there, {now[what]} here")
+    problems += ["it has no latency.csv"] if table is None else lacking(table, cases)
+    if problems:
+        why = f"{path} cannot be the baseline of this run (05_compare sets any two runs side by side):"
+        raise DataError("\n  ".join([why, *problems]))
+    return table
+
+
+def lacking(table: pd.DataFrame, cases: Sequence[Case]) -> list[str]:
+    """What an earlier table lacks: columns, or some of the cases."""
+    columns = [name for name in COLUMNS if name not in table]
+    if columns:
+        return [f"its latency.csv has no columns {', '.join(columns)}"]
+    have = set(table[KEY].itertuples(index=False, name=None))
+    missing = [str(case) for case in cases if tuple(getattr(case, key) for key in KEY) not in have]
+    return [f"not measured there: {', '.join(missing)}"] if missing else []
+
+
+def case_name(row: Any) -> str:
+    """A row's case in words."""
+    names = ("batch_size", "input_len", "output_len", "depth")  # Case's own order
+    return str(Case(*(int(row[name]) for name in names)))
+
+
+def speed(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
+    """A row per common case and token: both medians, their ratio now ÷ before with its interval, and the verdict."""
+    now, before = (found[COLUMNS].astype(dict.fromkeys(COLUMNS[len(KEY) :], float)) for found in (now, before))
+    both = now.merge(before, on=KEY, suffixes=("", "_before"))
+    rows = [_ratio(row, token, name) for row in both.to_dict("records") for token, name in TOKENS.items()]
+    columns = [*KEY, "token", "before_ms", "now_ms", "ratio", "ratio_low", "ratio_high", "verdict"]
+    return pd.DataFrame(rows, columns=columns).dropna(subset="ratio").reset_index(drop=True)
+
+
+def _ratio(row: dict[str, Any], token: str, name: str) -> tuple:
+    before, now = row[f"{name}_before"], row[name]
+    low = row[f"{name}_low"] / row[f"{name}_high_before"]
+    high = row[f"{name}_high"] / row[f"{name}_low_before"]
+    verdict = "faster" if high < 1 else "slower" if low > 1 else "within noise"
+    return *(row[key] for key in KEY), token, before, now, now / before, low, high, verdict
+
+
+def check_baseline(before: pd.DataFrame | None, now: pd.DataFrame, run: "Run") -> pd.DataFrame | Note:
+    """Record in `run` that no time is slower than the baseline's by more than its parameter `max_slowdown` allows.
+
+    Returns the comparison, or a word where there is no baseline.
+    """
+    if before is None:
+        return Note("No baseline was given: nothing to compare with.")
+    compared, allowed = speed(before, now), run.params.max_slowdown
+    over = compared[(compared["verdict"] == "slower") & (compared["ratio"] > 1 + allowed)]
+    worst = "; ".join(f"{case_name(row)}: {row['token']} {row['ratio']:.2f} times" for row in over.to_dict("records"))
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in compared["verdict"].value_counts().items())
+    run.check(f"no case slower than the baseline by more than {allowed:.0%}", over.empty, worst or counts)
+    return run.save("baseline", compared)

@@ -1,0 +1,138 @@
+"""Any two runs side by side: what was asked, how fast, how right, and on what."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from neoxlib import tasks
+from neoxlib.compare import Past, lacking, open_run, speed
+from neoxlib.errors import DataError
+from neoxlib.run import Note, Table, shown
+
+if TYPE_CHECKING:
+    from neoxlib.run import Run
+
+EMPTY = {"": "empty", "[]": "empty"}
+NOTHING = "There are no two finished runs of one notebook yet: nothing to compare."
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two runs side by side."""
+
+    a: Past
+    b: Past
+
+    @property
+    def names(self) -> Table:
+        """What the two are."""
+        runs = [run.results | run.identity | {"run": run.name} for run in (self.a, self.b)]
+        names = ("run", "status", "started", "seconds", "model", "chip", "dtype", "quant", "ranks")
+        return Table(("", "a", "b"), [(name, *(run.get(name) for run in runs)) for name in names])
+
+    @property
+    def parameters(self) -> Table | Note:
+        """Parameters that differ."""
+        return self._differing("parameters", Note("The two runs have the same parameters."))
+
+    @property
+    def environment(self) -> Table | Note:
+        """What differs in host, versions, variables, and in what was loaded."""
+        a, b = ({**flat(run.results.get("environment")), **flat(run.results.get("model"))} for run in (self.a, self.b))
+        return _differing(a, b) if a != b else Note("The two runs ran in the same environment.")
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Figures that both runs have: a, b, b ÷ a."""
+        a, b = (run.results.get("metrics") or {} for run in (self.a, self.b))
+        rows = [(name, a[name], b[name], _quotient(a[name], b[name])) for name in a if name in b]
+        return pd.DataFrame(rows, columns=["figure", "a", "b", "b ÷ a"])
+
+    @cached_property
+    def speed(self) -> pd.DataFrame | Note:
+        """Cases that both runs timed, b against a."""
+        tables = [run.table("latency") for run in (self.a, self.b)]
+        if any(table is None or lacking(table, ()) for table in tables):
+            return Note("At least one of the two has no timed cases: no speed to compare.")
+        found = speed(*tables)
+        return found if len(found) else Note("The two runs have no case in common.")
+
+    @property
+    def accuracy(self) -> Table | Note:
+        """McNemar's test over the questions that both runs were asked; a sentence where they cannot be paired."""
+        paths = [run.folder / "questions.csv" for run in (self.a, self.b)]
+        if not all(path.is_file() for path in paths):
+            return Note("At least one of the two has no questions: no accuracy to compare.")
+        try:
+            row = tasks.mcnemar(*map(tasks.read_questions, paths)).iloc[0]
+        except DataError as error:
+            return Note(f"The answers cannot be paired: {error}")
+        difference = f"{row['difference']:+.1%}, 95 % interval {row['low']:+.1%} to {row['high']:+.1%}"
+        return Table(("on the same questions", "a", "b"), [
+            ("accuracy", f"{row['accuracy_a']:.1%}", f"{row['accuracy_b']:.1%}"),
+            ("right alone", row["only_a"], row["only_b"]), ("right both", row["both_right"], row["both_right"]),
+            ("questions", row["questions"], row["questions"]), ("b less a", "", difference),
+            ("p (McNemar, exact)", "", f"{row['p_value']:.3g}"),
+        ])  # fmt: skip
+
+    def _differing(self, part: str, otherwise: Note) -> Table | Note:
+        a, b = (flat(run.results.get(part)) for run in (self.a, self.b))
+        return _differing(a, b) if a != b else otherwise
+
+
+def two_runs(run: "Run") -> Pair:
+    """The runs that `run`'s parameters name; the last two of one notebook where they name none.
+
+    Where there are no two yet, the run is finished here, calmly. Raises DataError for one name alone, and no run.
+    """
+    named = [run.params.run_a, run.params.run_b]
+    if all(named):
+        return Pair(*map(open_run, named))
+    if any(named):
+        raise DataError(f"run_a is {named[0]!r} and run_b is {named[1]!r}: name both, or none for the last two runs")
+    return latest(run.folder.parent.parent) or run.stop(NOTHING)
+
+
+def latest(root: Path) -> Pair | None:
+    """The last two finished runs of one notebook below `root`, of the one that ran last; None where none has two."""
+    folders = sorted((path.parent for path in root.glob("[0-9]*/*/results.json")), key=lambda folder: folder.name)
+    runs: dict[str, list[Past]] = {}
+    for past in _readable(folders):
+        if past.results.get("status") in ("ok", "check-failed") and not past.results["notebook"].startswith("05"):
+            runs.setdefault(past.results["notebook"], []).append(past)
+    pairs = [Pair(*found[-2:]) for found in runs.values() if len(found) > 1]
+    return max(pairs, key=lambda pair: pair.b.folder.name, default=None)
+
+
+def _readable(folders: list[Path]) -> list[Past]:
+    found = []
+    for folder in folders:
+        try:
+            found.append(open_run(folder))
+        except DataError:
+            continue  # a broken run is the index's business
+    return found
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, str]:
+    """Nested values as one table of texts; the empty ones are named."""
+    rows: dict[str, str] = {}
+    for name, value in (values or {}).items():
+        if isinstance(value, dict):
+            rows |= flat(value, f"{prefix}{name} ")
+        else:
+            rows[f"{prefix}{name}"] = EMPTY.get(str(value)) or shown(value)
+    return rows
+
+
+def _differing(a: dict[str, str], b: dict[str, str]) -> Table:
+    names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    return Table(("what", "a", "b"), [(name, a.get(name, "not there"), b.get(name, "not there")) for name in names])
+
+
+def _quotient(a: Any, b: Any) -> float | None:
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (a, b))
+    return b / a if numbers and a else None

@@ -1,0 +1,68 @@
+"""Memory of other processes, seen from outside; npu-smi's rows by process."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pandas as pd
+
+from neoxlib import sampler, smi
+from neoxlib.rank import host
+from neoxlib.smi import Holder, Smi
+
+MEGABYTES = 200
+HOLDS_AND_FREES = f"""
+import sys, time
+print("ready", flush=True); sys.stdin.readline()
+held = bytearray(b"x") * {MEGABYTES} * 10**6
+time.sleep(0.3); del held
+print("freed", flush=True); sys.stdin.readline()
+"""
+
+
+def test_a_peak_that_is_over_is_seen_and_starts_anew_with_each_case():
+    with subprocess.Popen([sys.executable, "-c", HOLDS_AND_FREES], stdin=-1, stdout=-1, text=True) as process:
+        process.stdout.readline()
+        with sampler.Sampler([process.pid]) as idle:
+            pass
+        with sampler.Sampler([process.pid, None]) as busy:
+            print(file=process.stdin, flush=True)
+            process.stdout.readline()
+        with sampler.Sampler([process.pid]) as after:
+            pass
+        print(file=process.stdin, flush=True)
+    assert busy.rss[0] - idle.rss[0] > 0.9 * MEGABYTES > after.rss[0] - idle.rss[0]
+    assert busy.rss[1] is None and busy.device == [None, None]
+
+
+def test_a_process_that_has_ended_is_not_known():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    with sampler.Sampler([process.pid]) as seen:
+        pass
+    assert seen.rss == [None]
+
+
+def test_device_memory_is_npu_smis_of_each_ranks_process(monkeypatch):
+    holders = (Holder(0, 0, 11, "python", 1000), Holder(1, 0, 12, "python", 2000), Holder(1, 0, 99, "other", 5000))
+    monkeypatch.setattr(smi, "read", lambda: Smi("x", (), holders))
+    with sampler.Sampler([11, 12, 13], npu=True) as seen:
+        pass
+    assert seen.device == [1000 * 2**20 / 1e6, 2000 * 2**20 / 1e6, None]
+    monkeypatch.setattr(smi, "read", lambda: None)
+    with sampler.Sampler([11], npu=True) as seen:
+        pass
+    assert seen.device == [None]
+
+
+def test_the_processes_are_those_of_this_machine():
+    session = SimpleNamespace(ranks=pd.DataFrame({"pid": [5, 6], "host": [host(), "elsewhere"]}))
+    assert sampler.pids(session) == [5, None]
+    assert sampler.pids(SimpleNamespace()) == [os.getpid()]
+
+
+def test_the_machine_says_its_load_and_where_it_knows_its_clock(monkeypatch):
+    assert sampler.machine()["load_average"] >= 0
+    monkeypatch.setattr(sampler.psutil, "cpu_freq", lambda: None)
+    assert sampler.machine()["frequency_mhz"] is None

@@ -1,0 +1,97 @@
+"""Any two runs: which are taken, and what is said of them."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from neoxlib.compare import open_run
+from neoxlib.errors import DataError
+from neoxlib.side_by_side import Pair, latest, two_runs
+from tests.timed import ENVIRONMENT, MODEL, earlier, row, table
+
+
+def pair(tmp_path: Path, **b: object) -> Pair:
+    found = b.pop("found", table())
+    paths = earlier(tmp_path / "04_profile/1", table()), earlier(tmp_path / "04_profile/2", found, **b)
+    return Pair(*map(open_run, paths))
+
+
+class Asked:
+    """A run of 05_compare."""
+
+    def __init__(self, root: Path, run_a: str | None = None, run_b: str | None = None) -> None:
+        self.folder, self.params = root / "05_compare/9", SimpleNamespace(run_a=run_a, run_b=run_b)
+
+    def stop(self, why: str) -> None:
+        raise SystemExit(why)
+
+
+def test_what_differs_is_listed_and_nothing_else(tmp_path: Path):
+    two = pair(tmp_path, parameters={"world_size": 2}, environment=ENVIRONMENT | {"torch": "2.14.0"},
+               model=MODEL | {"dtype": "bfloat16"})  # fmt: skip
+    assert two.parameters.rows == [("world_size", "not there", "2")]
+    assert [what for what, *_ in two.environment.rows] == ["torch", "dtype"]
+    same = pair(tmp_path / "same")
+    assert "same parameters" in repr(same.parameters) and "same environment" in repr(same.environment)
+
+
+def test_speed_is_of_the_cases_that_both_timed(tmp_path: Path):
+    two = pair(tmp_path, found=table(row(32, later=4.0), row(999)))
+    assert two.speed["verdict"].tolist() == ["within noise", "slower"]
+    assert "no case in common" in repr(pair(tmp_path / "b", found=table(row(999))).speed)
+    assert "no timed cases" in repr(pair(tmp_path / "c", found=None).speed)
+
+
+def questions(folder: Path, right: list[bool]) -> None:
+    rows = [{"subject": "law", "name": "Law", "class": "Other", "hard": False, "id": str(n), "question": f"Which {n}?",
+             "A": "w", "B": "x", "C": "y", "D": "z", "expected": "A", "predicted": "A" if ok else "B", "correct": ok,
+             "shots_used": 5, "prompt_tokens": 9, "too_long": False, "failed": False, "prompt": "p", "logprob_A": -1.0,
+             "p_A": 0.5, "logprob_B": -1.0, "p_B": 0.5} for n, ok in enumerate(right)]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "questions.csv", index=False)
+
+
+def test_accuracy_is_paired_by_question(tmp_path: Path):
+    two = pair(tmp_path)
+    assert "no questions" in repr(two.accuracy)
+    questions(two.a.folder, [True, True, False, False])
+    questions(two.b.folder, [True, True, True, False])
+    shown = repr(two.accuracy)
+    assert "50.0%  75.0%" in shown and "+25.0%" in shown
+    questions(two.b.folder, [True])
+    assert "cannot be paired" in repr(two.accuracy)
+
+
+def test_the_last_two_runs_of_the_notebook_that_ran_last_are_taken(tmp_path: Path):
+    for name, notebook in zip("12345", ("03_ceval", "04_profile") * 2 + ("03_ceval",), strict=True):
+        earlier(tmp_path / notebook / name, None, notebook)
+    earlier(tmp_path / "04_profile/6", None, status="failed")
+    earlier(tmp_path / "05_compare/7", None, "05_compare")
+    earlier(tmp_path / "05_compare/8", None, "05_compare")
+    (tmp_path / "04_profile/broken").mkdir()
+    (tmp_path / "04_profile/broken/results.json").write_text("{")
+    found = latest(tmp_path)
+    assert (found.a.name, found.b.name) == ("03_ceval/3", "03_ceval/5")
+    assert two_runs(Asked(tmp_path)).b.name == "03_ceval/5"
+
+
+def test_where_no_notebook_ran_twice_the_run_ends_calmly(tmp_path: Path):
+    earlier(tmp_path / "03_ceval/1", None, "03_ceval")
+    earlier(tmp_path / "04_profile/2", None)
+    with pytest.raises(SystemExit, match="nothing to compare"):
+        two_runs(Asked(tmp_path))
+
+
+def test_runs_are_named_both_or_neither(tmp_path: Path):
+    one = str(earlier(tmp_path / "04_profile/1", table()))
+    assert two_runs(Asked(tmp_path, one, str(tmp_path / "04_profile/1"))).a.name == "04_profile/1"
+    with pytest.raises(DataError, match="name both, or none"):
+        two_runs(Asked(tmp_path, one))
+
+
+def test_figures_of_both_are_set_beside_each_other(tmp_path: Path):
+    two = pair(tmp_path, metrics={"ms": 3.0, "only_b": 1})
+    two.a.results["metrics"] = {"ms": 2.0, "name": "x"}
+    assert two.metrics.to_numpy().tolist() == [["ms", 2.0, 3.0, 1.5]]
+    assert two.names.rows[0] == ("run", "04_profile/1", "04_profile/2")

@@ -1,0 +1,128 @@
+"""Figures and tables of a profile say what the measured table says."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from neoxlib import compare, speed_plots, speed_views
+from neoxlib.bench import KEY
+from neoxlib.budget import Budget
+from neoxlib.cases import Case
+from neoxlib.roofline import Roofline, verdicts
+from tests.test_roofline import CONFIG, peak
+from tests.timed import MODEL, Notes, row, table
+
+ROOF = Roofline(Budget(CONFIG, 1, 1, 1, "float32"), peak())
+GRID = table(*(row(i, o, first=i / 10, later=i / 100) for i in (32, 64, 128) for o in (16, 32)))
+
+
+def texts(axes: object) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def test_the_heat_map_has_every_case_in_its_cell():
+    figure = speed_plots.heat_map(GRID)
+    first, later = (axes for axes in figure.axes if axes.images)
+    assert texts(first) == ["3.2", "3.2", "6.4", "6.4", "12.8", "12.8"] and texts(later)[-1] == "1.28"
+    assert [label.get_text() for label in first.get_yticklabels()] == ["32", "64", "128"]
+
+
+def test_a_grid_with_holes_batches_and_depths_is_drawn():
+    holes = table(row(32), row(64, 32), row(32, batch_size=4), row(32, depth=8), row(64, 1, later=None))
+    panels = [axes for axes in speed_plots.heat_map(holes).axes if axes.images]
+    assert len(panels) == 6
+    for draw in (speed_plots.heat_map, speed_plots.latency, speed_plots.phases, speed_plots.percentiles):
+        draw(holes).canvas.draw()
+
+
+def test_one_token_answers_alone_can_be_drawn_and_told():
+    one = table(row(32, 1, later=None), row(64, 1, later=None))
+    judged = verdicts(one, ROOF)
+    for draw in (speed_plots.heat_map, speed_plots.latency, speed_plots.phases, speed_plots.percentiles):
+        draw(one).canvas.draw()
+    speed_plots.roofline(judged, ROOF.peaks).canvas.draw()
+    assert "next token" not in repr(speed_views.limits(judged)).splitlines()[0]
+    assert repr(speed_views.times(one)).count("batch") == 2
+
+
+def test_bands_are_the_intervals():
+    axes = speed_plots.latency(GRID).axes[0]
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((3.2 * 0.95, 12.8 * 1.05))
+
+
+def test_phases_are_stacked_to_the_whole():
+    axes = speed_plots.phases(GRID).axes[0]
+    ends = [bar.get_x() + bar.get_width() for bar in axes.patches[-len(GRID) :]]
+    assert ends == pytest.approx(GRID["next_token_ms"].tolist())
+
+
+def test_points_of_the_roofline_lie_where_the_clocks_put_them():
+    judged = verdicts(table(), ROOF)
+    axes = speed_plots.roofline(judged, ROOF.peaks).axes[0]
+    later = axes.collections[1].get_offsets()
+    assert later[:, 1].tolist() == pytest.approx((judged["operations_per_step"] / 2e-3 / 1e12).tolist())
+    roof = axes.lines[0].get_ydata()
+    assert roof[-1] == 0.1 and roof[1] == 0.1
+
+
+def test_ratios_are_drawn_with_their_interval():
+    compared = compare.speed(table(), table(row(32, later=3.0), row(128), row(128, 64)))
+    axes = speed_plots.ratios(compared).axes[0]
+    spans = [line.get_xdata() for line in axes.lines if len(line.get_xdata()) == 2][:2]
+    assert list(spans[1]) == pytest.approx([1.5 * 0.95 / 1.05, 1.5 * 1.05 / 0.95])
+
+
+def test_no_cell_of_a_table_is_cut_and_text_cannot_become_markup():
+    long = "x" * 90
+    table = pd.DataFrame({"name": [f"<b>{long}"], "share": [0.123]})
+    shown = speed_views._numbers(table, {"name": "what", "share": "%"})
+    assert long in shown._repr_html_() and "<b>x" not in shown._repr_html_() and "12.3%" in repr(shown)
+
+
+def test_sentences_are_shown_with_their_case():
+    run = Notes()
+    judged, said = speed_views.verdicts(run, table(), ROOF)
+    assert repr(said).splitlines()[0].startswith("batch 1, 32 in, 16 out: Next token ")
+    assert said._repr_html_().count("<li") == 3
+    assert {*KEY, "mbu", "mfu", "bound", "verdict"} <= set(run.tables["limits"]) and "mbu" in judged
+
+
+def test_the_box_names_host_versions_chip_dtype_and_quantization():
+    run = Notes()
+    run.results["model"] = MODEL | {"quant": "int8", "launch_environment": {"OMP_NUM_THREADS": "1"}}
+    shown = repr(speed_views.box(run))
+    for word in ("A processor", "torch 2.13.0", "dtype float32", "quant int8", "OMP_NUM_THREADS=1"):
+        assert word in shown
+
+
+def test_what_was_not_asked_for_is_said_in_a_sentence():
+    run = Notes(trace=False, scaling=False)
+    assert repr(speed_views.traced(run, None, Case(1, 2, 3))) == "No trace was asked for: the parameter is trace."
+    assert "parameter is scaling" in repr(speed_views.scaled(run, CONFIG, Case(1, 2, 3)))
+    assert "nothing to compare" in repr(speed_views.against_baseline(run, None, table()))
+
+
+def test_measured_and_predicted_scaling_never_share_a_panel():
+    measured = pd.DataFrame({"ranks": [1, 1, 2], "threads": [1, 2, 1], "speed_up": [1.0, 1.9, 1.7]})
+    predicted = pd.DataFrame({"chip": ["910B3"] * 2, "ranks": [1, 2], "predicted_next_ms": [2.0, 1.0]})
+    left, right = speed_plots.scaling(measured, predicted).axes
+    assert left.get_title(loc="left").startswith("measured here")
+    assert "910B3" not in str(left.get_legend_handles_labels())
+    assert right.get_title(loc="left").startswith("predicted")
+    assert [line.get_label() for line in right.lines] == ["910B3"]
+
+
+def test_the_timeline_has_a_band_per_rank():
+    events = pd.DataFrame({"rank": ["rank0", "rank0", "rank1"], "thread": ["1", "1", "1"], "name": ["decode", "x", "y"],
+                           "kind": ["decode", "computing", "communication"], "start_ms": [0.0, 1.0, 0.0],
+                           "ms": [5.0, 2.0, 3.0], "self_ms": [3.0, 2.0, 3.0]})  # fmt: skip
+    axes = speed_plots.timeline(events).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["rank0", "rank1"]
+
+
+def test_missing_numbers_are_dashes():
+    assert speed_views._cell("mbu", math.nan) == speed_views._cell("x", None) == "–"
+    assert speed_views._cell("x", 1234.5) == "1,234" and speed_views._cell("x", 0.012345) == "0.0123"
+    assert speed_views._cell("x", 3.0) == "3"
