@@ -219,6 +219,7 @@ class NeoxlibRanks(Neoxlib):
         self.engine = neoxlib.Session(
             model_dir, world_size=ranks, dtype=dtype, device="cpu", quant=quant, max_seq_len=WINDOW
         )
+        self.engine.settle()
         backend = self.engine.describe()["backend"]
         name = f"neoxlib {describe('cpu')['git']}, {ranks} ranks, {backend}"
         self.about = {"version": name, "bytes": _weights(model_dir, dtype, quant)}

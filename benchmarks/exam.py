@@ -132,7 +132,7 @@ def main() -> None:
     options.add_argument("--subjects", type=int, default=4, help="of each benchmark")
     options.add_argument("--limit", type=int, default=25, help="questions of each subject")
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--their-batch", type=int, default=4, help="rows at a time of lm-eval")
+    options.add_argument("--their-batch", type=int, default=1, help="rows at a time of lm-eval; try several")
     asked = options.parse_args()
     end_well()
     import lm_eval

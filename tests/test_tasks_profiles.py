@@ -121,6 +121,11 @@ def test_profiles_modes_and_shots_that_a_task_lacks_are_refused_with_those_it_ha
         get_profile("vendor", "ceval", shots=0)
 
 
+@pytest.mark.parametrize(("task", "name"), [("ceval", "official"), ("mmlu", "official"), ("boolq", "lm_eval")])
+def test_without_a_name_a_task_has_its_authors_rules(task, name):
+    assert get_profile(None, task).name == name
+
+
 def test_a_profile_brings_its_shots_and_zero_is_a_number_of_them():
     assert [get_profile("lm_eval", task).shots for task in ("ceval", "mmlu", "boolq")] == [5, 5, 0]
     assert get_profile("official", "ceval", shots=0).shots == 0 and get_profile("lm_eval", "boolq", shots=2).shots == 2

@@ -167,12 +167,13 @@ PROFILES = (
 )  # fmt: skip
 
 
-def get_profile(name: str, task: str, mode: str = "answer_only", shots: int | None = None) -> Profile:
-    """The row of these rules, with `shots` examples where a number is given (0: zero-shot).
+def get_profile(name: str | None, task: str, mode: str = "answer_only", shots: int | None = None) -> Profile:
+    """The row of these rules (None: the task's first) with `shots` examples where a number is given; 0 is zero-shot.
 
     Raises SettingsError for rules that the task does not have, named with those it has.
     """
     rows = [p for p in PROFILES if p.task == task]
+    name = name or rows[0].name
     _known("profile", name, [p.name for p in rows], task)
     _known("mode", mode, [p.mode for p in rows if p.name == name], f"profile {name} of {task}")
     row = next(p for p in rows if (p.name, p.mode) == (name, mode))
