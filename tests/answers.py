@@ -17,7 +17,7 @@ def answers(labelled: bool = True) -> pd.DataFrame:
     asked = table["predicted"] != ""
     correct = (table["predicted"] == table["expected"]) & labelled
     return table.assign(
-        name=table["subject"].str.title(), question=QUESTION, **CHOICES, correct=correct, too_long=~asked, failed=False,
+        name=table["subject"].str.title(), question=QUESTION, **CHOICES, correct=correct, too_long=~asked,
         expected=table["expected"] if labelled else "", prompt="问" + table["id"] + "\n答案：", prompt_tokens=11,
         shots_used=asked * 2, **{f"p_{c}": asked.map({True: p, False: math.nan}) for c, p in SHARES.items()},
     )
@@ -31,5 +31,5 @@ def yes_or_no() -> pd.DataFrame:
     rows = [("0", "no", "no", 0.75, 0.25), ("1", "yes", "no", 0.95, 0.05), ("2", "yes", "yes", 0.45, 0.55)]
     table = pd.DataFrame(rows, columns=["id", "expected", "predicted", "p_no", "p_yes"])
     about = {"subject": "boolq", "name": "BoolQ", "class": "Reading", "hard": False, "question": "is it?",
-             "shots_used": 0, "prompt_tokens": 9, "too_long": False, "failed": False, "prompt": "is it?\nAnswer:"}
+             "shots_used": 0, "prompt_tokens": 9, "too_long": False, "prompt": "is it?\nAnswer:"}
     return table.assign(correct=table["expected"] == table["predicted"], **about)

@@ -47,7 +47,7 @@ def test_speed_is_of_the_cases_that_both_timed(tmp_path: Path):
 def questions(folder: Path, right: list[bool]) -> None:
     rows = [{"subject": "law", "name": "Law", "class": "Other", "hard": False, "id": str(n), "question": f"Which {n}?",
              "A": "w", "B": "x", "C": "y", "D": "z", "expected": "A", "predicted": "A" if ok else "B", "correct": ok,
-             "shots_used": 5, "prompt_tokens": 9, "too_long": False, "failed": False, "prompt": "p", "logprob_A": -1.0,
+             "shots_used": 5, "prompt_tokens": 9, "too_long": False, "prompt": "p", "logprob_A": -1.0,
              "p_A": 0.5, "logprob_B": -1.0, "p_B": 0.5} for n, ok in enumerate(right)]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "questions.csv", index=False)
 

@@ -19,7 +19,7 @@ def saved(folder, table: pd.DataFrame):
 def test_a_saved_table_is_read_as_it_was(tmp_path, results):
     odd = results.assign(id=["00" + n for n in results["id"]], question="NA", predicted="None")
     read = read_questions(saved(tmp_path, odd).with_name("questions.csv"))
-    for name in ("subject", "id", "question", "expected", "predicted", "correct", "too_long", "failed"):
+    for name in ("subject", "id", "question", "expected", "predicted", "correct", "too_long"):
         assert read[name].tolist() == odd[name].tolist()
     shares = [name for name in odd if name.startswith("p_")]
     pd.testing.assert_frame_equal(read[shares], odd[shares], check_dtype=False)

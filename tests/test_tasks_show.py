@@ -31,9 +31,7 @@ def test_choices_and_guessing_are_the_exams_own():
 
 def test_each_question_has_one_mark():
     assert marks(answers()).tolist() == ["right", "wrong", "right", "right", "too long"]
-    assert marks(answers().assign(failed=[True] + [False] * 4)).tolist()[0] == "failed"
     assert marks(answers(labelled=False)).tolist() == ["answered"] * 4 + ["too long"]
-    assert marks(answers().drop(columns="failed")).tolist() == marks(answers()).tolist()
 
 
 @pytest.mark.parametrize("results", [answers(), yes_or_no()], ids=["four choices", "two choices"])
@@ -176,7 +174,7 @@ def test_asked_alone_the_largest_difference_and_the_flipped_answers_are_said():
 def exam_of(tmp_path, split: str = "val", shots: int = 2):
     task = load_task("ceval", write_exam(tmp_path), split=split, shots=shots)
     asked = task.questions.assign(
-        predicted="A", correct=False, too_long=False, failed=False, prompt="", prompt_tokens=9, shots_used=shots,
+        predicted="A", correct=False, too_long=False, prompt="", prompt_tokens=9, shots_used=shots,
         p_A=math.nan, p_B=math.nan, p_C=math.nan, p_D=math.nan,
     )  # fmt: skip
     return task, asked
@@ -187,13 +185,12 @@ def test_questions_asked_without_some_examples_are_listed_with_what_was_left_out
     assert "All 5 questions were asked with all their examples" in repr(shortened(asked, task))
     asked["shots_used"] = [2, 1, 0, 0, 2]
     asked.loc[3, "too_long"] = True
-    asked.loc[4, "failed"] = True
     found = shortened(asked, task)
     assert found.rows["what"].tolist() == [
-        "too long even alone: wrong", "failed: wrong", "without 2 of the examples", "without 1 of the examples",
+        "too long even alone: wrong", "without 2 of the examples", "without 1 of the examples",
     ]
-    assert found.note == "4 of 5 questions were not asked in full."
-    assert "the 3 that lack most are shown" in shortened(asked, task, most=3).note
+    assert found.note == "3 of 5 questions were not asked in full."
+    assert "the 2 that lack most are shown" in shortened(asked, task, most=2).note
 
 
 def test_a_dev_question_is_not_missing_its_own_answer(tmp_path):

@@ -69,11 +69,6 @@ def test_boolqs_score_is_held_against_a_half_and_its_class_has_a_row():
     assert by_class(two)["class"].tolist() == ["Reading"]
 
 
-def test_questions_that_failed_are_counted_and_wrong():
-    table = by_subject(EXAM.assign(failed=EXAM["too_long"], too_long=False)).set_index("subject")
-    assert table["failed"].tolist() == [0, 1, 0] and table["accuracy"].tolist() == [0.5, 0.75, 0.25]
-
-
 def test_better_than_guessing_holds_at_the_size_of_the_whole_exam():
     """Each term on its own in logarithms, as floating point allows."""
     n, correct = 12342, 3200

@@ -12,7 +12,7 @@ from neoxlib.tasks.show import TextTable
 
 NONE_NAMED = "No earlier run was named in compare_with: nothing to compare."
 NEEDED = ("subject", "id", "question", "expected", "predicted", "correct")
-YES_OR_NO = ("correct", "hard", "too_long", "failed")
+YES_OR_NO = ("correct", "hard", "too_long")
 
 
 def earlier(path: str | Path | None, task: Task, limit: int | None = None) -> pd.DataFrame | None:

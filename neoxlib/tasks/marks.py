@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-RIGHT, WRONG, TOO_LONG, FAILED, ANSWERED = "right", "wrong", "too long", "failed", "answered"
-MARKS = (RIGHT, WRONG, TOO_LONG, FAILED, ANSWERED)  # answered: a split without a key has nothing to be right about
+RIGHT, WRONG, TOO_LONG, ANSWERED = "right", "wrong", "too long", "answered"
+MARKS = (RIGHT, WRONG, TOO_LONG, ANSWERED)  # answered: a split without a key has nothing to be right about
 
 
 def choices(results: pd.DataFrame) -> tuple[str, ...]:
@@ -19,14 +19,9 @@ def guessing(results: pd.DataFrame) -> float:
 def marks(results: pd.DataFrame) -> pd.Series:
     """One of MARKS for each question."""
     marked = results["correct"].map({True: RIGHT, False: WRONG}).mask(results["expected"] == "", ANSWERED)
-    return marked.mask(results["too_long"], TOO_LONG).mask(failed(results), FAILED)
-
-
-def failed(results: pd.DataFrame) -> pd.Series:
-    """Questions that raised instead of being answered; none in tables of runs that stop at such a question."""
-    return results["failed"].astype(bool) if "failed" in results else results["too_long"] & False
+    return marked.mask(results["too_long"], TOO_LONG)
 
 
 def confidence(results: pd.DataFrame) -> pd.Series:
-    """The share of the likeliest choice, nan where no probabilities were taken (too long, failed, or generated)."""
+    """The share of the likeliest choice, nan where no probabilities were taken (too long, or generated)."""
     return results[[f"p_{choice}" for choice in choices(results)]].astype(float).max(axis=1)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from neoxlib.demo import EXAM_DIR
 from neoxlib.tasks.data import Task
-from neoxlib.tasks.marks import FAILED, TOO_LONG, failed, marks
+from neoxlib.tasks.marks import TOO_LONG, marks
 from neoxlib.tasks.profiles import Profile
 
 LEFT = "text-align:left;vertical-align:top;white-space:pre-wrap"  # JupyterLab's own sheet puts cells to the right
@@ -103,12 +103,11 @@ def shortened(results: pd.DataFrame, task: Task, most: int = 40) -> TextTable:
     """The questions that were not asked in full, at most `most`, the worst first: what was left out, and why."""
     lost = pd.Series([_offered(task, row) - row["shots_used"] for row in results.to_dict("records")], results.index)
     mark = marks(results)
-    cut = (lost > 0) | results["too_long"] | failed(results)
+    cut = (lost > 0) | results["too_long"]
     if not cut.any():
         return TextTable(pd.DataFrame(), f"All {len(results):,} questions were asked with all their examples.")
     why = ("without " + lost.astype(str) + " of the examples").mask(mark == TOO_LONG, "too long even alone: wrong")
-    why = why.mask(mark == FAILED, "failed: wrong")
-    worst = lost.mask(mark.isin([TOO_LONG, FAILED]), len(results)).sort_values(ascending=False, kind="stable").index
+    worst = lost.mask(mark == TOO_LONG, len(results)).sort_values(ascending=False, kind="stable").index
     columns = ["name", "id", "prompt_tokens", "shots_used"]
     rows = results.loc[worst, columns].assign(what=why)[cut[worst]].head(most)
     rows = rows.rename(columns={"name": "subject", "prompt_tokens": "prompt, tokens", "shots_used": "examples"})

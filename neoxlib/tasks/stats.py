@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
-from neoxlib.tasks.marks import failed, guessing
+from neoxlib.tasks.marks import guessing
 from neoxlib.tasks.pairs import better_than_shuffled
 from neoxlib.tasks.subjects import CLASSES
 
@@ -81,10 +81,9 @@ def averages(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def score(part: pd.DataFrame) -> dict[str, float | int | None]:
-    """Questions, correct, accuracy, Wilson 95 % interval, p-value against guessing, questions too long to ask, failed.
+    """Questions, correct, accuracy, Wilson 95 % interval, p-value against guessing, questions too long to ask.
 
-    A question that was too long to ask, or failed, counts as wrong. Without answers there is nothing to score: accuracy
-    is nan.
+    A question that was too long to ask counts as wrong. Without answers there is nothing to score: accuracy is nan.
     """
     n, labelled = len(part), bool((part["expected"] != "").all())
     correct = int(part["correct"].sum()) if labelled else None
@@ -93,7 +92,7 @@ def score(part: pd.DataFrame) -> dict[str, float | int | None]:
     p_value = better_than_guessing(correct, n, round(1 / guessing(part))) if labelled else math.nan
     return {
         "questions": n, "correct": correct, "accuracy": accuracy, "low": low, "high": high,
-        "p_guessing": p_value, "too_long": int(part["too_long"].sum()), "failed": int(failed(part).sum()),
+        "p_guessing": p_value, "too_long": int(part["too_long"].sum()),
     }
 
 
@@ -104,7 +103,7 @@ def summary(results: pd.DataFrame, average: str) -> dict[str, float | int | str 
     return {
         "accuracy": headline["accuracy"], "accuracy_low": headline["low"], "accuracy_high": headline["high"],
         "average": average, "p_guessing": micro["p_guessing"], "p_shuffled": micro["p_shuffled"],
-        "questions": len(results), "too_long": micro["too_long"], "failed": micro["failed"],
+        "questions": len(results), "too_long": micro["too_long"],
     }
 
 
@@ -125,8 +124,7 @@ def readable(scores: pd.DataFrame) -> pd.DataFrame:
     """A table of scores for people: per cent, one interval column, names as the index; the CSV has the numbers."""
     p_values = {"p_guessing": "p, guessing", "p_shuffled": "p, shuffled"}
     shown = {name: label for name, label in p_values.items() if name in scores}
-    none_failed = ["failed"] if not scores["failed"].any() else []
-    table = scores.drop(columns=["accuracy", "low", "high", *shown, *none_failed])
+    table = scores.drop(columns=["accuracy", "low", "high", *shown])
     table = table.drop(columns="subject").set_index("name") if "name" in table else table.set_index(table.columns[0])
     table = table.rename_axis(None)  # a named index takes a header line of its own
     accuracy = [_percent(value) for value in scores["accuracy"]]
