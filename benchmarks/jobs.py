@@ -59,15 +59,16 @@ def load(model_dir: str, threads: int, dtype: str, quant: str | None = None) -> 
     """neoxlib.load, and a first token: by then all weights were read."""
     import torch
 
-    import neoxlib
-    from neoxlib.engine import Case
+    from neoxlib.engine import load
 
     torch.set_num_threads(threads)
     start = time.perf_counter()
-    engine = neoxlib.load(model_dir, dtype=dtype, quant=quant)
+    engine = load(model_dir, dtype=dtype, quant=quant)
     loaded = time.perf_counter()
-    engine.profile(Case(1, 1, 1, repeats=1, warmup=0))
-    return {"load_s": loaded - start, "ready_s": time.perf_counter() - start}
+    engine.logits([[0]])
+    ready = time.perf_counter()
+    engine.settle()
+    return {"load_s": loaded - start, "ready_s": ready - start, "settled_s": time.perf_counter() - start}
 
 
 def from_pretrained(model_dir: str, threads: int, dtype: str) -> dict[str, Any]:
