@@ -204,7 +204,7 @@ def load(
     else the config. In a `group` of several ranks each reads its own part only. `quant` is "int8" or "int4": weights
     are then packed as they are read; None takes them as they are stored. On a CPU the model runs on kernels compiled
     for it, where there is a C++ compiler, on an NPU on the chip's own operators; `compile=False` keeps to PyTorch's,
-    the form people read.
+    the form people read. Weights may still be copied in the background when this returns: `Engine.settle` waits for it.
     Raises ConfigError, WeightsError, ShardError or SettingsError, each saying what to do.
     """
     device = pick_device(device)
