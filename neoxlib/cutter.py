@@ -1,7 +1,6 @@
 """Stream a checkpoint's tensors into the files of every rank, block by block; what a kill leaves is taken up again."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from neoxlib.layers import Cut
 from neoxlib.packing import PackedPart, packed
 from neoxlib.pieces import load_whole
 from neoxlib.writer import Entry, TensorFile
-
-WORKERS = 4  # threads that hash and write
 
 
 @dataclass(frozen=True)
@@ -103,22 +100,20 @@ def _write_weights(job: Job, sizes: dict[str, int], journal: Journal, progress: 
     done = {file: entry for file, entry in journal.done.items() if files.has_size(job.root / file, entry)}
     started = sum(entry["bytes"] for entry in done.values())
     meter = Meter(job.request["kind"], sum(sizes.values()), started, progress)
-    with meter, ThreadPoolExecutor(WORKERS) as pool:
+    with meter:
         for group in range(len(job.groups)):
             ranks = [rank for rank in range(len(job.folders)) if job.file(rank, group) not in done]
             if ranks:
-                _write_group(job, group, ranks, journal, meter, pool)
+                _write_group(job, group, ranks, journal, meter)
     return {file: journal.done[file] for file in sizes}
 
 
-def _write_group(
-    job: Job, group: int, ranks: list[int], journal: Journal, meter: Meter, pool: ThreadPoolExecutor
-) -> None:
+def _write_group(job: Job, group: int, ranks: list[int], journal: Journal, meter: Meter) -> None:
     """One file of each rank in `ranks`, the source read once: a block goes to all of them before the next is read."""
     outputs: dict[int, TensorFile] = {}
     try:
         for rank in ranks:
-            outputs[rank] = TensorFile(job.root / job.file(rank, group), job.header(rank, group), pool)
+            outputs[rank] = TensorFile(job.root / job.file(rank, group), job.header(rank, group))
             meter.add(outputs[rank].bytes)
         for target in job.groups[group]:
             for rows, block in target.stored.row_blocks():

@@ -6,7 +6,8 @@ import hashlib
 import io
 import mmap
 import os
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 Entry = dict[str, Any]  # {"bytes": ..., "sha256": ...} of a finished file
-HALF = 1 << 20  # bytes written at a time
+SLOT, SLOTS = 2 << 20, 4  # bytes written at a time, and how many such are on their way to a file
 PAGE = 4096
 DIRECT = getattr(os, "O_DIRECT", 0)  # Linux has it
 
@@ -23,16 +24,19 @@ DIRECT = getattr(os, "O_DIRECT", 0)  # Linux has it
 class TensorFile:
     """A safetensors file that is written front to back, hashed on the way, and there under its name only when whole.
 
-    One half of a buffer fills while the pool hashes and writes the other. The page cache is passed by where the file
-    system lets it (O_DIRECT): a copy less, and nothing is left to wait for when the file is made durable.
+    While one slot of a ring fills, one thread hashes the others and another writes them, each at its own pace. The page
+    cache is passed by where the file system lets it (O_DIRECT): a copy less, and nothing is left to wait for when the
+    file is made durable.
     """
 
-    def __init__(self, path: Path, header: bytes, pool: ThreadPoolExecutor) -> None:
-        self.path, self.temporary, self.pool = path, path.with_name(path.name + ".tmp"), pool
+    def __init__(self, path: Path, header: bytes) -> None:
+        self.path, self.temporary = path, path.with_name(path.name + ".tmp")
         self.digest, self.bytes = hashlib.sha256(), 0
-        memory = np.frombuffer(mmap.mmap(-1, 2 * HALF), np.uint8)  # begins with a page, which O_DIRECT asks for
-        self.half, self.other, self.filled = memory[:HALF], memory[HALF:], 0
-        self.busy: list[Future[None]] = []  # with the other half
+        memory = np.frombuffer(mmap.mmap(-1, SLOTS * SLOT), np.uint8)  # begins with a page, which O_DIRECT asks for
+        self.slot, *others = np.split(memory, SLOTS)
+        self.filled = 0
+        self.ring: deque[tuple[np.ndarray, list[Future[None]]]] = deque((slot, []) for slot in others)
+        self.hasher, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)  # of one thread: each keeps the order
         self.file = io.FileIO(self.temporary, "wb", opener=_open_direct)
         self._put(np.frombuffer(header, np.uint8))
 
@@ -44,24 +48,20 @@ class TensorFile:
     def _put(self, data: np.ndarray) -> None:
         self.bytes += len(data)
         while len(data):
-            part, data = np.split(data, [HALF - self.filled])
-            self.half[self.filled : self.filled + len(part)] = part
+            part, data = np.split(data, [SLOT - self.filled])
+            self.slot[self.filled : self.filled + len(part)] = part
             self.filled += len(part)
-            if self.filled == HALF:
-                self._send(HALF)
+            if self.filled == SLOT:
+                self._send(SLOT)
 
     def _send(self, length: int) -> None:
-        """Hash what the half holds and write `length` bytes of it, once the other half is free."""
-        self._wait()
-        tasks = (self.digest.update, self.half[: self.filled]), (self._write, memoryview(self.half[:length]))
-        self.busy = [self.pool.submit(*task) for task in tasks]
-        self.half, self.other, self.filled = self.other, self.half, 0
-
-    def _wait(self) -> None:
-        done, self.busy = self.busy, []
-        for error in [future.exception() for future in done]:
-            if error is not None:
-                raise error
+        """Have what the slot holds hashed, and `length` bytes of it written; go on with the oldest slot."""
+        hashing = self.hasher.submit(self.digest.update, self.slot[: self.filled])
+        writing = self.writer.submit(self._write, memoryview(self.slot[:length]))
+        self.ring.append((self.slot, [hashing, writing]))
+        self.slot, busy = self.ring.popleft()
+        self.filled = 0
+        _wait(busy)
 
     def _write(self, view: memoryview) -> None:
         while view:
@@ -76,7 +76,7 @@ class TensorFile:
     def finish(self) -> Entry:
         """Make the file durable under its name."""
         self._send(-(-self.filled // PAGE) * PAGE)
-        self._wait()
+        _wait([future for _, busy in self.ring for future in busy])
         self.file.truncate(self.bytes)  # the last page was written whole
         os.fsync(self.file.fileno())
         self.file.close()
@@ -85,9 +85,15 @@ class TensorFile:
 
     def abandon(self) -> None:
         """Leave nothing of an unfinished file."""
-        wait(self.busy)
+        self.hasher.shutdown()
+        self.writer.shutdown()
         self.file.close()
         self.temporary.unlink(missing_ok=True)
+
+
+def _wait(busy: list[Future[None]]) -> None:
+    for future in busy:
+        future.result()  # raises what its thread met
 
 
 def _open_direct(path: str, flags: int) -> int:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -129,11 +128,10 @@ class Trickle:
 def test_a_file_is_whole_however_few_bytes_a_write_takes(tmp_path):
     tensor = torch.randn(9, 5)
     header = header_of({"w": (tensor.dtype, (9, 5))}, {})
-    with ThreadPoolExecutor(1) as pool:
-        file = TensorFile(tmp_path / "w.safetensors", header, pool)
-        file.file = Trickle(file.file)
-        file.write(tensor)
-        entry = file.finish()
+    file = TensorFile(tmp_path / "w.safetensors", header)
+    file.file = Trickle(file.file)
+    file.write(tensor)
+    entry = file.finish()
     data = (tmp_path / "w.safetensors").read_bytes()
     assert entry == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     assert_same_bits(load_file(tmp_path / "w.safetensors"), {"w": tensor})
@@ -143,7 +141,7 @@ def test_a_file_is_the_same_where_the_page_cache_cannot_be_passed_by(tmp_path, m
     """Three file systems: one that can, one that refuses to open so, one that refuses the write."""
     tensor = torch.randn(1000, 301)
     header, written = header_of({"w": (tensor.dtype, (1000, 301))}, {}), []
-    monkeypatch.setattr(writer, "HALF", 3 * writer.PAGE)
+    monkeypatch.setattr(writer, "SLOT", 3 * writer.PAGE)
     real, flags = os.open, []
 
     def refuses(path, flag, mode):
@@ -160,16 +158,15 @@ def test_a_file_is_the_same_where_the_page_cache_cannot_be_passed_by(tmp_path, m
 
     for kind in ("direct", "refuses to open", "refuses to write"):
         path = tmp_path / f"{kind}.safetensors"
-        with ThreadPoolExecutor(2) as pool:
-            if kind == "refuses to open":
-                monkeypatch.setattr(os, "open", refuses)
-            file = TensorFile(path, header, pool)
-            monkeypatch.setattr(os, "open", real)
-            if kind == "refuses to write":
-                file.file = Picky(file.file)
-            for rows in tensor.split(7):
-                file.write(rows)
-            written.append(file.finish())
+        if kind == "refuses to open":
+            monkeypatch.setattr(os, "open", refuses)
+        file = TensorFile(path, header)
+        monkeypatch.setattr(os, "open", real)
+        if kind == "refuses to write":
+            file.file = Picky(file.file)
+        for rows in tensor.split(7):
+            file.write(rows)
+        written.append(file.finish())
         assert written[-1] == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         assert_same_bits(load_file(path), {"w": tensor})
     assert len(flags) == 2 and all(entry == written[0] for entry in written)
