@@ -13,7 +13,8 @@ namespace {
 
 constexpr int WIDE = 4;           // rows of x that meet a few of the matrix at a time
 constexpr int64_t FEW = 16;       // rows that weights of four bits meet as they are stored
-constexpr int64_t MANY = 64;      // rows from which any weights are turned into panels
+constexpr int64_t SOME = 22;      // rows from which weights of 32 bits are turned into panels
+constexpr int64_t MANY = 64;      // the same for any weights
 constexpr int64_t SLAB = 64;      // outputs at a time, at most
 constexpr int64_t BLOCK = 256;    // rows that a panel meets before the next one
 
@@ -100,14 +101,14 @@ struct Crowd {
 // Calls use(way) with the way in which so many rows of x meet w.
 template <class Use>
 void with_way(const Matrix& w, const Crowd& of, Use use) {
-    [[maybe_unused]] const bool few = of.rows <= FEW, some = of.rows < MANY, coarse = of.rows >= of.coarse_from;
-    if (w.format == FLOAT32) return some ? use(Dots<Wide<Float32>>{}) : use(Tiles<Single>{});
+    [[maybe_unused]] const bool few = of.rows <= FEW, many = of.rows >= MANY, coarse = of.rows >= of.coarse_from;
+    if (w.format == FLOAT32) return of.rows < SOME ? use(Dots<Wide<Float32>>{}) : use(Tiles<Single>{});
     if constexpr (HALF) {
-        if (w.format == BFLOAT16 && coarse) return some ? use(Dots<Pairs>{}) : use(Tiles<Double>{});
+        if (w.format == BFLOAT16 && coarse) return many ? use(Tiles<Double>{}) : use(Dots<Pairs>{});
         if (w.format == INT4 && coarse && !few) return use(Tiles<Double>{});
     }
     if constexpr (WHOLE) {
-        if (w.format == INT8) return some || !coarse ? use(Dots<Lines>{}) : use(Tiles<Quadruple>{});
+        if (w.format == INT8) return many && coarse ? use(Tiles<Quadruple>{}) : use(Dots<Lines>{});
         if (w.format == INT4 && few) return use(Dots<Groups>{});
     } else {
         if (w.format == INT8 && few) return use(Dots<Wide<Int8>>{});
