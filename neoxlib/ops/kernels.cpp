@@ -118,8 +118,8 @@ struct Pass {
     // Runs of so many outputs that the threads can share n of them out evenly, yet long where memory is read in order.
     int64_t run_of(int64_t n) const {
         const bool few = rows < MANY;
-        const int64_t run = n / ((few ? 4 : 16) * runner.team.size) / LANES * LANES;
-        return std::clamp<int64_t>(run, few ? LANES : PANEL, few ? 8 * SLAB : SLAB);
+        const int64_t step = few ? LANES : PANEL, run = n / ((few ? 4 : 8) * runner.team.size) / step * step;
+        return std::clamp<int64_t>(run, step, few ? 8 * SLAB : BROAD);
     }
 
     Input enter(const Matrix& w, const float* x, int which) {

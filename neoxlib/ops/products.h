@@ -15,13 +15,14 @@ constexpr int WIDE = 4;           // rows of x that meet a few of the matrix at 
 constexpr int64_t FEW = 16;       // rows that weights of four bits meet as they are stored
 constexpr int64_t SOME = 22;      // rows from which weights of 32 bits are turned into panels
 constexpr int64_t MANY = 64;      // the same for any weights
-constexpr int64_t SLAB = 64;      // outputs at a time, at most
+constexpr int64_t SLAB = 64;      // outputs that a few rows meet at a time, at most
+constexpr int64_t BROAD = 128;    // the same for panels: each in turn meets the same columns of x, still in a cache
 constexpr int64_t BLOCK = 256;    // rows that a panel meets before the next one
 
-static_assert(MANY * SLAB <= BLOCK * PANEL);
+static_assert(MANY * SLAB <= BLOCK * BROAD);
 
 struct Desk {  // a thread's own
-    alignas(64) float y[BLOCK * PANEL];
+    alignas(64) float y[BLOCK * BROAD];
     alignas(64) Words panel[DEEP * 2];
     Buffer entered[2], scratch;
 };
@@ -67,19 +68,24 @@ void by_dots(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x
     });
 }
 
-// y [rows, PANEL] = x · w's rows [r, r + outputs), by a panel
+// y [rows, BROAD] = x · w's rows [r, r + outputs), by one panel after the other
 template <class K>
 void by_tiles(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x, int64_t stride, int64_t rows,
               Words* panel, float* y) {
     constexpr int64_t depth = DEEP * K::COLUMNS;
-    for (int64_t k = 0; k < w.in; k += depth) {
-        const int64_t n = std::min(depth, w.in - k), words = (n + K::COLUMNS - 1) / K::COLUMNS;
-        K::with_source(w.format, [&](auto source) { turn<decltype(source)>(w, r, outputs, k, n, panel); });
-        in_groups<TALL>(rows, [&](int64_t i, auto m) {
-            constexpr int M = decltype(m)::value;
-            tile<K, M>(x + i * stride, stride, w.in, k, panel, words, k == 0, y + i * PANEL);
-        });
-    }
+    for (int64_t k = 0; k < w.in; k += depth)
+        for (int64_t p = 0; p < outputs; p += PANEL) {
+            const int64_t n = std::min(depth, w.in - k), words = (n + K::COLUMNS - 1) / K::COLUMNS;
+            const bool last = p + PANEL >= outputs, end = last && k + n >= w.in;
+            const Corner next = {end ? r + outputs : last ? r : r + p + PANEL, end ? 0 : last ? k + n : k};
+            K::with_source(w.format, [&](auto source) {
+                turn<decltype(source)>(w, r + p, std::min<int64_t>(PANEL, outputs - p), k, n, next, panel);
+            });
+            in_groups<TALL>(rows, [&](int64_t i, auto m) {
+                constexpr int M = decltype(m)::value;
+                tile<K, M>(x + i * stride, stride, w.in, k, panel, words, k == 0, y + i * BROAD + p, BROAD);
+            });
+        }
 }
 
 template <class K>
@@ -178,7 +184,7 @@ template <class Done>
 void product(const Matrix& w, const Crowd& of, const Input& x, Range mine, Desk& desk, Done done) {
     with_way(w, of, [&](auto way) {
         using K = typename decltype(way)::Kind;
-        constexpr int64_t slab = way.TILED ? PANEL : SLAB, block = way.TILED ? BLOCK : MANY;
+        constexpr int64_t slab = way.TILED ? BROAD : SLAB, block = way.TILED ? BLOCK : MANY;
         for (int64_t r = mine.first; r < mine.last; r += slab)
             for (int64_t i = 0; i < of.rows; i += block) {
                 const int64_t outputs = std::min(slab, mine.last - r), some = std::min(block, of.rows - i);

@@ -130,19 +130,21 @@ struct Quadruple {
 struct Quadruple {};
 #endif
 
+struct Corner {  // where a panel begins in its matrix
+    int64_t row, column;
+};
+
 // panel [words, PANEL] = columns [k, k + n) of w's rows from r on; past `outputs` the last of them again. What the next
 // panel will be made of is asked for: it comes while this one is used.
 template <class Source>
-void turn(const Matrix& w, int64_t r, int64_t outputs, int64_t k, int64_t n, Words* panel) {
+void turn(const Matrix& w, int64_t r, int64_t outputs, int64_t k, int64_t n, Corner next, Words* panel) {
     using Row = typename Source::Row;
-    const bool last = k + n >= w.in;
-    const int64_t next_row = last ? r + PANEL : r, next_k = last ? 0 : k + n;
     for (int64_t c = 0; c < n; c += Source::STEP)
         for (int half = 0; half < 2; half++) {
             Words words[LANES];
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; i++) {
-                soon(Row::of(w, next_row + half * LANES + i).at(next_k + c));
+                soon(Row::of(w, next.row + half * LANES + i).at(next.column + c));
                 const auto row = Row::of(w, r + std::min<int64_t>(half * LANES + i, outputs - 1));
                 if (c + Source::STEP <= n) {
                     words[i] = Source::words(row, k + c);
@@ -157,10 +159,10 @@ void turn(const Matrix& w, int64_t r, int64_t outputs, int64_t k, int64_t n, Wor
         }
 }
 
-// y [M, PANEL] += x [M rows, words] · panel [words, PANEL], of which x's column k comes first
+// y [M, PANEL], its rows `line` values apart, += x [M rows, words] · panel [words, PANEL]; x's column k comes first
 template <class K, int M>
 INLINE void tile(const typename K::X* x, int64_t stride, int64_t n, int64_t k, const Words* panel, int64_t words,
-                 bool anew, float* y) {
+                 bool anew, float* y, int64_t line) {
     for (int64_t first = 0; first < words; first += K::PIECE) {
         typename K::Sum acc[M][2] = {};
         const auto* at = reinterpret_cast<const char*>(x) + (k / K::COLUMNS + first) * 4;
@@ -174,7 +176,7 @@ INLINE void tile(const typename K::X* x, int64_t stride, int64_t n, int64_t k, c
 #pragma GCC unroll 8
         for (int row = 0; row < M; row++)
             for (int half = 0; half < 2; half++) {
-                float* to = y + row * PANEL + half * LANES;
+                float* to = y + row * line + half * LANES;
                 const Floats before = anew && first == 0 ? K::shift(x + row * stride, n) + Floats{} : read<Floats>(to);
                 const int64_t group = (k / K::COLUMNS + first) / K::PIECE;
                 write(to, before + K::floats(acc[row][half], x + row * stride, n, group));
