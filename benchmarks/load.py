@@ -62,35 +62,36 @@ def ratios(results: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """Medians, and the span of the rounds, by shape and state of the page cache."""
-    m = result["machine"]
-    head = ("model", "page cache", "", "s (span)", "GB/s", "ready, s", "times as fast (span)", "as", "peak, GB", "own")
+    """A line for each piece of work, a column for each model and state of the page cache."""
+    m, runs = result["machine"], result["runs"]
+    sizes = [f"{run['bytes'] / 1e9:.1f} GB" for run in runs]
+    head = [f"{size}, {run['state']}" for size, run in zip(sizes, runs, strict=True)]
+    peaks, rounds = ", ".join(dict.fromkeys(sizes)), len(runs[0]["results"]["cp"])
     lines = [
-        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory; the files "
-        f"are {STORED}. `shard` returns when its files are on the disk, with their sha256 taken; `cp` before that. "
-        "Ready is a first token computed, when every weight was read: loads are compared by it, since a file that is "
-        "mapped is not read before. Own is the part of peak memory that is no file's. "
+        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory: medians of "
+        f"{rounds} rounds, the files ({STORED}) out of the page cache (cold) or in it (warm); × is how many times as "
+        "fast as its peer, with the span of the rounds. `shard` returns when its files are on the disk, with their "
+        "sha256 taken; `cp` before that. Loads are timed to a first token, when every weight was read. Peak memory is "
+        "the part that is no file's. "
         f"{load_average(result['others'])}",
-        "", _line(head), _line(["---"] * 3 + ["---:"] * 4 + ["---"] + ["---:"] * 2),
+        "", _line(["", "beside", *head, f"peak, GB, of {peaks}"]), _line(["---"] * 2 + ["---:"] * (len(head) + 1)),
     ]  # fmt: skip
-    for entry in result["runs"]:
-        size = entry["bytes"] / 1e9
-        for name, runs in entry["results"].items():
-            faster, peer = entry["ratios"].get(name), AGAINST.get(name, ("",))[0]
-            cells = _cells(size, runs, _span(faster) if faster else "", peer)
-            lines.append(_line([f"{size:.1f} GB", entry["state"], name, *cells]))
+    for name in runs[0]["results"]:
+        cells = [_cell(run["results"][name], run["ratios"].get(name)) for run in runs]
+        lines.append(_line([name, AGAINST.get(name, ("",))[0], *cells, _peaks(name, sizes, runs)]))
     return "\n".join(lines) + "\n"
 
 
-def _span(values: list[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f}–{max(values):.2f})"
+def _cell(found: Sequence[dict[str, Any]], faster: Sequence[float] | None) -> str:
+    words = f"{median(one.get('ready_s', one['own_s']) for one in found):.2f} s"
+    return f"{words}; {median(faster):.2f}× ({min(faster):.2f}–{max(faster):.2f})" if faster else words
 
 
-def _cells(size: float, runs: list[dict[str, Any]], faster: str, peer: str) -> list[str]:
-    times = [run["own_s"] for run in runs]
-    ready = f"{median(run['ready_s'] for run in runs):.2f}" if "ready_s" in runs[0] else ""
-    peaks = [f"{max(run[key] for run in runs):.2f}" for key in ("rss_gb", "own_gb")]
-    return [_span(times), f"{size / median(times):.2f}", ready, faster, peer, *peaks]
+def _peaks(name: str, sizes: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
+    most: dict[str, float] = {}
+    for size, entry in zip(sizes, runs, strict=True):
+        most[size] = max([most.get(size, 0), *(found["own_gb"] for found in entry["results"][name])])
+    return ", ".join(f"{peak:.2f}" for peak in most.values())
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -188,8 +188,8 @@ def main() -> None:
     """Copy what was measured into the README, and the picture beside this file; what was not measured here stays."""
     here = Path(__file__).parent
     readme, outputs = here.parent / "README.md", here.parent / "outputs"
-    files = {"bench-peers": "bench/peers.md", "bench-20b": "bench/big.md", "bench-exam": "bench/exam.md",
-             "quality": "quality.md"}
+    files = {"bench-peers": "bench/peers.md", "bench-load": "bench/load.md", "bench-20b": "bench/big.md",
+             "bench-exam": "bench/exam.md", "quality": "quality.md"}
     found = {name: outputs / file for name, file in files.items() if (outputs / file).exists()}
     if not found:
         sys.exit(f"{outputs} holds none of {', '.join(files.values())}: run `make {'`, `make '.join(files)}` first")

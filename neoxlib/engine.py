@@ -126,7 +126,7 @@ class Engine:
     def trace(self, case: Case, folder: str | os.PathLike[str]) -> str:
         """Run the first steps of `case`, warmed up, under the device's profiler; the trace of each rank is in `folder`.
 
-        torch_npu's profiler on an NPU, PyTorch's on a CPU; open it in Perfetto, or read it by `traces.read`.
+        torch_npu's profiler on an NPU, PyTorch's on a CPU; in Perfetto's format, also read by `traces.read`.
         """
         self.settle()
         traces.record(timing.Work(self.model, self._tokenizer, self.max_seq_len, case), Path(folder))

@@ -1,7 +1,7 @@
 """A profiler's trace of a few steps: recorded on every rank, read back as tables.
 
-The file opens in Perfetto (ui.perfetto.dev) or chrome://tracing. Each step is marked as prefill or decode. The compiled
-path of a CPU is one call for all layers, or one between two sums, and shows as such.
+The file is in the format that Perfetto (ui.perfetto.dev) and chrome://tracing read. Each step is marked as prefill or
+decode. The compiled path of a CPU is one call for all layers, or one between two sums, and shows as such.
 """
 
 import gzip

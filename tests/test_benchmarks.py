@@ -212,8 +212,13 @@ def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_ro
         runs[f"load, {dtype}"] = [figures | {"own_s": 0.5, "ready_s": ours}] * 3
     found = load.ratios(runs)
     assert found["shard, 1 rank"] == [2.0, 4.0, 1.5] and found["load, float32"] == [3.0] * 3
-    entry = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs, "ratios": found}
-    text = load.markdown(result() | {"runs": [entry]})
-    assert "| 4.0 GB | warm | cp | 3.00 (2.00–4.00) | 1.33 |  |  |  | 0.10 | 0.10 |" in text
-    assert "| shard, 1 rank | 1.00 (1.00–2.00) | 4.00 |  | 2.00 (1.50–4.00) | cp | 0.10 | 0.10 |" in text
-    assert "| load, float16 | 0.50 (0.50–0.50) | 8.00 | 2.00 | 1.50 (1.50–1.50) | from_pretrained, float16 |" in text
+    warm = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs, "ratios": found}
+    larger = [one | {"own_gb": 0.7} for one in runs["load, float16"]]
+    other = warm | {"bytes": 8 * 10**9, "state": "cold", "results": runs | {"load, float16": larger}}
+    text = load.markdown(result() | {"runs": [warm, other]})
+    assert "|  | beside | 4.0 GB, warm | 8.0 GB, cold | peak, GB, of 4.0 GB, 8.0 GB |" in text
+    assert "| cp |  | 3.00 s | 3.00 s | 0.10, 0.10 |" in text and "medians of 3 rounds" in text
+    shards = "1.00 s; 2.00× (1.50–4.00)"
+    assert f"| shard, 1 rank | cp | {shards} | {shards} | 0.10, 0.10 |" in text
+    loads = "2.00 s; 1.50× (1.50–1.50)"
+    assert f"| load, float16 | from_pretrained, float16 | {loads} | {loads} | 0.50, 0.70 |" in text
