@@ -11,6 +11,7 @@ namespace {
 constexpr int64_t SEVERAL = 8;  // queries from which keys are met in blocks
 constexpr int KEYS = 64;     // of a block
 constexpr int QUERIES = 6;   // that meet it at a time, in registers
+constexpr int AHEAD = 32;    // keys that are asked for before they are met
 
 int64_t sixes(int64_t n) { return (n + QUERIES - 1) / QUERIES * QUERIES; }
 
@@ -61,8 +62,9 @@ void attend_few(const Head<F>& head, const float* q, float* out, int64_t wide, f
             for (int64_t d = 0; d < head.dim; d += LANES)
 #pragma GCC unroll 16
                 for (int c = 0; c < LANES; c++) {
-                    const auto* key = head.k + std::min(t + c, end - 1) * head.dim + d;
-                    dots[c] += read<Floats>(q + d) * load<F>(key, head.dim - d);
+                    const int64_t at = std::min(t + c, end - 1) * head.dim + d;
+                    soon(head.k + at + AHEAD * head.dim), soon(head.v + at);  // the values will be met after the keys
+                    dots[c] += read<Floats>(q + d) * load<F>(head.k + at, head.dim - d);
                 }
             const Floats score = head.mask(i, t, sums<LANES>(dots));
             write(p + t, score);

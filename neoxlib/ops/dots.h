@@ -32,9 +32,6 @@ INLINE Floats once(const float* x) {
     return v;
 }
 
-// Asks the second-level cache for what will be used soon.
-INLINE void soon(const void* from) { __builtin_prefetch(from, 0, 2); }
-
 // The same for what comes after `from`. Several rows read side by side are more than a CPU foresees, though they are
 // one run of memory.
 INLINE void ahead(const void* from) { soon(static_cast<const char*>(from) + (16 << 10)); }
