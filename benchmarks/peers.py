@@ -61,7 +61,7 @@ class Case:
         return table.case_key(self.batch, self.prompt)
 
 
-CASES = (Case(1, 128, 64, 5), Case(1, 1024, 32, 3), Case(8, 128, 32, 3), Case(32, 128, 16, 2))
+CASES = (Case(1, 128, 64, 9), Case(1, 1024, 32, 3), Case(8, 128, 32, 3), Case(32, 128, 16, 3))
 WARM_UP = {"batch": 1, "prompt": 128, "tokens": 4}
 
 
