@@ -31,7 +31,7 @@ demo: $(VENV)/.installed  ## train the shipped model and write its exam anew
 bench-peers: $(VENV)/.installed $(PEERS)/.installed  ## neoxlib beside transformers, CTranslate2 and llama.cpp, into outputs/bench
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
-bench-readme: $(VENV)/.installed  ## the table that bench-peers made, into README.md
+bench-readme: $(VENV)/.installed  ## the tables that the benchmarks and `make quality` made, into README.md
 	$(BIN)/python -m benchmarks.table
 
 bench-20b: $(VENV)/.installed  ## write, load, decode and cut GPT-NeoX-20B's shape; needs 46 GB of disk, leaves nothing there

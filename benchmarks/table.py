@@ -13,6 +13,7 @@ from benchmarks.machine import load_average
 OURS = "neoxlib"
 START, END = "<!-- {}: from here on written by `make bench-readme` -->", "<!-- {}: end -->"
 MAIN, LONG = "1 x 128", "1 x 1024"
+MEASURES = {"first_ms": "first token", "next_ms": "next token"}
 
 
 def case_key(batch: int, prompt: int) -> str:
@@ -81,7 +82,7 @@ def against_peers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         peers = [row for row in peers if row["name"].partition(",")[1:] == ranks.partition(",")[1:]]
         for case, measured in ours["cases"].items():
             rivals = {row["name"]: row["cases"][case] for row in peers if case in row["cases"]}
-            for measure in ("first_ms", "next_ms") if rivals else ():
+            for measure in MEASURES if rivals else ():
                 best = min(rivals, key=lambda name: rivals[name][measure])
                 pairs = zip(rivals[best]["by_round"][measure], measured["by_round"][measure], strict=False)
                 found.append({
@@ -139,14 +140,28 @@ def _failures(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _ratios(rows: Sequence[dict[str, Any]]) -> str:
-    words = {"first_ms": "first token", "next_ms": "next token"}
-    lines = [
-        f"| {f['precision']} | {f['name']} | {f['case']} | {words[f['measure']]} | {f['neoxlib']:.1f} "
-        f"| {f['theirs']:.1f} | {f['peer']} | {median(f['times']):.2f} ({f['times'][0]:.2f}–{f['times'][-1]:.2f}) |"
-        for f in against_peers(rows)
-    ]
-    head = "| weights | | rows x prompt | | its ms | best peer's ms | which | times as fast, by round (span) |"
-    return "\n".join([head, "|---|---|---|---|---:|---:|---|---:|", *lines]) if lines else ""
+    """A line for each of our precisions, a column for each case and measure."""
+    found = {(f["precision"], f["name"], f["case"], f["measure"]): f for f in against_peers(rows)}
+    if not found:
+        return ""
+    cases = [(case, measure) for case in dict.fromkeys(key[2] for key in found) for measure in MEASURES]
+    head = ["weights", "", *(f"{case}, {MEASURES[measure]}" for case, measure in cases)]
+    lines = [head, ["---"] * 2 + ["---:"] * len(cases)]
+    for ours in dict.fromkeys(key[:2] for key in found):
+        lines.append([*ours, *(_ratio(found.get((*ours, *place))) for place in cases)])
+    about = (
+        "neoxlib beside the fastest peer, for rows x tokens of prompt: how many times as fast, the median of the "
+        "rounds (their span), and neoxlib's own median in ms."
+    )
+    return about + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _ratio(found: dict[str, Any] | None) -> str:
+    if not found:
+        return "–"
+    times, peer = found["times"], found["peer"].partition(",")[0]
+    span = f"({times[0]:.2f}–{times[-1]:.2f})"
+    return f"{median(times):.2f} × {peer}<br>{span}<br>{found['neoxlib']:.1f} ms"
 
 
 def picture(result: dict[str, Any], path: Path) -> None:

@@ -119,6 +119,18 @@ def test_ratios_are_taken_round_by_round_and_ranks_are_held_against_ranks():
     assert found == {"first_ms": ("a, 2 ranks", [1.0, 3.0]), "next_ms": ("a, 2 ranks", [2.0, 3.0])}
 
 
+def test_each_precision_is_a_line_and_each_case_and_measure_a_column():
+    rounds = [record("a, 2 ranks", "1 x 128", [30, 8, 8]), record("a, 2 ranks", "1 x 128", [20, 24, 24])]
+    ours = [record("neoxlib, 2 ranks", "1 x 128", [10, 4, 4]), record("neoxlib, 2 ranks", "1 x 128", [20, 8, 8])]
+    others = [record("neoxlib", "8 x 128", [5, 2, 2]), record("b", "8 x 128", [4, 3, 3])]
+    text = table.markdown(result(*rounds, *ours, *others))
+    head = "1 x 128, first token | 1 x 128, next token | 8 x 128, first token | 8 x 128, next token"
+    assert f"| weights |  | {head} |" in text
+    first, following = "2.00 × a<br>(1.00–3.00)<br>15.0 ms", "2.50 × a<br>(2.00–3.00)<br>6.0 ms"
+    assert f"| bf16 | neoxlib, 2 ranks | {first} | {following} | – | – |" in text
+    assert "| bf16 | neoxlib | – | – | 0.80 × b<br>(0.80–0.80)<br>5.0 ms | 1.50 × b<br>(1.50–1.50)<br>2.0 ms |" in text
+
+
 def test_a_contender_that_fails_is_a_row_with_its_reason():
     failure = {"name": "a", "precision": "bf16", "case": "load and warm-up", "reason": "RuntimeError: no bfloat16"}
     text = table.markdown(result(record("neoxlib", "1 x 128", [100, 4, 4]), failures=(failure,)))
