@@ -32,9 +32,8 @@ INLINE Floats once(const float* x) {
     return v;
 }
 
-// The same for what comes after `from`. Several rows read side by side are more than a CPU foresees, though they are
-// one run of memory.
-INLINE void ahead(const void* from) { soon(static_cast<const char*>(from) + (16 << 10)); }
+// The same for what comes after `from`: rows read side by side are more than a CPU foresees at the edge of a page.
+INLINE void ahead(const void* from) { soon(static_cast<const char*>(from) + (2 << 10)); }
 
 // A kind of dot product says how a row of a matrix is read, STEP columns at a time, and how these meet x, which has
 // SPAN values for them. Its Rest copies the columns of a row from k on, fewer than STEP, and has zeros after them. Where

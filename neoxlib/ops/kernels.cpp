@@ -119,7 +119,7 @@ struct Pass {
     int64_t run_of(int64_t n) const {
         const bool few = rows < MANY;
         const int64_t step = few ? LANES : PANEL, run = n / ((few ? 4 : 8) * runner.team.size) / step * step;
-        return std::clamp<int64_t>(run, step, few ? 8 * SLAB : BROAD);
+        return std::clamp<int64_t>(run, step, few ? LONG : BROAD);
     }
 
     Input enter(const Matrix& w, const float* x, int which) {
@@ -267,8 +267,9 @@ void run_head(Runner& runner, const Model& model, const float* x, int64_t rows, 
             memcpy(logits + row * out + r, y, n * sizeof *y);
         };
         const Input entered = input(model.head, crowd, normed, runner.entered[0], desk.entered[0]);
-        for (int64_t i; (i = runner.team.next()) * SLAB < out;)
-            product(model.head, crowd, entered, {i * SLAB, std::min((i + 1) * SLAB, out)}, desk, put);
+        const int64_t run = slab_of(rows);
+        for (int64_t i; (i = runner.team.next()) * run < out;)
+            product(model.head, crowd, entered, {i * run, std::min((i + 1) * run, out)}, desk, put);
     });
 }
 

@@ -15,11 +15,14 @@ constexpr int WIDE = 4;           // rows of x that meet a few of the matrix at 
 constexpr int64_t FEW = 16;       // rows that weights of four bits meet as they are stored
 constexpr int64_t SOME = 22;      // rows from which weights of 32 bits are turned into panels
 constexpr int64_t MANY = 64;      // the same for any weights
-constexpr int64_t SLAB = 64;      // outputs that a few rows meet at a time, at most
+constexpr int64_t SLAB = 64;      // outputs that a few rows meet at a time, at most: they stay in a cache meanwhile
+constexpr int64_t LONG = 512;     // the same for WIDE rows, which meet each output once
 constexpr int64_t BROAD = 128;    // the same for panels: each in turn meets the same columns of x, still in a cache
 constexpr int64_t BLOCK = 256;    // rows that a panel meets before the next one
 
-static_assert(MANY * SLAB <= BLOCK * BROAD);
+static_assert(MANY * SLAB <= BLOCK * BROAD && WIDE * LONG <= BLOCK * BROAD);
+
+int64_t slab_of(int64_t rows) { return rows <= WIDE ? LONG : SLAB; }
 
 struct Desk {  // a thread's own
     alignas(64) float y[BLOCK * BROAD];
@@ -46,23 +49,25 @@ void in_groups(int64_t rows, Use use) {
     }
 }
 
-// y [rows, SLAB] = x · w's rows [r, r + outputs), as they are and in order
+// y [rows, slab] = x · w's rows [r, r + outputs), as they are. Four long runs of memory are read side by side, which a
+// CPU foresees better than four neighbours that share a page.
 template <class K>
 void by_dots(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x, int64_t stride, int64_t rows,
-             float* y) {
+             int64_t slab, float* y) {
+    const int64_t quarter = (outputs + 3) / 4;
     in_groups<WIDE>(rows, [&](int64_t i, auto m) {
         constexpr int M = decltype(m)::value;
-        for (int64_t j = 0; j < outputs; j += 4) {
-            const int some = std::min<int64_t>(4, outputs - j);
+        for (int64_t j = 0; j < quarter; j++) {
             typename K::Row row[4];
             Floats acc[4 * M];
             float sums[4 * M + LANES];
-            for (int c = 0; c < 4; c++) row[c] = K::Row::of(w, r + j + std::min(c, some - 1));
+            for (int c = 0; c < 4; c++) row[c] = K::Row::of(w, r + std::min(j + c * quarter, outputs - 1));
             meet<K, M, 4>(x + i * stride, stride, row, w.in, acc);
             add_up<4 * M>(acc, sums);
             for (int p = 0; p < M; p++) {
                 const float scale = K::scale(x + (i + p) * stride, w.in);
-                for (int c = 0; c < some; c++) y[(i + p) * SLAB + j + c] = sums[p * 4 + c] * scale;
+                for (int64_t c = 0, at = j; c < 4 && at < outputs; c++, at += quarter)
+                    y[(i + p) * slab + at] = sums[p * 4 + c] * scale;
             }
         }
     });
@@ -184,13 +189,13 @@ template <class Done>
 void product(const Matrix& w, const Crowd& of, const Input& x, Range mine, Desk& desk, Done done) {
     with_way(w, of, [&](auto way) {
         using K = typename decltype(way)::Kind;
-        constexpr int64_t slab = way.TILED ? BROAD : SLAB, block = way.TILED ? BLOCK : MANY;
+        const int64_t slab = way.TILED ? BROAD : slab_of(of.rows), block = way.TILED ? BLOCK : MANY;
         for (int64_t r = mine.first; r < mine.last; r += slab)
             for (int64_t i = 0; i < of.rows; i += block) {
                 const int64_t outputs = std::min(slab, mine.last - r), some = std::min(block, of.rows - i);
                 const auto* values = static_cast<const typename K::X*>(x.values) + i * x.stride;
                 if constexpr (way.TILED) by_tiles<K>(w, r, outputs, values, x.stride, some, desk.panel, desk.y);
-                else by_dots<K>(w, r, outputs, values, x.stride, some, desk.y);
+                else by_dots<K>(w, r, outputs, values, x.stride, some, slab, desk.y);
                 for (int64_t c = 0; c < some; c++) {
                     float* y = desk.y + c * slab;
                     if (w.format == INT8)
