@@ -4,11 +4,13 @@ Files are read: mapped pages count as resident memory, and the kernel may take t
 for a first answer at once, is copied soon after (settle.py).
 """
 
+import gc
 import json
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +42,18 @@ def at_once(tasks: Iterable[Callable[[], Answer]]) -> Iterator[Answer]:
         return
     with ThreadPoolExecutor(torch.get_num_threads() + 1) as pool:
         yield from pool.map(lambda task: task(), tasks)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Python's search for cycles waits: it walks through all objects of PyTorch, and no thread has work meanwhile."""
+    wanted = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if wanted:
+            gc.enable()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from neoxlib.layers import Full
 from neoxlib.model import GPTNeoX, check_world_size, full_parameters
 from neoxlib.names import dtype_of, match
 from neoxlib.packing import choose_quant, pack_into, runs, scheme_of
-from neoxlib.pieces import at_once, load_whole
+from neoxlib.pieces import at_once, load_whole, without_collection
 from neoxlib.quant import Packed, Scheme
 from neoxlib.settle import Settling
 from neoxlib.shards import merge, shard, verify
@@ -92,7 +92,8 @@ def load_into(
     tasks = {name: share.tasks(parameters) for name, share in shares.items()}
     lent = [tasks.pop(name) for name in mapped]
     settling = Settling(model, mapped, itertools.chain.from_iterable(lent))
-    _read(itertools.chain.from_iterable(tasks.values()), parameters, mapped, progress)
+    with without_collection():
+        _read(itertools.chain.from_iterable(tasks.values()), parameters, mapped, progress)
     return settling
 
 
