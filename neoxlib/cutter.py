@@ -1,7 +1,9 @@
 """Stream a checkpoint's tensors into the files of every rank, block by block; what a kill leaves is taken up again."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from neoxlib.checkpoint import FORMAT, JOURNAL, MANIFEST, PART_KEY, QUANT_KEY, S
 from neoxlib.errors import WeightsError
 from neoxlib.files import Journal, Layout, Meter
 from neoxlib.layers import Cut
+from neoxlib.ops import packing
 from neoxlib.packing import PackedPart, packed
-from neoxlib.pieces import load_whole
+from neoxlib.pieces import BLOCK, load_whole, matrix, without_collection
 from neoxlib.writer import Entry, TensorFile
 
 
@@ -78,7 +81,7 @@ def write(job: Job, progress: bool) -> dict[str, Any]:
     kept = sum(size for file, size in sizes.items() if (job.root / file).is_file())
     small = len(job.folders) * sum(len(data) for data in job.companions.values())
     files.check_space(job.root, sum(sizes.values()) - kept + small)
-    with files.disk_errors(job.root):
+    with files.disk_errors(job.root), without_collection():
         for folder in job.folders:
             (job.root / folder).mkdir(parents=True, exist_ok=True)
         journal = Journal(job.root / JOURNAL, job.request)
@@ -116,11 +119,8 @@ def _write_group(job: Job, group: int, ranks: list[int], journal: Journal, meter
             outputs[rank] = TensorFile(job.root / job.file(rank, group), job.header(rank, group))
             meter.add(outputs[rank].bytes)
         for target in job.groups[group]:
-            for rows, block in target.stored.row_blocks():
-                block = cast(block, target.dtype, target.source_name)
-                for rank, output in outputs.items():
-                    output.write(part := _part(target, block, rows, rank, len(job.folders)))
-                    meter.add(part.nbytes)
+            for count in _write_tensor(target, outputs, len(job.folders)):
+                meter.add(count)
         for rank, output in outputs.items():
             journal.record(job.file(rank, group), output.finish())
     finally:
@@ -128,16 +128,46 @@ def _write_group(job: Job, group: int, ranks: list[int], journal: Journal, meter
             output.abandon()
 
 
-def _part(target: Target, block: Tensor, rows: slice, rank: int, size: int) -> Tensor:
-    """What of `block`, the tensor's `rows`, is the rank's: [rows here, columns here], perhaps no rows.
+def _write_tensor(target: Target, outputs: dict[int, TensorFile], size: int) -> Iterator[int]:
+    """Append to each rank's file its part of a tensor, a block at a time. Yields the bytes of each.
 
     A row layer's bias is whole on every rank, never divided: the model adds it once, after the sum over the ranks;
     N parts, each rounded, would not add up to it.
     """
-    mine, *columns = target.rule.slices(target.stored.shape, rank, size)
-    start = max(mine.start, rows.start)
-    stop = max(start, min(mine.stop, rows.stop))
-    return block[(slice(start - rows.start, stop - rows.start), *columns)]
+    stored, dtype = target.stored, target.dtype
+    whole = slice(0, matrix(stored.shape)[1])
+    parts = {rank: (*target.rule.slices(stored.shape, rank, size), slice(0, 1))[:2] for rank in outputs}
+    for rows, ranks in _turns(target, {rank: part[0] for rank, part in parts.items()}):
+        height, columns = rows.stop - rows.start, [parts[rank][1] for rank in ranks]
+        rooms = [outputs[r].room(height, c.stop - c.start, dtype) for r, c in zip(ranks, columns, strict=True)]
+        if columns == [whole] and stored.dtype == dtype:
+            stored.read_into(rooms[0], (rows, whole))  # straight to where it is hashed and written
+        else:
+            stored.read_into(block := torch.empty(height, whole.stop, dtype=stored.dtype), (rows, whole))
+            block = cast(block, dtype, target.source_name)
+            for room, part in zip(rooms, columns, strict=True):
+                packing.copy(block[:, part], room)
+        yield from (room.nbytes for room in rooms)
+
+
+def _turns(target: Target, parts: dict[int, slice]) -> Iterator[tuple[slice, list[int]]]:
+    """Runs of rows, BLOCK bytes at most, and the ranks whose `parts` they are in.
+
+    Where columns are cut a run is read once, for all ranks. Where rows are, the ranks take turns: each file then has
+    bytes to be hashed and written while another one's are read.
+    """
+    width = matrix(target.stored.shape)[1] * max(target.dtype.itemsize, target.stored.dtype.itemsize)
+    step = max(1, BLOCK // max(1, width))
+    if target.rule.dim == 1:
+        whole = next(iter(parts.values()))
+        yield from ((rows, list(parts)) for rows in _runs(whole, step))
+        return
+    for turn in zip_longest(*(_runs(rows, step) for rows in parts.values())):
+        yield from ((rows, [rank]) for rank, rows in zip(parts, turn, strict=True) if rows)
+
+
+def _runs(rows: slice, step: int) -> Iterator[slice]:
+    yield from (slice(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step))
 
 
 def cast(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:

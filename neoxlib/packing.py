@@ -41,18 +41,10 @@ class PackedPart:
         """Bytes of a value of the scale: in a file a weight stays behind its scale, so that both are packed at once."""
         return self.scheme.tensors(*self.stored.shape)["weight_scale"][1].itemsize
 
-    def read(self) -> Tensor:
-        """The whole part; the other one is kept until another tensor is read."""
-        return packed(self.stored, self.scheme)[self.part]
-
-    def row_blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """The whole as (rows, block [rows, columns]), BLOCK bytes at a time."""
-        height, width = matrix(self.shape)
-        whole = self.read().view(height, width)
-        step = max(1, BLOCK // (width * self.dtype.itemsize))
-        for start in range(0, height, step):
-            rows = slice(start, min(start + step, height))
-            yield rows, whole[rows]
+    def read_into(self, out: Tensor, index: tuple[slice, slice]) -> None:
+        """Fill `out` [rows, columns] with that much of the part; the whole is kept until another tensor is read."""
+        whole = packed(self.stored, self.scheme)[self.part]
+        copy(whole.view(matrix(self.shape))[index], out)
 
 
 @lru_cache(maxsize=1)

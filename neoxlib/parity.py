@@ -18,6 +18,7 @@ from neoxlib.config import ACTIVATIONS, ModelConfig
 from neoxlib.decode import left_pad
 from neoxlib.model import Block, KVCache
 from neoxlib.packing import PackedPart, choose_quant, match_packed, scheme_of
+from neoxlib.pieces import matrix
 from neoxlib.quant import Scheme
 
 if TYPE_CHECKING:
@@ -137,10 +138,9 @@ def _unpacked(scheme: Scheme, weight: Reader, scale: Reader) -> Tensor:
 
 
 def _read(stored: Stored | PackedPart) -> Tensor:
-    if isinstance(stored, PackedPart):
-        return stored.read()
     whole = torch.empty(stored.shape, dtype=stored.dtype)
-    stored.read_into(whole, tuple(slice(0, n) for n in stored.shape))
+    height, width = matrix(stored.shape)
+    stored.read_into(whole.view(height, width), (slice(0, height), slice(0, width)))
     return whole
 
 

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neoxlib.pieces import BLOCK
+
 Entry = dict[str, Any]  # {"bytes": ..., "sha256": ...} of a finished file
-SLOT, SLOTS = 2 << 20, 4  # bytes written at a time, and how many such are on their way to a file
+SLOT, SLOTS = BLOCK + (64 << 10), 4  # bytes on their way to a file: a block and small tensors, so many times
 PAGE = 4096
 DIRECT = getattr(os, "O_DIRECT", 0)  # Linux has it
 
@@ -32,36 +34,33 @@ class TensorFile:
     def __init__(self, path: Path, header: bytes) -> None:
         self.path, self.temporary = path, path.with_name(path.name + ".tmp")
         self.digest, self.bytes = hashlib.sha256(), 0
-        memory = np.frombuffer(mmap.mmap(-1, SLOTS * SLOT), np.uint8)  # begins with a page, which O_DIRECT asks for
-        self.slot, *others = np.split(memory, SLOTS)
-        self.filled = 0
-        self.ring: deque[tuple[np.ndarray, list[Future[None]]]] = deque((slot, []) for slot in others)
+        self.slot, self.filled = _pages(SLOT), 0
+        self.ring: deque[tuple[Tensor, list[Future[None]]]] = deque((_pages(SLOT), []) for _ in range(SLOTS - 1))
         self.hasher, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)  # of one thread: each keeps the order
         self.file = io.FileIO(self.temporary, "wb", opener=_open_direct)
-        self._put(np.frombuffer(header, np.uint8))
+        self.room(1, len(header), torch.uint8)[0] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
 
-    def write(self, block: Tensor) -> None:
-        """Append a block's values, row by row; the caller may use its memory again."""
-        # numpy copies a column range on this thread; torch would wake its pool for each block, at ten times the cost.
-        self._put(np.ascontiguousarray(block.view(torch.uint8).numpy()).reshape(-1))
-
-    def _put(self, data: np.ndarray) -> None:
-        self.bytes += len(data)
-        while len(data):
-            part, data = np.split(data, [SLOT - self.filled])
-            self.slot[self.filled : self.filled + len(part)] = part
-            self.filled += len(part)
-            if self.filled == SLOT:
-                self._send(SLOT)
+    def room(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
+        """The file's next values [height, width], for the caller to fill before it asks for more."""
+        count = height * width * dtype.itemsize
+        if self.filled + count > len(self.slot):
+            self._send(self.filled // PAGE * PAGE)
+        if self.filled + count > len(self.slot):  # a row of more than BLOCK bytes
+            begun, self.slot = self.slot[: self.filled], _pages(PAGE + count)
+            self.slot[: self.filled] = begun
+        start, self.filled = self.filled, self.filled + count
+        self.bytes += count
+        return self.slot[start : self.filled].view(dtype).view(height, width)
 
     def _send(self, length: int) -> None:
-        """Have what the slot holds hashed, and `length` bytes of it written; go on with the oldest slot."""
-        hashing = self.hasher.submit(self.digest.update, self.slot[: self.filled])
-        writing = self.writer.submit(self._write, memoryview(self.slot[:length]))
+        """Have `length` bytes of the slot hashed and written; the oldest slot goes on with what is left of a page."""
+        hashing = self.hasher.submit(self.digest.update, self.slot[:length].numpy())
+        writing = self.writer.submit(self._write, memoryview(self.slot[:length].numpy()))
         self.ring.append((self.slot, [hashing, writing]))
-        self.slot, busy = self.ring.popleft()
-        self.filled = 0
+        left, (self.slot, busy) = self.slot[length : self.filled], self.ring.popleft()
         _wait(busy)
+        self.filled = len(left)
+        self.slot[: self.filled] = left
 
     def _write(self, view: memoryview) -> None:
         while view:
@@ -75,9 +74,11 @@ class TensorFile:
 
     def finish(self) -> Entry:
         """Make the file durable under its name."""
-        self._send(-(-self.filled // PAGE) * PAGE)
+        self._send(self.filled // PAGE * PAGE)
         _wait([future for _, busy in self.ring for future in busy])
-        self.file.truncate(self.bytes)  # the last page was written whole
+        self.digest.update(self.slot[: self.filled].numpy())
+        self._write(memoryview(self.slot[:PAGE].numpy()))
+        self.file.truncate(self.bytes)  # the last page went whole
         os.fsync(self.file.fileno())
         self.file.close()
         os.replace(self.temporary, self.path)
@@ -89,6 +90,11 @@ class TensorFile:
         self.writer.shutdown()
         self.file.close()
         self.temporary.unlink(missing_ok=True)
+
+
+def _pages(count: int) -> Tensor:
+    """At least `count` bytes that begin with a page, as O_DIRECT asks."""
+    return torch.from_numpy(np.frombuffer(mmap.mmap(-1, -(-count // PAGE) * PAGE), np.uint8))
 
 
 def _wait(busy: list[Future[None]]) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import gc
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer, GPTNeoXForCausalLM
 
-from neoxlib import writer
+from neoxlib import cutter, writer
 from neoxlib.checkpoint import JOURNAL, open_checkpoint
 from neoxlib.errors import ConfigError, SettingsError, ShardError, WeightsError
 from neoxlib.files import Journal, header_of
@@ -92,6 +93,29 @@ def test_a_cut_is_verified_and_merges_to_the_very_bits_it_came_from(source, tmp_
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob(JOURNAL))
 
 
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("asked", [{}, {"dtype": "float32"}, {"quant": "int8"}], ids=["as stored", "cast", "packed"])
+def test_a_cut_is_the_same_however_few_rows_are_read_at_a_time(tmp_path, monkeypatch, size, asked):
+    make_oracle(hidden_size=128, intermediate_size=256, vocab_size=301).half().save_pretrained(tmp_path / "source")
+    at_once = shard(tmp_path / "source", tmp_path / "at once", size, **asked)
+    monkeypatch.setattr(cutter, "BLOCK", 1000)  # some rows of a narrow matrix, not one of a wide one
+    monkeypatch.setattr(writer, "SLOT", writer.PAGE)
+    assert shard(tmp_path / "source", tmp_path / "in runs", size, **asked) == at_once
+    verify(tmp_path / "in runs")
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_garbage_is_collected_after_a_cut_as_it_was_before(source, tmp_path, monkeypatch, wanted):
+    monkeypatch.setattr(TensorFile, "finish", lambda file: 1 / gc.isenabled())
+    (gc.enable if wanted else gc.disable)()
+    try:
+        with pytest.raises(ZeroDivisionError):
+            shard(source, tmp_path / "cut", 1)
+        assert gc.isenabled() == wanted
+    finally:
+        gc.enable()
+
+
 def test_a_merged_folder_is_a_checkpoint_of_transformers(tmp_path):
     oracle = make_oracle()
     oracle.save_pretrained(tmp_path / "source", max_shard_size="60KB")
@@ -130,7 +154,7 @@ def test_a_file_is_whole_however_few_bytes_a_write_takes(tmp_path):
     header = header_of({"w": (tensor.dtype, (9, 5))}, {})
     file = TensorFile(tmp_path / "w.safetensors", header)
     file.file = Trickle(file.file)
-    file.write(tensor)
+    file.room(9, 5, tensor.dtype).copy_(tensor)
     entry = file.finish()
     data = (tmp_path / "w.safetensors").read_bytes()
     assert entry == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -164,8 +188,8 @@ def test_a_file_is_the_same_where_the_page_cache_cannot_be_passed_by(tmp_path, m
         monkeypatch.setattr(os, "open", real)
         if kind == "refuses to write":
             file.file = Picky(file.file)
-        for rows in tensor.split(7):
-            file.write(rows)
+        for rows in tensor.split([7, 0, 1, 600, 392]):
+            file.room(*rows.shape, rows.dtype).copy_(rows)
         written.append(file.finish())
         assert written[-1] == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
         assert_same_bits(load_file(path), {"w": tensor})
@@ -332,15 +356,15 @@ STALL = """
 import time
 from neoxlib.shards import merge, shard
 from neoxlib.writer import TensorFile
-write, count = TensorFile.write, 0
-def stall(self, block):
+room, count = TensorFile.room, 0
+def stall(self, *shape):
     global count
     count += 1
     if count == {blocks}:
         print("stalled", flush=True)
         time.sleep(300)
-    write(self, block)
-TensorFile.write = stall
+    return room(self, *shape)
+TensorFile.room = stall
 {call}
 """
 SMALL = {"max_file_bytes": 40_000, "progress": False}
