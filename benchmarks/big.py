@@ -18,13 +18,14 @@ import torch
 
 from benchmarks import synthetic
 from benchmarks.machine import Others, load_average, machine, read_bandwidth
-from benchmarks.outside import ROOT, end_well, forget, job, parser, sync
+from benchmarks.outside import ROOT, end_well, forget, job, parser, remember, sync
 from neoxlib.files import Layout, data_bytes, header_of
 
 SHAPE = synthetic.Shape(44, 6144, 64, 50432)
 MARGIN = 4 * 10**9
 BLOCK = 1 << 22  # random numbers, used again and again: what a cache holds is written faster
 RANKS = 4
+SAMPLE = 4  # files that are read to see how fast the disk is
 
 
 def layouts(shape: synthetic.Shape) -> dict[str, Layout]:
@@ -109,10 +110,10 @@ def measure(folder: Path, shape: synthetic.Shape, threads: int) -> dict[str, Any
     """Each part in a fresh process, the files out of the page cache before it."""
     result: dict[str, Any] = {"bandwidth": [read_bandwidth(threads)], "write": write(folder / "whole", shape)}
     common = {"model_dir": str(folder / "whole"), "threads": threads}
-    forget(folder)
+    result["disk"] = [disk_rate(folder / "whole")]
     result["decode"] = job("decode", **common, dtype="bfloat16", quant="int4", prompt=128, tokens=17)
     result["bandwidth"].append(read_bandwidth(threads))
-    forget(folder)
+    result["disk"].append(disk_rate(folder / "whole"))
     result["part"] = job("part", **common, dtype="float16", rank=0, size=RANKS)
     shutil.rmtree(folder / "whole")
     quarter = synthetic.Shape(shape.layers // RANKS, shape.hidden, shape.heads, shape.vocab)
@@ -122,15 +123,27 @@ def measure(folder: Path, shape: synthetic.Shape, threads: int) -> dict[str, Any
     return result
 
 
+def disk_rate(folder: Path) -> float:
+    """GB/s at which weight files are read that are not in the page cache; they are not in it afterwards."""
+    forget(folder)
+    files = sorted(folder.glob("*.safetensors"))[:SAMPLE]
+    start = time.perf_counter()
+    remember(*files)
+    seconds = time.perf_counter() - start
+    forget(folder)
+    return sum(file.stat().st_size for file in files) / seconds / 1e9
+
+
 def markdown(result: dict[str, Any]) -> str:
     """The figures as a table."""
     decode, part, shard, bandwidth = (result[key] for key in ("decode", "part", "shard", "bandwidth"))
     whole, quarter = result["write"], result["quarter"]
     limit = decode["bytes"] / max(bandwidth) / 1e6
+    disk = f"its files alone are read at {min(result['disk']):.2f} to {max(result['disk']):.2f} GB/s"
     peak = "peak of resident memory {rss_gb:.1f} GB, {own_gb:.1f} GB of it no file's"
     lines = [
         ("checkpoint written", f"{_rate(whole['bytes'], whole['seconds'])}"),
-        ("loaded packed to int4", f"{_rate(whole['bytes'], decode['load_s'])}; {peak.format(**decode)}"),
+        ("loaded packed to int4", f"{_rate(whole['bytes'], decode['load_s'])}; {disk}; {peak.format(**decode)}"),
         ("first token after a prompt of 128", f"{decode['first_ms'] / 1e3:.2f} s"),
         ("next token", f"{decode['next_ms'] / 1e3:.3f} s, {limit / decode['next_ms']:.0%} of what memory allows: "
          f"{decode['bytes'] / 1e9:.1f} GB of weights at {max(bandwidth):.0f} GB/s are {limit / 1e3:.3f} s"),

@@ -69,9 +69,9 @@ def forget(*folders: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def remember(*folders: Path) -> None:
-    """Have the files of `folders` in the page cache."""
-    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+def remember(*paths: Path) -> None:
+    """Have files, and those of folders, in the page cache."""
+    for path in (path for top in paths for path in (top, *top.rglob("*")) if path.is_file()):
         with path.open("rb", buffering=0) as file:
             while file.read(1 << 24):
                 pass
