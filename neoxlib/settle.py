@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread, get_native_id
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from neoxlib.model import GPTNeoX
 from neoxlib.pieces import pages
@@ -76,8 +76,10 @@ class Settling:
         return True
 
     def _put(self, tensors: dict[str, Tensor]) -> None:
+        """As new parameters: with `.data` the old memory would be freed while another thread computes with it."""
         for name, tensor in tensors.items():
-            self.model.get_parameter(name).data = tensor
+            path, _, leaf = name.rpartition(".")
+            setattr(self.model.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
 def use_large_pages(block: Tensor, ended: Callable[[], bool] = lambda: False) -> int:

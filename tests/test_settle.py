@@ -49,6 +49,16 @@ def test_answers_before_and_after_the_copy_are_those_of_weights_that_were_read(f
     assert all(torch.equal(tensor, model.get_parameter(name)) for name, tensor in own.items())
 
 
+def test_what_another_thread_computes_with_meanwhile_stays_where_it_is(folder, monkeypatch):
+    monkeypatch.setattr(Settling, "start", lambda self: None)
+    settling = load(folder)._settling
+    in_use = {name: settling.model.get_parameter(name) for name in settling.own}
+    places = {name: weight.data_ptr() for name, weight in in_use.items()}
+    settling._copy()
+    assert places == {name: weight.data_ptr() for name, weight in in_use.items()}
+    assert all(torch.equal(weight, settling.own[name]) for name, weight in in_use.items())
+
+
 def test_after_the_copy_the_files_may_go(folder, tmp_path):
     copy = tmp_path / "model"
     os.system(f"cp -r {folder} {copy}")
