@@ -11,6 +11,7 @@ namespace {
 constexpr int64_t SEVERAL = 8;  // queries from which keys are met in blocks
 constexpr int KEYS = 64;     // of a block
 constexpr int QUERIES = 6;   // that meet it at a time, in registers
+constexpr int ACROSS = REGISTERS / 8;  // vectors of keys, or of values, that they meet
 constexpr int AHEAD = 32;    // keys that are asked for before they are met
 
 int64_t sixes(int64_t n) { return (n + QUERIES - 1) / QUERIES * QUERIES; }
@@ -153,11 +154,12 @@ void attend_many(const Head<F>& head, const float* q, float* out, int64_t wide, 
         lay_out(head, t, std::min<int64_t>(KEYS, end - t), wide, keys, values);
         for (int64_t i = std::max<int64_t>(0, t - head.start) / QUERIES * QUERIES; i < rows; i += QUERIES) {
             std::fill_n(p, QUERIES * KEYS, 0.0f);
-            outer<KEYS / LANES>(q + i * wide, wide, keys, KEYS, head.dim, p, KEYS);
+            for (int c = 0; c < KEYS; c += ACROSS * LANES)
+                outer<ACROSS>(q + i * wide, wide, keys + c, KEYS, head.dim, p + c, KEYS);
             soften(head, i, t, p, so_far + i, out + i * wide, wide);
             int64_t d = 0;
-            for (; d + 4 * LANES <= wide; d += 4 * LANES)
-                outer<4>(p, KEYS, values + d, wide, KEYS, out + i * wide + d, wide);
+            for (; d + ACROSS * LANES <= wide; d += ACROSS * LANES)
+                outer<ACROSS>(p, KEYS, values + d, wide, KEYS, out + i * wide + d, wide);
             for (; d < wide; d += LANES) outer<1>(p, KEYS, values + d, wide, KEYS, out + i * wide + d, wide);
         }
     }

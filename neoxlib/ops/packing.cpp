@@ -7,7 +7,8 @@
 
 namespace {
 
-constexpr int GROUP = 32, BATCH = 16, WIDE = GROUP * BATCH;  // int4: columns of a scale; groups taken at a time
+// int4: columns of a scale, the vectors that they fill, and the groups that are taken at a time: one a lane.
+constexpr int GROUP = 32, PARTS = GROUP / LANES, BATCH = LANES, WIDE = GROUP * BATCH;
 constexpr float TINY = 1e-30f;  // below it a scale's inverse may be past float's range
 constexpr float PEAKS[] = {-7.25f, -8.0f, -8.45f};
 
@@ -38,7 +39,7 @@ INLINE Floats clamp(Floats v, float low, float high) {
 INLINE Floats or_one(Floats v) { return magnitude(v) < TINY ? 1.0f + Floats{} : v; }
 
 INLINE bool any(Ints v) {
-    uint64_t parts[8], all = 0;
+    uint64_t parts[sizeof v / sizeof(uint64_t)], all = 0;
     memcpy(parts, &v, sizeof v);
     for (uint64_t part : parts) all |= part;
     return all;
@@ -46,41 +47,28 @@ INLINE bool any(Ints v) {
 
 INLINE Ints not_finite(Floats v) { return magnitude(v) < INFINITY ? Ints{} : ~Ints{}; }
 
-// Lane i of the answer is v[i] folded: its halves by `op`, then the halves of that, down to one value. v is used up.
-template <class Op>
-INLINE Floats fold(Floats* v, Op op) {
-    for (int i = 0; i < 8; i++) {
-        const Floats a = v[2 * i], b = v[2 * i + 1];
-        v[i] = op(__builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
-                  __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31));
-    }
-    for (int i = 0; i < 4; i++) {
-        const Floats a = v[2 * i], b = v[2 * i + 1];
-        v[i] = op(__builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27),
-                  __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31));
-    }
-    for (int i = 0; i < 2; i++) {
-        const Floats a = v[2 * i], b = v[2 * i + 1];
-        v[i] = op(__builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29),
-                  __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31));
-    }
-    return op(__builtin_shufflevector(v[0], v[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
-              __builtin_shufflevector(v[0], v[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
-}
-
-INLINE Floats plus(Floats a, Floats b) { return a + b; }
-
 INLINE Floats codes_of(Floats w, float inverse) { return clamp(nearest(w * inverse), -8, 7); }
 
-// The scales of BATCH groups, w[2 * g] and w[2 * g + 1], of the least squared error: Int4._best_scale.
+// A group's vectors folded to one: its halves by op, then the halves of that.
+template <class Op>
+INLINE Floats fold_group(Floats* v, Op op) {
+    for (int n = PARTS / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) v[i] = op(v[i], v[i + n]);
+    return v[0];
+}
+
+// The scales of BATCH groups, each of PARTS vectors of w, of the least squared error: Int4._best_scale.
 INLINE Floats best_scale(const Floats* w, Ints* bad) {
     Floats high[BATCH], low[BATCH];
     for (int g = 0; g < BATCH; g++) {
-        const Floats a = w[2 * g], b = w[2 * g + 1];
-        *bad |= not_finite(a) | not_finite(b);
-        high[g] = larger(a, b), low[g] = larger(-a, -b);
+        Floats up[PARTS], down[PARTS];
+        for (int i = 0; i < PARTS; i++) {
+            up[i] = w[g * PARTS + i], down[i] = -up[i];
+            *bad |= not_finite(up[i]);
+        }
+        high[g] = fold_group(up, larger), low[g] = fold_group(down, larger);
     }
-    const Floats most = fold(high, larger), least = fold(low, larger);
+    const Floats most = fold<BATCH>(high, larger), least = fold<BATCH>(low, larger);
     const Floats inverse = 1.0f / or_one(most > least ? most : -least);
     Floats best{}, best_gain{};
     for (float peak : PEAKS) {
@@ -88,11 +76,14 @@ INLINE Floats best_scale(const Floats* w, Ints* bad) {
         write(factor, inverse * peak);
         Floats product[BATCH], square[BATCH];
         for (int g = 0; g < BATCH; g++) {
-            const Floats a = codes_of(w[2 * g], factor[g]), b = codes_of(w[2 * g + 1], factor[g]);
-            product[g] = a * w[2 * g] + b * w[2 * g + 1];
-            square[g] = a * a + b * b;
+            Floats products[PARTS], squares[PARTS];
+            for (int i = 0; i < PARTS; i++) {
+                const Floats value = w[g * PARTS + i], code = codes_of(value, factor[g]);
+                products[i] = code * value, squares[i] = code * code;
+            }
+            product[g] = fold_group(products, plus), square[g] = fold_group(squares, plus);
         }
-        const Floats total = fold(product, plus), norm = larger(fold(square, plus), 1.0f + Floats{});
+        const Floats total = fold<BATCH>(product, plus), norm = larger(fold<BATCH>(square, plus), 1.0f + Floats{});
         const Floats scale = total / norm, gain = scale * total;
         *bad |= not_finite(gain);
         best = gain > best_gain ? scale : best;
@@ -107,8 +98,8 @@ bool int4_row(const typename F::Type* from, int64_t columns, uint8_t* weight, ui
     Ints bad{};
     for (int64_t first = 0; first < columns; first += WIDE) {
         const int64_t count = columns - first < WIDE ? columns - first : WIDE;
-        Floats w[2 * BATCH];
-        for (int i = 0; i < 2 * BATCH; i++) w[i] = i * LANES < count ? F::load(from + first + i * LANES) : Floats{};
+        Floats w[PARTS * BATCH];
+        for (int i = 0; i < PARTS * BATCH; i++) w[i] = i * LANES < count ? F::load(from + first + i * LANES) : Floats{};
         alignas(64) uint16_t halves[BATCH];
         alignas(64) float inverse[BATCH];
         Float16::store(halves, best_scale(w, &bad));
@@ -116,11 +107,13 @@ bool int4_row(const typename F::Type* from, int64_t columns, uint8_t* weight, ui
         bad |= not_finite(scale);
         write(inverse, 1.0f / or_one(scale));
         memcpy(scales + first / GROUP, halves, count / GROUP * sizeof *halves);
-        for (int g = 0; g < count / GROUP; g++) {
-            const Floats a = codes_of(w[2 * g], inverse[g]) + 8.0f, b = codes_of(w[2 * g + 1], inverse[g]) + 8.0f;
-            const Ints both = __builtin_convertvector(a + b * 16.0f, Ints);
-            write(weight + first / 2 + g * LANES, __builtin_convertvector(both, Bytes));
-        }
+        for (int g = 0; g < count / GROUP; g++)
+            for (int i = 0; i < PARTS / 2; i++) {
+                const Floats low = codes_of(w[g * PARTS + i], inverse[g]) + 8.0f;
+                const Floats high = codes_of(w[g * PARTS + i + PARTS / 2], inverse[g]) + 8.0f;
+                const Ints both = __builtin_convertvector(low + high * 16.0f, Ints);
+                write(weight + first / 2 + g * GROUP / 2 + i * LANES, __builtin_convertvector(both, Bytes));
+            }
     }
     return any(bad);
 }

@@ -5,13 +5,16 @@
 
 #pragma once
 
-#include "dots.h"
+#if defined(__AVX512F__)
+#include "avx512.h"
+#else
+#include "avx2.h"
+#endif
 #include "team.h"
-#include "tiles.h"
 
 namespace {
 
-constexpr int WIDE = 4;           // rows of x that meet a few of the matrix at a time
+constexpr int WIDE = REGISTERS / 8;  // rows of x that meet a few of the matrix at a time
 constexpr int64_t FEW = 16;       // rows that weights of four bits meet as they are stored
 constexpr int64_t SOME = 22;      // rows from which weights of 32 bits are turned into panels
 constexpr int64_t MANY = 64;      // the same for any weights
@@ -26,7 +29,7 @@ int64_t slab_of(int64_t rows) { return rows <= WIDE ? LONG : SLAB; }
 
 struct Desk {  // a thread's own
     alignas(64) float y[BLOCK * BROAD];
-    alignas(64) Words panel[DEEP * 2];
+    alignas(64) Panel panel;
     Buffer entered[2], scratch;
 };
 
@@ -64,11 +67,9 @@ void by_dots(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x
             for (int c = 0; c < 4; c++) row[c] = K::Row::of(w, r + std::min(j + c * quarter, outputs - 1));
             meet<K, M, 4>(x + i * stride, stride, row, w.in, acc);
             add_up<4 * M>(acc, sums);
-            for (int p = 0; p < M; p++) {
-                const float scale = K::scale(x + (i + p) * stride, w.in);
+            for (int p = 0; p < M; p++)
                 for (int64_t c = 0, at = j; c < 4 && at < outputs; c++, at += quarter)
-                    y[(i + p) * slab + at] = sums[p * 4 + c] * scale;
-            }
+                    y[(i + p) * slab + at] = sums[p * 4 + c];
         }
     });
 }
@@ -76,7 +77,7 @@ void by_dots(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x
 // y [rows, BROAD] = x · w's rows [r, r + outputs), by one panel after the other
 template <class K>
 void by_tiles(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x, int64_t stride, int64_t rows,
-              Words* panel, float* y) {
+              Panel& panel, float* y) {
     constexpr int64_t depth = DEEP * K::COLUMNS;
     for (int64_t k = 0; k < w.in; k += depth)
         for (int64_t p = 0; p < outputs; p += PANEL) {
@@ -86,6 +87,7 @@ void by_tiles(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* 
             K::with_source(w.format, [&](auto source) {
                 turn<decltype(source)>(w, r + p, std::min<int64_t>(PANEL, outputs - p), k, n, next, panel);
             });
+            if constexpr (K::SCALED) turn_scales(w, r + p, std::min<int64_t>(PANEL, outputs - p), k, n, panel);
             in_groups<TALL>(rows, [&](int64_t i, auto m) {
                 constexpr int M = decltype(m)::value;
                 tile<K, M>(x + i * stride, stride, w.in, k, panel, words, k == 0, y + i * BROAD + p, BROAD);
@@ -119,8 +121,10 @@ void with_way(const Matrix& w, const Crowd& of, Use use) {
         if (w.format == INT4 && coarse && !few) return use(Tiles<Double>{});
     }
     if constexpr (WHOLE) {
-        if (w.format == INT8) return many && coarse ? use(Tiles<Quadruple>{}) : use(Dots<Lines>{});
-        if (w.format == INT4 && few) return use(Dots<Groups>{});
+        if constexpr (BYTES)
+            if (w.format == INT8) return many && coarse ? use(Tiles<Quadruple>{}) : use(Dots<Lines>{});
+        if (w.format == INT8) return few ? use(Dots<Lines>{}) : use(Tiles<Couple>{});
+        if (w.format == INT4) return few ? use(Dots<Groups>{}) : use(Tiles<CoupleOfGroups>{});
     } else {
         if (w.format == INT8 && few) return use(Dots<Wide<Int8>>{});
         if (w.format == INT4 && few) return use(Dots<Group>{});
@@ -198,6 +202,8 @@ void product(const Matrix& w, const Crowd& of, const Input& x, Range mine, Desk&
                 else by_dots<K>(w, r, outputs, values, x.stride, some, slab, desk.y);
                 for (int64_t c = 0; c < some; c++) {
                     float* y = desk.y + c * slab;
+                    const float scale = K::scale(values + c * x.stride, w.in);
+                    for (int64_t j = 0; K::ENTERS && j < outputs; j++) y[j] *= scale;
                     if (w.format == INT8)
                         for (int64_t j = 0; j < outputs; j++) y[j] *= static_cast<const float*>(w.scale)[r + j];
                     for (int64_t j = 0; w.bias && j < outputs; j++) y[j] += w.bias[r + j];

@@ -1,8 +1,8 @@
 // Products of many rows of x with a panel of a matrix, in tiles of registers.
 //
-// A panel is 32 rows of the matrix, unpacked and turned: one word of 32 bits after the other, each of all 32 rows. A
-// word holds a column as float32, two as bfloat16 or four as whole numbers. A tile meets it with some rows of x, a word
-// of each at a time, which is the same for all lanes.
+// A panel is PANEL rows of the matrix, unpacked and turned: one word of 32 bits after the other, each of all those rows.
+// A word holds a column as float32, or two or four as smaller numbers. A tile meets it with some rows of x, a word of
+// each at a time, which is the same for all lanes.
 
 #pragma once
 
@@ -11,8 +11,13 @@
 namespace {
 
 constexpr int PANEL = 2 * LANES;  // outputs of a panel
-constexpr int64_t DEEP = 128;     // words of its depth: it fits the first-level cache with a few rows of x
-constexpr int TALL = 8;           // rows of x that a tile takes
+constexpr int64_t DEEP = 2048 / LANES;          // words of its depth: it fits the first-level cache with a few rows of x
+constexpr int TALL = REGISTERS == 32 ? 8 : 6;   // rows of x that a tile takes: its sums stay in registers
+
+struct Panel {
+    Words words[DEEP][2];       // LANES rows each
+    Floats scales[DEEP / 16][2];  // of INT4, a group after the other
+};
 
 INLINE Words spread(const void* from) { return read<uint32_t>(from) + Words{}; }
 
@@ -25,22 +30,41 @@ struct Floating {
     static INLINE Words words(Row row, int64_t k) { return (Words)F::load(row.values + k); }
 };
 
-struct FloatingGroups {  // half a group
+struct FloatingGroups {  // a part of a group
     using Row = RowOfGroups;
     static constexpr int STEP = LANES;
-    using Rest = RestOfGroups<2 * STEP>;
+    using Rest = RestOfGroups<32>;
+    static INLINE Words words(Row row, int64_t k) { return (Words)Group::load(row, k / 32 * 32).part[k % 32 / STEP]; }
+};
+
+struct TwosOfBytes {
+    using Row = ::Row<int8_t>;
+    static constexpr int STEP = 2 * LANES;
+    using Rest = RestOfRow<int8_t, STEP>;
+    static INLINE Words words(Row row, int64_t k) { return (Words)twos(row.values + k); }
+};
+
+struct TwosOfGroups {  // without their scale
+    using Row = RowOfGroups;
+    static constexpr int STEP = 2 * LANES;
+    using Rest = RestOfGroups<32>;
     static INLINE Words words(Row row, int64_t k) {
-        const auto value = Group::load(row, k / 32 * 32);
-        return (Words)(k % 32 ? value.high : value.low);
+        using Nibbles = uint8_t __attribute__((vector_size(16)));
+        const auto both = read<Nibbles>(row.nibbles + k / 32 * 16);
+        uint8_t codes[32];
+        write(codes, both & 15), write(codes + 16, both >> 4);
+        return (Words)(twos(codes + k % 32) - 8);
     }
 };
 
-// A kind of tile: what a word of x holds (COLUMNS), and in which pieces of so many words its sums are added to y.
+// A kind of tile: what a word of x holds (COLUMNS), and in which pieces of so many words its sums are added to y. SCALED
+// ones are a group long, and the panel has scales for them.
 
 struct Single : AsFloats {  // a float32
+    static constexpr bool SCALED = false;
     static constexpr int COLUMNS = 1, PIECE = DEEP;
     static INLINE Floats add(Floats sum, Words x, Words w) { return sum + (Floats)x * (Floats)w; }
-    static INLINE Floats floats(Sum sum, const X*, int64_t, int64_t) { return sum; }
+    static INLINE Floats floats(Sum sum, const X*, int64_t, int64_t, const Floats&) { return sum; }
     static float shift(const X*, int64_t) { return 0; }
     template <class Use>
     static void with_source(Format format, Use use) {
@@ -54,90 +78,39 @@ struct Single : AsFloats {  // a float32
     }
 };
 
-#if defined(__AVX512BF16__)
-struct BytesOfPairs : Pairs {
-    static INLINE Words words(Row row, int64_t k) { return (Words)load(row, k); }
-};
-
-struct PairsOfGroups : Group {
-    static INLINE Words words(Row row, int64_t k) {
-        const auto value = load(row, k);
-        return (Words)_mm512_cvtne2ps_pbh((__m512)value.high, (__m512)value.low);
-    }
-};
-
-struct Double : Pairs {  // two bfloat16
+struct Couple : Lines {  // two whole numbers of 16 bits
+    static constexpr bool SCALED = false;
     static constexpr int COLUMNS = 2, PIECE = DEEP;
-    static INLINE Floats add(Floats sum, Words x, Words w) { return dot(sum, (__m512bh)x, (__m512bh)w); }
-    static INLINE Floats floats(Sum sum, const X*, int64_t, int64_t) { return sum; }
+    static_assert(PIECE * COLUMNS <= CHUNK / LANES);  // a lane has all columns of a piece
+    static INLINE Ints add(Ints sum, Words x, Words w) { return dot(sum, (Twos)x, (Twos)w); }
+    static INLINE Floats floats(Ints sum, const X*, int64_t, int64_t, const Floats&) { return Lines::floats(sum); }
     static float shift(const X*, int64_t) { return 0; }
     template <class Use>
-    static void with_source(Format format, Use use) {
-        format == INT4 ? use(PairsOfGroups{}) : use(BytesOfPairs{});
+    static void with_source(Format, Use use) {
+        use(TwosOfBytes{});
     }
 };
-#else
-struct Double {};
-#endif
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-struct Fours {  // INT8 with 128 more, so that no number is negative
-    using Row = ::Row<int8_t>;
-    static constexpr int STEP = 4 * LANES;
-    using Rest = RestOfRow<int8_t, STEP>;
-    static INLINE Words words(Row row, int64_t k) { return read<Words>(row.values + k) ^ 0x80808080; }
-};
-
-// Four whole numbers of 8 bits. Each 128 columns of a row of x have a scale; these follow the numbers, and then comes
-// what the 128 too many of each weight add up to.
-struct Quadruple {
-    using X = int8_t;
-    using Sum = Ints;
-    static constexpr bool ENTERS = true;
-    static constexpr int COLUMNS = 4, PIECE = 32;
-    static constexpr int64_t GROUP = PIECE * COLUMNS;
-    static INLINE Ints add(Ints sum, Words x, Words w) {
-        return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
-    }
-    static int64_t groups(int64_t n) { return (n + GROUP - 1) / GROUP; }
-    static int64_t size(int64_t n) { return (groups(n) * (GROUP + 4) + 4 + 63) / 64 * 64; }
-    static INLINE Floats floats(Sum sum, const X* x, int64_t n, int64_t group) {
-        return __builtin_convertvector(sum, Floats) * read<float>(x + groups(n) * GROUP + group * 4);
-    }
-    static float shift(const X* x, int64_t n) { return read<float>(x + groups(n) * (GROUP + 4)); }
-    static void enter(const float* x, int64_t n, X* to) {
-        X* scales = to + groups(n) * GROUP;
-        float shift = 0;
-        for (int64_t k = 0; k < n; k += GROUP, scales += 4) {
-            const int64_t some = std::min(GROUP, n - k);
-            const float top = magnitude(x + k, some), inverse = top > 0 ? 127 / top : 0;
-            memset(to + k, 0, GROUP);
-            for (int64_t c = 0; c < some; c += LANES) round_to(to + k + c, x + k + c, inverse);
-            Ints total = {};
-            for (int64_t c = 0; c < GROUP; c += 64)
-                total = (Ints)_mm512_dpbusd_epi32((__m512i)total, _mm512_set1_epi8(1), read<__m512i>(to + k + c));
-            write(scales, top / 127);
-            shift += sum(__builtin_convertvector(total, Floats)) * (top / 127);
-        }
-        write(scales, -128 * shift);
+struct CoupleOfGroups : Couple {
+    static constexpr bool SCALED = true;
+    static constexpr int PIECE = 16;
+    static INLINE Floats floats(Ints sum, const X*, int64_t, int64_t, const Floats& scales) {
+        return Lines::floats(sum) * scales;
     }
     template <class Use>
     static void with_source(Format, Use use) {
-        use(Fours{});
+        use(TwosOfGroups{});
     }
 };
-#else
-struct Quadruple {};
-#endif
 
 struct Corner {  // where a panel begins in its matrix
     int64_t row, column;
 };
 
-// panel [words, PANEL] = columns [k, k + n) of w's rows from r on; past `outputs` the last of them again. What the next
-// panel will be made of is asked for: it comes while this one is used.
+// The panel of columns [k, k + n) of w's rows from r on; past `outputs` the last of them again. What the next panel will
+// be made of is asked for: it comes while this one is used.
 template <class Source>
-void turn(const Matrix& w, int64_t r, int64_t outputs, int64_t k, int64_t n, Corner next, Words* panel) {
+void turn(const Matrix& w, int64_t r, int64_t outputs, int64_t k, int64_t n, Corner next, Panel& panel) {
     using Row = typename Source::Row;
     for (int64_t c = 0; c < n; c += Source::STEP)
         for (int half = 0; half < 2; half++) {
@@ -155,13 +128,24 @@ void turn(const Matrix& w, int64_t r, int64_t outputs, int64_t k, int64_t n, Cor
             }
             transpose(words);
 #pragma GCC unroll 16
-            for (int i = 0; i < LANES; i++) panel[c / Source::STEP * PANEL + 2 * i + half] = words[i];
+            for (int i = 0; i < LANES; i++) panel.words[c / Source::STEP * LANES + i][half] = words[i];
+        }
+}
+
+// The scales of the same part of w, whose columns are in groups of 32.
+inline void turn_scales(const Matrix& w, int64_t r, int64_t outputs, int64_t k, int64_t n, Panel& panel) {
+    for (int64_t g = 0; g < n / 32; g++)
+        for (int half = 0; half < 2; half++) {
+            uint16_t each[LANES];
+            for (int i = 0; i < LANES; i++)
+                each[i] = RowOfGroups::of(w, r + std::min<int64_t>(half * LANES + i, outputs - 1)).scale[k / 32 + g];
+            panel.scales[g][half] = Float16::load(each);
         }
 }
 
 // y [M, PANEL], its rows `line` values apart, += x [M rows, words] · panel [words, PANEL]; x's column k comes first
 template <class K, int M>
-INLINE void tile(const typename K::X* x, int64_t stride, int64_t n, int64_t k, const Words* panel, int64_t words,
+INLINE void tile(const typename K::X* x, int64_t stride, int64_t n, int64_t k, const Panel& panel, int64_t words,
                  bool anew, float* y, int64_t line) {
     for (int64_t first = 0; first < words; first += K::PIECE) {
         typename K::Sum acc[M][2] = {};
@@ -170,8 +154,8 @@ INLINE void tile(const typename K::X* x, int64_t stride, int64_t n, int64_t k, c
 #pragma GCC unroll 8
             for (int row = 0; row < M; row++) {
                 const Words mine = spread(at + row * stride * sizeof *x);
-                acc[row][0] = K::add(acc[row][0], mine, panel[2 * i]);
-                acc[row][1] = K::add(acc[row][1], mine, panel[2 * i + 1]);
+                acc[row][0] = K::add(acc[row][0], mine, panel.words[i][0]);
+                acc[row][1] = K::add(acc[row][1], mine, panel.words[i][1]);
             }
 #pragma GCC unroll 8
         for (int row = 0; row < M; row++)
@@ -179,7 +163,8 @@ INLINE void tile(const typename K::X* x, int64_t stride, int64_t n, int64_t k, c
                 float* to = y + row * line + half * LANES;
                 const Floats before = anew && first == 0 ? K::shift(x + row * stride, n) + Floats{} : read<Floats>(to);
                 const int64_t group = (k / K::COLUMNS + first) / K::PIECE;
-                write(to, before + K::floats(acc[row][half], x + row * stride, n, group));
+                const Floats& scales = panel.scales[K::SCALED ? first / K::PIECE : 0][half];
+                write(to, before + K::floats(acc[row][half], x + row * stride, n, group, scales));
             }
     }
 }

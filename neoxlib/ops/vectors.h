@@ -1,6 +1,7 @@
-// Vectors of 16 floats, the number formats they are read from, and the few functions of them that a model needs.
+// Vectors of floats, the number formats they are read from, and the few functions of them that a model needs.
 //
-// GCC's vector types compile for any CPU; the few intrinsics say what GCC 12 would otherwise do one value at a time.
+// GCC's vector types compile for any CPU; the few intrinsics say what GCC 12 would otherwise do one value at a time. A
+// vector fills a register: of one that needs two, GCC keeps every step in memory.
 
 #pragma once
 
@@ -8,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <utility>
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -16,13 +17,19 @@
 
 namespace {
 
-constexpr int LANES = 16;
-using Floats = float __attribute__((vector_size(64)));
-using Ints = int32_t __attribute__((vector_size(64)));
-using Words = uint32_t __attribute__((vector_size(64)));
-using Shorts = uint16_t __attribute__((vector_size(32)));
-using Signed = int8_t __attribute__((vector_size(16)));
-using Bytes = uint8_t __attribute__((vector_size(16)));
+#if defined(__AVX512F__)
+constexpr int LANES = 16, REGISTERS = 32;
+#else
+constexpr int LANES = 8, REGISTERS = 16;
+#endif
+
+using Floats = float __attribute__((vector_size(4 * LANES)));
+using Ints = int32_t __attribute__((vector_size(4 * LANES)));
+using Words = uint32_t __attribute__((vector_size(4 * LANES)));
+using Shorts = uint16_t __attribute__((vector_size(2 * LANES)));
+using Signed = int8_t __attribute__((vector_size(LANES)));
+using Bytes = uint8_t __attribute__((vector_size(LANES)));
+using Numbers = std::make_integer_sequence<int, LANES>;  // of the lanes
 
 // Asks the second-level cache for what will be used soon.
 INLINE void soon(const void* from) { __builtin_prefetch(from, 0, 2); }
@@ -45,10 +52,51 @@ INLINE void write(void* to, V v) {
 INLINE Words widen(Shorts v) { return (Words)_mm512_cvtepu16_epi32((__m256i)v); }
 INLINE Words widen(Bytes v) { return (Words)_mm512_cvtepu8_epi32((__m128i)v); }
 INLINE Ints widen(Signed v) { return (Ints)_mm512_cvtepi8_epi32((__m128i)v); }
+#elif defined(__AVX2__)
+INLINE Words widen(Shorts v) { return (Words)_mm256_cvtepu16_epi32((__m128i)v); }
+INLINE Words widen(Bytes v) { return (Words)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)v)); }
+INLINE Ints widen(Signed v) { return (Ints)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)v)); }
 #else
 INLINE Words widen(Shorts v) { return __builtin_convertvector(v, Words); }
 INLINE Words widen(Bytes v) { return __builtin_convertvector(v, Words); }
 INLINE Ints widen(Signed v) { return __builtin_convertvector(v, Ints); }
+#endif
+
+// Two whole numbers of 16 bits a lane. `dot` adds the products of both to the lane's sum of 32 bits; `round_to` rounds
+// to the nearest, within the bounds of 16 bits.
+using Twos = int16_t __attribute__((vector_size(4 * LANES)));
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+constexpr bool WHOLE = true;  // this CPU multiplies whole numbers faster than floats
+INLINE Twos twos(const int8_t* from) { return (Twos)_mm512_cvtepi8_epi16(read<__m256i>(from)); }
+INLINE Twos twos(const uint8_t* from) { return (Twos)_mm512_cvtepu8_epi16(read<__m256i>(from)); }
+INLINE Ints dot(Ints sum, Twos x, Twos w) { return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)w); }
+INLINE void round_to(int16_t* to, Floats v) { write(to, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32((__m512)v))); }
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+constexpr bool WHOLE = true;
+INLINE Twos twos(const int8_t* from) { return (Twos)_mm256_cvtepi8_epi16(read<__m128i>(from)); }
+INLINE Twos twos(const uint8_t* from) { return (Twos)_mm256_cvtepu8_epi16(read<__m128i>(from)); }
+INLINE Ints dot(Ints sum, Twos x, Twos w) { return sum + (Ints)_mm256_madd_epi16((__m256i)x, (__m256i)w); }
+INLINE void round_to(int16_t* to, Floats v) {
+    const __m256i all = _mm256_cvtps_epi32((__m256)v);
+    write(to, _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+}
+#else
+constexpr bool WHOLE = false;
+template <class T>
+INLINE Twos twos(const T* from) {
+    Twos v;
+    for (int i = 0; i < 2 * LANES; i++) v[i] = from[i];
+    return v;
+}
+INLINE Ints dot(Ints sum, Twos x, Twos w) {
+    const auto odd = [](Twos v) { return (Ints)v >> 16; };
+    const auto even = [](Twos v) { return (Ints)((Words)v << 16) >> 16; };
+    return sum + even(x) * even(w) + odd(x) * odd(w);
+}
+INLINE void round_to(int16_t* to, Floats v) {
+    for (int i = 0; i < LANES; i++) to[i] = int16_t(std::nearbyint(std::fmin(std::fmax(v[i], -32768.0f), 32767.0f)));
+}
 #endif
 
 // ---- Formats: how LANES stored values become floats, and floats stored values -------------------------------------
@@ -78,8 +126,12 @@ struct Float16 {
     static INLINE Floats load(const uint16_t* from) { return (Floats)_mm512_cvtph_ps(read<__m256i>(from)); }
     static INLINE Floats spread(const uint16_t* one) { return (Floats)_mm512_cvtph_ps(_mm256_set1_epi16(*one)); }
     static INLINE void store(uint16_t* to, Floats v) { write(to, _mm512_cvtps_ph((__m512)v, 0)); }
+#elif defined(__AVX2__) && defined(__F16C__)
+    static INLINE Floats load(const uint16_t* from) { return (Floats)_mm256_cvtph_ps(read<__m128i>(from)); }
+    static INLINE Floats spread(const uint16_t* one) { return (Floats)_mm256_cvtph_ps(_mm_set1_epi16(*one)); }
+    static INLINE void store(uint16_t* to, Floats v) { write(to, _mm256_cvtps_ph((__m256)v, 0)); }
 #else
-    using Halves = _Float16 __attribute__((vector_size(32)));
+    using Halves = _Float16 __attribute__((vector_size(2 * LANES)));
     static INLINE Floats load(const uint16_t* from) { return __builtin_convertvector(read<Halves>(from), Floats); }
     static INLINE Floats spread(const uint16_t* one) { return float(read<_Float16>(one)) + Floats{}; }
     static INLINE void store(uint16_t* to, Floats v) { write(to, __builtin_convertvector(v, Halves)); }
@@ -114,34 +166,34 @@ void store(typename F::Type* to, const float* from, int64_t n) {
 
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-// Half as many vectors: fold(a, b) of each two neighbours.
-template <int COUNT, class Fold>
-INLINE void halve(Floats* v, Fold fold) {
-#pragma GCC unroll 8
-    for (int i = 0; 2 * i < COUNT; i++) v[i] = fold(v[2 * i], v[2 * i + 1 < COUNT ? 2 * i + 1 : 2 * i]);
+// The k-th of the lanes whose number does not have `bit`.
+constexpr int without(int bit, int k) { return (k & (bit - 1)) | (k & -bit) << 1; }
+
+// op(a, b), where `a` are the lanes without BIT, x's and then y's, and `b` are those with it.
+template <int BIT, class Op, int... I>
+INLINE Floats halves(Floats x, Floats y, Op op, std::integer_sequence<int, I...>) {
+    constexpr int HALF = LANES / 2;
+    return op(__builtin_shufflevector(x, y, (I / HALF * LANES + without(BIT, I % HALF))...),
+              __builtin_shufflevector(x, y, (I / HALF * LANES + without(BIT, I % HALF) + BIT)...));
 }
 
-// Lane i of the answer is the sum over all lanes of v[i], for up to 16 vectors, which are used up.
+// Lane i of the answer is v[i] folded by op, for up to LANES vectors, which are used up: its halves, then the halves of
+// that, down to one value.
+template <int COUNT, int BIT = LANES / 2, class Op>
+INLINE Floats fold(Floats* v, Op op) {
+#pragma GCC unroll 8
+    for (int i = 0; 2 * i < COUNT; i++)
+        v[i] = halves<BIT>(v[2 * i], v[2 * i + 1 < COUNT ? 2 * i + 1 : 2 * i], op, Numbers());
+    if constexpr (BIT > 1) return fold<(COUNT + 1) / 2, BIT / 2>(v, op);
+    else return v[0];
+}
+
+INLINE Floats plus(Floats a, Floats b) { return a + b; }
+
+// Lane i of the answer is the sum over all lanes of v[i], for up to LANES vectors, which are used up.
 template <int COUNT>
 INLINE Floats sums(Floats* v) {
-    constexpr int TWO = (COUNT + 1) / 2, FOUR = (TWO + 1) / 2, EIGHT = (FOUR + 1) / 2;
-    halve<COUNT>(v, [](Floats a, Floats b) {
-        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
-               __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    });
-    halve<TWO>(v, [](Floats a, Floats b) {
-        return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
-               __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-    });
-    halve<FOUR>(v, [](Floats a, Floats b) {
-        return __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29) +
-               __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
-    });
-    halve<EIGHT>(v, [](Floats a, Floats b) {
-        return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30) +
-               __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-    });
-    return v[0];
+    return fold<COUNT>(v, plus);
 }
 
 template <int STEP, int... I>
@@ -151,23 +203,18 @@ INLINE void exchange(Words& a, Words& b, std::integer_sequence<int, I...>) {
     a = low;
 }
 
-// 16 x 16 words, mirrored at the diagonal: first each four neighbours, then squares twice as wide, and so on.
+// LANES x LANES words, mirrored at the diagonal: first each four neighbours, then squares twice as wide, and so on.
 template <int STEP = 1>
 INLINE void transpose(Words* v) {
 #pragma GCC unroll 16
     for (int i = 0; i < LANES; i++)
-        if (!(i & STEP)) exchange<STEP>(v[i], v[i + STEP], std::make_integer_sequence<int, LANES>());
+        if (!(i & STEP)) exchange<STEP>(v[i], v[i + STEP], Numbers());
     if constexpr (2 * STEP < LANES) transpose<2 * STEP>(v);
 }
 
 INLINE float sum(Floats v) { return sums<1>(&v)[0]; }
 
-INLINE float largest(Floats v) {
-    v = larger(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-    v = larger(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-    v = larger(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-    return std::fmax(v[0], v[1]);
-}
+INLINE float largest(Floats v) { return fold<1>(&v, larger)[0]; }
 
 // e^x for x up to 88, as Cephes' expf: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. 0 below -87.
 INLINE Floats exponential(Floats x) {
