@@ -18,7 +18,7 @@ struct Groups : AsFloats {
     using Row = RowOfGroups;
     using Value = RowOfGroups;
     static constexpr bool ENTERS = true;
-    static constexpr int GROUP = 32, STEP = GROUP * LANES, SPAN = STEP + 2 * LANES;
+    static constexpr int GROUP = 32, STEP = GROUP * LANES, SPAN = STEP + 2 * LANES, BITS = 4;
     static constexpr float MOST = 32767;
     static_assert(GROUP == 4 * LANES, "the numbers of a group are two vectors of Twos");
     using Rest = RestOfGroups<STEP>;

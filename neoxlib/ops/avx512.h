@@ -16,7 +16,7 @@ struct Pairs : AsFloats {  // bfloat16 by bfloat16
     using Row = ::Row<uint16_t>;
     using Value = __m512bh;
     static constexpr bool ENTERS = true;
-    static constexpr int STEP = 32, SPAN = 32;
+    static constexpr int STEP = 32, SPAN = 32, BITS = 16;
     using Rest = RestOfRow<uint16_t, STEP>;
     static INLINE Value load(Row row, int64_t k) { return read<Value>(row.values + k); }
     static INLINE Value take(const X* x) { return read<Value>(x); }
@@ -70,7 +70,7 @@ struct Groups : AsFloats {
         Floats scale;  // a group's in all four lanes of its 128 bits
     };
     static constexpr bool ENTERS = true;
-    static constexpr int STEP = 128, SPAN = 320;
+    static constexpr int STEP = 128, SPAN = 320, BITS = 4;
     using Rest = RestOfGroups<STEP>;
 
     static INLINE Value load(Row row, int64_t k) {

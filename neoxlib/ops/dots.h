@@ -32,10 +32,16 @@ INLINE Floats once(const float* x) {
     return v;
 }
 
-// The same for what comes after `from`: rows read side by side are more than a CPU foresees at the edge of a page.
-INLINE void ahead(const void* from) { soon(static_cast<const char*>(from) + (2 << 10)); }
+// Asks for what comes after these bytes of a row: rows read side by side are more than a CPU foresees at the edge of a
+// page. Those without AVX-512 were slower for it but for rows of four bits (Zen 3).
+template <class K>
+INLINE void ahead(const void* from) {
+    if (REGISTERS < 32 && K::BITS > 4) return;
+#pragma GCC unroll 4
+    for (int at = 0; at < K::STEP * K::BITS / 8; at += 64) soon(static_cast<const char*>(from) + at + (2 << 10));
+}
 
-// A kind of dot product says how a row of a matrix is read, STEP columns at a time, and how these meet x, which has
+// A kind of dot product says how a row of a matrix is read, STEP columns of BITS each at a time, and how these meet x, which has
 // SPAN values for them. Its Rest copies the columns of a row from k on, fewer than STEP, and has zeros after them. Sums
 // hold CHUNK columns. Where x is not taken as the floats it is, `enter` makes `size(n)` values X of a row of it, and
 // what comes out is to be multiplied by their `scale`.
@@ -69,7 +75,7 @@ template <class F>
 struct Wide : AsFloats {  // any plain format, widened to float32
     using Row = ::Row<typename F::Type>;
     using Value = Floats;
-    static constexpr int STEP = LANES, SPAN = LANES;
+    static constexpr int STEP = LANES, SPAN = LANES, BITS = 8 * sizeof(typename F::Type);
     using Rest = RestOfRow<typename F::Type, STEP>;
     static INLINE Value load(Row row, int64_t k) { return F::load(row.values + k); }
     static INLINE Floats take(const X* x) { return once(x); }
@@ -102,7 +108,7 @@ struct RestOfGroups {
 
 struct Group : AsFloats {  // one group at a time, widened to float32
     using Row = RowOfGroups;
-    static constexpr int STEP = 32, SPAN = 32, PARTS = STEP / LANES;
+    static constexpr int STEP = 32, SPAN = 32, BITS = 4, PARTS = STEP / LANES;
     struct Value {
         Floats part[PARTS];
     };
@@ -150,7 +156,7 @@ struct Lines {
     using Row = ::Row<int8_t>;
     using Value = Twos;
     static constexpr bool ENTERS = true;
-    static constexpr int STEP = 2 * LANES, SPAN = STEP;
+    static constexpr int STEP = 2 * LANES, SPAN = STEP, BITS = 8;
     static constexpr int64_t CHUNK = 512 * LANES;  // a lane's sum of 512 such products: 32 bits hold it
     static constexpr float MOST = 32767;
     static_assert(int64_t(MOST) * 127 * (CHUNK / LANES) <= INT32_MAX);
@@ -176,7 +182,7 @@ INLINE void meet(const typename K::X* x, int64_t stride, const typename K::Row* 
     const auto add = [&](const typename K::X* x, const typename K::Row* w, int64_t k) __attribute__((always_inline)) {
         typename K::Value value[N];
 #pragma GCC unroll 4
-        for (int j = 0; j < N; j++) ahead(w[j].at(k)), value[j] = K::load(w[j], k);
+        for (int j = 0; j < N; j++) ahead<K>(w[j].at(k)), value[j] = K::load(w[j], k);
 #pragma GCC unroll 6
         for (int i = 0; i < M; i++) {
             const auto mine = K::take(x + i * stride);
