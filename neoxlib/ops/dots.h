@@ -116,8 +116,8 @@ struct Group : AsFloats {  // one group at a time, widened to float32
     static INLINE Value load(Row row, int64_t k) {
         const Floats scale = Float16::spread(row.scale + k / 32);
 #if defined(__AVX512F__)  // a table of 16 looks at the low four bits only
-        const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-        const auto value = [&](Words n) { return (Floats)_mm512_permutexvar_ps((__m512i)n, table) * scale; };
+        const Floats table = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+        const auto value = [&](Words n) { return (Floats)_mm512_permutexvar_ps((__m512i)n, (__m512)table) * scale; };
 #else
         const auto value = [&](Words n) { return __builtin_convertvector((Ints)(n & 15) - 8, Floats) * scale; };
 #endif

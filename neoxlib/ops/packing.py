@@ -49,9 +49,12 @@ def pack(bits: int, weight: Tensor, packed: Tensor, scale: Tensor) -> bool | Non
 @cache
 def _library() -> ctypes.CDLL | None:
     library = native.library("packing")
-    if library is not None:
-        library.packing_pack.argtypes = [c_int, c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p]
-        end = [c_void_p, c_int32, c_int64]
-        library.packing_convert.argtypes = [*end, *end, c_int64, c_int64]
-        library.packing_convert.restype = None
+    return None if library is None else _declare(library)
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    library.packing_pack.argtypes = [c_int, c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p]
+    end = [c_void_p, c_int32, c_int64]
+    library.packing_convert.argtypes = [*end, *end, c_int64, c_int64]
+    library.packing_convert.restype = None
     return library
