@@ -1,9 +1,12 @@
 """What the figures hang on: the processor, how fast it reads memory, and who else was using it."""
 
 import os
+import platform
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,16 @@ def machine() -> dict[str, Any]:
     """Processor, memory, versions; and when."""
     about = describe("cpu")
     keys = ("cpu", "cores", "memory_gb", "platform", "python", "torch", "transformers", "git")
-    return {key: about[key] for key in keys} | {"date": datetime.now(UTC).isoformat(timespec="seconds")}
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    return {key: about[key] for key in keys} | {"cpu": f"{about['cpu']} ({vectors()})", "date": when}
+
+
+def vectors() -> str:
+    """The widest instructions of this CPU that neoxlib has kernels for: its name alone does not say."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    known = {"avx512_bf16": "AVX-512 with bfloat16", "avx512_vnni": "AVX-512 with VNNI", "avx512f": "AVX-512",
+             "avx2": "AVX2", "asimd": "NEON"}  # fmt: skip
+    return next((name for flag, name in known.items() if re.search(rf"\b{flag}\b", text)), platform.machine())
 
 
 def read_bandwidth(threads: int, repeats: int = 7) -> float:

@@ -63,6 +63,7 @@ class Case:
 
 CASES = (Case(1, 128, 64, 9), Case(1, 1024, 32, 3), Case(8, 128, 32, 3), Case(32, 128, 16, 3))
 WARM_UP = {"batch": 1, "prompt": 128, "tokens": 4}
+SLOW = 60  # seconds: who takes longer for a turn has only one
 
 
 class Bench:
@@ -89,7 +90,7 @@ class Bench:
         self.bandwidths.append(read_bandwidth(self.threads))
 
     def _turn(self, contender: Contender, case: Case, number: int) -> None:
-        if contender.options.get("ranks") and case.batch > 1:
+        if (contender.options.get("ranks") and case.batch > 1) or self._slow(contender, case):
             return
         self.others.wait()
         answer = self._ask(contender, asdict(case), case.key)
@@ -103,6 +104,11 @@ class Bench:
         })  # fmt: skip
         line = f"first {steps[0]:.1f} ms, next {table.median(steps[1:]):.2f} ms"
         print(f"{contender.key}, {case.key}: {line}, as the reference: {same} of {case.tokens}", flush=True)
+
+    def _slow(self, contender: Contender, case: Case) -> bool:
+        who = (contender.name, contender.precision, case.key)
+        turns = [r for r in self.records if (r["name"], r["precision"], r["case"]) == who]
+        return any(sum(turn["steps_ms"]) > 1e3 * SLOW for turn in turns)
 
     def _ask(self, contender: Contender, case: dict[str, int], what: str) -> dict[str, Any] | None:
         prompts = synthetic.prompts(case, self.shape.vocab)
@@ -138,7 +144,9 @@ def main() -> None:
     asked = _arguments()
     shape = synthetic.shape_of(asked.shape)
     contenders = [c for c in CONTENDERS if all(word in c.key for word in asked.only)]
-    cases = [Case(c.batch, c.prompt, asked.tokens or c.tokens, asked.rounds or c.rounds) for c in CASES]
+    rounds = asked.rounds or [case.rounds for case in CASES]
+    rounds = rounds * len(CASES) if len(rounds) == 1 else rounds
+    cases = [Case(c.batch, c.prompt, asked.tokens or c.tokens, n) for c, n in zip(CASES, rounds, strict=True)]
     cases = [case for case in cases if case.key in asked.cases] if asked.cases else cases
     model_dir = asked.models / shape.name
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
@@ -166,7 +174,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--only", action="append", default=[], help="contenders with this in their name; repeatable")
     parser.add_argument("--cases", nargs="*", help="of these: " + ", ".join(case.key for case in CASES))
-    parser.add_argument("--rounds", type=int, help="instead of each case's own number")
+    parser.add_argument("--rounds", type=int, nargs="+", help="instead of each case's own number: one, or one for each")
     parser.add_argument("--tokens", type=int, help="new tokens, instead of each case's own number")
     parser.add_argument("--keep", action="store_true", help="keep the models for the next time")
     parser.add_argument("--models", type=Path, default=OUT / "models", help="folder for them")

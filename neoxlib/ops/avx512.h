@@ -29,10 +29,12 @@ struct Pairs : AsFloats {  // bfloat16 by bfloat16
 };
 
 struct BytesOfPairs : Pairs {
+    static constexpr bool BY_ROWS = false;
     static INLINE Words words(Row row, int64_t k) { return (Words)load(row, k); }
 };
 
 struct PairsOfGroups : Group {
+    static constexpr bool BY_ROWS = false;
     static INLINE Words words(Row row, int64_t k) {
         const auto value = load(row, k);
         return (Words)_mm512_cvtne2ps_pbh((__m512)value.part[1], (__m512)value.part[0]);
@@ -120,6 +122,7 @@ INLINE void round_to(int8_t* to, Floats v) { write(to, _mm512_cvtsepi32_epi8(_mm
 
 struct Fours {  // INT8 with 128 more, so that no number is negative
     using Row = ::Row<int8_t>;
+    static constexpr bool BY_ROWS = false;
     static constexpr int STEP = 4 * LANES;
     using Rest = RestOfRow<int8_t, STEP>;
     static INLINE Words words(Row row, int64_t k) { return read<Words>(row.values + k) ^ 0x80808080; }

@@ -15,8 +15,9 @@
 namespace {
 
 constexpr int WIDE = REGISTERS / 8;  // rows of x that meet a few of the matrix at a time
-constexpr int64_t FEW = 16;       // rows that weights of four bits meet as they are stored
-constexpr int64_t SOME = 22;      // rows from which weights of 32 bits are turned into panels
+constexpr int64_t FEW = 16;       // rows that weights meet as they are stored, and not as panels
+constexpr int64_t FEW_4 = REGISTERS == 32 ? 16 : 9;  // the same for weights of 4 bits
+constexpr int64_t SOME = REGISTERS == 32 ? 22 : 28;  // rows from which weights of 32 bits are turned into panels
 constexpr int64_t MANY = 64;      // the same for any weights
 constexpr int64_t SLAB = 64;      // outputs that a few rows meet at a time, at most: they stay in a cache meanwhile
 constexpr int64_t LONG = 512;     // the same for WIDE rows, which meet each output once
@@ -114,7 +115,8 @@ struct Crowd {
 // Calls use(way) with the way in which so many rows of x meet w.
 template <class Use>
 void with_way(const Matrix& w, const Crowd& of, Use use) {
-    [[maybe_unused]] const bool few = of.rows <= FEW, many = of.rows >= MANY, coarse = of.rows >= of.coarse_from;
+    [[maybe_unused]] const bool few = of.rows <= (w.format == INT4 ? FEW_4 : FEW), many = of.rows >= MANY;
+    [[maybe_unused]] const bool coarse = of.rows >= of.coarse_from;
     if (w.format == FLOAT32) return of.rows < SOME ? use(Dots<Wide<Float32>>{}) : use(Tiles<Single>{});
     if constexpr (HALF) {
         if (w.format == BFLOAT16 && coarse) return many ? use(Tiles<Double>{}) : use(Dots<Pairs>{});
