@@ -18,11 +18,12 @@ from benchmarks.outside import ROOT, each, end_well, forget, job, parser, rememb
 STATES = {"cold": forget, "warm": remember}
 STORED, WIDE = "float16", "float32"  # the files' dtype; what is loaded as it is stored, and widened
 SETTLE = 4  # seconds: a virtual machine gives freed memory back, and whoever uses it next pays for that
+DISK = "cp, on the disk"
 # What each piece of work is measured against, round by round, and by which time.
 AGAINST = {
-    "cp, on the disk": ("cp", "own_s"), "shard, 1 rank": ("cp", "own_s"), "shard, 4 ranks": ("cp", "own_s"),
-    f"load, {WIDE}": (f"from_pretrained, {WIDE}", "ready_s"),
-    f"load, {STORED}": (f"from_pretrained, {STORED}", "ready_s"),
+    DISK: (("cp",), "own_s"), "shard, 1 rank": ((DISK, "cp"), "own_s"), "shard, 4 ranks": ((DISK, "cp"), "own_s"),
+    f"load, {WIDE}": ((f"from_pretrained, {WIDE}",), "ready_s"),
+    f"load, {STORED}": ((f"from_pretrained, {STORED}",), "ready_s"),
 }  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def measure(src: Path, dst: Path, state: str, threads: int, rounds: int) -> dict
     common, copy = {"model_dir": str(src), "threads": threads}, f"cp -r {src} {dst}"
     work = {
         "cp": lambda: run(["sh", "-c", copy]),
-        "cp, on the disk": lambda: run(["sh", "-c", f"{copy} && sync {dst}/*"]),
+        DISK: lambda: run(["sh", "-c", f"{copy} && sync {dst}/*"]),
         "shard, 1 rank": lambda: job("shard", src=str(src), dst=str(dst), world_size=1),
         "shard, 4 ranks": lambda: job("shard", src=str(src), dst=str(dst), world_size=4),
         f"from_pretrained, {WIDE}": lambda: job("from_pretrained", **common, dtype=WIDE),
@@ -53,11 +54,14 @@ def measure(src: Path, dst: Path, state: str, threads: int, rounds: int) -> dict
     return results
 
 
-def ratios(results: dict[str, list[dict[str, Any]]]) -> dict[str, list[float]]:
-    """How many times as fast as what it is measured against each piece of work was, round by round."""
+def ratios(results: dict[str, list[dict[str, Any]]]) -> dict[str, list[list[float]]]:
+    """How many times as fast as each of what it is measured against every piece of work was, round by round."""
     return {
-        name: [theirs[key] / ours[key] for ours, theirs in zip(results[name], results[peer], strict=True)]
-        for name, (peer, key) in AGAINST.items()
+        name: [
+            [theirs[key] / ours[key] for ours, theirs in zip(results[name], results[peer], strict=True)]
+            for peer in peers
+        ]
+        for name, (peers, key) in AGAINST.items()
     }
 
 
@@ -71,20 +75,22 @@ def markdown(result: dict[str, Any]) -> str:
         f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory: medians of "
         f"{rounds} rounds, the files ({STORED}) out of the page cache (cold) or in it (warm); × is how many times as "
         "fast as its peer, with the span of the rounds. `shard` returns when its files are on the disk, with their "
-        "sha256 taken; `cp` before that. Loads are timed to a first token, when every weight was read. Peak memory is "
+        "sha256 taken; `cp` while they are in memory, unless `sync` follows (on the disk). Loads are timed to a first "
+        "token, when every weight was read. Peak memory is "
         "the part that is no file's. "
         f"{load_average(result['others'])}",
         "", _line(["", "beside", *head, f"peak, GB, of {peaks}"]), _line(["---"] * 2 + ["---:"] * (len(head) + 1)),
     ]  # fmt: skip
     for name in runs[0]["results"]:
         cells = [_cell(run["results"][name], run["ratios"].get(name)) for run in runs]
-        lines.append(_line([name, AGAINST.get(name, ("",))[0], *cells, _peaks(name, sizes, runs)]))
+        lines.append(_line([name, "; ".join(AGAINST.get(name, ((),))[0]), *cells, _peaks(name, sizes, runs)]))
     return "\n".join(lines) + "\n"
 
 
-def _cell(found: Sequence[dict[str, Any]], faster: Sequence[float] | None) -> str:
-    words = f"{median(one.get('ready_s', one['own_s']) for one in found):.2f} s"
-    return f"{words}; {median(faster):.2f}× ({min(faster):.2f}–{max(faster):.2f})" if faster else words
+def _cell(found: Sequence[dict[str, Any]], faster: Sequence[Sequence[float]] | None) -> str:
+    words = [f"{median(one.get('ready_s', one['own_s']) for one in found):.2f} s"]
+    words += [f"{median(times):.2f}× ({min(times):.2f}–{max(times):.2f})" for times in faster or ()]
+    return "; ".join(words)
 
 
 def _peaks(name: str, sizes: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:

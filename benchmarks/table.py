@@ -1,5 +1,6 @@
 """From single measurements to the table, the comparison with the best peer, the picture, and the README's copy."""
 
+import json
 import re
 import shutil
 import sys
@@ -149,9 +150,11 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> str:
     lines = [head, ["---"] * 2 + ["---:"] * len(cases)]
     for ours in dict.fromkeys(key[:2] for key in found):
         lines.append([*ours, *(_ratio(found.get((*ours, *place))) for place in cases)])
+    rounds = {case: max(len(f["times"]) for key, f in found.items() if key[2] == case) for case, _ in cases}
     about = (
         "neoxlib beside the fastest peer, for rows x tokens of prompt: how many times as fast, the median of the "
-        "rounds (their span), and neoxlib's own median in ms."
+        "rounds (their span), and neoxlib's own median in ms. "
+        f"Rounds: {', '.join(f'{n} of {case}' for case, n in rounds.items())}."
     )
     return about + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -199,22 +202,38 @@ def into_readme(readme: str, name: str, report: str) -> str:
     return pattern.sub(lambda _: f"{start}\n\n{report.strip()}\n\n{end}", readme)
 
 
+def slug(cpu: str) -> str:
+    """The instructions in a CPU's name, as a part of a file's name: kernels differ by them, and so do tables."""
+    return re.sub(r"[^a-z0-9]+", "-", cpu.partition("(")[2].lower()).strip("-")
+
+
+def reports(outputs: Path) -> dict[str, str]:
+    """Name in the README -> text, of all that was measured here."""
+    files = {"bench-load": "bench/load.md", "bench-20b": "bench/big.md", "bench-exam": "bench/exam.md",
+             "quality": "quality.md"}  # fmt: skip
+    found = {name: outputs / file for name, file in files.items() if (outputs / file).exists()}
+    texts = {name: path.read_text(encoding="utf-8") for name, path in found.items()}
+    peers = outputs / "bench" / "peers.json"
+    if peers.exists():
+        result = json.loads(peers.read_text())
+        kind = slug(result["machine"]["cpu"])
+        shutil.copy(peers.with_suffix(".svg"), Path(__file__).with_name(f"peers-{kind}.svg"))
+        picture = f"![The next token of one row, by library and precision](benchmarks/peers-{kind}.svg)"
+        texts[f"bench-peers-{kind}"] = f"{picture}\n\n{markdown(result)}"
+    return texts
+
+
 def main() -> None:
     """Copy what was measured into the README, and the picture beside this file; what was not measured here stays."""
-    here = Path(__file__).parent
-    readme, outputs = here.parent / "README.md", here.parent / "outputs"
-    files = {"bench-peers": "bench/peers.md", "bench-load": "bench/load.md", "bench-20b": "bench/big.md",
-             "bench-exam": "bench/exam.md", "quality": "quality.md"}
-    found = {name: outputs / file for name, file in files.items() if (outputs / file).exists()}
-    if not found:
-        sys.exit(f"{outputs} holds none of {', '.join(files.values())}: run `make {'`, `make '.join(files)}` first")
+    root = Path(__file__).parents[1]
+    readme, texts = root / "README.md", reports(root / "outputs")
+    if not texts:
+        sys.exit("outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam or quality first")
     text = readme.read_text(encoding="utf-8")
-    for name, path in found.items():
-        text = into_readme(text, name, path.read_text(encoding="utf-8"))
+    for name, report in texts.items():
+        text = into_readme(text, name, report)
     readme.write_text(text, encoding="utf-8")
-    if "bench-peers" in found:
-        shutil.copy(outputs / "bench" / "peers.svg", here / "peers.svg")
-    print(f"README.md now has {', '.join(found)}")
+    print(f"README.md now has {', '.join(texts)}")
 
 
 if __name__ == "__main__":

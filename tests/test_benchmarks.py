@@ -131,6 +131,11 @@ def test_each_precision_is_a_line_and_each_case_and_measure_a_column():
     assert "| bf16 | neoxlib | – | – | 0.80 × b<br>(0.80–0.80)<br>5.0 ms | 1.50 × b<br>(1.50–1.50)<br>2.0 ms |" in text
 
 
+def test_each_kind_of_instructions_has_a_table_of_its_own():
+    assert table.slug("AMD EPYC (AVX2)") == "avx2"
+    assert table.slug("some (AVX-512 with bfloat16)") == "avx-512-with-bfloat16"
+
+
 def test_a_contender_that_fails_is_a_row_with_its_reason():
     failure = {"name": "a", "precision": "bf16", "case": "load and warm-up", "reason": "RuntimeError: no bfloat16"}
     text = table.markdown(result(record("neoxlib", "1 x 128", [100, 4, 4]), failures=(failure,)))
@@ -223,14 +228,14 @@ def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_ro
         runs[f"from_pretrained, {dtype}"] = [figures | {"own_s": 0.1, "ready_s": 3.0}] * 3
         runs[f"load, {dtype}"] = [figures | {"own_s": 0.5, "ready_s": ours}] * 3
     found = load.ratios(runs)
-    assert found["shard, 1 rank"] == [2.0, 4.0, 1.5] and found["load, float32"] == [3.0] * 3
+    assert found["shard, 1 rank"] == [[4.0, 4.0, 2.0], [2.0, 4.0, 1.5]] and found["load, float32"] == [[3.0] * 3]
     warm = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs, "ratios": found}
     larger = [one | {"own_gb": 0.7} for one in runs["load, float16"]]
     other = warm | {"bytes": 8 * 10**9, "state": "cold", "results": runs | {"load, float16": larger}}
     text = load.markdown(result() | {"runs": [warm, other]})
     assert "|  | beside | 4.0 GB, warm | 8.0 GB, cold | peak, GB, of 4.0 GB, 8.0 GB |" in text
     assert "| cp |  | 3.00 s | 3.00 s | 0.10, 0.10 |" in text and "medians of 3 rounds" in text
-    shards = "1.00 s; 2.00× (1.50–4.00)"
-    assert f"| shard, 1 rank | cp | {shards} | {shards} | 0.10, 0.10 |" in text
+    shards = "1.00 s; 4.00× (2.00–4.00); 2.00× (1.50–4.00)"
+    assert f"| shard, 1 rank | cp, on the disk; cp | {shards} | {shards} | 0.10, 0.10 |" in text
     loads = "2.00 s; 1.50× (1.50–1.50)"
     assert f"| load, float16 | from_pretrained, float16 | {loads} | {loads} | 0.50, 0.70 |" in text

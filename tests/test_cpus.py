@@ -5,6 +5,7 @@ Those that this CPU has run as they are; AVX-512 is computed a number at a time 
 
 import ctypes
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,13 @@ def test_packing_has_the_bits_of_the_plain_form(libraries, quant, dtype, monkeyp
     monkeypatch.setattr(packing, "_library", lambda: packing._declare(libraries["packing"]))
     for name, values in scheme.pack(weight).items():
         assert torch.equal(values, plain[name]), name
+
+
+@pytest.mark.parametrize("name", ["kernels", "packing", "sums"])
+def test_it_compiles_for_the_cpus_that_npus_come_with(name):
+    """Most Ascend hosts are aarch64. No such CPU is needed, only the compiler (Debian: g++-aarch64-linux-gnu)."""
+    compiler = shutil.which("aarch64-linux-gnu-g++")
+    if not compiler:
+        pytest.skip("no aarch64-linux-gnu-g++ on this machine")
+    common = [flag for flag in native.FLAGS if flag != native.TUNE]
+    native._run([compiler, "-fsyntax-only", "-mcpu=tsv110", *common, str(native.SOURCES / f"{name}.cpp")])

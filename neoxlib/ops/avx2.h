@@ -20,7 +20,6 @@ struct Groups : AsFloats {
     static constexpr bool ENTERS = true;
     static constexpr int GROUP = 32, STEP = GROUP * LANES, SPAN = STEP + 2 * LANES, BITS = 4;
     static constexpr float MOST = 32767;
-    static_assert(GROUP == 4 * LANES, "the numbers of a group are two vectors of Twos");
     using Rest = RestOfGroups<STEP>;
 
     static INLINE Value load(Row row, int64_t k) { return {row.nibbles + k / 2, row.scale + k / GROUP}; }
@@ -32,8 +31,12 @@ struct Groups : AsFloats {
         sum += scales * read<Floats>(x + STEP);
 #pragma GCC unroll 8
         for (int g = 0; g < LANES; g++, x += GROUP) {
-            const Twos both = twos(w.nibbles + g * GROUP / 2), low = both & 15, high = both >> 4;
-            const Ints products = dot(dot(Ints{}, read<Twos>(x), low), read<Twos>(x + GROUP / 2), high);
+            Ints products = {};
+            for (int c = 0; c < GROUP / 2; c += 2 * LANES) {
+                const Twos both = twos(w.nibbles + g * GROUP / 2 + c);
+                products = dot(products, read<Twos>(x + c), both & 15);
+                products = dot(products, read<Twos>(x + GROUP / 2 + c), both >> 4);
+            }
             sum += __builtin_convertvector(products, Floats) * each[g];
         }
         return sum;

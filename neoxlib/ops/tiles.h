@@ -84,7 +84,7 @@ struct Single : AsFloats {  // a float32
 
 struct Couple : Lines {  // two whole numbers of 16 bits
     static constexpr bool SCALED = false;
-    static constexpr int COLUMNS = 2, PIECE = DEEP;
+    static constexpr int COLUMNS = 2, PIECE = std::min<int64_t>(DEEP, 256);
     static_assert(PIECE * COLUMNS <= CHUNK / LANES);  // a lane has all columns of a piece
     static INLINE Ints add(Ints sum, Words x, Words w) { return dot(sum, (Twos)x, (Twos)w); }
     static INLINE Floats floats(Ints sum, const X*, int64_t, int64_t, const Floats&) { return Lines::floats(sum); }

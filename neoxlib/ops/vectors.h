@@ -11,6 +11,8 @@
 #include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define INLINE inline __attribute__((always_inline))
@@ -19,6 +21,8 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, REGISTERS = 32;
+#elif defined(__aarch64__)
+constexpr int LANES = 4, REGISTERS = 32;
 #else
 constexpr int LANES = 8, REGISTERS = 16;
 #endif
@@ -56,6 +60,10 @@ INLINE Ints widen(Signed v) { return (Ints)_mm512_cvtepi8_epi32((__m128i)v); }
 INLINE Words widen(Shorts v) { return (Words)_mm256_cvtepu16_epi32((__m128i)v); }
 INLINE Words widen(Bytes v) { return (Words)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)v)); }
 INLINE Ints widen(Signed v) { return (Ints)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)v)); }
+#elif defined(__aarch64__)
+INLINE Words widen(Shorts v) { return (Words)vmovl_u16((uint16x4_t)v); }
+INLINE Words widen(Bytes v) { return (Words)vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(read<uint32_t>(&v))))); }
+INLINE Ints widen(Signed v) { return (Ints)vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(read<uint32_t>(&v))))); }
 #else
 INLINE Words widen(Shorts v) { return __builtin_convertvector(v, Words); }
 INLINE Words widen(Bytes v) { return __builtin_convertvector(v, Words); }
@@ -130,6 +138,10 @@ struct Float16 {
     static INLINE Floats load(const uint16_t* from) { return (Floats)_mm256_cvtph_ps(read<__m128i>(from)); }
     static INLINE Floats spread(const uint16_t* one) { return (Floats)_mm256_cvtph_ps(_mm_set1_epi16(*one)); }
     static INLINE void store(uint16_t* to, Floats v) { write(to, _mm256_cvtps_ph((__m256)v, 0)); }
+#elif defined(__aarch64__)
+    static INLINE Floats load(const uint16_t* from) { return (Floats)vcvt_f32_f16((float16x4_t)read<Shorts>(from)); }
+    static INLINE Floats spread(const uint16_t* one) { return (Floats)vcvt_f32_f16((float16x4_t)(*one + Shorts{})); }
+    static INLINE void store(uint16_t* to, Floats v) { write(to, (Shorts)vcvt_f16_f32((float32x4_t)v)); }
 #else
     using Halves = _Float16 __attribute__((vector_size(2 * LANES)));
     static INLINE Floats load(const uint16_t* from) { return __builtin_convertvector(read<Halves>(from), Floats); }
