@@ -4,15 +4,14 @@ import os
 import platform
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
 from neoxlib.environment import describe
+from neoxlib.peaks import reading
 
 BUFFER = 1 << 30
 
@@ -33,16 +32,9 @@ def vectors() -> str:
     return next((name for flag, name in known.items() if re.search(rf"\b{flag}\b", text)), platform.machine())
 
 
-def read_bandwidth(threads: int, repeats: int = 7) -> float:
-    """GB/s at which `threads` together read a gigabyte that fits no cache: the best of `repeats` sums."""
-    parts = np.array_split(np.ones(BUFFER // 8, np.int64), threads)
-    with ThreadPoolExecutor(threads) as pool:
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            list(pool.map(np.bitwise_or.reduce, parts))
-            times.append(time.perf_counter() - start)
-    return BUFFER / min(times) / 1e9
+def read_bandwidth(threads: int) -> float:
+    """GB/s at which `threads` together read a gigabyte, which fits no cache."""
+    return reading(BUFFER, threads)
 
 
 class Others:

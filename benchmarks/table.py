@@ -109,7 +109,8 @@ def _setting(result: dict[str, Any]) -> str:
         f"{shape['heads']} heads, vocabulary {shape['vocab']}, {shape['parameters'] / 1e6:.0f} M parameters. "
         f"{', '.join(versions)}; torch {m['torch']}. Memory is read at {min(bandwidth):.0f} to {max(bandwidth):.0f} "
         "GB/s, as measured before the first precision and after each; MBU, the share of that which reading the weights "
-        "alone makes up, is of the larger figure next to a precision. "
+        "alone makes up, is of the larger figure next to a precision (over 100 % where the loop that measures it does "
+        "not reach what memory gives). "
         f"{load_average(result['others'])}"
     )
 

@@ -114,7 +114,7 @@ def test_packing_has_the_bits_of_the_plain_form(libraries, quant, dtype, monkeyp
         assert torch.equal(values, plain[name]), name
 
 
-@pytest.mark.parametrize("name", ["kernels", "packing", "sums"])
+@pytest.mark.parametrize("name", ["kernels", "packing", "reading", "sums"])
 def test_it_compiles_for_the_cpus_that_npus_come_with(name):
     """Most Ascend hosts are aarch64. No such CPU is needed, only the compiler (Debian: g++-aarch64-linux-gnu)."""
     compiler = shutil.which("aarch64-linux-gnu-g++")

@@ -1,7 +1,9 @@
 """Peaks: measured on all ranks, or given; never a figure that cannot be."""
 
+from ctypes import c_int64, c_void_p
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from neoxlib import parameters, peaks
 from neoxlib.chips import CHIPS
 from neoxlib.errors import SettingsError
 from neoxlib.model import GPTNeoX
+from neoxlib.ops import native
 from tests.ranks import on_ranks
 from tests.test_roofline import CONFIG
 
@@ -39,6 +42,18 @@ def test_peaks_are_measured_and_say_so(quick):
     found = peaks.peaks(session())
     assert found.gb_s > 0 and found.tflops > 0 and found.shared and found.own is None
     assert found.table["source"].str.startswith("measured now, 1 rank at once").all()
+
+
+@pytest.mark.parametrize("kilobytes", [1, 7, 64])
+def test_reading_leaves_no_byte_out(kilobytes: int):
+    library = native.library("reading")
+    if library is None:
+        pytest.skip(native.why_not("reading"))
+    for at in (0, 255, 256, 700, 1024 * kilobytes - 1):
+        data = np.zeros(1024 * kilobytes, np.uint8)
+        assert library.reading_through(data.ctypes.data_as(c_void_p), c_int64(data.nbytes)) == 0
+        data[at] = 1
+        assert library.reading_through(data.ctypes.data_as(c_void_p), c_int64(data.nbytes)) != 0
 
 
 def test_what_ranks_reach_is_added_up(quick, monkeypatch):

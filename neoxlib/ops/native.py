@@ -30,6 +30,7 @@ COMPILERS = ("g++", "clang++")
 LOST = {
     "kernels": "the model runs on PyTorch's own operators, which is slower",
     "packing": "weights are converted and packed by PyTorch, which is slower",
+    "reading": "the speed of memory is measured by NumPy, which reads it slower",
     "sums": "the ranks meet over gloo, which is slower",
 }
 
