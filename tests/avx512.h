@@ -69,7 +69,8 @@ __m512i dot(__m512i sum, __m512i a, __m512i b) {
 inline __m512 dot_brains(__m512 sum, __m512bh a, __m512bh b) {
     return lanes<__m512, float>([&](size_t i) {
         float total = lane<float>(sum, i);
-        for (size_t c = 2 * i; c < 2 * i + 2; c++) total += widened(lane<uint16_t>(a, c)) * widened(lane<uint16_t>(b, c));
+        for (size_t c = 2 * i; c < 2 * i + 2; c++)
+            total += widened(lane<uint16_t>(a, c)) * widened(lane<uint16_t>(b, c));
         return total;
     });
 }

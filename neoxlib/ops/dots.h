@@ -41,10 +41,10 @@ INLINE void ahead(const void* from) {
     for (int at = 0; at < K::STEP * K::BITS / 8; at += 64) soon(static_cast<const char*>(from) + at + (2 << 10));
 }
 
-// A kind of dot product says how a row of a matrix is read, STEP columns of BITS each at a time, and how these meet x, which has
-// SPAN values for them. Its Rest copies the columns of a row from k on, fewer than STEP, and has zeros after them. Sums
-// hold CHUNK columns. Where x is not taken as the floats it is, `enter` makes `size(n)` values X of a row of it, and
-// what comes out is to be multiplied by their `scale`.
+// A kind of dot product says how a row of a matrix is read, STEP columns of BITS each at a time, and how these meet x,
+// which has SPAN values for them. Its Rest copies the columns of a row from k on, fewer than STEP, and has zeros after
+// them. Sums hold CHUNK columns. Where x is not taken as the floats it is, `enter` makes `size(n)` values X of a row of
+// it, and what comes out is to be multiplied by their `scale`.
 
 template <class T>
 struct Row {

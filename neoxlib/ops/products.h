@@ -15,15 +15,15 @@
 namespace {
 
 constexpr bool LARGE = REGISTERS == 32;
-constexpr int WIDE = REGISTERS / 8;          // rows of x that meet a few of the matrix at a time
-constexpr int64_t FEW = 16;                  // rows that weights meet as they are stored
-constexpr int64_t FEW_4 = LARGE ? 16 : 9;    // the same for weights of four bits
-constexpr int64_t SOME = LARGE ? 22 : 28;    // rows from which weights of 32 bits are turned into panels
-constexpr int64_t MANY = 64;                 // the same for any weights
-constexpr int64_t SLAB = 64;                 // outputs that a few rows meet at a time, at most: they stay in a cache meanwhile
-constexpr int64_t LONG = 512;                // the same for WIDE rows, which meet each output once
-constexpr int64_t BROAD = 128;               // the same for panels: each in turn meets the same columns of x, still in a cache
-constexpr int64_t BLOCK = 256;               // rows that a panel meets before the next one
+constexpr int WIDE = REGISTERS / 8;        // rows of x that meet a few of the matrix at a time
+constexpr int64_t FEW = 16;                // rows that weights meet as they are stored
+constexpr int64_t FEW_4 = LARGE ? 16 : 9;  // the same for weights of four bits
+constexpr int64_t SOME = LARGE ? 22 : 28;  // rows from which weights of 32 bits are turned into panels
+constexpr int64_t MANY = 64;               // the same for any weights
+constexpr int64_t SLAB = 64;               // outputs that a few rows meet at a time: they stay in a cache meanwhile
+constexpr int64_t LONG = 512;              // the same for WIDE rows, which meet each output once
+constexpr int64_t BROAD = 128;             // the same for panels: each meets the same columns of x, still in a cache
+constexpr int64_t BLOCK = 256;             // rows that a panel meets before the next one
 
 static_assert(MANY * SLAB <= BLOCK * BROAD && WIDE * LONG <= BLOCK * BROAD);
 

@@ -9,7 +9,8 @@ extern "C" uint32_t reading_through(const char* from, int64_t n) {
 #pragma GCC unroll 4
         for (int place = 0; place < 4; place++)
 #pragma GCC unroll 4
-            for (int64_t at = i; at < i + 64; at += sizeof(Words)) seen[place] |= read<Words>(from + place * (n / 4) + at);
+            for (int64_t at = i; at < i + 64; at += sizeof(Words))
+                seen[place] |= read<Words>(from + place * (n / 4) + at);
     const Words all = seen[0] | seen[1] | seen[2] | seen[3];
     uint32_t any = 0;
     for (int i = 0; i < LANES; i++) any |= all[i];

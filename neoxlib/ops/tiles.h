@@ -1,8 +1,8 @@
 // Products of many rows of x with a panel of a matrix, in tiles of registers.
 //
-// A panel is PANEL rows of the matrix, unpacked and turned: one word of 32 bits after the other, each of all those rows.
-// A word holds a column as float32, or two or four as smaller numbers. A tile meets it with some rows of x, a word of
-// each at a time, which is the same for all lanes.
+// A panel is PANEL rows of the matrix, unpacked and turned: one word of 32 bits after the other, each of all those
+// rows. A word holds a column as float32, or two or four as smaller numbers. A tile meets it with some rows of x, a
+// word of each at a time, which is the same for all lanes.
 
 #pragma once
 
@@ -10,9 +10,9 @@
 
 namespace {
 
-constexpr int PANEL = 2 * LANES;  // outputs of a panel
-constexpr int64_t DEEP = 2048 / LANES;          // words of its depth: it fits the first-level cache with a few rows of x
-constexpr int TALL = REGISTERS == 32 ? 8 : 6;   // rows of x that a tile takes: its sums stay in registers
+constexpr int PANEL = 2 * LANES;               // outputs of a panel
+constexpr int64_t DEEP = 2048 / LANES;         // words of its depth: with a few rows of x it fits the first-level cache
+constexpr int TALL = REGISTERS == 32 ? 8 : 6;  // rows of x that a tile takes: its sums stay in registers
 
 struct Panel {
     Words words[DEEP][2];       // LANES rows each
@@ -61,8 +61,8 @@ struct TwosOfGroups {  // without their scale
     }
 };
 
-// A kind of tile: what a word of x holds (COLUMNS), and in which pieces of so many words its sums are added to y. SCALED
-// ones are a group long, and the panel has scales for them.
+// A kind of tile: what a word of x holds (COLUMNS), and in which pieces of so many words its sums are added to y. Where
+// these are SCALED they are a group long, and the panel has scales for them.
 
 struct Single : AsFloats {  // a float32
     static constexpr bool SCALED = false;
@@ -111,8 +111,8 @@ struct Corner {  // where a panel begins in its matrix
     int64_t row, column;
 };
 
-// The panel of columns [k, k + n) of w's rows from r on; past `outputs` the last of them again. What the next panel will
-// be made of is asked for, a row after the other or a column after the other: it comes while this one is used.
+// The panel of columns [k, k + n) of w's rows from r on; past `outputs` the last of them again. What the next panel
+// will be made of is asked for, a row after the other or a column after the other: it comes while this one is used.
 template <class Source>
 void turn(const Matrix& w, int64_t r, int64_t outputs, int64_t k, int64_t n, Corner next, Panel& panel) {
     using Row = typename Source::Row;
