@@ -130,7 +130,8 @@ def reading(size: int, threads: int) -> float:
 
     Read as the kernels read a matrix, in four places at once; without them one after the other, which is slower.
     """
-    parts = np.split(np.ones(size // 1024 // threads * threads * 128, np.int64), threads)  # of whole kilobytes
+    parts = [np.ones(max(1, size // 1024 // threads) * 128, np.int64) for _ in range(threads)]  # whole kilobytes each
+    total = sum(part.nbytes for part in parts)
     again = max(1, MOST_BYTES // size // 4)  # short passes would measure how long a thread takes to wake up
     library = native.library("reading")
 
@@ -142,7 +143,7 @@ def reading(size: int, threads: int) -> float:
                 library.reading_through(c_void_p(part.ctypes.data), c_int64(part.nbytes))
 
     with ThreadPoolExecutor(threads) as pool:
-        return size * again / best(lambda: list(pool.map(read, parts))) / 1e9
+        return total * again / best(lambda: list(pool.map(read, parts))) / 1e9
 
 
 def _copying(size: int, device: torch.device) -> float:
