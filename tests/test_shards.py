@@ -100,7 +100,7 @@ def test_a_cut_is_the_same_however_few_rows_are_read_at_a_time(tmp_path, monkeyp
     make_oracle(hidden_size=128, intermediate_size=256, vocab_size=301).half().save_pretrained(tmp_path / "source")
     at_once = shard(tmp_path / "source", tmp_path / "at once", size, **asked)
     monkeypatch.setattr(cutter, "BLOCK", 1000)  # some rows of a narrow matrix, not one of a wide one
-    monkeypatch.setattr(writer, "SLOT", writer.PAGE)
+    monkeypatch.setattr(writer, "SLOT", 4096)
     assert shard(tmp_path / "source", tmp_path / "in runs", size, **asked) == at_once
     verify(tmp_path / "in runs")
 
@@ -144,7 +144,7 @@ class Trickle:
     """A file that takes seven bytes at a time, as a nearly full disk or a network may."""
 
     def __init__(self, raw):
-        self.raw, self.fileno, self.truncate, self.close = raw, raw.fileno, raw.truncate, raw.close
+        self.raw, self.fileno, self.tell, self.close = raw, raw.fileno, raw.tell, raw.close
 
     def write(self, view):
         return self.raw.write(view[:7])
@@ -162,39 +162,19 @@ def test_a_file_is_whole_however_few_bytes_a_write_takes(tmp_path):
     assert_same_bits(load_file(tmp_path / "w.safetensors"), {"w": tensor})
 
 
-def test_a_file_is_the_same_where_the_page_cache_cannot_be_passed_by(tmp_path, monkeypatch):
-    """Three file systems: one that can, one that refuses to open so, one that refuses the write."""
-    tensor = torch.randn(1000, 301)
-    header, written = header_of({"w": (tensor.dtype, (1000, 301))}, {}), []
-    monkeypatch.setattr(writer, "SLOT", 3 * writer.PAGE)
-    real, flags = os.open, []
-
-    def refuses(path, flag, mode):
-        flags.append(flag)
-        if flag & writer.DIRECT:
-            raise OSError(errno.EINVAL, "no such flag here")
-        return real(path, flag, mode)
-
-    class Picky(Trickle):
-        def write(self, view):
-            if fcntl.fcntl(self, fcntl.F_GETFL) & writer.DIRECT:
-                raise OSError(errno.EINVAL, "not so")
-            return self.raw.write(view)
-
-    for kind in ("direct", "refuses to open", "refuses to write"):
-        path = tmp_path / f"{kind}.safetensors"
-        if kind == "refuses to open":
-            monkeypatch.setattr(os, "open", refuses)
-        file = TensorFile(path, header)
-        monkeypatch.setattr(os, "open", real)
-        if kind == "refuses to write":
-            file.file = Picky(file.file)
-        for rows in tensor.split([7, 0, 1, 600, 392]):
+@pytest.mark.parametrize("slot", [1, 999, 1 << 20])
+def test_a_file_is_the_same_wherever_its_slots_begin(tmp_path, monkeypatch, slot):
+    """Of widths 4, 2 and 1, in rows fewer and more than fill a slot, and longer than one."""
+    state = {"a": torch.randn(100, 31), "b": torch.randn(7, 3).half(), "c": torch.arange(77, dtype=torch.int8)[:, None]}
+    monkeypatch.setattr(writer, "SLOT", slot)
+    path = tmp_path / "w.safetensors"
+    file = TensorFile(path, header_of({name: (tensor.dtype, tensor.shape) for name, tensor in state.items()}, {}))
+    for tensor in state.values():
+        for rows in tensor.split([1, 0, 4, len(tensor) - 5]):
             file.room(*rows.shape, rows.dtype).copy_(rows)
-        written.append(file.finish())
-        assert written[-1] == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        assert_same_bits(load_file(path), {"w": tensor})
-    assert len(flags) == 2 and all(entry == written[0] for entry in written)
+    entry = file.finish()
+    assert entry == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert_same_bits(load_file(path), state)
 
 
 def test_every_part_is_a_folder_with_the_same_config_and_tokenizer(source, tmp_path):
