@@ -7,10 +7,9 @@
 
 namespace {
 
-constexpr bool HALF = false, BYTES = false;
+constexpr bool HALF = false;
 struct Pairs {};
 struct Double {};
-struct Quadruple {};
 
 // INT4, a group for each lane at a time, by x in whole numbers of 16 bits with a scale for the row. What the nibbles' 8
 // too many come to, group by group, follows the numbers of such a step.

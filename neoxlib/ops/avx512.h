@@ -1,4 +1,4 @@
-// Products in the numbers that AVX-512 multiplies itself: bfloat16, and whole numbers of 8 bits.
+// Products in the numbers that AVX-512 multiplies itself: bfloat16, and INT4 by whole numbers of 8 bits.
 
 #pragma once
 
@@ -59,8 +59,6 @@ struct Double {};
 #endif
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-constexpr bool BYTES = true;  // this CPU multiplies whole numbers of 8 bits, and sums in 32
-
 // Four groups of INT4 at a time, by x in whole numbers of 15 bits with a scale for the row. Per 128 columns: the upper
 // bits (times 128) of those in low nibbles, of those in high ones, then their lower bits, then what the nibbles' 8 too
 // many come to in each lane.
@@ -117,60 +115,8 @@ struct Groups : AsFloats {
         write(to, top / MOST);
     }
 };
-
-INLINE void round_to(int8_t* to, Floats v) { write(to, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)v))); }
-
-struct Fours {  // INT8 with 128 more, so that no number is negative
-    using Row = ::Row<int8_t>;
-    static constexpr bool BY_ROWS = false;
-    static constexpr int STEP = 4 * LANES;
-    using Rest = RestOfRow<int8_t, STEP>;
-    static INLINE Words words(Row row, int64_t k) { return read<Words>(row.values + k) ^ 0x80808080; }
-};
-
-// Four whole numbers of 8 bits. Each 128 columns of a row of x have a scale; these follow the numbers, and then comes
-// what the 128 too many of each weight add up to.
-struct Quadruple {
-    using X = int8_t;
-    using Sum = Ints;
-    static constexpr bool ENTERS = true, SCALED = false;
-    static constexpr int COLUMNS = 4, PIECE = 32;
-    static constexpr int64_t GROUP = PIECE * COLUMNS;
-    static INLINE Ints add(Ints sum, Words x, Words w) {
-        return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)w, (__m512i)x);
-    }
-    static int64_t groups(int64_t n) { return (n + GROUP - 1) / GROUP; }
-    static int64_t size(int64_t n) { return (groups(n) * (GROUP + 4) + 4 + 63) / 64 * 64; }
-    static INLINE Floats floats(Sum sum, const X* x, int64_t n, int64_t group, const Floats&) {
-        return __builtin_convertvector(sum, Floats) * read<float>(x + groups(n) * GROUP + group * 4);
-    }
-    static float scale(const X*, int64_t) { return 1; }
-    static float shift(const X* x, int64_t n) { return read<float>(x + groups(n) * (GROUP + 4)); }
-    static void enter(const float* x, int64_t n, X* to) {
-        X* scales = to + groups(n) * GROUP;
-        float shift = 0;
-        for (int64_t k = 0; k < n; k += GROUP, scales += 4) {
-            const int64_t some = std::min(GROUP, n - k);
-            const float top = magnitude(x + k, some), inverse = top > 0 ? 127 / top : 0;
-            memset(to + k, 0, GROUP);
-            for (int64_t c = 0; c < some; c += LANES) round_to(to + k + c, read<Floats>(x + k + c) * inverse);
-            Ints total = {};
-            for (int64_t c = 0; c < GROUP; c += 64)
-                total = (Ints)_mm512_dpbusd_epi32((__m512i)total, _mm512_set1_epi8(1), read<__m512i>(to + k + c));
-            write(scales, top / 127);
-            shift += sum(__builtin_convertvector(total, Floats)) * (top / 127);
-        }
-        write(scales, -128 * shift);
-    }
-    template <class Use>
-    static void with_source(Format, Use use) {
-        use(Fours{});
-    }
-};
 #else
-constexpr bool BYTES = false;
 struct Groups {};
-struct Quadruple {};
 #endif
 
 }  // namespace

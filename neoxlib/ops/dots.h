@@ -139,12 +139,14 @@ struct Group : AsFloats {  // one group at a time, widened to float32
     }
 };
 
-// The largest magnitude of n values; not a number where one of them is none, or infinite.
-inline float magnitude(const float* x, int64_t n) {
+// The largest magnitude of n values, or of the sum of two neighbours; not a number where one is none, or infinite.
+template <bool PAIRS = false>
+float magnitude(const float* x, int64_t n) {
     Floats most = {}, nothing = {};
     for (int64_t k = 0; k < n; k += LANES) {
         const Floats v = read<Floats>(x + k);
-        most = larger(most, v < 0.0f ? -v : v), nothing += v - v;
+        most = larger(most, size(v)), nothing += v - v;
+        if (PAIRS) most = larger(most, size(v + neighbours(v, Numbers())));
     }
     return largest(most) + sum(nothing);
 }

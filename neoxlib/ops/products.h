@@ -125,8 +125,8 @@ void with_way(const Matrix& w, const Crowd& of, Use use) {
     }
     if constexpr (WHOLE) {
         if constexpr (BYTES)
-            if (w.format == INT8) return many && coarse ? use(Tiles<Quadruple>{}) : use(Dots<Lines>{});
-        if (w.format == INT8) return few ? use(Dots<Lines>{}) : use(Tiles<Couple>{});
+            if (w.format == INT8 && many && coarse) return use(Tiles<Quadruple>{});
+        if (w.format == INT8) return few || LARGE ? use(Dots<Lines>{}) : use(Tiles<Couple>{});
         if (w.format == INT4) return few ? use(Dots<Groups>{}) : use(Tiles<CoupleOfGroups>{});
     } else {
         if (w.format == INT8 && few) return use(Dots<Wide<Int8>>{});

@@ -107,6 +107,52 @@ struct CoupleOfGroups : Couple {
     }
 };
 
+struct Fours {  // INT8 with 128 more, so that no number is negative
+    using Row = ::Row<int8_t>;
+    static constexpr bool BY_ROWS = false;
+    static constexpr int STEP = 4 * LANES;
+    using Rest = RestOfRow<int8_t, STEP>;
+    static INLINE Words words(Row row, int64_t k) { return read<Words>(row.values + k) ^ 0x80808080; }
+};
+
+// Four whole numbers of 8 bits. Each GROUP columns of a row of x have a scale; these follow the numbers, and then comes
+// what the 128 too many of each weight add up to.
+struct Quadruple {
+    using X = int8_t;
+    using Sum = Ints;
+    static constexpr bool ENTERS = true, SCALED = false;
+    static constexpr int COLUMNS = 4, PIECE = TIGHT ? 16 : 32;
+    static constexpr int64_t GROUP = PIECE * COLUMNS;
+    static INLINE Ints add(Ints sum, Words x, Words w) { return dot_bytes(sum, w, x); }
+    static int64_t groups(int64_t n) { return (n + GROUP - 1) / GROUP; }
+    static int64_t size(int64_t n) { return (groups(n) * (GROUP + 4) + 4 + 63) / 64 * 64; }
+    static INLINE Floats floats(Sum sum, const X* x, int64_t n, int64_t group, const Floats&) {
+        return __builtin_convertvector(sum, Floats) * read<float>(x + groups(n) * GROUP + group * 4);
+    }
+    static float scale(const X*, int64_t) { return 1; }
+    static float shift(const X* x, int64_t n) { return read<float>(x + groups(n) * (GROUP + 4)); }
+    static void enter(const float* x, int64_t n, X* to) {
+        X* scales = to + groups(n) * GROUP;
+        float shift = 0;
+        for (int64_t k = 0; k < n; k += GROUP, scales += 4) {
+            const int64_t some = std::min(GROUP, n - k);
+            const float top = magnitude<TIGHT>(x + k, some), inverse = top > 0 ? 127 / top : 0;
+            memset(to + k, 0, GROUP);
+            for (int64_t c = 0; c < some; c += LANES) round_to(to + k + c, read<Floats>(x + k + c) * inverse);
+            Ints total = {};
+            for (int64_t c = 0; c < GROUP; c += 4 * LANES)
+                total = dot_bytes(total, 0x01010101 + Words{}, read<Words>(to + k + c));
+            write(scales, top / 127);
+            shift += sum(__builtin_convertvector(total, Floats)) * (top / 127);
+        }
+        write(scales, -128 * shift);
+    }
+    template <class Use>
+    static void with_source(Format, Use use) {
+        use(Fours{});
+    }
+};
+
 struct Corner {  // where a panel begins in its matrix
     int64_t row, column;
 };

@@ -107,6 +107,40 @@ INLINE void round_to(int16_t* to, Floats v) {
 }
 #endif
 
+// Four whole numbers of 8 bits a lane. `dot_bytes` adds the products of numbers without a sign and numbers with one to
+// the lane's sum of 32 bits; where it is TIGHT, two neighbours with a sign shall make 128 at most, or -128. `round_to`
+// is for those with a sign.
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+constexpr bool BYTES = true, TIGHT = false;
+INLINE Ints dot_bytes(Ints sum, Words a, Words b) {
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
+}
+INLINE void round_to(int8_t* to, Floats v) { write(to, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)v))); }
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+constexpr bool BYTES = true, TIGHT = true;  // two products make a sum of 16 bits on the way: 255 * 128 fits
+INLINE Ints dot_bytes(Ints sum, Words a, Words b) {
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+    return sum + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+INLINE void round_to(int8_t* to, Floats v) {
+    int16_t twos[LANES];
+    round_to(twos, v);
+    const __m128i all = read<__m128i>(twos);
+    write(to, _mm_cvtsi128_si64(_mm_packs_epi16(all, all)));
+}
+#else
+constexpr bool BYTES = false, TIGHT = false;
+INLINE Ints dot_bytes(Ints sum, Words a, Words b) {
+    for (int at = 0; at < 32; at += 8) sum += (Ints)(a >> at & 255) * ((Ints)(b << (24 - at)) >> 24);
+    return sum;
+}
+INLINE void round_to(int8_t* to, Floats v) {
+    int16_t twos[LANES];
+    round_to(twos, v);
+    for (int i = 0; i < LANES; i++) to[i] = int8_t(twos[i]);
+}
+#endif
+
 // ---- Formats: how LANES stored values become floats, and floats stored values -------------------------------------
 
 struct Float32 {
@@ -178,6 +212,8 @@ void store(typename F::Type* to, const float* from, int64_t n) {
 
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
+INLINE Floats size(Floats v) { return v < 0.0f ? -v : v; }
+
 // The k-th of the lanes whose number does not have `bit`.
 constexpr int without(int bit, int k) { return (k & (bit - 1)) | (k & -bit) << 1; }
 
@@ -201,6 +237,11 @@ INLINE Floats fold(Floats* v, Op op) {
 }
 
 INLINE Floats plus(Floats a, Floats b) { return a + b; }
+
+template <int... I>
+INLINE Floats neighbours(Floats v, std::integer_sequence<int, I...>) {
+    return __builtin_shufflevector(v, v, (I ^ 1)...);
+}
 
 // Lane i of the answer is the sum over all lanes of v[i], for up to LANES vectors, which are used up.
 template <int COUNT>
@@ -245,13 +286,13 @@ enum Activation : int32_t { GELU, TANH, RELU };
 
 INLINE Floats activate(Floats x, Activation form) {
     if (form == RELU) return larger(x, Floats{});
-    const Floats size = x < 0.0f ? -x : x;
+    const Floats far = size(x);
     Floats tail;  // of the normal distribution, or what GPT-2's approximation takes for it: twice the part above |x|
     if (form == TANH) {
-        const Floats e = exponential(-1.5957691216f * size * (1.0f + 0.044715f * x * x));
+        const Floats e = exponential(-1.5957691216f * far * (1.0f + 0.044715f * x * x));
         tail = 2.0f * e / (1.0f + e);  // 1 - tanh u = 2 e^-2u / (1 + e^-2u)
     } else {
-        const Floats z = size * 0.7071067812f, t = 1.0f / (1.0f + 0.3275911f * z);  // Abramowitz and Stegun 7.1.26
+        const Floats z = far * 0.7071067812f, t = 1.0f / (1.0f + 0.3275911f * z);  // Abramowitz and Stegun 7.1.26
         Floats y = 1.061405429f * t - 1.453152027f;
         y = y * t + 1.421413741f, y = y * t - 0.284496736f, y = y * t + 0.254829592f;
         tail = y * t * exponential(-z * z);  // 1 - erf z, to 1.5e-7
