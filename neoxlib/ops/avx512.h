@@ -41,12 +41,10 @@ struct PairsOfGroups : Group {
     }
 };
 
-struct Double : Pairs {  // two bfloat16
-    static constexpr bool SCALED = false;
+struct Double : Pairs, Unscaled<uint16_t> {  // two bfloat16
     static constexpr int COLUMNS = 2, PIECE = DEEP;
     static INLINE Floats add(Floats sum, Words x, Words w) { return dot(sum, (__m512bh)x, (__m512bh)w); }
-    static INLINE Floats floats(Sum sum, const X*, int64_t, int64_t, const Floats&) { return sum; }
-    static float shift(const X*, int64_t) { return 0; }
+    static INLINE Floats floats(Sum sum, Floats) { return sum; }
     template <class Use>
     static void with_source(Format format, Use use) {
         format == INT4 ? use(PairsOfGroups{}) : use(BytesOfPairs{});

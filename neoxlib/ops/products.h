@@ -190,6 +190,18 @@ Input input(const Matrix& w, const Crowd& of, const float* x, Buffer& all, Buffe
     return found;
 }
 
+// y [outputs] times the scales of x's row and of w's rows from r on, and their biases
+inline void finish(const Matrix& w, int64_t r, int64_t outputs, float scale, float* y) {
+    const auto* scales = w.format == INT8 ? static_cast<const float*>(w.scale) + r : nullptr;
+    const float* bias = w.bias ? w.bias + r : nullptr;
+    for (int64_t j = 0; j < outputs; j += LANES) {
+        Floats v = read<Floats>(y + j) * scale;
+        if (scales) v *= load<Float32>(scales + j, outputs - j);
+        if (bias) v += load<Float32>(bias + j, outputs - j);
+        write(y + j, v);
+    }
+}
+
 // The outputs `mine` of x Wᵀ + bias: done(row, output, n, y) gets n of them at a time, in whole vectors that it may
 // write over.
 template <class Done>
@@ -205,11 +217,7 @@ void product(const Matrix& w, const Crowd& of, const Input& x, Range mine, Desk&
                 else by_dots<K>(w, r, outputs, values, x.stride, some, slab, desk.y);
                 for (int64_t c = 0; c < some; c++) {
                     float* y = desk.y + c * slab;
-                    const float scale = K::scale(values + c * x.stride, w.in);
-                    for (int64_t j = 0; K::ENTERS && j < outputs; j++) y[j] *= scale;
-                    if (w.format == INT8)
-                        for (int64_t j = 0; j < outputs; j++) y[j] *= static_cast<const float*>(w.scale)[r + j];
-                    for (int64_t j = 0; w.bias && j < outputs; j++) y[j] += w.bias[r + j];
+                    finish(w, r, outputs, K::scale(values + c * x.stride, w.in), y);
                     done(i + c, r, outputs, y);
                 }
             }

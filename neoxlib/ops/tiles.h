@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <array>
+
 #include "dots.h"
 
 namespace {
@@ -61,15 +63,23 @@ struct TwosOfGroups {  // without their scale
     }
 };
 
-// A kind of tile: what a word of x holds (COLUMNS), and in which pieces of so many words its sums are added to y. Where
-// these are SCALED they are a group long, and the panel has scales for them.
+// A kind of tile: what a word of x holds (COLUMNS), and in which pieces of so many words its sums are added to y, which
+// begins with a `shift`. `scales` are a piece's, from that `word` of x on. Where these are SCALED they are a group long,
+// and the panel has scales for them.
 
-struct Single : AsFloats {  // a float32
+using Scales = std::array<Floats, 2>;
+
+template <class X>
+struct Unscaled {
     static constexpr bool SCALED = false;
+    static INLINE Scales scales(const X*, int64_t, int64_t, const Floats*) { return {}; }
+    static float shift(const X*, int64_t) { return 0; }
+};
+
+struct Single : AsFloats, Unscaled<float> {  // a float32
     static constexpr int COLUMNS = 1, PIECE = DEEP;
     static INLINE Floats add(Floats sum, Words x, Words w) { return sum + (Floats)x * (Floats)w; }
-    static INLINE Floats floats(Sum sum, const X*, int64_t, int64_t, const Floats&) { return sum; }
-    static float shift(const X*, int64_t) { return 0; }
+    static INLINE Floats floats(Sum sum, Floats) { return sum; }
     template <class Use>
     static void with_source(Format format, Use use) {
         switch (format) {
@@ -82,13 +92,11 @@ struct Single : AsFloats {  // a float32
     }
 };
 
-struct Couple : Lines {  // two whole numbers of 16 bits
-    static constexpr bool SCALED = false;
+struct Couple : Lines, Unscaled<int16_t> {  // two whole numbers of 16 bits
     static constexpr int COLUMNS = 2, PIECE = std::min<int64_t>(DEEP, 256);
     static_assert(PIECE * COLUMNS <= CHUNK / LANES);  // a lane has all columns of a piece
     static INLINE Ints add(Ints sum, Words x, Words w) { return dot(sum, (Twos)x, (Twos)w); }
-    static INLINE Floats floats(Ints sum, const X*, int64_t, int64_t, const Floats&) { return Lines::floats(sum); }
-    static float shift(const X*, int64_t) { return 0; }
+    static INLINE Floats floats(Ints sum, Floats) { return Lines::floats(sum); }
     template <class Use>
     static void with_source(Format, Use use) {
         use(TwosOfBytes{});
@@ -98,9 +106,8 @@ struct Couple : Lines {  // two whole numbers of 16 bits
 struct CoupleOfGroups : Couple {
     static constexpr bool SCALED = true;
     static constexpr int PIECE = 16;
-    static INLINE Floats floats(Ints sum, const X*, int64_t, int64_t, const Floats& scales) {
-        return Lines::floats(sum) * scales;
-    }
+    static INLINE Scales scales(const X*, int64_t, int64_t, const Floats* of) { return {of[0], of[1]}; }
+    static INLINE Floats floats(Ints sum, Floats scale) { return Lines::floats(sum) * scale; }
     template <class Use>
     static void with_source(Format, Use use) {
         use(TwosOfGroups{});
@@ -126,9 +133,11 @@ struct Quadruple {
     static INLINE Ints add(Ints sum, Words x, Words w) { return dot_bytes(sum, w, x); }
     static int64_t groups(int64_t n) { return (n + GROUP - 1) / GROUP; }
     static int64_t size(int64_t n) { return (groups(n) * (GROUP + 4) + 4 + 63) / 64 * 64; }
-    static INLINE Floats floats(Sum sum, const X* x, int64_t n, int64_t group, const Floats&) {
-        return __builtin_convertvector(sum, Floats) * read<float>(x + groups(n) * GROUP + group * 4);
+    static INLINE Scales scales(const X* x, int64_t n, int64_t word, const Floats*) {
+        const Floats all = read<float>(x + groups(n) * GROUP + word / PIECE * 4) + Floats{};
+        return {all, all};
     }
+    static INLINE Floats floats(Sum sum, Floats scale) { return __builtin_convertvector(sum, Floats) * scale; }
     static float scale(const X*, int64_t) { return 1; }
     static float shift(const X* x, int64_t n) { return read<float>(x + groups(n) * (GROUP + 4)); }
     static void enter(const float* x, int64_t n, X* to) {
@@ -209,15 +218,19 @@ INLINE void tile(const typename K::X* x, int64_t stride, int64_t n, int64_t k, c
                 acc[row][0] = K::add(acc[row][0], mine, panel.words[i][0]);
                 acc[row][1] = K::add(acc[row][1], mine, panel.words[i][1]);
             }
+        const bool fresh = anew && first == 0;
+        const Floats* of = panel.scales[K::SCALED ? first / K::PIECE : 0];
+        float* to = y;
+        asm("" : "+r"(to));  // else GCC keeps twelve addresses for all pieces, in memory
 #pragma GCC unroll 8
-        for (int row = 0; row < M; row++)
-            for (int half = 0; half < 2; half++) {
-                float* to = y + row * line + half * LANES;
-                const Floats before = anew && first == 0 ? K::shift(x + row * stride, n) + Floats{} : read<Floats>(to);
-                const int64_t group = (k / K::COLUMNS + first) / K::PIECE;
-                const Floats& scales = panel.scales[K::SCALED ? first / K::PIECE : 0][half];
-                write(to, before + K::floats(acc[row][half], x + row * stride, n, group, scales));
-            }
+        for (int row = 0; row < M; row++, to += line) {
+            const auto* its = x + row * stride;
+            const Scales scales = K::scales(its, n, k / K::COLUMNS + first, of);
+            const Floats shift = K::shift(its, n) + Floats{};
+            const Floats low = fresh ? shift : read<Floats>(to), high = fresh ? shift : read<Floats>(to + LANES);
+            write(to, low + K::floats(acc[row][0], scales[0]));
+            write(to + LANES, high + K::floats(acc[row][1], scales[1]));
+        }
     }
 }
 
