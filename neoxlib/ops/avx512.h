@@ -41,7 +41,7 @@ struct PairsOfGroups : Group {
     }
 };
 
-struct Double : Pairs, Unscaled<uint16_t> {  // two bfloat16
+struct Double : Pairs, Unscaled<uint16_t, Floats> {  // two bfloat16
     static constexpr int COLUMNS = 2, PIECE = DEEP;
     static INLINE Floats add(Floats sum, Words x, Words w) { return dot(sum, (__m512bh)x, (__m512bh)w); }
     static INLINE Floats floats(Sum sum, Floats) { return sum; }
@@ -55,6 +55,7 @@ constexpr bool HALF = false;
 struct Pairs {};
 struct Double {};
 #endif
+struct QuadrupleOfGroups {};
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 // Four groups of INT4 at a time, by x in whole numbers of 15 bits with a scale for the row. Per 128 columns: the upper

@@ -110,7 +110,7 @@ struct Tiles {
 };
 
 struct Crowd {
-    int64_t rows, coarse_from;  // from so many rows on x may be rounded: to bfloat16, and to 8 bits for INT8
+    int64_t rows, coarse_from;  // from so many rows on x may be rounded: to bfloat16, or to 8 bits for packed weights
 };
 
 // Calls use(way) with the way in which so many rows of x meet w.
@@ -127,6 +127,8 @@ void with_way(const Matrix& w, const Crowd& of, Use use) {
         if constexpr (BYTES)
             if (w.format == INT8 && many && coarse) return use(Tiles<Quadruple>{});
         if (w.format == INT8) return few || LARGE ? use(Dots<Lines>{}) : use(Tiles<Couple>{});
+        if constexpr (TIGHT)
+            if (w.format == INT4 && many && coarse) return use(Tiles<QuadrupleOfGroups>{});
         if (w.format == INT4) return few ? use(Dots<Groups>{}) : use(Tiles<CoupleOfGroups>{});
     } else {
         if (w.format == INT8 && few) return use(Dots<Wide<Int8>>{});

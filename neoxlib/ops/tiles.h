@@ -18,7 +18,7 @@ constexpr int TALL = REGISTERS == 32 ? 8 : 6;  // rows of x that a tile takes: i
 
 struct Panel {
     Words words[DEEP][2];       // LANES rows each
-    Floats scales[DEEP / 16][2];  // of INT4, a group after the other
+    Floats scales[DEEP / 8][2];  // of INT4, a group after the other
 };
 
 INLINE Words spread(const void* from) { return read<uint32_t>(from) + Words{}; }
@@ -64,19 +64,20 @@ struct TwosOfGroups {  // without their scale
 };
 
 // A kind of tile: what a word of x holds (COLUMNS), and in which pieces of so many words its sums are added to y, which
-// begins with a `shift`. `scales` are a piece's, from that `word` of x on. Where these are SCALED they are a group long,
-// and the panel has scales for them.
+// begins with a `shift`. A piece's sums begin with `start`, and what they come to is multiplied by `scales`; it is the
+// one with that `word` of x. Where these are SCALED they are a group long, and the panel has scales for them.
 
 using Scales = std::array<Floats, 2>;
 
-template <class X>
+template <class X, class Sum>
 struct Unscaled {
     static constexpr bool SCALED = false;
+    static INLINE Sum start(const X*, int64_t, int64_t) { return Sum{}; }
     static INLINE Scales scales(const X*, int64_t, int64_t, const Floats*) { return {}; }
     static float shift(const X*, int64_t) { return 0; }
 };
 
-struct Single : AsFloats, Unscaled<float> {  // a float32
+struct Single : AsFloats, Unscaled<float, Floats> {  // a float32
     static constexpr int COLUMNS = 1, PIECE = DEEP;
     static INLINE Floats add(Floats sum, Words x, Words w) { return sum + (Floats)x * (Floats)w; }
     static INLINE Floats floats(Sum sum, Floats) { return sum; }
@@ -92,7 +93,7 @@ struct Single : AsFloats, Unscaled<float> {  // a float32
     }
 };
 
-struct Couple : Lines, Unscaled<int16_t> {  // two whole numbers of 16 bits
+struct Couple : Lines, Unscaled<int16_t, Ints> {  // two whole numbers of 16 bits
     static constexpr int COLUMNS = 2, PIECE = std::min<int64_t>(DEEP, 256);
     static_assert(PIECE * COLUMNS <= CHUNK / LANES);  // a lane has all columns of a piece
     static INLINE Ints add(Ints sum, Words x, Words w) { return dot(sum, (Twos)x, (Twos)w); }
@@ -124,17 +125,17 @@ struct Fours {  // INT8 with 128 more, so that no number is negative
 
 // Four whole numbers of 8 bits. Each GROUP columns of a row of x have a scale; these follow the numbers, and then comes
 // what the 128 too many of each weight add up to.
-struct Quadruple {
+struct Quadruple : Unscaled<int8_t, Ints> {
     using X = int8_t;
     using Sum = Ints;
-    static constexpr bool ENTERS = true, SCALED = false;
+    static constexpr bool ENTERS = true;
     static constexpr int COLUMNS = 4, PIECE = TIGHT ? 16 : 32;
     static constexpr int64_t GROUP = PIECE * COLUMNS;
     static INLINE Ints add(Ints sum, Words x, Words w) { return dot_bytes(sum, w, x); }
     static int64_t groups(int64_t n) { return (n + GROUP - 1) / GROUP; }
     static int64_t size(int64_t n) { return (groups(n) * (GROUP + 4) + 4 + 63) / 64 * 64; }
     static INLINE Scales scales(const X* x, int64_t n, int64_t word, const Floats*) {
-        const Floats all = read<float>(x + groups(n) * GROUP + word / PIECE * 4) + Floats{};
+        const auto all = (Floats)spread(x + groups(n) * GROUP + word / PIECE * 4);
         return {all, all};
     }
     static INLINE Floats floats(Sum sum, Floats scale) { return __builtin_convertvector(sum, Floats) * scale; }
@@ -208,9 +209,13 @@ inline void turn_scales(const Matrix& w, int64_t r, int64_t outputs, int64_t k, 
 template <class K, int M>
 INLINE void tile(const typename K::X* x, int64_t stride, int64_t n, int64_t k, const Panel& panel, int64_t words,
                  bool anew, float* y, int64_t line) {
+    for (int row = 0; anew && row < M; row++) std::fill_n(y + row * line, PANEL, K::shift(x + row * stride, n));
     for (int64_t first = 0; first < words; first += K::PIECE) {
-        typename K::Sum acc[M][2] = {};
-        const auto* at = reinterpret_cast<const char*>(x) + (k / K::COLUMNS + first) * 4;
+        typename K::Sum acc[M][2];
+        const int64_t word = k / K::COLUMNS + first;
+        const auto* at = reinterpret_cast<const char*>(x) + word * 4;
+#pragma GCC unroll 8
+        for (int row = 0; row < M; row++) acc[row][0] = acc[row][1] = K::start(x + row * stride, n, word);
         for (int64_t i = first; i < std::min<int64_t>(first + K::PIECE, words); i++, at += 4)
 #pragma GCC unroll 8
             for (int row = 0; row < M; row++) {
@@ -218,16 +223,14 @@ INLINE void tile(const typename K::X* x, int64_t stride, int64_t n, int64_t k, c
                 acc[row][0] = K::add(acc[row][0], mine, panel.words[i][0]);
                 acc[row][1] = K::add(acc[row][1], mine, panel.words[i][1]);
             }
-        const bool fresh = anew && first == 0;
         const Floats* of = panel.scales[K::SCALED ? first / K::PIECE : 0];
         float* to = y;
         asm("" : "+r"(to));  // else GCC keeps twelve addresses for all pieces, in memory
 #pragma GCC unroll 8
         for (int row = 0; row < M; row++, to += line) {
             const auto* its = x + row * stride;
-            const Scales scales = K::scales(its, n, k / K::COLUMNS + first, of);
-            const Floats shift = K::shift(its, n) + Floats{};
-            const Floats low = fresh ? shift : read<Floats>(to), high = fresh ? shift : read<Floats>(to + LANES);
+            const Scales scales = K::scales(its, n, word, of);
+            const Floats low = read<Floats>(to), high = read<Floats>(to + LANES);
             write(to, low + K::floats(acc[row][0], scales[0]));
             write(to + LANES, high + K::floats(acc[row][1], scales[1]));
         }
