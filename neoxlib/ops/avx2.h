@@ -1,5 +1,5 @@
-// Products in the numbers that AVX2 multiplies itself, whole numbers of 16 bits; CPUs with neither it nor AVX-512 take
-// floats instead (WHOLE).
+// Products in the numbers that AVX2 multiplies itself, whole numbers of 8 and 16 bits; CPUs with neither it nor AVX-512
+// take floats instead (WHOLE).
 
 #pragma once
 
