@@ -182,8 +182,9 @@ class FastPath:
 def _coarse_from(model: GPTNeoX) -> int:
     """Rows from which activations may be rounded when they enter a product, on CPUs with the instructions for it.
 
-    A bfloat16 model's are bfloat16 anyway. From many rows on a product is bound by arithmetic, not by memory: then those
-    that meet packed weights become whole numbers of 8 bits, in groups of columns, or bfloat16 (int4 with AVX-512).
+    A bfloat16 model's are bfloat16 anyway. From many rows on a product is bound by arithmetic, not by memory: then
+    those that meet packed weights become whole numbers of 8 bits, in groups of columns, or bfloat16 (int4 with
+    AVX-512).
     """
     weight, own = model.gpt_neox.layers[0].attention.dense.weight.dtype, model.gpt_neox.final_layer_norm.weight.dtype
     if weight in (torch.int8, torch.uint8):
