@@ -95,12 +95,15 @@ Work = Callable[[], dict[str, Any]]
 
 
 def each(work: dict[str, Work], rounds: int, before: Callable[[], None]) -> dict[str, list[Any]]:
-    """Run every piece of `work` in turn, `rounds` times over, each after `before`: name -> results."""
+    """Run every piece of `work` in turn, `rounds` times over, each after `before`: name -> results.
+
+    Every second round goes backwards: a disk that was just written to is slower for what comes next.
+    """
     results: dict[str, list[Any]] = {name: [] for name in work}
     for number in range(rounds):
-        for name, piece in work.items():
+        for name in list(work) if number % 2 == 0 else reversed(work):
             before()
-            results[name].append(piece())
+            results[name].append(work[name]())
             line = ", ".join(f"{key} {value:.2f}" for key, value in results[name][-1].items() if type(value) is float)
             print(f"{name}, round {number + 1} of {rounds}: {line}", flush=True)
     return results
