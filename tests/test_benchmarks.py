@@ -239,3 +239,11 @@ def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_ro
     assert f"| shard, 1 rank | cp, on the disk; cp | {shards} | {shards} | 0.10, 0.10 |" in text
     loads = "2.00 s; 1.50× (1.50–1.50)"
     assert f"| load, float16 | from_pretrained, float16 | {loads} | {loads} | 0.50, 0.70 |" in text
+
+
+def test_what_follows_the_heaviest_writer_in_one_round_precedes_it_in_the_next():
+    turns: list[str] = []
+    work = {name: lambda name=name: turns.append(name) or {"seconds": float(len(turns))} for name in "abc"}
+    results = outside.each(work, 2, lambda: None)
+    assert turns == ["a", "b", "c", "c", "b", "a"]
+    assert results["a"] == [{"seconds": 1.0}, {"seconds": 6.0}]

@@ -17,7 +17,7 @@ constexpr int64_t DEEP = 2048 / LANES;         // words of its depth: with a few
 constexpr int TALL = REGISTERS == 32 ? 8 : 6;  // rows of x that a tile takes: its sums stay in registers
 
 struct Panel {
-    Words words[DEEP][2];       // LANES rows each
+    Words words[DEEP][2];        // LANES rows each
     Floats scales[DEEP / 8][2];  // of INT4, a group after the other
 };
 
