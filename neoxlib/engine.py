@@ -219,7 +219,8 @@ def load(
     with torch.device("meta"):
         model = GPTNeoX(config, group, quant=quant).to(getattr(torch, dtype))
     model = fast.in_one_block(model) if where.type == "cpu" else model.to_empty(device=where)
-    settling = weights.load_into(model.eval(), model_dir, lend=True)
+    compiled = compile and where.type == "cpu" and native.library("kernels") is not None
+    settling = weights.load_into(model.eval(), model_dir, lend=True, narrow=compiled)
     about = {
         "model_dir": str(model_dir), "fingerprint": fingerprint(checkpoint),
         "parameters": count_parameters(config), "dtype": dtype, "device": str(where),

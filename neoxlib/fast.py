@@ -42,7 +42,7 @@ class Model(Structure):
     _fields_ = [
         ("layers", POINTER(Layer)), ("embedding", Matrix), ("last", Norm), ("head", Matrix), ("depth", c_int64),
         ("hidden", c_int64), ("heads", c_int64), ("head_dim", c_int64), ("rotary", c_int64), ("coarse_from", c_int64),
-        ("eps", c_float), ("activation", c_int32), ("parallel", c_int32),
+        ("eps", c_float), ("activation", c_int32), ("parallel", c_int32), ("wide", c_int32),
     ]  # fmt: skip
 
 
@@ -147,7 +147,7 @@ class FastPath:
             config.hidden_size,
             config.num_attention_heads // model.group.size, config.head_dim, 2 * ((config.rotary_dim + 1) // 2),
             _coarse_from(model), config.layer_norm_eps, FORMS[ACTIVATIONS[config.hidden_act]],
-            config.use_parallel_residual,
+            config.use_parallel_residual, trunk.final_layer_norm.weight.dtype == torch.float32,
         )  # fmt: skip
 
     def _layer(self, block: nn.Module) -> Layer:

@@ -1,7 +1,8 @@
 """What follows a load, in the background: weights come into memory of their own, and that into large pages.
 
 Weights that are pages of a file can be used at once, but the kernel may take such pages away between two tokens. Large
-pages (2 MB on most CPUs) spare most of the look-ups of addresses; asked for before the load, they would come slowly.
+pages (2 MB on most CPUs) spare most of the look-ups of addresses. Memory that is first touched here comes in them; what
+the load has filled is gathered into them, since to find large pages can take long, and someone waits for a load.
 """
 
 import atexit
@@ -21,7 +22,8 @@ from neoxlib.pieces import pages
 log = logging.getLogger("neoxlib")
 
 LARGE_PAGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-MADV_COLLAPSE = 25  # linux/mman.h, since Linux 6.1: gather small pages, as they are, into large ones
+MADV_HUGEPAGE = 14  # linux/mman.h: let what is touched from now on come in large pages
+MADV_COLLAPSE = 25  # since Linux 6.1: gather small pages, as they are, into large ones
 AT_ONCE = 16 << 20  # bytes, while other threads that need a new page may have to wait
 
 
@@ -61,6 +63,8 @@ class Settling:
 
     def _copy(self) -> bool:
         """Whether all weights are now in memory of the model's own."""
+        if self.own and self.model.block is not None:
+            expect_large_pages(self.model.block)
         try:
             for task in self.tasks:
                 if self.ended:
@@ -82,21 +86,30 @@ class Settling:
             setattr(self.model.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
+def expect_large_pages(block: Tensor) -> int:
+    """Let a CPU tensor's memory, where it was not touched yet, come in large pages; the bytes that may."""
+    return _advise(block, MADV_HUGEPAGE, block.nbytes, lambda: False)
+
+
 def use_large_pages(block: Tensor, ended: Callable[[], bool] = lambda: False) -> int:
     """Gather a CPU tensor's memory into large pages, as far as the kernel can and will; the bytes that came.
 
     Its bytes stay as they are and where they are.
     """
+    return _advise(block, MADV_COLLAPSE, AT_ONCE, ended)
+
+
+def _advise(block: Tensor, advice: int, at_once: int, ended: Callable[[], bool]) -> int:
+    """Tell the kernel about all large pages inside `block`, `at_once` bytes at a time; the bytes that it agreed to."""
     try:
         size, madvise = int(LARGE_PAGE.read_text()), ctypes.CDLL(None).madvise
     except (OSError, ValueError, AttributeError):  # no Linux, or one without large pages
         return 0
     first, last = -(-block.data_ptr() // size) * size, (block.data_ptr() + block.nbytes) // size * size
-    step = max(AT_ONCE, size)
     done = 0
-    for start in range(first, last, step):
-        part = ctypes.c_size_t(min(step, last - start))
-        if ended() or madvise(ctypes.c_void_p(start), part, MADV_COLLAPSE):
+    for start in range(first, last, max(at_once, size)):
+        part = ctypes.c_size_t(min(max(at_once, size), last - start))
+        if ended() or madvise(ctypes.c_void_p(start), part, advice):
             break
         done += part.value
     return done

@@ -67,14 +67,15 @@ def _plan_row(name: str, count: int, full: Full, world_size: int, own: torch.dty
 
 
 def load_into(
-    model: GPTNeoX, model_dir: str | os.PathLike[str], progress: bool = False, lend: bool = False
+    model: GPTNeoX, model_dir: str | os.PathLike[str], progress: bool = False, lend: bool = False, narrow: bool = False
 ) -> Settling:
     """Fill each parameter of `model` once: its rank's part of the checkpoint in `model_dir`, in the model's dtype.
 
     Takes an unsplit checkpoint, a folder that `shard` wrote for any world size, or this rank's `part_model/{rank}`.
     A model with `quant` packs plain weights as they come, a few rows at a time.
     A model on the meta device comes to the CPU; `model.to_empty(device=...)` before this puts it elsewhere.
-    With `lend` what a file holds just as the model wants it is only mapped: start the Settling that is returned.
+    With `lend` what a file holds just as the model wants it is only mapped: start the Settling that is returned. With
+    `narrow`, for a float32 model that runs compiled, so are matrices of float16 or bfloat16: the same numbers.
     Raises WeightsError when the tensors are not this model's, SettingsError when they are packed otherwise than it is;
     nothing is filled then.
     """
@@ -87,7 +88,7 @@ def load_into(
         model.to_empty(device="cpu")
     parameters = {name: parameter.data for name, parameter in model.named_parameters()}
     shares = {name: _Share(model, checkpoint, name, stored) for name, (_, stored) in found.items()}
-    mapped = {name: share.mapped(parameters[name]) for name, share in shares.items()} if lend else {}
+    mapped = {name: share.mapped(parameters[name], narrow) for name, share in shares.items()} if lend else {}
     mapped = {name: tensor for name, tensor in mapped.items() if tensor is not None}
     tasks = {name: share.tasks(parameters) for name, share in shares.items()}
     lent = [tasks.pop(name) for name in mapped]
@@ -103,7 +104,7 @@ def _read(
     """Fill the parameters that are not mapped."""
     here = all(parameter.is_cpu for parameter in parameters.values())
     with Meter("load", sum(parameter.nbytes for parameter in parameters.values()), show=progress) as meter:
-        meter.add(sum(tensor.nbytes for tensor in mapped.values()))
+        meter.add(sum(parameters[name].nbytes for name in mapped))
         for count in at_once(tasks) if here else (task() for task in tasks):
             meter.add(count)
         assert meter.done == meter.total, "a parameter was filled twice or not at all"
@@ -119,10 +120,11 @@ class _Share:
         self.index = full_parameters(model.config, model.quant)[name].rule.slices(stored.shape, rank, size)
         self.scheme = scheme_of(name, model.config, model.quant) if checkpoint.quant is None else None
 
-    def mapped(self, parameter: Tensor) -> Tensor | None:
-        """The pages of a file that hold it as the model wants it; None where there are none."""
-        same = self.scheme is None and parameter.is_cpu and parameter.dtype == self.stored.dtype
-        return self.stored.mapped(self.index) if same else None
+    def mapped(self, parameter: Tensor, narrow: bool) -> Tensor | None:
+        """The pages of a file that hold its numbers, in its dtype or perhaps a narrow one; None without such pages."""
+        here, wide = self.stored.dtype, parameter.dtype == torch.float32 and parameter.ndim == 2
+        fits = here == parameter.dtype or (narrow and wide and here in (torch.float16, torch.bfloat16))
+        return self.stored.mapped(self.index) if fits and self.scheme is None and parameter.is_cpu else None
 
     def tasks(self, parameters: dict[str, Tensor]) -> Iterator[Callable[[], int]]:
         """Runs of rows: each task reads one, and packs it where the model wants that."""

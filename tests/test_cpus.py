@@ -76,6 +76,19 @@ def test_half_precision_is_no_further_from_float32_than_the_plain_model(librarie
     assert error(found, truth) <= 1.05 * error(plain, truth)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_matrices_of_16_bits_stand_for_the_same_of_32_to_the_bit(libraries, dtype):
+    """With one row and with so many that each way is taken in which rows meet a matrix."""
+    oracle = make_oracle(**WIDE).to(dtype).float()
+    wide, narrow = (compiled(libraries, oracle) for _ in range(2))
+    for parameter in narrow.parameters():
+        parameter.data = parameter.data.to(dtype) if parameter.ndim == 2 else parameter.data
+    narrow.fast.renew()
+    for rows in (1, 2, 9, 16, 17, 21, 22, 27, 28, 63, 64, 90):
+        ids = ids_for(oracle, 1, rows)
+        assert torch.equal(run(narrow, ids), run(wide, ids)), rows
+
+
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 @pytest.mark.parametrize("batch, length", [(1, 4), (5, 2), (20, 2), (2, 90)])
 def test_packed_weights_lose_less_on_their_way_than_packing_did(libraries, quant, batch, length):

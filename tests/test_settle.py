@@ -1,16 +1,21 @@
 """Weights are pages of their files at first, then the model's own memory, then large pages: no answer changes."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
 from neoxlib import load
+from neoxlib.comm import Group
 from neoxlib.model import GPTNeoX
+from neoxlib.ops import native
 from neoxlib.pieces import Piece
-from neoxlib.settle import Settling, use_large_pages
+from neoxlib.settle import LARGE_PAGE, Settling, expect_large_pages, use_large_pages
 from neoxlib.weights import load_into, shard
 from tests.conftest import make_oracle
+from tests.ranks import on_ranks
 
 IDS = torch.tensor([[5, 3, 60, 2], [9, 9, 1, 40]])
 
@@ -71,7 +76,33 @@ def test_after_the_copy_the_files_may_go(folder, tmp_path):
     assert not engine._settling.thread.is_alive()
 
 
-def test_weights_that_are_widened_or_packed_are_read_at_once(folder):
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widened(dtype, size, tmp_path, monkeypatch):
+    monkeypatch.setattr(Settling, "start", lambda self: None)
+    oracle = make_oracle()
+    oracle.to(dtype).save_pretrained(tmp_path)
+
+    def work(group: Group) -> None:
+        engine, unhurried = (load(tmp_path, group=group, compile=True) for _ in range(2))
+        unhurried._settling._copy()
+        pages = held(engine._settling)
+        assert {tensor.dtype for tensor in pages.values()} == {dtype} and {t.ndim for t in pages.values()} == {2}
+        before = [engine.logits(IDS.repeat(n, 1)) for n in (1, 3, 20)]
+        engine._settling._copy()
+        assert all(torch.equal(tensor, pages[name].float()) for name, tensor in held(engine._settling).items())
+        assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
+        for n, logits in zip((1, 3, 20), before, strict=True):
+            after, expected = engine.logits(IDS.repeat(n, 1)), unhurried.logits(IDS.repeat(n, 1))
+            assert group.rank > 0 or (torch.equal(logits, after) and torch.equal(logits, expected))
+
+    if native.library("kernels") is None:
+        pytest.skip(f"the kernels cannot be compiled: {native.why_not('kernels')}")
+    on_ranks(size, work)
+    assert not load(tmp_path, compile=False)._settling.own  # PyTorch's operators take one dtype
+
+
+def test_weights_that_are_rounded_or_packed_are_read_at_once(folder):
     for options in ({"dtype": "bfloat16"}, {"quant": "int8"}):
         names = {name for name, _ in load(folder, **options)._settling.model.named_parameters()}
         lent = set(load(folder, **options)._settling.own)
@@ -103,6 +134,23 @@ def test_large_pages_hold_the_same_bytes_in_the_same_place():
     came = use_large_pages(block)
     assert torch.equal(block, torch.arange(1 << 20)) and block.data_ptr() == place
     assert came % 4096 == 0 and came <= block.nbytes
+
+
+def test_memory_that_is_touched_later_comes_in_large_pages():
+    block, other = (torch.empty(64 << 20, dtype=torch.uint8) for _ in range(2))
+    if not expect_large_pages(block):
+        pytest.skip("this kernel has no large pages, or was told to use none")
+    in_large_pages = large_pages_of(block.fill_(7)), large_pages_of(other.fill_(7))
+    assert in_large_pages[0] > in_large_pages[1] or "[always]" in LARGE_PAGE.with_name("enabled").read_text()
+
+
+def large_pages_of(block: torch.Tensor) -> int:
+    """Bytes of the mapping that `block`'s middle is in which are in large pages, from proc(5)'s smaps."""
+    for mapping in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
+        first, last = (int(end, 16) for end in re.match(r"(\w+)-(\w+)", mapping).groups())
+        if first <= block.data_ptr() + block.nbytes // 2 < last:
+            return int(re.search(r"AnonHugePages: *(\d+) kB", mapping)[1]) << 10
+    raise AssertionError("no mapping holds the block")
 
 
 def test_large_pages_are_not_asked_for_once_it_has_ended():

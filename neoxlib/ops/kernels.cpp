@@ -26,6 +26,7 @@ struct Model {
     float eps;
     Activation activation;
     int32_t parallel;  // both branches of a layer read the same x, and their terms make one sum
+    int32_t wide;      // float32, though matrices that hold the same numbers in 16 bits may still stand in for its own
 };
 
 struct Step {
@@ -50,6 +51,8 @@ struct Runner {
 
 namespace {
 
+Crowd crowd_of(const Model& model, int64_t rows) { return {rows, model.coarse_from, model.wide != 0}; }
+
 // One thread's part of a call.
 struct Pass {
     Runner& runner;
@@ -58,7 +61,7 @@ struct Pass {
     const int thread;
     Desk& desk = runner.desks[thread];
     const int64_t rows = step.batch * step.length, width = model.heads * model.head_dim;
-    const Crowd crowd = {rows, model.coarse_from};
+    const Crowd crowd = crowd_of(model, rows);
     float *first = runner.first.get<float>(), *second = runner.second.get<float>();  // normed x [rows, pitch(hidden)]
     float* heads = runner.heads.get<float>();                                        // [rows, heads, 3, head_dim]
     float* seen = runner.seen.get<float>();                                          // [rows, pitch(width)]
@@ -227,7 +230,7 @@ void place(Runner& runner, const Step& step) {
 
 void make_room(Runner& runner, const Model& model, const Step& step) {
     const int64_t rows = step.batch * step.length, width = model.heads * model.head_dim, wide = whole(model.head_dim);
-    const Crowd crowd = {rows, model.coarse_from};
+    const Crowd crowd = crowd_of(model, rows);
     const Layer& layer = *model.layers;
     runner.first.hold<float>(rows * pitch(model.hidden)), runner.second.hold<float>(rows * pitch(model.hidden));
     runner.heads.hold<float>(rows * 3 * width);
@@ -251,7 +254,7 @@ void run_stages(Runner& runner, const Model& model, const Step& step, int64_t fi
 
 void run_head(Runner& runner, const Model& model, const float* x, int64_t rows, float* logits) {
     const int64_t hidden = model.hidden, out = model.head.out;
-    const Crowd crowd = {rows, model.coarse_from};
+    const Crowd crowd = crowd_of(model, rows);
     float* normed = runner.first.hold<float>(rows * pitch(hidden));
     hold_input(model.head, crowd, runner.entered[0]);
     runner.team.run([&](int thread) {

@@ -111,14 +111,15 @@ struct Tiles {
 
 struct Crowd {
     int64_t rows, coarse_from;  // from so many rows on x may be rounded: to bfloat16, or to 8 bits for packed weights
+    bool wide;                  // where weights of 16 bits stand for their like of 32: all sums are then in their order
 };
 
 // Calls use(way) with the way in which so many rows of x meet w.
 template <class Use>
 void with_way(const Matrix& w, const Crowd& of, Use use) {
     [[maybe_unused]] const bool few = of.rows <= (w.format == INT4 ? FEW_4 : FEW), many = of.rows >= MANY;
-    [[maybe_unused]] const bool coarse = of.rows >= of.coarse_from;
-    if (w.format == FLOAT32) return of.rows < SOME ? use(Dots<Wide<Float32>>{}) : use(Tiles<Single>{});
+    [[maybe_unused]] const bool coarse = of.rows >= of.coarse_from, as_stored = of.wide ? of.rows < SOME : few;
+    if (w.format == FLOAT32 && as_stored) return use(Dots<Wide<Float32>>{});
     if constexpr (HALF) {
         if (w.format == BFLOAT16 && coarse) return many ? use(Tiles<Double>{}) : use(Dots<Pairs>{});
         if (w.format == INT4 && coarse && !few) return use(Tiles<Double>{});
@@ -134,8 +135,8 @@ void with_way(const Matrix& w, const Crowd& of, Use use) {
         if (w.format == INT8 && few) return use(Dots<Wide<Int8>>{});
         if (w.format == INT4 && few) return use(Dots<Group>{});
     }
-    if (w.format == FLOAT16 && few) return use(Dots<Wide<Float16>>{});
-    if (w.format == BFLOAT16 && few) return use(Dots<Wide<BFloat16>>{});
+    if (w.format == FLOAT16 && as_stored) return use(Dots<Wide<Float16>>{});
+    if (w.format == BFLOAT16 && as_stored) return use(Dots<Wide<BFloat16>>{});
     return use(Tiles<Single>{});
 }
 
