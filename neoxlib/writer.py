@@ -15,13 +15,14 @@ from neoxlib.pieces import BLOCK
 
 Entry = dict[str, Any]  # {"bytes": ..., "sha256": ...} of a finished file
 SLOT, SLOTS = BLOCK + (64 << 10), 4  # bytes on their way to a file: a block and small tensors, so many times
+SYNC = 16 << 20  # bytes between two times that a file is made durable
 
 
 class TensorFile:
     """A safetensors file that is written front to back, hashed on the way, and there under its name only when whole.
 
-    While one slot of a ring fills, one thread hashes the others and another writes them, each at its own pace. The disk
-    begins with a slot as soon as it is written, so that little is left to wait for when the file is made durable.
+    While one slot of a ring fills, one thread hashes the others, another writes them, and a third makes durable what
+    was written so far, each at its own pace: little is left to wait for at the end.
     Tensors come in order of falling width: values are aligned in a slot wherever it begins.
     """
 
@@ -30,7 +31,8 @@ class TensorFile:
         self.digest, self.bytes = hashlib.sha256(), 0
         self.slot, self.filled = _bytes(SLOT), 0
         self.ring: deque[tuple[Tensor, list[Future[None]]]] = deque((_bytes(SLOT), []) for _ in range(SLOTS - 1))
-        self.hasher, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)  # of one thread: each keeps the order
+        self.hasher, self.writer, self.syncer = (ThreadPoolExecutor(1) for _ in range(3))  # each keeps the order
+        self.syncing, self.asked = self.syncer.submit(int), 0  # for so many bytes it was asked last
         self.file = self.temporary.open("wb", buffering=0)
         self.room(1, len(header), torch.uint8)[0] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
 
@@ -55,16 +57,18 @@ class TensorFile:
         _wait(busy)
 
     def _write(self, values: np.ndarray) -> None:
-        start, view = self.file.tell(), memoryview(values)
+        view = memoryview(values)
         while view:
             view = view[self.file.write(view) :]
-        # Linux begins to write what it is told not to keep; Python lacks sync_file_range, which asks for just that.
-        os.posix_fadvise(self.file.fileno(), start, len(values), os.POSIX_FADV_DONTNEED)
+        if self.syncing.done() and self.file.tell() - self.asked >= SYNC:
+            self.syncing.result()  # raises what it met
+            self.syncing, self.asked = self.syncer.submit(os.fsync, self.file.fileno()), self.file.tell()
 
     def finish(self) -> Entry:
         """Make the file durable under its name."""
         self._send()
         _wait([future for _, busy in self.ring for future in busy])
+        self.syncing.result()  # the kernel tells of a failure once
         os.fsync(self.file.fileno())
         self.file.close()
         os.replace(self.temporary, self.path)
@@ -72,8 +76,8 @@ class TensorFile:
 
     def abandon(self) -> None:
         """Leave nothing of an unfinished file."""
-        self.hasher.shutdown()
-        self.writer.shutdown()
+        for pool in (self.hasher, self.writer, self.syncer):
+            pool.shutdown()
         self.file.close()
         self.temporary.unlink(missing_ok=True)
 

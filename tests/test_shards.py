@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pandas as pd
@@ -175,6 +176,27 @@ def test_a_file_is_the_same_wherever_its_slots_begin(tmp_path, monkeypatch, slot
     entry = file.finish()
     assert entry == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     assert_same_bits(load_file(path), state)
+
+
+def test_a_failure_that_the_disk_tells_of_once_in_mid_file_is_not_lost(tmp_path, monkeypatch):
+    make_oracle(hidden_size=128, intermediate_size=256).save_pretrained(tmp_path / "source")
+    told, fsync = [], os.fsync
+
+    def fail_once(number: int) -> None:
+        if os.readlink(f"/proc/self/fd/{number}").endswith(".safetensors.tmp"):
+            told.append(threading.current_thread())
+            if len(told) == 1:
+                raise OSError(errno.EIO, "a worn disk")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    monkeypatch.setattr(writer, "SYNC", 1)
+    with pytest.raises(ShardError, match=r"a worn disk.*the same command again to resume"):
+        shard(tmp_path / "source", tmp_path / "cut", 1)
+    assert told[0] is not threading.main_thread()
+    assert not list((tmp_path / "cut").rglob("*.safetensors*"))
+    shard(tmp_path / "source", tmp_path / "cut", 1)
+    verify(tmp_path / "cut")
 
 
 def test_every_part_is_a_folder_with_the_same_config_and_tokenizer(source, tmp_path):
