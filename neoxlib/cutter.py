@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -114,9 +115,10 @@ def _write_weights(job: Job, sizes: dict[str, int], journal: Journal, progress: 
 def _write_group(job: Job, group: int, ranks: list[int], journal: Journal, meter: Meter) -> None:
     """One file of each rank in `ranks`, the source read once: a block goes to all of them before the next is read."""
     outputs: dict[int, TensorFile] = {}
+    syncer = ThreadPoolExecutor(1)
     try:
         for rank in ranks:
-            outputs[rank] = TensorFile(job.root / job.file(rank, group), job.header(rank, group))
+            outputs[rank] = TensorFile(job.root / job.file(rank, group), job.header(rank, group), syncer)
             meter.add(outputs[rank].bytes)
         for target in job.groups[group]:
             for count in _write_tensor(target, outputs, len(job.folders)):
@@ -126,6 +128,7 @@ def _write_group(job: Job, group: int, ranks: list[int], journal: Journal, meter
     finally:
         for output in outputs.values():
             output.abandon()
+        syncer.shutdown()
 
 
 def _write_tensor(target: Target, outputs: dict[int, TensorFile], size: int) -> Iterator[int]:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,18 @@ class TensorFile:
     """A safetensors file that is written front to back, hashed on the way, and there under its name only when whole.
 
     While one slot of a ring fills, one thread hashes the others, another writes them, and a third makes durable what
-    was written so far, each at its own pace: little is left to wait for at the end.
+    was written so far, each at its own pace: little is left to wait for at the end. That third one, `syncer`, serves
+    all files of a disk, which empties its own cache for all of them at once.
     Tensors come in order of falling width: values are aligned in a slot wherever it begins.
     """
 
-    def __init__(self, path: Path, header: bytes) -> None:
+    def __init__(self, path: Path, header: bytes, syncer: Executor) -> None:
         self.path, self.temporary = path, path.with_name(path.name + ".tmp")
         self.digest, self.bytes = hashlib.sha256(), 0
         self.slot, self.filled = _bytes(SLOT), 0
         self.ring: deque[tuple[Tensor, list[Future[None]]]] = deque((_bytes(SLOT), []) for _ in range(SLOTS - 1))
-        self.hasher, self.writer, self.syncer = (ThreadPoolExecutor(1) for _ in range(3))  # each keeps the order
-        self.syncing, self.asked = self.syncer.submit(int), 0  # for so many bytes it was asked last
+        self.hasher, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)  # of one thread: each keeps the order
+        self.syncer, self.syncing, self.asked = syncer, syncer.submit(int), 0  # asked: for so many bytes, at last
         self.file = self.temporary.open("wb", buffering=0)
         self.room(1, len(header), torch.uint8)[0] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
 
@@ -76,8 +77,9 @@ class TensorFile:
 
     def abandon(self) -> None:
         """Leave nothing of an unfinished file."""
-        for pool in (self.hasher, self.writer, self.syncer):
-            pool.shutdown()
+        self.hasher.shutdown()
+        self.writer.shutdown()
+        wait([self.syncing])
         self.file.close()
         self.temporary.unlink(missing_ok=True)
 

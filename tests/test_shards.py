@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -154,7 +155,7 @@ class Trickle:
 def test_a_file_is_whole_however_few_bytes_a_write_takes(tmp_path):
     tensor = torch.randn(9, 5)
     header = header_of({"w": (tensor.dtype, (9, 5))}, {})
-    file = TensorFile(tmp_path / "w.safetensors", header)
+    file = TensorFile(tmp_path / "w.safetensors", header, ThreadPoolExecutor(1))
     file.file = Trickle(file.file)
     file.room(9, 5, tensor.dtype).copy_(tensor)
     entry = file.finish()
@@ -169,7 +170,8 @@ def test_a_file_is_the_same_wherever_its_slots_begin(tmp_path, monkeypatch, slot
     state = {"a": torch.randn(100, 31), "b": torch.randn(7, 3).half(), "c": torch.arange(77, dtype=torch.int8)[:, None]}
     monkeypatch.setattr(writer, "SLOT", slot)
     path = tmp_path / "w.safetensors"
-    file = TensorFile(path, header_of({name: (tensor.dtype, tensor.shape) for name, tensor in state.items()}, {}))
+    header = header_of({name: (tensor.dtype, tensor.shape) for name, tensor in state.items()}, {})
+    file = TensorFile(path, header, ThreadPoolExecutor(1))
     for tensor in state.values():
         for rows in tensor.split([1, 0, 4, len(tensor) - 5]):
             file.room(*rows.shape, rows.dtype).copy_(rows)
