@@ -72,12 +72,12 @@ def markdown(result: dict[str, Any]) -> str:
     head = [f"{size}, {run['state']}" for size, run in zip(sizes, runs, strict=True)]
     peaks, rounds = ", ".join(dict.fromkeys(sizes)), len(runs[0]["results"]["cp"])
     lines = [
-        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory: medians of "
-        f"{rounds} rounds, the files ({STORED}) out of the page cache (cold) or in it (warm); × is how many times as "
+        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory, neoxlib "
+        f"{m['git']}: medians of {rounds} rounds, the files ({STORED}) out of the page cache (cold) or in it (warm); × is how many times as "
         "fast as its peer, with the span of the rounds. `shard` returns when its files are on the disk, with their "
         "sha256 taken; `cp` while they are in memory, unless `sync` follows (on the disk). Loads are timed to a first "
-        "token, when every weight was read. Peak memory is "
-        "the part that is no file's. "
+        "token, when every weight was read; settled: when all are in memory of the model's own, in its dtype and in "
+        "large pages, which goes on in the background. Peak memory is the part that is no file's. "
         f"{load_average(result['others'])}",
         "", _line(["", "beside", *head, f"peak, GB, of {peaks}"]), _line(["---"] * 2 + ["---:"] * (len(head) + 1)),
     ]  # fmt: skip
@@ -90,6 +90,7 @@ def markdown(result: dict[str, Any]) -> str:
 def _cell(found: Sequence[dict[str, Any]], faster: Sequence[Sequence[float]] | None) -> str:
     words = [f"{median(one.get('ready_s', one['own_s']) for one in found):.2f} s"]
     words += [f"{median(times):.2f}× ({min(times):.2f}–{max(times):.2f})" for times in faster or ()]
+    words += [f"settled after {median(one['settled_s'] for one in found):.1f} s"] if "settled_s" in found[0] else []
     return "; ".join(words)
 
 

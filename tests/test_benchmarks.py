@@ -226,7 +226,7 @@ def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_ro
     for dtype, ours in (("float32", 1.0), ("float16", 2.0)):
         figures = {"seconds": 9.0, "rss_gb": 1.0, "own_gb": 0.5}
         runs[f"from_pretrained, {dtype}"] = [figures | {"own_s": 0.1, "ready_s": 3.0}] * 3
-        runs[f"load, {dtype}"] = [figures | {"own_s": 0.5, "ready_s": ours}] * 3
+        runs[f"load, {dtype}"] = [figures | {"own_s": 0.5, "ready_s": ours, "settled_s": 7.5}] * 3
     found = load.ratios(runs)
     assert found["shard, 1 rank"] == [[4.0, 4.0, 2.0], [2.0, 4.0, 1.5]] and found["load, float32"] == [[3.0] * 3]
     warm = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs, "ratios": found}
@@ -237,7 +237,7 @@ def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_ro
     assert "| cp |  | 3.00 s | 3.00 s | 0.10, 0.10 |" in text and "medians of 3 rounds" in text
     shards = "1.00 s; 4.00× (2.00–4.00); 2.00× (1.50–4.00)"
     assert f"| shard, 1 rank | cp, on the disk; cp | {shards} | {shards} | 0.10, 0.10 |" in text
-    loads = "2.00 s; 1.50× (1.50–1.50)"
+    loads = "2.00 s; 1.50× (1.50–1.50); settled after 7.5 s"
     assert f"| load, float16 | from_pretrained, float16 | {loads} | {loads} | 0.50, 0.70 |" in text
 
 
