@@ -73,7 +73,8 @@ def markdown(result: dict[str, Any]) -> str:
     peaks, rounds = ", ".join(dict.fromkeys(sizes)), len(runs[0]["results"]["cp"])
     lines = [
         f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory, neoxlib "
-        f"{m['git']}: medians of {rounds} rounds, the files ({STORED}) out of the page cache (cold) or in it (warm); × is how many times as "
+        f"{m['git']}: medians of {rounds} rounds, "
+        f"the files ({STORED}) out of the page cache (cold) or in it (warm); × is how many times as "
         "fast as its peer, with the span of the rounds. `shard` returns when its files are on the disk, with their "
         "sha256 taken; `cp` while they are in memory, unless `sync` follows (on the disk). Loads are timed to a first "
         "token, when every weight was read; settled: when all are in memory of the model's own, in its dtype and in "

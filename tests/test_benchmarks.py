@@ -39,7 +39,10 @@ def record(name: str, case: str, steps: list[float], precision: str = "bf16", sa
 def result(*records: dict, failures: tuple = ()) -> dict:
     names = dict.fromkeys((r["name"], r["precision"]) for r in records)
     return {
-        "machine": {"date": "2026-01-02T03:04:05", "cpu": "some processor", "cores": 2, "torch": "2", "memory_gb": 24},
+        "machine": {
+            "date": "2026-01-02T03:04:05", "cpu": "some processor", "cores": 2, "torch": "2", "memory_gb": 24,
+            "git": "0123abcd",
+        },
         "shape": {"layers": 3, "hidden": 128, "heads": 4, "vocab": 2048, "parameters": 10**6}, "threads": 2,
         "read_gb_s": [40.0, 50.0], "failures": list(failures), "records": list(records),
         "others": {"load_before": 1.5, "load_after": 2.5, "busy_cores_mean": 0.1, "busy_cores_max": 0.4},
@@ -234,7 +237,7 @@ def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_ro
     other = warm | {"bytes": 8 * 10**9, "state": "cold", "results": runs | {"load, float16": larger}}
     text = load.markdown(result() | {"runs": [warm, other]})
     assert "|  | beside | 4.0 GB, warm | 8.0 GB, cold | peak, GB, of 4.0 GB, 8.0 GB |" in text
-    assert "| cp |  | 3.00 s | 3.00 s | 0.10, 0.10 |" in text and "medians of 3 rounds" in text
+    assert "| cp |  | 3.00 s | 3.00 s | 0.10, 0.10 |" in text and "neoxlib 0123abcd: medians of 3 rounds" in text
     shards = "1.00 s; 4.00× (2.00–4.00); 2.00× (1.50–4.00)"
     assert f"| shard, 1 rank | cp, on the disk; cp | {shards} | {shards} | 0.10, 0.10 |" in text
     loads = "2.00 s; 1.50× (1.50–1.50); settled after 7.5 s"
