@@ -33,7 +33,7 @@ class TensorFile:
         self.slot, self.filled = _bytes(SLOT), 0
         self.ring: deque[tuple[Tensor, list[Future[None]]]] = deque((_bytes(SLOT), []) for _ in range(SLOTS - 1))
         self.hasher, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)  # of one thread: each keeps the order
-        self.syncer, self.syncing, self.asked = syncer, syncer.submit(int), 0  # asked: for so many bytes, at last
+        self.syncer, self.syncing, self.asked = syncer, syncer.submit(int), 0  # asked: bytes, when it was last
         self.file = self.temporary.open("wb", buffering=0)
         self.room(1, len(header), torch.uint8)[0] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
 

@@ -81,8 +81,9 @@ def test_after_the_copy_the_files_may_go(folder, tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widened(dtype, size, tmp_path, monkeypatch):
     monkeypatch.setattr(Settling, "start", lambda self: None)
-    oracle = make_oracle()
-    oracle.to(dtype).save_pretrained(tmp_path)
+    oracle = make_oracle().to(dtype)
+    oracle.save_pretrained(tmp_path)
+    theirs = oracle.float()(IDS).logits
 
     def work(group: Group) -> None:
         engine, unhurried = (load(tmp_path, group=group, compile=True) for _ in range(2))
@@ -90,6 +91,7 @@ def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widene
         pages = held(engine._settling)
         assert {tensor.dtype for tensor in pages.values()} == {dtype} and {t.ndim for t in pages.values()} == {2}
         before = [engine.logits(IDS.repeat(n, 1)) for n in (1, 3, 20)]
+        assert group.rank > 0 or torch.allclose(before[0], theirs, rtol=0, atol=1e-4)
         engine._settling._copy()
         assert all(torch.equal(tensor, pages[name].float()) for name, tensor in held(engine._settling).items())
         assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
