@@ -1,5 +1,6 @@
 """One rank's whole: the model with its weights and tokenizer, and what one may ask of it."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -12,9 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from neoxlib import fast, npu, timing, traces, weights
 from neoxlib.cases import Case
-from neoxlib.checkpoint import fingerprint, open_checkpoint
+from neoxlib.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from neoxlib.chips import chip_for, pick_device, pick_dtype
-from neoxlib.comm import SOLO, Group
+from neoxlib.comm import SOLO, Group, check_same, on_all
 from neoxlib.config import ModelConfig, sequence_window
 from neoxlib.device import memory_mb, start_npu
 from neoxlib.errors import ConfigError, SettingsError
@@ -29,6 +30,7 @@ from neoxlib.text import Completion, Stream, encode, generate_text
 log = logging.getLogger("neoxlib")
 
 Prompt = str | Sequence[int]
+SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")  # every rank reads them by itself
 
 
 class Engine:
@@ -216,16 +218,19 @@ def load(
     if device == "npu":
         start_npu()
     where = torch.device(device)  # of the NPUs the one that this process has set as its own
+    about = {"fingerprint": fingerprint(checkpoint), "dtype": dtype, "quant": quant, "max_seq_len": window}
+    check_same(group, _facts(checkpoint, about), where)
     with torch.device("meta"):
         model = GPTNeoX(config, group, quant=quant).to(getattr(torch, dtype))
     model = fast.in_one_block(model) if where.type == "cpu" else model.to_empty(device=where)
-    compiled = compile and where.type == "cpu" and native.library("kernels") is not None
-    settling = weights.load_into(model.eval(), model_dir, lend=True, narrow=compiled)
-    about = {
-        "model_dir": str(model_dir), "fingerprint": fingerprint(checkpoint),
-        "parameters": count_parameters(config), "dtype": dtype, "device": str(where),
-        "world_size": group.size, "backend": group.backend, "quant": quant,
-        "max_seq_len": window, "threads": torch.get_num_threads(), "compile": _compile(model, where, compile),
+    able = compile and where.type == "cpu" and native.library("kernels") is not None
+    compiled = on_all(group, able, where)
+    # PyTorch's products may sum in another order where memory begins at another place: they get no pages of files.
+    settling = weights.load_into(model.eval(), model_dir, lend=compiled, narrow=compiled)
+    about |= {
+        "model_dir": str(model_dir), "parameters": count_parameters(config), "device": str(where),
+        "world_size": group.size, "backend": group.backend, "threads": torch.get_num_threads(),
+        "compile": _compile(model, where, compile, compiled),
         "compile_s": round(native.seconds("packing", *(["kernels"] if compile and where.type == "cpu" else [])), 2),
     }  # fmt: skip
     engine = Engine(model, _tokenizer(folder, config), window, about, settling)
@@ -233,7 +238,17 @@ def load(
     return engine
 
 
-def _compile(model: GPTNeoX, device: torch.device, wanted: bool) -> str:
+def _facts(checkpoint: Checkpoint, about: dict[str, Any]) -> dict[str, str]:
+    """All that each rank reads or is told by itself and that must be the same on every rank."""
+    facts = {name: str(fact) for name, fact in about.items()}
+    if checkpoint.part[1] > 1:  # each rank reads a part of its own
+        del facts["fingerprint"]
+    files = [checkpoint.folder / name for name in SMALL_FILES]
+    digests = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
+    return facts | {name: digests.get(name, "missing") for name in SMALL_FILES}
+
+
+def _compile(model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool) -> str:
     """Put the device's operators in place; says what the model runs on, and why if not on them."""
     if not wanted:
         return "plain: compile is False"
@@ -241,7 +256,10 @@ def _compile(model: GPTNeoX, device: torch.device, wanted: bool) -> str:
         chip = chip_for(device.type)
         npu.attach(model, chip.family)
         return f"operators for {chip.name}"
-    return "compiled kernels" if fast.attach(model) else f"plain: {native.why_not('kernels')}"
+    if not compiled:
+        return f"plain: {native.why_not('kernels') or 'another rank cannot compile the kernels'}"
+    fast.attach(model)
+    return "compiled kernels"
 
 
 def _tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase | None:

@@ -96,7 +96,7 @@ class FastPath:
     def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
         """As GPTNeoX.states, [B, S, hidden] float32. Raises IndexError for an id that has no embedding."""
         alone, ids = self.group.size == 1, input_ids.long().contiguous()  # alone: the kernels embed, too
-        x = torch.empty(*ids.shape, self.config.hidden_size) if alone else self.embed_in(ids).float()
+        x = torch.empty(*ids.shape, self.config.hidden_size) if alone else self.embed_in(ids, torch.float32)
         start, term = cache.append(ids.shape[1], mask), torch.empty_like(x)
         capacity, tables = cache.k.shape[3], self._tables(cache.k.shape[3])
         step = Step(

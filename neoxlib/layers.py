@@ -116,20 +116,25 @@ class RowParallel(Linear):
 
 
 class VocabParallel(Sharded):
-    """Embedding with its rows cut over the ranks: ids [B, S] -> hidden states [B, S, hidden], summed over the ranks."""
+    """Embedding with its rows cut over the ranks: ids [B, S] -> hidden states [B, S, hidden] of `dtype`, on every rank.
+
+    The ranks sum in `dtype`, not in the weight's: that may still be a narrower one of the same numbers on this rank,
+    and no longer on the next (settle.py).
+    """
 
     def __init__(self, vocab_size: int, hidden_size: int, group: Group = SOLO) -> None:
         super().__init__({"weight": Full((vocab_size, hidden_size), Cut(0))}, group)
         self.group = group
         self.first, _ = bounds(vocab_size, group.rank, group.size)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         if self.group.size == 1:
-            return F.embedding(ids, self.weight)
+            return F.embedding(ids, self.weight).to(dtype)
         row = ids - self.first
         here = (row >= 0) & (row < self.weight.shape[0])
-        found = F.embedding(row.where(here, 0), self.weight) * here[..., None]
-        return self.group.all_reduce(found)  # a row is on one rank only; the others add zeros
+        found = F.embedding(row.where(here, 0), self.weight).to(dtype)
+        # A row is on one rank only, the others add zeros: not a product, which would be NaN for an infinite row 0.
+        return self.group.all_reduce(found.masked_fill(~here[..., None], 0))
 
 
 class LayerNorm(Sharded):

@@ -178,6 +178,11 @@ class GPTNeoX(nn.Module):
         if not config.tie_word_embeddings:
             self.embed_out = ColumnParallel(config.hidden_size, config.vocab_size, False, group, head)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what passes between the layers. A norm's weight has it: it is never packed, nor 16-bit for a while."""
+        return self.gpt_neox.final_layer_norm.weight.dtype
+
     def forward(
         self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None, last_only: bool = False
     ) -> Tensor:
@@ -194,7 +199,7 @@ class GPTNeoX(nn.Module):
             return self.fast.states(input_ids, cache, mask)
         mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
         step = cache.extend(mask, self.ops)
-        x = self.gpt_neox.embed_in(input_ids)  # [B, S, hidden]
+        x = self.gpt_neox.embed_in(input_ids, self.dtype)  # [B, S, hidden]
         for layer, k_cache, v_cache in zip(self.gpt_neox.layers, cache.k, cache.v, strict=True):
             x = layer(x, step, k_cache, v_cache)
         return x

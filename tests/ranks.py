@@ -29,11 +29,14 @@ class ThreadGroup(Group):
         return everyone
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        self.reduces += 1
-        return x.copy_(torch.stack(self._swap(x.clone())).sum(0))
+        self.reduces += x.is_floating_point()
+        terms = self._swap(x.clone())
+        assert len({(term.dtype, term.shape) for term in terms}) == 1, "ranks add up what is not alike"
+        return x.copy_(torch.stack(terms).sum(0))
 
     def gather(self, x: Tensor, dim: int = -1) -> Tensor | None:
         parts = self._swap(x)
+        assert len({part.dtype for part in parts}) == 1, "ranks gather what is not alike"
         return torch.cat(parts, dim) if self.rank == 0 else None
 
     def broadcast(self, value: Any) -> Any:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from neoxlib.cluster import Outcome, _in_step
 from neoxlib.errors import RankError, SettingsError, WeightsError
 from neoxlib.ops import native
 from tests import faults
+from tests.conftest import make_oracle, save_tokenizer
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = ["A rank is", "Zwei Ränge, 两个"]
@@ -208,6 +210,26 @@ def test_a_model_that_cannot_be_loaded_is_the_error_of_load_and_leaves_nothing(c
         neoxlib.Session(model, device="cpu", log_dir=tmp_path / "logs")
     assert str(error.value) == str(told.value)
     assert gone(new_processes())
+
+
+@pytest.mark.parametrize("backend", ["", "gloo"])
+def test_a_rank_that_is_stopped_at_any_point_changes_no_answer(tmp_path, monkeypatch, backend):
+    """The others copy their weights meanwhile: float16 bytes were once added to float32 bytes."""
+    monkeypatch.setenv("NEOXLIB_BACKEND", backend)
+    make_oracle(vocab_size=30_000, hidden_size=256, intermediate_size=1024).half().save_pretrained(tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    with open_session(tmp_path / "model", tmp_path / "logs") as session:
+        answers = []
+        for pid in [*session.ranks["pid"]] * 2:
+            os.kill(pid, signal.SIGSTOP)
+            goes_on = threading.Timer(0.7, os.kill, (pid, signal.SIGCONT))  # at first before the call, then in it
+            goes_on.start()
+            time.sleep(0.6 if len(answers) < 2 else 0)
+            answers.append(session.logits(IDS))
+            goes_on.join()
+        session.settle()
+        settled = session.logits(IDS)
+    assert all(torch.equal(logits, settled) for logits in answers)
 
 
 def test_a_killed_driver_leaves_no_process_and_no_folder(checkpoint, tmp_path):

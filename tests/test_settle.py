@@ -3,6 +3,7 @@
 import mmap
 import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from neoxlib.weights import load_into, shard
 from tests.conftest import make_oracle
 from tests.ranks import on_ranks
 
+compiled = pytest.mark.skipif(native.library("kernels") is None, reason=native.why_not("kernels"))
 IDS = torch.tensor([[5, 3, 60, 2], [9, 9, 1, 40]])
 
 
@@ -39,10 +41,9 @@ def held(settling: Settling) -> dict[str, torch.Tensor]:
     return {name: settling.model.get_parameter(name).data for name in settling.own}
 
 
-@pytest.mark.parametrize("compile", [True, False])
-def test_answers_before_and_after_the_copy_are_those_of_weights_that_were_read(folder, compile, monkeypatch):
+def test_answers_before_and_after_the_copy_are_those_of_weights_that_were_read(folder, monkeypatch):
     monkeypatch.setattr(Settling, "start", lambda self: None)
-    engine = load(folder, compile=compile)
+    engine = load(folder)
     settling = engine._settling
     before, pages = engine.logits(IDS), held(settling)
     settling._copy()
@@ -77,6 +78,7 @@ def test_after_the_copy_the_files_may_go(folder, tmp_path):
     assert not engine._settling.thread.is_alive()
 
 
+@compiled
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widened(dtype, size, tmp_path, monkeypatch):
@@ -99,10 +101,54 @@ def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widene
             after, expected = engine.logits(IDS.repeat(n, 1)), unhurried.logits(IDS.repeat(n, 1))
             assert group.rank > 0 or (torch.equal(logits, after) and torch.equal(logits, expected))
 
-    if native.library("kernels") is None:
-        pytest.skip(f"the kernels cannot be compiled: {native.why_not('kernels')}")
     on_ranks(size, work)
-    assert not load(tmp_path, compile=False)._settling.own  # PyTorch's operators take one dtype
+
+
+@compiled
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("options", [{}, {"quant": "int8"}, {"quant": "int4"}, {"dtype": "float16"}])
+def test_ranks_that_have_settled_and_ranks_that_have_not_answer_to_the_bit_as_settled_ones(
+    size, options, tmp_path, monkeypatch
+):
+    """Sums in the dtype that a weight has just now added float16 bytes to float32 bytes."""
+    monkeypatch.setattr(Settling, "start", lambda self: None)
+    make_oracle(vocab_size=210, hidden_size=128, intermediate_size=256).half().save_pretrained(tmp_path)
+
+    def work(group: Group) -> list[torch.Tensor | None]:
+        answers = []
+        for settled in range(1 << size):  # every choice of ranks
+            engine = load(tmp_path, group=group, **options)
+            if settled >> group.rank & 1:
+                engine._settling._copy()
+            answers.append(engine.logits(IDS))
+        return answers
+
+    *mixed, all_settled = on_ranks(size, work)[0]
+    assert all(torch.equal(logits, all_settled) for logits in mixed)
+
+
+def test_plain_operators_get_no_pages_of_files(folder):
+    """Their sums may depend on where memory begins: MKL promises the same bits for aligned memory only."""
+    assert not load(folder, compile=False)._settling.own
+
+
+@compiled
+def test_a_rank_that_cannot_compile_leaves_all_ranks_on_plain_operators(folder, monkeypatch):
+    real, this = native.library, threading.local()
+    monkeypatch.setattr(native, "library", lambda name: None if this.rank == 1 else real(name))
+
+    def work(group: Group) -> tuple[str, torch.Tensor | None]:
+        this.rank = group.rank
+        engine = load(folder, group=group)
+        return engine.describe()["compile"], engine.logits(IDS)
+
+    (said, logits), (said_of_1, _) = on_ranks(2, work)
+    assert said == said_of_1 == "plain: another rank cannot compile the kernels"
+    assert torch.equal(logits, load_plain(folder))
+
+
+def load_plain(folder: Path) -> torch.Tensor:
+    return on_ranks(2, lambda group: load(folder, group=group, compile=False).logits(IDS))[0]
 
 
 def test_weights_that_are_rounded_or_packed_are_read_at_once(folder):
