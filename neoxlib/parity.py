@@ -3,11 +3,12 @@
 Layers are read from the checkpoint one at a time and dropped again, so that this works for a model of any size.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -39,7 +40,11 @@ TOP1 = {"float32": 1.0, "float16": 0.98, "bfloat16": 0.9}  # share of positions 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One comparison: the largest logit error, also in units of the logits' spread, and the top tokens' agreement."""
+    """One comparison: the largest error, also in units of the logits' spread, and the top tokens' agreement.
+
+    Errors are those of logits, or of log-probabilities per token where answers are judged as they were given; then
+    nothing is known of the other tokens, and `top1_agreement` is None.
+    """
 
     compared: str
     with_: str
@@ -47,19 +52,37 @@ class Verdict:
     max_error: float
     relative_error: float
     tolerance: float
-    top1_agreement: float
+    top1_agreement: float | None
     passed: bool
+
+    @property
+    def detail(self) -> str:
+        """In words, for a check."""
+        of = "logit" if self.top1_agreement is not None else "log-probability"
+        said = f"largest {of} error {self.max_error:.2e}, {self.relative_error:.1e} of the spread "
+        said += f"(limit {self.tolerance:.0e})"
+        return said if self.top1_agreement is None else f"{said}, top-1 agreement {self.top1_agreement:.1%}"
+
+
+class Answered(NamedTuple):
+    """A continuation that an engine gave or scored, and what it held of it at that moment."""
+
+    context: list[int]
+    continuation: list[int]
+    logprob: float  # sum of log P(token) over the first `ids` rows of the vocabulary
+    ids: int
 
 
 def check(engine: "Engine", run: "Run", texts: Sequence[str] = TEXTS) -> pd.DataFrame:
-    """Compare `engine` (or a Session) with both references on `texts`, record the checks in `run`, return the table."""
+    """Compare `engine` (or a Session) with both references on `texts`, record the checks in `run`, return the table.
+
+    Its first answers are judged as they were given, too: what was wrong only for the first moments shows here.
+    """
     about = engine.describe()
     rows = [list(engine.tokenizer(text)["input_ids"])[:MAX_TOKENS] for text in texts]
-    verdicts = compare(engine, about, rows)
+    verdicts = compare(engine, about, rows, engine.first_answers)
     for verdict in verdicts:
-        detail = f"largest logit error {verdict.max_error:.2e}, {verdict.relative_error:.1e} of the spread "
-        detail += f"(limit {verdict.tolerance:.0e}), top-1 agreement {verdict.top1_agreement:.1%}"
-        run.check(f"parity with {verdict.with_}", verdict.passed, detail)
+        run.check(f"parity with {verdict.with_}", verdict.passed, verdict.detail)
     table = pd.DataFrame([asdict(v) for v in verdicts]).rename(columns={"with_": "with"})
     return run.save("parity", table)
 
@@ -85,8 +108,13 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
     return left.dtype == right.dtype and torch.equal(*as_bytes)
 
 
-def compare(engine: "Engine", about: dict[str, Any], rows: Sequence[list[int]]) -> list[Verdict]:
-    """Verdicts on the ragged batch `rows`, left-padded: against the same layers on one rank, and against plain fp32."""
+def compare(
+    engine: "Engine", about: dict[str, Any], rows: Sequence[list[int]], answered: Sequence[Answered] = ()
+) -> list[Verdict]:
+    """Verdicts on the ragged batch `rows`, left-padded: against the same layers on one rank, and against plain fp32.
+
+    And on what the engine has `answered` before, against plain fp32.
+    """
     ids, mask = left_pad(rows)  # [B, S]
     found = engine.logits(ids, mask)  # [B, S, vocab]
     found = [row[kept] for row, kept in zip(found, mask, strict=True)]
@@ -94,11 +122,15 @@ def compare(engine: "Engine", about: dict[str, Any], rows: Sequence[list[int]]) 
     numbers = "bfloat16" if about["quant"] else about["dtype"]  # to which fast.py may round what meets packed weights
     limits = TOLERANCE[numbers], TOP1[numbers]
     alone = solo_logits(about["model_dir"], rows, getattr(torch, about["dtype"]), about["quant"])
-    truth = reference_logits(about["model_dir"], rows, about["quant"])
-    return [
+    read = [[*each.context, *each.continuation[:-1]] for each in answered]
+    truth = reference_logits(about["model_dir"], [*rows, *read], about["quant"])
+    verdicts = [
         _judge(name, f"world size 1, {about['dtype']}, CPU", found, alone, *limits),
-        _judge(name, "an independent float32 forward", found, truth, *limits),
+        _judge(name, "an independent float32 forward", found, truth[: len(rows)], *limits),
     ]
+    if answered:
+        verdicts.append(_judge_answers(name, answered, truth[len(rows) :], limits[0]))
+    return verdicts
 
 
 def _judge(
@@ -110,6 +142,22 @@ def _judge(
     agreement = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
     passed = relative <= tolerance and agreement >= least  # False for NaN, too
     return Verdict(name, other, len(ours), error, relative, tolerance, agreement, passed)
+
+
+def _judge_answers(name: str, answered: Sequence[Answered], truth: Sequence[Tensor], tolerance: float) -> Verdict:
+    """Of the log-probabilities that were given with the answers: a logit's error moves one by twice itself at most."""
+    errors = []
+    for each, logits in zip(answered, truth, strict=True):  # logits [S, vocab]
+        count = len(each.continuation)
+        logprobs = logits[-count:, : each.ids].log_softmax(-1)
+        expected = logprobs.gather(1, torch.tensor(each.continuation)[:, None]).sum().item()
+        errors.append(abs(each.logprob - expected) / count)
+    error = max(errors, key=lambda e: math.inf if math.isnan(e) else e)
+    relative = error / 2 / torch.cat(list(truth)).std().item()
+    positions = sum(len(each.continuation) for each in answered)
+    compared = f"{name}, the first {len(answered)} answers"
+    with_ = "an independent float32 forward, answers as they were given"
+    return Verdict(compared, with_, positions, error, relative, tolerance, None, relative <= tolerance)
 
 
 Reader = Callable[[], Tensor]

@@ -73,3 +73,34 @@ def test_not_a_number_fails(checkpoint, tmp_path):
     oracle.gpt_neox.final_layer_norm.bias.data.fill_(float("nan"))
     oracle.save_pretrained(tmp_path)
     assert not any(v.passed for v in verdicts(tmp_path))
+
+
+def answers_of(engine: neoxlib.Engine) -> list[parity.Answered]:
+    """Two continuations as `engine` gives them now."""
+    prompts = [[5, 9, 200, 31], [1, 2, 3]]
+    given = engine.generate(prompts, max_new_tokens=6, temperature=1.0, seed=3)
+    pairs = zip(prompts, given, strict=True)
+    return [parity.Answered(ids, one.token_ids, sum(one.logprobs), engine.real_ids) for ids, one in pairs]
+
+
+def test_answers_are_judged_as_they_were_given_not_as_they_would_be_now(checkpoint):
+    """Wrong only until all weights had been copied: three checks passed on a report whose texts were garbage."""
+    with neoxlib.load(checkpoint) as engine:
+        weight = engine.model.gpt_neox.embed_in.weight
+        right = answers_of(engine)
+        engine.settle()
+        kept = weight.clone()
+        engine.model.gpt_neox.embed_in.weight.mul_(1.5)
+        wrong = answers_of(engine)
+        engine.model.gpt_neox.embed_in.weight.copy_(kept)
+        *logits, given = parity.compare(engine, engine.describe(), ROWS, right)
+        assert given.passed and given.positions == 12 and given.relative_error < 1e-5
+        *logits, given = parity.compare(engine, engine.describe(), ROWS, wrong)
+    assert all(verdict.passed for verdict in logits) and not given.passed
+    assert "log-probability error" in given.detail and "top-1" not in given.detail
+
+
+def test_an_answer_that_is_not_a_number_fails(checkpoint):
+    with neoxlib.load(checkpoint) as engine:
+        answered = [answers_of(engine)[0]._replace(logprob=float("nan")), *answers_of(engine)]
+        assert not parity.compare(engine, engine.describe(), ROWS, answered)[-1].passed
