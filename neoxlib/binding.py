@@ -62,7 +62,9 @@ def cores(cards: Sequence[Card], ids: Sequence[int], allowed: set[int], system: 
 
 
 def _node(card: Card, system: Path) -> int | None:
-    """NUMA node of a card's bus; None where the kernel does not say."""
+    """NUMA node of a card's bus; None where it is on none, or the kernel does not say."""
+    if card.bus_id is None:
+        return None
     try:
         node = int((system / "bus/pci/devices" / card.bus_id.lower() / "numa_node").read_text())
     except (OSError, ValueError):

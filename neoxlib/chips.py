@@ -13,7 +13,7 @@ from functools import cache
 
 from neoxlib import smi
 from neoxlib.chip_table import CHIPS, Chip, chip, chip_of_card
-from neoxlib.errors import SettingsError
+from neoxlib.errors import SettingsError, telling
 from neoxlib.recipe import RECIPE, launch_env
 
 __all__ = [
@@ -31,6 +31,8 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 def chip_here() -> Chip | None:
     """The chip of this machine as npu-smi names it; None where there is none or the name is not in the table."""
     answer = smi.read()
+    if answer and answer.failure:
+        log.warning("not all that npu-smi says of this machine is known: %s", answer.failure)
     return chip_of_card(answer.cards[0].name, answer.cards[0].total_mib) if answer and answer.cards else None
 
 
@@ -75,7 +77,7 @@ def _count_problem() -> tuple[str, ...]:
     except subprocess.TimeoutExpired:
         return ("torch_npu did not answer within 120 s (npu-smi info shows the cards' health)",)
     if done.returncode:
-        return ("torch_npu cannot be imported: " + (done.stderr.strip().splitlines() or ["no message"])[-1],)
+        return ("torch_npu cannot be imported: " + (telling(done.stderr) or ["no message"])[-1],)
     if done.stdout.split()[-1] == "0":
         return ("torch_npu sees no device (ASCEND_RT_VISIBLE_DEVICES must be strictly ascending ids that exist)",)
     return ()

@@ -35,3 +35,8 @@ class ParameterError(NeoXError):
 
 class CheckFailed(NeoXError):
     """A check of a finished run (parity, accuracy, regression) did not hold."""
+
+
+def telling(text: str) -> list[str]:
+    """The lines that can be quoted as a reason: none that is blank or a ruler (+---+, ====)."""
+    return [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from neoxlib import rank, smi
+from neoxlib.host import container
 
 if TYPE_CHECKING:
     from neoxlib.engine import Engine
@@ -56,9 +57,10 @@ class Sampler:
             self.rss[place] = _larger(self.rss[place], seen)
 
     def _look_device(self) -> None:
-        found = smi.read()
+        found, inside = smi.read(), container() is not None
+        holders = found.holders if found else ()
         for place, pid in enumerate(self.pids):
-            held = [holder.mib for holder in (found.holders if found else ()) if holder.pid == pid]
+            held = [holder.mib for holder in holders if holder.seen(inside) == pid]
             self.device[place] = _larger(self.device[place], sum(held) * MIB / MB if held else None)
 
 

@@ -22,6 +22,7 @@ from neoxlib import npu, parity
 from neoxlib.config import ModelConfig
 from neoxlib.decode import left_pad
 from neoxlib.engine import Engine
+from neoxlib.errors import telling
 from neoxlib.layers import rotary_tables
 from neoxlib.model import KVCache, shard_rules
 from neoxlib.npu import PackedProduct, halves
@@ -62,7 +63,7 @@ class Trial:
     @classmethod
     def failed(cls, name: str, dtype: str, failure: Exception) -> "Trial":
         """By what was raised instead of an answer."""
-        first = (str(failure).strip().splitlines() or [""])[0]
+        first = (telling(str(failure)) or [""])[0]
         return cls(name, dtype, None, 0.0, "", False, f"{type(failure).__name__}: {first}")
 
 

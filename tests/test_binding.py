@@ -51,6 +51,12 @@ def test_where_the_nodes_are_hidden_all_cores_are_shared_evenly(system):
     assert binding.cores(cards(), [0, 1, 2, 3], set(range(12)), Path("/nowhere")) == even
 
 
+def test_a_card_on_no_bus_is_as_one_whose_node_is_hidden(system):
+    boards = [Card(npu, 0, "310B4", "OK", None, 0, 7545) for npu in range(2)]
+    even = [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+    assert binding.cores(boards, [0, 1], set(range(12)), system) == even
+
+
 def test_cores_are_shared_where_there_are_fewer_than_npus(system):
     assert binding.cores([], [0, 1, 2], {4, 7}, system) == [[4], [7], [4]]
 

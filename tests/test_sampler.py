@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pandas as pd
+import pytest
 
 from neoxlib import sampler, smi
 from neoxlib.rank import host
@@ -54,6 +55,16 @@ def test_device_memory_is_npu_smis_of_each_ranks_process(monkeypatch):
     with sampler.Sampler([11], npu=True) as seen:
         pass
     assert seen.device == [None]
+
+
+@pytest.mark.parametrize(("container", "pid"), [(None, 70456), ("docker", 214)])
+def test_in_a_container_a_process_has_the_pid_that_it_has_there(container, pid, monkeypatch):
+    holder = Holder(0, 0, 70456, "python", 1000, 214)
+    monkeypatch.setattr(sampler, "container", lambda: container)
+    monkeypatch.setattr(smi, "read", lambda: Smi("26", (), (holder,)))
+    with sampler.Sampler([pid, 70456 + 214 - pid], npu=True) as seen:
+        pass
+    assert seen.device == [1000 * 2**20 / 1e6, None]
 
 
 def test_the_processes_are_those_of_this_machine():

@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from neoxlib.errors import telling
+
 log = logging.getLogger("neoxlib")
 
 SOURCES = Path(__file__).parent
@@ -65,7 +67,7 @@ def _built(name: str) -> Built:
         path, compiled = _compiled(name)
         return Built(ctypes.CDLL(str(path)), "", time.perf_counter() - start if compiled else 0.0)
     except (OSError, subprocess.SubprocessError) as error:
-        output = (getattr(error, "stderr", None) or "").strip().splitlines()
+        output = telling(getattr(error, "stderr", None) or "")
         reason = "; ".join([str(error), *output[:1]])
         log.warning("%s.cpp could not be compiled, so %s: %s", name, LOST.get(name, "it is left out"), reason)
         return Built(None, reason, 0.0)
