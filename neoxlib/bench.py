@@ -7,9 +7,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import psutil
 
-from neoxlib import sampler, speed_files, spread
+from neoxlib import limits, sampler, speed_files, spread
 from neoxlib.cases import Case, refuse_large, timings_shown
 from neoxlib.progress import Progress
 
@@ -97,7 +96,7 @@ def refuse_for_memory(engine: "Engine | Session", cases: Sequence[Case]) -> None
         return  # the plan says it of NPUs, and knows what they hold
     width = {"float32": 4}.get(about["dtype"], 2)  # bytes
     token = 2 * config.num_hidden_layers * config.hidden_size * width  # keys and values, of all ranks together
-    refuse_large(cases, token, psutil.virtual_memory().available)
+    refuse_large(cases, token, limits.memory().free)
 
 
 def _row(engine: "Engine | Session", case: Case, about: dict[str, Any]) -> dict[str, Any]:

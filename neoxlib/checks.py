@@ -95,14 +95,18 @@ def libgomp(host: Host) -> Row | None:
 
 def cpu(host: Host) -> Row:
     fine = host.governor in (None, "performance")
-    found = f"{host.cores} core(s), governor {host.governor or 'not shown'}"
+    limit = f" ({host.cores_limit})" if host.cores_limit else ""
+    found = f"{host.cores} core(s){limit}, governor {host.governor or 'not shown'}"
     needed = "governor performance, where there is one"
     return verdict("CPU", fine, found, needed, "cpupower frequency-set -g performance")
 
 
 def memory(host: Host) -> Row:
-    found = f"{host.memory_free / GIB:.1f} of {host.memory / GIB:.1f} GiB free"
+    limit = f" ({host.memory_limit})" if host.memory_limit else ""
+    found = f"{host.memory_free / GIB:.1f} of {host.memory / GIB:.1f} GiB free{limit}"
     repair = "ps aux --sort -rss | head  # end what is not needed"
+    if host.memory_limit:
+        repair += ", or start this with a higher limit"
     return verdict("memory", host.memory_free >= 2 * GIB, found, "2 GiB for the workbook itself", repair)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from neoxlib.errors import SettingsError
+from neoxlib import limits
+from neoxlib.errors import SettingsError, telling
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ def torch_npu_error(error: BaseException) -> SettingsError | None:
         chain.append(before)
     if "torch_npu" not in " ".join(map(str, chain)) + _files(chain):
         return None
-    first = (str(chain[-1]).strip().splitlines() or [type(chain[-1]).__name__])[0]
+    first = (telling(str(chain[-1])) or [type(chain[-1]).__name__])[0]
     sourced = "ASCEND_HOME_PATH" in os.environ
     cure = "`python -m neoxlib doctor` names the pair that does not fit" if sourced else f"run `{SOURCE}` before Python"
     return SettingsError(
@@ -69,6 +70,19 @@ def _files(chain: list[BaseException]) -> str:
             names.append(trace.tb_frame.f_code.co_filename)
             trace = trace.tb_next
     return " ".join(names)
+
+
+def fit_threads() -> None:
+    """Keep torch to the threads of a cgroup's quota, of which it knows nothing.
+
+    More threads would run for a part of each period, and then all of them stand still.
+    OMP_NUM_THREADS has the last word.
+    """
+    torch, found = import_torch(), limits.read_cores()
+    if found.quota is None or "OMP_NUM_THREADS" in os.environ:
+        return
+    if torch.get_num_threads() > found.count:
+        torch.set_num_threads(found.count)
 
 
 def start_npu(index: int | None = None) -> None:

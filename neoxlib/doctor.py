@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from neoxlib.errors import SettingsError
 from neoxlib.host import Host, read_host, restore
 from neoxlib.model_checks import model_rows
 from neoxlib.npu_checks import NPU, chip_there
-from neoxlib.smi import Card, Holder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,8 +119,10 @@ def devices(host: Host) -> "pd.DataFrame":
 
     if not host.cards:
         free = f"{host.memory_free / 2**20:,.0f} of {host.memory / 2**20:,.0f}"
-        return pd.DataFrame([{"device": f"CPU, {host.cores} core(s)", "free MiB": free}])
-    return pd.DataFrame([_device(card, host.smi.holders, _id(host, n)) for n, card in enumerate(host.cards)])
+        limits = "; ".join(filter(None, (host.cores_limit, host.memory_limit))) or "none"
+        row = {"device": f"CPU, {host.cores} core(s)", "free MiB": free, "limited by": limits}
+        return pd.DataFrame([row])
+    return pd.DataFrame([_device(host, n) for n in range(len(host.cards))])
 
 
 def _id(host: Host, n: int) -> int:
@@ -131,12 +132,14 @@ def _id(host: Host, n: int) -> int:
     return places.get((card.npu, card.chip), n)
 
 
-def _device(card: Card, holders: Sequence[Holder], logic: int) -> dict[str, Any]:
-    held = [f"{one.pid} {one.name}".strip() for one in holders if (one.npu, one.chip) == (card.npu, card.chip)]
+def _device(host: Host, n: int) -> dict[str, Any]:
+    card, inside = host.cards[n], host.container is not None
+    holders = [one for one in host.smi.holders if (one.npu, one.chip) == (card.npu, card.chip)]
+    held = [f"{one.seen(inside)} {one.name}".strip() for one in holders]
     known = chips.chip_of_card(card.name, card.total_mib)
     return {
         "device": f"NPU {card.npu} chip {card.chip}",
-        "id": logic,
+        "id": _id(host, n),
         "name": card.name,
         "taken for": known.name if known else "not known",
         "health": card.health,

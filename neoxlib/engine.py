@@ -17,7 +17,7 @@ from neoxlib.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from neoxlib.chips import chip_for, pick_device, pick_dtype
 from neoxlib.comm import SOLO, Group, check_same, on_all
 from neoxlib.config import ModelConfig, sequence_window
-from neoxlib.device import memory_mb, start_npu
+from neoxlib.device import fit_threads, memory_mb, start_npu
 from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.model import GPTNeoX, KVCache, count_parameters
 from neoxlib.ops import native
@@ -210,6 +210,7 @@ def load(
     Raises ConfigError, WeightsError, ShardError or SettingsError, each saying what to do.
     """
     device = pick_device(device)
+    fit_threads()
     checkpoint = open_checkpoint(model_dir)
     folder, quant = checkpoint.folder, choose_quant(checkpoint, quant)
     config = ModelConfig.from_dir(folder)

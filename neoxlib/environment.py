@@ -7,9 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from neoxlib import __version__
+from neoxlib import __version__, limits
 from neoxlib.errors import NeoXError
 
 PACKAGES = ("torch", "torch-npu", "transformers", "ipyparallel")
@@ -19,13 +17,14 @@ VARIABLES = ("MAX_SEQ_LEN", "LD_PRELOAD", "TASK_QUEUE_ENABLE", "PYTORCH_NPU_ALLO
 
 def describe(device: str) -> dict[str, Any]:
     """One flat table, plus the environment variables that change results or speed."""
-    memory = psutil.virtual_memory()
+    cores, memory = limits.read_cores(), limits.memory()
     return {
         "device": _device(device),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores.count,
         "memory_gb": round(memory.total / 1e9, 1),
+        "limits": "; ".join(filter(None, (cores.limit, memory.limit))) or None,
         "neoxlib": __version__,
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},

@@ -18,9 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from neoxlib import ascend_files, smi
+from neoxlib import ascend_files, limits, smi
 from neoxlib.errors import SettingsError
 from neoxlib.install import PYTHON_NEEDS
 from neoxlib.smi import Card, Holder, Position, Smi
@@ -67,9 +65,11 @@ class Host:
     python_env: str | None = None  # conda or venv; None: the system's Python
     libgomp: tuple[str, ...] = ()  # the one torch brings first
     cores: int = 8
+    cores_limit: str | None = None  # what makes them fewer than the machine has
     governor: str | None = None
     memory: int = 64 * 2**30
     memory_free: int = 48 * 2**30
+    memory_limit: str | None = None  # what makes it less than the machine has
     disk_free: int = 200 * 2**30
     shm_free: int | None = 32 * 2**30
     open_files: int = 65536
@@ -95,7 +95,7 @@ class Host:
 
 def read_host(folder: str | os.PathLike[str] = ".") -> Host:
     """Look at this machine; `folder` is where results are written. Changes nothing and starts no device."""
-    memory, pins = psutil.virtual_memory(), _pins()
+    cores, memory, pins = limits.read_cores(), limits.memory(), _pins()
     return Host(
         system=platform.system(),
         os_name=_os_name(),
@@ -111,10 +111,12 @@ def read_host(folder: str | os.PathLike[str] = ".") -> Host:
         cxx11_abi=_cxx11_abi() if "ATB_HOME_PATH" in os.environ else None,
         python_env=_python_env(),
         libgomp=_libgomp(),
-        cores=len(psutil.Process().cpu_affinity()),
+        cores=cores.count,
+        cores_limit=cores.limit,
         governor=_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         memory=memory.total,
-        memory_free=memory.available,
+        memory_free=memory.free,
+        memory_limit=memory.limit,
         disk_free=shutil.disk_usage(folder).free,
         shm_free=shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -172,7 +174,8 @@ def cann_homes(sourced: str | None, set_env: Sequence[str]) -> list[str]:
 
 def _links() -> tuple[str, ...]:
     rows = smi.parse_topology(smi.ask("-t", "topo")).links.values()
-    return tuple(sorted({link for row in rows for link in row.values()} - {"X"}))
+    links = {link for row in rows for link in row.values()}
+    return tuple(sorted(links - {"X", "NA"}))  # a card itself, and what is not known
 
 
 def _cxx11_abi() -> bool | None:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from neoxlib.device import fit_threads
 from neoxlib.errors import WeightsError
 from neoxlib.ops import packing
 
@@ -37,6 +38,7 @@ def at_once(tasks: Iterable[Callable[[], Answer]]) -> Iterator[Answer]:
 
     Where that needs PyTorch's operators, which have threads of their own, one task runs after the other.
     """
+    fit_threads()
     if not packing.compiled():
         yield from (task() for task in tasks)
         return

@@ -3,17 +3,16 @@
 from dataclasses import dataclass, replace
 from functools import cache
 
-import numpy as np
-import psutil
+import torch
 
-from neoxlib import chips, smi
+from neoxlib import chips, limits, smi
 from neoxlib.chips import CHIPS, Chip
+from neoxlib.device import fit_threads
 from neoxlib.errors import SettingsError
-from neoxlib.peaks import MOST_BYTES, best, reading
+from neoxlib.peaks import MOST_BYTES, product, reading
 
 MEASURED = "measured on this machine's CPU just now"
 GIVEN = "as given"
-SIDE = 1536  # of the square matrices that are multiplied
 
 
 @dataclass(frozen=True)
@@ -62,19 +61,21 @@ def _of_table(chip: Chip) -> Place:
 def _this_machine() -> Place:
     """This machine as it is now: the fullest NPU where there are any, else the host's free memory."""
     if chips.pick_device("auto") == "cpu":
-        available = psutil.virtual_memory().available
+        memory = limits.memory()
         chip = replace(CHIPS["cpu"], **measured(), sources=dict.fromkeys(measured(), MEASURED))
-        return Place("this machine's CPU", chip, available, "host memory available now, shared by the ranks")
+        limit = f" ({memory.limit})" if memory.limit else ""
+        source = f"memory available now, shared by the ranks{limit}"
+        return Place("this machine's CPU", chip, memory.free, source)
     answer = smi.read() or smi.Smi()
     free = min((card.free_mib * 2**20 for card in answer.cards if card.free_mib is not None), default=None)
     row = chips.chip_for("npu")
-    return Place(f"this machine's {row.name}", row, free, "npu-smi, the fullest card now")
+    source = "npu-smi, the fullest card now" if free is not None else answer.failure or "npu-smi does not show it"
+    return Place(f"this machine's {row.name}", row, free, source)
 
 
 @cache
 def measured() -> dict[str, float]:
-    """What this machine's CPU reaches with all its cores: GB/s read from memory, TFLOPS of float32 products."""
-    cores = len(psutil.Process().cpu_affinity())
-    left = np.ones((SIDE, SIDE), np.float32)
-    tflops = 2 * SIDE**3 / best(lambda: left @ left) / 1e12
-    return {"bandwidth_gb_s": round(reading(MOST_BYTES, cores), 1), "fp16_tflops": round(tflops, 3)}
+    """What all cores that may be used reach: GB/s read from memory, TFLOPS of float32 products."""
+    fit_threads()
+    gb_s, tflops = reading(MOST_BYTES, limits.cores()), product(torch.float32, torch.device("cpu"))
+    return {"bandwidth_gb_s": round(gb_s, 1), "fp16_tflops": round(tflops, 3)}

@@ -24,6 +24,7 @@ from typing import Any
 
 import psutil
 
+from neoxlib import limits
 from neoxlib.binding import bind
 from neoxlib.chips import pick_device
 from neoxlib.device import import_torch, start_npu
@@ -193,7 +194,7 @@ def join(rank: int, hosts: Sequence[str], address: tuple[str, int], settings: di
 
 def threads(ranks: int) -> int:
     """CPU threads for each of `ranks` ranks on this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // ranks)
+    return max(1, limits.cores() // ranks)
 
 
 def _loopback() -> str:

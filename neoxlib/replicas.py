@@ -2,7 +2,7 @@
 
 import os
 
-from neoxlib import rank, smi
+from neoxlib import limits, rank, smi
 from neoxlib.binding import visible
 from neoxlib.errors import SettingsError
 
@@ -34,6 +34,6 @@ def part(group: int, replicas: int, world_size: int, device: str, cluster_profil
 def _units(device: str) -> tuple[list[int], str]:
     """What ranks are given one each of: NPUs by their logic ids, or cores."""
     if device != "npu":
-        return sorted(os.sched_getaffinity(0)), "cores"
+        return sorted(os.sched_getaffinity(0))[: limits.cores()], "cores"
     answer = smi.read()
     return visible(len(answer.cards) if answer else 0), "NPUs"

@@ -1,13 +1,12 @@
 """One case over several numbers of ranks and threads of this host, and the planner's curve for chips beside it."""
 
-import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 
-from neoxlib import bench, chips, smi
+from neoxlib import bench, chips, limits, smi
 from neoxlib.cases import Case
 from neoxlib.errors import NeoXError
 from neoxlib.model import legal_world_sizes
@@ -52,7 +51,7 @@ def measure(params: Any, config: "ModelConfig", case: Case, report: Callable[[st
 def combinations(config: "ModelConfig", quant: str | None, device: str) -> Iterator[tuple[int, list[int]]]:
     """Numbers of ranks that the model can be cut for, here: 1, 2, 4 …, each with the threads of a rank."""
     on_cpu = chips.pick_device(device) == "cpu"
-    places = len(os.sched_getaffinity(0)) if on_cpu else len((smi.read() or smi.Smi()).cards)
+    places = limits.cores() if on_cpu else len((smi.read() or smi.Smi()).cards)
     for ranks in legal_world_sizes(config, quant):
         if ranks <= places and (ranks & (ranks - 1)) == 0:
             yield ranks, list(_powers(places // ranks)) if on_cpu else [1]

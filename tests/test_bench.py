@@ -11,6 +11,7 @@ from neoxlib import bench
 from neoxlib.bench import COLUMNS
 from neoxlib.cases import Case
 from neoxlib.errors import SettingsError
+from neoxlib.limits import Memory
 
 CONFIG = SimpleNamespace(num_hidden_layers=2, hidden_size=8)
 ABOUT = {"model_dir": "m", "device": "cpu", "dtype": "float32"}
@@ -123,7 +124,7 @@ def test_rows_are_kept_as_soon_as_they_are_measured():
 
 
 def test_what_memory_cannot_hold_is_refused_before_anything_is_measured(monkeypatch):
-    monkeypatch.setattr(bench.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
+    monkeypatch.setattr(bench.limits, "memory", lambda: Memory(10**9, 10**6))
     engine, token = Clockwork(), 2 * 2 * 8 * 4  # keys and values, layers, hidden, bytes
     fits = 10**6 // token
     with pytest.raises(SettingsError, match=r"batch 1, 1 in, 7812 out needs 0\.00 GB"):

@@ -17,6 +17,7 @@ from neoxlib.chips import CHIPS
 from neoxlib.comm import Group
 from neoxlib.config import ModelConfig
 from neoxlib.errors import ConfigError, SettingsError, ShardError
+from neoxlib.limits import Memory
 from neoxlib.model import GPTNeoX, KVCache
 from neoxlib.planner import across_chips, plan, size_text
 
@@ -39,8 +40,7 @@ def weights_gb(world_size, **options):
 def cpu_host(monkeypatch):
     """A machine without an NPU and with 4 GiB of free memory, whatever this one is."""
     monkeypatch.setattr(planner.chips, "pick_device", lambda device: "cpu")
-    memory = type("Memory", (), {"available": 4 * 2**30})
-    monkeypatch.setattr(places.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(places.limits, "memory", lambda: Memory(8 * 2**30, 4 * 2**30))
     monkeypatch.setattr(places, "measured", lambda: {"bandwidth_gb_s": 20.0, "fp16_tflops": 0.1})
 
 
@@ -302,6 +302,15 @@ def test_weights_that_a_chip_cannot_multiply_packed_are_unpacked_at_each_use(chi
     assert found.workspace - stay.workspace == 6 * largest
 
 
+def test_a_groups_limit_is_what_fits_and_is_named_as_the_source(cpu_host, monkeypatch):
+    assert plan(SMALL, 1, dtype="float32").fits
+    limited = Memory(2**20, 2**19, "cgroup memory.max: 0.0 GiB; the host has 23.0")
+    monkeypatch.setattr(places.limits, "memory", lambda: limited)
+    small = plan(SMALL, 1, dtype="float32")
+    assert small.free == 2**19 and not small.fits and small.largest_batch == 0
+    assert "cgroup memory.max" in repr(small) and "the host has 23.0" in small._repr_html_()
+
+
 def test_on_an_npu_host_the_fullest_card_decides(monkeypatch):
     answer = smi.parse((Path(__file__).parent / "fixtures" / "npu_smi" / "910b4_busy.txt").read_text())
     monkeypatch.setattr(planner.chips, "pick_device", lambda device: "npu")
@@ -309,6 +318,19 @@ def test_on_an_npu_host_the_fullest_card_decides(monkeypatch):
     monkeypatch.setattr(places.smi, "read", lambda: answer)
     here = plan(SMALL, 2)
     assert here.place.chip.name == "910B4" and here.free == (32768 - 28911) * 2**20
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(smi.Smi(failure="npu-smi printed a card that cannot be read: | 0 |"), "cannot be read: | 0 |"),
+     (smi.Smi(cards=(smi.Card(0, 0, "310B4", "OK", None, None, 7545),)), "npu-smi does not show it")],
+)  # fmt: skip
+def test_memory_that_is_not_known_says_why(answer, said, monkeypatch):
+    monkeypatch.setattr(planner.chips, "pick_device", lambda device: "npu")
+    monkeypatch.setattr(planner.chips, "chip_here", lambda: CHIPS["310B4"])
+    monkeypatch.setattr(places.smi, "read", lambda: answer)
+    here = plan(SMALL, 1)
+    assert here.fits is None and said in repr(here)
 
 
 def test_buffers_of_hccl_count_on_many_npus_only(cpu_host):

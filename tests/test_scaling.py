@@ -17,7 +17,7 @@ PARAMS = SimpleNamespace(model_dir=CONFIG, dtype="auto", device="cpu", quant=Non
 @pytest.fixture
 def cores(monkeypatch):
     def have(count: int) -> None:
-        monkeypatch.setattr(scaling.os, "sched_getaffinity", lambda pid: set(range(count)))
+        monkeypatch.setattr(scaling.limits, "cores", lambda: count)
 
     return have
 
