@@ -42,6 +42,10 @@ _LIKELY = {
 }
 _CORES = "nominal: 24 cores × 8192 operations × 1.8 GHz, of an npu-smi report; the same sum gives 295 for a 910B3"
 _ASSUMED = "assumed to be the 910B3's, which has the same 64 GB; no page gives it"
+_310B = (
+    "an edge chip, one to a board, whose memory is the board's own, shared with its CPU: npu-smi "
+    "shows what is free now. One rank; no source says that HCCL serves it"
+)
 _SOURCES = dict.fromkeys(("fp16_tflops", "bandwidth_gb_s", "link"), _THIRD) | _LIKELY
 
 _ROWS = (
@@ -66,11 +70,17 @@ _ROWS = (
          sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _SCALED}),
     Chip("910A", "910A", soc=(102,), memory_gib=32, note="the first generation; npu-smi prints a bare 910B for it",
          sources={"memory_gib": _SMI}),
+    *(Chip(f"310B{n}", "310B", soc=(239 + n,), collectives=(), note=_310B) for n in (1, 2, 3, 4)),
+    Chip("950", "950", soc=(260,), dtypes=("float16", "bfloat16"),
+         note="npu-smi prints Ascend950PR or Ascend950DT; no source of its figures was read"),
     Chip("cpu", "cpu", dtypes=("float32", "float16", "bfloat16"), collectives=("gloo",)),
 )  # fmt: skip
 CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ROWS}
 
+WITHOUT_OPERATORS = ("310B", "950")  # families on PyTorch's own operators: no source says more
+
 _SMI_NAMES = {"910b": "910a", "ascend910": "a3", "910b2c": "910b2"}
+_SERIES = {"ascend950": "950", "ascend91093": "a3"}  # names that go on: Ascend950PR, Ascend910_9391
 
 
 def chip(name: str) -> Chip:
@@ -85,12 +95,13 @@ def chip_of_card(name: str, total_mib: int | None = None) -> Chip | None:
     """The chip behind a name that npu-smi prints, or None where the table has none.
 
     Two names mislead: a bare "910B" is the first generation, not the A2 series, and a 310P3 with more than 24 GiB is
-    half of a 96 GB 300I Duo.
+    half of a 96 GB 300I Duo. A leading "Ascend" does not matter, but for A3, which is "Ascend910".
     """
     plain = _plain(name)
     if plain == "310p3" and (total_mib or 0) > 24 * 1024:
         return CHIPS["300I Duo"]
-    plain = _SMI_NAMES.get(plain, plain)
+    plain = next((row for start, row in _SERIES.items() if plain.startswith(start)), plain)
+    plain = _SMI_NAMES.get(plain, plain).removeprefix("ascend")
     return next((row for row in CHIPS.values() if _plain(row.name) == plain), None)
 
 

@@ -17,8 +17,12 @@ NAMES = {
     "A2": ("Ascend-hdk-910b", "910b"),
     "A3": ("Atlas-A3-hdk", "A3"),
     "310P": ("Ascend-hdk-310p", "310p"),
+    "310B": ("Ascend-hdk-310b", "310b"),
+    "950": ("Ascend-hdk-950", "950"),
     "910A": ("Ascend-hdk-910", "910"),
 }
+FIRST_CANN = {"950": "9.0.0"}  # family -> the first CANN that has packages for it
+OWN_VERSIONS = ("310B", "950")  # families whose driver and firmware have numbers of their own
 PYTHON_NEEDS = "numpy pyyaml decorator attrs scipy psutil sympy cffi protobuf absl-py"  # CANN's tools fail without them
 
 
@@ -45,6 +49,10 @@ def install_plan(chip: Chip, arch: str, era: str = "today") -> tuple[Step, ...]:
     if chip.family not in NAMES:
         raise SettingsError(f"nothing has to be installed for {chip.name}: packages exist for {', '.join(NAMES)}")
     at = ERAS[era]
+    if order(at.cann) < order(FIRST_CANN.get(chip.family, "0")):
+        first = FIRST_CANN[chip.family]
+        found = f"CANN {at.cann} has nothing for {chip.name}, the first is {first}"
+        raise SettingsError(f"{found}; leave out --era {era}")
     return (*_hdk(chip, arch, at), *_cann(chip, arch, at), *_python(arch, at), _atb(arch, at))
 
 
@@ -71,8 +79,11 @@ def _hdk(chip: Chip, arch: str, era: Era) -> tuple[Step, ...]:
     """Firmware first, then the driver, as the guide has it; both on the host, never in a container."""
     name = NAMES[chip.family][0]
     cpu = arch if arch == "aarch64" or name == "Ascend-hdk-910b" else "x86-64"
-    firmware = f"{name}-npu-firmware_{era.firmware or '*'}.run"
-    driver = f"{name}-npu-driver_{era.driver or '*'}_linux-{cpu}.run"
+    own = chip.family in OWN_VERSIONS
+    soc = "-soc" if chip.family == "310B" else ""  # no card: a part of the host itself
+    versions = ["*" if own or not version else version for version in (era.firmware, era.driver)]
+    firmware = f"{name}-npu-firmware{soc}_{versions[0]}.run"
+    driver = f"{name}-npu-driver{soc}_{versions[1]}_linux-{cpu}.run"
     return (
         Step("firmware", firmware, _run(firmware, "--full")),
         Step("driver", driver, f"{_run(driver, '--full')} && reboot"),

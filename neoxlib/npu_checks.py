@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from neoxlib.ascend_files import in_range
 from neoxlib.checks import Check, Row, verdict
-from neoxlib.chip_table import CHIPS, Chip, chip_of_card
+from neoxlib.chip_table import CHIPS, WITHOUT_OPERATORS, Chip, chip_of_card
 from neoxlib.host import Host
 from neoxlib.install import NAMES, install_plan
-from neoxlib.smi import Card
+from neoxlib.smi import Card, Holder
 
 MOUNTS = (
     "docker run --device /dev/davinci0 --device /dev/davinci_manager --device /dev/devmm_svm --device /dev/hisi_hdc "
@@ -19,6 +19,8 @@ CURES = {  # by the code that npu-smi prints in place of its table
     "-8020": "docker ps  # another container holds the device: docker stop it, or take other devices",
     "-8005": f"usermod -aG HwHiAiUser $USER  # and log in anew; in a container: {MOUNTS}",
 }
+IDLE = 0.85  # free at least of a card that nobody uses: up to 9 % are in use then
+DIRECT = ("HCCS", "SIO", "UB")  # links between cards, or between the two chips of one
 CALM = "no NPU: models run on the CPU, in float32 or packed; fine for the shipped model and small ones, slow for large"
 
 
@@ -58,6 +60,17 @@ def device(host: Host) -> Row:
     return verdict("device", known, f"{len(host.smi.cards)} × {names}", f"one of {', '.join(CHIPS)}", repair)
 
 
+def operators(host: Host) -> Row | None:
+    """Of a chip of which no source says more: what it runs on, and what else is not known."""
+    chip = chip_there(host)
+    if chip is None or chip.family not in WITHOUT_OPERATORS:
+        return None
+    found = f"{chip.name} runs on PyTorch's own operators, slower, not checked there; {chip.note}"
+    needed = "a chip with operators of its own: A2, A3, 310P, 910A"
+    repair = "python -m neoxlib selftest-npu  # says which operators are right"
+    return Row("operators", "WARN", found, needed, repair)
+
+
 def driver(host: Host) -> Row | None:
     if not host.has_npu:
         return None
@@ -83,8 +96,9 @@ def firmware(host: Host) -> Row | None:
 def health(host: Host) -> Row | None:
     if not host.cards:
         return None
-    ill = [card for card in host.cards if card.health != "OK"]
-    found = ", ".join(f"NPU {card.npu} chip {card.chip}: {card.health}" for card in ill) or "OK"
+    ill = [card for card in host.cards if card.health not in ("OK", "")]
+    told = "OK" if all(card.health for card in host.cards) else "not shown"
+    found = ", ".join(f"NPU {card.npu} chip {card.chip}: {card.health}" for card in ill) or told
     repair = "; ".join(f"npu-smi info -t health -i {card.npu}" for card in ill)
     return verdict("device health", not ill, found, "OK", repair, "FAIL")
 
@@ -93,19 +107,32 @@ def occupied(host: Host) -> Row | None:
     if not host.cards:
         return None
     sized = [card for card in host.cards if card.free_mib is not None]
-    full = [card for card in sized if card.free_mib < 0.85 * card.total_mib]  # at idle up to 9 % are in use
+    own = [card for card in sized if not _shares_memory(card)]
+    full = [card for card in own if card.free_mib < IDLE * card.total_mib]
     found = [f"NPU {card.npu} chip {card.chip}: {card.free_mib} of {card.total_mib} MiB free" for card in full]
-    found += [f"NPU {one.npu}: pid {one.pid} ({one.name or 'no name'}) {one.mib} MiB" for one in host.smi.holders]
+    held = [(one, _pid(host, one), one.name or "no name") for one in host.smi.holders]
+    found += [f"NPU {one.npu}: pid {pid} ({name}) {one.mib} MiB" for one, pid, name in held]
     free = f"at least {min(card.free_mib for card in sized)} MiB free on each" if sized else "not shown"
     needed, repair = "no other process there", _make_room(host, full)
     return verdict("device memory", not found, "; ".join(found) or free, needed, repair)
+
+
+def _shares_memory(card: Card) -> bool:
+    """Whether its memory is the host's own, of which more than a little is always in use."""
+    known = chip_of_card(card.name, card.total_mib)
+    return known is not None and known.family == "310B"
+
+
+def _pid(host: Host, holder: Holder) -> int:
+    """The pid that `kill` takes here."""
+    return holder.seen(host.container is not None)
 
 
 def _make_room(host: Host, full: Sequence[Card]) -> str:
     """End who holds the memory, if that may be, or leave the full cards out."""
     held = {(one.npu, one.chip) for one in host.smi.holders} | {(card.npu, card.chip) for card in full}
     free = [str(n) for n, card in enumerate(host.cards) if (card.npu, card.chip) not in held]
-    pids = " ".join(str(one.pid) for one in host.smi.holders)
+    pids = " ".join(str(_pid(host, one)) for one in host.smi.holders)
     end = f"kill {pids}  # only if yours" if pids else "npu-smi info  # no process is shown: another container has it"
     return f"export ASCEND_RT_VISIBLE_DEVICES={','.join(free)}  # the free ones; or: {end}" if free else end
 
@@ -114,7 +141,7 @@ def links(host: Host) -> Row | None:
     """What the sums over ranks travel by; 310P cards have no link of their own, so nothing is wrong with either."""
     if not host.links:
         return None
-    own = any(link.startswith("HCCS") for link in host.links)
+    own = any(link.startswith(DIRECT) for link in host.links)
     what = "cards are linked directly" if own else "over the host; sums cost more time"
     return Row("links", "OK", f"{', '.join(host.links)}: {what}", "either")
 
@@ -156,4 +183,6 @@ def hccl_port(host: Host) -> Row | None:
     return verdict("HCCL port", host.hccl_port_free, found, "16666 or another", "export HCCL_IF_BASE_PORT=26666")
 
 
-NPU: tuple[Check, ...] = (device, driver, firmware, health, occupied, links, visible, variables, hccl_port)
+NPU: tuple[Check, ...] = (
+    device, operators, driver, firmware, health, occupied, links, visible, variables, hccl_port,
+)  # fmt: skip

@@ -102,8 +102,10 @@ def launch_env(
     chip = chip_table.chip(chip) if isinstance(chip, str) else chip
     if type(world_size) is not int or world_size < 1:
         raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
-    if chip.name != "cpu" and backend not in chip.collectives:
-        raise SettingsError(f"{chip.name} has no {backend}; use {' or '.join(chip.collectives)}")
+    needed = world_size > 1 or chip.collectives  # a chip that has none runs one rank
+    if chip.name != "cpu" and needed and backend not in chip.collectives:
+        rather = " or ".join(chip.collectives) or "one rank"
+        raise SettingsError(f"{chip.name} has no {backend}; use {rather}")
     at = Launch(chip, world_size, container, deterministic, backend)
     env = {row.name: row.value for row in RECIPE if row.when(at)}
     if max_seq_len is not None:

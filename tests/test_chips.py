@@ -8,8 +8,10 @@ from dataclasses import fields
 import pytest
 
 from neoxlib import chips, recipe
+from neoxlib.chip_table import WITHOUT_OPERATORS
 from neoxlib.chips import CHIPS, launch_env, pick_device, pick_dtype
 from neoxlib.errors import SettingsError
+from neoxlib.ops.npu_ops import OPS
 
 FIGURES = ("memory_gib", "usable_gib", "fp16_tflops", "bandwidth_gb_s", "likely", "likely_peak")
 
@@ -59,6 +61,29 @@ def test_a_card_that_prints_910B_is_the_first_generation():
     assert chips.chip_of_card("910B3").family == "A2"
     assert chips.chip_of_card("Ascend910").family == "A3"
     assert chips.chip_of_card("Atlas 9000") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [("310B1", "310B1"), ("310B4", "310B4"), ("Ascend310B4", "310B4"), ("Ascend 910B3", "910B3"),
+     ("Ascend950PR", "950"), ("Ascend950DT_9581", "950"), ("Ascend910_9391", "A3"),
+     ("Ascend910", "A3"), ("Ascend310P3", "310P3")],
+)  # fmt: skip
+def test_a_name_with_the_series_before_it_or_a_bin_behind_it_is_the_same_chip(name, row):
+    assert chips.chip_of_card(name) is CHIPS[row]
+
+
+def test_families_that_have_no_operators_of_their_own_are_named_so():
+    assert {chip.family for chip in CHIPS.values()} - {*OPS, "cpu"} == set(WITHOUT_OPERATORS)
+    assert all(chip.note for chip in CHIPS.values() if chip.family in WITHOUT_OPERATORS)
+
+
+def test_a_310b_runs_one_rank_in_float16_and_is_refused_more():
+    board = CHIPS["310B4"]
+    assert pick_dtype("auto", "npu", "bfloat16", board) == "float16"
+    assert "ASCEND_RT_VISIBLE_DEVICES" not in launch_env(board, 1)
+    with pytest.raises(SettingsError, match="310B4 has no hccl; use one rank"):
+        launch_env(board, 2)
 
 
 def test_half_of_a_96_gb_duo_is_told_from_a_24_gb_card():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from neoxlib import chips, doctor, host, smi, weights
+from neoxlib import chips, doctor, environment, host, limits, smi, weights
 from neoxlib.checks import GIB, at_least
 from neoxlib.doctor import Report, judge, model_rows
 from neoxlib.host import Host, read_host
@@ -153,6 +153,55 @@ def test_a_chip_that_is_not_in_the_table_is_a_warning():
 def test_an_unwell_card_fails_by_number():
     row = rows(npu("910b4_unwell", 2))["device health"]
     assert row.status == "FAIL" and row.found == "NPU 0 chip 0: Alarm" and row.repair.endswith("-i 0")
+
+
+def test_a_process_is_called_by_the_pid_that_kill_takes_here():
+    """Inside a container the host's pid is another process, or none."""
+    for container, pid, other in ((None, "70456", "214"), ("docker", "214", "70456")):
+        machine = npu("910b2_containers", 2, container=container)
+        row = rows(machine)["device memory"]
+        assert row.status == "WARN" and f"pid {pid} (python3.11) 18002 MiB" in row.found
+        assert f"kill 70112 {pid}" in row.repair and other not in row.found + row.repair
+        held = [f"70112 python, {pid} python3.11", "none"]
+        assert doctor.devices(machine)["held by"].tolist() == held
+
+
+def test_an_edge_board_says_what_it_has_and_what_not():
+    """A 310B is on no bus, its memory is the host's own, and no fused operator is known for it."""
+    machine = npu("310b1", 1)
+    found = rows(machine)
+    assert faults(machine) == {"operators": "WARN"} and found["device"].found == "1 × 310B1"
+    assert "310B1 runs on PyTorch's own operators" in found["operators"].found
+    assert "selftest-npu" in found["operators"].repair and "One rank" in found["operators"].found
+    assert found["device memory"].found == "at least 14262 MiB free on each"
+    assert doctor.devices(machine)["taken for"].tolist() == ["310B1"]
+    bare = npu("310b1", 1, driver=None, torch_npu=None)
+    assert "Ascend-hdk-310b-npu-driver-soc_*_linux-x86-64.run" in rows(bare)["driver"].repair
+    assert 'install-plan --chip "310B1"' in repr(Report(judge(bare), bare))
+
+
+def test_a_950_is_known_and_said_to_be_without_figures():
+    found = rows(npu("950", 2))
+    assert found["device"].found == "2 × Ascend950PR" and found["operators"].status == "WARN"
+    assert "no source of its figures" in found["operators"].found and "operators" not in rows(A2)
+
+
+def test_a_line_of_npu_smi_that_cannot_be_read_fails_and_is_quoted():
+    text = (FIXTURES / "910b4_busy.txt").read_text().replace("26101", "26 GB")
+    row = rows(replace(A2, smi=smi.parse(text)))["device"]
+    assert row.status == "FAIL"
+    assert "| 31337         | python                   | 26 GB" in row.found
+
+
+def test_a_health_that_is_not_shown_is_no_illness():
+    card = smi.Card(0, 0, "910B3", "", "0000:01:00.0", 1, 65536)
+    row = rows(replace(A2, smi=smi.Smi("27", (card,))))["device health"]
+    assert (row.status, row.found) == ("OK", "not shown")
+
+
+def test_links_within_a_card_and_between_cards_are_direct():
+    for links, direct in ((("SIO", "HCCS_SW"), True), (("UB",), True), (("PHB", "SYS"), False)):
+        assert ("directly" in rows(replace(A2, links=links))["links"].found) == direct
 
 
 def test_a_busy_card_names_who_holds_it():
@@ -337,6 +386,30 @@ def test_a_cut_is_checked_like_a_checkpoint(checkpoint, tmp_path):
     assert [row.status for row in model_rows(tmp_path / "cut")] == ["OK"] * 3
 
 
+def test_a_groups_limit_is_shown_with_where_it_comes_from_and_what_the_host_has():
+    cores = "cgroup cpu.max: 0.5 core(s); the host has 2"
+    memory = "cgroup memory.max: 1.5 GiB; the host has 23.5"
+    limited = replace(CPU, cores=1, cores_limit=cores)
+    limited = replace(limited, memory=3 * GIB // 2, memory_free=GIB, memory_limit=memory)
+    assert f"1 core(s) ({cores})" in rows(limited)["CPU"].found
+    row = rows(limited)["memory"]
+    assert row.status == "WARN" and row.found == f"1.0 of 1.5 GiB free ({memory})"
+    assert "a higher limit" in row.repair
+    assert doctor.devices(limited)["limited by"].tolist() == [f"{cores}; {memory}"]
+
+
+def test_this_machine_is_described_by_what_a_group_leaves(monkeypatch):
+    monkeypatch.setattr(host.limits, "read_cores", lambda: limits.Cores(1, 0.5, "cgroup cpu.max"))
+    memory = limits.Memory(3 * GIB, GIB, "cgroup memory.max")
+    monkeypatch.setattr(host.limits, "memory", lambda: memory)
+    here = read_host()
+    assert (here.cores, here.cores_limit) == (1, "cgroup cpu.max")
+    assert (here.memory, here.memory_free, here.memory_limit) == (3 * GIB, GIB, "cgroup memory.max")
+    said = environment.describe("cpu")
+    assert (said["cores"], said["memory_gb"]) == (1, 3.2)
+    assert said["limits"] == "cgroup cpu.max; cgroup memory.max"
+
+
 def test_a_folder_that_is_not_there_fails_in_every_row(tmp_path):
     assert {row.status for row in model_rows(tmp_path / "none")} == {"FAIL"}
 
@@ -352,6 +425,7 @@ def test_devices_are_listed_with_their_holders_or_as_the_cpu():
     assert busy["taken for"].tolist() == ["910B4", "910B4"]
     assert doctor.devices(npu("910a", 1))["taken for"].tolist() == ["910A"]
     assert doctor.devices(CPU)["device"].tolist() == ["CPU, 8 core(s)"]
+    assert doctor.devices(CPU)["limited by"].tolist() == ["none"]
     assert doctor.devices(npu("no_permission", 1))["device"].tolist() == ["CPU, 8 core(s)"]
 
 
