@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neoxlib import limits
 from neoxlib.comm import DTYPES, OPERATIONS, Call, TorchGroup, different_calls, values_per_index
 from neoxlib.errors import RankError, SettingsError
 from neoxlib.ops import native
@@ -60,7 +61,7 @@ class SharedGroup(TorchGroup):
         self.seconds = 0.0  # torch.distributed is joined already
         self.rank, self.size, self.device, self.memory = group.rank, group.size, group.device, memory
         self.proved, self.calls = group.proved, group.calls
-        spins, yield_seconds = ALONE if self.size <= len(os.sched_getaffinity(0)) else CROWDED
+        spins, yield_seconds = ALONE if self.size <= limits.cores() else CROWDED
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         waits = spins, int(yield_seconds * 1e9), int(PATIENCE_SECONDS * 1e9)
         self.team = Team(address, self.rank, self.size, *waits, 0, 0)
