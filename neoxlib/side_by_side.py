@@ -71,10 +71,13 @@ class Pair:
         except DataError as error:
             return Note(f"The answers cannot be paired: {error}")
         difference = f"{row['difference']:+.1%}, 95 % interval {row['low']:+.1%} to {row['high']:+.1%}"
+        names = ("only_a", "only_b", "both_right", "questions", "asked_a", "asked_b")
+        counts = {name: f"{row[name]:.0f}" for name in names}
         return Table(("on the same questions", "a", "b"), [
             ("accuracy", f"{row['accuracy_a']:.1%}", f"{row['accuracy_b']:.1%}"),
-            ("right alone", row["only_a"], row["only_b"]), ("right both", row["both_right"], row["both_right"]),
-            ("questions", row["questions"], row["questions"]), ("b less a", "", difference),
+            ("right alone", counts["only_a"], counts["only_b"]),
+            ("right both", *[counts["both_right"]] * 2), ("questions that both were asked", *[counts["questions"]] * 2),
+            ("questions of the run", counts["asked_a"], counts["asked_b"]), ("b less a", "", difference),
             ("p (McNemar, exact)", "", f"{row['p_value']:.3g}"),
         ])  # fmt: skip
 

@@ -59,8 +59,19 @@ def test_accuracy_is_paired_by_question(tmp_path: Path):
     questions(two.b.folder, [True, True, True, False])
     shown = repr(two.accuracy)
     assert "50.0%  75.0%" in shown and "+25.0%" in shown
-    questions(two.b.folder, [True])
-    assert "cannot be paired" in repr(two.accuracy)
+
+
+def test_runs_of_different_size_are_paired_on_the_questions_of_both_and_their_number_is_said(tmp_path: Path):
+    two = pair(tmp_path)
+    questions(two.a.folder, [True, True, False, False])
+    questions(two.b.folder, [True, False])
+    rows = {name: values for name, *values in two.accuracy.rows}
+    assert rows["accuracy"] == ["100.0%", "50.0%"] and rows["right alone"] == ["1", "0"]
+    assert rows["questions that both were asked"] == ["2", "2"]
+    assert rows["questions of the run"] == ["4", "2"]
+    other = pd.read_csv(two.b.folder / "questions.csv").assign(subject="logic")
+    other.to_csv(two.b.folder / "questions.csv", index=False)
+    assert "cannot be paired: the two runs have no question in common" in repr(two.accuracy)
 
 
 def test_the_last_two_runs_of_the_notebook_that_ran_last_are_taken(tmp_path: Path):

@@ -49,8 +49,25 @@ def test_no_path_is_no_earlier_run(exam):
 def test_a_run_of_other_questions_is_refused_before_any_is_asked(exam, tmp_path):
     with pytest.raises(DataError, match="1 with another question: colours/1"):
         earlier(run_of(exam, tmp_path, question=[*exam.questions["question"][:-1], "?"]), exam)
-    with pytest.raises(DataError, match=r"only in run a: .*tiny_sums/2"):
-        earlier(run_of(exam, tmp_path), exam, limit=1)
+    with pytest.raises(DataError, match=r"no question in common.*\n  5 only in run a: .*tiny_sums_2/2"):
+        earlier(run_of(exam, tmp_path, subject=exam.questions["subject"] + "_2"), exam)
+
+
+@pytest.mark.parametrize(("asked", "common"), [({"limit": 1}, 2), ({"subjects": ["colours"]}, 2), ({}, 5)])
+def test_exams_of_different_size_are_compared_on_the_questions_of_both(exam, tmp_path, asked, common):
+    """The number is said; only those questions count, in both accuracies."""
+    before = earlier(run_of(exam, tmp_path), load_task("ceval", exam.root, shots=0, subjects=asked.get("subjects")),
+                     asked.get("limit"))  # fmt: skip
+    now = exam.questions.assign(predicted="C")
+    now = now.assign(correct=now["predicted"] == now["expected"])
+    now = now[now["subject"].isin(asked.get("subjects", now["subject"]))].groupby("subject").head(asked.get("limit", 9))
+    both = before.merge(now, on=["subject", "id"])
+    table = difference(now, before)
+    right = [both["correct_x"].mean(), both["correct_y"].mean()]
+    assert len(both) == common and table.note.startswith(f"{right[0]:.1%} before, {right[1]:.1%} now")
+    sizes = f" of both runs, of 5 asked before and {common} now" if common < 5 else ""
+    assert f"of {common} questions{sizes}; p" in table.note
+    assert sum(int(n) for side in ("right before", "wrong before") for n in table.rows[side]) == common
 
 
 def test_the_difference_is_mcnemars_table_and_verdict():
@@ -63,6 +80,7 @@ def test_the_difference_is_mcnemars_table_and_verdict():
 
 @pytest.mark.parametrize(("spoil", "message"), [
     (lambda table: table.drop(columns=["correct", "id"]), r"lacks the column\(s\) id, correct"),
+    (lambda table: table.assign(correct=["True", "False", "", "x", "True"]), r"row 4: correct is ''; expected True or"),
     (lambda table: pd.concat([table, table.tail(1)]), r"1 question\(s\) twice, the first in row 7"),
 ])
 def test_a_table_that_is_none_is_refused(tmp_path, spoil, message):

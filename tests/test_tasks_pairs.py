@@ -91,6 +91,22 @@ def test_questions_that_differ_are_refused_and_named():
     ]  # fmt: skip
 
 
+def test_runs_of_different_size_are_paired_on_the_questions_of_both():
+    """The same numbers as of tables that were cut down to those questions beforehand."""
+    a, b = results("ABCDAB", "ABCDBB"), results("ABCDABCD", "BBBDAADD").iloc[2:]
+    found, cut = mcnemar(a, b).iloc[0], mcnemar(a.iloc[2:], b.iloc[:4]).iloc[0]
+    sizes = ["asked_a", "asked_b"]
+    assert found[sizes].tolist() == [6, 6] and cut[sizes].tolist() == [4, 4]
+    assert found.drop(sizes).equals(cut.drop(sizes)) and found["questions"] == 4
+    assert "of 4 questions of both runs, of 6 asked before and 6 now; p" in compared(found)
+    assert "of 4 questions; p" in compared(cut)
+
+
+def test_runs_without_a_common_question_are_refused():
+    with pytest.raises(DataError, match=r"no question in common.*\n  2 only in run a: s/0, s/1\n  2 only in"):
+        mcnemar(results("AB", "AB"), results("AB", "AB", "t"))
+
+
 def test_questions_twice_and_without_an_answer_are_refused():
     a = results("AB", "AB")
     with pytest.raises(DataError, match=r"run b has 2 question\(s\) more than once: s/0, s/1"):

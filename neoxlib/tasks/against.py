@@ -18,7 +18,8 @@ YES_OR_NO = ("correct", "hard", "too_long")
 def earlier(path: str | Path | None, task: Task, limit: int | None = None) -> pd.DataFrame | None:
     """The table of questions of the run at `path`, its folder or its results.json; None where no path is given.
 
-    Raises DataError, before any question is asked, where that run was not asked what this one will be.
+    Raises DataError, before any question is asked, where that run was asked none of what this one will be, or another
+    question under an id of this exam's.
     """
     if not path:
         return None
@@ -41,9 +42,16 @@ def read_questions(path: Path) -> pd.DataFrame:
         raise DataError(f"{path} lacks the column(s) {', '.join(missing)}; expected an exam run's questions.csv")
     if (twice := table.duplicated(["subject", "id"])).any():
         raise DataError(f"{path} has {twice.sum()} question(s) twice, the first in row {twice.idxmax() + 2}")
-    flags = {name: table[name] == "True" for name in YES_OR_NO if name in table}
+    flags = {name: _flags(table[name], path) for name in YES_OR_NO if name in table}
     shares = {f"p_{choice}": pd.to_numeric(table[f"p_{choice}"], errors="coerce") for choice in choices(table)}
     return table.assign(**flags, **shares)
+
+
+def _flags(texts: pd.Series, path: Path) -> pd.Series:
+    if (other := texts[~texts.isin(["True", "False"])]).size:
+        row = f"row {other.index[0] + 2}: {texts.name} is {other.iloc[0][:20]!r}"
+        raise DataError(f"{path}, {row}; expected True or False, as a run writes them")
+    return texts == "True"
 
 
 def difference(results: pd.DataFrame, before: pd.DataFrame | None) -> TextTable:

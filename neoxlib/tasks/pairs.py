@@ -42,19 +42,22 @@ def _deal(rng: np.random.Generator, left: np.ndarray, size: int) -> np.ndarray:
 
 
 def mcnemar(results_a: pd.DataFrame, results_b: pd.DataFrame) -> pd.DataFrame:
-    """McNemar's exact test of two runs on the same questions, in one row.
+    """McNemar's exact test of two runs on the questions that both were asked, in one row.
 
-    Columns: questions, both_right, only_a, only_b, both_wrong, accuracy_a, accuracy_b, difference (b less a) with its
-    95 % interval low, high (Agresti and Min, Statistics in Medicine 24 (2005), 729-740) and p_value: two-sided binomial
-    over the questions that one run alone got right. Raises DataError, listing which, where the questions differ, and
-    where there is no key.
+    Columns: asked_a and asked_b, how many questions each run was asked; then, of those that both were: questions,
+    both_right, only_a, only_b, both_wrong, accuracy_a, accuracy_b, difference (b less a) with its 95 % interval low,
+    high (Agresti and Min, Statistics in Medicine 24 (2005), 729-740) and p_value: two-sided binomial over those that
+    one run alone got right. Raises DataError where no question is in both; where the two have another text or answer
+    under one id, listing which; and where there is no key.
     """
     a, b = (_by_question(results, name) for results, name in ((results_a, "a"), (results_b, "b")))
-    _same_questions(a, b)
-    right_a, right_b = a["correct"].to_numpy(dtype=bool), b.loc[a.index, "correct"].to_numpy(dtype=bool)
-    n, only_a, only_b = len(a), int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    both = a.index.intersection(b.index)
+    _same_questions(a, b, both)
+    right_a, right_b = (table.loc[both, "correct"].to_numpy(dtype=bool) for table in (a, b))
+    n, only_a, only_b = len(both), int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     low, high = _difference_interval(only_a, only_b, n)
     return pd.DataFrame([{
+        "asked_a": len(a), "asked_b": len(b),
         "questions": n, "both_right": int((right_a & right_b).sum()), "only_a": only_a, "only_b": only_b,
         "both_wrong": int((~right_a & ~right_b).sum()), "accuracy_a": right_a.mean(), "accuracy_b": right_b.mean(),
         "difference": (only_b - only_a) / n, "low": low, "high": high, "p_value": _sign_test(only_a, only_b),
@@ -65,6 +68,8 @@ def compared(row: pd.Series, p_limit: float = 0.05) -> str:
     """One sentence on the row that `mcnemar` gives."""
     change = f"{row['accuracy_a']:.1%} before, {row['accuracy_b']:.1%} now"
     sides = f"{row['only_a']:.0f} only before, {row['only_b']:.0f} only now, of {row['questions']:.0f} questions"
+    if not row["questions"] == row["asked_a"] == row["asked_b"]:
+        sides += f" of both runs, of {row['asked_a']:.0f} asked before and {row['asked_b']:.0f} now"
     if row["p_value"] >= p_limit:
         return f"{change}: no difference is shown (right {sides}; p {row['p_value']:.2g})"
     return f"{change}: {'better' if row['difference'] > 0 else 'worse'} (right {sides}; p {row['p_value']:.2g})"
@@ -99,20 +104,23 @@ def _by_question(results: pd.DataFrame, name: str) -> pd.DataFrame:
     return table
 
 
-def _same_questions(a: pd.DataFrame, b: pd.DataFrame) -> None:
-    """McNemar's pairs are the same question asked twice: anything else is refused."""
-    problems = []
-    for ours, theirs, name in ((a, b, "a"), (b, a, "b")):
-        if only := ["/".join(key) for key in ours.index.difference(theirs.index)]:
-            problems.append(f"{len(only)} only in run {name}: {_some(only)}")
-    both = a.index.intersection(b.index)
+def _same_questions(a: pd.DataFrame, b: pd.DataFrame, both: pd.Index) -> None:
+    """McNemar's pairs are the same question asked twice: another text under one id is refused, and no pair at all."""
+    others = []
     for column in [c for c in SAME if c in a and c in b]:
         texts = [table.loc[both, column].fillna("").astype(str) for table in (a, b)]
         if other := ["/".join(key) for key in both[(texts[0] != texts[1]).to_numpy()]]:
-            problems.append(f"{len(other)} with another {column}: {_some(other)}")
-    if problems:
-        raise DataError("the two runs were not asked the same questions, so they cannot be paired:\n  "
-                        + "\n  ".join(problems))  # fmt: skip
+            others.append(f"{len(other)} with another {column}: {_some(other)}")
+    if len(both) and not others:
+        return
+    what = "were not asked the same questions" if len(both) else "have no question in common"
+    problems = [*_only("a", a, b), *_only("b", b, a), *others]
+    raise DataError(f"the two runs {what}, so they cannot be paired:\n  " + "\n  ".join(problems))
+
+
+def _only(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
+    only = ["/".join(key) for key in ours.index.difference(theirs.index)]
+    return [f"{len(only)} only in run {name}: {_some(only)}"] if only else []
 
 
 def _some(names: list[str], most: int = 20) -> str:
