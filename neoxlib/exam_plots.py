@@ -1,7 +1,8 @@
 """Scores of an exam → matplotlib figure. Pure functions: nothing is shown or written, no global state is touched."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import cycle
 
 import pandas as pd
 from matplotlib import font_manager
@@ -14,7 +15,7 @@ from neoxlib.tasks.subjects import Subject
 CLASS_COLOURS = {  # Okabe and Ito's palette, which stays apart for colour-blind readers
     "STEM": "#0072B2", "Social Science": "#E69F00", "Humanities": "#009E73", "Other": "#CC79A7", "Hard": "#777777",
 }
-ANOTHER_CLASS = "#56B4E9"  # an exam's own
+OWN_COLOURS = ("#56B4E9", "#F0E442", "#8C564B", "#17BECF", "#9467BD", "#BCBD22")  # of an exam's own classes, in turn
 LINE = {"color": "#D55E00", "linestyle": "--", "linewidth": 1.2}
 SPREAD = {"elinewidth": 1, "capsize": 2, "ecolor": "#333333"}
 LATIN = "DejaVu Sans"  # comes with matplotlib
@@ -37,7 +38,7 @@ def accuracy_by_subject(scores: pd.DataFrame, guessing: float, subjects: Mapping
     axes = figure.subplots()
     _bars(axes, table, [_label(row, subjects) for row in table.to_dict("records")], guessing)
     present = table["class"].unique()
-    handles = [Patch(color=CLASS_COLOURS.get(name, ANOTHER_CLASS), label=name) for name in present]
+    handles = [Patch(color=colour, label=name) for name, colour in _colours(present).items()]
     figure.legend(handles=[*handles, axes.lines[-1]], loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
@@ -101,10 +102,16 @@ def _label(row: dict, subjects: Mapping[str, Subject]) -> str:
     return f"{row['name']} {chinese} ({row['questions']})" if drawn else f"{row['name']} ({row['questions']})"
 
 
+def _colours(classes: Iterable[str]) -> dict[str, str]:
+    """The colour of each class, in the order in which they come first."""
+    own = cycle(OWN_COLOURS)
+    return {name: CLASS_COLOURS.get(name) or next(own) for name in dict.fromkeys(classes)}
+
+
 def _bars(axes: Axes, table: pd.DataFrame, labels: list[str], guessing: float) -> None:
     """Horizontal bars from top to bottom, coloured by class."""
     spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-    colours = [CLASS_COLOURS.get(name, ANOTHER_CLASS) for name in table["class"]]
+    colours = table["class"].map(_colours(table["class"])).tolist()
     axes.barh(range(len(table)), table["accuracy"], color=colours, height=0.7, xerr=spread, error_kw=SPREAD)
     fonts = [LATIN, chinese_font() or LATIN]
     axes.set_yticks(range(len(table)), labels, fontsize=8, family=fonts, parse_math=False)  # a name's $ is a dollar

@@ -64,6 +64,17 @@ def test_a_class_that_no_benchmark_knows_is_drawn_too():
     assert len(labels(figure)) == 3
 
 
+def test_classes_of_ones_own_have_colours_of_their_own(no_chinese_font):
+    own = SCORES.assign(**{"class": ["Art", "Nursing", "STEM"]})
+    for axes in (by_subject(own).axes[0], exam_plots.accuracy_by_class(own, 0.25).axes[0]):
+        assert len({bar.get_facecolor() for bar in axes.patches}) == 3
+    legend = by_subject(own).legends[0]
+    colours = {text.get_text(): patch.get_facecolor() for text, patch in zip(legend.get_texts(), legend.get_patches(),
+                                                                             strict=False)}  # fmt: skip
+    bars = by_subject(own).axes[0].patches
+    assert [colours[name] for name in ("STEM", "Art", "Nursing")] == [bar.get_facecolor() for bar in bars]
+
+
 def test_a_split_without_answers_is_drawn_as_such():
     empty = SCORES.assign(accuracy=math.nan, low=math.nan, high=math.nan)
     for figure in (by_subject(empty), exam_plots.accuracy_by_class(empty, 0.25)):

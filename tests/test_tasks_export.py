@@ -7,6 +7,7 @@ import pytest
 
 from neoxlib.errors import SettingsError
 from neoxlib.tasks import write_files
+from neoxlib.tasks.export import class_accuracy
 from tests.answers import answers, yes_or_no
 
 
@@ -68,6 +69,12 @@ def test_an_exam_with_classes_of_its_own_has_those_before_the_averages(tmp_path)
         "Reading": 2 / 3, "Avg": 2 / 3, "Avg(Hard)": None
     }
     assert json.loads(found["test_result/result_0_subject_acc.json"]) == {"boolq": 2 / 3}
+
+
+def test_usual_classes_beside_those_of_its_own_are_written_too():
+    table = answers().assign(**{"class": ["STEM", "STEM", "Art", "Art", "Art"]})
+    assert class_accuracy(table) == {"STEM": 0.5, "Art": 2 / 3, "Avg": 0.6, "Avg(Hard)": 0.5}
+    assert list(class_accuracy(table)) == ["STEM", "Art", "Avg", "Avg(Hard)"]
 
 
 def test_names_of_an_unknown_sdk_are_refused_before_anything_is_written(tmp_path):

@@ -62,13 +62,15 @@ def vendor_files(results: pd.DataFrame, sdk: str = "guide") -> dict[str, str]:
 
 
 def class_accuracy(results: pd.DataFrame) -> dict[str, float | None]:
-    """The SDK's keys in the SDK's order, as fractions; an exam with classes of its own has those before the averages.
+    """The SDK's keys in the SDK's order, as fractions; with classes of its own, an exam's that were asked.
 
     Avg weighs questions alike (micro). Avg(Hard) is over the hard questions; newer SDKs divide by all questions, which
     is not copied. A class or subset without questions is null.
     """
-    own = [name for name in results["class"].unique() if name not in CLASSES]
-    parts = {name: results[results["class"] == name] for name in (own or CLASSES)}
+    asked = results["class"].unique()
+    usual = set(asked) <= set(CLASSES)
+    names = CLASSES if usual else [name for name in dict.fromkeys((*CLASSES, *asked)) if name in asked]
+    parts = {name: results[results["class"] == name] for name in names}
     parts |= {"Avg": results, "Avg(Hard)": results[results["hard"]]}
     return {name: float(part["correct"].mean()) if len(part) else None for name, part in parts.items()}
 
