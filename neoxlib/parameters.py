@@ -15,6 +15,7 @@ from neoxlib.cases import usual_mode
 from neoxlib.demo import EXAM_DIR, MODEL_DIR, PROMPTS
 from neoxlib.errors import ParameterError
 
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")  # of an exam
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 
@@ -27,8 +28,8 @@ def _folder(value: str) -> str | None:
 
 
 def _exam(value: str) -> str | None:
-    found = Path(value).is_dir() or (Path(value).is_file() and value.endswith(".zip"))
-    return None if found else f"no folder or .zip {value!r}; give the folder of an exam, or its official zip"
+    found = Path(value).is_dir() or (Path(value).is_file() and value.endswith(ARCHIVES))
+    return None if found else f"no folder or .zip or .tar {value!r}; give the folder of an exam, or its archive"
 
 
 def _file(value: str) -> str | None:
@@ -96,7 +97,7 @@ class Param:
 PARAMETERS: dict[str, Param] = {
     "model_dir": Param("str", "", "checkpoint or shard folder; empty runs the shipped model",
                        check=_model_dir, blank=True, stands_for=str(MODEL_DIR)),
-    "data_dir": Param("str", "", "exam folder or official zip; empty takes the shipped exam",
+    "data_dir": Param("str", "", "exam folder, or its zip or tar; empty takes the shipped exam",
                       check=_exam, blank=True, stands_for=str(EXAM_DIR)),
     "world_size": Param("int", 2, "ranks to split the model over; must divide the heads", low=1),
     "dtype": Param("str", "auto", "number format of the weights", choices=("auto", "float32", "float16", "bfloat16")),
@@ -121,7 +122,7 @@ PARAMETERS: dict[str, Param] = {
     "top_p": Param("float", 1.0, "draw among the likeliest tokens that reach this share; 1 means all", low=0, high=1),
     "repetition_penalty": Param("float", 1.0, "above 1 makes repeated tokens less likely; 1 means off", low=0),
     "stop": Param("list", [], "texts that end an answer; empty means none", check=_texts, blank=True),
-    "task": Param("str", "ceval", "what is measured", choices=("ceval", "mmlu", "boolq")),
+    "task": Param("str", "ceval", "what is measured", choices=("ceval", "mmlu", "cmmlu", "boolq")),
     "profile": Param("str", "", "whose prompt and scoring rules; empty is official, of boolq lm_eval",
                      choices=("", "official", "lm_eval", "opencompass", "vendor"), blank=True),
     "mode": Param("str", "answer_only", "cot lets the model reason before it answers; official of ceval has it",
@@ -219,7 +220,8 @@ def _out_of_range(param: Param, value: Any) -> str | None:
 def complaints(values: dict[str, Any], declared: dict[str, Param]) -> list[str]:
     """One line for every value of a wrong type, choice or range, missing folder and impossible pair."""
     problems = [line for name, value in values.items() if (line := complaint(name, declared[name], value))]
-    if values.get("task", "ceval") in ("mmlu", "boolq") and not values.get("data_dir"):
+    task = PARAMETERS["task"]
+    if values.get("task", "ceval") in task.choices[1:] and not values.get("data_dir"):
         problems.append(f"data_dir: the shipped exam is none of {values['task']}'s; give the folder of its questions")
     low, high = (values.get(name) for name in ("min_len_exp", "max_len_exp"))
     if type(low) is type(high) is int and 0 < high < low:

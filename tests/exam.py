@@ -3,7 +3,14 @@
 import csv
 import io
 import json
+import zipfile
 from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from neoxlib.errors import DataError
+from neoxlib.tasks import load_task
 
 MAPPING = {
     "tiny_sums": ["Tiny Sums", "小算术", "STEM"],
@@ -44,3 +51,40 @@ def write_exam(root: Path, mapping: dict | None = MAPPING) -> Path:
 
 def put(path: Path, text: str, encoding: str = "utf-8") -> None:
     path.write_bytes(text.encode(encoding))
+
+
+MMLU_ROWS = [["What is 1+1?", "None", "2", "3, or 4", "NA", "B"], ["A line\nand another?", "w", "x", "y", "z", "D"]]
+MMLU_COLUMNS = ["question", "A", "B", "C", "D"]
+
+
+def write_mmlu(root: Path, header: bool = False) -> Path:
+    """dev and test of two subjects as hendrycks' archive has them, without a line of names."""
+    for split in ("dev", "test"):
+        (root / split).mkdir(parents=True)
+        for subject in ("anatomy", "world_religions"):
+            names = [[*MMLU_COLUMNS, "answer"]] if header else []
+            put(root / split / f"{subject}_{split}.csv", csv_text([*names, *MMLU_ROWS]))
+    return root
+
+
+def mmlu(root: Path, **asked) -> pd.DataFrame:
+    return load_task("mmlu", root, **{"split": "test", "shots": 0} | asked).questions
+
+
+def problems(task: str, root: Path, **asked) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        load_task(task, root, **{"shots": 0} | asked)
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+def parquet(path: Path, rows: list[dict]) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'neoxlib[eval]'")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_parquet(path)
+
+
+def zipped(folder: Path, path: Path, prefix: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.*")):
+            archive.write(file, prefix + file.relative_to(folder).as_posix())
+    return path

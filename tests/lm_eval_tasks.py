@@ -13,7 +13,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
 
 FOLDER = Path(lm_eval.tasks.__file__).parent
-WANTED = ("ceval", "mmlu/default", "super_glue/boolq", "wikitext", "gsm8k")  # all of them would take seconds to index
+WANTED = ("ceval", "cmmlu", "mmlu/default", "super_glue/boolq", "wikitext", "gsm8k")  # all would take seconds to index
 
 Splits = Mapping[str, Sequence[dict[str, Any]]]  # split -> rows
 

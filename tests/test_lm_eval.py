@@ -86,6 +86,15 @@ def mmlu_rows(folder: Path, subjects: list[str], limit: int = 99) -> dict:
     return {f"mmlu_{s}": {"dev": read("dev", s), "test": read("test", s)[:limit]} for s in subjects}
 
 
+def cmmlu_rows(folder: Path) -> dict:
+    """The same of a CMMLU folder, its columns with capitals."""
+    def read(split: str) -> list[dict]:
+        rows = read_csv(folder / split / "logical.csv", None)
+        return [{name: cell for name, cell in row.items() if name} for row in rows]
+
+    return {"cmmlu_logical": {split: read(split) for split in ("dev", "test")}}
+
+
 def boolq_rows(folder: Path) -> dict:
     """The same of BoolQ's lines, in SuperGLUE's words."""
     rows = [json.loads(line) for line in (folder / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -105,9 +114,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for subject, rows in MMLU.items():
         write_csv(root / "mmlu" / "dev" / f"{subject}_dev.csv", None, rows[:3])
         write_csv(root / "mmlu" / "test" / f"{subject}_test.csv", None, rows[::-1])
+    for split, several in (("dev", CEVAL["logic"][:5]), ("test", CEVAL["logic"][::-1])):
+        numbered = [[str(n), *row[:-1]] for n, row in enumerate(several)]
+        write_csv(root / "cmmlu" / split / "logical.csv", ["", "Question", *LETTERS, "Answer"], numbered)
     (root / "boolq").mkdir()
     (root / "boolq" / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in BOOLQ), encoding="utf-8")
-    return {name: root / name for name in ("ceval", "mmlu", "boolq")}
+    return {name: root / name for name in ("ceval", "mmlu", "cmmlu", "boolq")}
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +159,14 @@ def test_mmlu_is_answered_as_by_the_harness(folders, shipped, shots):
     task = load_task("mmlu", folders["mmlu"], split="test", shots=shots)
     found = evaluate(engine, task, get_profile("lm_eval", "mmlu", shots=shots))
     compare(found, run(harness, mmlu_rows(folders["mmlu"], list(MMLU)), shots), LETTERS, "mmlu_{}")
+
+
+@pytest.mark.parametrize("shots", [0, 3])
+def test_cmmlu_is_answered_as_by_the_harness(folders, shipped, shots):
+    engine, harness = shipped
+    task = load_task("cmmlu", folders["cmmlu"], split="test", shots=shots)
+    found = evaluate(engine, task, get_profile("lm_eval", "cmmlu", shots=shots))
+    compare(found, run(harness, cmmlu_rows(folders["cmmlu"]), shots), LETTERS, "cmmlu_{}")
 
 
 def test_boolq_is_answered_as_by_the_harness(folders, shipped):

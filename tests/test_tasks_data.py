@@ -164,13 +164,37 @@ def test_missing_and_short_example_files_are_told_when_examples_are_wanted(exam)
 
 @pytest.mark.parametrize(("mapping", "expected"), [
     ('{"colours": ["Colours", "颜色"]}', "subject_mapping.json: colours: expected [English, Chinese, class]"),
-    ('{"colours": ["Colours", "颜色", "Art"]}', "subject_mapping.json: colours: expected [English, Chinese, class]"),
+    ('{"colours": ["Colours", "颜色", "hard"]}', "subject_mapping.json: colours: expected [English, Chinese, class], "
+     "the class none of Hard, Avg, Avg(Hard), found ['Colours', '颜色', 'hard']"),
+    ('{"colours": ["Colours", "颜色", " "]}', "subject_mapping.json: colours: expected [English, Chinese, class]"),
+    ('{"colours": 1}', "subject_mapping.json: colours: expected [English, Chinese, class]"),
+    ('{"colours": "Art", "colours": "STEM"}', "subject_mapping.json:1: is not JSON in UTF-8: 'colours' is there twice"),
     ('["colours"]', "subject_mapping.json:1: expected {subject: [English, Chinese, class]}, found a list"),
     ('{\n"colours": \n', "subject_mapping.json:3: is not JSON in UTF-8"),
 ])
 def test_a_bad_mapping_is_told(exam, mapping, expected):
     put(exam / "subject_mapping.json", mapping)
     assert problems(exam, subjects=["colours"], shots=0)[0].startswith(expected)
+
+
+def test_classes_of_ones_own_stand_after_the_usual_ones_which_may_be_spelled_otherwise(exam):
+    put(exam / "subject_mapping.json", json.dumps({
+        "colours": ["Colours", "颜色", "Art "], "tiny_sums": ["Tiny Sums", "小算术", "stem"],
+        "absent": "social sciences",
+    }))
+    task = load_task("ceval", exam, shots=0)
+    assert task.counts()["subjects"].to_dict() == {"STEM": 1, "Art": 1} and task.absent == ("absent",)
+    assert list(task.counts().index) == ["STEM", "Art"]
+
+
+def test_an_exam_of_ones_own_without_a_table_of_subjects_is_told_what_it_needs(tmp_path):
+    exam = write_exam(tmp_path / "exam", mapping=None)
+    assert problems(exam, shots=0) == [
+        "val/colours_val.csv:1: subject 'colours' is not in the subject mapping",
+        "val/tiny_sums_val.csv:1: subject 'tiny_sums' is not in the subject mapping",
+        "subject_mapping.json: is missing, and no subject is C-Eval's; an exam of your own needs it, beside the files "
+        "of questions: {subject: [English, Chinese, class]}",
+    ]
 
 
 def test_answers_in_some_files_of_a_split_only_are_told(exam):

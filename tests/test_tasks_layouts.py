@@ -14,32 +14,22 @@ from neoxlib.tasks import load_task
 from neoxlib.tasks.layout import LARGEST
 from neoxlib.tasks.mmlu import MMLU
 from neoxlib.tasks.subjects import CLASSES
-from tests.exam import ROWS, csv_text, put, write_exam
+from tests.exam import (
+    MMLU_COLUMNS,
+    MMLU_ROWS,
+    ROWS,
+    csv_text,
+    mmlu,
+    parquet,
+    problems,
+    put,
+    write_exam,
+    write_mmlu,
+    zipped,
+)
 
-MMLU_ROWS = [["What is 1+1?", "None", "2", "3, or 4", "NA", "B"], ["A line\nand another?", "w", "x", "y", "z", "D"]]
-MMLU_COLUMNS = ["question", "A", "B", "C", "D"]
 BOOLQ = [{"question": "is water wet", "answer": True, "passage": "Water wets."},
          {"question": "is fire cold", "answer": False, "passage": "Fire burns."}]  # fmt: skip
-
-
-def write_mmlu(root: Path, header: bool = False) -> Path:
-    """dev and test of two subjects as hendrycks' archive has them, without a line of names."""
-    for split in ("dev", "test"):
-        (root / split).mkdir(parents=True)
-        for subject in ("anatomy", "world_religions"):
-            names = [[*MMLU_COLUMNS, "answer"]] if header else []
-            put(root / split / f"{subject}_{split}.csv", csv_text([*names, *MMLU_ROWS]))
-    return root
-
-
-def mmlu(root: Path, **asked) -> pd.DataFrame:
-    return load_task("mmlu", root, **{"split": "test", "shots": 0} | asked).questions
-
-
-def problems(task: str, root: Path, **asked) -> list[str]:
-    with pytest.raises(DataError) as caught:
-        load_task(task, root, **{"shots": 0} | asked)
-    return [line.strip() for line in str(caught.value).splitlines()[1:]]
 
 
 @pytest.mark.parametrize("header", [False, True])
@@ -147,12 +137,6 @@ def test_the_real_boolq_reads(data):
     assert len(task.questions) == 3270 and (task.questions["expected"] == "yes").sum() == 2033
 
 
-def parquet(path: Path, rows: list[dict]) -> None:
-    pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'neoxlib[eval]'")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_parquet(path)
-
-
 def test_the_hubs_exports_are_the_same_questions(tmp_path):
     """Answers are numbers there, choices a list, ids whole numbers, and the split is called validation."""
     rows = [{"question": r[0], "choices": r[1:5], "answer": "ABCD".index(r[5])} for r in MMLU_ROWS]
@@ -173,13 +157,6 @@ def test_a_file_that_is_no_parquet_is_told(tmp_path):
     parquet(tmp_path / "x.parquet", BOOLQ)
     put(tmp_path / "validation.parquet", "PAR1")
     assert "1: is not valid parquet" in problems("boolq", tmp_path)[0]
-
-
-def zipped(folder: Path, path: Path, prefix: str = "") -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*.*")):
-            archive.write(file, prefix + file.relative_to(folder).as_posix())
-    return path
 
 
 @pytest.mark.parametrize("prefix", ["", "formal_ceval/"])
@@ -255,6 +232,9 @@ def test_a_hidden_answer_is_none_and_answers_of_some_questions_only_are_told(tmp
     ({"task": "mmlu", "data_dir": ""}, "data_dir: the shipped exam is none of mmlu's"),
     ({"task": "ceval", "data_dir": ""}, ""), ({"task": "quiz"}, "task: found 'quiz'"),
     ({"data_dir": "nowhere.zip"}, "data_dir: no folder or .zip"),
+    ({"task": "cmmlu", "data_dir": ""}, "data_dir: the shipped exam is none of cmmlu's"),
+    ({"data_dir": "nowhere.tar"}, "data_dir: no folder or .zip or .tar 'nowhere.tar'"),
+    ({"data_dir": "setup.py"}, "data_dir: no folder or .zip or .tar"),
     ({"shots": -1}, "shots: found -1"), ({"shots": 0}, ""),
 ])
 def test_parameters_of_an_exam_are_refused_before_the_notebook_starts(values, told):

@@ -46,6 +46,13 @@ def test_opencompass_repeats_its_header_and_puts_nothing_between_the_parts():
     )
 
 
+def test_official_cmmlu_asks_as_its_authors_do():
+    assert text(get_profile("official", "cmmlu")) == (
+        "以下是关于大学物理的单项选择题，请直接给出正确答案的选项。\n\n"
+        f"题目：2+2=____ \n{SHOWN}答案是：A\n\n题目： 1+1=____ \n{CHOICES}答案是："
+    )
+
+
 @pytest.mark.parametrize("name", ["official", "vendor"])
 def test_mmlus_frame_has_two_blanks_before_the_subject(name):
     """hendrycks' code writes both; the SDK took it over, for C-Eval too."""
@@ -65,6 +72,7 @@ def rows_of_the_harness(name: str) -> dict:
 @pytest.mark.parametrize(("task", "defaults", "subject"), [
     ("ceval", "ceval/_default_ceval_yaml", "ceval/ceval-valid_college_physics.yaml"),
     ("mmlu", "mmlu/default/_default_template_yaml", "mmlu/default/mmlu_college_physics.yaml"),
+    ("cmmlu", "cmmlu/_default_template_yaml", "cmmlu/cmmlu_high_school_physics.yaml"),
     ("boolq", "super_glue/boolq/default.yaml", None),
 ])
 def test_the_harnesss_templates_say_what_ours_say(task, defaults, subject):
@@ -76,20 +84,29 @@ def test_the_harnesss_templates_say_what_ours_say(task, defaults, subject):
     profile, own = get_profile("lm_eval", task), {"passage": "甲 -- 乙"} if task == "boolq" else {}
 
     def asked(row: dict) -> str:
-        return template.render(**row, choices=[row[letter] for letter in "ABCD"])
+        return template.render(**row, Question=row["question"], choices=[row[letter] for letter in "ABCD"])
 
     example = EXAMPLE | own | ({"answer": "yes"} if task == "boolq" else {})
     expected = f"{rows.get('description', '')}{asked(example)} {example['answer']}\n\n{asked(QUESTION | own)}"
-    assert render(profile, NAMES, QUESTION | own, [example]) == expected
+    names = NAMES
+    if task == "cmmlu":  # which has no college_physics
+        names = names_of("high_school_physics", BENCHMARKS["cmmlu"].subjects["high_school_physics"])
+    assert render(profile, names, QUESTION | own, [example]) == expected
     assert profile.answers == tuple(f" {choice}" for choice in rows["doc_to_choice"])
     assert f"version {rows['metadata']['version']}" in profile.source
 
 
-def test_every_subject_of_ceval_is_headed_as_in_the_harness():
-    profile = get_profile("lm_eval", "ceval")
-    for name, subject in BENCHMARKS["ceval"].subjects.items():
+@pytest.mark.parametrize(("task", "form"), [("ceval", "ceval/ceval-valid_{}.yaml"), ("cmmlu", "cmmlu/cmmlu_{}.yaml")])
+def test_every_subject_is_headed_as_in_the_harness(task, form):
+    profile = get_profile("lm_eval", task)
+    for name, subject in BENCHMARKS[task].subjects.items():
         header = profile.header.format(**names_of(name, subject))
-        assert header == rows_of_the_harness(f"ceval/ceval-valid_{name}.yaml")["description"]
+        assert header == rows_of_the_harness(form.format(name))["description"]
+
+
+def test_the_harness_asks_no_other_subject_of_cmmlu():
+    asked = rows_of_the_harness("cmmlu/_cmmlu.yaml")["task"]
+    assert sorted(asked) == sorted(f"cmmlu_{name}" for name in BENCHMARKS["cmmlu"].subjects)
 
 
 def test_every_row_is_whole_and_names_its_source_and_version():

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from neoxlib.errors import SettingsError
+from neoxlib.tasks.cmmlu import CMMLU
 from neoxlib.tasks.mmlu import MMLU
 from neoxlib.tasks.subjects import CEVAL, CEVAL_HARD, Subject
 
@@ -24,6 +25,12 @@ class Benchmark:
     hard: frozenset[str] = frozenset()
     unlabelled: tuple[str, ...] = ()  # splits whose answers may be missing
     headerless: bool = False  # CSV may lack the line of column names: question, choices, answer in this order
+    file_name: str = "{split}/{subject}_{split}.csv"  # its authors' own; {spelling} is the last of the split's
+
+    @property
+    def alone(self) -> str:
+        """The subject of a benchmark that has one only; else ""."""
+        return next(iter(self.subjects)) if len(self.subjects) == 1 else ""
 
 
 # BoolQ has no dev of examples: what its authors call dev is what is scored, and examples would come from train.
@@ -33,8 +40,10 @@ _SPLITS = {"dev": ("dev",), "val": ("val", "validation"), "test": ("test",)}
 BENCHMARKS = {
     "ceval": Benchmark("C-Eval", CEVAL, LETTERS, ("id", "question", *LETTERS), _SPLITS, CEVAL_HARD, ("test",)),
     "mmlu": Benchmark("MMLU", MMLU, LETTERS, ("question", *LETTERS), _SPLITS, headerless=True),
+    "cmmlu": Benchmark("CMMLU", CMMLU, LETTERS, ("question", *LETTERS), {"dev": ("dev",), "test": ("test",)},
+                       file_name="{split}/{subject}.csv"),
     "boolq": Benchmark("BoolQ", {"boolq": Subject("BoolQ", "", "Reading")}, ("no", "yes"), ("passage", "question"),
-                       _BOOLQ, unlabelled=("test",)),
+                       _BOOLQ, unlabelled=("test",), file_name="{spelling}.jsonl"),
 }  # fmt: skip
 
 
@@ -45,9 +54,13 @@ def get_benchmark(task: str, split: str, shots: int) -> Benchmark:
         raise SettingsError(f"task {task!r} is not known{hint}; known: {', '.join(BENCHMARKS)}")
     if split not in SPLITS:
         raise SettingsError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+    benchmark = BENCHMARKS[task]
+    if split not in benchmark.spellings:
+        has = ", ".join(benchmark.spellings)
+        raise SettingsError(f"{benchmark.title} has no split {split!r}; choose one of {has}")
     if shots < 0:
         raise SettingsError(f"shots is {shots}; it counts the examples before each question: 0 or more")
-    return BENCHMARKS[task]
+    return benchmark
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

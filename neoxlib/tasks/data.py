@@ -1,6 +1,5 @@
 """A folder or archive of multiple-choice questions → a checked `Task`. No prompts, models or scores here."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +8,16 @@ import pandas as pd
 
 from neoxlib.errors import DataError
 from neoxlib.tasks.benchmarks import Benchmark, did_you_mean, get_benchmark
-from neoxlib.tasks.layout import find_files, find_root, opened, usual_name
+from neoxlib.tasks.layout import exam_root, usual_name
 from neoxlib.tasks.mmlu import CLASS_NAMES
-from neoxlib.tasks.rows import Row, label, read_rows
+from neoxlib.tasks.rows import Row, read_rows
+from neoxlib.tasks.sources import Sheet, Source, counts_from_zero, find_sources
 from neoxlib.tasks.subjects import CLASSES, Subject
-from neoxlib.tasks.table import File
+from neoxlib.tasks.table import File, json_value
 
 MAPPING = "subject_mapping.json"
+TAKEN = ("Hard", "Avg", "Avg(Hard)")  # tables and result files have these beside the classes
+_CLASSES = {name.casefold(): name for name in CLASSES} | CLASS_NAMES  # however a mapping spells them
 
 
 @dataclass(frozen=True)
@@ -57,30 +59,84 @@ def load_task(
 ) -> Task:
     """Read and check every file that a run needs.
 
-    `data_dir` is the benchmark's folder as its authors or the hub lay it out (see `layout.find_files`), one folder that
-    holds it, or the official zip. `subjects` None or empty means every subject with a file; `shots` examples come from
-    dev, `explained` ones with their explanation, for a chain of thought.
+    `data_dir` is the benchmark's folder as its authors or the hub lay it out (see `layout.find_files`), a folder around
+    it, the folder of the split in it, or its archive, zip or tar; `subjects` None or empty means every subject with a
+    file; `shots` examples come from dev, `explained` ones with their explanation, for a chain of thought.
     Raises SettingsError for an unknown task or split, and DataError with all problems of all files as `file:row: …`,
     rows counted as a spreadsheet does (the header is row 1).
     """
     benchmark = get_benchmark(task, split, shots)
-    with opened(Path(data_dir)) as top:
-        root = find_root(top, benchmark, split)
-        mapping, problems = _mapping(root, benchmark)
-        files = find_files(root, benchmark, split)
-        chosen, more = _choose(files, mapping, list(subjects or ()), usual_name(benchmark, split, "{}"))
-        shown = _examples(root, chosen, benchmark, shots, explained)
-        read = {s: read_rows(files[s], benchmark, split not in benchmark.unlabelled) for s in chosen}
-        where = Path(str(root))
-    problems += more + [p for s in chosen for p in (*read[s][1], *shown[s][1])]
-    questions = [_question(s, mapping[s], s in benchmark.hard, row) for s in chosen for row in read[s][0]]
-    problems += _half_labelled(questions, files) if split in benchmark.unlabelled else []
+    with exam_root(Path(data_dir), benchmark, split) as root:
+        paper = _read(root, benchmark, split, list(subjects or ()), shots)
+    read, shown = _checked(paper, benchmark, split, shots, explained)
+    mapping, problems = paper.mapping, [*paper.problems]
+    problems += [p for s in read for p in (*read[s][1], *shown[s][1])]
+    questions = [_question(s, mapping[s], s in benchmark.hard, row) for s in read for row in read[s][0]]
+    problems += _half_labelled(questions, paper.sources) if split in benchmark.unlabelled else []
     if problems:
-        raise DataError(f"{len(problems)} problem(s) in {where}:\n  " + "\n  ".join(problems))
-    subjects, examples = {s: mapping[s] for s in chosen}, {s: rows for s, (rows, _) in shown.items()}
-    absent = tuple(s for s in mapping if s not in files)
-    return Task(task, benchmark.title, where, split, shots, benchmark.choices, subjects, pd.DataFrame(questions),
+        raise DataError(f"{len(problems)} problem(s) in {paper.root}:\n  " + "\n  ".join(problems))
+    chosen, examples = {s: mapping[s] for s in read}, {s: rows for s, (rows, _) in shown.items()}
+    absent = tuple(s for s in mapping if s not in paper.sources)
+    return Task(task, benchmark.title, paper.root, split, shots, benchmark.choices, chosen, pd.DataFrame(questions),
                 examples, absent)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What an exam's folder has, read and not checked: `asked` and `shown` are the sheets of the chosen subjects."""
+
+    root: Path
+    mapping: dict[str, Subject]
+    sources: dict[str, Source]
+    asked: dict[str, Sheet]
+    shown: dict[str, Sheet]  # none of a subject without examples
+    problems: list[str]
+
+
+def _read(root: File, benchmark: Benchmark, split: str, asked: list[str], shots: int) -> Paper:
+    """The records of every subject that is asked; examples only where some are wanted."""
+    mapping, problems = _mapping(root, benchmark)
+    sources, unclear = find_sources(root, benchmark, split)
+    chosen, wrong = _choose(sources, mapping, asked, usual_name(benchmark, split, "{}"))
+    if sources and not chosen and not asked and mapping is benchmark.subjects:
+        wrong.append(f"{MAPPING}: is missing, and no subject is {benchmark.title}'s; an exam of your own needs it, "
+                     "beside the files of questions: {subject: [English, Chinese, class]}")  # fmt: skip
+    dev, unclear_dev = find_sources(root, benchmark, "dev") if shots else ({}, [])
+    names = (*benchmark.columns, "answer") if benchmark.headerless else ()
+    sheets = [{s: found[s].read(names) for s in chosen if s in found} for found in (sources, dev)]
+    return Paper(Path(str(root)), mapping, sources, *sheets, [*problems, *unclear, *unclear_dev, *wrong])
+
+
+Checked = dict[str, tuple[list[Row], list[str]]]  # rows of each subject, with their problems
+
+
+def _checked(
+    paper: Paper, benchmark: Benchmark, split: str, shots: int, explained: bool
+) -> tuple[Checked, Checked]:
+    """The questions and the examples of each subject."""
+    sheets = [*paper.asked.values(), *paper.shown.values()]
+    from_zero = counts_from_zero([record for entries, _ in sheets for _, record in entries], benchmark.choices)
+    labelled = split not in benchmark.unlabelled
+    read = {s: read_rows(sheet, benchmark, labelled, from_zero=from_zero) for s, sheet in paper.asked.items()}
+    shown: Checked = {}
+    for subject in read:
+        if not shots:
+            shown[subject] = [], []
+        elif subject not in paper.shown:
+            need = usual_name(benchmark, "dev", subject)
+            shown[subject] = [], [f"{need}:1: is missing, and shots is {shots}; add the file or ask for 0 shots"]
+        else:
+            found = read_rows(paper.shown[subject], benchmark, explained=explained, from_zero=from_zero)
+            shown[subject] = _first(*found, paper.shown[subject], shots)
+    return read, shown
+
+
+def _first(rows: list[Row], problems: list[str], sheet: Sheet, shots: int) -> tuple[list[Row], list[str]]:
+    """The first `shots` examples; fewer are a problem."""
+    if len(rows) < shots and not problems:
+        last, _ = sheet[0][-1]
+        problems = [f"{last}: ends after {len(rows)} example(s), and shots is {shots}"]
+    return rows[:shots], problems
 
 
 def _mapping(root: File, benchmark: Benchmark) -> tuple[dict[str, Subject], list[str]]:
@@ -89,61 +145,43 @@ def _mapping(root: File, benchmark: Benchmark) -> tuple[dict[str, Subject], list
     if not path.is_file():
         return benchmark.subjects, []
     try:
-        raw = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except ValueError as error:
+        raw = json_value(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         return {}, [f"{MAPPING}:{getattr(error, 'lineno', 1)}: is not JSON in UTF-8: {error}"]
     if not isinstance(raw, dict):
         return {}, [f"{MAPPING}:1: expected {{subject: [English, Chinese, class]}}, found a {type(raw).__name__}"]
     found = {name: _subject(name, entry) for name, entry in raw.items()}
-    wanted = f"expected [English, Chinese, class] with a class of {', '.join(CLASSES)}"
+    wanted = f"expected [English, Chinese, class], the class none of {', '.join(TAKEN)}"
     bad = [name for name, subject in found.items() if subject is None]
     problems = [f"{MAPPING}: {name}: {wanted}, found {raw[name]!r:.80}" for name in bad]
     return {name: subject for name, subject in found.items() if subject}, problems
 
 
 def _subject(name: str, entry: object) -> Subject | None:
-    """An entry of a mapping; a bare class is MMLU's form."""
+    """An entry of a mapping; a bare class is MMLU's form. A class of one's own is any that is not in TAKEN."""
     if isinstance(entry, str):
-        entry = [name.replace("_", " ").title(), name, CLASS_NAMES.get(entry, entry)]
+        entry = [name.replace("_", " ").title(), name, entry]
     texts = isinstance(entry, list) and len(entry) == 3 and all(isinstance(x, str) and x.strip() for x in entry)
-    return Subject(*entry) if texts and entry[2] in CLASSES else None
+    if not texts:
+        return None
+    english, chinese, category = entry
+    category = _CLASSES.get(category.strip().casefold(), category.strip())
+    return Subject(english, chinese, category) if category.casefold() not in map(str.casefold, TAKEN) else None
 
 
 def _choose(
-    files: dict[str, File], mapping: dict[str, Subject], asked: list[str], form: str
+    files: dict[str, Source], mapping: dict[str, Subject], asked: list[str], form: str
 ) -> tuple[list[str], list[str]]:
     """Subjects to read, in the mapping's order, and what is wrong with the choice."""
     problems = []
     for name in asked or files:
         if name not in mapping:
-            what = f"subjects: {name!r}" if asked else f"{label(files[name])}:1: subject {name!r}"
+            what = f"subjects: {name!r}" if asked else f"{files[name].start}: subject {name!r}"
             problems.append(f"{what} is not in the subject mapping{did_you_mean(name, mapping)}")
         elif name not in files:
             problems.append(f"subjects: {name!r} has no file {form.replace('{}', name)}")
     wanted = set(asked or files) & set(files)
     return [name for name in mapping if name in wanted], problems
-
-
-def _examples(
-    root: File, chosen: list[str], benchmark: Benchmark, shots: int, explained: bool
-) -> dict[str, tuple[list[Row], list[str]]]:
-    """The first `shots` rows of each subject's examples, with problems; none are read where none are wanted."""
-    files = find_files(root, benchmark, "dev") if shots else {}
-    found: dict[str, tuple[list[Row], list[str]]] = {}
-    for subject in chosen:
-        if not shots:
-            found[subject] = [], []
-        elif subject not in files:
-            need = usual_name(benchmark, "dev", subject)
-            found[subject] = [], [f"{need}:1: is missing, and shots is {shots}; add the file or ask for 0 shots"]
-        else:
-            path = files[subject]
-            rows, problems = read_rows(path, benchmark, explained=explained)
-            if len(rows) < shots and not problems:
-                short = f"ends after {len(rows)} example(s), and shots is {shots}"
-                problems = [f"{label(path)}:{len(rows) + 1}: {short}"]
-            found[subject] = rows[:shots], problems
-    return found
 
 
 def _question(subject: str, known: Subject, hard: bool, row: Row) -> dict[str, object]:
@@ -152,9 +190,9 @@ def _question(subject: str, known: Subject, hard: bool, row: Row) -> dict[str, o
     return {**about, **text, "expected": row["answer"]}
 
 
-def _half_labelled(questions: list[dict[str, object]], files: dict[str, File]) -> list[str]:
+def _half_labelled(questions: list[dict[str, object]], files: dict[str, Source]) -> list[str]:
     """A split is scored or submitted as a whole: answers in some rows or files only are a mistake."""
     without = sorted({str(q["subject"]) for q in questions if not q["expected"]})
     if not without or all(not q["expected"] for q in questions):
         return []
-    return [f"{label(files[s])}:1: has questions without an answer, other questions have them" for s in without]
+    return [f"{files[s].start}: has questions without an answer, other questions have them" for s in without]

@@ -1,6 +1,6 @@
 """MMLU's 57 subjects. Facts only; questions come from a folder the user has."""
 
-from neoxlib.tasks.subjects import Subject
+from neoxlib.tasks.subjects import Subject, title
 
 # Classes as in categories.py of github.com/hendrycks/test (commit 4450500), under C-Eval's names for the same four.
 _SUBJECTS = {
@@ -27,13 +27,8 @@ _SUBJECTS = {
 }
 
 
-def _title(subject: str) -> str:
-    words = subject.replace("_", " ").title()
-    return words.replace("Us ", "US ").replace(" And ", " and ")
-
-
 MMLU: dict[str, Subject] = {
-    subject: Subject(_title(subject), "", category)
+    subject: Subject(title(subject), "", category)
     for category, names in _SUBJECTS.items() for subject in names.split()
 }
 

@@ -96,6 +96,28 @@ _MMLU_LM_EVAL = replace(
     example="Answer: {answer}\n\n",
     source="lm-eval 0.4.13, tasks/mmlu/default version 1.0, with --num_fewshot as shots",
 )
+_CMMLU_HEADER = "以下是关于{chinese}的单项选择题，请直接给出正确答案的选项。\n\n"
+_CMMLU_LM_EVAL = replace(
+    _LM_EVAL,
+    task="cmmlu",
+    header=_CMMLU_HEADER,
+    source="lm-eval 0.4.13, tasks/cmmlu version 1.0, with --num_fewshot as shots",
+)
+_CMMLU_OFFICIAL = Profile(
+    name="official",
+    task="cmmlu",
+    header=_CMMLU_HEADER,
+    question="题目：{question}\n" + _FOUR,
+    cue="答案是：",
+    example="答案是：{answer}\n\n",
+    answers=_PLAIN,
+    average="macro",
+    source="github.com/haonan-li/CMMLU, src/mp_utils.py at 154f1c3 and src/hf_causal_model.py at 0b27e9f",
+    departs=(
+        "the original leaves out the longest examples where a prompt is too long, then its header; here the last ones",
+        "the original reads cells such as None as missing; here they are text",
+    ),
+)
 _BOOLQ_LM_EVAL = Profile(
     name="lm_eval",
     task="boolq",
@@ -163,7 +185,7 @@ _VENDOR = Profile(
 PROFILES = (
     _OFFICIAL, _COT, _LM_EVAL, _OPENCOMPASS, _VENDOR,
     _MMLU_OFFICIAL, _MMLU_LM_EVAL, replace(_VENDOR, task="mmlu", bugs=_VENDOR.bugs[1:]),
-    _BOOLQ_LM_EVAL,
+    _CMMLU_OFFICIAL, _CMMLU_LM_EVAL, _BOOLQ_LM_EVAL,
 )  # fmt: skip
 
 

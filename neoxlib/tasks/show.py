@@ -18,6 +18,8 @@ DATA = {
     "ceval": ("C-Eval, Huang et al., NeurIPS 2023, github.com/hkust-nlp/ceval",
               "CC BY-NC-SA 4.0: name the authors, no commercial use, share alike"),
     "mmlu": ("MMLU, Hendrycks et al., ICLR 2021, github.com/hendrycks/test", "MIT"),
+    "cmmlu": ("CMMLU, Li et al., 2023, arXiv 2306.09212, github.com/haonan-li/CMMLU",
+              "CC BY-NC-SA 4.0: name the authors, no commercial use, share alike"),
     "boolq": ("BoolQ, Clark et al., NAACL 2019, github.com/google-research-datasets/boolean-questions",
               "CC BY-SA 3.0: name the authors, share alike"),
 }  # fmt: skip

@@ -13,6 +13,12 @@ class Subject(NamedTuple):
     category: str
 
 
+def title(subject: str) -> str:
+    """The English name of a subject whose authors give it none, from its file's: `us_history` is US History."""
+    words = subject.replace("_", " ").title()
+    return words.replace("Us ", "US ").replace(" And ", " and ")
+
+
 def _table(category: str, rows: dict[str, tuple[str, str]]) -> dict[str, Subject]:
     return {subject: Subject(english, chinese, category) for subject, (english, chinese) in rows.items()}
 

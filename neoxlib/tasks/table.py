@@ -11,6 +11,7 @@ from typing import Any
 Record = dict[str, Any]
 Records = list[tuple[int, Record]]  # with the row in the file; a spreadsheet's count, the header is row 1
 File = Path | zipfile.Path
+NO_PYARROW = "1: reading parquet needs pyarrow, which the extra eval brings; run: pip install 'neoxlib[eval]'"
 
 
 def read_table(path: File, headerless: tuple[str, ...] = ()) -> tuple[Records, list[str]]:
@@ -58,7 +59,7 @@ def _csv(text: str, headerless: tuple[str, ...]) -> tuple[Records, list[str]]:
             rows.append(row)
     except csv.Error as error:
         return [], [f"{len(rows) + 1}: is not valid CSV: {error} (an unclosed quote?)"]
-    named = not headerless or {"question", "answer"} <= set(rows[0])
+    named = not headerless or {"question", "answer"} <= {name.lower() for name in rows[0]}
     header = rows[0] if named else list(headerless)
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
@@ -81,8 +82,8 @@ def _json_lines(text: str) -> tuple[Records, list[str]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except ValueError as error:
+            record = json_value(line)
+        except (ValueError, RecursionError) as error:
             problems.append(f"{number}: is not JSON: {error}")
             continue
         if isinstance(record, dict):
@@ -92,11 +93,24 @@ def _json_lines(text: str) -> tuple[Records, list[str]]:
     return records, problems
 
 
+def json_value(text: str) -> Any:
+    """What a JSON text says; ValueError also where an object has a name twice, of which one would be lost."""
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Record:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return found
+
+
 def _parquet(raw: bytes) -> tuple[Records, list[str]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        return [], ["1: reading parquet needs pyarrow; run: pip install 'neoxlib[eval]'"]
+        return [], [NO_PYARROW]
     try:
         rows = parquet.read_table(io.BytesIO(raw)).to_pylist()
     except (ArrowException, OSError, ValueError) as error:

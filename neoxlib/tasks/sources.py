@@ -1,0 +1,97 @@
+"""A subject's records, whichever files they stand in: one of its own, several parts, or rows of all subjects' file."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from neoxlib.tasks.benchmarks import Benchmark
+from neoxlib.tasks.layout import WHOLE, find_files
+from neoxlib.tasks.table import File, Record, read_table
+
+NAMES = ("question", "passage", "answer", "explanation")  # also with a capital, as CMMLU has them
+
+
+class Where(NamedTuple):
+    """The place of a record; `str` is what problems begin with, and places sort as the files have them."""
+
+    part: int  # which of the subject's files
+    row: int
+    file: str  # its folder and name
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.row}"
+
+
+Entries = list[tuple[Where, Record]]
+Problems = list[tuple[Where, str]]
+Sheet = tuple[Entries, Problems]  # what was read, and what was wrong with it
+
+
+@dataclass(frozen=True)
+class Source:
+    """The records of one subject, in order, and what was wrong with the files."""
+
+    start: Where
+    files: tuple[File, ...] = ()  # not read yet
+    entries: Entries = field(default_factory=list)
+
+    def read(self, headerless: tuple[str, ...]) -> Sheet:
+        """The records under neoxlib's names, and every problem; `headerless` as for `read_table`."""
+        entries, problems = list(self.entries), []
+        for part, path in enumerate(self.files):
+            records, found = read_table(path, headerless)
+            entries += [(Where(part, row, label(path)), _named(record)) for row, record in records]
+            numbered = [problem.partition(": ") for problem in found]
+            problems += [(Where(part, int(row), label(path)), text) for row, _, text in numbered]
+        return entries, problems
+
+
+def find_sources(root: File, benchmark: Benchmark, split: str) -> tuple[dict[str, Source], list[str]]:
+    """What there is of each subject of a split, and what is wrong with a file of all subjects."""
+    files = find_files(root, benchmark, split)
+    if WHOLE not in files:
+        return {name: source_of(paths) for name, paths in files.items()}, []
+    whole = files[WHOLE]
+    entries, problems = source_of(whole).read(())
+    of_root = root.name if whole[0].parent.name == root.name else None  # its subject's folder, perhaps
+    return _divided(entries, problems, of_root if of_root in benchmark.subjects else None)
+
+
+def source_of(files: tuple[File, ...]) -> Source:
+    """Files that are one subject's."""
+    return Source(Where(0, 1, label(files[0])), files)
+
+
+def _divided(entries: Entries, problems: Problems, otherwise: str | None) -> tuple[dict[str, Source], list[str]]:
+    """Records by what their column `subject` says; by `otherwise` where there is none."""
+    if entries and not otherwise and not any("subject" in record for _, record in entries):
+        found = ", ".join(map(str, entries[0][1]))
+        return {}, [f"{entries[0][0]}: column subject missing, which says whose a question is; found: {found[:200]}"]
+    parts: dict[str, Entries] = {}
+    for where, record in entries:
+        name = record.get("subject", otherwise)
+        if isinstance(name, str) and name.strip():
+            parts.setdefault(name, []).append((where, record))
+        else:
+            problems.append((where, f"subject is {name!r}; expected the name of one"))
+    sources = {name: Source(rows[0][0], entries=rows) for name, rows in sorted(parts.items())}
+    return sources, [f"{where}: {text}" for where, text in problems]
+
+
+def label(path: File) -> str:
+    """What problems call a file: its folder and name."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def counts_from_zero(records: Iterable[Record], choices: tuple[str, ...]) -> bool:
+    """Whether answers that are text are numbers of the choices, from 0: all are, and 0 is one of them."""
+    answers = [record.get("answer") for record in records]
+    given = {answer if isinstance(answer, str) else None for answer in answers if answer not in (None, "")}
+    return "0" in given and given <= {str(number) for number in range(len(choices))}
+
+
+def _named(record: Record) -> Record:
+    """The record with the names of NAMES in small letters, where that is no other column's name."""
+    small = {name: name.lower() for name in record if isinstance(name, str) and name.lower() in NAMES}
+    taken = {name for name in record if name in NAMES}
+    return {name if small.get(name) in taken else small.get(name, name): value for name, value in record.items()}
