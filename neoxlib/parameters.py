@@ -28,7 +28,7 @@ def _folder(value: str) -> str | None:
 
 
 def _exam(value: str) -> str | None:
-    found = Path(value).is_dir() or (Path(value).is_file() and value.endswith(ARCHIVES))
+    found = Path(value).is_dir() or (Path(value).is_file() and value.lower().endswith(ARCHIVES))
     return None if found else f"no folder or .zip or .tar {value!r}; give the folder of an exam, or its archive"
 
 

@@ -30,7 +30,7 @@ def member(name: str, size: int = 0, **facts: object) -> tarfile.TarInfo:
 
 
 @pytest.mark.parametrize(("name", "mode", "prefix"), [
-    ("data.tar", "w", "data"), ("data.tar.gz", "w:gz", "./data"), ("mmlu.tgz", "w:gz", "."),
+    ("data.tar", "w", "data"), ("data.tar.gz", "w:gz", "./data"), ("MMLU.TGZ", "w:gz", "."),
     ("data.tar.xz", "w:xz", "a/b"),
 ])
 def test_a_tar_reads_as_the_folder_that_it_unpacks_to(tmp_path, name, mode, prefix):

@@ -46,6 +46,12 @@ def test_the_hubs_folder_of_all_subjects_alone_is_told_apart_by_its_column(tmp_p
     assert len(mmlu(tmp_path / "mmlu", subjects=["anatomy"])) == 2
 
 
+def test_the_folder_of_all_subjects_fills_in_for_those_that_have_none_of_their_own(tmp_path):
+    parquet(tmp_path / "all/test-00000-of-00001.parquet", hub_rows("anatomy") + hub_rows("virology"))
+    parquet(tmp_path / "anatomy/test-00000-of-00001.parquet", hub_rows("anatomy", MMLU_ROWS[:1]))
+    assert mmlu(tmp_path)["subject"].tolist() == ["anatomy", "virology", "virology"]
+
+
 def test_problems_of_all_subjects_are_told_by_the_rows_of_their_file(tmp_path):
     rows = hub_rows("anatomy") + hub_rows("virologie") + hub_rows("virology") + hub_rows() + hub_rows(" ")
     rows[1] |= {"answer": 4}
@@ -137,6 +143,16 @@ def test_cmmlu_is_read_in_its_authors_layout(cmmlu, place):
     assert found[[*MMLU_COLUMNS, "expected"]].to_numpy().tolist() == [row[1:] for row in CMMLU_ROWS]
     assert found["class"].tolist() == ["Humanities"] * 2 and task.subjects["agronomy"].chinese == "农学"
     assert [row["answer"] for row in task.examples["agronomy"]] == ["C", "A"]
+
+
+def test_the_hubs_export_of_cmmlu_is_the_same_questions(cmmlu, tmp_path):
+    names = [name or "Unnamed: 0" for name in CMMLU_HEADER]
+    for split in ("dev", "test"):
+        for subject in ("agronomy", "logical"):
+            rows = [dict(zip(names, row, strict=True)) for row in CMMLU_ROWS]
+            parquet(tmp_path / f"hub/{subject}/{split}-00000-of-00001.parquet", rows)
+    hub, beside = (load_task("cmmlu", path, "test", shots=1) for path in (tmp_path / "hub", cmmlu))
+    assert hub.questions.equals(beside.questions) and hub.examples == beside.examples
 
 
 def test_the_zip_of_cmmlu_reads_as_its_folder(cmmlu):

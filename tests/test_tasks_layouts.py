@@ -196,6 +196,14 @@ def test_a_damaged_zip_is_told_by_the_file_that_it_damages(tmp_path):
     assert len(found) == 1 and found[0].startswith("val/colours_val.csv:1: cannot be read: Bad CRC-32")
 
 
+def test_a_zip_whose_table_of_contents_is_damaged_is_told(tmp_path):
+    archive = zipped(write_exam(tmp_path / "exam"), tmp_path / "exam.zip")
+    raw = archive.read_bytes()
+    archive.write_bytes(raw.replace(b"PK\x01\x02", b"PK\x01\x03", 1))
+    with pytest.raises(DataError, match=r"exam\.zip is damaged or incomplete: Bad magic number"):
+        load_task("ceval", archive)
+
+
 def test_a_zip_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     archive = zipped(write_exam(tmp_path / "exam"), tmp_path / "exam.zip")
     monkeypatch.setattr("neoxlib.tasks.layout.LARGEST", 100)

@@ -96,12 +96,12 @@ class Paper:
 def _read(root: File, benchmark: Benchmark, split: str, asked: list[str], shots: int) -> Paper:
     """The records of every subject that is asked; examples only where some are wanted."""
     mapping, problems = _mapping(root, benchmark)
-    sources, unclear = find_sources(root, benchmark, split)
+    sources, unclear = find_sources(root, benchmark, split, mapping)
     chosen, wrong = _choose(sources, mapping, asked, usual_name(benchmark, split, "{}"))
     if sources and not chosen and not asked and mapping is benchmark.subjects:
         wrong.append(f"{MAPPING}: is missing, and no subject is {benchmark.title}'s; an exam of your own needs it, "
                      "beside the files of questions: {subject: [English, Chinese, class]}")  # fmt: skip
-    dev, unclear_dev = find_sources(root, benchmark, "dev") if shots else ({}, [])
+    dev, unclear_dev = find_sources(root, benchmark, "dev", mapping) if shots else ({}, [])
     names = (*benchmark.columns, "answer") if benchmark.headerless else ()
     sheets = [{s: found[s].read(names) for s in chosen if s in found} for found in (sources, dev)]
     return Paper(Path(str(root)), mapping, sources, *sheets, [*problems, *unclear, *unclear_dev, *wrong])

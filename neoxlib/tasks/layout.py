@@ -9,8 +9,8 @@ from pathlib import Path
 from neoxlib.errors import DataError
 from neoxlib.parameters import ARCHIVES
 from neoxlib.tasks.benchmarks import Benchmark
-from neoxlib.tasks.table import File
-from neoxlib.tasks.tar import LEFT_OUT, is_tar, tar_as_zip
+from neoxlib.tasks.table import DAMAGE, File
+from neoxlib.tasks.tar import LEFT_OUT, damaged, is_tar, tar_as_zip
 
 LARGEST = 1 << 28  # bytes of one file in an archive; a real one has a few hundred thousand
 DEEPEST = 2  # folders around an exam: the hub's cache has snapshots/<commit>
@@ -48,7 +48,7 @@ def _place(data_dir: Path, benchmark: Benchmark, split: str) -> Path:
 
 
 def _holds(path: Path, benchmark: Benchmark, split: str) -> bool:
-    if not (path.name.endswith(ARCHIVES) and path.is_file()):
+    if not (path.name.lower().endswith(ARCHIVES) and path.is_file()):
         return False
     with opened(path) as top:
         return bool(_search(top, benchmark, split))
@@ -69,11 +69,18 @@ def opened(data_dir: Path) -> Iterator[File]:
     if not is_tar(data_dir) and not zipfile.is_zipfile(data_dir):
         raise DataError(f"data_dir {data_dir} is a file, and no zip archive and no tar; "
                         "give a folder, or the official archive")  # fmt: skip
-    with tar_as_zip(data_dir, LARGEST) if is_tar(data_dir) else zipfile.ZipFile(data_dir) as archive:
+    with tar_as_zip(data_dir, LARGEST) if is_tar(data_dir) else _zip(data_dir) as archive:
         large = [info.filename for info in archive.infolist() if info.file_size > LARGEST]
         if large:
             raise DataError(f"{data_dir} has files of more than {LARGEST >> 20} MB: {', '.join(large)[:200]}")
         yield zipfile.Path(archive)
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise damaged(path, error) from error
 
 
 def find_root(top: File, benchmark: Benchmark, split: str) -> File:
@@ -111,9 +118,9 @@ def find_files(root: File, benchmark: Benchmark, split: str) -> dict[str, tuple[
     """The files of each subject of a split, in the order of their parts, by subject in the order of names.
 
     `<split>/<subject>_<split>.csv`, also without the folder or the second <split>, also as .jsonl; the hub's
-    `<subject>/<split>-00000-of-00001.parquet`, in as many parts as it says; where there are none of these `<split>-….
-    parquet`, also in all/ or data/, under WHOLE; and for a benchmark of one subject `<split>.jsonl` or
-    `<split>-….parquet`, also in data/. Raises DataError where two files are one subject's, or a part is missing.
+    `<subject>/<split>-00000-of-00001.parquet`, in as many parts as it says; the same without <subject> or in all/ or
+    data/, under WHOLE; and for a benchmark of one subject `<split>.jsonl` or `<split>-….parquet`, also in data/.
+    Raises DataError where two files are one subject's, or a part is missing.
     """
     hits: dict[str, list[File]] = {}
     for folder in (root, *_folders(root)):
@@ -121,8 +128,6 @@ def find_files(root: File, benchmark: Benchmark, split: str) -> dict[str, tuple[
         for path in _visible(folder):
             if (subject := _subject(path.name, inside, benchmark, split)) and subject != LEFT_OUT:
                 hits.setdefault(subject, []).append(path)
-    if len(hits) > 1:
-        hits.pop(WHOLE, None)
     problems = [problem for subject, paths in sorted(hits.items()) for problem in _unclear(subject, paths)]
     if problems:
         raise DataError(f"{len(problems)} problem(s) in {root}:\n  " + "\n  ".join(problems))

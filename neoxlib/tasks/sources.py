@@ -1,6 +1,6 @@
 """A subject's records, whichever files they stand in: one of its own, several parts, or rows of all subjects' file."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -46,15 +46,24 @@ class Source:
         return entries, problems
 
 
-def find_sources(root: File, benchmark: Benchmark, split: str) -> tuple[dict[str, Source], list[str]]:
-    """What there is of each subject of a split, and what is wrong with a file of all subjects."""
+def find_sources(
+    root: File, benchmark: Benchmark, split: str, wanted: Collection[str]
+) -> tuple[dict[str, Source], list[str]]:
+    """What there is of each subject of a split, and what is wrong with a file of all subjects.
+
+    Such a file is read for those `wanted` that have no file of their own.
+    """
     files = find_files(root, benchmark, split)
-    if WHOLE not in files:
-        return {name: source_of(paths) for name, paths in files.items()}, []
-    whole = files[WHOLE]
+    whole = files.pop(WHOLE, ())
+    own = {name: source_of(paths) for name, paths in files.items()}
+    if not whole or (own and set(wanted) <= set(own)):
+        return own, []
     entries, problems = source_of(whole).read(())
+    if own and not any("subject" in record for _, record in entries):
+        return own, []
     of_root = root.name if whole[0].parent.name == root.name else None  # its subject's folder, perhaps
-    return _divided(entries, problems, of_root if of_root in benchmark.subjects else None)
+    others, unclear = _divided(entries, problems, of_root if of_root in wanted else None)
+    return {name: (others | own)[name] for name in sorted({*others, *own})}, unclear
 
 
 def source_of(files: tuple[File, ...]) -> Source:

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import lzma
+import struct
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +14,10 @@ from typing import Any
 Record = dict[str, Any]
 Records = list[tuple[int, Record]]  # with the row in the file; a spreadsheet's count, the header is row 1
 File = Path | zipfile.Path
+DAMAGE = (  # what reading from a broken archive raises; RuntimeError: it needs a password, or a newer zip
+    OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+    tarfile.TarError,
+)  # fmt: skip
 NO_PYARROW = "1: reading parquet needs pyarrow, which the extra eval brings; run: pip install 'neoxlib[eval]'"
 
 
@@ -22,7 +29,7 @@ def read_table(path: File, headerless: tuple[str, ...] = ()) -> tuple[Records, l
     """
     try:
         raw = path.read_bytes()
-    except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: a password
+    except DAMAGE as error:
         return [], [f"1: cannot be read: {error}"]
     if path.name.endswith(".parquet"):
         return _parquet(raw)

@@ -1,18 +1,16 @@
 """A tar archive's questions as the inside of a zip archive in memory: nothing is unpacked."""
 
 import io
-import lzma
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from neoxlib.errors import DataError
+from neoxlib.tasks.table import DAMAGE
 
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
 LEFT_OUT = "auxiliary_train"  # most of MMLU's archive, and no part of the exam
-DAMAGE = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error, lzma.LZMAError)
 
 
 def is_tar(path: Path) -> bool:
@@ -37,7 +35,7 @@ def tar_as_zip(path: Path, largest: int) -> zipfile.ZipFile:
             found = dict(_plain_files(tar, path, largest))
             _check_end(tar)
     except DAMAGE as error:
-        raise DataError(f"{path} is damaged or incomplete: {error}; fetch it again") from error
+        raise damaged(path, error) from error
     memory = io.BytesIO()
     with zipfile.ZipFile(memory, "w") as archive:
         for name, raw in found.items():
@@ -45,6 +43,11 @@ def tar_as_zip(path: Path, largest: int) -> zipfile.ZipFile:
     inside = zipfile.ZipFile(memory)
     inside.filename = str(path)  # what messages call it
     return inside
+
+
+def damaged(path: Path, error: Exception) -> DataError:
+    """What is said of an archive that cannot be read to its end."""
+    return DataError(f"{path} is damaged or incomplete: {error}; fetch it again")
 
 
 def _plain_files(tar: tarfile.TarFile, path: Path, largest: int) -> Iterator[tuple[str, bytes]]:
@@ -72,3 +75,5 @@ def _check_end(tar: tarfile.TarFile) -> None:
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("its end is missing")
+    while tar.fileobj.read(io.DEFAULT_BUFFER_SIZE):  # a compressed one has its checksum at the very end
+        pass
