@@ -204,6 +204,12 @@ def test_a_zip_whose_table_of_contents_is_damaged_is_told(tmp_path):
         load_task("ceval", archive)
 
 
+def test_a_damaged_mapping_in_a_zip_is_told(tmp_path):
+    archive = zipped(write_exam(tmp_path / "exam"), tmp_path / "exam.zip")
+    archive.write_bytes(archive.read_bytes().replace(b'"Tiny Sums"', b'"Tiny Bums"'))
+    assert problems("ceval", archive)[0].startswith("subject_mapping.json:1: is not JSON in UTF-8: Bad CRC-32")
+
+
 def test_a_zip_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
     archive = zipped(write_exam(tmp_path / "exam"), tmp_path / "exam.zip")
     monkeypatch.setattr("neoxlib.tasks.layout.LARGEST", 100)

@@ -142,6 +142,12 @@ def test_a_folder_without_a_licence_file_has_no_such_line(tmp_path):
     assert list(table.index) == ["exam", "benchmark", "licence of the benchmark's data"]
 
 
+def test_an_exam_of_ones_own_is_not_put_under_the_benchmarks_licence(tmp_path):
+    table = about(load_task("ceval", write_exam(tmp_path), shots=0)).rows.set_index("")["what"]
+    assert table["benchmark"].startswith("none: subjects of its own, in the layout and under the rules of C-Eval")
+    assert "CC BY" not in table["licence of the benchmark's data"]
+
+
 def test_what_the_folder_lacks_is_named(data):
     lacks = about(load_task("ceval", data / "ceval")).rows.set_index("")["what"]["not in this folder"]
     assert lacks.startswith("12 subjects: ") and "physician" in lacks

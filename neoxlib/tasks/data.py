@@ -13,7 +13,7 @@ from neoxlib.tasks.mmlu import CLASS_NAMES
 from neoxlib.tasks.rows import Row, read_rows
 from neoxlib.tasks.sources import Sheet, Source, counts_from_zero, find_sources
 from neoxlib.tasks.subjects import CLASSES, Subject
-from neoxlib.tasks.table import File, json_value
+from neoxlib.tasks.table import DAMAGE, File, json_value
 
 MAPPING = "subject_mapping.json"
 TAKEN = ("Hard", "Avg", "Avg(Hard)")  # tables and result files have these beside the classes
@@ -146,7 +146,7 @@ def _mapping(root: File, benchmark: Benchmark) -> tuple[dict[str, Subject], list
         return benchmark.subjects, []
     try:
         raw = json_value(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+    except DAMAGE as error:
         return {}, [f"{MAPPING}:{getattr(error, 'lineno', 1)}: is not JSON in UTF-8: {error}"]
     if not isinstance(raw, dict):
         return {}, [f"{MAPPING}:1: expected {{subject: [English, Chinese, class]}}, found a {type(raw).__name__}"]

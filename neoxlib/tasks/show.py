@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from neoxlib.demo import EXAM_DIR
+from neoxlib.tasks.benchmarks import BENCHMARKS
 from neoxlib.tasks.data import Task
 from neoxlib.tasks.marks import TOO_LONG, marks
 from neoxlib.tasks.profiles import Profile
@@ -23,6 +24,7 @@ DATA = {
     "boolq": ("BoolQ, Clark et al., NAACL 2019, github.com/google-research-datasets/boolean-questions",
               "CC BY-SA 3.0: name the authors, share alike"),
 }  # fmt: skip
+OWN = "none: subjects of its own, in the layout and under the rules of {}"
 
 
 class TextTable:
@@ -55,7 +57,8 @@ def text_table(columns: list[str], rows: list[list[str]]) -> str:
 
 def about(task: Task) -> TextTable:
     """What was asked, where it came from, and under which licence its data are."""
-    source, licence = DATA[task.name]
+    known = set(task.subjects) <= set(BENCHMARKS[task.name].subjects)
+    source, licence = DATA[task.name] if known else (OWN.format(task.title), "its owner's to say")
     size = f"{len(task.questions):,} questions of {len(task.subjects)} subject{'s' if len(task.subjects) > 1 else ''}"
     facts = {"exam": f"{task.title}, split {task.split}, {size}"}
     if task.absent:
