@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -140,3 +141,23 @@ def test_an_exam_is_found_from_the_folder_of_its_split_and_from_two_above(tmp_pa
 def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path):
     with pytest.raises(DataError, match=r"no questions of MMLU's val; .*; it has questions of split dev and test"):
         mmlu(write_mmlu(tmp_path), split="val")
+
+
+def test_of_the_exams_in_one_folder_the_benchmarks_own_is_taken(tmp_path):
+    """Their files have the same names; subjects say whose they are."""
+    beside = mmlu(write_mmlu(tmp_path / "data"))
+    ceval = write_exam(tmp_path / "ceval", mapping=None)
+    for path in [*ceval.rglob("*.csv")]:
+        path.rename(path.with_name(path.name.replace("colours", "logic").replace("tiny_sums", "law")))
+    for layout in ("folders", "archives", "one archive"):
+        home = tmp_path / layout
+        home.mkdir()
+        if layout == "archives":
+            tarred(tmp_path / "data", home / "data.tar")
+            zipped(ceval, home / "ceval-exam.zip")
+        else:
+            shutil.copytree(tmp_path / "data", home / "mmlu")
+            shutil.copytree(ceval, home / "ceval/formal_ceval")
+        place = zipped(home, home / "core.zip", "data/") if layout == "one archive" else home
+        assert mmlu(place).equals(beside)
+        assert set(load_task("ceval", place, "test", shots=1).subjects) == {"logic", "law"}

@@ -8,14 +8,13 @@ import pandas as pd
 
 from neoxlib.errors import DataError
 from neoxlib.tasks.benchmarks import Benchmark, did_you_mean, get_benchmark
-from neoxlib.tasks.layout import exam_root, usual_name
+from neoxlib.tasks.layout import MAPPING, exam_root, usual_name
 from neoxlib.tasks.mmlu import CLASS_NAMES
 from neoxlib.tasks.rows import Row, read_rows
 from neoxlib.tasks.sources import Sheet, Source, counts_from_zero, find_sources
 from neoxlib.tasks.subjects import CLASSES, Subject
 from neoxlib.tasks.table import DAMAGE, File, json_value
 
-MAPPING = "subject_mapping.json"
 TAKEN = ("Hard", "Avg", "Avg(Hard)")  # tables and result files have these beside the classes
 _CLASSES = {name.casefold(): name for name in CLASSES} | CLASS_NAMES  # however a mapping spells them
 

@@ -13,7 +13,8 @@ from neoxlib.tasks.table import DAMAGE, File
 from neoxlib.tasks.tar import LEFT_OUT, damaged, is_tar, tar_as_zip
 
 LARGEST = 1 << 28  # bytes of one file in an archive; a real one has a few hundred thousand
-DEEPEST = 2  # folders around an exam: the hub's cache has snapshots/<commit>
+MAPPING = "subject_mapping.json"
+DEEPEST = 2  # folders around an exam: the hub's cache has snapshots/<commit>; in an archive there may be one more
 WHOLE = "all"  # the hub's folder of all subjects; stands for files that name their subjects in a column
 _PART = re.compile(r"-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?(?=\.parquet$)")  # older exports end in a hash
 
@@ -40,18 +41,21 @@ def _place(data_dir: Path, benchmark: Benchmark, split: str) -> Path:
             return folder.parent
     if _search(data_dir, benchmark, split):
         return data_dir
-    having = [path for path in _visible(data_dir) if _holds(path, benchmark, split)]
+    holding = {path: _holds(path, benchmark, split) for path in _visible(data_dir)}
+    having = [p for p in holding if holding[p]] or [p for p in holding if holding[p] is False]
     if len(having) > 1:
         names = ", ".join(path.name for path in having)
         raise DataError(f"{data_dir} has {len(having)} archives with questions of {split} (name one of them): {names}")
     return having[0] if having else data_dir
 
 
-def _holds(path: Path, benchmark: Benchmark, split: str) -> bool:
+def _holds(path: Path, benchmark: Benchmark, split: str) -> bool | None:
+    """Whether an archive has the benchmark's own exam; None where it has none at all, or is no archive."""
     if not (path.name.lower().endswith(ARCHIVES) and path.is_file()):
-        return False
+        return None
     with opened(path) as top:
-        return bool(_search(top, benchmark, split))
+        having = _search(top, benchmark, split)
+        return all(_is_own(folder, benchmark, split) for folder in having.values()) if having else None
 
 
 @contextmanager
@@ -99,14 +103,24 @@ def find_root(top: File, benchmark: Benchmark, split: str) -> File:
 
 
 def _search(top: File, benchmark: Benchmark, split: str) -> dict[str, File]:
-    """The folders with files of the split nearest to `top`, by their paths in it; `top` itself is ""."""
-    level = {"": top}
-    for _ in range(DEEPEST + 1):
+    """The folders with the benchmark's own files of the split nearest to `top`, by their paths in it; "" is `top`.
+
+    Another exam's, which may lie beside it in the same form, count where there is nothing else.
+    """
+    level, others = {"": top}, {}
+    for _ in range(DEEPEST + 1 + isinstance(top, zipfile.Path)):
         having = {name: folder for name, folder in level.items() if find_files(folder, benchmark, split)}
-        if having:
-            return having
+        if own := {name: folder for name, folder in having.items() if _is_own(folder, benchmark, split)}:
+            return own
+        others = others or having
         level = {f"{name}/{path.name}".lstrip("/"): path for name, folder in level.items() for path in _folders(folder)}
-    return {}
+    return others
+
+
+def _is_own(folder: File, benchmark: Benchmark, split: str) -> bool:
+    """Whether half of its subjects are the benchmark's, or it says by a table of its own what they are."""
+    found = set(find_files(folder, benchmark, split))
+    return (folder / MAPPING).is_file() or 2 * len(found & {*benchmark.subjects, WHOLE}) >= len(found)
 
 
 def usual_name(benchmark: Benchmark, split: str, subject: str = "<subject>") -> str:
