@@ -109,5 +109,13 @@ def test_answers_that_changed_sides_stand_before_those_that_stayed_wrong():
     assert "<script>" not in table._repr_html_()
 
 
+def test_answers_changed_are_those_of_the_same_questions_however_they_are_numbered():
+    before = answers().assign(question=["v", "w", "x", "y", "z"])
+    now = before.iloc[[4, 2]].assign(id=["0", "1"], predicted=["D", "D"], correct=True)
+    table = changed_answers(now, before)
+    assert table.rows[["question", "earlier", "now", "change"]].to_numpy().tolist() == [["z", "", "D", "now right"]]
+    assert table.note.startswith("1 of the 2 questions in both runs are answered otherwise: 1 now right")
+
+
 def test_the_same_answers_are_no_change():
     assert changed_answers(answers(), answers()).rows.empty

@@ -102,6 +102,17 @@ def test_runs_of_different_size_are_paired_on_the_questions_of_both():
     assert "of 4 questions; p" in compared(cut)
 
 
+def test_some_of_an_exam_that_counts_its_questions_anew_is_paired_by_their_texts():
+    """Questions 1, 1 once more and 4 of the larger exam are 0, 1 and 2 of the smaller."""
+    a = results("ABCDAB", "ABCDBB")
+    a.loc[3, ["question", "expected"]] = a.loc[1, ["question", "expected"]]
+    b = a.iloc[[1, 3, 4]].assign(id=["0", "1", "2"], predicted=["B", "B", "A"], correct=True).reset_index(drop=True)
+    row = mcnemar(a.assign(correct=[True, False, True, True, False, True]), b).iloc[0]
+    assert row[["asked_a", "asked_b", "questions", "only_a", "only_b", "both_right"]].tolist() == [6, 3, 3, 0, 2, 1]
+    with pytest.raises(DataError, match="were not asked the same questions"):
+        mcnemar(a, b.assign(question=["q1", "q1", "another"]))
+
+
 def test_runs_without_a_common_question_are_refused():
     with pytest.raises(DataError, match=r"no question in common.*\n  2 only in run a: s/0, s/1\n  2 only in"):
         mcnemar(results("AB", "AB"), results("AB", "AB", "t"))

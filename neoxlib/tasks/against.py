@@ -7,7 +7,7 @@ import pandas as pd
 from neoxlib.errors import DataError
 from neoxlib.tasks.data import Task
 from neoxlib.tasks.marks import choices
-from neoxlib.tasks.pairs import compared, mcnemar
+from neoxlib.tasks.pairs import common, compared, mcnemar
 from neoxlib.tasks.show import TextTable
 
 NONE_NAMED = "No earlier run was named in compare_with: nothing to compare."
@@ -69,8 +69,8 @@ def changed_answers(results: pd.DataFrame, before: pd.DataFrame | None, most: in
     """Questions answered otherwise than `before`, at most `most`: those that changed sides first."""
     if before is None:
         return TextTable(pd.DataFrame(), NONE_NAMED)
-    answers = before[["subject", "id", "predicted", "correct"]]
-    both = results.merge(answers, on=["subject", "id"], suffixes=("", "_before"))
+    then, both = common(before, results)
+    both = both.assign(predicted_before=then["predicted"], correct_before=then["correct"]).reset_index(drop=True)
     other = both[both["predicted"] != both["predicted_before"]]
     won, lost = other["correct"] & ~other["correct_before"], other["correct_before"] & ~other["correct"]
     change = pd.Series("neither right", other.index).mask(won, "now right").mask(lost, "now wrong")

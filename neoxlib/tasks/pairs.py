@@ -47,21 +47,36 @@ def mcnemar(results_a: pd.DataFrame, results_b: pd.DataFrame) -> pd.DataFrame:
     Columns: asked_a and asked_b, how many questions each run was asked; then, of those that both were: questions,
     both_right, only_a, only_b, both_wrong, accuracy_a, accuracy_b, difference (b less a) with its 95 % interval low,
     high (Agresti and Min, Statistics in Medicine 24 (2005), 729-740) and p_value: two-sided binomial over those that
-    one run alone got right. Raises DataError where no question is in both; where the two have another text or answer
-    under one id, listing which; and where there is no key.
+    one run alone got right. Raises DataError as `common` does.
     """
-    a, b = (_by_question(results, name) for results, name in ((results_a, "a"), (results_b, "b")))
-    both = a.index.intersection(b.index)
-    _same_questions(a, b, both)
-    right_a, right_b = (table.loc[both, "correct"].to_numpy(dtype=bool) for table in (a, b))
-    n, only_a, only_b = len(both), int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    right_a, right_b = (table["correct"].to_numpy(dtype=bool) for table in common(results_a, results_b))
+    n, only_a, only_b = len(right_a), int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     low, high = _difference_interval(only_a, only_b, n)
     return pd.DataFrame([{
-        "asked_a": len(a), "asked_b": len(b),
+        "asked_a": len(results_a), "asked_b": len(results_b),
         "questions": n, "both_right": int((right_a & right_b).sum()), "only_a": only_a, "only_b": only_b,
         "both_wrong": int((~right_a & ~right_b).sum()), "accuracy_a": right_a.mean(), "accuracy_b": right_b.mean(),
         "difference": (only_b - only_a) / n, "low": low, "high": high, "p_value": _sign_test(only_a, only_b),
     }])  # fmt: skip
+
+
+def common(results_a: pd.DataFrame, results_b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of both runs on the questions that both were asked, in the same order, which is that of b.
+
+    A question is known by subject and id, and must have the same texts and answer in both. Where ids fall apart, but
+    every question of one run is among the other's by its texts, it is known by those. Raises DataError, listing which,
+    for anything else, for no question in common, and where there is no key.
+    """
+    a, b = (_by_question(results, name) for results, name in ((results_a, "a"), (results_b, "b")))
+    others = _other_texts(a, b)
+    if others or not a.index.isin(b.index).any():
+        if not (by_text := _renumbered(a, b)):
+            what = "were not asked the same questions" if others else "have no question in common"
+            problems = [*_only("a", a, b), *_only("b", b, a), *others]
+            raise DataError(f"the two runs {what}, so they cannot be paired:\n  " + "\n  ".join(problems))
+        a, b = by_text
+    both = b.index[b.index.isin(a.index)]
+    return a.loc[both], b.loc[both]
 
 
 def compared(row: pd.Series, p_limit: float = 0.05) -> str:
@@ -104,18 +119,32 @@ def _by_question(results: pd.DataFrame, name: str) -> pd.DataFrame:
     return table
 
 
-def _same_questions(a: pd.DataFrame, b: pd.DataFrame, both: pd.Index) -> None:
-    """McNemar's pairs are the same question asked twice: another text under one id is refused, and no pair at all."""
-    others = []
+def _renumbered(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Both by their texts, where all questions of the one are the other's: some of an exam without ids counts anew."""
+    columns = ["subject", *(column for column in SAME if column in a and column in b)]
+    a, b = (_by_texts(table, columns) for table in (a, b))
+    return (a, b) if a.index.isin(b.index).all() or b.index.isin(a.index).all() else None
+
+
+def _by_texts(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Indexed by texts; a question that is there twice is so as its first and its second."""
+    texts = pd.DataFrame({column: _text(table[column]) for column in columns}).reset_index(drop=True)
+    times = texts.groupby(columns).cumcount().rename("time")
+    return table.set_index(pd.MultiIndex.from_frame(pd.concat([texts, times], axis=1)))
+
+
+def _text(cells: pd.Series) -> pd.Series:
+    return cells.astype(object).where(cells.notna(), "").astype(str)
+
+
+def _other_texts(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
+    """Ids that are of another question in the other run, by the column that says so."""
+    both, others = a.index.intersection(b.index), []
     for column in [c for c in SAME if c in a and c in b]:
-        texts = [table.loc[both, column].fillna("").astype(str) for table in (a, b)]
+        texts = [_text(table.loc[both, column]) for table in (a, b)]
         if other := ["/".join(key) for key in both[(texts[0] != texts[1]).to_numpy()]]:
             others.append(f"{len(other)} with another {column}: {_some(other)}")
-    if len(both) and not others:
-        return
-    what = "were not asked the same questions" if len(both) else "have no question in common"
-    problems = [*_only("a", a, b), *_only("b", b, a), *others]
-    raise DataError(f"the two runs {what}, so they cannot be paired:\n  " + "\n  ".join(problems))
+    return others
 
 
 def _only(name: str, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
