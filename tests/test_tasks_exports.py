@@ -90,6 +90,20 @@ def test_parts_of_a_table_are_one_table(tmp_path):
     assert found["id"].tolist() == list("0123456")
 
 
+def test_the_real_mmlu_reads_alike_in_the_hubs_form(data, tmp_path):
+    """All subjects in one table of two parts, choices as lists, answers as numbers."""
+    beside = load_task("mmlu", data / "mmlu", "val", shots=5)
+    rows = [{"question": q["question"], "subject": q["subject"], "choices": [q[c] for c in "ABCD"],
+             "answer": "ABCD".index(q["expected"])} for q in beside.questions.to_dict("records")]  # fmt: skip
+    shown = [{"question": e["question"], "subject": subject, "choices": [e[c] for c in "ABCD"],
+              "answer": "ABCD".index(e["answer"])} for subject in beside.examples for e in beside.examples[subject]]
+    for number, part in enumerate((rows[:800], rows[800:])):
+        parquet(tmp_path / f"all/validation-{number:05}-of-00002.parquet", part)
+    parquet(tmp_path / "all/dev-00000-of-00001.parquet", shown)
+    found = load_task("mmlu", tmp_path, "val", shots=5)
+    assert found.questions.equals(beside.questions) and found.examples == beside.examples
+
+
 def test_a_part_that_is_missing_or_of_another_table_is_told(tmp_path):
     for name in ("anatomy/test-00000-of-00003", "anatomy/test-00002-of-00003", "virology/test-00000-of-00002",
                  "virology/test-00000-of-00001", "nutrition/test-00000-of-00001"):  # fmt: skip
@@ -232,32 +246,3 @@ def test_two_files_of_one_subject_are_not_chosen_between(tmp_path, more, told):
     (exam / more).parent.mkdir(exist_ok=True)
     put(exam / more, csv_text(ROWS["colours"]))
     assert problems("ceval", exam) == [f"colours has 2 files, and one is expected (move the others away): {told}"]
-
-
-def numbered(rows: list[list[str]], first: int = 0) -> str:
-    names = [*MMLU_COLUMNS, "answer"]
-    return csv_text([names, *([*row[:5], "ABCD".index(row[5]) + first] for row in rows)])
-
-
-def test_answers_of_a_csv_may_be_numbers_from_zero(tmp_path):
-    """Some of dev has no 0; some of the exam has, and that says where counting begins."""
-    rows = [*MMLU_ROWS, [*MMLU_ROWS[0][:5], "A"]]
-    for split, part in (("dev", MMLU_ROWS), ("test", rows)):
-        (tmp_path / split).mkdir()
-        put(tmp_path / split / f"anatomy_{split}.csv", numbered(part))
-    task = load_task("mmlu", tmp_path, "test", shots=2)
-    assert task.questions["expected"].tolist() == ["B", "D", "A"]
-    assert [row["answer"] for row in task.examples["anatomy"]] == ["B", "D"]
-
-
-@pytest.mark.parametrize(("text", "told"), [
-    (numbered(MMLU_ROWS, 1), ["2: answer is '2'", "3: answer is '4'"]),  # counted from 1
-    (numbered(MMLU_ROWS), ["2: answer is '1'", "3: answer is '3'"]),  # from 0 or from 1: it does not say
-    (csv_text([[*MMLU_COLUMNS, "answer"], [*MMLU_ROWS[0][:5], "0"], MMLU_ROWS[1]]), ["2: answer is '0'"]),
-    (csv_text([[*MMLU_COLUMNS, "answer"], [*MMLU_ROWS[0][:5], "0"], [*MMLU_ROWS[0][:5], "1.0"]]),
-     ["2: answer is '0'", "3: answer is '1.0'"]),
-])
-def test_numbers_that_do_not_say_where_they_begin_are_refused(tmp_path, text, told):
-    put(tmp_path / "anatomy_test.csv", text)
-    found = problems("mmlu", tmp_path, split="test")
-    assert found == [f"{tmp_path.name}/anatomy_test.csv:{line}; expected one of A, B, C, D" for line in told]

@@ -40,7 +40,9 @@ class Source:
         entries, problems = list(self.entries), []
         for part, path in enumerate(self.files):
             records, found = read_table(path, headerless)
-            entries += [(Where(part, row, label(path)), _named(record)) for row, record in records]
+            placed = [(Where(part, row, label(path)), record) for row, record in records]
+            entries += [(where, _named(record)) for where, record in placed]
+            problems += _clashing(placed)[:1]  # of a CSV all rows have it
             numbered = [problem.partition(": ") for problem in found]
             problems += [(Where(part, int(row), label(path)), text) for row, _, text in numbered]
         return entries, problems
@@ -100,7 +102,20 @@ def counts_from_zero(records: Iterable[Record], choices: tuple[str, ...]) -> boo
 
 
 def _named(record: Record) -> Record:
-    """The record with the names of NAMES in small letters, where that is no other column's name."""
-    small = {name: name.lower() for name in record if isinstance(name, str) and name.lower() in NAMES}
-    taken = {name for name in record if name in NAMES}
-    return {name if small.get(name) in taken else small.get(name, name): value for name, value in record.items()}
+    """The record with the names of NAMES in small letters."""
+    return {_small(name): value for name, value in record.items()}
+
+
+def _small(name: str) -> str:
+    return name.lower() if isinstance(name, str) and name.lower() in NAMES else name
+
+
+def _clashing(entries: Entries) -> Problems:
+    """Columns whose names are one in small letters: all but one would be lost."""
+    found: Problems = []
+    for where, record in entries:
+        for name in NAMES:
+            same = sorted(other for other in record if _small(other) == name)
+            if len(same) > 1:
+                found.append((where, f"has {' and '.join(same)}, and one is expected"))
+    return found
