@@ -39,7 +39,10 @@ def accuracy_by_subject(scores: pd.DataFrame, guessing: float, subjects: Mapping
     _bars(axes, table, [_label(row, subjects) for row in table.to_dict("records")], guessing)
     present = table["class"].unique()
     handles = [Patch(color=colour, label=name) for name, colour in _colours(present).items()]
-    figure.legend(handles=[*handles, axes.lines[-1]], loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    legend = figure.legend(handles=[*handles, axes.lines[-1]], loc="outside lower center", ncols=5, frameon=False,
+                           fontsize=8)  # fmt: skip
+    for text in legend.get_texts():
+        text.set(parse_math=False, family=_fonts())
     return figure
 
 
@@ -96,6 +99,10 @@ def chinese_font() -> str | None:
     return next((name for name, file in files if font_manager.get_font(file).get_char_index(ord("汉"))), None)
 
 
+def _fonts() -> list[str]:
+    return [LATIN, chinese_font() or LATIN]
+
+
 def _label(row: dict, subjects: Mapping[str, Subject]) -> str:
     chinese = subjects[row["subject"]].chinese if row["subject"] in subjects else ""
     drawn = bool(chinese_font()) and any("\u4e00" <= letter <= "\u9fff" for letter in chinese)  # not a file's name
@@ -113,8 +120,7 @@ def _bars(axes: Axes, table: pd.DataFrame, labels: list[str], guessing: float) -
     spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
     colours = table["class"].map(_colours(table["class"])).tolist()
     axes.barh(range(len(table)), table["accuracy"], color=colours, height=0.7, xerr=spread, error_kw=SPREAD)
-    fonts = [LATIN, chinese_font() or LATIN]
-    axes.set_yticks(range(len(table)), labels, fontsize=8, family=fonts, parse_math=False)  # a name's $ is a dollar
+    axes.set_yticks(range(len(table)), labels, fontsize=8, family=_fonts(), parse_math=False)  # a name's $ is a dollar
     axes.set_ylim(len(table) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")

@@ -75,6 +75,13 @@ def test_classes_of_ones_own_have_colours_of_their_own(no_chinese_font):
     assert [colours[name] for name in ("STEM", "Art", "Nursing")] == [bar.get_facecolor() for bar in bars]
 
 
+def test_a_dollar_in_the_name_of_a_class_is_a_dollar(no_chinese_font):
+    own = SCORES.assign(**{"class": ["$\\bad$", "a $ b $", "_c"]})
+    for figure in (by_subject(own), exam_plots.accuracy_by_class(own, 0.25)):
+        figure.savefig(io.BytesIO(), format="svg")
+    assert {text.get_text() for text in by_subject(own).legends[0].get_texts()} > set(own["class"])
+
+
 def test_a_split_without_answers_is_drawn_as_such():
     empty = SCORES.assign(accuracy=math.nan, low=math.nan, high=math.nan)
     for figure in (by_subject(empty), exam_plots.accuracy_by_class(empty, 0.25)):
