@@ -149,15 +149,27 @@ def test_of_the_exams_in_one_folder_the_benchmarks_own_is_taken(tmp_path):
     ceval = write_exam(tmp_path / "ceval", mapping=None)
     for path in [*ceval.rglob("*.csv")]:
         path.rename(path.with_name(path.name.replace("colours", "logic").replace("tiny_sums", "law")))
-    for layout in ("folders", "archives", "one archive"):
+    for layout in ("folders", "archives", "both", "one archive"):
         home = tmp_path / layout
         home.mkdir()
         if layout == "archives":
             tarred(tmp_path / "data", home / "data.tar")
-            zipped(ceval, home / "ceval-exam.zip")
         else:
             shutil.copytree(tmp_path / "data", home / "mmlu")
+        if layout in ("archives", "both"):
+            zipped(ceval, home / "ceval-exam.zip")
+        else:
             shutil.copytree(ceval, home / "ceval/formal_ceval")
         place = zipped(home, home / "core.zip", "data/") if layout == "one archive" else home
         assert mmlu(place).equals(beside)
         assert set(load_task("ceval", place, "test", shots=1).subjects) == {"logic", "law"}
+
+
+def test_damaged_archives_in_a_folder_are_no_matter_where_the_exam_lies_there_unpacked(tmp_path):
+    write_mmlu(tmp_path / "data")
+    whole = tarred(tmp_path / "data", tmp_path / "mmlu.tar").read_bytes()
+    (tmp_path / "mmlu.tar").write_bytes(whole[:3000])
+    assert len(mmlu(tmp_path)) == 4
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(DataError, match=r"mmlu.tar is damaged or incomplete"):
+        mmlu(tmp_path)

@@ -50,6 +50,8 @@ def test_the_folder_of_all_subjects_fills_in_for_those_that_have_none_of_their_o
     parquet(tmp_path / "all/test-00000-of-00001.parquet", hub_rows("anatomy") + hub_rows("virology"))
     parquet(tmp_path / "anatomy/test-00000-of-00001.parquet", hub_rows("anatomy", MMLU_ROWS[:1]))
     assert mmlu(tmp_path)["subject"].tolist() == ["anatomy", "virology", "virology"]
+    put(tmp_path / "all/test-00000-of-00001.parquet", "PAR1")
+    assert problems("mmlu", tmp_path, split="test")[0].startswith("all/test-00000-of-00001.parquet:1: is not valid")
 
 
 def test_problems_of_all_subjects_are_told_by_the_rows_of_their_file(tmp_path):

@@ -12,7 +12,7 @@ from neoxlib.tasks.benchmarks import Benchmark
 from neoxlib.tasks.table import DAMAGE, File
 from neoxlib.tasks.tar import LEFT_OUT, damaged, is_tar, tar_as_zip
 
-LARGEST = 1 << 28  # bytes of one file in an archive; a real one has a few hundred thousand
+LARGEST = 1 << 28  # bytes of one file in a zip, of all files in a tar; a real exam has a few million
 MAPPING = "subject_mapping.json"
 DEEPEST = 2  # folders around an exam: the hub's cache has snapshots/<commit>; in an archive there may be one more
 WHOLE = "all"  # the hub's folder of all subjects; stands for files that name their subjects in a column
@@ -39,20 +39,25 @@ def _place(data_dir: Path, benchmark: Benchmark, split: str) -> Path:
         files = find_files(folder.parent, benchmark, split).values()
         if any(path.parent == folder for several in files for path in several):
             return folder.parent
-    if _search(data_dir, benchmark, split):
+    unpacked = _holds(data_dir, benchmark, split)
+    if unpacked:
         return data_dir
-    holding = {path: _holds(path, benchmark, split) for path in _visible(data_dir)}
-    having = [p for p in holding if holding[p]] or [p for p in holding if holding[p] is False]
+    packed = {path: _holds(path, benchmark, split) for path in _archives(data_dir)}
+    having = [path for path in packed if packed[path]]
+    if not having and unpacked is None:  # another exam's, where there is nothing else
+        having = [path for path in packed if packed[path] is not None]
     if len(having) > 1:
         names = ", ".join(path.name for path in having)
         raise DataError(f"{data_dir} has {len(having)} archives with questions of {split} (name one of them): {names}")
     return having[0] if having else data_dir
 
 
+def _archives(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.name.lower().endswith(ARCHIVES) and path.is_file()]
+
+
 def _holds(path: Path, benchmark: Benchmark, split: str) -> bool | None:
-    """Whether an archive has the benchmark's own exam; None where it has none at all, or is no archive."""
-    if not (path.name.lower().endswith(ARCHIVES) and path.is_file()):
-        return None
+    """Whether a folder or archive has the benchmark's own exam, or another's in its form; None where it has none."""
     with opened(path) as top:
         having = _search(top, benchmark, split)
         return all(_is_own(folder, benchmark, split) for folder in having.values()) if having else None

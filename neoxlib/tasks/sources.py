@@ -61,7 +61,7 @@ def find_sources(
     if not whole or (own and set(wanted) <= set(own)):
         return own, []
     entries, problems = source_of(whole).read(())
-    if own and not any("subject" in record for _, record in entries):
+    if own and entries and not any("subject" in record for _, record in entries):
         return own, []
     of_root = root.name if whole[0].parent.name == root.name else None  # its subject's folder, perhaps
     others, unclear = _divided(entries, problems, of_root if of_root in wanted else None)

@@ -15,11 +15,9 @@ LEFT_OUT = "auxiliary_train"  # most of MMLU's archive, and no part of the exam
 
 def is_tar(path: Path) -> bool:
     """Whether a file is a tar archive, compressed or not; a damaged one is one, too."""
-    with path.open("rb") as file:
-        if file.read(262)[257:] == b"ustar":
-            return True
     try:
-        return tarfile.is_tarfile(path)
+        with path.open("rb") as file:
+            return file.read(262)[257:] == b"ustar" or tarfile.is_tarfile(path)
     except DAMAGE:
         return True  # it begins as a compressed one; reading it says what is wrong
 
