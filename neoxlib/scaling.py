@@ -25,7 +25,7 @@ COLUMNS = ["ranks", "threads", "first_token_ms", "next_token_ms", "next_token_ms
 def measure(params: Any, config: "ModelConfig", case: Case, report: Callable[[str], Any] = print) -> pd.DataFrame:
     """A row per number of ranks, and on a CPU of threads of each: the case's times, measured on this host one by one.
 
-    `speed_up` is of the next token, against the first row, which has the fewest ranks and threads that can be;
+    `speed_up` is of `timed_token`, against the first row, which has the fewest ranks and threads that can be;
     `efficiency` is that by the ranks × threads that it took. What cannot be started is reported, and left out.
     `params` are a run's: model_dir, dtype, device, quant, max_seq_len.
     """
@@ -38,14 +38,20 @@ def measure(params: Any, config: "ModelConfig", case: Case, report: Callable[[st
                     session.apply(set_threads, threads)
                     row = bench.summarise(case, session.profile(case))
                     rows.append({"ranks": ranks, "threads": threads} | row)
-                    report(f"{ranks} × {threads}: next token {row['next_token_ms']:.3g} ms")
+                    report(f"{ranks} × {threads}: {bench.in_words(row)}")
         except NeoXError as error:
             report(f"{ranks} ranks are left out: {error}")
     table = pd.DataFrame(rows)
-    took = table["ranks"] * table["threads"]
-    table["speed_up"] = table["next_token_ms"].iloc[0] / table["next_token_ms"]
+    took, times = table["ranks"] * table["threads"], table[timed_token(table)].astype(float)
+    table["speed_up"] = times.iloc[0] / times
     table["efficiency"] = table["speed_up"] / (took / took.iloc[0])
     return table[COLUMNS]
+
+
+def timed_token(table: pd.DataFrame) -> str:
+    """The column that a case is compared by: the next token's time, the first's where answers are one token long."""
+    alone = "next_token_ms" in table and table["next_token_ms"].isna().all()
+    return "first_token_ms" if alone else "next_token_ms"
 
 
 def combinations(config: "ModelConfig", quant: str | None, device: str) -> Iterator[tuple[int, list[int]]]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from neoxlib.compare import KEY, TOKENS, case_name
+from neoxlib.scaling import timed_token
 
 if TYPE_CHECKING:
     from neoxlib.peaks import Peaks
@@ -19,6 +20,7 @@ BOUNDS = {"bandwidth": BLUE, "compute": ORANGE, "launch": GREY, "communication":
 KINDS = {"prefill": "#F0E442", "decode": "#CCCCCC", "computing": BLUE, "communication": RED, "other": GREY}
 VERDICTS = {"faster": GREEN, "within noise": GREY, "slower": RED}
 MOST_CASES = 40  # that a figure with a line per case shows
+NO_NEXT = "no next token: every answer is one token long"
 
 
 def heat_map(table: pd.DataFrame) -> Figure:
@@ -35,6 +37,9 @@ def heat_map(table: pd.DataFrame) -> Figure:
 
 
 def _heat(axes: Axes, grid: pd.DataFrame) -> None:
+    if grid.isna().all(axis=None):
+        _say(axes, NO_NEXT)
+        return
     image = axes.imshow(grid.astype(float), cmap="cividis", aspect="auto")
     middle = (grid.min().min() + grid.max().max()) / 2
     for y, row in enumerate(grid.to_numpy()):
@@ -54,6 +59,9 @@ def latency(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(8.5, 3.4), layout="constrained")
     lines = list(table.groupby(["batch_size", "depth", "output_len"]))
     for axes, (token, name) in zip(figure.subplots(1, 2), TOKENS.items(), strict=True):
+        if table[name].isna().all():
+            _say(axes, NO_NEXT, f"{token} (ms)")
+            continue
         for number, ((batch, depth, outputs), rows) in enumerate(lines):
             rows = rows.dropna(subset=name).sort_values("input_len")
             place, middle = rows["input_len"], rows[name].astype(float)
@@ -66,7 +74,8 @@ def latency(table: pd.DataFrame) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("input length (tokens)")
         _plain(axes, f"{token} (ms)")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    handles = figure.axes[0].get_legend_handles_labels()  # every case has a first token
+    figure.legend(*handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
@@ -78,6 +87,9 @@ def phases(table: pd.DataFrame) -> Figure:
     """Where a next token's time goes: a stacked bar per case, in ms."""
     table = table.dropna(subset="next_token_ms").tail(MOST_CASES)
     figure, axes = _lines(len(table))
+    if table.empty:
+        _say(axes, NO_NEXT)
+        return figure
     left = table["next_pre_ms"] * 0
     for part, colour in PARTS.items():
         axes.barh(range(len(table)), table[f"next_{part}_ms"], left=left, color=colour, height=0.75, label=part)
@@ -92,6 +104,9 @@ def percentiles(table: pd.DataFrame) -> Figure:
     """How steady a next token is: p50, p90 and p99 of all steps of a case, in ms."""
     table = table.dropna(subset="next_token_ms").tail(MOST_CASES)
     figure, axes = _lines(len(table))
+    if table.empty:
+        _say(axes, NO_NEXT)
+        return figure
     axes.hlines(range(len(table)), table["next_token_ms_p50"], table["next_token_ms_p99"], color="#CCCCCC", zorder=1)
     for mark, colour, marker in (("p50", BLUE, "o"), ("p90", ORANGE, "D"), ("p99", RED, "s")):
         places = range(len(table))
@@ -194,7 +209,8 @@ def scaling(measured: pd.DataFrame, predicted: pd.DataFrame) -> Figure:
     left.plot([1, most], [1, most], color=GREY, linestyle=":", linewidth=1, label="as many times as cores")
     left.set_xlabel("ranks × threads")
     left.legend(frameon=False, fontsize=8)
-    _plain(left, "measured here: next token, times as fast")
+    token = next(words for words, name in TOKENS.items() if name == timed_token(measured))
+    _plain(left, f"measured here: {token}, times as fast")
     for chip, rows in predicted.dropna(subset="predicted_next_ms").groupby("chip", sort=False):
         right.plot(rows["ranks"], rows["predicted_next_ms"], "o--", markersize=4, label=chip)
     right.set_xscale("log", base=2)
@@ -227,3 +243,10 @@ def _cases(axes: Axes, table: pd.DataFrame, labels: list[str] | None = None) -> 
 def _plain(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _say(axes: Axes, sentence: str, title: str = "") -> None:
+    """A sentence in place of a panel that has nothing to draw."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", color="#555555")
+    _plain(axes, title)

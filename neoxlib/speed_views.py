@@ -49,11 +49,12 @@ def peaks(run: "Run", peak: "Peaks") -> Table:
 
 
 class Verdicts:
-    """A sentence per case, coloured by what binds its next token."""
+    """A sentence per case, coloured by what binds its next token, or its first where there is no next."""
 
     def __init__(self, table: pd.DataFrame) -> None:
-        self.rows = [(compare.case_name(row), row["bound"] or row["first_bound"], row["verdict"])
-                     for row in table.to_dict("records")]  # fmt: skip
+        bounds = table["bound"].where(table["bound"].notna(), table["first_bound"])
+        self.rows = [(compare.case_name(row), bound, row["verdict"])
+                     for row, bound in zip(table.to_dict("records"), bounds, strict=True)]  # fmt: skip
 
     def _repr_html_(self) -> str:
         style, colours = "padding-left:.6em;margin:.5em 0;list-style:none;border-left:4px solid", speed_plots.BOUNDS

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from neoxlib import scaling
+from neoxlib import scaling, speed_plots
 from neoxlib.cases import Case
 from neoxlib.config import ModelConfig
 from neoxlib.errors import RankError
@@ -69,3 +69,15 @@ def test_the_curve_for_chips_is_called_predicted_in_every_column_of_times():
     assert all(name.startswith("predicted") for name in found.columns if name.endswith("_ms"))
     for _, rows in found.groupby("chip"):
         assert rows["predicted_next_ms"].is_monotonic_decreasing
+
+
+def test_answers_of_one_token_are_scaled_by_their_first(cores, monkeypatch):
+    cores(2)
+    monkeypatch.setattr(scaling, "Session", Made)
+    monkeypatch.setattr(scaling.bench, "summarise", lambda case, ms: row(output_len=1, first=ms, later=None))
+    said = []
+    found = scaling.measure(PARAMS, CONFIG, Case(1, 32, 1), said.append)
+    assert found["speed_up"].tolist() == pytest.approx([1, 2, 8 / 5])
+    assert "1 × 1: batch 1, 32 in, 1 out: first 8.00 ms" in said[0]
+    (left, _) = speed_plots.scaling(found, scaling.predict(PARAMS, CONFIG, Case(1, 32, 1))).axes
+    assert left.get_title(loc="left") == "measured here: first token, times as fast"

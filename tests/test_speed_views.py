@@ -1,7 +1,9 @@
 """Figures and tables of a profile say what the measured table says."""
 
+import io
 import math
 
+import matplotlib
 import pandas as pd
 import pytest
 
@@ -126,3 +128,30 @@ def test_missing_numbers_are_dashes():
     assert speed_views._cell("mbu", math.nan) == speed_views._cell("x", None) == "–"
     assert speed_views._cell("x", 1234.5) == "1,234" and speed_views._cell("x", 0.012345) == "0.0123"
     assert speed_views._cell("x", 3.0) == "3"
+
+
+@pytest.mark.parametrize("lengths", [(1,), (1, 1), (1, 16, 1)], ids=str)
+def test_every_view_of_a_profile_serves_answers_of_one_token(lengths):
+    """Saved as a run saves them: what fails there fails only when it is drawn."""
+    found = table(*(row(32 * n, out, later=None if out == 1 else 2.0) for n, out in enumerate(lengths, start=1)))
+    run = Notes(perf_mode="detail", skip_decode=False, trace=False, scaling=False)
+    judged, said = speed_views.verdicts(run, found, ROOF)
+    drawn = [draw(found) for draw in (speed_plots.heat_map, speed_plots.latency, speed_plots.phases)]
+    drawn += [speed_plots.percentiles(found), speed_plots.roofline(judged, ROOF.peaks)]
+    svg = [saved(figure) for figure in drawn]
+    assert all((speed_plots.NO_NEXT in text) == (max(lengths) == 1) for text in svg[:4])
+    assert speed_plots.NO_NEXT not in svg[4] and said._repr_html_().count("First token") == len(lengths)
+    shown = [speed_views.limits(judged), speed_views.predictions(run, judged, ROOF), speed_views.times(found),
+             speed_views.phases(found), speed_views.percentiles(found)]  # fmt: skip
+    assert all(len(view.rows) == len(lengths) for view in shown)
+    assert speed_views.vendor(run, found)["forward_next_token_time(ms)"].tolist()[0] == 0
+    compared = speed_views.against_baseline(run, found, found)
+    assert len(compared.rows) == sum(1 if out == 1 else 2 for out in lengths)
+    saved(run.figures["baseline"])
+
+
+def saved(figure) -> str:
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight")
+    return buffer.getvalue()
