@@ -1,9 +1,11 @@
 """A run's times against those of an earlier run, its baseline.
 
 A time is faster or slower only where the interval of the ratio leaves out 1: from the two medians' 95 % intervals.
+Where one of them has too few repeats for such an interval, there is no verdict.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,14 @@ from neoxlib.bench import KEY
 from neoxlib.cases import Case
 from neoxlib.errors import DataError
 from neoxlib.run import Note
+from neoxlib.spread import FEWEST
 
 if TYPE_CHECKING:
     from neoxlib.run import Run
 
+NO_INTERVAL = "no interval"
 TOKENS = {"first token": "first_token_ms", "next token": "next_token_ms"}
-COLUMNS = [*KEY, *(f"{token}{end}" for token in TOKENS.values() for end in ("", "_low", "_high"))]
+COLUMNS = [*KEY, "repeats", *(f"{token}{end}" for token in TOKENS.values() for end in ("", "_low", "_high"))]
 
 
 @dataclass(frozen=True)
@@ -125,19 +129,37 @@ def _ratio(row: dict[str, Any], token: str, name: str) -> tuple:
     low = row[f"{name}_low"] / row[f"{name}_high_before"]
     high = row[f"{name}_high"] / row[f"{name}_low_before"]
     verdict = "faster" if high < 1 else "slower" if low > 1 else "within noise"
+    if _repeats(row) < FEWEST:
+        low, high, verdict = math.nan, math.nan, NO_INTERVAL
     return *(row[key] for key in KEY), token, before, now, now / before, low, high, verdict
+
+
+def _repeats(row: dict[str, Any]) -> float:
+    """The fewer repeats of the two runs."""
+    return min(row["repeats"], row["repeats_before"])
 
 
 def check_baseline(before: pd.DataFrame | None, now: pd.DataFrame, run: "Run") -> pd.DataFrame | Note:
     """Record in `run` that no time is slower than the baseline's by more than its parameter `max_slowdown` allows.
 
-    Returns the comparison, or a word where there is no baseline.
+    Times without an interval are not judged and fail nothing; the check's detail says which and why. Returns the
+    comparison, or a word where there is no baseline.
     """
     if before is None:
         return Note("No baseline was given: nothing to compare with.")
     compared, allowed = speed(before, now), run.params.max_slowdown
     over = compared[(compared["verdict"] == "slower") & (compared["ratio"] > 1 + allowed)]
     worst = "; ".join(f"{case_name(row)}: {row['token']} {row['ratio']:.2f} times" for row in over.to_dict("records"))
-    counts = ", ".join(f"{n} {verdict}" for verdict, n in compared["verdict"].value_counts().items())
-    run.check(f"no case slower than the baseline by more than {allowed:.0%}", over.empty, worst or counts)
+    judged = compared[compared["verdict"] != NO_INTERVAL]
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in judged["verdict"].value_counts().items())
+    detail = "; ".join(filter(None, (worst or counts, _not_judged(len(compared) - len(judged), before, now))))
+    run.check(f"no case slower than the baseline by more than {allowed:.0%}", over.empty, detail)
     return run.save("baseline", compared)
+
+
+def _not_judged(times: int, before: pd.DataFrame, now: pd.DataFrame) -> str:
+    """How many times have no verdict, and why; empty where all have one."""
+    both = now[[*KEY, "repeats"]].merge(before[[*KEY, "repeats"]], on=KEY, suffixes=("", "_before"))
+    fewest = f"{both['repeats'].min()} in this run, {both['repeats_before'].min()} in the baseline"
+    why = f"a 95 % interval of the median takes {FEWEST} repeats, the fewest of a case are {fewest}"
+    return f"{times} not judged: {why}; raise repeats" if times else ""

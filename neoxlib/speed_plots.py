@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from neoxlib.compare import KEY, TOKENS, case_name
+from neoxlib.compare import KEY, NO_INTERVAL, TOKENS, case_name
 from neoxlib.scaling import timed_token
+from neoxlib.spread import FEWEST
 
 if TYPE_CHECKING:
     from neoxlib.peaks import Peaks
@@ -18,7 +19,7 @@ BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#9
 PARTS = {"pre": GREY, "forward": BLUE, "communication": RED, "post": GREEN}
 BOUNDS = {"bandwidth": BLUE, "compute": ORANGE, "launch": GREY, "communication": RED}
 KINDS = {"prefill": "#F0E442", "decode": "#CCCCCC", "computing": BLUE, "communication": RED, "other": GREY}
-VERDICTS = {"faster": GREEN, "within noise": GREY, "slower": RED}
+VERDICTS = {"faster": GREEN, "within noise": GREY, "slower": RED, NO_INTERVAL: "#CCCCCC"}
 MOST_CASES = 40  # that a figure with a line per case shows
 NO_NEXT = "no next token: every answer is one token long"
 
@@ -55,7 +56,10 @@ def _heat(axes: Axes, grid: pd.DataFrame) -> None:
 
 
 def latency(table: pd.DataFrame) -> Figure:
-    """First-token and next-token time over the input length: medians, with the 95 % interval of each as a band."""
+    """First-token and next-token time over the input length: medians, with the 95 % interval of each as a band.
+
+    Of fewer than spread.FEWEST repeats there is no interval, and no band.
+    """
     figure = Figure(figsize=(8.5, 3.4), layout="constrained")
     lines = list(table.groupby(["batch_size", "depth", "output_len"]))
     for axes, (token, name) in zip(figure.subplots(1, 2), TOKENS.items(), strict=True):
@@ -65,7 +69,8 @@ def latency(table: pd.DataFrame) -> Figure:
         for number, ((batch, depth, outputs), rows) in enumerate(lines):
             rows = rows.dropna(subset=name).sort_values("input_len")
             place, middle = rows["input_len"], rows[name].astype(float)
-            low, high = (rows[f"{name}_{end}"].astype(float) for end in ("low", "high"))
+            enough = rows["repeats"] >= FEWEST
+            low, high = (rows[f"{name}_{end}"].astype(float).where(enough) for end in ("low", "high"))
             style = {"color": f"C{number % 10}", "label": f"{outputs} out{_group(batch, depth)}"}
             axes.plot(place, middle, marker="o", markersize=3.5, linewidth=1.2, **style)
             axes.fill_between(place, low, high, color=style["color"], alpha=0.2, linewidth=0)
@@ -168,7 +173,7 @@ def ratios(compared: pd.DataFrame, names: tuple[str, str] = ("baseline", "this r
     _cases(axes, table, [f"{row['token']}: {case_name(row)}" for row in table.to_dict("records")])
     axes.set_xlabel(f"time in {names[1]} ÷ time in {names[0]}: below 1 is faster")
     handles = [Patch(color=colour, label=name) for name, colour in VERDICTS.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from neoxlib import compare, roofline, scaling, speed_files, speed_plots, traces
+from neoxlib import compare, roofline, scaling, speed_files, speed_plots, spread, traces
 from neoxlib.cases import Case
 from neoxlib.compare import KEY
 from neoxlib.run import Note, Table
@@ -141,7 +141,7 @@ def ratios(compared: pd.DataFrame | Note, before: str = "before", now: str = "no
     if isinstance(compared, Note):
         return compared
     ends = zip(compared["ratio_low"], compared["ratio_high"], strict=True)
-    table = compared.assign(interval=[f"{low:.2f} to {high:.2f}" for low, high in ends])
+    table = compared.assign(interval=["–" if pd.isna(low) else f"{low:.2f} to {high:.2f}" for low, high in ends])
     names = {"token": "token", "before_ms": f"{before} (ms)", "now_ms": f"{now} (ms)", "ratio": f"{now} ÷ {before}"}
     return _readable(table, names | {"interval": "its interval", "verdict": "verdict"})
 
@@ -193,8 +193,9 @@ def scaled(run: "Run", config: "ModelConfig", case: Case) -> Table | Note:
 
 
 def _interval(row: dict[str, Any], name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "–" if pd.isna(low) else f"{low:.3g} to {high:.3g}"
+    low, high, repeats = row[f"{name}_low"], row[f"{name}_high"], row["repeats"]
+    few = f" (range of {repeats}, no interval)" if repeats < spread.FEWEST else ""
+    return "–" if pd.isna(low) else f"{low:.3g} to {high:.3g}{few}"
 
 
 def _readable(table: pd.DataFrame, heads: dict[str, str]) -> Table:

@@ -77,3 +77,25 @@ def test_without_a_baseline_nothing_is_compared_and_nothing_checked():
 def test_a_case_without_next_token_is_compared_by_its_first():
     one = table(row(output_len=1, later=None))
     assert compare.speed(one, one)["token"].tolist() == ["first token"]
+
+
+@pytest.mark.parametrize(("here", "there", "judged"), [(5, 6, 0), (6, 5, 0), (1, 1, 0), (6, 6, 2)])
+def test_fewer_than_6_repeats_give_no_interval_and_never_fail_a_run(here, there, judged, tmp_path: Path):
+    """All of 5 values lie on one side of the median in 2 of 32 cases, of 6 in 2 of 64."""
+    run, case = Notes(), [Case(1, 32, 16)]
+    before = compare.read_baseline(earlier(tmp_path / "a", table(row(32, repeats=there))), run, case)
+    found = compare.check_baseline(before, table(row(32, first=60.0, later=6.0, repeats=here)), run)
+    (passed, detail), = run.checks.values()
+    assert (found["verdict"] == "slower").sum() == judged and passed == (judged == 0)
+    why = f"2 not judged: a 95 % interval of the median takes 6 repeats, the fewest of a case are {here} in this run"
+    assert judged or (detail.startswith(why) and (found["verdict"] == "no interval").all())
+    assert found["ratio"].tolist() == [3.0, 3.0] and found["ratio_low"].notna().sum() == judged
+
+
+def test_of_some_cases_with_few_repeats_the_others_are_judged(tmp_path: Path):
+    run = Notes()
+    now = table(row(32, later=6.0, repeats=3), row(128), row(128, 64, later=6.0))
+    before = compare.read_baseline(earlier(tmp_path / "a", table()), run, CASES)
+    compare.check_baseline(before, now, run)
+    (passed, detail), = run.checks.values()
+    assert not passed and "128 in, 64 out: next token 3.00 times; 2 not judged" in detail and "32 in" not in detail

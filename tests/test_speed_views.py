@@ -155,3 +155,14 @@ def saved(figure) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", bbox_inches="tight")
     return buffer.getvalue()
+
+
+def test_what_has_too_few_repeats_for_an_interval_is_not_called_one():
+    few = table(row(32, repeats=3), row(64, repeats=6))
+    first, second = speed_views.times(few).rows
+    assert first[2] == "19\u00a0to\u00a021\u00a0(range\u00a0of\u00a03,\u00a0no\u00a0interval)"
+    assert second[2] == "19\u00a0to\u00a021"
+    assert len(speed_plots.latency(few.head(1)).axes[0].collections[0].get_paths()) == 0, "no band"
+    compared = compare.speed(few, few)
+    assert [row[-2:] for row in speed_views.ratios(compared).rows[:2]] == [("–", "no\u00a0interval")] * 2
+    saved(speed_plots.ratios(compared))
