@@ -4,10 +4,9 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
-from neoxlib import chips, recipe
+from neoxlib import chips, markup, recipe
 from neoxlib.cann_checks import CANN
 from neoxlib.checks import MACHINE, Row, Status
 from neoxlib.errors import SettingsError
@@ -69,9 +68,7 @@ class Report:
         return (f"the whole installation: python -m neoxlib install-plan --chip {name} --arch {self.host.arch}",)
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-        body = "".join(_html(row) for row in self.rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{self.summary}</p>"
+        return markup.html_table(COLUMNS, map(_cells, self.rows), markup.KEPT) + markup.paragraph(self.summary)
 
 
 def run(model_dir: str | os.PathLike[str] | None = None) -> Report:
@@ -107,10 +104,10 @@ def _line(row: Row, width: int) -> str:
     return line + (f"{indent}needed: {row.needed}{indent}repair: {row.repair}" if row.repair else "")
 
 
-def _html(row: Row) -> str:
-    status = f'<td style="color:{COLOURS[row.status]};font-weight:bold">{row.status}</td>'
-    cells = "".join(f"<td>{escape(text)}</td>" for text in (row.name, row.found, row.needed))
-    return f"<tr>{status}{cells}<td>{row.repair and f'<code>{escape(row.repair)}</code>'}</td></tr>"
+def _cells(row: Row) -> list[str]:
+    status = f'<b style="color:{COLOURS[row.status]}">{row.status}</b>'
+    repair = row.repair and f"<code>{markup.text(row.repair)}</code>"
+    return [status, *map(markup.text, (row.name, row.found, row.needed)), repair]
 
 
 def devices(host: Host) -> "pd.DataFrame":

@@ -5,10 +5,9 @@ Every time given here is predicted, none is measured.
 
 import os
 from dataclasses import dataclass, replace
-from html import escape
 from typing import TYPE_CHECKING
 
-from neoxlib import chips
+from neoxlib import chips, markup
 from neoxlib.budget import Budget
 from neoxlib.checkpoint import stored_quant
 from neoxlib.chips import CHIPS, RECIPE, Chip
@@ -167,8 +166,8 @@ class Plan:
 
         with pd.option_context("display.max_colwidth", None):
             tables = [frame.to_html(index=False, border=0) for frame in (self.memory, self.speed, self.sizes)]
-        notes = "".join(f"<li>{escape(note)}</li>" for note in self._notes)
-        return f"<p><b>{escape(self.title)}</b></p>{''.join(tables)}<ul>{notes}</ul>"
+        notes = "".join(f"<li>{markup.text(note)}</li>" for note in self._notes)
+        return markup.block(f"<p><b>{markup.text(self.title)}</b></p>{''.join(tables)}<ul>{notes}</ul>")
 
     @property
     def _notes(self) -> tuple[str, ...]:

@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import html
 import io
 import json
 import math
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from neoxlib import parameters
+from neoxlib import markup, parameters
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.environment import describe, without_home
 from neoxlib.errors import CheckFailed
@@ -37,9 +36,7 @@ class Table:
         self.columns, self.rows = columns, [tuple(str(cell) for cell in row) for row in rows]
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
-        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self.rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{'</tr><tr>'.join(cells)}</tr></tbody></table>"
+        return markup.table(self.columns, self.rows)
 
     def __repr__(self) -> str:
         lines = [self.columns, *self.rows]
@@ -54,7 +51,7 @@ class Note(str):
     __repr__ = str.__str__
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(self)}</p>"
+        return markup.paragraph(self)
 
 
 class Params(SimpleNamespace):
@@ -112,6 +109,7 @@ class Run:
         Raises:
             ParameterError: with every missing, wrongly typed or impossible parameter.
         """
+        _show_frames_as_text()
         takes = parameters.NOTEBOOKS.get(notebook) or [name for name in parameters.PARAMETERS if name in namespace]
         missing = [name for name in takes if name not in namespace]
         parameters.refuse([f"{name}: missing in the cell tagged 'parameters'" for name in missing])
@@ -220,6 +218,13 @@ class Run:
 
     def _write(self) -> None:
         write_results(self.folder, self.results)
+
+
+def _show_frames_as_text() -> None:
+    """JupyterLab would typeset a $…$ in a data frame's cells."""
+    import pandas as pd
+
+    pd.set_option("display.html.use_mathjax", False)
 
 
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")

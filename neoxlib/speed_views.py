@@ -1,11 +1,10 @@
 """The tables of 04_profile as people read them; some are kept in the run's folder, some come with their figure."""
 
-import html
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from neoxlib import compare, roofline, scaling, speed_files, speed_plots, spread, traces
+from neoxlib import compare, markup, roofline, scaling, speed_files, speed_plots, spread, traces
 from neoxlib.cases import Case
 from neoxlib.compare import KEY
 from neoxlib.run import Note, Table
@@ -59,10 +58,10 @@ class Verdicts:
     def _repr_html_(self) -> str:
         style, colours = "padding-left:.6em;margin:.5em 0;list-style:none;border-left:4px solid", speed_plots.BOUNDS
         lines = "".join(
-            f'<li style="{style} {colours[bound]}"><b>{html.escape(name)}</b><br>{html.escape(sentence)}</li>'
+            f'<li style="{style} {colours[bound]}"><b>{markup.text(name)}</b><br>{markup.text(sentence)}</li>'
             for name, bound, sentence in self.rows
         )
-        return f'<ul style="padding-left:0">{lines}</ul>'
+        return markup.block(f'<ul style="padding-left:0">{lines}</ul>')
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {sentence}" for name, _, sentence in self.rows)

@@ -1,6 +1,5 @@
 """Answers as tables that a reader can look through. Pure functions: completions in, data frames or HTML out."""
 
-import html
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,8 @@ import pandas as pd
 from IPython.display import HTML
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from neoxlib import markup
+from neoxlib.tasks.show import TextTable
 from neoxlib.text import Completion
 
 WHITE = {" ": "␣", "\n": "⏎", "\t": "⇥"}
@@ -45,9 +46,9 @@ def strip(completion: Completion, tokenizer: Any) -> HTML:
         likely = math.exp(logprob)
         style = f"background:rgba(0,114,178,{likely:.2f});color:{'#fff' if likely > 0.55 else 'inherit'}"
         style += ";padding:0 .15em;margin:1px;display:inline-block"
-        text = html.escape(visible(tokenizer, token))
+        text = markup.text(visible(tokenizer, token))
         cells.append(f'<span title="{likely:.1%}" style="{style}">{text}</span>')
-    return HTML(f'<div style="line-height:1.9">{"".join(cells)}</div>')
+    return HTML(markup.block(f'<div style="line-height:1.9">{"".join(cells)}</div>'))
 
 
 def visible(tokenizer: Any, token: int) -> str:
@@ -57,6 +58,20 @@ def visible(tokenizer: Any, token: int) -> str:
         table = {letter: byte for byte, letter in bytes_to_unicode().items()}  # a byte-level token's own alphabet
         return "".join(f"‹{table.get(letter, 0):02X}›" for letter in tokenizer.convert_ids_to_tokens(token))
     return "".join(WHITE.get(letter, letter) for letter in text)
+
+
+def readable(table: pd.DataFrame) -> TextTable:
+    """Answers or tokens for reading: shares as per cent, times to a tenth, a dash for what is not there."""
+    cells = {name: [_cell(name, value) for value in table[name]] for name in table}
+    return TextTable(pd.DataFrame(cells, dtype=object))
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or value != value:  # not a number
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.1%}" if name == "probability" else f"{value:.1f}"
+    return str(value)
 
 
 def steps(completion: Completion) -> pd.DataFrame:

@@ -104,11 +104,12 @@ def test_chinese_names_are_drawn_where_a_font_has_them_and_left_out_where_none_h
 
 
 def test_a_dollar_in_a_name_is_a_dollar(no_chinese_font):
-    odd = SCORES.assign(name="a $\\frac{ <b>$")
+    odd = SCORES.assign(name="a $\\frac{ <b>$", **{"class": "c $\\frac{ <i>$"})
     buffer = io.StringIO()
     with plt.rc_context({"svg.fonttype": "none"}):
         by_subject(odd).savefig(buffer, format="svg")
     assert "a $\\frac{ &lt;b&gt;$ (20)" in buffer.getvalue()
+    assert "c $\\frac{ &lt;i&gt;$" in buffer.getvalue()
 
 
 def test_reliability_draws_accuracy_over_confidence_and_counts_the_questions():

@@ -1,13 +1,12 @@
 """The questions of a run to look through: widgets for a person in JupyterLab, one plain table everywhere else."""
 
-import html
 from typing import Any
 
 import pandas as pd
 
+from neoxlib import markup
 from neoxlib.progress import in_lab
 from neoxlib.tasks.marks import ANSWERED, RIGHT, choices, marks
-from neoxlib.tasks.show import text_table
 
 CLIP = 2000  # characters of a text that a table shows; a few such rows must not make a page of megabytes
 COLUMNS = ["subject", "question", "choices", "expected", "chosen"]
@@ -42,7 +41,7 @@ class Browser:
 
     def _repr_html_(self) -> str:
         shown = self.sample()
-        return questions_html(shown) + f"<p>{html.escape(self._note(shown))}</p>"
+        return questions_html(shown) + markup.paragraph(self._note(shown))
 
     def __repr__(self) -> str:
         shown = self.sample()
@@ -67,7 +66,7 @@ class Browser:
 
 def questions_html(rows: pd.DataFrame) -> str:
     """A row per question: its text, each choice with its share as a bar, what was expected and chosen, its prompt."""
-    return text_table(COLUMNS, [_cells(row, choices(rows)) for row in rows.to_dict("records")])
+    return markup.html_table(COLUMNS, [_cells(row, choices(rows)) for row in rows.to_dict("records")])
 
 
 def _cells(row: dict, letters: tuple[str, ...]) -> list[str]:
@@ -79,18 +78,18 @@ def _cells(row: dict, letters: tuple[str, ...]) -> list[str]:
         f"{_text(row['name'])}\n<small>{_text(row['id'])}</small>",
         f'<div style="{WIDE};max-width:26rem">{_text(row["question"])}{folded}</div>',
         f'<div style="{WIDE};max-width:20rem">{bars}{_answer(row)}</div>',
-        _text(row["expected"]), f"{_text(row['predicted'])} {mark}".strip(),
+        _text(row["expected"]), _text(f"{row['predicted']} {mark}".strip()),
     ]  # fmt: skip
 
 
 def _folded(title: str, text: str) -> str:
-    return f"<details><summary><small>{title}</small></summary>{_text(text)}</details>"
+    return f"<details><summary><small>{markup.text(title)}</small></summary>{_text(text)}</details>"
 
 
 def _bar(row: dict, letter: str) -> str:
     """A choice on a ground as wide as its share; the right one is bold."""
     share = row[f"p_{letter}"]
-    text = f"{letter}. {_text(row[letter])}" if letter in row else _text(letter)
+    text = _text(f"{letter}. {row[letter]}" if letter in row else letter)
     text = f"<b>{text}</b>" if letter == row["expected"] else text
     if pd.isna(share):
         return f"<div>{text}</div>"
@@ -107,4 +106,4 @@ def _answer(row: dict) -> str:
 def _text(value: Any) -> str:
     text = str(value)
     more = f" … ({len(text) - CLIP:,} more characters in questions.csv)" if len(text) > CLIP else ""
-    return html.escape(text[:CLIP] + more)
+    return markup.text(text[:CLIP] + more)

@@ -1,18 +1,15 @@
 """An exam and its rules as tables that people read: in full, Chinese as Chinese, markup of the data as text."""
 
-import html
 from dataclasses import asdict
 
 import pandas as pd
 
+from neoxlib import markup
 from neoxlib.demo import EXAM_DIR
 from neoxlib.tasks.benchmarks import BENCHMARKS
 from neoxlib.tasks.data import Task
 from neoxlib.tasks.marks import TOO_LONG, marks
 from neoxlib.tasks.profiles import Profile
-
-LEFT = "text-align:left;vertical-align:top;white-space:pre-wrap"  # JupyterLab's own sheet puts cells to the right
-MATH_OFF = "tex2jax_ignore mathjax_ignore"  # a $…$ of the data is no formula of ours
 
 # Whose data a benchmark's are, and under which licence, as their pages say it.
 DATA = {
@@ -37,22 +34,12 @@ class TextTable:
         self.rows, self.note = rows.astype(str), note
 
     def _repr_html_(self) -> str:
-        note = f"<p>{html.escape(self.note)}</p>" if self.note else ""
-        return note if self.rows.empty else text_table(list(self.rows.columns), self._cells()) + note
-
-    def _cells(self) -> list[list[str]]:
-        return [[html.escape(cell) for cell in row] for row in self.rows.itertuples(index=False)]
+        note = markup.paragraph(self.note) if self.note else ""
+        rows = self.rows.itertuples(index=False)
+        return note if self.rows.empty else markup.table(self.rows.columns, rows, markup.LEFT) + note
 
     def __repr__(self) -> str:
         return self.note if self.rows.empty else f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"
-
-
-def text_table(columns: list[str], rows: list[list[str]]) -> str:
-    """An HTML table of cells that are HTML already, text to the left, line breaks kept, no formulas."""
-    head = "".join(f'<th style="{LEFT}">{html.escape(name)}</th>' for name in columns)
-    body = "".join("<tr>" + "".join(f'<td style="{LEFT}">{cell}</td>' for cell in row) + "</tr>" for row in rows)
-    table = f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'<div class="{MATH_OFF}">{table}</div>'
 
 
 def about(task: Task) -> TextTable:
