@@ -4,7 +4,6 @@ A time is faster or slower only where the interval of the ratio leaves out 1: fr
 Where one of them has too few repeats for such an interval, there is no verdict.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pandas as pd
 from neoxlib.bench import KEY
 from neoxlib.cases import Case
 from neoxlib.errors import DataError
+from neoxlib.results import NO_RUN, read_results
 from neoxlib.run import Note
 from neoxlib.spread import FEWEST
 
@@ -62,11 +62,11 @@ def open_run(path: str | Path) -> Past:
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        results = read_results(path)
+    except ValueError as error:
         raise DataError(f"{path} is not the results.json of a run ({error})") from error
-    if not isinstance(results, dict) or not isinstance(results.get("notebook"), str):
-        raise DataError(f"{path} is not the results.json of a run: it names no notebook")
+    if results["status"] == NO_RUN["status"]:
+        raise DataError(f"{path} is not the results.json of a run: it names no status")
     return Past(path.parent, results)
 
 
@@ -104,9 +104,18 @@ def lacking(table: pd.DataFrame, cases: Sequence[Case]) -> list[str]:
     columns = [name for name in COLUMNS if name not in table]
     if columns:
         return [f"its latency.csv has no columns {', '.join(columns)}"]
+    if words := [name for name in COLUMNS if not _of_numbers(table[name])]:
+        return [f"its latency.csv has something else than its numbers in {', '.join(words)}"]
     have = set(table[KEY].itertuples(index=False, name=None))
     missing = [str(case) for case in cases if tuple(getattr(case, key) for key in KEY) not in have]
     return [f"not measured there: {', '.join(missing)}"] if missing else []
+
+
+def _of_numbers(column: pd.Series) -> bool:
+    """Whether a column holds what it should: of a case whole numbers, of its times numbers or nothing."""
+    if column.name in KEY:
+        return pd.api.types.is_integer_dtype(column) and bool((column >= (column.name != "depth")).all())
+    return column.isna().all() or column.dtype.kind in "iuf"
 
 
 def case_name(row: Any) -> str:

@@ -5,12 +5,13 @@ Both are pure functions of what lies in the folders: the executed notebook, `res
 
 import base64
 import hashlib
-import json
+import os
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 import nbformat
@@ -18,12 +19,11 @@ from pygments.formatters import HtmlFormatter
 
 from neoxlib.body import TEMPLATES, body_of, label, title_of
 from neoxlib.parameters import PARAMETERS
+from neoxlib.results import NO_RUN, read_results
 from neoxlib.run import shown, write_text
 
 LOG_LINES = 30
 KEY_METRICS = 5
-NO_RUN = {"run": "", "notebook": "", "status": "broken", "parameters": {}, "given": [], "environment": {}, "model": {},
-          "metrics": {}, "checks": [], "started": None, "seconds": None, "error": None}  # fmt: skip
 
 
 def write_report(folder: Path) -> Path:
@@ -48,18 +48,6 @@ def write_index(root: Path) -> Path:
     rows = [_row(folder) for folder in sorted(folders, key=lambda folder: (folder.name, folder), reverse=True)]
     write_text(root / "index.html", _page("index.html.j2", "neoxlib runs", rows=rows))
     return root / "index.html"
-
-
-def read_results(folder: Path) -> dict[str, Any]:
-    """The run's results with every key present; ValueError where there are none that can be read."""
-    try:
-        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError("no results.json") from error
-    kinds = {name: type(value) for name, value in NO_RUN.items() if value is not None}
-    if not isinstance(found, dict) or not all(isinstance(found.get(key, kind()), kind) for key, kind in kinds.items()):
-        raise ValueError("results.json is not of this format")
-    return NO_RUN | {"run": folder.name, "notebook": folder.parent.name} | found
 
 
 def _what(run: dict[str, Any]) -> list[str]:
@@ -95,12 +83,12 @@ def _row(folder: Path) -> dict[str, Any]:
     """One line of the index, with links relative to the root."""
     try:
         run = read_results(folder)
-        note = ": ".join(str(run["error"][key]) for key in ("type", "message")) if run["error"] else ""
-    except (ValueError, TypeError, KeyError) as error:
+        note = ": ".join(str(run["error"].get(key)) for key in ("type", "message")) if run["error"] else ""
+    except ValueError as error:
         run, note = NO_RUN | {"run": folder.name, "notebook": folder.parent.name}, f"cannot be read: {error}"
-    failed = [str(check["name"]) for check in run["checks"] if isinstance(check, dict) and not check.get("passed")]
+    failed = [str(check.get("name")) for check in run["checks"] if not check.get("passed")]
     have = [name for name in ("report.html", "results.json", "notebook.ipynb") if (folder / name).is_file()]
-    links = {name: f"{folder.parent.name}/{folder.name}/{name}" for name in have}
+    links = {name: link(folder.parent.name, folder.name, name) for name in have}
     return {
         "status": run["status"], "notebook": run["notebook"], "run": run["run"], "when": _when(run["started"]),
         "took": _took(run["seconds"]), "report": links.pop("report.html", None), "files": list(links.items()),
@@ -110,10 +98,15 @@ def _row(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _files(folder: Path) -> list[str]:
-    """What lies in the folder beside the report, tables last."""
+def link(*parts: str) -> str:
+    """The relative address of a file: `#`, `?`, `%`, blanks and bytes that are no text mean themselves."""
+    return "/".join(quote(os.fsencode(part)) for part in parts)
+
+
+def _files(folder: Path) -> list[tuple[str, str]]:
+    """What lies in the folder beside the report, tables last: names with their links."""
     found = ("results.json", "notebook.ipynb", *sorted(path.name for path in folder.glob("*.csv")))
-    return [name for name in found if (folder / name).is_file()]
+    return [(name, link(name)) for name in found if (folder / name).is_file()]
 
 
 def _logs(folder: Path) -> list[tuple[str, str]]:

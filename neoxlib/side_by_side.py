@@ -54,9 +54,15 @@ class Pair:
     @cached_property
     def speed(self) -> pd.DataFrame | Note:
         """Cases that both runs timed, b against a."""
-        tables = [run.table("latency") for run in (self.a, self.b)]
-        if any(table is None or lacking(table, ()) for table in tables):
+        try:
+            tables = [run.table("latency") for run in (self.a, self.b)]
+        except DataError as error:
+            return Note(f"No speed to compare: {error}")
+        if any(table is None for table in tables):
             return Note("At least one of the two has no timed cases: no speed to compare.")
+        if problems := [f"{run.name}: {problem}" for run, table in zip((self.a, self.b), tables, strict=True)
+                        for problem in lacking(table, ())]:  # fmt: skip
+            return Note(f"No speed to compare: {'; '.join(problems)}")
         found = speed(*tables)
         return found if len(found) else Note("The two runs have no case in common.")
 
@@ -100,8 +106,11 @@ def two_runs(run: "Run") -> Pair:
 
 
 def latest(root: Path) -> Pair | None:
-    """The last two finished runs of one notebook below `root`, of the one that ran last; None where none has two."""
-    folders = sorted((path.parent for path in root.glob("[0-9]*/*/results.json")), key=lambda folder: folder.name)
+    """The last two finished runs of one notebook below `root`, of the one that ran last; None where none has two.
+
+    Folders whose results cannot be read are named, and left out.
+    """
+    folders = sorted((path for path in root.glob("[0-9]*/*") if path.is_dir()), key=lambda folder: folder.name)
     runs: dict[str, list[Past]] = {}
     for past in _readable(folders):
         if past.results.get("status") in ("ok", "check-failed") and not past.results["notebook"].startswith("05"):
@@ -115,8 +124,8 @@ def _readable(folders: list[Path]) -> list[Past]:
     for folder in folders:
         try:
             found.append(open_run(folder))
-        except DataError:
-            continue  # a broken run is the index's business
+        except DataError as error:
+            print(f"Left out: {error}")
     return found
 
 

@@ -211,12 +211,10 @@ def _numbers(table: pd.DataFrame, heads: dict[str, str]) -> Table:
 
 
 def _cell(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
+    if isinstance(value, (str, bool, list, dict)):
+        return str(value)
     if value is None or pd.isna(value):
         return "–"
-    if isinstance(value, bool):
-        return str(value)
     if name in SHARES:
         return f"{value:.1%}"
     return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"

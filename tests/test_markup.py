@@ -1,5 +1,6 @@
 """No text of a user, a model or a file becomes markup: every view, parsed, shows it as it was typed."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -146,7 +147,7 @@ def test_no_text_of_results_becomes_an_element_of_a_page(text, tmp_path):
                "error": {"type": word, "message": word, "cell": word, "source": word}}  # fmt: skip
         folder = tmp_path / str(word == PLAIN) / "some" / "run"
         folder.mkdir(parents=True)
-        (folder / "results.json").write_text(pages.json.dumps(run), encoding="utf-8")
+        (folder / "results.json").write_text(json.dumps(run), encoding="utf-8")
         (folder / "notebook.ipynb").write_text(BOOK, encoding="utf-8")
         report = pages.write_report(folder).read_text(encoding="utf-8")
         return report + pages.write_index(folder.parents[1]).read_text(encoding="utf-8")

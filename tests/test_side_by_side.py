@@ -44,6 +44,23 @@ def test_speed_is_of_the_cases_that_both_timed(tmp_path: Path):
     assert "no timed cases" in repr(pair(tmp_path / "c", found=None).speed)
 
 
+@pytest.mark.parametrize("damage", [b"", bytes(range(256)), b"a,b\n1\n1,2,3\n", b"batch_size\nx\n"], ids=repr)
+def test_damaged_tables_are_named_in_place_of_the_comparison(damage, tmp_path: Path):
+    two = pair(tmp_path)
+    (two.b.folder / "latency.csv").write_bytes(damage)
+    (two.b.folder / "questions.csv").write_bytes(damage)
+    (two.a.folder / "questions.csv").write_bytes(damage)
+    assert "No speed to compare" in repr(two.speed) and "latency.csv" in repr(two.speed)
+    assert "cannot be paired" in repr(two.accuracy)
+
+
+@pytest.mark.parametrize(("column", "value"), [("next_token_ms", "x"), ("input_len", 1.5), ("input_len", "x"),
+                                               ("input_len", 0), ("repeats", "x"), ("first_token_ms", True)])
+def test_a_table_with_words_among_its_numbers_is_not_compared(column, value, tmp_path: Path):
+    two = pair(tmp_path, found=table().assign(**{column: [value] * 3}))
+    assert f"something else than its numbers in {column}" in repr(two.speed) and two.b.name in repr(two.speed)
+
+
 def questions(folder: Path, right: list[bool]) -> None:
     rows = [{"subject": "law", "name": "Law", "class": "Other", "hard": False, "id": str(n), "question": f"Which {n}?",
              "A": "w", "B": "x", "C": "y", "D": "z", "expected": "A", "predicted": "A" if ok else "B", "correct": ok,
