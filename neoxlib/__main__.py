@@ -38,7 +38,8 @@ def cli() -> None:
 @click.argument("notebooks", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Run every notebook of the workbook.")
 @click.option("-f", "presets", multiple=True, metavar="PRESET", help="YAML file of parameters, or a preset's name.")
-@click.option("-p", "texts", multiple=True, nargs=2, metavar="NAME VALUE", help="One parameter; lists as YAML.")
+@click.option("-p", "texts", multiple=True, nargs=2, metavar="NAME VALUE",
+              help='One parameter; a text as it is, texts as ["one", "two"].')
 @click.option("--outputs", type=FOLDER, help="Where run folders go, instead of outputs/.")
 @click.option("--timeout", type=click.IntRange(min=1), help="Longest time for one cell, in seconds.")
 @click.pass_context

@@ -8,9 +8,9 @@ from typing import Any
 import nbformat
 import yaml
 
-from neoxlib import parameters
+from neoxlib import parameters, typed
 from neoxlib.errors import ParameterError
-from neoxlib.parameters import PARAMETERS, Param
+from neoxlib.parameters import PARAMETERS, TYPES, Param
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,18 @@ def find(name: str) -> Path:
     """A notebook by path, or by name in the checkout's `notebooks` folder, with or without the ending."""
     folder = notebooks_folder()
     for path in (Path(name), folder / name, folder / f"{name}.ipynb"):
-        if path.suffix == ".ipynb" and path.is_file():
+        if path.suffix == ".ipynb" and _is_file(path):
             return path
     have = ", ".join(path.stem for path in all_notebooks()) or "none"
     raise ParameterError(f"no notebook {name!r}; in {near(folder)} there are: {have}")
+
+
+def _is_file(path: Path) -> bool:
+    """Also of a name that is too long to be one."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def notebooks_folder() -> Path:
@@ -54,19 +62,18 @@ def all_notebooks() -> list[Path]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Parameters from a YAML file, by path or by name in `notebooks/presets`."""
+    """Parameters from a YAML file, by path or by name in `notebooks/presets`; each has its value in `prepare`."""
     folder = notebooks_folder() / "presets"
-    path = next((p for p in (Path(name), folder / name, folder / f"{name}.yaml") if p.is_file()), None)
+    path = next((p for p in (Path(name), folder / name, folder / f"{name}.yaml") if _is_file(p)), None)
     if path is None:
         have = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
         raise ParameterError(f"no preset {name!r}; in {near(folder)} there are: {have}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"preset {name!r} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ParameterError(f"preset {name!r} holds {type(values).__name__}, expected lines of the form name: value")
-    return {str(key): value for key, value in values.items()}
+        return dict(typed.read_yaml(path.read_text(encoding="utf-8")))
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"preset {name!r} is not UTF-8: {error}") from error
+    except ValueError as error:
+        raise ParameterError(f"preset {name!r} {error}") from error
 
 
 def declared_in(path: Path) -> dict[str, Param]:
@@ -75,15 +82,41 @@ def declared_in(path: Path) -> dict[str, Param]:
         cells = nbformat.read(path, as_version=4).cells
         source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
         nodes = [node for node in ast.parse(source).body if isinstance(node, ast.AnnAssign) and node.value]
-        found = {ast.unparse(node.target): (_kind(node.annotation), ast.literal_eval(node.value)) for node in nodes}
+        found = {ast.unparse(node.target): _declared(node.annotation, ast.literal_eval(node.value)) for node in nodes}
     except (ValueError, SyntaxError, TypeError, AttributeError) as error:  # nbformat trusts what it reads
         raise ParameterError(f"{near(path)} is no notebook with a cell of plain parameters: {error}") from error
-    return {name: PARAMETERS.get(name) or Param(kind, default, "") for name, (kind, default) in found.items()}
+    same = {name: PARAMETERS[name] for name, param in found.items()
+            if name in PARAMETERS and PARAMETERS[name].type == param.type}  # fmt: skip
+    return found | same
 
 
-def _kind(annotation: ast.expr) -> str:
-    """`list` of `list`, `list[str]` and "list[str]"."""
-    return ast.unparse(annotation).strip("'\"").partition("[")[0]
+def _declared(annotation: ast.expr, default: Any) -> Param:
+    """A parameter by its annotation, and by its default where that says more; one that may be None has None for it."""
+    names = _names(annotation)
+    optional = "None" in names
+    kind, _, inside = next((name for name in names if name != "None"), "").partition("[")
+    if kind not in TYPES or len(names) - optional > 1:
+        kind = type(default).__name__ if type(default).__name__ in TYPES else ast.unparse(annotation)
+    texts = bool(default) and kind == "list" and all(isinstance(one, str) for one in default)
+    item = inside.removesuffix("]") or ("str" if texts else "")
+    return Param(kind, default, "", blank=optional, item=item)
+
+
+def _names(annotation: ast.expr) -> list[str]:
+    """The types that an annotation joins: `list[str]` and `None` of `Optional[List[str]]` and "list[str] | None"."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return _names(ast.parse(annotation.value, mode="eval").body)
+    if isinstance(annotation, ast.BinOp):
+        return _names(annotation.left) + _names(annotation.right)
+    name = ast.unparse(annotation).removeprefix("typing.")
+    if not isinstance(annotation, ast.Subscript):
+        return [name]
+    outer = name.partition("[")[0]
+    parts = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    if outer in ("Optional", "Union", "Annotated"):
+        inner = [one for part in (parts[:1] if outer == "Annotated" else parts) for one in _names(part)]
+        return [*inner, "None"] if outer == "Optional" else inner
+    return [f"{outer.lower()}[{_names(parts[0])[0]}]" if len(parts) == 1 else outer.lower()]
 
 
 def prepare(paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[str, str]]) -> list[Job]:
@@ -96,13 +129,31 @@ def prepare(paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[
     preset = {name: value for values in presets for name, value in values.items()}
     problems = [parameters.unknown(name, taken) for name, _ in texts if name not in taken]
     problems += [parameters.unknown(name, taken) for name in preset if name not in taken and name not in PARAMETERS]
-    given = preset | {name: parameters.read_text(taken[name], text) for name, text in texts if name in taken}
-    known = {name: value for name, value in given.items() if name in taken or name in PARAMETERS}
-    problems += parameters.complaints(known, PARAMETERS | taken)
-    parameters.refuse(problems)
-    blank = {name: taken[name].default for name, value in known.items() if value is None and name in taken}
-    return [Job(path, params, {n: v for n, v in (known | blank).items() if n in params})
-            for path, params in declared.items()]  # fmt: skip
+    jobs = []
+    for path, params in declared.items():
+        others = {name: param for name, param in PARAMETERS.items() if name not in taken}
+        given, wrong = _given(others | params, preset, dict(texts))
+        problems += wrong
+        blank = {name: params[name].default for name, value in given.items() if value is None and name in params}
+        jobs.append(Job(path, params, {n: v for n, v in (given | blank).items() if n in params}))
+    parameters.refuse(list(dict.fromkeys(problems)))
+    return jobs
+
+
+def _given(known: dict[str, Param], preset: dict[str, Any], texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of known names as one notebook declares them, and what is wrong with them."""
+    values: dict[str, Any] = {}
+    problems = []
+    for name, value in preset.items():
+        if name not in known or name in texts:
+            continue
+        try:
+            node, param = isinstance(value, yaml.Node), known[name]
+            values[name] = typed.read_node(param.type, param.item, value) if node else value
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    values |= {name: parameters.read_text(known[name], text) for name, text in texts.items() if name in known}
+    return values, problems + parameters.complaints(values, known)
 
 
 def near(path: Path) -> str:

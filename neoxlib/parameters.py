@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from neoxlib import typed
 from neoxlib.cases import usual_mode
 from neoxlib.demo import EXAM_DIR, MODEL_DIR, PROMPTS
 from neoxlib.errors import ParameterError
@@ -80,7 +79,7 @@ class Param:
     """One parameter: its annotation and default as in the notebooks' parameters cells, and what values it takes.
 
     `blank` says that the empty value ("", 0, []) is a value of its own: it resolves to `stands_for`. Where the default
-    is None, only None is empty, and 0 is a figure like others.
+    is None, only None is empty, and 0 is a figure like others. `item` is the type of a list's items where it is known.
     """
 
     type: str
@@ -92,6 +91,7 @@ class Param:
     check: Callable[[Any], str | None] = _any
     blank: bool = False
     stands_for: Any = None
+    item: str = ""
 
 
 PARAMETERS: dict[str, Param] = {
@@ -115,19 +115,19 @@ PARAMETERS: dict[str, Param] = {
     "prepare_dir": Param("str", "", "a model folder of links and copies is made here; empty makes none", blank=True),
     "shard_dir": Param("str", "", "where the cut goes; empty keeps it in the run folder", blank=True),
     "prompts": Param("list", [], "texts to continue; empty takes the shipped ones", check=_texts, blank=True,
-                     stands_for=PROMPTS["en"] + PROMPTS["zh"]),
+                     stands_for=PROMPTS["en"] + PROMPTS["zh"], item="str"),
     "max_new_tokens": Param("int", 32, "longest answer, in tokens", low=1),
     "temperature": Param("float", 0.0, "0 always takes the likeliest token; higher is more varied", low=0),
     "top_k": Param("int", 0, "draw among the k likeliest tokens; 0 means all", low=1, blank=True),
     "top_p": Param("float", 1.0, "draw among the likeliest tokens that reach this share; 1 means all", low=0, high=1),
     "repetition_penalty": Param("float", 1.0, "above 1 makes repeated tokens less likely; 1 means off", low=0),
-    "stop": Param("list", [], "texts that end an answer; empty means none", check=_texts, blank=True),
+    "stop": Param("list", [], "texts that end an answer; empty means none", check=_texts, blank=True, item="str"),
     "task": Param("str", "ceval", "what is measured", choices=("ceval", "mmlu", "cmmlu", "boolq")),
     "profile": Param("str", "", "whose prompt and scoring rules; empty is official, of boolq lm_eval",
                      choices=("", "official", "lm_eval", "opencompass", "vendor"), blank=True),
     "mode": Param("str", "answer_only", "cot lets the model reason before it answers; official of ceval has it",
                   choices=("answer_only", "cot")),
-    "subjects": Param("list", [], "subjects to ask; empty asks all", check=_texts, blank=True),
+    "subjects": Param("list", [], "subjects to ask; empty asks all", check=_texts, blank=True, item="str"),
     "shots": Param("int", None, "worked examples before each question; None takes the profile's own number", low=0,
                    blank=True),
     "split": Param("str", "val", "part of the exam", choices=("dev", "val", "test")),
@@ -193,8 +193,23 @@ def complaint(name: str, param: Param, value: Any) -> str | None:
     """What is wrong with a value, in one line that starts with the parameter's name; None when nothing is."""
     if _is_blank(param, value):
         return None
-    wrong = _wrong_type(param, value) or _out_of_range(param, value) or param.check(value)
+    wrong = _wrong_type(param, value) or _half(value) or _out_of_range(param, value) or _unfit(param, value)
     return f"{name}: {wrong}" if wrong else None
+
+
+def _unfit(param: Param, value: Any) -> str | None:
+    try:
+        return param.check(value)
+    except OSError as error:  # a path that no system has: too long, or behind a closed door
+        return f"{value!r} cannot be looked up: {error.strerror}"
+
+
+def _half(value: Any) -> str | None:
+    """UTF-8 has no form for half a character: no file, no page and no tokenizer takes it."""
+    parts = value if isinstance(value, (list, tuple)) else value.items() if isinstance(value, dict) else ()
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return f"found {value!r}, with half a character (a lone surrogate); write the whole character"
+    return next((wrong for part in parts if (wrong := _half(part))), None)
 
 
 def _is_blank(param: Param, value: Any) -> bool:
@@ -204,7 +219,17 @@ def _is_blank(param: Param, value: Any) -> bool:
 def _wrong_type(param: Param, value: Any) -> str | None:
     wanted = (int, float) if param.type == "float" else TYPES.get(param.type, object)
     ok = isinstance(value, wanted) and (param.type == "bool" or not isinstance(value, bool))
-    return None if ok else f"found {value!r}, which is {type(value).__name__}, expected {param.type}"
+    if ok:
+        return None
+    return f"found {value!r}, which is {type(value).__name__}, expected {param.type}{_hint(param, value)}"
+
+
+def _hint(param: Param, value: Any) -> str:
+    """How a text is written that is taken for something else, or something else for a text."""
+    if param.type == "str":
+        return "; a text that looks like something else goes in quotes"
+    many = param.type == "list" and isinstance(value, str)
+    return '; a list is ["one", "two"], and a text that begins with [ stands in one, in quotes' if many else ""
 
 
 def _out_of_range(param: Param, value: Any) -> str | None:
@@ -232,7 +257,8 @@ def complaints(values: dict[str, Any], declared: dict[str, Param]) -> list[str]:
 def refuse(problems: list[str]) -> None:
     """Raise one ParameterError with all problems, or none where there are none."""
     if problems:
-        raise ParameterError("\n".join(["the parameters cannot be used:", *(f"  {line}" for line in problems)]))
+        said = "\n".join(["the parameters cannot be used:", *(f"  {line}" for line in problems)])
+        raise ParameterError(said.encode("utf-8", "backslashreplace").decode())
 
 
 def resolve(name: str, param: Param, value: Any) -> Any:
@@ -243,28 +269,8 @@ def resolve(name: str, param: Param, value: Any) -> Any:
 
 
 def read_text(param: Param, text: str) -> Any:
-    """A value given on the command line: texts as they are, everything else as a YAML literal."""
-    if param.type == "str":
-        return "" if param.blank and text.lower() in ("none", "null") else text
-    if param.type in ("int", "float"):
-        return _number(text)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if param.type == "list" and isinstance(value, str):
-        return [value]
-    return bool(value) if param.type == "bool" and value in (0, 1) else value
-
-
-def _number(text: str) -> int | float | str | None:
-    """YAML 1.1 reads 1e-3 as a text, so numbers are read as Python does."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None if text.lower() in ("none", "null") else text
+    """A value given on the command line, as `typed` reads it."""
+    return typed.read_text(param.type, param.item, text)
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

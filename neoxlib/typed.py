@@ -1,0 +1,162 @@
+"""What was typed, after -p or in a preset, as a value of the type that the notebook declares.
+
+A text is what was typed: digits, `yes`, `null`, `~`, `# x`, `a: b`, quotes, blanks and line breaks included. Of a list
+of texts, what begins with [ is the list, with its texts in quotes; anything else is one text.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+NULL = "tag:yaml.org,2002:null"
+
+
+def read_text(kind: str, item: str, text: str) -> Any:
+    """A value from the command line, of a type by its name; `item` is the type of a list's items, "" where not known.
+
+    What is no such value is returned as the text that it is, and refused by whoever checks types.
+    """
+    if kind == "str":
+        return text
+    if kind in ("int", "float"):
+        return _number(text)
+    if kind == "list":
+        return _list(item, text)
+    value = _literal(text)
+    return _yes_or_no(value) if kind == "bool" else value
+
+
+def _yes_or_no(value: Any) -> Any:
+    return bool(value) if value in (0, 1) else value
+
+
+def _number(text: str) -> int | float | str | None:
+    """YAML 1.1 reads 1e-3 as a text, 010 as 8 and 1:30 as 90, so numbers are read as Python does."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None if text.lower() in ("none", "null") else text
+
+
+def _list(item: str, text: str) -> Any:
+    if not text.lstrip().startswith("["):
+        return [text] if text else []
+    if item == "str":
+        return _texts(text)
+    value = _literal(text)
+    return value if isinstance(value, list) else text
+
+
+def _texts(text: str) -> list[str] | str:
+    """A list of texts, as JSON or as a line of YAML whose every item is a text as it stands there."""
+    try:
+        found = json.loads(text, strict=False)  # a line break may stand for itself
+        if all(isinstance(one, str) for one in found):
+            return found
+    except (ValueError, RecursionError):
+        pass
+    try:
+        items = [one for one in yaml.parse(text) if isinstance(one, yaml.ScalarEvent)]
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    spans = [slice(one.start_mark.index, one.end_mark.index) for one in items]
+    rest = list(text)
+    for span in reversed(spans):
+        rest[span] = []
+    # Beside its items a list has brackets and commas: no comment, tag, anchor or list inside, all of which YAML drops.
+    plain = re.fullmatch(r"\s*\[[\s,]*\]\s*", "".join(rest)) and not any(one.tag or one.anchor for one in items)
+    folded = any("\n" in text[span] for span in spans)
+    return [one.value for one in items] if plain and not folded else text
+
+
+def _literal(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date with a month 13
+        return text
+
+
+def read_yaml(text: str) -> dict[str, yaml.Node]:
+    """A preset's values by name, not yet of any type.
+
+    Raises ValueError for what is no YAML, no mapping, or has a name twice.
+    """
+    try:
+        root = yaml.compose(text, yaml.SafeLoader)
+        if root is None or root.tag == NULL:
+            return {}
+        if not isinstance(root, yaml.MappingNode):
+            found = type(_construct(root)).__name__
+            raise ValueError(f"holds {found}, expected lines of the form name: value")
+        return dict(_names(root))
+    except yaml.YAMLError as error:
+        raise ValueError(f"is not YAML: {error}") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+
+
+def _names(root: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
+    seen: dict[str, int] = {}
+    for key, _ in root.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise ValueError(f"has no name in line {line}, expected name: value")
+        if key.value in seen:
+            raise ValueError(f"has {key.value} in line {seen[key.value]} and in line {line}; keep one of them")
+        seen[key.value] = line
+    yaml.SafeLoader("").flatten_mapping(root)  # `<<` brings in others' values
+    return ((key.value, value) for key, value in root.value)
+
+
+def read_node(kind: str, item: str, node: yaml.Node) -> Any:
+    """A preset's value, as -p reads it: for a text the text that stands in the file, also where YAML knows it as a
+    number, a date or yes. A null stays None, which is the default.
+
+    Raises ValueError for a null where a text is to be, and for what YAML cannot make a value of.
+    """
+    try:
+        if kind == "str" and node.tag == NULL:
+            return _no_null(node)
+        if node.tag != NULL and isinstance(node, yaml.ScalarNode) and _is_plain(node):
+            return _scalar(kind, item, node)
+        if kind == "list" and item == "str" and isinstance(node, yaml.SequenceNode):
+            return [one.value if _is_text(one) else _construct(one) for one in node.value]
+        return _construct(node)
+    except yaml.YAMLError as error:
+        raise ValueError(f"cannot be read: {error}") from error
+
+
+def _scalar(kind: str, item: str, node: yaml.ScalarNode) -> Any:
+    if kind == "str":
+        return node.value
+    if kind in ("int", "float") and node.style is None:
+        return _number(node.value)
+    if kind == "list" and item == "str":
+        return [node.value]
+    value = _construct(node)
+    return _yes_or_no(value) if kind == "bool" else value
+
+
+def _is_plain(node: yaml.Node) -> bool:
+    return node.tag.startswith("tag:yaml.org,2002:")
+
+
+def _is_text(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and _is_plain(node)
+
+
+def _no_null(node: yaml.ScalarNode) -> str:
+    """Nothing at all is the empty text; `~` and `null` may mean that, or themselves."""
+    if node.value:
+        cure = f"write '' for the empty one, or '{node.value}' in quotes for that text"
+        raise ValueError(f"found {node.value}, expected a text; {cure}")
+    return ""
+
+
+def _construct(node: yaml.Node) -> Any:
+    return yaml.SafeLoader("").construct_document(node)
