@@ -1,5 +1,7 @@
 """The SDK's config.ini as a preset: nothing is lost in silence, and the SDK's code decides what was not written."""
 
+import os
+
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -106,6 +108,87 @@ def test_values_that_cannot_be_used_are_all_refused_at_once(tmp_path, text, word
     with pytest.raises(ParameterError) as error:
         imported(tmp_path, text)
     assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize(("text", "line", "cure"), [
+    ("[performance]\nmax_len_exp=10\nmin_len_exp=5\ncase_pair=[256,256]\n", 4, "write case_pair=[[256,256]]"),
+    ("[performance]\ncase_pair=(256, 64)\n", 2, "write case_pair=[[256,64]]"),
+    ("[performance]\ncase_pair=256,256\n", 2, "write case_pair=[[256,256]]"),
+    ('[performance]\ncase_pair="[[256,256],[1,2]]"\n', 2, "write case_pair=[[256,256],[1,2]]"),
+    ("[performance]\ncase_pair=[[256,'64']]\n", 2, "write case_pair=[[256,64]]"),
+    ("[performance]\ncase_pair=[[256 64]]\n", 2, "write case_pair=[[256,64]]"),
+    ("[performance]\ncase_pair=[]\n", 2, "write case_pair=[[256,256]]"),
+    ("[performance]\ncase_pair={[]}\n", 2, "write case_pair=[[256,256]]"),
+    ("[performance]\ncase_pair=" + "[" * 5000 + "\n", 2, "write case_pair=[[256,256]]"),
+    ("[performance]\ncase_pair=~\n", 2, "write case_pair=[[256,256]]"),
+    ("[performance]\n\nbatch_size=1,4,8\n", 3, "write batch_size=1, and batch_sizes: [1, 4, 8] into the preset"),
+    ("[performance]\nbatch_size = [1,4]\n", 2, "write batch_size=1, and batch_sizes: [1, 4] into the preset"),
+    ('[performance]\nbatch_size="4"\n', 2, "write batch_size=4"), ("[performance]\nbatch_size=~\n", 2, "batch_size=1"),
+    ("[performance]\nbatch_size=4 # four\n", 2, "write batch_size=4"), ("[performance]\nBATCH_SIZE=4.0\n", 2, "write"),
+    ("[performance]\nmax_len_exp='10'\n", 2, "write max_len_exp=10"),
+    ("[performance]\nperf_mode='detail'\n", 2, "write perf_mode=detail"),
+    ("[performance]\nperf_mode=detail # all\n", 2, "write perf_mode=detail"),
+    ("[performance]\nskip_decode=true\n", 2, "write skip_decode=1"),
+    ("[performance]\nskip_decode=No\n", 2, "write skip_decode=0"),
+    ("[performance]\nmin_len_exp=7\nmax_len_exp=6\n", 2, "write min_len_exp=6 and max_len_exp=7"),
+    ("[performance]\nmax_len_exp=3\n", 2, "write min_len_exp=3 and max_len_exp=5"),
+    ("[performance]\nmin_len_exp=12\n", 2, "write min_len_exp=11 and max_len_exp=12"),
+    ("[performance]\nmin_len_exp=0\nmax_len_exp=0\n", 3, "write case_pair=[[1,1]]"),
+    ("[performance]\nmax_len_exp=-1\n", 2, "expected 1 or more"), ("[performance]\nbatch_size=0\n", 2, "expected 1"),
+    ('[model]\nmodel_path="../model"\n', 2, "write model_path=../model"),
+    ("[model]\nmodel_path=../model # mine\n", 2, "write model_path=../model"),
+    ("[model]\nmodel_path=~/model\n", 2, "write model_path=" + os.path.expanduser("~/model")),
+    ("[model]\nmodel_path=${model_path}\n", 2, "write the folder itself after model_path="),
+    ("[model]\ndevice_ids=[0,1]\n", 2, "write device_ids=0,1"), ("[model]\ndevice_ids=0-3\n", 2, "device_ids=0,1,2,3"),
+    ('[model]\ndevice_ids="0,1"\n', 2, "device_ids=0,1"), ("[model]\ndevice_ids=0 1\n", 2, "device_ids=0,1"),
+    ("[model]\ndevice_ids=0,1,0\n", 2, "write device_ids=0,1"), ("[model]\ndevice_ids=0,1,\n", 2, "device_ids=0,1"),
+    ("; first\n[Model]\nmodel_path=.\n", 2, "write [model]"),
+    ("[ performance ]\nbatch_size=4\n", 1, "write [performance]"),
+    ("[model]\nmodel_path=.\n[CEVAL]\nmode=ceval\n", 3, "write [ceval]"),
+    ("[performance]\nbatch_size=1\nBatch_Size=2\n", 3, "batch_size is there twice; keep one of them"),
+    ("[model]\n[performance]\n[model]\n", 3, "[model] is there twice; put its keys into one section"),
+])  # fmt: skip
+def test_what_the_sdk_cannot_read_is_refused_with_its_line_and_what_to_write(tmp_path, text, line, cure):
+    with pytest.raises(ParameterError) as error:
+        imported(tmp_path, text)
+    assert f"line {line}: [" in str(error.value) and cure in str(error.value)
+
+
+def test_two_names_of_one_section_are_refused(tmp_path):
+    with pytest.raises(ParameterError, match="one section by two names"):
+        imported(tmp_path, "[ceval]\nshot=1\n[precision]\nshot=5\n")
+
+
+@pytest.mark.parametrize(("text", "values"), [
+    ("\ufeff[performance]\nbatch_size=4\n", {"batch_size": 4}),
+    ("[performance]\nBatch_Size : 4 ; four\n", {"batch_size": 4}),
+    ("[performance]\ncase_pair=[256,256],(1,2)\n", {"case_pair": [[256, 256], [1, 2]]}),
+    ("[performance]\ncase_pair=[[1,2],\n  [3,4],]\nbatch_size=2\n",
+     {"case_pair": [[1, 2], [3, 4]], "batch_size": 2}),
+    ("[performance]\ncase_pair=[[1,2]] # Python's own comment\n", {"case_pair": [[1, 2]]}),
+    ("[performance]\ncase_pair=None\nmin_len_exp=6\n", {"min_len_exp": 6, "max_len_exp": 11}),
+    ("[performance]\ncase_pair=[[1,2]]\nmin_len_exp=9\nmax_len_exp=8\n", {"case_pair": [[1, 2]]}),
+    ("[DEFAULT]\nbatch_size=3\n[performance]\n", {"batch_size": 3}),
+    ("[performance]\nbatch_size=\n", {"batch_size": 1}),
+    ("[model]\ndevice_ids = 3, 1\n", {"world_size": 2}), ("[model]\nmodel_path=a%b;c\n", {}),
+])  # fmt: skip
+def test_what_the_sdk_reads_is_read_as_it_does(tmp_path, text, values):
+    found = imported(tmp_path, text)
+    assert {name: found.values[name] for name in values} == values
+    if "min_len_exp=9" in text:
+        assert not {"min_len_exp", "max_len_exp"} & found.values.keys()
+
+
+@pytest.mark.parametrize("name", ['"quoted"', "a # b", "~", "${x}"])
+def test_a_folder_that_is_there_is_taken_whatever_it_is_called(tmp_path, name):
+    (tmp_path / name).mkdir()
+    found = imported(tmp_path, f"[model]\nmodel_path={name}\n")
+    assert found.values["model_dir"] == str((tmp_path / name).resolve())
+
+
+def test_notes_of_several_lines_stay_comments(tmp_path):
+    found = imported(tmp_path, "[performance]\nbatch_size=2\nstrange=a\n  world_size: 9\n")
+    assert yaml.safe_load(found.preset("config\nworld_size: 8.ini")) == found.values
 
 
 def test_a_file_that_is_not_there_is_one_message_with_code_2(tmp_path):
