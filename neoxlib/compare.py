@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 NO_INTERVAL = "no interval"
 TOKENS = {"first token": "first_token_ms", "next token": "next_token_ms"}
-COLUMNS = [*KEY, "repeats", *(f"{token}{end}" for token in TOKENS.values() for end in ("", "_low", "_high"))]
+TIMES = [f"{token}{end}" for token in TOKENS.values() for end in ("", "_low", "_high")]
+COLUMNS = [*KEY, "repeats", *TIMES]
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,10 @@ def lacking(table: pd.DataFrame, cases: Sequence[Case]) -> list[str]:
 
 
 def _of_numbers(column: pd.Series) -> bool:
-    """Whether a column holds what it should: of a case whole numbers, of its times numbers or nothing."""
+    """Whether a column holds what it should: whole numbers of a case, of its times any or none."""
     if column.name in KEY:
-        return pd.api.types.is_integer_dtype(column) and bool((column >= (column.name != "depth")).all())
+        least = 0 if column.name == "depth" else 1
+        return column.dtype.kind in "iu" and bool((column >= least).all())
     return column.isna().all() or column.dtype.kind in "iuf"
 
 
@@ -151,8 +153,8 @@ def _repeats(row: dict[str, Any]) -> float:
 def check_baseline(before: pd.DataFrame | None, now: pd.DataFrame, run: "Run") -> pd.DataFrame | Note:
     """Record in `run` that no time is slower than the baseline's by more than its parameter `max_slowdown` allows.
 
-    Times without an interval are not judged and fail nothing; the check's detail says which and why. Returns the
-    comparison, or a word where there is no baseline.
+    Times without an interval are not judged and fail nothing; the check's detail says why. Returns
+    the comparison, or a word where there is no baseline.
     """
     if before is None:
         return Note("No baseline was given: nothing to compare with.")
@@ -161,7 +163,8 @@ def check_baseline(before: pd.DataFrame | None, now: pd.DataFrame, run: "Run") -
     worst = "; ".join(f"{case_name(row)}: {row['token']} {row['ratio']:.2f} times" for row in over.to_dict("records"))
     judged = compared[compared["verdict"] != NO_INTERVAL]
     counts = ", ".join(f"{n} {verdict}" for verdict, n in judged["verdict"].value_counts().items())
-    detail = "; ".join(filter(None, (worst or counts, _not_judged(len(compared) - len(judged), before, now))))
+    rest = _not_judged(len(compared) - len(judged), before, now)
+    detail = "; ".join(filter(None, (worst or counts, rest)))
     run.check(f"no case slower than the baseline by more than {allowed:.0%}", over.empty, detail)
     return run.save("baseline", compared)
 

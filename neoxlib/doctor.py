@@ -68,7 +68,8 @@ class Report:
         return (f"the whole installation: python -m neoxlib install-plan --chip {name} --arch {self.host.arch}",)
 
     def _repr_html_(self) -> str:
-        return markup.html_table(COLUMNS, map(_cells, self.rows), markup.KEPT) + markup.paragraph(self.summary)
+        table = markup.html_table(COLUMNS, map(_cells, self.rows), markup.KEPT)
+        return table + markup.paragraph(self.summary)
 
 
 def run(model_dir: str | os.PathLike[str] | None = None) -> Report:

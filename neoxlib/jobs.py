@@ -62,9 +62,10 @@ def all_notebooks() -> list[Path]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Parameters from a YAML file, by path or by name in `notebooks/presets`; each has its value in `prepare`."""
+    """Parameters from a YAML file, by path or name; their values are read in `prepare`."""
     folder = notebooks_folder() / "presets"
-    path = next((p for p in (Path(name), folder / name, folder / f"{name}.yaml") if _is_file(p)), None)
+    places = (Path(name), folder / name, folder / f"{name}.yaml")
+    path = next((place for place in places if _is_file(place)), None)
     if path is None:
         have = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
         raise ParameterError(f"no preset {name!r}; in {near(folder)} there are: {have}")
@@ -82,7 +83,7 @@ def declared_in(path: Path) -> dict[str, Param]:
         cells = nbformat.read(path, as_version=4).cells
         source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
         nodes = [node for node in ast.parse(source).body if isinstance(node, ast.AnnAssign) and node.value]
-        found = {ast.unparse(node.target): _declared(node.annotation, ast.literal_eval(node.value)) for node in nodes}
+        found = {ast.unparse(node.target): _declared(node) for node in nodes}
     except (ValueError, SyntaxError, TypeError, AttributeError) as error:  # nbformat trusts what it reads
         raise ParameterError(f"{near(path)} is no notebook with a cell of plain parameters: {error}") from error
     same = {name: PARAMETERS[name] for name, param in found.items()
@@ -90,20 +91,21 @@ def declared_in(path: Path) -> dict[str, Param]:
     return found | same
 
 
-def _declared(annotation: ast.expr, default: Any) -> Param:
-    """A parameter by its annotation, and by its default where that says more; one that may be None has None for it."""
-    names = _names(annotation)
+def _declared(node: ast.AnnAssign) -> Param:
+    """A parameter by its annotation, and by its default where that says more."""
+    names, default = _names(node.annotation), ast.literal_eval(node.value)
     optional = "None" in names
     kind, _, inside = next((name for name in names if name != "None"), "").partition("[")
     if kind not in TYPES or len(names) - optional > 1:
-        kind = type(default).__name__ if type(default).__name__ in TYPES else ast.unparse(annotation)
+        by_default = type(default).__name__
+        kind = by_default if by_default in TYPES else ast.unparse(node.annotation)
     texts = bool(default) and kind == "list" and all(isinstance(one, str) for one in default)
     item = inside.removesuffix("]") or ("str" if texts else "")
     return Param(kind, default, "", blank=optional, item=item)
 
 
 def _names(annotation: ast.expr) -> list[str]:
-    """The types that an annotation joins: `list[str]` and `None` of `Optional[List[str]]` and "list[str] | None"."""
+    """The types that an annotation joins: `list[str]` and `None` of "Optional[List[str]]"."""
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         return _names(ast.parse(annotation.value, mode="eval").body)
     if isinstance(annotation, ast.BinOp):
@@ -114,7 +116,8 @@ def _names(annotation: ast.expr) -> list[str]:
     outer = name.partition("[")[0]
     parts = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
     if outer in ("Optional", "Union", "Annotated"):
-        inner = [one for part in (parts[:1] if outer == "Annotated" else parts) for one in _names(part)]
+        joined = parts[:1] if outer == "Annotated" else parts
+        inner = [name for part in joined for name in _names(part)]
         return [*inner, "None"] if outer == "Optional" else inner
     return [f"{outer.lower()}[{_names(parts[0])[0]}]" if len(parts) == 1 else outer.lower()]
 
@@ -134,13 +137,16 @@ def prepare(paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[
         others = {name: param for name, param in PARAMETERS.items() if name not in taken}
         given, wrong = _given(others | params, preset, dict(texts))
         problems += wrong
-        blank = {name: params[name].default for name, value in given.items() if value is None and name in params}
-        jobs.append(Job(path, params, {n: v for n, v in (given | blank).items() if n in params}))
+        taken_here = {name: value for name, value in given.items() if name in params}
+        blank = {name: params[name].default for name, value in taken_here.items() if value is None}
+        jobs.append(Job(path, params, taken_here | blank))
     parameters.refuse(list(dict.fromkeys(problems)))
     return jobs
 
 
-def _given(known: dict[str, Param], preset: dict[str, Any], texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+def _given(
+    known: dict[str, Param], preset: dict[str, Any], texts: dict[str, str]
+) -> tuple[dict[str, Any], list[str]]:
     """The values of known names as one notebook declares them, and what is wrong with them."""
     values: dict[str, Any] = {}
     problems = []
@@ -152,7 +158,8 @@ def _given(known: dict[str, Param], preset: dict[str, Any], texts: dict[str, str
             values[name] = typed.read_node(param.type, param.item, value) if node else value
         except ValueError as error:
             problems.append(f"{name}: {error}")
-    values |= {name: parameters.read_text(known[name], text) for name, text in texts.items() if name in known}
+    typed_here = {name: text for name, text in texts.items() if name in known}
+    values |= {name: parameters.read_text(known[name], text) for name, text in typed_here.items()}
     return values, problems + parameters.complaints(values, known)
 
 

@@ -1,4 +1,4 @@
-"""HTML in which a text stands as it was typed: nothing of it is markup or a formula, blanks and line breaks stay."""
+"""HTML in which a text stands as it was typed: no markup, no formula, blanks and line breaks kept."""
 
 from collections.abc import Iterable
 from html import escape
@@ -6,7 +6,9 @@ from typing import Any
 
 NO_FORMULAS = "tex2jax_ignore mathjax_ignore"  # JupyterLab typesets $…$ everywhere else
 KEPT = "white-space:pre-wrap"
-LEFT = f"text-align:left;vertical-align:top;{KEPT}"  # JupyterLab's own sheet puts cells to the right
+LEFT = (
+    f"text-align:left;vertical-align:top;{KEPT}"  # JupyterLab's own sheet puts cells to the right
+)
 
 
 def text(value: Any) -> str:
@@ -34,4 +36,6 @@ def html_table(columns: Iterable[Any], rows: Iterable[Iterable[str]], style: str
     head = "".join(f'<th style="{style}">{text(name)}</th>' for name in columns)
     cells = ("".join(f'<td style="{style}">{cell}</td>' for cell in row) for row in rows)
     body = "".join(f"<tr>{row}</tr>" for row in cells)
-    return block(f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
+    return block(
+        f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    )

@@ -83,9 +83,11 @@ def _row(folder: Path) -> dict[str, Any]:
     """One line of the index, with links relative to the root."""
     try:
         run = read_results(folder)
-        note = ": ".join(str(run["error"].get(key)) for key in ("type", "message")) if run["error"] else ""
-    except ValueError as error:
-        run, note = NO_RUN | {"run": folder.name, "notebook": folder.parent.name}, f"cannot be read: {error}"
+        error = run["error"] or {}
+        note = ": ".join(str(error[key]) for key in ("type", "message") if key in error)
+    except ValueError as damage:
+        run = NO_RUN | {"run": folder.name, "notebook": folder.parent.name}
+        note = f"cannot be read: {damage}"
     failed = [str(check.get("name")) for check in run["checks"] if not check.get("passed")]
     have = [name for name in ("report.html", "results.json", "notebook.ipynb") if (folder / name).is_file()]
     links = {name: link(folder.parent.name, folder.name, name) for name in have}
@@ -99,7 +101,7 @@ def _row(folder: Path) -> dict[str, Any]:
 
 
 def link(*parts: str) -> str:
-    """The relative address of a file: `#`, `?`, `%`, blanks and bytes that are no text mean themselves."""
+    """A file's relative address, in which `#`, `?`, `%` and bytes that are no text mean themselves."""
     return "/".join(quote(os.fsencode(part)) for part in parts)
 
 

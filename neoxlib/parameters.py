@@ -79,7 +79,8 @@ class Param:
     """One parameter: its annotation and default as in the notebooks' parameters cells, and what values it takes.
 
     `blank` says that the empty value ("", 0, []) is a value of its own: it resolves to `stands_for`. Where the default
-    is None, only None is empty, and 0 is a figure like others. `item` is the type of a list's items where it is known.
+    is None, only None is empty, and 0 is a figure like others. `item` is the type of a list's items
+    where it is known.
     """
 
     type: str
@@ -121,13 +122,15 @@ PARAMETERS: dict[str, Param] = {
     "top_k": Param("int", 0, "draw among the k likeliest tokens; 0 means all", low=1, blank=True),
     "top_p": Param("float", 1.0, "draw among the likeliest tokens that reach this share; 1 means all", low=0, high=1),
     "repetition_penalty": Param("float", 1.0, "above 1 makes repeated tokens less likely; 1 means off", low=0),
-    "stop": Param("list", [], "texts that end an answer; empty means none", check=_texts, blank=True, item="str"),
+    "stop": Param("list", [], "texts that end an answer; empty means none",
+                  check=_texts, blank=True, item="str"),
     "task": Param("str", "ceval", "what is measured", choices=("ceval", "mmlu", "cmmlu", "boolq")),
     "profile": Param("str", "", "whose prompt and scoring rules; empty is official, of boolq lm_eval",
                      choices=("", "official", "lm_eval", "opencompass", "vendor"), blank=True),
     "mode": Param("str", "answer_only", "cot lets the model reason before it answers; official of ceval has it",
                   choices=("answer_only", "cot")),
-    "subjects": Param("list", [], "subjects to ask; empty asks all", check=_texts, blank=True, item="str"),
+    "subjects": Param("list", [], "subjects to ask; empty asks all", check=_texts, blank=True,
+                      item="str"),
     "shots": Param("int", None, "worked examples before each question; None takes the profile's own number", low=0,
                    blank=True),
     "split": Param("str", "val", "part of the exam", choices=("dev", "val", "test")),
@@ -193,7 +196,8 @@ def complaint(name: str, param: Param, value: Any) -> str | None:
     """What is wrong with a value, in one line that starts with the parameter's name; None when nothing is."""
     if _is_blank(param, value):
         return None
-    wrong = _wrong_type(param, value) or _half(value) or _out_of_range(param, value) or _unfit(param, value)
+    wrong = _wrong_type(param, value) or _half(value)
+    wrong = wrong or _out_of_range(param, value) or _unfit(param, value)
     return f"{name}: {wrong}" if wrong else None
 
 
@@ -206,9 +210,11 @@ def _unfit(param: Param, value: Any) -> str | None:
 
 def _half(value: Any) -> str | None:
     """UTF-8 has no form for half a character: no file, no page and no tokenizer takes it."""
-    parts = value if isinstance(value, (list, tuple)) else value.items() if isinstance(value, dict) else ()
-    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
-        return f"found {value!r}, with half a character (a lone surrogate); write the whole character"
+    if isinstance(value, str):
+        half = any("\ud800" <= letter <= "\udfff" for letter in value)
+        return f"found {value!r}, with half a character; write the whole one" if half else None
+    parts = value.items() if isinstance(value, dict) else value
+    parts = parts if isinstance(value, (list, tuple, dict)) else ()
     return next((wrong for part in parts if (wrong := _half(part))), None)
 
 
@@ -221,15 +227,16 @@ def _wrong_type(param: Param, value: Any) -> str | None:
     ok = isinstance(value, wanted) and (param.type == "bool" or not isinstance(value, bool))
     if ok:
         return None
-    return f"found {value!r}, which is {type(value).__name__}, expected {param.type}{_hint(param, value)}"
+    found = f"found {value!r}, which is {type(value).__name__}"
+    return f"{found}, expected {param.type}{_hint(param, value)}"
 
 
 def _hint(param: Param, value: Any) -> str:
     """How a text is written that is taken for something else, or something else for a text."""
     if param.type == "str":
         return "; a text that looks like something else goes in quotes"
-    many = param.type == "list" and isinstance(value, str)
-    return '; a list is ["one", "two"], and a text that begins with [ stands in one, in quotes' if many else ""
+    many = '; a list is ["one", "two"], and a text that begins with [ stands in one, in quotes'
+    return many if param.type == "list" and isinstance(value, str) else ""
 
 
 def _out_of_range(param: Param, value: Any) -> str | None:

@@ -167,7 +167,8 @@ class Plan:
         with pd.option_context("display.max_colwidth", None):
             tables = [frame.to_html(index=False, border=0) for frame in (self.memory, self.speed, self.sizes)]
         notes = "".join(f"<li>{markup.text(note)}</li>" for note in self._notes)
-        return markup.block(f"<p><b>{markup.text(self.title)}</b></p>{''.join(tables)}<ul>{notes}</ul>")
+        title = f"<p><b>{markup.text(self.title)}</b></p>"
+        return markup.block(f"{title}{''.join(tables)}<ul>{notes}</ul>")
 
     @property
     def _notes(self) -> tuple[str, ...]:

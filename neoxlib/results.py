@@ -1,19 +1,21 @@
-"""A run's results.json as it lies there, whatever became of it: read with every key, or refused in one sentence."""
+"""A run's results.json, whatever became of it: read with every key, or refused in one sentence."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 MOST_NESTED = 50  # objects and lists inside one another, in results that are shown
-NO_RUN = {"run": "", "notebook": "", "status": "broken", "parameters": {}, "given": [], "environment": {}, "model": {},
-          "metrics": {}, "checks": [], "started": None, "seconds": None, "error": None}  # fmt: skip
+NO_RUN = {"run": "", "notebook": "", "status": "broken", "parameters": {}, "given": [],
+          "environment": {}, "model": {}, "metrics": {}, "checks": [], "started": None,
+          "seconds": None, "error": None}  # fmt: skip
 
 
 def read_results(path: Path) -> dict[str, Any]:
     """A run's results, by its folder or the file itself, with every key of NO_RUN present.
 
-    Raises ValueError for whatever else lies there: nothing, no JSON, JSON of another form or nested without end.
+    Raises ValueError for whatever else lies there: nothing, no JSON, JSON of another form.
     """
     path = path / "results.json" if path.is_dir() else path
     try:
@@ -34,7 +36,9 @@ def _wrong(found: Any) -> str:
     kinds = {name: type(value) for name, value in NO_RUN.items() if value is not None}
     odd = [key for key, kind in kinds.items() if not isinstance(found.get(key, kind()), kind)]
     odd += ["error"] if not isinstance(found.get("error"), (dict, NoneType)) else []
-    odd += ["checks"] if not all(isinstance(check, dict) for check in found.get("checks", [])) else []
+    odd += (
+        ["checks"] if not all(isinstance(check, dict) for check in found.get("checks", [])) else []
+    )
     odd += ["given"] if not all(isinstance(name, str) for name in found.get("given", [])) else []
     if odd:
         return f"{', '.join(sorted(set(odd)))} of another type"
@@ -44,7 +48,12 @@ def _wrong(found: Any) -> str:
 def _depth(value: Any) -> int:
     """How many lists and objects are inside one another."""
     depth, level = 0, [value]
-    while level := [inner for outer in level if isinstance(outer, (dict, list))
-                    for inner in (outer.values() if isinstance(outer, dict) else outer)]:  # fmt: skip
+    while level := [inner for outer in level for inner in _inside(outer)]:
         depth += 1
     return depth
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -261,7 +261,7 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write aside, then rename: a reader sees the old file or the new one, never half of one."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character, from a damaged file's name
+    aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name may be no text
     aside.replace(path)
 
 

@@ -25,7 +25,7 @@ COLUMNS = ["ranks", "threads", "first_token_ms", "next_token_ms", "next_token_ms
 def measure(params: Any, config: "ModelConfig", case: Case, report: Callable[[str], Any] = print) -> pd.DataFrame:
     """A row per number of ranks, and on a CPU of threads of each: the case's times, measured on this host one by one.
 
-    `speed_up` is of `timed_token`, against the first row, which has the fewest ranks and threads that can be;
+    `speed_up` is of `timed_token`, against the first row, with the fewest ranks and threads;
     `efficiency` is that by the ranks × threads that it took. What cannot be started is reported, and left out.
     `params` are a run's: model_dir, dtype, device, quant, max_seq_len.
     """
@@ -49,7 +49,7 @@ def measure(params: Any, config: "ModelConfig", case: Case, report: Callable[[st
 
 
 def timed_token(table: pd.DataFrame) -> str:
-    """The column that a case is compared by: the next token's time, the first's where answers are one token long."""
+    """The column that a case is compared by: its next token's time, or its first's without one."""
     alone = "next_token_ms" in table and table["next_token_ms"].isna().all()
     return "first_token_ms" if alone else "next_token_ms"
 

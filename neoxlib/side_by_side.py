@@ -60,8 +60,9 @@ class Pair:
             return Note(f"No speed to compare: {error}")
         if any(table is None for table in tables):
             return Note("At least one of the two has no timed cases: no speed to compare.")
-        if problems := [f"{run.name}: {problem}" for run, table in zip((self.a, self.b), tables, strict=True)
-                        for problem in lacking(table, ())]:  # fmt: skip
+        named = zip((self.a.name, self.b.name), tables, strict=True)
+        problems = [f"{name}: {problem}" for name, table in named for problem in lacking(table, ())]
+        if problems:
             return Note(f"No speed to compare: {'; '.join(problems)}")
         found = speed(*tables)
         return found if len(found) else Note("The two runs have no case in common.")
@@ -106,11 +107,12 @@ def two_runs(run: "Run") -> Pair:
 
 
 def latest(root: Path) -> Pair | None:
-    """The last two finished runs of one notebook below `root`, of the one that ran last; None where none has two.
+    """The last two finished runs below `root` of one notebook, of that which ran last; else None.
 
     Folders whose results cannot be read are named, and left out.
     """
-    folders = sorted((path for path in root.glob("[0-9]*/*") if path.is_dir()), key=lambda folder: folder.name)
+    folders = filter(Path.is_dir, root.glob("[0-9]*/*"))
+    folders = sorted(folders, key=lambda folder: folder.name)
     runs: dict[str, list[Past]] = {}
     for past in _readable(folders):
         if past.results.get("status") in ("ok", "check-failed") and not past.results["notebook"].startswith("05"):

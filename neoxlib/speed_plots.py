@@ -56,7 +56,7 @@ def _heat(axes: Axes, grid: pd.DataFrame) -> None:
 
 
 def latency(table: pd.DataFrame) -> Figure:
-    """First-token and next-token time over the input length: medians, with the 95 % interval of each as a band.
+    """First-token and next-token time over the input length: medians, in bands of 95 % intervals.
 
     Of fewer than spread.FEWEST repeats there is no interval, and no band.
     """
@@ -70,7 +70,8 @@ def latency(table: pd.DataFrame) -> Figure:
             rows = rows.dropna(subset=name).sort_values("input_len")
             place, middle = rows["input_len"], rows[name].astype(float)
             enough = rows["repeats"] >= FEWEST
-            low, high = (rows[f"{name}_{end}"].astype(float).where(enough) for end in ("low", "high"))
+            ends = (rows[f"{name}_{end}"].astype(float) for end in ("low", "high"))
+            low, high = (end.where(enough) for end in ends)
             style = {"color": f"C{number % 10}", "label": f"{outputs} out{_group(batch, depth)}"}
             axes.plot(place, middle, marker="o", markersize=3.5, linewidth=1.2, **style)
             axes.fill_between(place, low, high, color=style["color"], alpha=0.2, linewidth=0)
@@ -253,5 +254,6 @@ def _plain(axes: Axes, title: str) -> None:
 def _say(axes: Axes, sentence: str, title: str = "") -> None:
     """A sentence in place of a panel that has nothing to draw."""
     axes.set_axis_off()
-    axes.text(0.5, 0.5, sentence, transform=axes.transAxes, ha="center", va="center", color="#555555")
+    place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+    axes.text(0.5, 0.5, sentence, color="#555555", **place)
     _plain(axes, title)

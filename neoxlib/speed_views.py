@@ -48,17 +48,18 @@ def peaks(run: "Run", peak: "Peaks") -> Table:
 
 
 class Verdicts:
-    """A sentence per case, coloured by what binds its next token, or its first where there is no next."""
+    """A sentence per case, coloured by what binds its next token, or its first without one."""
 
     def __init__(self, table: pd.DataFrame) -> None:
         bounds = table["bound"].where(table["bound"].notna(), table["first_bound"])
-        self.rows = [(compare.case_name(row), bound, row["verdict"])
-                     for row, bound in zip(table.to_dict("records"), bounds, strict=True)]  # fmt: skip
+        names = [compare.case_name(row) for row in table.to_dict("records")]
+        self.rows = list(zip(names, bounds, table["verdict"], strict=True))
 
     def _repr_html_(self) -> str:
         style, colours = "padding-left:.6em;margin:.5em 0;list-style:none;border-left:4px solid", speed_plots.BOUNDS
         lines = "".join(
-            f'<li style="{style} {colours[bound]}"><b>{markup.text(name)}</b><br>{markup.text(sentence)}</li>'
+            f'<li style="{style} {colours[bound]}">'
+            f"<b>{markup.text(name)}</b><br>{markup.text(sentence)}</li>"
             for name, bound, sentence in self.rows
         )
         return markup.block(f'<ul style="padding-left:0">{lines}</ul>')
@@ -140,7 +141,8 @@ def ratios(compared: pd.DataFrame | Note, before: str = "before", now: str = "no
     if isinstance(compared, Note):
         return compared
     ends = zip(compared["ratio_low"], compared["ratio_high"], strict=True)
-    table = compared.assign(interval=["–" if pd.isna(low) else f"{low:.2f} to {high:.2f}" for low, high in ends])
+    interval = ["–" if pd.isna(low) else f"{low:.2f} to {high:.2f}" for low, high in ends]
+    table = compared.assign(interval=interval)
     names = {"token": "token", "before_ms": f"{before} (ms)", "now_ms": f"{now} (ms)", "ratio": f"{now} ÷ {before}"}
     return _readable(table, names | {"interval": "its interval", "verdict": "verdict"})
 

@@ -6,12 +6,12 @@ from statistics import median
 
 FAR = 5.0  # scaled median deviations; normal noise passes this about once in two million
 SCALE = 1.4826  # makes the median deviation of normal noise its standard deviation
-FEWEST = 6  # values that a 95 % interval of the median takes: of 5, all lie on one side of it in 6 % of cases
+FEWEST = 6  # values of a 95 % interval of the median: of 5, all lie on one side in 6 % of cases
 LEAST = 0.01  # of the median: deviations are not taken to be finer than this
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the median by order statistics; of fewer than FEWEST values their range, which covers less.
+    """The median's 95 % interval by order statistics; of fewer than FEWEST values their range.
 
     Between the k-th smallest and the k-th largest of n values lies the median, unless fewer than k of them fell on one
     side of it, which is a matter of tossing n coins.

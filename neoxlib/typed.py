@@ -1,7 +1,8 @@
 """What was typed, after -p or in a preset, as a value of the type that the notebook declares.
 
-A text is what was typed: digits, `yes`, `null`, `~`, `# x`, `a: b`, quotes, blanks and line breaks included. Of a list
-of texts, what begins with [ is the list, with its texts in quotes; anything else is one text.
+A text is what was typed: digits, `yes`, `null`, `~`, `# x`, `a: b`, quotes, blanks and line breaks
+included. Of a list of texts, what begins with [ is the list, its texts in quotes; anything else is
+one text.
 """
 
 import json
@@ -15,7 +16,7 @@ NULL = "tag:yaml.org,2002:null"
 
 
 def read_text(kind: str, item: str, text: str) -> Any:
-    """A value from the command line, of a type by its name; `item` is the type of a list's items, "" where not known.
+    """A value from the command line, of a type by its name; `item` is that of a list's items, or "".
 
     What is no such value is returned as the text that it is, and refused by whoever checks types.
     """
@@ -34,7 +35,7 @@ def _yes_or_no(value: Any) -> Any:
 
 
 def _number(text: str) -> int | float | str | None:
-    """YAML 1.1 reads 1e-3 as a text, 010 as 8 and 1:30 as 90, so numbers are read as Python does."""
+    """As Python reads it: YAML 1.1 takes 1e-3 for a text, 010 for 8 and 1:30 for 90."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -53,7 +54,7 @@ def _list(item: str, text: str) -> Any:
 
 
 def _texts(text: str) -> list[str] | str:
-    """A list of texts, as JSON or as a line of YAML whose every item is a text as it stands there."""
+    """A list of texts, as JSON or as a line of YAML whose items are the texts that stand there."""
     try:
         found = json.loads(text, strict=False)  # a line break may stand for itself
         if all(isinstance(one, str) for one in found):
@@ -68,8 +69,10 @@ def _texts(text: str) -> list[str] | str:
     rest = list(text)
     for span in reversed(spans):
         rest[span] = []
-    # Beside its items a list has brackets and commas: no comment, tag, anchor or list inside, all of which YAML drops.
-    plain = re.fullmatch(r"\s*\[[\s,]*\]\s*", "".join(rest)) and not any(one.tag or one.anchor for one in items)
+    # Beside its items a list has brackets and commas: no comment, tag or anchor, which YAML drops.
+    plain = re.fullmatch(r"\s*\[[\s,]*\]\s*", "".join(rest)) and not any(
+        one.tag or one.anchor for one in items
+    )
     folded = any("\n" in text[span] for span in spans)
     return [one.value for one in items] if plain and not folded else text
 
@@ -107,15 +110,17 @@ def _names(root: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
         if not isinstance(key, yaml.ScalarNode):
             raise ValueError(f"has no name in line {line}, expected name: value")
         if key.value in seen:
-            raise ValueError(f"has {key.value} in line {seen[key.value]} and in line {line}; keep one of them")
+            raise ValueError(
+                f"has {key.value} in line {seen[key.value]} and in line {line}; keep one of them"
+            )
         seen[key.value] = line
     yaml.SafeLoader("").flatten_mapping(root)  # `<<` brings in others' values
     return ((key.value, value) for key, value in root.value)
 
 
 def read_node(kind: str, item: str, node: yaml.Node) -> Any:
-    """A preset's value, as -p reads it: for a text the text that stands in the file, also where YAML knows it as a
-    number, a date or yes. A null stays None, which is the default.
+    """A preset's value, as -p reads it: a text is what stands in the file, also where YAML knows it as
+    a number, a date or yes. A null stays None, which is the default.
 
     Raises ValueError for a null where a text is to be, and for what YAML cannot make a value of.
     """

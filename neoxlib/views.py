@@ -61,7 +61,7 @@ def visible(tokenizer: Any, token: int) -> str:
 
 
 def readable(table: pd.DataFrame) -> TextTable:
-    """Answers or tokens for reading: shares as per cent, times to a tenth, a dash for what is not there."""
+    """Answers or tokens for reading: shares as per cent, times to a tenth, dashes for gaps."""
     cells = {name: [_cell(name, value) for value in table[name]] for name in table}
     return TextTable(pd.DataFrame(cells, dtype=object))
 

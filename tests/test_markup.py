@@ -57,7 +57,9 @@ def described(text: str) -> Notes:
 
 
 def exam(text: str, **more: str) -> pd.DataFrame:
-    return answers().assign(**dict.fromkeys(("name", "id", "question", "prompt", "predicted", "expected", "A"), text))
+    return answers().assign(
+        **dict.fromkeys(("name", "id", "question", "prompt", "predicted", "expected", "A"), text)
+    )
 
 
 VIEWS = {
@@ -107,13 +109,17 @@ def test_prompts_and_answers_are_shown_as_they_were_typed(text):
     """To the letter, line breaks and blanks included, which the style keeps."""
     html = views.readable(views.answers([text], [completion(text)]))._repr_html_()
     cells = BeautifulSoup(html, "html.parser").select("td")
-    assert [cell.text for cell in cells[:2]] == [text, text] and all("pre-wrap" in cell["style"] for cell in cells)
+    assert [cell.text for cell in cells[:2]] == [text, text] and all(
+        "pre-wrap" in cell["style"] for cell in cells
+    )
 
 
 def test_tables_of_answers_and_tokens_show_figures_as_people_read_them():
     shown = views.readable(views.answers(["a"], [completion("b")])).rows.iloc[0]
     assert shown.tolist() == ["a", "b", "1", "length", "1.0", "–"]
-    assert views.readable(views.tokens(completion("b"), Spells("b"))).rows["probability"].tolist() == ["90.5%"]
+    assert views.readable(views.tokens(completion("b"), Spells("b"))).rows[
+        "probability"
+    ].tolist() == ["90.5%"]
 
 
 @pytest.mark.parametrize("view", [name for name in VIEWS if name not in ("subjects", "frames")])
@@ -162,4 +168,6 @@ BOOK = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 
 def test_no_notebook_shows_a_styler_which_escapes_nothing():
     notebooks = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-    assert notebooks and not [path for path in notebooks if re.search(r"\.style\b", path.read_text("utf-8"))]
+    assert notebooks and not [
+        path for path in notebooks if re.search(r"\.style\b", path.read_text("utf-8"))
+    ]

@@ -43,8 +43,16 @@ def job(tmp_path: Path, *texts: tuple[str, str], preset: str | None = None) -> d
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_arrives_as_typed_whatever_declares_it(text, tmp_path):
-    found = job(tmp_path, *((name, text) for name in ("seed_text", "maybe", "words", "kept", "bare")))
-    assert found == {"seed_text": text, "maybe": text, "words": [text], "kept": [text], "bare": [text]}
+    found = job(
+        tmp_path, *((name, text) for name in ("seed_text", "maybe", "words", "kept", "bare"))
+    )
+    assert found == {
+        "seed_text": text,
+        "maybe": text,
+        "words": [text],
+        "kept": [text],
+        "bare": [text],
+    }
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
@@ -77,9 +85,13 @@ NO_LISTS = (
 
 
 @pytest.mark.parametrize("typed", NO_LISTS)
-def test_what_begins_as_a_list_and_is_none_of_texts_is_refused_with_how_to_write_it(typed, tmp_path):
+def test_what_begins_as_a_list_and_is_none_of_texts_is_refused_with_how_to_write_it(
+    typed, tmp_path
+):
     """Never read as something else; a prompt that begins with [ goes into a list."""
-    with pytest.raises(ParameterError, match=r'words: found .*a text that begins with \[ stands in one, in quotes'):
+    with pytest.raises(
+        ParameterError, match=r"words: found .*a text that begins with \[ stands in one, in quotes"
+    ):
         job(tmp_path, ("words", typed))
     assert job(tmp_path, ("words", json.dumps([typed])))["words"] == [typed]
 
@@ -92,7 +104,9 @@ def test_other_types_are_read_as_what_they_are_also_from_a_preset(name, text, va
     assert job(tmp_path, (name, text)) == job(tmp_path, preset=f"{name}: {text}\n") == {name: value}
 
 
-@pytest.mark.parametrize("text", ["12", "1e-3", "010", "1:30", "0x1F", "yes", "No", "2024-01-31", "2024-13-45", "a b"])
+@pytest.mark.parametrize(
+    "text", ["12", "1e-3", "010", "1:30", "0x1F", "yes", "No", "2024-01-31", "2024-13-45", "a b"]
+)
 def test_a_preset_and_the_command_line_agree_on_texts(text, tmp_path):
     preset = f"seed_text: {text}\nwords: [{text}, b]\nkept:\n- {text}\n"
     assert job(tmp_path, preset=preset) == {"seed_text": text, "words": [text, "b"], "kept": [text]}
@@ -107,7 +121,10 @@ def test_what_yaml_writes_of_a_text_is_read_as_that_text(text, tmp_path):
 
 @pytest.mark.parametrize("null", ["~", "null", "Null"])
 def test_a_null_is_no_text_and_the_default_elsewhere(null, tmp_path):
-    with pytest.raises(ParameterError, match=f"seed_text: found {null}, expected a text; write '' for the empty one"):
+    with pytest.raises(
+        ParameterError,
+        match=f"seed_text: found {null}, expected a text; write '' for the empty one",
+    ):
         job(tmp_path, preset=f"seed_text: {null}\n")
     assert job(tmp_path, preset=f"many: {null}\nseed_text:\n") == {"many": 5, "seed_text": ""}
 
@@ -131,7 +148,12 @@ def test_anchors_and_merged_names_of_a_preset_are_read(tmp_path):
     assert job(tmp_path, preset=preset) == {"count": 3, "seed_text": "7", "words": ["7"]}
 
 
-HALVES = ('prompts: ["\\ud800 x"]\n', "prompts: [a, '\udcff']\n", 'stop: "\\udfff"\n', 'model_dir: "\\ud800"\n')
+HALVES = (
+    'prompts: ["\\ud800 x"]\n',
+    "prompts: [a, '\udcff']\n",
+    'stop: "\\udfff"\n',
+    'model_dir: "\\ud800"\n',
+)
 
 
 @pytest.mark.parametrize("preset", HALVES, ids=ascii)

@@ -66,7 +66,8 @@ class Browser:
 
 def questions_html(rows: pd.DataFrame) -> str:
     """A row per question: its text, each choice with its share as a bar, what was expected and chosen, its prompt."""
-    return markup.html_table(COLUMNS, [_cells(row, choices(rows)) for row in rows.to_dict("records")])
+    cells = [_cells(row, choices(rows)) for row in rows.to_dict("records")]
+    return markup.html_table(COLUMNS, cells)
 
 
 def _cells(row: dict, letters: tuple[str, ...]) -> list[str]:

@@ -36,7 +36,8 @@ class TextTable:
     def _repr_html_(self) -> str:
         note = markup.paragraph(self.note) if self.note else ""
         rows = self.rows.itertuples(index=False)
-        return note if self.rows.empty else markup.table(self.rows.columns, rows, markup.LEFT) + note
+        table = markup.table(self.rows.columns, rows, markup.LEFT)
+        return note if self.rows.empty else table + note
 
     def __repr__(self) -> str:
         return self.note if self.rows.empty else f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"
