@@ -206,7 +206,8 @@ class Run:
 
     def _file(self, name: str) -> Path:
         """The path of a result file inside the run folder, listed in the results."""
-        assert re.fullmatch(r"[\w./-]+", name) and ".." not in name, f"not a file name: {name!r}"
+        inside = re.fullmatch(r"[\w./-]+", name) and ".." not in Path(name).parts
+        assert inside, f"not a file name: {name!r}"
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         self._add(files=sorted({*self.results["files"], name}))

@@ -10,7 +10,7 @@ import pytest
 
 from neoxlib import jobs, report
 
-SMALL = [("case_pair", "[[8, 4], [16, 4]]"), ("max_new_tokens", "12"), ("world_size", "2")]
+SMALL = [("case_pair", "[[8, 4], [16, 1]]"), ("max_new_tokens", "12"), ("world_size", "2")]
 
 
 @pytest.fixture(scope="module")

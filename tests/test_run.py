@@ -193,6 +193,15 @@ def test_tables_are_utf8_csv_and_come_back():
     assert results(run)["files"] == ["answers.csv", "named.csv"]
 
 
+def test_a_files_name_may_have_dots_but_leads_nowhere_else():
+    """The vendor's CSV is named after the model's folder."""
+    run = start()
+    run.text("performance_test_cpu_a..b_bs1.csv", "x")
+    assert (run.folder / "performance_test_cpu_a..b_bs1.csv").read_text() == "x"
+    with pytest.raises(AssertionError, match="not a file name"):
+        run.text("../x.csv", "x")
+
+
 def test_figures_are_svg_with_text_as_text_and_are_closed():
     import matplotlib.pyplot as plt
 
