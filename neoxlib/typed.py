@@ -79,7 +79,7 @@ def _texts(text: str) -> list[str] | str:
 
 def _literal(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return _finite(yaml.safe_load(text))
     except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date with a month 13
         return text
 
@@ -164,4 +164,10 @@ def _no_null(node: yaml.ScalarNode) -> str:
 
 
 def _construct(node: yaml.Node) -> Any:
-    return yaml.SafeLoader("").construct_document(node)
+    return _finite(yaml.SafeLoader("").construct_document(node))
+
+
+def _finite(value: Any) -> Any:
+    """The value itself; ValueError where it holds itself, as a list of YAML may by its anchor."""
+    json.dumps(value, default=str, skipkeys=True)
+    return value

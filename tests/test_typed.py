@@ -143,6 +143,14 @@ def test_a_preset_that_says_nothing_or_two_things_is_refused(preset, said, tmp_p
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["bare", "words", "count", "seed_text"])
+def test_a_value_that_holds_itself_is_refused(name, tmp_path):
+    with pytest.raises(ParameterError, match=f"{name}: "):
+        job(tmp_path, preset=f"{name}: &a [*a]\n")
+    with pytest.raises(ParameterError, match="bare: "):
+        job(tmp_path, ("bare", "[&a [*a]]"))
+
+
 def test_anchors_and_merged_names_of_a_preset_are_read(tmp_path):
     preset = "<<: &base {count: 3, seed_text: 12}\nseed_text: &t 7\nwords: [*t]\n"
     assert job(tmp_path, preset=preset) == {"count": 3, "seed_text": "7", "words": ["7"]}
