@@ -58,12 +58,14 @@ def _texts(value: list) -> str | None:
 
 def _counts(value: list) -> str | None:
     bad = [item for item in value if type(item) is not int or item < 1]
-    return f"found {bad} in the list, expected whole numbers above 0" if bad else None
+    expected = "expected whole numbers above 0, such as [1, 4]"
+    return f"found {bad} in the list, {expected}" if bad else None
 
 
 def _depths(value: list) -> str | None:
     bad = [item for item in value if type(item) is not int or item < 0]
-    return f"found {bad} in the list, expected whole numbers of 0 or more" if bad else None
+    expected = "expected whole numbers of 0 or more, such as [0, 64]"
+    return f"found {bad} in the list, {expected}" if bad else None
 
 
 def _pairs(value: list) -> str | None:
