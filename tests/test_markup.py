@@ -57,9 +57,9 @@ def described(text: str) -> Notes:
 
 
 def exam(text: str, **more: str) -> pd.DataFrame:
-    return answers().assign(
-        **dict.fromkeys(("name", "id", "question", "prompt", "predicted", "expected", "A"), text)
-    )
+    table = answers()
+    same = dict.fromkeys(("name", "question", "prompt", "predicted", "expected", "A"), text)
+    return table.assign(id=[f"{text}{n}" for n in range(len(table))], **same)
 
 
 VIEWS = {
