@@ -31,14 +31,21 @@ SIZES = (
 ROPE_KEYS = ("rope_parameters", "rope_scaling")
 OTHER_READ = ("eos_token_id", "torch_dtype", "dtype", "model_type", "quantization_config", "head_dim")
 READ = (*SIZES, *DEFAULTS, *ROPE_KEYS, *OTHER_READ)
+# Names of transformers' own that look like one of ours, and are no misspelling of it.
+OWN_NAMES = (
+    "bos_token_id", "cls_token_id", "mask_token_id", "pad_token_id", "sep_token_id", "unk_token_id",
+    "decoder_start_token_id",
+)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The architecture of one GPT-NeoX, in the checkpoint's own words.
 
-    `unused` lists the keys of config.json that inference does not need (dropout, initializer_range, ...).
-    `eos_token_id` is what the config says; the tokenizer's wins, since class defaults say 2 where GPT-NeoX-20B means 0.
+    `unused` lists the keys of config.json that inference does not need (dropout, initializer_range,
+    ...). `eos_token_id` is what the config says, one id or several, and None where it says nothing:
+    transformers' class default is 2, which is no end of text of any published model. What ends a
+    text is for `tokenizer.end_ids` to say.
     """
 
     vocab_size: int  # rows of embed_in and embed_out; often more than the tokenizer has ids
@@ -54,7 +61,7 @@ class ModelConfig:
     use_parallel_residual: bool = True
     attention_bias: bool = True
     tie_word_embeddings: bool = False
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
     torch_dtype: str | None = None
     unused: tuple[str, ...] = ()
 
@@ -93,14 +100,17 @@ class ModelConfig:
         """Read a parsed config.json. Raises ConfigError with every problem found, not the first only."""
         values = {**DEFAULTS, **{key: raw[key] for key in (*SIZES, *DEFAULTS) if raw.get(key) is not None}}
         values |= _rotary(raw)
+        eos = raw.get("eos_token_id")
         problems = [*_foreign(raw), *_missing_or_wrong(values), *_misspelt(raw)]
+        problems += wrong_ends(eos, values.get("vocab_size"))
         if not problems:
             problems = _inconsistent(values, raw)
         if problems:
             raise ConfigError(f"{where} is not a GPT-NeoX that neoxlib runs:\n  " + "\n  ".join(problems))
         dtype = raw.get("dtype") or raw.get("torch_dtype")
         unused = tuple(sorted(key for key in raw if key not in READ))
-        return cls(**values, eos_token_id=_first_id(raw.get("eos_token_id")), torch_dtype=dtype, unused=unused)
+        ends = tuple(eos) if isinstance(eos, list) else eos
+        return cls(**values, eos_token_id=ends, torch_dtype=dtype, unused=unused)
 
 
 def sequence_window(config: ModelConfig, max_seq_len: int | None, allow_long: bool = False) -> int:
@@ -176,7 +186,8 @@ def _misspelt(raw: Mapping[str, Any]) -> list[str]:
     """A key that almost is one of ours would fall back to its default in silence: refuse it instead."""
     problems = []
     for key in raw:
-        near = difflib.get_close_matches(key, READ, n=1, cutoff=0.8) if key not in READ else []
+        known = key in READ or key in OWN_NAMES
+        near = [] if known else difflib.get_close_matches(key, READ, n=1, cutoff=0.8)
         if near and near[0] not in raw:
             problems.append(f"unknown key {key!r}; did you mean {near[0]!r}?")
     return problems
@@ -195,5 +206,12 @@ def _inconsistent(values: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str
     return []
 
 
-def _first_id(eos: int | list[int] | None) -> int | None:
-    return eos[0] if isinstance(eos, list) and eos else eos if isinstance(eos, int) else None
+
+def wrong_ends(eos: Any, rows: Any) -> list[str]:
+    """What is wrong with an `eos_token_id` (an id, a list, or None) of a model of `rows` rows."""
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    limit = rows if type(rows) is int else 2**63  # what is no number is a problem of its own
+    if all(type(n) is int and 0 <= n < limit for n in ids):
+        return []
+    right = f"an id of the vocabulary (vocab_size is {rows!r}), or a list of such ids"
+    return [f"eos_token_id is {eos!r}; it is {right}"]

@@ -48,11 +48,15 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model and its tokenizer allow. `eos_id` None: nothing but the length and stop strings ends a row."""
+    """What a model and its tokenizer allow.
 
-    eos_id: int | None
-    real_ids: int  # ids the tokenizer has; those past it are rows that pad the vocabulary
+    Without `eos_ids` only the length and what a caller names end a row.
+    """
+
+    eos_ids: tuple[int, ...]
+    real_ids: int  # one more than the tokenizer's last id; rows from there on pad the vocabulary
     max_seq_len: int  # prompt and answer together
+    holes: tuple[int, ...] = ()  # ids before it that have no token, and are never chosen
 
 
 def decode(
@@ -61,17 +65,29 @@ def decode(
 ) -> Iterator[Step]:
     """Continue `prompts`, all in one batch: an iterator that runs one forward pass per Step until every row has ended.
 
-    A row ends with "stop" at the end-of-text id (which is among its tokens, as in transformers) or where
-    `watch(row, token)`, called on rank 0 for every other new token, says True; with "length" after `max_new_tokens`.
-    `top` asks for that many alternatives per token. Every rank must take every step.
+    A row ends with "stop" at one of `ending` (which is among its tokens, as in transformers) or
+    where `watch(row, token)`, called on rank 0 for every other new token, says True; with "length"
+    after `max_new_tokens`. `top` asks for that many alternatives per token. Every rank must take
+    every step.
     Raises SettingsError, before any work, that lists every prompt that cannot be served.
     """
     check(prompts, sampling, limits)
     return _steps(model, Rows(prompts, sampling, limits, top, watch)) if prompts else iter(())
 
 
+def ending(sampling: Sampling, limits: Limits) -> frozenset[int]:
+    """The ids that end a row: the end of text, and those that the caller names."""
+    return frozenset((*limits.eos_ids, *sampling.stop_token_ids))
+
+
 def check(prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits) -> None:
-    """Raises SettingsError with every prompt that is empty, too long, or holds ids the tokenizer does not have."""
+    """Raises SettingsError with every prompt that is empty, too long, or holds unknown ids.
+
+    And for `stop_token_ids` that the tokenizer does not have: no row would ever end there.
+    """
+    if unknown := _unknown(sampling.stop_token_ids, limits):
+        what = f"stop_token_ids holds ids {unknown}"
+        raise SettingsError(f"{what} that are not among {_known(limits)}")
     problems = [f"prompts[{n}] {text}" for n, ids in enumerate(prompts) for text in _problems(ids, sampling, limits)]
     if problems:
         raise SettingsError("these prompts cannot be served:\n  " + "\n  ".join(problems))
@@ -79,17 +95,26 @@ def check(prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits) 
 
 def _problems(ids: Sequence[int], sampling: Sampling, limits: Limits) -> Iterator[str]:
     if not ids:
-        start = "" if limits.eos_id is None else f"; to start from nothing give the end-of-text id, [{limits.eos_id}]"
-        yield f"has no tokens: at least one is needed{start}"
-    wrong = sorted({token for token in ids if not 0 <= token < limits.real_ids})
-    if wrong:
-        yield f"holds ids {wrong} that are not among the tokenizer's 0..{limits.real_ids - 1}"
+        end = f"; to start from nothing give the end-of-text id, {list(limits.eos_ids[:1])}"
+        yield f"has no tokens: at least one is needed{end if limits.eos_ids else ''}"
+    if wrong := _unknown(ids, limits):
+        yield f"holds ids {wrong} that are not among {_known(limits)}"
     total = len(ids) + sampling.max_new_tokens
     if total > limits.max_seq_len:
         yield (
             f"has {len(ids)} tokens and max_new_tokens is {sampling.max_new_tokens}: {total} together, but max_seq_len "
             f"is {limits.max_seq_len}; shorten the prompt, lower max_new_tokens or load with a larger max_seq_len"
         )
+
+
+def _unknown(ids: Sequence[int], limits: Limits) -> list[int]:
+    holes = set(limits.holes)
+    return sorted({token for token in ids if not 0 <= token < limits.real_ids or token in holes})
+
+
+def _known(limits: Limits) -> str:
+    holes = f", without {len(limits.holes)} of them that have no token" if limits.holes else ""
+    return f"the tokenizer's 0..{limits.real_ids - 1}{holes}"
 
 
 class Rows:
@@ -100,6 +125,7 @@ class Rows:
         watch: Callable[[int, int], bool] | None,
     ) -> None:
         self.sampling, self.limits, self.top, self.watch = sampling, limits, top, watch
+        self.ending = ending(sampling, limits)
         self.history = [list(prompt) for prompt in prompts]
         self.ends = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
         self.reasons: list[str | None] = [None] * len(prompts)
@@ -107,8 +133,10 @@ class Rows:
 
     def choose(self, logits: Tensor) -> Choice:
         """Give every row that still runs its next token from `logits` [B, V]."""
+        limits = self.limits
         picked = pick(
-            logits.float().cpu(), self.history, self.sampling, self.generators, self.limits.real_ids, self.top
+            logits.float().cpu(), self.history, self.sampling, self.generators, limits.real_ids, self.top,
+            limits.holes,
         )
         tokens = [
             self._take(row, token) if reason is None else None
@@ -120,7 +148,7 @@ class Rows:
 
     def _take(self, row: int, token: int) -> int:
         self.history[row].append(token)
-        if token == self.limits.eos_id or (self.watch is not None and self.watch(row, token)):
+        if token in self.ending or (self.watch is not None and self.watch(row, token)):
             self.reasons[row] = "stop"
         elif len(self.history[row]) == self.ends[row]:
             self.reasons[row] = "length"

@@ -1,15 +1,15 @@
 """One rank's whole: the model with its weights and tokenizer, and what one may ask of it."""
 
 import hashlib
-import logging
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from neoxlib import fast, npu, timing, traces, weights
 from neoxlib.cases import Case
@@ -17,6 +17,7 @@ from neoxlib.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from neoxlib.chips import chip_for, pick_device, pick_dtype
 from neoxlib.comm import SOLO, Group, check_same, on_all
 from neoxlib.config import ModelConfig, sequence_window
+from neoxlib.decode import Limits
 from neoxlib.device import fit_threads, memory_mb, start_npu
 from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.model import GPTNeoX, KVCache, count_parameters
@@ -25,12 +26,14 @@ from neoxlib.packing import choose_quant
 from neoxlib.sampling import Sampling
 from neoxlib.score import Progress, Request, Score, log_probabilities
 from neoxlib.settle import Settling
-from neoxlib.text import Completion, Stream, encode, generate_text
-
-log = logging.getLogger("neoxlib")
+from neoxlib.text import Completion, Printer, Stream, encode, generate_text
+from neoxlib.tokenizer import about_ends, end_ids, load_tokenizer, vocabulary
 
 Prompt = str | Sequence[int]
-SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")  # every rank reads them by itself
+SMALL_FILES = (  # every rank reads them by itself
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
+)  # fmt: skip
 
 
 class Engine:
@@ -52,29 +55,45 @@ class Engine:
         """The checkpoint's tokenizer. Raises ConfigError when the folder has none."""
         if self._tokenizer is None:
             raise ConfigError(
-                f"{self._about['model_dir']} has no tokenizer (tokenizer.json); copy the checkpoint's tokenizer files "
-                "there, or call logits() with token ids"
+                f"{self._about['model_dir']} has no tokenizer (tokenizer.json, or vocab.json and "
+                "merges.txt); copy the checkpoint's tokenizer files there, or give token ids"
             )
         return self._tokenizer
 
+    @cached_property
+    def limits(self) -> Limits:
+        """Which ids there are, which of them end a text, and how long one may be."""
+        known = vocabulary(self._tokenizer, self.config.vocab_size)
+        ends = tuple(self._about.get("end_of_text", ()))
+        return Limits(ends, known.real_ids, self.max_seq_len, known.holes)
+
     @property
     def real_ids(self) -> int:
-        """Ids that the tokenizer has; rows of the vocabulary past them are padding and are never chosen."""
-        return min(len(self.tokenizer), self.config.vocab_size)
+        """One more than the tokenizer's last id; rows from there on are padding, never chosen."""
+        return self.limits.real_ids
 
     def generate(
         self, prompts: Sequence[Prompt], max_new_tokens: int = 32, temperature: float = 0.0, top_k: int | None = None,
         top_p: float | None = None, repetition_penalty: float = 1.0, stop: str | Sequence[str] | None = None,
-        seed: int | None = None, stream: bool | Stream = False,
+        seed: int | None = None, stream: bool | Stream = False, *,
+        stop_token_ids: int | Sequence[int] | None = None, skip_special_tokens: bool = True,
     ) -> list[Completion]:
         """Continue `prompts` (texts, or lists of token ids), all in one batch.
 
-        `stream=True` prints the text as it comes, or pass a function of (row, piece).
-        Raises SettingsError, before any work, for bad settings, empty prompts and prompts too long for the window.
+        A row ends at the end of text (see `tokenizer.end_ids`), at one of `stop_token_ids`, or
+        before a string of `stop`, which may name special tokens: it is looked for in what the row
+        itself says, with them. Its text is without them, unless `skip_special_tokens` is False.
+        `stream=True` prints the text as it comes, or pass a function of (row, piece). A folder
+        without a tokenizer takes token ids alone, and `text` is then empty.
+        Raises SettingsError, before any work, for bad settings, empty prompts and prompts too long
+        for the window.
         """
-        sampling = Sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed)
+        settings = max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed
+        sampling = Sampling(*settings, stop_token_ids, skip_special_tokens)
+        bare = self._tokenizer is None and not any(isinstance(prompt, str) for prompt in prompts)
+        tokenizer = None if bare else self.tokenizer
         show = Printer(len(prompts)) if stream is True else stream or None
-        answers = generate_text(self.model, self.tokenizer, prompts, sampling, self.max_seq_len, show)
+        answers = generate_text(self.model, tokenizer, prompts, sampling, self.limits, show)
         if isinstance(show, Printer):
             show.close()
         return answers
@@ -103,7 +122,7 @@ class Engine:
             Request(context, self._continuation(prompt, context, choice))
             for prompt, context, several in zip(prompts, contexts, lists, strict=True) for choice in several
         ]
-        scores = log_probabilities(self.model, requests, self.real_ids, self.max_seq_len)
+        scores = log_probabilities(self.model, requests, self.real_ids, self.max_seq_len, holes=self.limits.holes)
         values = iter(scores or [])
         return [[next(values).logprob for _ in several] for several in lists] if scores else []
 
@@ -113,12 +132,15 @@ class Engine:
     ) -> list[Score]:
         """(log-probability, is greedy) of each (context ids, continuation ids); shared beginnings are computed once.
 
-        `stream(done, total)` is called after each batch. Probabilities are over the first `real_ids` rows of the
-        vocabulary, by default those that the tokenizer has.
-        Raises SettingsError, before any work, for requests that are empty, too long or hold ids past those rows.
+        `stream(done, total)` is called after each batch. Probabilities are over the first
+        `real_ids` rows of the vocabulary, by default those that the tokenizer has.
+        Raises SettingsError, before any work, for requests that are empty, too long or hold ids
+        past those rows.
         """
         asked = [Request(*request) for request in requests]
-        return log_probabilities(self.model, asked, real_ids or self.real_ids, self.max_seq_len, stream or None) or []
+        limits = Limits((), real_ids, self.max_seq_len) if real_ids else self.limits
+        rows = limits.real_ids, self.max_seq_len
+        return log_probabilities(self.model, asked, *rows, stream or None, limits.holes) or []
 
     def profile(self, case: Case) -> list[dict[str, list[float]]]:
         """Time `case`: a dict of lists per repeat, milliseconds of each step by part; see `timing.profile`."""
@@ -214,6 +236,8 @@ def load(
     checkpoint = open_checkpoint(model_dir)
     folder, quant = checkpoint.folder, choose_quant(checkpoint, quant)
     config = ModelConfig.from_dir(folder)
+    tokenizer = load_tokenizer(folder)
+    known, ends = vocabulary(tokenizer, config.vocab_size), end_ids(folder, config, tokenizer)
     dtype = pick_dtype(dtype, device, config.torch_dtype)
     window = sequence_window(config, max_seq_len, allow_long)
     if device == "npu":
@@ -234,7 +258,8 @@ def load(
         "compile": _compile(model, where, compile, compiled),
         "compile_s": round(native.seconds("packing", *(["kernels"] if compile and where.type == "cpu" else [])), 2),
     }  # fmt: skip
-    engine = Engine(model, _tokenizer(folder, config), window, about, settling)
+    about |= about_ends(tokenizer, ends, known)
+    engine = Engine(model, tokenizer, window, about, settling)
     settling.start()
     return engine
 
@@ -261,41 +286,3 @@ def _compile(model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool)
         return f"plain: {native.why_not('kernels') or 'another rank cannot compile the kernels'}"
     fast.attach(model)
     return "compiled kernels"
-
-
-def _tokenizer(folder: Path, config: ModelConfig) -> PreTrainedTokenizerBase | None:
-    """The folder's fast tokenizer; None where there is none. Its end-of-text id counts, not the config's."""
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, clean_up_tokenization_spaces=False, local_files_only=True)
-    except Exception as error:  # the library raises bare Exception for a damaged file
-        raise ConfigError(f"the tokenizer in {folder} cannot be read ({error}); copy it from the checkpoint") from error
-    if tokenizer.eos_token_id is None and config.eos_token_id is not None:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
-    if (eos := tokenizer.eos_token_id) != config.eos_token_id:
-        log.warning("end of text is id %s, as in the tokenizer; config.json says %s", eos, config.eos_token_id)
-    return tokenizer
-
-
-class Printer:
-    """A stream that prints: one prompt's text as it comes; of several prompts whole lines, with the row's number."""
-
-    def __init__(self, rows: int) -> None:
-        self.held = [""] * rows
-
-    def __call__(self, row: int, piece: str) -> None:
-        if len(self.held) == 1:
-            print(piece, end="", flush=True)
-            return
-        *lines, self.held[row] = (self.held[row] + piece).split("\n")
-        for line in lines:
-            print(f"[{row}] {line}", flush=True)
-
-    def close(self) -> None:
-        """End the last lines."""
-        if len(self.held) == 1:
-            print(flush=True)
-            return
-        for row, rest in enumerate(self.held):
-            print(f"[{row}] {rest}", flush=True)

@@ -16,13 +16,14 @@ def model_rows(model_dir: str | os.PathLike[str]) -> tuple[Row, ...]:
     return (
         _look("model config", lambda: _config(model_dir), "a GPT-NeoX that neoxlib runs", copy),
         _look("model weights", lambda: _weights(model_dir), "every tensor of the config, and no other", copy),
-        _look("model tokenizer", lambda: _tokenizer(model_dir), "tokenizer.json, with ids for rows of embed_in", copy),
+        _look("model tokenizer", lambda: _tokenizer(model_dir), "a tokenizer for embed_in's rows", copy),
     )
 
 
-def _look(name: str, look: Callable[[], str], needed: str, repair: str) -> Row:
+def _look(name: str, look: Callable[[], str | Row], needed: str, repair: str) -> Row:
     try:
-        return Row(name, "OK", look(), needed)
+        found = look()
+        return found if isinstance(found, Row) else Row(name, "OK", found, needed)
     except NeoXError as error:
         return Row(name, "FAIL", str(error), needed, repair)
     except (ImportError, RuntimeError) as error:  # what `import torch` raises where its backend cannot be loaded
@@ -48,18 +49,28 @@ def _weights(model_dir: str | os.PathLike[str]) -> str:
     return f"{count_parameters(config):,} parameters, {what} in {len(checkpoint.files)} file(s)"
 
 
-def _tokenizer(model_dir: str | os.PathLike[str]) -> str:
-    from tokenizers import Tokenizer
+def _tokenizer(model_dir: str | os.PathLike[str]) -> str | Row:
+    from neoxlib.tokenizer import SHOWN, end_ids, load_tokenizer, named, vocabulary
 
     places = (Path(model_dir), Path(model_dir) / "part_model" / "0")  # a checkpoint, or a cut
-    path = next((place / "tokenizer.json" for place in places if (place / "tokenizer.json").is_file()), None)
-    if path is None:
+    found = ((place, load_tokenizer(place)) for place in places)
+    folder, tokenizer = next((pair for pair in found if pair[1] is not None), (None, None))
+    if tokenizer is None:
         raise ConfigError(f"{model_dir} has no tokenizer.json: only token ids can be given, no text")
-    try:
-        ids = Tokenizer.from_file(str(path)).get_vocab_size()
-    except Exception as error:  # the library raises bare Exception for a damaged file
-        raise ConfigError(f"{path} cannot be read ({error})") from error
-    rows = ModelConfig.from_dir(model_dir).vocab_size
-    if ids > rows:
-        raise ConfigError(f"{path} has {ids} ids, the model {rows} rows: it belongs to another model")
-    return f"{ids} ids for {rows} rows"
+    config = ModelConfig.from_dir(model_dir)
+    rowless = vocabulary(tokenizer, config.vocab_size).rowless
+    ends = end_ids(folder, config, tokenizer)
+    text = f"{len(tokenizer)} ids for {config.vocab_size} rows"
+    text += f"; a text ends at {named(ends.ids, tokenizer)}" if len(ends.ids) > 1 else ""
+    wrong = [] if ends.ids else ["no id ends a text"]
+    if rowless:
+        wrong.append(f"no row for {', '.join(rowless[:SHOWN])}")
+    if ends.left_out:
+        wrong.append(f"config.json's end, {named(ends.left_out, tokenizer)}, is ordinary text")
+    return _warning("; ".join((text, *wrong)), model_dir) if wrong else text
+
+
+def _warning(text: str, model_dir: str | os.PathLike[str]) -> Row:
+    needed = "a row for each id, and one word on what ends a text"
+    repair = f"ls -l {shlex.quote(str(model_dir))}  # compare config.json with the tokenizer's files"
+    return Row("model tokenizer", "WARN", text, needed, repair)

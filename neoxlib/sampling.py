@@ -31,6 +31,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "stop": (lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
              "None, a non-empty string or a list of non-empty strings"),
     "seed": (lambda v: v is None or (_integer(v) and -(2**63) <= v < 2**63), "None or an integer of 64 bits"),
+    "stop_token_ids": (lambda v: isinstance(v, tuple) and all(_integer(n) and n >= 0 for n in v),
+                       "None, a token id or a list of token ids"),
+    "skip_special_tokens": (lambda v: isinstance(v, bool), "True or False"),
 }  # fmt: skip
 
 
@@ -38,7 +41,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 class Sampling:
     """What a user may ask of the choice of tokens; the meaning of each number is that of transformers' `generate`.
 
-    `stop` may be given as None, one string or a list of strings. Raises SettingsError that lists every bad setting.
+    `stop` may be given as None, one string or a list of strings, `stop_token_ids` as None, one id
+    or a list of ids.
+    Raises SettingsError that lists every bad setting.
     """
 
     max_new_tokens: int = 32
@@ -48,9 +53,12 @@ class Sampling:
     repetition_penalty: float = 1.0  # of every id in the prompt or generated so far
     stop: tuple[str, ...] = ()
     seed: int | None = None  # None = a new one each time
+    stop_token_ids: tuple[int, ...] = ()  # end a row as the end of text does
+    skip_special_tokens: bool = True  # in the text; they are among the ids, and `stop` may name them
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _as_tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", _as_tuple(self.stop_token_ids))
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         bad = {name: value for name, value in given.items() if not RULES[name][0](value)}
         if bad:
@@ -77,7 +85,7 @@ class Sampling:
 def _as_tuple(stop: Any) -> Any:
     if stop is None:
         return ()
-    if isinstance(stop, str):
+    if isinstance(stop, str) or _integer(stop):
         return (stop,)
     return tuple(stop) if isinstance(stop, list) else stop
 
@@ -93,15 +101,16 @@ class Pick(NamedTuple):
 
 def pick(
     logits: Tensor, history: Sequence[Sequence[int]], sampling: Sampling, generators: Sequence[torch.Generator],
-    real_ids: int, top: int = 0,
+    real_ids: int, top: int = 0, holes: Sequence[int] = (),
 ) -> Pick:
     """Choose one id per row from `logits` [B, V] float32 on the CPU; `history` is each row's prompt and answer so far.
 
-    Only ids below `real_ids` count: a vocabulary is often padded past the tokenizer's last id. Order as in
-    transformers: repetition penalty, temperature, top-k, top-p. `top` asks for that many alternatives.
+    Only ids below `real_ids` that are no `holes` count: a vocabulary is often padded past the
+    tokenizer's last id. Order as in transformers: repetition penalty, temperature, top-k, top-p.
+    `top` asks for that many alternatives.
     Raises SettingsError when a row's logits hold NaN or infinity.
     """
-    logits = logits[:, :real_ids]
+    logits = without(logits[:, :real_ids], holes)
     best = likeliest(logits, max(1, min(top, logits.shape[1])))
     _refuse_not_finite(best.total)
     scores = penalize(logits, history, sampling.repetition_penalty)
@@ -113,6 +122,13 @@ def pick(
         tokens = torch.cat(draws)
     chosen = logits.gather(1, tokens[:, None])[:, 0]
     return Pick(tokens, chosen - best.total, best.ids[:, :top], best.logits[:, :top] - best.total[:, None])
+
+
+def without(logits: Tensor, holes: Sequence[int]) -> Tensor:
+    """Logits [..., V] in which the ids `holes` are impossible."""
+    if not holes:
+        return logits
+    return logits.index_fill(-1, torch.tensor(holes, device=logits.device), -torch.inf)
 
 
 def penalize(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -132,8 +148,11 @@ def penalize(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -
 
 def warp(scores: Tensor, sampling: Sampling) -> Tensor:
     """Scores [B, V] after temperature, top-k and top-p: an id that may not be drawn has -inf."""
-    # Softmax does not see the shift; with it no score overflows, however small the temperature.
-    scores = (scores - scores.amax(dim=-1, keepdim=True)) / max(sampling.temperature, 1e-30)
+    # Softmax does not see the shift; with it no score overflows, however small the temperature. Nor
+    # does a temperature of 1e300, which is infinite in float32 and would make NaN of an impossible
+    # id's -infinity.
+    temperature = min(max(sampling.temperature, 1e-30), 1e30)
+    scores = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
     if sampling.top_k is not None:
         least = scores.topk(min(sampling.top_k, scores.shape[-1]), dim=-1).values[:, -1:]  # ties with the k-th stay
         scores = scores.masked_fill(scores < least, -torch.inf)

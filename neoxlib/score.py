@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neoxlib.errors import SettingsError
 from neoxlib.model import GPTNeoX, KVCache
+from neoxlib.sampling import without
 
 BATCH_TOKENS = 4096  # computed at a time, padding included; bounds the activations, not the answer
 CPU_TOKENS = 256  # the same on a CPU, which has enough to do with fewer; larger buffers only fall out of its caches
@@ -45,15 +46,18 @@ class Score(NamedTuple):
 
 @torch.inference_mode()
 def log_probabilities(
-    model: GPTNeoX, requests: Sequence[Request], real_ids: int, max_seq_len: int, progress: Progress | None = None
+    model: GPTNeoX, requests: Sequence[Request], real_ids: int, max_seq_len: int,
+    progress: Progress | None = None, holes: Sequence[int] = (),
 ) -> list[Score] | None:
     """The score of each request; None off rank 0, where `progress` is not called either.
 
-    Requests that read the same ids, or the beginning of what another reads, share one row: four one-token choices
-    after a prompt cost one row. Rows are right-padded and of like length; their shared beginnings are computed once.
+    Requests that read the same ids, or the beginning of what another reads, share one row: four
+    one-token choices after a prompt cost one row. Rows are right-padded and of like length; their
+    shared beginnings are computed once. Probabilities are over the ids below `real_ids` that are no
+    `holes`.
     Raises SettingsError, before any work, listing every request that does not fit.
     """
-    check(requests, real_ids, max_seq_len)
+    check(requests, real_ids, max_seq_len, holes)
     served = readers(requests)
     needed = {row: min(len(requests[n].context) for n in numbers) - 1 for row, numbers in served.items()}
     answers: list[Score | None] = [None] * len(requests)
@@ -63,7 +67,7 @@ def log_probabilities(
         for batch in batches(rows, shared, trunk.device):
             model.group.broadcast(None)  # all ranks are in step here: the notebook may stop them
             asked = [(row, number) for row, ids in enumerate(batch) for number in served[ids]]
-            for number, score in _score_batch(trunk, batch, shared, asked, requests, real_ids):
+            for number, score in _score_batch(trunk, batch, shared, asked, requests, (real_ids, holes)):
                 answers[number] = score
             done += len(asked)
             if progress and model.group.rank == 0:
@@ -71,9 +75,11 @@ def log_probabilities(
     return answers if model.group.rank == 0 else None
 
 
-def check(requests: Sequence[Request], real_ids: int, max_seq_len: int) -> None:
+def check(
+    requests: Sequence[Request], real_ids: int, max_seq_len: int, holes: Sequence[int] = ()
+) -> None:
     """Raises SettingsError listing every request that is empty, too long or holds ids the tokenizer does not have."""
-    problems = []
+    problems, none = [], set(holes)
     for number, request in enumerate(requests):
         if not request.context or not request.continuation:
             problems.append(f"request {number}: prompt and choice need at least one token each")
@@ -81,6 +87,8 @@ def check(requests: Sequence[Request], real_ids: int, max_seq_len: int) -> None:
             problems.append(f"request {number}: {len(request.input)} tokens, but max_seq_len is {max_seq_len}")
         elif any(min(ids) < 0 or max(ids) >= real_ids for ids in (request.context, request.continuation)):
             problems.append(f"request {number}: ids past the tokenizer's 0..{real_ids - 1}")
+        elif none and not none.isdisjoint((*request.context, *request.continuation)):
+            problems.append(f"request {number}: ids that no token of the tokenizer has")
     if problems:
         raise SettingsError("these cannot be scored:\n  " + "\n  ".join(problems))
 
@@ -195,35 +203,49 @@ class Trunk:
 
 
 def _score_batch(
-    trunk: Trunk, rows: Sequence[Row], shared: int, asked: Sequence[tuple[int, int]], requests: Sequence[Request],
-    real_ids: int,
+    trunk: Trunk, rows: Sequence[Row], shared: int, asked: Sequence[tuple[int, int]],
+    requests: Sequence[Request], ids: tuple[int, Sequence[int]],
 ) -> list[tuple[int, Score]]:
-    """(number, score) of the `asked` (row, number of the request); nothing off rank 0."""
+    """(number, score) of the `asked` (row, number of the request); nothing off rank 0.
+
+    Probabilities are over `ids`: those below the first, without the others, which have no token.
+    """
     states, group = trunk.states(rows, shared), trunk.model.group
-    wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (row, column) -> (number, token): a state is used once
-    for row, number in asked:
-        start = len(requests[number].context) - 1 - shared  # the state at a token predicts the next one
-        for i, token in enumerate(requests[number].continuation):
-            wanted.setdefault((row, start + i), []).append((number, token))
+    wanted = _wanted(shared, asked, requests)
     found: dict[int, list[tuple[float, bool]]] = {number: [] for _, number in asked}
-    spots = list(wanted)
+    spots, (real_ids, holes) = list(wanted), ids
     for first in range(0, len(spots), HEAD_ROWS):
         piece = spots[first : first + HEAD_ROWS]
         row, column = torch.tensor(piece, device=states.device).T
         logits = group.gather(trunk.model.head(states[row, column]))  # [spots, vocab]
         if logits is not None:
-            _look_up(logits[:, :real_ids].float().log_softmax(dim=-1), [wanted[spot] for spot in piece], found)
+            here = [wanted[spot] for spot in piece]
+            _look_up(logits[:, :real_ids].float(), holes, here, found)
     if group.rank:
         return []
     return [(n, Score(sum(p for p, _ in each), all(hit for _, hit in each))) for n, each in found.items()]
 
 
+def _wanted(
+    shared: int, asked: Sequence[tuple[int, int]], requests: Sequence[Request]
+) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    """(row, column) -> (number, token) of what is asked of the state there: each state is used once."""
+    wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for row, number in asked:
+        start = len(requests[number].context) - 1 - shared  # the state at a token predicts the next
+        for i, token in enumerate(requests[number].continuation):
+            wanted.setdefault((row, start + i), []).append((number, token))
+    return wanted
+
+
 def _look_up(
-    logprobs: Tensor, wanted: Sequence[Sequence[tuple[int, int]]], found: dict[int, list[tuple[float, bool]]]
+    logits: Tensor, holes: Sequence[int], wanted: Sequence[Sequence[tuple[int, int]]],
+    found: dict[int, list[tuple[float, bool]]],
 ) -> None:
-    """Add to `found` what `logprobs` [spots, ids] say of each spot's (number, token)."""
+    """Add to `found` what `logits` [spots, ids] say of each spot's (number, token)."""
     asked = [(spot, number, token) for spot, several in enumerate(wanted) for number, token in several]
-    spot, _, token = torch.tensor(asked, device=logprobs.device).T
+    spot, _, token = torch.tensor(asked, device=logits.device).T
+    logprobs = without(logits, holes).log_softmax(dim=-1)
     values, best = logprobs[spot, token].cpu(), (logprobs.argmax(dim=-1)[spot] == token).cpu()
     for (_, number, _), value, hit in zip(asked, values.tolist(), best.tolist(), strict=True):
         found[number].append((value, hit))

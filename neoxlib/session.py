@@ -91,7 +91,8 @@ class Session:
     def generate(
         self, prompts: Sequence["Prompt"], max_new_tokens: int = 32, temperature: float = 0.0, top_k: int | None = None,
         top_p: float | None = None, repetition_penalty: float = 1.0, stop: str | Sequence[str] | None = None,
-        seed: int | None = None, stream: bool | Callable[[int, str], None] = False,
+        seed: int | None = None, stream: bool | Callable[[int, str], None] = False, *,
+        stop_token_ids: int | Sequence[int] | None = None, skip_special_tokens: bool = True,
     ) -> "list[Completion]":
         """Continue `prompts` as Engine.generate does. `stream` prints, or is called, in this process.
 
@@ -100,6 +101,7 @@ class Session:
         options = {
             "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
             "repetition_penalty": repetition_penalty, "stop": stop, "seed": seed,
+            "stop_token_ids": stop_token_ids, "skip_special_tokens": skip_special_tokens,
         }  # fmt: skip
         if stream is not True:
             return self._call("generate", prompts, listen=stream or None, **options)

@@ -1,21 +1,22 @@
-"""Text in, text out: prompts to token ids, tokens to text that is never taken back. No sampling or tensors here."""
+"""Text in, text out: prompts to token ids, answers with text and times. No sampling, no tensors."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tokenizers.decoders import DecodeStream
-
-from neoxlib.decode import Choice, Limits, Step, decode
+from neoxlib.decode import Choice, Limits, Step, decode, ending
 from neoxlib.errors import SettingsError
 from neoxlib.model import GPTNeoX
 from neoxlib.sampling import Sampling
+from neoxlib.stream import NoText, TextStream
 
 if TYPE_CHECKING:  # a notebook that only receives a Completion need not wait for transformers
     from transformers import PreTrainedTokenizerBase
 
+# No lists of ids, though they can be read as such.
+UNREADABLE = (str, bytes, bytearray, memoryview, Mapping, Set)
 Stream = Callable[[int, str], Any]  # (row, new text)
 TOP = 5  # alternatives kept per token
 
@@ -59,10 +60,13 @@ class Timings:
 class Completion:
     """The answer to one prompt.
 
-    `token_ids` are the new tokens as transformers' `generate` gives them: the end-of-text id is among them. `text` is
-    without it and is cut before a stop string. `finish_reason` is "stop" (end of text or a stop string) or "length".
-    `logprobs` and `top` are, per token, the model's own log-probability and its likeliest (id, log-probability)
-    pairs, before temperature, penalty and the rest changed its scores.
+    `token_ids` are the new tokens as transformers' `generate` gives them: the id that ended the
+    text, of the end of text or of `stop_token_ids`, is among them. `text` is without that id and
+    without special tokens; where they are kept it is what transformers decodes from all the ids. It
+    is cut before a stop string, and empty where there is no tokenizer. `finish_reason` is "stop"
+    (such an id or a stop string) or "length". `logprobs` and `top` are, per token, the model's own
+    log-probability and its likeliest (id, log-probability) pairs, before temperature, penalty and
+    the rest changed its scores.
     """
 
     text: str
@@ -77,53 +81,88 @@ class Completion:
 
 
 def generate_text(
-    model: GPTNeoX, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str | Sequence[int]], sampling: Sampling,
-    max_seq_len: int, stream: Stream | None = None,
+    model: GPTNeoX, tokenizer: "PreTrainedTokenizerBase | None",
+    prompts: Sequence[str | Sequence[int]], sampling: Sampling, limits: Limits,
+    stream: Stream | None = None,
 ) -> list[Completion]:
     """Continue `prompts` (text or token ids) in one batch: one Completion each on rank 0, an empty list elsewhere.
 
-    `stream(row, piece)` is called on rank 0 with each new piece of text; a row's pieces joined are its text.
+    `stream(row, piece)` is called on rank 0 with each new piece of text; a row's pieces joined are
+    its text. Without a `tokenizer` prompts are token ids, and there is no text: every piece and
+    every Completion's is empty.
     Raises SettingsError, before any work, that lists the prompts that cannot be served.
     """
     ids = encode(tokenizer, prompts)
-    limits = Limits(tokenizer.eos_token_id, min(len(tokenizer), model.config.vocab_size), max_seq_len)
-    texts = [TextStream(tokenizer, sampling.stop) for _ in ids]
+    if tokenizer is None and sampling.stop:
+        what = f"stop is {list(sampling.stop)}, but without a tokenizer there is no text"
+        raise SettingsError(f"{what}; use stop_token_ids")
+    texts = [_text(tokenizer, sampling) for _ in ids]
     steps = []
     for step in decode(model, ids, sampling, limits, top=TOP, watch=lambda row, token: texts[row].push(token)):
         steps.append(step)
         if model.group.rank == 0:
-            _hand_out(texts, step.choice, stream)
+            _hand_out(texts, step.choice, stream, sampling, ending(sampling, limits))
     return [_completion(row, text, steps) for row, text in enumerate(texts)] if model.group.rank == 0 else []
 
 
-def encode(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+def encode(
+    tokenizer: "PreTrainedTokenizerBase | None", prompts: Sequence[str | Sequence[int]]
+) -> list[list[int]]:
     """Token ids of each prompt, with the special tokens that the tokenizer adds by itself (GPT-NeoX's adds none).
 
     Raises SettingsError that lists every prompt that is neither text nor a list of token ids.
     """
     if isinstance(prompts, str):
         raise SettingsError(f"prompts is one string; give a list, [{prompts[:20]!r}] for one prompt")
+    if isinstance(prompts, UNREADABLE) or not isinstance(prompts, Iterable):
+        kind = type(prompts).__name__
+        raise SettingsError(f"prompts is a {kind}; give a list of texts or of lists of token ids")
     encoded, problems = [], []
     for n, prompt in enumerate(prompts):
         try:
-            ids = tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else map(operator.index, prompt)
-            encoded.append(list(ids))
+            text = isinstance(prompt, str) and tokenizer is not None
+            encoded.append(tokenizer(prompt)["input_ids"] if text else as_ids(prompt))
         except TypeError:  # the tokenizer says TypeError of text with half a surrogate pair, too
-            problems.append(f"prompts[{n}] is {prompt!r:.60}, it must be valid text or a list of token ids")
+            shown = " ".join(repr(prompt).split())
+            what = "valid text or a list of token ids"
+            if tokenizer is None:
+                what = "a list of token ids: there is no tokenizer"
+            problems.append(f"prompts[{n}] is {shown:.60}, it must be {what}")
     if problems:
         raise SettingsError("these prompts cannot be read:\n  " + "\n  ".join(problems))
     return encoded
 
 
-def _hand_out(texts: Sequence["TextStream"], choice: Choice, stream: Stream | None) -> None:
+def as_ids(value: Any) -> list[int]:
+    """`value`, a list or array of whole numbers, as token ids; TypeError for bytes, flags and others."""
+    if isinstance(value, UNREADABLE):
+        raise TypeError(f"{type(value).__name__} is no list of token ids")
+    items = value.tolist() if hasattr(value, "tolist") else list(value)
+    if any(isinstance(item, bool) for item in items):
+        raise TypeError("True and False are no token ids")
+    return [operator.index(item) for item in items]
+
+
+def _text(tokenizer: "PreTrainedTokenizerBase | None", sampling: Sampling) -> TextStream:
+    if tokenizer is None:
+        return NoText()
+    return TextStream(tokenizer, sampling.stop, sampling.skip_special_tokens)
+
+
+def _hand_out(
+    texts: Sequence[TextStream], choice: Choice, stream: Stream | None, sampling: Sampling,
+    ends: Container[int],
+) -> None:
     """Take from every row that ran in this step the text that became certain, and show it to the caller."""
     for row, (text, token, reason) in enumerate(zip(texts, choice.tokens, choice.reasons, strict=True)):
+        if token in ends:
+            text.push(token, show=not sampling.skip_special_tokens)
         piece = "" if token is None else text.take(ended=reason is not None)
         if piece and stream is not None:
             stream(row, piece)
 
 
-def _completion(row: int, text: "TextStream", steps: Sequence[Step]) -> Completion:
+def _completion(row: int, text: TextStream, steps: Sequence[Step]) -> Completion:
     own = [step for step in steps if step.choice.tokens[row] is not None]
     choices = [step.choice for step in own]
     return Completion(
@@ -137,73 +176,24 @@ def _completion(row: int, text: "TextStream", steps: Sequence[Step]) -> Completi
     )
 
 
-class TextStream:
-    """Tokens in, text out that is never taken back: `push` each token but the end of text, then `take` what is certain.
+class Printer:
+    """A stream that prints: one prompt's text as it comes; of several prompts whole lines, with the row's number."""
 
-    Not certain yet: a character of which a part is missing, and what may be the start of a stop string.
-    """
+    def __init__(self, rows: int) -> None:
+        self.held = [""] * rows
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop: Sequence[str] = ()) -> None:
-        self.tokenizer = tokenizer.backend_tokenizer
-        self.decoder = DecodeStream(skip_special_tokens=True)
-        self.gate = HoldBack(stop)
-        self.tokens: list[int] = []
-        self.decoded = 0  # characters that left the decoder
-        self.ready = self.taken = ""
+    def __call__(self, row: int, piece: str) -> None:
+        if len(self.held) == 1:
+            print(piece, end="", flush=True)
+            return
+        *lines, self.held[row] = (self.held[row] + piece).split("\n")
+        for line in lines:
+            print(f"[{row}] {line}", flush=True)
 
-    def push(self, token: int) -> bool:
-        """Take in a token; True when a stop string is complete."""
-        self.tokens.append(token)
-        piece = self.decoder.step(self.tokenizer, token) or ""
-        self.decoded += len(piece)
-        self.ready += self.gate.push(piece)
-        return self.gate.stopped
-
-    def take(self, ended: bool = False) -> str:
-        """The text that became certain since the last call: all that is left, when no token follows.
-
-        All pieces joined are what the tokenizer decodes from all tokens, cut before the stop string; an unfinished
-        character at the very end shows as U+FFFD.
-        """
-        if ended:
-            self.ready += self.gate.push(self.tokenizer.decode(self.tokens)[self.decoded :]) + self.gate.flush()
-        piece, self.ready = self.ready, ""
-        self.taken += piece
-        return piece
-
-
-class HoldBack:
-    """Text in pieces in, text out up to the first stop string; what may be the start of one waits.
-
-    The stop string that is complete first wins, the longer one of two that end together: how the text was cut into
-    pieces does not matter.
-    """
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self.stop = stop
-        self.held = ""
-        self.stopped = False
-
-    def push(self, piece: str) -> str:
-        """Take in more text and return what can no longer be part of a stop string."""
-        if self.stopped:
-            return ""
-        self.held += piece
-        ends = [(start + len(stop), start) for stop in self.stop if (start := self.held.find(stop)) >= 0]
-        if ends:
-            self.stopped = True
-            return self._release(min(ends)[1])
-        return self._release(len(self.held) - self._undecided())
-
-    def flush(self) -> str:
-        """What was held: nothing follows that could complete a stop string."""
-        return "" if self.stopped else self._release(len(self.held))
-
-    def _release(self, count: int) -> str:
-        free, self.held = self.held[:count], self.held[count:]
-        return free
-
-    def _undecided(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
-        sizes = (size for stop in self.stop for size in range(1, len(stop)) if self.held.endswith(stop[:size]))
-        return max(sizes, default=0)
+    def close(self) -> None:
+        """End the last lines."""
+        if len(self.held) == 1:
+            print(flush=True)
+            return
+        for row, rest in enumerate(self.held):
+            print(f"[{row}] {rest}", flush=True)

@@ -144,7 +144,7 @@ def off_from_cpu(family: str, quant: str | None) -> float:
 def greedy(family: str) -> list[dict[str, Any]]:
     """Each step of a decode loop: the tokens, the device's time, and what the host waited for."""
     with reference.on_chip(family), OnNpu():
-        steps = decode(on_device(family, None), [[5, 6, 7], [8]], Sampling(4), Limits(None, 211, ROOM))
+        steps = decode(on_device(family, None), [[5, 6, 7], [8]], Sampling(4), Limits((), 211, ROOM))
         taken()
         return [{"tokens": s.choice.tokens, "device_ms": s.device_ms, "waits": taken()} for s in steps]
 

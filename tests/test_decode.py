@@ -32,7 +32,7 @@ def model_for(variant: str = "20b-like") -> GPTNeoX:
 
 
 def run(model: GPTNeoX, prompts: list[list[int]], eos: int | None = None, **settings: object) -> list[Step]:
-    return list(decode(model, prompts, Sampling(**settings), Limits(eos, VOCAB, WINDOW)))
+    return list(decode(model, prompts, Sampling(**settings), Limits(() if eos is None else (eos,), VOCAB, WINDOW)))
 
 
 def answers(steps: list[Step]) -> list[list[int]]:
@@ -122,7 +122,7 @@ def test_watch_stops_a_row_on_every_rank_without_another_forward_pass():
             seen.append((row, token))
             return row == 1 and sum(r == 1 for r, _ in seen) == 3
 
-        return list(decode(ours(oracle_for(), group), PROMPTS, Sampling(5), Limits(None, VOCAB, WINDOW), watch=watch))
+        return list(decode(ours(oracle_for(), group), PROMPTS, Sampling(5), Limits((), VOCAB, WINDOW), watch=watch))
 
     for steps in on_ranks(2, work):
         assert [len(answer) for answer in answers(steps)] == [5, 3, 5, 5]
@@ -133,7 +133,7 @@ def test_watch_stops_a_row_on_every_rank_without_another_forward_pass():
 def test_watch_sees_each_new_token_once_but_not_the_end_of_text(eos: bool):
     end = likely_end("20b-like") if eos else None
     seen: list[list[int]] = [[] for _ in PROMPTS]
-    limits = Limits(end, VOCAB, WINDOW)
+    limits = Limits(() if end is None else (end,), VOCAB, WINDOW)
     steps = list(decode(model_for(), PROMPTS, Sampling(20), limits, watch=lambda row, token: seen[row].append(token)))
     assert seen == [[token for token in answer if token != end] for answer in answers(steps)]
 
@@ -146,7 +146,7 @@ def test_a_failure_on_rank_0_is_told_to_all_ranks():
 
     def work(group: Group) -> str:
         model = ours(oracle_for(), group)
-        steps = decode(model, PROMPTS, Sampling(5), Limits(None, VOCAB, WINDOW), watch=broken)
+        steps = decode(model, PROMPTS, Sampling(5), Limits((), VOCAB, WINDOW), watch=broken)
         with pytest.raises((ValueError, RankError)) as error:
             next(steps)
         return repr(error.value)
@@ -164,7 +164,7 @@ def test_logits_of_nan_are_an_error_not_a_token():
 
 
 def test_log_probabilities_and_alternatives_are_those_of_the_whole_sequence():
-    steps = list(decode(model_for(), PROMPTS, Sampling(6), Limits(None, VOCAB, WINDOW), top=3))
+    steps = list(decode(model_for(), PROMPTS, Sampling(6), Limits((), VOCAB, WINDOW), top=3))
     for row, (prompt, answer) in enumerate(zip(PROMPTS, answers(steps), strict=True)):
         truth = oracle_for()(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
         chosen = torch.tensor([step.choice.logprobs[row] for step in steps])
@@ -177,10 +177,10 @@ def test_log_probabilities_and_alternatives_are_those_of_the_whole_sequence():
 
 def test_ids_past_the_tokenizers_last_are_never_chosen():
     oracle = make_oracle()
-    free = answers(list(decode(ours(oracle), PROMPTS, Sampling(12), Limits(None, VOCAB, WINDOW))))
+    free = answers(list(decode(ours(oracle), PROMPTS, Sampling(12), Limits((), VOCAB, WINDOW))))
     last = sorted({token for answer in free for token in answer})[-1]
     prompts = [[token % last for token in prompt] for prompt in PROMPTS]
-    kept = answers(list(decode(ours(oracle), prompts, Sampling(12), Limits(None, last, WINDOW))))
+    kept = answers(list(decode(ours(oracle), prompts, Sampling(12), Limits((), last, WINDOW))))
     assert max(map(max, kept)) < last
 
 
@@ -193,14 +193,14 @@ def test_an_answer_may_fill_the_window_and_no_more():
     assert len(run(model_for(), full, max_new_tokens=4)) == 4
     found = r"prompts\[0\] has 92 tokens and max_new_tokens is 5: 97 together, but max_seq_len is 96"
     with pytest.raises(SettingsError, match=found):
-        decode(model_for(), full, Sampling(5), Limits(None, VOCAB, WINDOW))
+        decode(model_for(), full, Sampling(5), Limits((), VOCAB, WINDOW))
 
 
 def test_every_prompt_that_cannot_be_served_is_listed_before_any_work():
     """`decode` itself raises, not its first step: nothing has been computed or allocated."""
     prompts = [[1, 2], [], [1, -1, 999, 210], [1] * 95, [0] * 200 + [500]]
     with pytest.raises(SettingsError) as error:
-        decode(None, prompts, Sampling(2), Limits(0, VOCAB, WINDOW))
+        decode(None, prompts, Sampling(2), Limits((0,), VOCAB, WINDOW))
     lines = str(error.value).split("\n  ")[1:]
     assert [line.split()[0] for line in lines] == ["prompts[1]", "prompts[2]", "prompts[3]", "prompts[4]", "prompts[4]"]
     assert "the end-of-text id, [0]" in lines[0]
@@ -236,7 +236,7 @@ def test_the_four_clocks_cover_the_step_and_do_not_overlap(monkeypatch: pytest.M
 def test_what_the_caller_does_between_steps_is_on_no_clock(monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
     monkeypatch.setattr("neoxlib.decode.time.perf_counter", lambda: now[0])
-    for step in decode(model_for(), PROMPTS, Sampling(3), Limits(None, VOCAB, WINDOW)):
+    for step in decode(model_for(), PROMPTS, Sampling(3), Limits((), VOCAB, WINDOW)):
         assert sum(step.clock) == 0
         now[0] += 99
 

@@ -120,6 +120,7 @@ def test_cases_without_tokens_are_refused():
 def test_a_folder_without_tokenizer_still_gives_logits(tmp_path, oracle):
     oracle.save_pretrained(tmp_path)
     engine = neoxlib.load(tmp_path)
+    assert [len(a.token_ids) for a in engine.generate([[5], [6, 7]], max_new_tokens=3)] == [3, 3]
     assert engine.logits([[1, 2]]).shape == (1, 2, 300)
     with pytest.raises(ConfigError, match="has no tokenizer"):
         engine.generate(["hello"])

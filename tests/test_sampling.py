@@ -149,6 +149,8 @@ BAD = {
     "repetition_penalty": [0, -1.0, math.inf, None],
     "stop": ["", ["a", ""], [3], 5, b"x"],
     "seed": [1.0, "1", True, 2**63],
+    "stop_token_ids": [-1, [1, "2"], "5", True, [1.0], b"x"],
+    "skip_special_tokens": [1, None, "yes"],
 }
 CASES = [(name, value) for name, values in BAD.items() for value in values]
 
@@ -173,3 +175,23 @@ def test_stop_may_be_nothing_one_string_or_many():
     assert [Sampling(stop=stop).stop for stop in (None, "a", ["a", "b"], ("c",), [])] == [
         (), ("a",), ("a", "b"), ("c",), ()
     ]  # fmt: skip
+
+
+def test_stop_token_ids_may_be_nothing_one_id_or_many():
+    given = (None, 3, 0, [3, 4], (5,), [])
+    assert [Sampling(stop_token_ids=ids).stop_token_ids for ids in given] == [(), (3,), (0,), (3, 4), (5,), ()]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 1e300, "seed": 2}, {"temperature": 9.0, "top_p": 0.99}], ids=str
+)
+def test_ids_that_have_no_token_are_never_chosen_and_count_for_nothing(settings: dict):
+    logits, holes = logits_for(), [5, 17, 200]
+    logits[:, holes] = 99.0
+    sampling = Sampling(**settings)
+    picked = pick(logits, PROMPTS, sampling, sampling.generators(PROMPTS), VOCAB, 5, holes)
+    kept = [n for n in range(VOCAB) if n not in holes]
+    truth = logits[:, kept].double().log_softmax(-1)
+    assert set(picked.tokens.tolist()) | set(picked.top_tokens.flatten().tolist()) <= set(kept)
+    expected = [truth[row, kept.index(token)].item() for row, token in enumerate(picked.tokens.tolist())]
+    assert picked.logprobs.tolist() == pytest.approx(expected, abs=1e-5)

@@ -22,6 +22,7 @@ from neoxlib.errors import RankError, SettingsError, WeightsError
 from neoxlib.ops import native
 from tests import faults
 from tests.conftest import make_oracle, save_tokenizer
+from tests.walker import END, USER, byte_tokenizer, path_of, save
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = ["A rank is", "Zwei Ränge, 两个"]
@@ -293,3 +294,19 @@ def test_ranks_on_npus_get_the_recipe_of_the_chip_and_this_process_keeps_its_own
     env = module._environment(8, "npu", deterministic)
     assert env.items() >= launch_env("910B3", 8, deterministic=deterministic).items()
     assert ("HCCL_DETERMINISTIC" in env) is deterministic and dict(os.environ) == before
+
+
+def test_ranks_stop_at_special_tokens_and_continue_ids_without_a_tokenizer(tmp_path):
+    tokenizer = byte_tokenizer(USER)
+    path = path_of(tokenizer, "Habcd", USER, "uvw", END)
+    folder = save(tmp_path, tokenizer, path, eos_token_id=[0, path[-2]])
+    with open_session(folder, tmp_path / "logs") as talking:
+        assert talking.describe()["end_of_text"] == [0, path[-2]]
+        assert talking.generate(["H"], stop=USER)[0].text == "abcd"
+        kept = talking.generate(["H"], stop_token_ids=path[-3], skip_special_tokens=False)[0]
+        assert kept.text == f"abcd{USER}uv"
+        assert talking.generate(["H"])[0].token_ids == path[1:-1]
+    (folder / "tokenizer.json").unlink()
+    with open_session(folder, tmp_path / "logs") as mute:
+        answer = mute.generate([path[:1]])[0]
+        assert (answer.token_ids, answer.text) == (path[1:-1], "")

@@ -1,6 +1,5 @@
 """Text of answers: whole characters only, stop strings cut away, pieces that join to the tokenizer's own text."""
 
-import copy
 import pickle
 import random
 from functools import cache
@@ -15,10 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import neoxlib
 from neoxlib.comm import Group
+from neoxlib.decode import Limits
 from neoxlib.errors import SettingsError
 from neoxlib.model import GPTNeoX
 from neoxlib.sampling import Sampling
-from neoxlib.text import Completion, HoldBack, TextStream, Timings, encode, generate_text
+from neoxlib.stream import HoldBack, TextStream
+from neoxlib.text import Completion, Timings, encode, generate_text
 from tests.conftest import TINY, make_oracle
 from tests.ranks import on_ranks
 from tests.test_model import ours
@@ -64,9 +65,11 @@ def cut(text: str, stop: list[str]) -> str:
     return text
 
 
-def stream_of(tokens: list[int], stop: tuple[str, ...] = (), tokenizer: object = None) -> list[str]:
+def stream_of(
+    tokens: list[int], stop: tuple[str, ...] = (), tokenizer: object = None, skip: bool = True
+) -> list[str]:
     """The pieces shown after each token, and what is left at the end."""
-    text, pieces = TextStream(tokenizer or tokenizer_for(), stop), []
+    text, pieces = TextStream(tokenizer or tokenizer_for(), stop, skip), []
     for token in tokens:
         stopped = text.push(token)
         pieces.append(text.take())
@@ -122,14 +125,93 @@ def test_streamed_pieces_are_whole_characters_and_join_to_the_text(text: str):
 @given(st.lists(st.integers(0, 299), max_size=40))
 def test_tokens_that_are_no_text_stream_to_what_the_tokenizer_decodes(tokens: list[int]):
     """Bytes in any order: broken characters anywhere, special tokens between the bytes of one."""
-    assert "".join(stream_of(tokens)) == tokenizer_for().decode(tokens, skip_special_tokens=True)
+    for skip in (True, False):
+        whole = tokenizer_for().decode(tokens, skip_special_tokens=skip)
+        assert "".join(stream_of(tokens, skip=skip)) == whole
+        assert "".join(stream_of(tokens, ("never there",), skip=skip)) == whole
 
 
 @steady
-@given(st.lists(st.integers(0, 299), max_size=40), st.lists(st.text("ab \ufffdé", min_size=1, max_size=2), max_size=3))
+@given(
+    st.lists(st.integers(0, 299), max_size=40), st.lists(st.text("ab <|>\ufffdé", min_size=1, max_size=2), max_size=3)
+)
 def test_stop_strings_are_found_in_the_text_of_any_tokens(tokens: list[int], stop: list[str]):
-    whole = tokenizer_for().decode(tokens, skip_special_tokens=True)
-    assert "".join(stream_of(tokens, tuple(stop))) == cut(whole, stop)
+    whole = tokenizer_for().decode(tokens, skip_special_tokens=False)
+    assert "".join(stream_of(tokens, tuple(stop), skip=False)) == cut(whole, stop)
+
+
+END, PAD = "<|endoftext|>", "<|padding|>"
+PARTS = st.one_of(st.text("ab。😀 \n", min_size=1, max_size=4), st.sampled_from([END, PAD]))
+STOPS = st.sampled_from(
+    ["a", "b。", END, PAD, "b" + END, "|>a", ">。", "x|", "<|p", "g|><|", END + PAD, "a" + PAD + "b", "\n"]
+)
+
+
+@steady
+@given(st.lists(PARTS, max_size=12), st.lists(STOPS, max_size=3))
+def test_text_is_cut_before_a_stop_string_that_crosses_special_tokens(parts: list[str], stop: list[str]):
+    """The oracle: the whole text is cut, and then loses its special tokens and what is left of the last of them."""
+    tokens = [i for part in parts for i in tokenizer_for()(part)["input_ids"]]
+    left, shown = len(cut("".join(parts), stop)), ""
+    for part in parts:
+        shown += "" if part in (END, PAD) else part[:left]
+        left = max(left - len(part), 0)
+    assert "".join(stream_of(tokens, tuple(stop))) == shown
+
+
+DECODERS = {
+    "bytes, as Llama's": decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    ),
+    "Metaspace": decoders.Metaspace(),
+    "no decoder": None,
+    "not only appending": decoders.WordPiece("▁", cleanup=True),
+    "repeated tokens merged": decoders.CTC("▁", "d", cleanup=True),
+}
+
+
+@cache
+def other_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """Words and, for what is in none of them, a token per byte; two special tokens."""
+    words = ["<unk>", "</s>", "<pad>", *(f"<0x{n:02X}>" for n in range(256))]
+    words += ["▁", "▁hello", "▁world", "wor", "ld", "你", "▁.", "▁n't", "d"]
+    raw = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=0, byte_fallback=True))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace()
+    if DECODERS[name]:
+        raw.decoder = DECODERS[name]
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", pad_token="<pad>")
+
+
+LIKELY = [3 + byte for byte in (0x0A, 0xE4, 0xBD, 0xA0, 0xF0)] + [1, 2, *range(259, 268)]
+TOKENS = st.one_of(st.integers(0, 267), st.sampled_from(LIKELY))
+
+
+@steady
+@pytest.mark.parametrize("name", DECODERS)
+@given(st.lists(TOKENS, max_size=20), st.booleans())
+def test_decoders_that_change_their_mind_stream_to_what_the_tokenizer_decodes(name: str, tokens: list[int], skip: bool):
+    tokenizer = other_tokenizer(name)
+    whole = tokenizer.decode(tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+    assert "".join(stream_of(tokens, tokenizer=tokenizer, skip=skip)) == whole
+    assert "".join(stream_of(tokens, ("never there",), tokenizer, skip)) == whole
+
+
+@pytest.mark.parametrize(("name", "stop"), [("bytes, as Llama's", "\n"), ("not only appending", "<0x0A>")])
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_stop_string_is_found_at_its_last_token_though_its_text_may_still_change(name: str, stop: str, skip: bool):
+    tokenizer = other_tokenizer(name)
+    hello, pad, line = tokenizer.convert_tokens_to_ids(["▁hello", "<pad>", "<0x0A>"])
+    text = TextStream(tokenizer, (stop,), skip)
+    assert [text.push(hello), text.push(pad), text.push(line)] == [False, False, True]
+    assert text.take(ended=True).strip() == tokenizer.decode([hello, pad], skip_special_tokens=skip).strip()
+
+
+def test_bytes_that_are_no_text_are_shown_as_the_tokenizer_shows_the_whole_run():
+    tokenizer = other_tokenizer("bytes, as Llama's")
+    tokens = tokenizer.convert_tokens_to_ids(["▁hello", "<0x0A>", "<0xF0>", "▁world"])
+    assert stream_of(tokens, tokenizer=tokenizer) == ["hello", "", "", "\ufffd\ufffd world", ""]
+    tokens = tokenizer.convert_tokens_to_ids(["▁hello", "<0x0A>", "<0xE4>", "<0xBD>", "<0xA0>", "▁world"])
+    assert "".join(stream_of(tokens, tokenizer=tokenizer)) == "hello\n你 world"
 
 
 def test_half_a_character_waits_and_shows_as_a_replacement_only_at_the_very_end():
@@ -168,8 +250,12 @@ def test_real_tokenizer_streams_chinese_and_emoji_exactly(data: Path):
     assert "".join(stream_of(tokens, tokenizer=tokenizer)).endswith(" , what ?")  # no clean-up of spaces
 
 
+def limits(end: int = 0, real_ids: int = 300, window: int = WINDOW) -> Limits:
+    return Limits((end,), real_ids, window)
+
+
 def answer(prompts: list, stream=None, model: GPTNeoX | None = None, **settings: object) -> list[Completion]:
-    return generate_text(model or model_for(), tokenizer_for(), prompts, Sampling(**settings), WINDOW, stream)
+    return generate_text(model or model_for(), tokenizer_for(), prompts, Sampling(**settings), limits(), stream)
 
 
 def test_streamed_text_is_the_final_text_row_by_row():
@@ -209,13 +295,46 @@ def test_a_batch_with_stop_strings_answers_as_single_prompts_do():
 def test_end_of_text_is_a_token_of_the_answer_but_not_of_its_text():
     model = ours(make_oracle(vocab_size=384))
     free = answer(TEXTS[:1], model=model, max_new_tokens=12)[0]
-    tokenizer = copy.deepcopy(tokenizer_for())
-    end = free.token_ids[6]
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)  # a token of plain text that ends it
-    found = generate_text(model, tokenizer, TEXTS[:1], Sampling(max_new_tokens=12), WINDOW)[0]
-    assert found.token_ids == free.token_ids[: free.token_ids.index(end) + 1]
-    assert found.finish_reason == "stop"
-    assert found.text == tokenizer_for().decode(found.token_ids[:-1], skip_special_tokens=True)
+    end = free.token_ids[6]  # a token of plain text, named as the end of text or by the caller
+    named = answer(TEXTS[:1], model=model, max_new_tokens=12, stop_token_ids=end)[0]
+    ended = Sampling(max_new_tokens=12)
+    for found in (named, generate_text(model, tokenizer_for(), TEXTS[:1], ended, limits(end))[0]):
+        assert found.token_ids == free.token_ids[: free.token_ids.index(end) + 1]
+        assert found.finish_reason == "stop"
+        assert found.text == tokenizer_for().decode(found.token_ids[:-1], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("stop", [None, "zz", ["|>", "e"]], ids=str)
+def test_special_tokens_that_are_kept_are_in_the_text_as_transformers_decodes_it(stop: object):
+    settings = {"temperature": 9.0, "seed": 4, "max_new_tokens": 59}
+    pieces: dict[int, list[str]] = {row: [] for row in range(4)}
+    found = answer(
+        TEXTS[:4], lambda row, piece: pieces[row].append(piece), stop=stop, skip_special_tokens=False, **settings
+    )
+    for row, answered in enumerate(found):
+        whole = tokenizer_for().decode(answered.token_ids, skip_special_tokens=False)
+        assert answered.text == cut(whole, [stop] if isinstance(stop, str) else stop or []) == "".join(pieces[row])
+    if not stop:
+        assert any(END in c.text or PAD in c.text for c in found)
+
+
+def test_ids_to_stop_at_that_the_tokenizer_does_not_have_are_refused():
+    with pytest.raises(SettingsError, match=r"stop_token_ids holds ids \[300, 999\] that are not among .*0..299"):
+        answer(["a"], stop_token_ids=[5, 999, 300])
+
+
+def test_prompts_of_ids_are_continued_without_a_tokenizer_and_have_no_text():
+    settings = {"max_new_tokens": 8}
+    ids, said = [tokenizer_for()(text)["input_ids"] for text in TEXTS[:3]], []
+    plain = generate_text(
+        model_for(), None, ids, Sampling(**settings), limits(), lambda *piece: said.append(piece)
+    )
+    assert [c.token_ids for c in plain] == [c.token_ids for c in answer(ids, **settings)]
+    assert [c.text for c in plain] == [""] * 3 and not said
+    with pytest.raises(SettingsError, match="use stop_token_ids"):
+        generate_text(model_for(), None, ids, Sampling(stop="a"), limits())
+    with pytest.raises(SettingsError, match="there is no tokenizer"):
+        generate_text(model_for(), None, ["a"], Sampling(), limits())
 
 
 def test_a_stop_string_that_comes_to_light_at_the_very_end_counts_as_a_stop():
@@ -235,7 +354,9 @@ def test_the_shipped_model_writes_what_transformers_writes():
     oracle = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(DEMO, clean_up_tokenization_spaces=False)
     prompts = ["The capital of France is", "中国的首都", "red", "What is two plus three?\nAnswer:"]
-    found = generate_text(ours(oracle), tokenizer, prompts, Sampling(max_new_tokens=40), 128)
+    found = generate_text(
+        ours(oracle), tokenizer, prompts, Sampling(max_new_tokens=40), limits(real_ids=len(tokenizer), window=128)
+    )
     for prompt, mine in zip(prompts, found, strict=True):
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
         greedy = {"max_new_tokens": 40, "do_sample": False, "eos_token_id": 0, "pad_token_id": 0}
@@ -274,9 +395,17 @@ def test_one_string_is_not_taken_for_a_list_of_letters():
 
 def test_every_prompt_that_cannot_be_read_is_listed():
     with pytest.raises(SettingsError) as error:
-        encode(tokenizer_for(), ["good", 5, None, "half \ud83d", [1, "2"], [1.5], [3, 4]])
+        encode(tokenizer_for(), ["good", 5, None, "half \ud83d", [1, "2"], [1.5], [3, 4], b"abc", bytearray(b"a"),
+                                 {1: 2}, {1, 2}, [True, False], torch.ones(2), torch.ones(2, 2).long(), range(3)])
     lines = str(error.value).split("\n  ")[1:]
-    assert [line.split()[0] for line in lines] == [f"prompts[{n}]" for n in (1, 2, 3, 4, 5)]
+    assert [line.split()[0] for line in lines] == [f"prompts[{n}]" for n in (1, 2, 3, 4, 5, *range(7, 14))]
+
+
+@pytest.mark.parametrize("prompts", [b"abc", {"input_ids": [[1]]}, {"a", "b"}, bytearray(b"a"), 5, None], ids=str)
+def test_what_only_looks_like_a_list_of_prompts_is_refused(prompts: object):
+    """The tokenizer's own answer is a mapping too, whose keys would be read as texts."""
+    with pytest.raises(SettingsError, match="give a list of texts or of lists of token ids"):
+        encode(tokenizer_for(), prompts)
 
 
 def test_timings_count_a_rows_own_steps_and_no_others():
