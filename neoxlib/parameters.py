@@ -126,6 +126,9 @@ PARAMETERS: dict[str, Param] = {
     "repetition_penalty": Param("float", 1.0, "above 1 makes repeated tokens less likely; 1 means off", low=0),
     "stop": Param("list", [], "texts that end an answer; empty means none",
                   check=_texts, blank=True, item="str"),
+    "stop_token_ids": Param("list", [], "token ids that also end an answer; empty means none",
+                            check=_depths, blank=True),
+    "skip_special_tokens": Param("bool", True, "leave special tokens out of the text"),
     "task": Param("str", "ceval", "what is measured", choices=("ceval", "mmlu", "cmmlu", "boolq")),
     "profile": Param("str", "", "whose prompt and scoring rules; empty is official, of boolq lm_eval",
                      choices=("", "official", "lm_eval", "opencompass", "vendor"), blank=True),
@@ -177,7 +180,8 @@ PARAMETERS: dict[str, Param] = {
 
 _COMMON = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len", "cluster_profile", "deterministic",
            "plan_only")  # fmt: skip
-_SAMPLING = ("prompts", "max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "stop", "seed")
+_SAMPLING = ("prompts", "max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty",
+             "stop", "stop_token_ids", "skip_special_tokens", "seed")  # fmt: skip
 _EXAM = ("data_dir", "task", "profile", "mode", "subjects", "shots", "split", "limit", "replicas", "resume",
          "compare_with", "vendor_files", "seed")  # fmt: skip
 _GRID = ("case_pair", "min_len_exp", "max_len_exp", "batch_size", "batch_sizes", "depths", "repeats", "min_seconds",
