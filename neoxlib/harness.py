@@ -45,10 +45,12 @@ def main(arguments: Sequence[str]) -> None:
 class NeoXLM(TemplateLM):
     """What lm-eval asks of a model, over `neoxlib.load` or, at a `world_size` of more than one, over a Session.
 
-    Model arguments have the meaning they have there; `pretrained` is the model folder and `max_length` the window.
-    `batch_size` is for generation alone, since requests to score are put together by their tokens.
-    Answers are those of lm-eval's `hf`: probabilities are over every row of the vocabulary, padding too, and what is
-    longer than the window loses its beginning.
+    Model arguments have the meaning they have there; `pretrained` is the model folder and
+    `max_length` the window. `batch_size` is for generation alone, since requests to score are put
+    together by their tokens. Answers are those of lm-eval's `hf`: probabilities are over every row
+    of the vocabulary, padding too, and what is longer than the window loses its beginning. Text is
+    what `hf` writes for a request alone: in a batch it writes on after a row's end until all have
+    ended, and where a special token ended it, that text stays.
     """
 
     def __init__(
@@ -168,7 +170,10 @@ class NeoXLM(TemplateLM):
         whole = [self.tok_encode(text) or [self.prefix_token_id] for text in contexts]
         prompts = [ids[new - self.max_length :] for ids in whole]
         self._warn_of_loss(prompts, whole)
-        answers = self.model.generate(prompts, new, stop=[text for text in until if text], **sampling(settings))
+        # Where `hf` ends a text, which is transformers' `generate`, an id that neoxlib itself
+        # leaves out counts, too.
+        stop, ids = [text for text in until if text], self.model.describe()["not_end_of_text"]
+        answers = self.model.generate(prompts, new, stop=stop, stop_token_ids=ids, **sampling(settings))
         texts = [self.tokenizer.decode(answer.token_ids, skip_special_tokens=True) for answer in answers]
         return [postprocess_generated_text(text, until, None) for text in texts]
 

@@ -16,6 +16,7 @@ import neoxlib.demo
 from neoxlib import harness
 from neoxlib.errors import SettingsError
 from tests.lm_eval_tasks import run, transformers_model
+from tests.walker import END, USER, byte_tokenizer, path_of, save
 
 WINDOW = 1024
 SUM = {"abs": 1e-3, "rel": 1e-6}  # of a thousand tokens or more, which hf adds up in float32
@@ -128,6 +129,26 @@ def test_prompts_that_end_at_the_window_and_empty_ones_are_continued(ours):
     texts = [(text, settings) for text in (full, "The lost beginning. " + full, "")]
     whole, cut, begun = ours.generate_until(ask("generate_until", *texts))
     assert len(ours.tok_encode(full)) == WINDOW - 5 and whole == cut and begun
+
+
+TALK = byte_tokenizer(USER)
+PATH = path_of(TALK, "Habcd", USER, "uvw", END)
+ENDS = {
+    "one": {}, "several": {"eos_token_id": [0, 263]}, "an ordinary token": {"eos_token_id": PATH[-3]},
+    "as generate has it": {"generation": {"eos_token_id": [PATH[-2], 0]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", ENDS)
+def test_text_ends_at_special_tokens_and_ends_of_text_where_it_ends_for_hf(ends: str, tmp_path: Path):
+    """Of each request alone: in a batch `hf` writes on where a row has ended, until all have."""
+    folder = save(tmp_path, TALK, PATH, **ENDS[ends])
+    mine, oracle = get_model("neoxlib")(str(folder), dtype="float32", device="cpu"), transformers_model(folder, 1)
+    stops = ([], [USER], ["d" + USER], ["R|>u"], ["du"], ["bc", "c"], "v", [END], ["\n\n", USER], ["<|"], ["vw" + END])
+    for until in stops:
+        settings = {"until": until, "max_gen_toks": 20}
+        wanted = ask("generate_until", ("H", settings), ("xH", settings), ("Hab", settings | {"max_gen_toks": 3}))
+        assert mine.generate_until(wanted) == oracle.generate_until(wanted), until
 
 
 @pytest.fixture(scope="module")
