@@ -26,7 +26,7 @@ from neoxlib.packing import choose_quant
 from neoxlib.sampling import Sampling
 from neoxlib.score import Progress, Request, Score, log_probabilities
 from neoxlib.settle import Settling
-from neoxlib.text import Completion, Printer, Stream, encode, generate_text
+from neoxlib.text import UNREADABLE, Completion, Printer, Stream, choice_lists, generate_text, split
 from neoxlib.tokenizer import about_ends, end_ids, load_tokenizer, vocabulary
 
 Prompt = str | Sequence[int]
@@ -113,16 +113,16 @@ class Engine:
     def score(self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]) -> list[list[float]]:
         """Log-probability of each choice after each prompt; `choices` is one list for all prompts, or one per prompt.
 
-        A choice's tokens are those that prompt + choice has beyond prompt, as lm-evaluation-harness splits them.
-        Raises SettingsError, before any work, for empty or over-long prompts.
+        A choice's tokens are those that prompt + choice has beyond prompt, as lm-evaluation-harness
+        splits them: blanks at the end of a prompt go to the choice. To a prompt that is ids the
+        choice's own are added.
+        Raises SettingsError, before any work, for empty or over-long prompts and for choices that a
+        token joins to the prompt.
         """
-        lists = self._choices(prompts, choices)
-        contexts = encode(self.tokenizer, prompts)
-        requests = [
-            Request(context, self._continuation(prompt, context, choice))
-            for prompt, context, several in zip(prompts, contexts, lists, strict=True) for choice in several
-        ]
-        scores = log_probabilities(self.model, requests, self.real_ids, self.max_seq_len, holes=self.limits.holes)
+        lists = choice_lists(prompts, choices)
+        requests = [Request(*pair) for pair in split(self.tokenizer, prompts, lists)]
+        real_ids, holes = self.limits.real_ids, self.limits.holes
+        scores = log_probabilities(self.model, requests, real_ids, self.max_seq_len, holes=holes)
         values = iter(scores or [])
         return [[next(values).logprob for _ in several] for several in lists] if scores else []
 
@@ -138,6 +138,9 @@ class Engine:
         past those rows.
         """
         asked = [Request(*request) for request in requests]
+        both = [(n, ids) for n, request in enumerate(asked) for ids in request]
+        if wrong := sorted({n for n, ids in both if isinstance(ids, UNREADABLE)}):
+            raise SettingsError(f"request(s) {wrong} hold text or bytes; give lists of token ids")
         limits = Limits((), real_ids, self.max_seq_len) if real_ids else self.limits
         rows = limits.real_ids, self.max_seq_len
         return log_probabilities(self.model, asked, *rows, stream or None, limits.holes) or []
@@ -191,31 +194,34 @@ class Engine:
 
     def _checked(self, input_ids: Any, attention_mask: Any) -> tuple[Tensor, Tensor]:
         """Ids and mask as tensors [B, S]; SettingsError naming what does not fit."""
-        ids = torch.as_tensor(input_ids)
-        if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
+        ids = _tensor("input_ids", input_ids)
+        whole = not ids.is_floating_point() and not ids.is_complex() and ids.dtype != torch.bool
+        if ids.ndim != 2 or not ids.numel() or not whole:
             raise SettingsError(f"input_ids are {list(ids.shape)} {ids.dtype}; expected whole numbers [batch, tokens]")
-        mask = torch.ones_like(ids) if attention_mask is None else torch.as_tensor(attention_mask)
+        ids = ids.long()
+        given = torch.ones_like(ids) if attention_mask is None else attention_mask
+        mask = _tensor("attention_mask", given)
         if mask.shape != ids.shape:
             raise SettingsError(f"attention_mask is {list(mask.shape)}, but input_ids are {list(ids.shape)}")
+        if not ((mask == 0) | (mask == 1)).all():
+            raise SettingsError("attention_mask holds other numbers than 1 (a token) and 0 (padding)")
         if ids.shape[1] > self.max_seq_len:
             raise SettingsError(f"input_ids have {ids.shape[1]} tokens a row, but max_seq_len is {self.max_seq_len}")
         low, high, last = ids.min().item(), ids.max().item(), self.config.vocab_size - 1
         if low < 0 or high > last:
             raise SettingsError(f"input_ids reach from {low} to {high}; the vocabulary has ids 0 to {last}")
-        return ids.long(), mask.bool()
+        return ids, mask.bool()
 
-    def _choices(self, prompts: Sequence[Prompt], choices: Sequence[Any]) -> list[list[str]]:
-        if isinstance(choices, str) or (not choices and prompts):
-            raise SettingsError(f"choices is {choices!r}; give a list of texts, or one such list per prompt")
-        lists = [list(choices)] * len(prompts) if isinstance(choices[:1][0] if choices else "", str) else choices
-        if len(lists) != len(prompts):
-            raise SettingsError(f"{len(prompts)} prompts but {len(lists)} lists of choices; give one list per prompt")
-        return [list(several) for several in lists]
 
-    def _continuation(self, prompt: Prompt, context: list[int], choice: str) -> list[int]:
-        if not isinstance(prompt, str):
-            return encode(self.tokenizer, [choice])[0]
-        return encode(self.tokenizer, [prompt + choice])[0][len(context) :]
+def _tensor(name: str, value: Any) -> Tensor:
+    """`value` as a tensor; SettingsError for rows of unequal lengths and for what is no numbers."""
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SettingsError(
+            f"{name} cannot be read as numbers [batch, tokens] ({error}); rows of unequal lengths are "
+            "padded to one, with an attention_mask that is 0 there"
+        ) from None
 
 
 def load(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # a notebook that only receives a Completion need not wait fo
 UNREADABLE = (str, bytes, bytearray, memoryview, Mapping, Set)
 Stream = Callable[[int, str], Any]  # (row, new text)
 TOP = 5  # alternatives kept per token
+WANTED = "give a list of texts, or one such list per prompt"
+TAIL = 20  # letters of a prompt's end that a message shows
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,6 +143,77 @@ def as_ids(value: Any) -> list[int]:
     if any(isinstance(item, bool) for item in items):
         raise TypeError("True and False are no token ids")
     return [operator.index(item) for item in items]
+
+
+def ids_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Ids as lm-evaluation-harness has them: without what the tokenizer adds, if `text` begins so."""
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    begun = start is not None and text.startswith(tokenizer.decode(start))
+    return tokenizer.encode(text, add_special_tokens=not begun)
+
+
+def choice_lists(prompts: Sequence[Any], choices: Sequence[Any]) -> list[list[str]]:
+    """One list of choices for all prompts, or one per prompt, as one per prompt."""
+    if isinstance(choices, UNREADABLE) or (not choices and prompts):
+        raise SettingsError(f"choices is {choices!r}; {WANTED}")
+    same = isinstance(choices[:1][0] if choices else "", str)
+    lists = [list(choices)] * len(prompts) if same else choices
+    if len(lists) != len(prompts):
+        raise SettingsError(f"{len(prompts)} prompts but {len(lists)} lists of choices; {WANTED}")
+    for several in lists:
+        if isinstance(several, UNREADABLE) or not isinstance(several, Iterable):
+            raise SettingsError(f"choices holds {several!r}; {WANTED}")
+    return [list(several) for several in lists]
+
+
+def split(
+    tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str | Sequence[int]],
+    choices: Sequence[Sequence[str]],
+) -> list[tuple[list[int], list[int]]]:
+    """Ids of each prompt and of each of its choices, as lm-evaluation-harness splits them.
+
+    Blanks at the end of a prompt go to the choice; its ids are those that both together have beyond
+    the prompt's. To a prompt that is given as ids the choice's own are added. Where a choice's
+    first letters are of a token that begins in the prompt, lm-evaluation-harness scores other text
+    than is written there; here that is an error.
+    Raises SettingsError that lists every prompt and choice that cannot be read, or cannot be
+    parted.
+    """
+    pairs, problems = [], []
+    for prompt, ids, several in zip(prompts, encode(tokenizer, prompts), choices, strict=True):
+        context = ids_of(tokenizer, prompt.rstrip()) if isinstance(prompt, str) else ids
+        for choice in several:
+            try:
+                pairs.append((context, _beyond(tokenizer, prompt, context, choice)))
+            except (TypeError, ValueError) as error:  # TypeError for what is no valid text
+                words = str(error) if type(error) is ValueError else "the choice must be valid text"
+                problems.append(f"{choice!r:.40} after {_tail(prompt)}: {words}")
+    if problems:
+        raise SettingsError("these cannot be scored:\n  " + "\n  ".join(problems))
+    return pairs
+
+
+def _beyond(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str | Sequence[int], context: list[int],
+    choice: str,
+) -> list[int]:
+    """The ids that prompt and choice have beyond `context`; ValueError where it does not begin them."""
+    if not isinstance(choice, str):
+        raise TypeError("no text")
+    if not isinstance(prompt, str):
+        return tokenizer.encode(choice, add_special_tokens=False)
+    if prompt and not context:
+        raise ValueError("the blanks go to the choice, and nothing is left; begin with the end of text")
+    whole = ids_of(tokenizer, prompt + choice)
+    if whole[: len(context)] != context or (choice and len(whole) == len(context)):
+        raise ValueError("a token spans both; end the prompt where a token ends, or use score_ids")
+    return whole[len(context) :]
+
+
+def _tail(prompt: str | Sequence[int]) -> str:
+    if not isinstance(prompt, str):
+        return f"{len(prompt)} ids"
+    return f"{'…' * (len(prompt) > TAIL)}{prompt[-TAIL:]!r}"
 
 
 def _text(tokenizer: "PreTrainedTokenizerBase | None", sampling: Sampling) -> TextStream:

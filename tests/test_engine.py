@@ -91,6 +91,14 @@ def test_a_case_is_timed_step_by_step_by_the_slowest_rank(checkpoint):
         ([[-1]], None, "from -1"),
         ([[1] * 97], None, "97 tokens a row, but max_seq_len is 96"),
         ([[1, 2]], [[1]], r"attention_mask is \[1, 1\]"),
+        ([[1, 2], [3]], None, r"input_ids cannot be read .*; rows of unequal lengths are padded"),
+        ([[1, 2], [3]], [[1, 1], [1]], "input_ids cannot be read"),
+        ([[1, 2], [3, 0]], [[1, 1], [1]], "attention_mask cannot be read"),
+        ([[1, 2]], [[0.0, -1e4]], "attention_mask holds other numbers than 1"),
+        ([b"ab"], None, "input_ids cannot be read"),
+        ([["a", "b"]], None, "input_ids cannot be read"),
+        ([[True, False]], None, "expected whole numbers"),
+        ([[2**70]], None, "input_ids cannot be read"),
     ],
 )
 def test_ids_the_model_cannot_take_are_refused(engine: Engine, ids: list, mask: list | None, message: str):
@@ -105,11 +113,29 @@ def test_ids_the_model_cannot_take_are_refused(engine: Engine, ids: list, mask: 
         (["a", "b"], [["A"]], "2 prompts but 1 lists"),
         (["a", ""], ["A"], "request 1: prompt and choice need at least one token"),
         (["a" * 97], ["A"], "97 tokens, but max_seq_len is 96"),
+        (["a"], b"AB", "give a list of texts"),
+        (["a"], {"A": 1}, "give a list of texts"),
+        (["a", "b"], [["A"], "AB"], "choices holds 'AB'; give a list of texts"),
+        (["a", "b"], [["A"], 5], "choices holds 5; give a list of texts"),
+        ([b"a"], ["A"], "it must be valid text or a list of token ids"),
+        (["a"], [[b"A"]], "the choice must be valid text"),
     ],
 )
 def test_what_cannot_be_scored_is_refused_before_any_work(engine: Engine, prompts: list, choices: list, message: str):
     with pytest.raises(SettingsError, match=message):
         engine.score(prompts, choices)
+
+
+def test_blanks_at_a_prompts_end_are_scored_with_the_choice(engine: Engine):
+    expected = engine.score(["2 ="], [" 4", "  4", "\n4"])[0]
+    assert engine.score(["2 = "], ["4", " 4"])[0] == pytest.approx(expected[:2], abs=1e-4)
+    assert engine.score(["2 =\n"], ["4"])[0] == pytest.approx(expected[2:], abs=1e-4)
+
+
+@pytest.mark.parametrize("request_", [(b"ab", [1]), ([1], b"b"), ("ab", [1]), ([1], {1: 2})], ids=repr)
+def test_what_only_looks_like_a_list_of_ids_is_not_scored(engine: Engine, request_: tuple):
+    with pytest.raises(SettingsError, match=r"request\(s\) \[1\] hold text or bytes; give lists of token ids"):
+        engine.score_ids([([1], [2]), request_])
 
 
 def test_cases_without_tokens_are_refused():

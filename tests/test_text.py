@@ -1,5 +1,6 @@
 """Text of answers: whole characters only, stop strings cut away, pieces that join to the tokenizer's own text."""
 
+import json
 import pickle
 import random
 from functools import cache
@@ -9,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import neoxlib
@@ -19,10 +20,12 @@ from neoxlib.errors import SettingsError
 from neoxlib.model import GPTNeoX
 from neoxlib.sampling import Sampling
 from neoxlib.stream import HoldBack, TextStream
-from neoxlib.text import Completion, Timings, encode, generate_text
+from neoxlib.text import Completion, Timings, encode, generate_text, split
 from tests.conftest import TINY, make_oracle
+from tests.lm_eval_tasks import transformers_model
 from tests.ranks import on_ranks
 from tests.test_model import ours
+from tests.walker import USER, byte_tokenizer, save
 
 DEMO = Path(neoxlib.__file__).parent / "demo" / "model"
 WINDOW = TINY["max_position_embeddings"]
@@ -433,3 +436,54 @@ def test_an_answer_shows_itself_and_travels_between_processes():
     found = answer(TEXTS[:1], max_new_tokens=3)[0]
     assert repr(found).startswith(f"Completion({found.text!r}, 3 tokens, 'length', Timings(first ")
     assert pickle.loads(pickle.dumps(found)) == found
+
+
+@pytest.fixture(scope="module", params=["adds nothing", "adds a beginning"])
+def harness_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """lm-eval's model `hf`, of a tokenizer that puts nothing, or its own first token, before a text."""
+    raw = byte_tokenizer(USER)
+    if request.param == "adds a beginning":
+        raw.post_processor = processors.TemplateProcessing(single=f"{USER} $A", special_tokens=[(USER, 263)])
+    folder = save(tmp_path_factory.mktemp("model"), raw, vocab_size=264)
+    if request.param == "adds a beginning":
+        about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "bos_token": USER}
+        (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    return transformers_model(folder)
+
+
+LETTERS = st.text("ab yes4\n\u3000😀", max_size=8)
+
+
+@steady
+@given(st.one_of(LETTERS, LETTERS.map(USER.__add__)), LETTERS.filter(bool))
+def test_a_choice_is_split_from_its_prompt_as_lm_eval_splits_it(harness_of, prompt: str, choice: str):
+    if not prompt.rstrip():
+        return  # lm-eval puts the end of text there; here an empty prompt is refused
+    context, continuation = harness_of._encode_pair(prompt, choice)
+    if context + continuation == harness_of.tok_encode(prompt + choice) and continuation:
+        assert split(harness_of.tokenizer, [prompt], [[choice]]) == [(context, continuation)]
+    else:
+        with pytest.raises(SettingsError, match="a token spans both"):
+            split(harness_of.tokenizer, [prompt], [[choice]])
+
+
+def test_every_choice_that_cannot_be_split_off_is_listed_with_its_prompts_end(harness_of):
+    prompts, choices = ["2 = y", " \n", "fine", [5, 6], "x" * 90 + "a"], [["es", "no"], ["a"], ["5"], ["5"], ["b"]]
+    with pytest.raises(SettingsError) as error:
+        split(harness_of.tokenizer, prompts, choices)
+    lines = str(error.value).split("\n  ")[1:]
+    assert "'es' after '2 = y': a token spans both" in lines[0]
+    assert "'a' after ' \\n'" in lines[1] or USER in harness_of.tokenizer.decode(harness_of.tok_encode(" "))
+    assert f"'b' after …'{'x' * 19}a': a token spans both" in lines[-1]
+
+
+def test_to_a_prompt_of_ids_a_choices_own_ids_are_added_and_nothing_before_them(harness_of):
+    expected = harness_of.tokenizer.encode(" yes", add_special_tokens=False)
+    assert split(harness_of.tokenizer, [[5, 6]], [[" yes"]]) == [([5, 6], expected)]
+
+
+@pytest.mark.parametrize("choices", [[["a", 5]], [["a", None]], [["half \ud83d"]], [[b"a"]]], ids=repr)
+def test_choices_that_are_no_text_are_refused(harness_of, choices: list):
+    for prompt in ("ab", [5, 6]):
+        with pytest.raises(SettingsError, match="the choice must be valid text"):
+            split(harness_of.tokenizer, [prompt], choices)
