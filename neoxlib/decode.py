@@ -13,7 +13,8 @@ from torch import Tensor
 
 from neoxlib.comm import Group
 from neoxlib.device import Timer
-from neoxlib.errors import RankError, SettingsError
+from neoxlib.errors import NotFiniteError, RankError, SettingsError
+from neoxlib.finite import blamed
 from neoxlib.model import GPTNeoX, KVCache
 from neoxlib.sampling import Sampling, pick
 
@@ -170,7 +171,10 @@ def _steps(model: GPTNeoX, rows: Rows) -> Iterator[Step]:
             logits = model(ids, cache, mask, last_only=True)[:, -1]  # [B, vocab here]
         wall = lap()
         communication = 1e3 * group.reset_clock()
-        choice = _tell_all(group, rows.choose, group.gather(logits, dim=-1))
+        try:
+            choice = _tell_all(group, rows.choose, group.gather(logits, dim=-1))
+        except NotFiniteError as error:  # on all ranks; timing's model has the real one inside
+            raise blamed(getattr(model, "model", model), error) from None
         yield Step(choice, Clock(pre, wall - communication, communication, post=lap()), timer.take())
         lap()  # what the caller did with the step is not ours
         reasons = choice.reasons
@@ -193,8 +197,11 @@ def _tell_all(group: Group, choose: Callable[[Tensor], Choice], logits: Tensor |
             choice = choose(logits)
             word = choice._replace(logprobs=[], top=[])  # rank 0 alone has use for the rest
         except Exception as error:
-            failure, word = error, f"{type(error).__name__}: {error}"
+            known = isinstance(error, NotFiniteError)  # then all ranks look for the layer together
+            failure, word = error, error if known else f"{type(error).__name__}: {error}"
     word = group.broadcast(word)
+    if isinstance(word, NotFiniteError):
+        raise word
     if failure is not None:
         raise failure
     if isinstance(word, str):

@@ -20,6 +20,7 @@ from neoxlib.config import ModelConfig, sequence_window
 from neoxlib.decode import Limits
 from neoxlib.device import fit_threads, memory_mb, start_npu
 from neoxlib.errors import ConfigError, SettingsError
+from neoxlib.finite import agree, failure_of
 from neoxlib.model import GPTNeoX, KVCache, count_parameters
 from neoxlib.ops import native
 from neoxlib.packing import choose_quant
@@ -103,12 +104,15 @@ class Engine:
         """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S]; the mask [B, S] may pad left or right.
 
         Every row of the vocabulary is given, those past the tokenizer's last id too. None off rank 0.
-        Raises SettingsError for ids, shapes or lengths that the model cannot take.
+        Raises SettingsError for ids, shapes or lengths that the model cannot take, NotFiniteError,
+        on all ranks, for logits with NaN or infinity where the mask is 1.
         """
         ids, mask = self._checked(input_ids, attention_mask)
         cache = KVCache(self.config, *ids.shape, self.group, self.weight.dtype, self.weight.device)
         logits = self.group.gather(self.model(ids.to(self.weight.device), cache, mask.to(self.weight.device)))
-        return None if logits is None else logits.float().cpu()
+        logits = None if logits is None else logits.float().cpu()
+        agree(self.model, None if logits is None else failure_of(logits, ids, mask))
+        return logits
 
     def score(self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]) -> list[list[float]]:
         """Log-probability of each choice after each prompt; `choices` is one list for all prompts, or one per prompt.
@@ -117,7 +121,8 @@ class Engine:
         splits them: blanks at the end of a prompt go to the choice. To a prompt that is ids the
         choice's own are added.
         Raises SettingsError, before any work, for empty or over-long prompts and for choices that a
-        token joins to the prompt.
+        token joins to the prompt, and NotFiniteError, on all ranks, for logits with NaN or
+        infinity.
         """
         lists = choice_lists(prompts, choices)
         requests = [Request(*pair) for pair in split(self.tokenizer, prompts, lists)]
@@ -135,7 +140,7 @@ class Engine:
         `stream(done, total)` is called after each batch. Probabilities are over the first
         `real_ids` rows of the vocabulary, by default those that the tokenizer has.
         Raises SettingsError, before any work, for requests that are empty, too long or hold ids
-        past those rows.
+        past those rows, and NotFiniteError, on all ranks, for logits with NaN or infinity.
         """
         asked = [Request(*request) for request in requests]
         both = [(n, ids) for n, request in enumerate(asked) for ids in request]

@@ -1,5 +1,7 @@
 """What can go wrong, by whose hand. Every message says what was found, what was expected and what to do."""
 
+from collections.abc import Iterable
+
 
 class NeoXError(Exception):
     """Any error that a user of neoxlib can cause and repair."""
@@ -19,6 +21,23 @@ class ShardError(NeoXError):
 
 class SettingsError(NeoXError):
     """A request (prompt, length, sampling setting, device, dtype) that cannot be served."""
+
+
+class NotFiniteError(SettingsError):
+    """Logits that are NaN or infinite, of a row with these `ids`: damage, or a dtype that overflows."""
+
+    ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, what: str, ids: Iterable[int]) -> "NotFiniteError":
+        """The error for `what`, of which the row `ids` is one."""
+        error = cls(
+            f"the logits of {what} are not finite (NaN or infinity), so no token can be chosen or "
+            "scored; the weights are damaged, or the dtype overflows: verify the model folder, or load "
+            "with dtype 'float32' or 'bfloat16'"
+        )
+        error.ids = tuple(ids)
+        return error
 
 
 class RankError(NeoXError):

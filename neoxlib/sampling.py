@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neoxlib.errors import SettingsError
+from neoxlib.errors import NotFiniteError, SettingsError
 from neoxlib.ops.likeliest import likeliest
 
 
@@ -108,11 +108,12 @@ def pick(
     Only ids below `real_ids` that are no `holes` count: a vocabulary is often padded past the
     tokenizer's last id. Order as in transformers: repetition penalty, temperature, top-k, top-p.
     `top` asks for that many alternatives.
-    Raises SettingsError when a row's logits hold NaN or infinity.
+    Raises NotFiniteError, a SettingsError, when a row's logits hold NaN or infinity.
     """
-    logits = without(logits[:, :real_ids], holes)
+    found = logits[:, :real_ids]
+    logits = without(found, holes)
     best = likeliest(logits, max(1, min(top, logits.shape[1])))
-    _refuse_not_finite(best.total)
+    _refuse_not_finite(found, best.total, history)
     scores = penalize(logits, history, sampling.repetition_penalty)
     if sampling.temperature == 0:
         tokens = (best if scores is logits else likeliest(scores, 1)).ids[:, 0]
@@ -169,11 +170,11 @@ def _outside_nucleus(scores: Tensor, top_p: float) -> Tensor:
     return outside.scatter(1, order, outside)
 
 
-def _refuse_not_finite(total: Tensor) -> None:
-    # One NaN or infinity makes its row's total that.
-    bad = [row for row, value in enumerate(total.tolist()) if not math.isfinite(value)]
+def _refuse_not_finite(logits: Tensor, total: Tensor, history: Sequence[Sequence[int]]) -> None:
+    # One NaN or infinity makes its row's total that; -infinity, which is no likelihood at all, does
+    # not.
+    least = logits.numpy().min(axis=-1).tolist()
+    ends = zip(total.tolist(), least, strict=True)
+    bad = [row for row, values in enumerate(ends) if not all(map(math.isfinite, values))]
     if bad:
-        raise SettingsError(
-            f"the logits of row(s) {bad} are not finite (NaN or infinity), so no token can be chosen; the weights are "
-            "damaged, or the dtype overflows: verify the model folder, or load with dtype 'float32' or 'bfloat16'"
-        )
+        raise NotFiniteError.of(f"row(s) {bad}", history[bad[0]])

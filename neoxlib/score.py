@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neoxlib.errors import SettingsError
+from neoxlib.errors import NotFiniteError, SettingsError
+from neoxlib.finite import agree
 from neoxlib.model import GPTNeoX, KVCache
 from neoxlib.sampling import without
 
@@ -19,6 +20,7 @@ BATCH_TOKENS = 4096  # computed at a time, padding included; bounds the activati
 CPU_TOKENS = 256  # the same on a CPU, which has enough to do with fewer; larger buffers only fall out of its caches
 CACHE_TOKENS = 8192  # slots of a batch's cache, copies of a shared prefix included: GPT-NeoX-20B's in float16 are 9 GB
 PAYS = 256  # tokens that sharing must save: it costs a pass of its own, which reads all weights, and smaller batches
+LISTED = 8  # numbers of requests that a message gives
 HEAD_ROWS = 512  # states that meet the head at a time: of 50 thousand ids 100 MB of logits
 
 Row = tuple[int, ...]
@@ -55,23 +57,30 @@ def log_probabilities(
     one-token choices after a prompt cost one row. Rows are right-padded and of like length; their
     shared beginnings are computed once. Probabilities are over the ids below `real_ids` that are no
     `holes`.
-    Raises SettingsError, before any work, listing every request that does not fit.
+    Raises SettingsError, before any work, listing every request that does not fit, and
+    NotFiniteError on all ranks.
     """
     check(requests, real_ids, max_seq_len, holes)
     served = readers(requests)
     needed = {row: min(len(requests[n].context) for n in numbers) - 1 for row, numbers in served.items()}
     answers: list[Score | None] = [None] * len(requests)
-    plan, done = groups(sorted(served), needed), 0
+    plan, done, failure = groups(sorted(served), needed), 0, None
     trunk = Trunk(model, max((shared for shared, _ in plan), default=0))
     for shared, rows in plan:
         for batch in batches(rows, shared, trunk.device):
-            model.group.broadcast(None)  # all ranks are in step here: the notebook may stop them
+            agree(model, failure)  # all ranks are in step here: the notebook may stop them
             asked = [(row, number) for row, ids in enumerate(batch) for number in served[ids]]
-            for number, score in _score_batch(trunk, batch, shared, asked, requests, (real_ids, holes)):
+            try:
+                found = _score_batch(trunk, batch, shared, asked, requests, (real_ids, holes))
+            except NotFiniteError as error:  # on rank 0 alone: the others hear of it when they meet
+                failure = error
+                continue
+            for number, score in found:
                 answers[number] = score
             done += len(asked)
             if progress and model.group.rank == 0:
                 progress(done, len(requests))
+    agree(model, failure)
     return answers if model.group.rank == 0 else None
 
 
@@ -209,20 +218,24 @@ def _score_batch(
     """(number, score) of the `asked` (row, number of the request); nothing off rank 0.
 
     Probabilities are over `ids`: those below the first, without the others, which have no token.
+    Raises NotFiniteError on rank 0, at the end, when the other ranks have done their part.
     """
     states, group = trunk.states(rows, shared), trunk.model.group
     wanted = _wanted(shared, asked, requests)
     found: dict[int, list[tuple[float, bool]]] = {number: [] for _, number in asked}
-    spots, (real_ids, holes) = list(wanted), ids
+    spots, lost, (real_ids, holes) = list(wanted), set(), ids
     for first in range(0, len(spots), HEAD_ROWS):
         piece = spots[first : first + HEAD_ROWS]
         row, column = torch.tensor(piece, device=states.device).T
         logits = group.gather(trunk.model.head(states[row, column]))  # [spots, vocab]
         if logits is not None:
             here = [wanted[spot] for spot in piece]
-            _look_up(logits[:, :real_ids].float(), holes, here, found)
+            lost |= _look_up(logits[:, :real_ids].float(), holes, here, found)
     if group.rank:
         return []
+    if lost:
+        numbers = sorted(lost)[:LISTED]
+        raise NotFiniteError.of(f"request(s) {numbers}", requests[numbers[0]].input)
     return [(n, Score(sum(p for p, _ in each), all(hit for _, hit in each))) for n, each in found.items()]
 
 
@@ -241,11 +254,16 @@ def _wanted(
 def _look_up(
     logits: Tensor, holes: Sequence[int], wanted: Sequence[Sequence[tuple[int, int]]],
     found: dict[int, list[tuple[float, bool]]],
-) -> None:
-    """Add to `found` what `logits` [spots, ids] say of each spot's (number, token)."""
+) -> set[int]:
+    """Add to `found` what `logits` [spots, ids] say of each spot's (number, token).
+
+    Returns the numbers of those whose logits are not finite.
+    """
     asked = [(spot, number, token) for spot, several in enumerate(wanted) for number, token in several]
     spot, _, token = torch.tensor(asked, device=logits.device).T
+    bad = (~logits.isfinite().all(dim=-1))[spot].cpu()
     logprobs = without(logits, holes).log_softmax(dim=-1)
     values, best = logprobs[spot, token].cpu(), (logprobs.argmax(dim=-1)[spot] == token).cpu()
     for (_, number, _), value, hit in zip(asked, values.tolist(), best.tolist(), strict=True):
         found[number].append((value, hit))
+    return {number for (_, number, _), lost in zip(asked, bad.tolist(), strict=True) if lost}

@@ -8,6 +8,7 @@ import neoxlib
 from neoxlib import layers, parity
 from neoxlib.decode import left_pad
 from neoxlib.demo import MODEL_DIR
+from neoxlib.errors import NotFiniteError
 from tests.conftest import make_oracle
 from tests.ranks import on_ranks
 from tests.test_model import VARIANTS
@@ -68,11 +69,14 @@ def test_weights_cut_in_the_wrong_order_fail(checkpoint, monkeypatch):
     assert not any(v.passed for v in found)
 
 
-def test_not_a_number_fails(checkpoint, tmp_path):
+def test_not_a_number_is_refused_by_the_model_and_fails_in_a_comparison(checkpoint, tmp_path):
     oracle = GPTNeoXForCausalLM.from_pretrained(checkpoint)
     oracle.gpt_neox.final_layer_norm.bias.data.fill_(float("nan"))
     oracle.save_pretrained(tmp_path)
-    assert not any(v.passed for v in verdicts(tmp_path))
+    with pytest.raises(NotFiniteError, match="that of the head: such numbers"):
+        verdicts(tmp_path)
+    here, nowhere = torch.randn(2, 5), torch.full((2, 5), torch.nan)
+    assert not parity._judge("", "", [nowhere], [here], tolerance=1.0, least=0.0).passed
 
 
 def answers_of(engine: neoxlib.Engine) -> list[parity.Answered]:

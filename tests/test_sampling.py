@@ -133,7 +133,7 @@ def test_a_seed_repeats_and_no_seed_does_not():
     assert len(set(map(tuple, draws))) == 4
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_logits_that_are_not_finite_are_refused_by_row(value: float):
     logits = logits_for()
     logits[1, 7] = value

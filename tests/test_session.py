@@ -18,10 +18,11 @@ from neoxlib import launch, rank
 from neoxlib import session as module
 from neoxlib.chips import CHIPS, launch_env
 from neoxlib.cluster import Outcome, _in_step
-from neoxlib.errors import RankError, SettingsError, WeightsError
+from neoxlib.errors import NotFiniteError, RankError, SettingsError, WeightsError
 from neoxlib.ops import native
 from tests import faults
 from tests.conftest import make_oracle, save_tokenizer
+from tests.test_finite import damaged
 from tests.walker import END, USER, byte_tokenizer, path_of, save
 
 ROOT = Path(__file__).parents[1]
@@ -294,6 +295,19 @@ def test_ranks_on_npus_get_the_recipe_of_the_chip_and_this_process_keeps_its_own
     env = module._environment(8, "npu", deterministic)
     assert env.items() >= launch_env("910B3", 8, deterministic=deterministic).items()
     assert ("HCCL_DETERMINISTIC" in env) is deterministic and dict(os.environ) == before
+
+
+def test_ranks_name_the_layer_that_is_not_finite_and_go_on(tmp_path):
+    """Every rank raises the same, and none is left waiting: the session answers what it can afterwards."""
+    folder = damaged(tmp_path, "gpt_neox.layers.1.attention.query_key_value.weight")
+    with open_session(folder, tmp_path / "logs") as broken:
+        for ask in (lambda: broken.generate(["ab"]), lambda: broken.logits([[66, 67]]),
+                    lambda: broken.score(["ab"], ["c"]), lambda: broken.score_ids([([66], [67])])):
+            with pytest.raises(NotFiniteError, match="is that of layer 1: such numbers are in"):
+                ask()
+            with pytest.raises(SettingsError, match="rows of unequal lengths"):
+                broken.logits([[1, 2], [3]])
+        assert broken.ranks["state"].tolist() == ["ready"] * 2
 
 
 def test_ranks_stop_at_special_tokens_and_continue_ids_without_a_tokenizer(tmp_path):
