@@ -27,7 +27,7 @@ from neoxlib.packing import choose_quant
 from neoxlib.sampling import Sampling
 from neoxlib.score import Progress, Request, Score, log_probabilities
 from neoxlib.settle import Settling
-from neoxlib.text import UNREADABLE, Completion, Printer, Stream, choice_lists, generate_text, split
+from neoxlib.text import Completion, Printer, Stream, choice_lists, generate_text, refuse_no_ids, split
 from neoxlib.tokenizer import about_ends, end_ids, load_tokenizer, vocabulary
 
 Prompt = str | Sequence[int]
@@ -143,9 +143,9 @@ class Engine:
         past those rows, and NotFiniteError, on all ranks, for logits with NaN or infinity.
         """
         asked = [Request(*request) for request in requests]
-        both = [(n, ids) for n, request in enumerate(asked) for ids in request]
-        if wrong := sorted({n for n, ids in both if isinstance(ids, UNREADABLE)}):
-            raise SettingsError(f"request(s) {wrong} hold text or bytes; give lists of token ids")
+        refuse_no_ids(asked)
+        if real_ids is not None and not 1 <= real_ids <= self.config.vocab_size:
+            raise SettingsError(f"real_ids is {real_ids}; the model has {self.config.vocab_size} rows")
         limits = Limits((), real_ids, self.max_seq_len) if real_ids else self.limits
         rows = limits.real_ids, self.max_seq_len
         return log_probabilities(self.model, asked, *rows, stream or None, limits.holes) or []

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from numbers import Integral
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,20 @@ def as_ids(value: Any) -> list[int]:
     if any(isinstance(item, bool) for item in items):
         raise TypeError("True and False are no token ids")
     return [operator.index(item) for item in items]
+
+
+def refuse_no_ids(requests: Sequence[Sequence[Any]]) -> None:
+    """Raises SettingsError with the requests that hold other things than lists of whole numbers."""
+    lists = {id(ids): ids for request in requests for ids in request}  # many share one context
+    wrong = {key for key, ids in lists.items() if not _whole(ids)}
+    if bad := [n for n, request in enumerate(requests) if any(id(ids) in wrong for ids in request)]:
+        raise SettingsError(f"request(s) {bad} hold what is no list of token ids, such as [12, 7]")
+
+
+def _whole(ids: Any) -> bool:
+    if isinstance(ids, UNREADABLE) or not isinstance(ids, Sequence):
+        return False
+    return all(issubclass(kind, Integral) and kind is not bool for kind in set(map(type, ids)))
 
 
 def ids_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

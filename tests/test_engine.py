@@ -132,10 +132,23 @@ def test_blanks_at_a_prompts_end_are_scored_with_the_choice(engine: Engine):
     assert engine.score(["2 =\n"], ["4"])[0] == pytest.approx(expected[2:], abs=1e-4)
 
 
-@pytest.mark.parametrize("request_", [(b"ab", [1]), ([1], b"b"), ("ab", [1]), ([1], {1: 2})], ids=repr)
+@pytest.mark.parametrize(
+    "request_",
+    [
+        (b"ab", [1]), ([1], b"b"), ("ab", [1]), ([1], {1: 2}), ([1.5], [2]), ([True], [1]), ([1], 5),
+        ([1], torch.ones(1)),
+    ],
+    ids=repr,
+)
 def test_what_only_looks_like_a_list_of_ids_is_not_scored(engine: Engine, request_: tuple):
-    with pytest.raises(SettingsError, match=r"request\(s\) \[1\] hold text or bytes; give lists of token ids"):
+    with pytest.raises(SettingsError, match=r"request\(s\) \[1\] hold what is no list of token ids"):
         engine.score_ids([([1], [2]), request_])
+
+
+@pytest.mark.parametrize("rows", [0, -1, 301])
+def test_rows_that_the_model_does_not_have_are_refused(engine: Engine, rows: int):
+    with pytest.raises(SettingsError, match=f"real_ids is {rows}; the model has 300 rows"):
+        engine.score_ids([([1], [2])], real_ids=rows)
 
 
 def test_cases_without_tokens_are_refused():
