@@ -7,17 +7,22 @@ for a first answer at once, is copied soon after (settle.py).
 import gc
 import json
 import math
+import mmap
+import os
+import sys
 import threading
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, _weights_only_unpickler, serialization
 
 from neoxlib.device import fit_threads
 from neoxlib.errors import WeightsError
@@ -26,7 +31,11 @@ from neoxlib.ops import packing
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}
+    # No weight of ours has these, but a table that is skipped may, and a refusal names them.
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2": torch.float8_e5m2,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+}  # as in safetensors/torch.py
 BLOCK = 2 << 20  # bytes held at a time: a processor's cache takes it, so it is sliced and hashed while still warm
 MAX_HEADER = 100_000_000  # the format's own limit
 Answer = TypeVar("Answer")
@@ -62,7 +71,8 @@ def without_collection() -> Iterator[None]:
 class Piece:
     """A tensor inside a file: `shape` values of `dtype` from byte `offset` on, row by row.
 
-    `offset` None: a .bin of before torch 1.6, or a tensor stored with strides; its file is then loaded as a whole.
+    `offset` None: a .bin of before torch 1.6, zipped anew with compression or of another byte order, or a tensor stored
+    with strides; its file is then loaded as a whole, by torch.
     """
 
     path: Path
@@ -95,7 +105,8 @@ class Piece:
         if self.offset is None or self.offset % self.dtype.itemsize or columns != slice(0, width):
             return None
         start, row = self.offset, width * self.dtype.itemsize
-        return pages(self.path)[start + rows.start * row : start + rows.stop * row].view(self.dtype).view(-1, width)
+        first, last = start + rows.start * row, start + rows.stop * row
+        return pages(self.path, state_of(self.path))[first:last].view(self.dtype).view(-1, width)
 
     def _read_rows(self, out: Tensor, first: int) -> None:
         """Fill contiguous `out` [rows, width] with the bytes from row `first` on."""
@@ -109,10 +120,21 @@ class Piece:
                 view = view[got:]
 
 
+def state_of(path: Path) -> tuple[int, int, int, int]:
+    """Bytes, inode, and the times (ns) of the last change of content and of anything: another file has another."""
+    with path.open("rb") as file:  # to open it makes a network file system look anew
+        stat = os.fstat(file.fileno())
+    return stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 @lru_cache
-def pages(path: Path) -> Tensor:
-    """A file's bytes, mapped: read when they are used. What is written there stays in this process."""
-    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+def pages(path: Path, state: tuple[int, int, int, int]) -> Tensor:
+    """A file's bytes, mapped: read when they are used. What is written there stays in this process.
+
+    `state` is that of the file now: what stood under this name before is another file.
+    """
+    with path.open("rb") as file:
+        return torch.frombuffer(mmap.mmap(file.fileno(), state[0], access=mmap.ACCESS_COPY), dtype=torch.uint8)
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -139,7 +161,8 @@ def read_header(path: Path) -> tuple[dict[str, Piece], dict[str, Any]]:
         raw = file.read(length)
     try:
         header = json.loads(raw)
-        metadata = dict(header.pop("__metadata__", {}))
+        metadata = header.pop("__metadata__", None)
+        metadata = {} if metadata is None else dict(metadata)
         pieces = {key: _piece(path, key, entry, 8 + length) for key, entry in header.items()}
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise WeightsError(f"{path} has a corrupt safetensors header ({error!r}); copy it anew") from error
@@ -170,34 +193,96 @@ def read_pickle(path: Path) -> dict[str, Piece]:
 
     torch/serialization.py notes where each storage's bytes begin as `_checkpoint_offset` when nothing is read.
     """
-    state = _safe_load(path, "meta")
-    pieces, size = {}, path.stat().st_size
-    for key, tensor in state.items():
-        start = tensor.untyped_storage()._checkpoint_offset
-        if start is not None and tensor.is_contiguous():
-            start += tensor.storage_offset() * tensor.itemsize
-            if start + tensor.nbytes > size:
-                raise WeightsError(f"{path} is truncated inside {key}; copy it anew")
-        else:
-            start = None
-        pieces[key] = Piece(path, key, tensor.dtype, tuple(tensor.shape), start)
-    return pieces
+    sizes: dict[int, int] = {}
+    state = _checked(path, lambda: _shapes(path, sizes))
+    return {key: Piece(path, key, x.dtype, tuple(x.shape), _offset(x, sizes)) for key, x in state.items()}
 
 
-def _safe_load(path: Path, device: str) -> dict[str, Tensor]:
+def _offset(tensor: Tensor, sizes: dict[int, int]) -> int | None:
+    """Where a tensor's values lie one after the other in its file, as they are; None where they do not."""
+    storage = tensor.untyped_storage()
+    start = tensor.storage_offset() * tensor.itemsize
+    fits = start + tensor.nbytes <= storage.nbytes() == sizes.get(storage._checkpoint_offset)
+    plain = tensor.is_contiguous() and not tensor.is_neg() and not tensor.is_conj()
+    return storage._checkpoint_offset + start if fits and plain else None
+
+
+def _shapes(path: Path, sizes: dict[int, int]) -> Any:
+    """What a .bin holds, without the numbers; `sizes` gets the bytes of each record that can be read where it is."""
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(0)
+        if start != b"PK\x03\x04":  # as torch tells the two formats apart
+            return torch.load(path, map_location="meta", weights_only=True, mmap=False)
+        return serialization._load(_Records(file, sizes), "meta", _weights_only_unpickler, encoding="utf-8")
+
+
+class _Records:
+    """torch's reader of a zip, for a load without numbers: a record's bytes are where the archive says they are.
+
+    torch computes it for files of its own version, as its writer lays them out: one that was zipped anew lies
+    otherwise. And it swaps bytes of another order, of which there are none here.
+    """
+
+    def __init__(self, file: BinaryIO, sizes: dict[int, int]) -> None:
+        self.reader, self.sizes = torch._C.PyTorchFileReader(file), sizes
+        default = serialization.get_default_load_endianness()
+        order = "big" if default == serialization.LoadEndianness.BIG else "little"
+        if self.reader.has_record("byteorder"):
+            order = self.reader.get_record("byteorder").decode()
+        self.plain = _stored_records(file) if order == sys.byteorder else {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reader, name)
+
+    def has_record(self, name: str) -> bool:
+        return name == "byteorder" or (name != ".format_version" and self.reader.has_record(name))
+
+    def get_record(self, name: str) -> bytes:
+        return sys.byteorder.encode() if name == "byteorder" else self.reader.get_record(name)
+
+    def get_record_offset(self, name: str) -> int:
+        offset, entry = self.reader.get_record_offset(name), self.plain.get(name)
+        if entry and entry.header_offset == self.reader.get_record_header_offset(name):
+            self.sizes[offset] = entry.file_size
+        return offset
+
+
+def _stored_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
+    """The records of a zip that are neither compressed nor encrypted nor there twice."""
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        entries = zipfile.ZipFile(file).infolist()
+    except zipfile.BadZipFile:  # torch may still read it
+        return {}
+    names = Counter(entry.filename for entry in entries)
+    return {
+        entry.filename.partition("/")[2]: entry for entry in entries
+        if entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1 and names[entry.filename] == 1
+    }  # fmt: skip
+
+
+def _checked(path: Path, read: Callable[[], Any]) -> dict[str, Tensor]:
+    """What `read` returns, if it is a plain table of tensors."""
+    try:
+        state = read()
     except Exception as error:  # a corrupt pickle can raise anything
         raise WeightsError(
             f"{path} cannot be read with weights_only=True: it is truncated or corrupt, or asks to run code, which is "
             f"never done. Copy it anew, or save its tensors as safetensors. ({repr(error)[:200]})"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) and not t.is_sparse for t in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_dense(x) for k, x in state.items()):
         raise WeightsError(f"{path} is no plain table of name and tensor; save the model's state_dict() as safetensors")
     return state
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
 
 
 @lru_cache(maxsize=1)  # one file at a time, for as long as its tensors are asked for
 def load_whole(path: Path) -> dict[str, Tensor]:
     """All tensors of a .bin whose bytes cannot be picked out; memory then grows with that file."""
-    return _safe_load(path, "cpu")
+    state = _checked(path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=False))
+    if empty := [key for key, tensor in state.items() if not tensor.is_cpu]:
+        raise WeightsError(f"{path} has no numbers for {', '.join(empty)}: they were saved from the meta device")
+    return state
