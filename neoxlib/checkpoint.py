@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,8 +15,13 @@ import torch
 from torch import Tensor
 
 from neoxlib.errors import WeightsError
+from neoxlib.foreign import adapter_beside, dead_link, folder_kind
 from neoxlib.pieces import BLOCK, Piece, load_whole, matrix, read_header, read_pickle
 
+log = logging.getLogger("neoxlib")
+
+# Tables that older transformers saved beside the weights, in any dtype; the model computes its own.
+SKIPPED = re.compile(r"(^|\.)(attention\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 # In order of preference: the first that a folder has is read.
 LAYOUTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
@@ -111,20 +118,33 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     """Find every tensor of a model folder without reading its data.
 
     Takes a published checkpoint (safetensors or .bin, one file or an index), a folder that `shard` wrote, or one
-    `part_model/{rank}` of it. Raises WeightsError: nothing found, files missing, truncated, corrupt or unsafe.
+    `part_model/{rank}` of it. Raises WeightsError: nothing found, files missing, truncated, corrupt or unsafe, or of
+    another program, or an adapter beside them.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise WeightsError(f"model folder {str(folder)!r} does not exist or is not a folder")
+        raise WeightsError(dead_link(folder) or f"model folder {str(folder)!r} does not exist or is not a folder")
     load_whole.cache_clear()
     if (manifest := read_manifest(folder)) is not None:
         return _open_shards(folder, manifest)
     if (folder / JOURNAL).exists():
         raise WeightsError(f"{folder} is not finished: run the same shard or merge again to resume")
-    for layout in LAYOUTS:
-        if (folder / layout).is_file():
+    layouts = [layout for layout in LAYOUTS if (folder / layout).is_file() or (folder / layout).is_symlink()]
+    for layout, later in zip(layouts, [*layouts[1:], ""], strict=False):
+        if problem := dead_link(folder / layout) or adapter_beside(folder):
+            raise WeightsError(problem)
+        if not (later and _is_stray(folder / layout)):
             return _open_published(folder, layout)
+        log.warning("%s names weight files of which none is here; %s is read", folder / layout, later)
     raise WeightsError(_nothing_found(folder))
+
+
+def _is_stray(path: Path) -> bool:
+    """Whether this is an index that came without any of its files."""
+    if not path.name.endswith(".index.json"):
+        return False
+    files = [path.parent / name for name in set(_weight_map(path).values())]
+    return not any(file.exists() or file.is_symlink() for file in files)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -175,27 +195,45 @@ def _open_published(folder: Path, layout: str) -> Checkpoint:
         else:
             pieces = read_pickle(file)
         found[file.name] = pieces
-    if lost := [f"{name} in {file}" for name, file in listed.items() if name not in found[file]]:
+    wanted = {name: file for name, file in listed.items() if not SKIPPED.search(name)}
+    if lost := [f"{name} in {file}" for name, file in wanted.items() if name not in found[file]]:
         raise WeightsError(f"{folder / layout} lists tensors that their files do not hold:\n  " + "\n  ".join(lost))
     tensors = {
         name: Stored((piece,)) for file, pieces in found.items() for name, piece in pieces.items()
         if listed.get(name, file) == file
     }
-    rank, _, size = metadata.get(PART_KEY, "0/1").partition("/")
-    return Checkpoint(folder, tuple(sorted(files)), tensors, (int(rank), int(size)), quant=metadata.get(QUANT_KEY))
+    part = _part(metadata, files[-1])
+    return Checkpoint(folder, tuple(sorted(files)), tensors, part, quant=metadata.get(QUANT_KEY))
+
+
+def _part(metadata: dict[str, str], file: Path) -> tuple[int, int]:
+    """Rank and world size whose tensors a file holds; (0, 1) where it does not say."""
+    mark = metadata.get(PART_KEY, "0/1")
+    rank, _, size = str(mark).partition("/")
+    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        raise WeightsError(f"{file} is marked as part {mark!r}, expected rank/world size; copy it anew, or cut anew")
+    return int(rank), int(size)
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """An index's tensor -> file."""
+    listed = read_json(path).get("weight_map")
+    if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
+        raise WeightsError(f"{path} has no weight_map of tensor and file name; copy it anew")
+    return listed
 
 
 def _read_index(path: Path) -> dict[str, str]:
     """The index's tensor -> file, every file present and beside the index."""
-    listed = read_json(path).get("weight_map")
-    if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
-        raise WeightsError(f"{path} has no weight_map of tensor and file name; copy it anew")
+    listed = _weight_map(path)
     files = sorted(set(listed.values()))
     # A link out of the folder is fine (download caches are made of them); a name that leads out is not.
     if outside := [file for file in files if file in ("", ".", "..") or "/" in file or "\\" in file]:
         raise WeightsError(f"{path} names files that are not beside it, which is refused: {', '.join(outside)}")
     if missing := [file for file in files if not (path.parent / file).is_file()]:
-        raise WeightsError(f"{path.parent} lacks {len(missing)} of {len(files)} weight files: {', '.join(missing)}")
+        links = "".join(f"\n  {link}" for file in missing if (link := dead_link(path.parent / file)))
+        words = f"{path.parent} lacks {len(missing)} of {len(files)} weight files: {', '.join(missing)}"
+        raise WeightsError(words + (links or "; copy them, too"))
     return listed
 
 
@@ -223,7 +261,8 @@ def _nothing_found(folder: Path) -> str:
         return f"{folder} has {PARTS}/ but no {MANIFEST}: a cut not finished (run shard again) or not made by neoxlib"
     if (folder.parent / MANIFEST).is_file():
         return f"{folder} is inside a cut; give {folder.absolute().parent}, which is read at any world size"
-    return f"{folder} holds no weights: looked for {', '.join(LAYOUTS)} and {MANIFEST}; found {here}"
+    looked = f"looked for {', '.join(LAYOUTS)} and {MANIFEST}; found {here}"
+    return f"{folder} holds no weights that neoxlib reads{folder_kind(folder)} ({looked})"
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

@@ -5,16 +5,29 @@ from collections.abc import Iterable
 
 import torch
 
-from neoxlib.checkpoint import Checkpoint, Stored
+from neoxlib.checkpoint import SKIPPED, Checkpoint, Stored
 from neoxlib.config import ModelConfig
 from neoxlib.errors import ShardError, WeightsError
+from neoxlib.foreign import UNQUANTIZED
 from neoxlib.model import full_parameters, shard_rules
 from neoxlib.pieces import as_bytes
 
 EMBED, HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
 HEADS = (HEAD, "lm_head.weight")  # the second since transformers 5
-# Tables that older transformers saved beside the weights; the model computes its own.
-SKIPPED = re.compile(r"(^|\.)(attention\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
+# Names of other programs' tensors -> what they are.
+FOREIGN = (
+    (r"\.lora_\w+(\.|$)", "those of an adapter (LoRA), not merged: merge_and_unload() it into its model and save that"),
+    (r"\.(qweight|qzeros|g_idx)$", f"weights quantized by GPTQ or AWQ: {UNQUANTIZED}"),
+    (r"\.(SCB|absmax|quant_map|weight_format|quant_state\.\w+)$",
+     f"weights quantized by bitsandbytes: {UNQUANTIZED}"),
+    (r"\.(weight_packed|weight_zero_point)$", f"compressed tensors: {UNQUANTIZED}"),
+)  # fmt: skip
+WRAPPERS = {
+    "module.": "torch's DistributedDataParallel or DataParallel, or DeepSpeed",
+    "_orig_mod.": "torch.compile", "_fsdp_wrapped_module.": "torch's FSDP", "base_model.model.": "PEFT",
+    "_checkpoint_wrapped_module.": "torch's activation checkpointing", "model.": "another module",
+}  # fmt: skip
+FIRST = "layers.0.input_layernorm.weight"  # every checkpoint has it, behind whatever its names begin with
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -56,6 +69,8 @@ def match_names(
     embed_in and the head is enough.
     """
     names = [name for name in names if not SKIPPED.search(name)]
+    if problem := _of_others(names) or _prefixed(names):
+        raise WeightsError(f"{where} {problem}")
     prefix = "" if any(name.startswith("gpt_neox.") for name in names) else "gpt_neox."
     expected, found, problems = shard_rules(config, quant), {}, []
     for theirs in names:
@@ -74,6 +89,29 @@ def match_names(
         problems.append("this is a base model: it lacks the head that turns hidden states into tokens")
     _refuse(problems + [f"missing {name}" for name in missing], where)
     return found
+
+
+def _of_others(names: list[str]) -> str | None:
+    """One line for the tensors of another program, in place of one for each."""
+    for pattern, what in FOREIGN:
+        if found := [name for name in names if re.search(pattern, name)]:
+            return f"holds {len(found)} tensors like {found[0]}, which are {what}"
+    return None
+
+
+def _prefixed(names: list[str]) -> str | None:
+    """One line for a prefix that all names have where none is expected."""
+    starts = {name.removesuffix(FIRST) for name in names if name.endswith(FIRST)}
+    prefix = min(starts, default="")
+    if len(starts) != 1 or prefix in ("", "gpt_neox."):
+        return None
+    prefix = prefix.removesuffix("gpt_neox.")
+    count = sum(name.startswith(prefix) for name in names)
+    who = next((f", as {who} leaves it" for word, who in WRAPPERS.items() if word in prefix), "")
+    return (
+        f"has {count} of {len(names)} tensors under the prefix {prefix!r}{who}: save the state_dict() of the model "
+        f"inside, or take {prefix!r} off the names"
+    )
 
 
 def _refuse(problems: list[str], where: str) -> None:

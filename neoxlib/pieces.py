@@ -26,6 +26,7 @@ from torch import Tensor, _weights_only_unpickler, serialization
 
 from neoxlib.device import fit_threads
 from neoxlib.errors import WeightsError
+from neoxlib.foreign import file_kind
 from neoxlib.ops import packing
 
 DTYPES = {
@@ -157,7 +158,8 @@ def read_header(path: Path) -> tuple[dict[str, Piece], dict[str, Any]]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
-            raise WeightsError(f"{path} is truncated or no safetensors file: {size} bytes hold no such header")
+            what = file_kind(path) or ": it is truncated, or another file"
+            raise WeightsError(f"{path} is no safetensors file that can be read, of {size} bytes{what}")
         raw = file.read(length)
     try:
         header = json.loads(raw)
@@ -165,7 +167,8 @@ def read_header(path: Path) -> tuple[dict[str, Piece], dict[str, Any]]:
         metadata = {} if metadata is None else dict(metadata)
         pieces = {key: _piece(path, key, entry, 8 + length) for key, entry in header.items()}
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise WeightsError(f"{path} has a corrupt safetensors header ({error!r}); copy it anew") from error
+        what = file_kind(path) or f" ({error!r}); copy it anew"
+        raise WeightsError(f"{path} has a corrupt safetensors header{what}") from error
     end = 8 + length
     for piece in sorted(pieces.values(), key=lambda p: (p.offset, math.prod(p.shape))):
         if piece.offset != end:
@@ -266,6 +269,8 @@ def _checked(path: Path, read: Callable[[], Any]) -> dict[str, Tensor]:
     try:
         state = read()
     except Exception as error:  # a corrupt pickle can raise anything
+        if kind := file_kind(path):
+            raise WeightsError(f"{path} cannot be read as what torch.save writes{kind}") from error
         raise WeightsError(
             f"{path} cannot be read with weights_only=True: it is truncated or corrupt, or asks to run code, which is "
             f"never done. Copy it anew, or save its tensors as safetensors. ({repr(error)[:200]})"
