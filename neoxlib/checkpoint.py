@@ -1,9 +1,9 @@
 """Read any published checkpoint folder: which tensor is in which file. How a tensor is cut is not known here."""
 
 import hashlib
-import json
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from neoxlib.errors import WeightsError
 from neoxlib.foreign import adapter_beside, dead_link, folder_kind
-from neoxlib.pieces import BLOCK, Piece, load_whole, matrix, read_header, read_pickle
+from neoxlib.manifest import JOURNAL, MANIFEST, PARTS, QUANT_KEY, misplaced, part_of, read_json, read_manifest
+from neoxlib.pieces import BLOCK, Piece, load_whole, matrix, read_header, read_pickle, state_of
 
 log = logging.getLogger("neoxlib")
 
@@ -26,10 +27,6 @@ SKIPPED = re.compile(r"(^|\.)(attention\.(bias|masked_bias)|rotary_emb\.inv_freq
 LAYOUTS = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
-MANIFEST, JOURNAL, PARTS = "manifest.json", "shard.progress.jsonl", "part_model"
-FORMAT = "neoxlib-shards"
-PART_KEY = "neoxlib_part"  # in a safetensors header: "1/2" in the files of part_model/1 of two ranks
-QUANT_KEY = "neoxlib_quant"  # the scheme, where the file's weights are packed
 
 
 @dataclass(frozen=True)
@@ -147,40 +144,6 @@ def _is_stray(path: Path) -> bool:
     return not any(file.exists() or file.is_symlink() for file in files)
 
 
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder that `shard` finished; None where there is none of ours."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        return None
-    manifest = read_json(path)
-    if manifest.get("format") != FORMAT:
-        return None
-    if manifest.get("version") != 1:
-        raise WeightsError(f"{path} has version {manifest.get('version')!r}; this neoxlib reads version 1: cut anew")
-    if lost := [key for key in ("source_fingerprint", "world_size", "files", "tensors") if key not in manifest]:
-        raise WeightsError(f"{path} lacks {', '.join(lost)}; cut anew")
-    if outside := [file for file in manifest["files"] if file.startswith("/") or ".." in file.split("/")]:
-        raise WeightsError(f"{path} names files outside its folder, which is refused: {', '.join(outside)}")
-    return manifest
-
-
-def stored_quant(folder: str | Path) -> str | None:
-    """The scheme that a cut's weights are packed by; None for any other folder."""
-    manifest = read_manifest(Path(folder))
-    return manifest.get("quant") if manifest else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; raises WeightsError when it is not one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
-        raise WeightsError(f"{path} is not readable JSON ({error}); copy it anew") from error
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} holds a {type(value).__name__}, not an object; copy it anew")
-    return value
-
-
 def _open_published(folder: Path, layout: str) -> Checkpoint:
     listed: dict[str, str] = {}
     if layout.endswith(".index.json"):
@@ -188,13 +151,12 @@ def _open_published(folder: Path, layout: str) -> Checkpoint:
         files = [folder / name for name in dict.fromkeys(listed.values())]
     else:
         files = [folder / layout]
-    found, metadata = {}, {}
+    found, marks = {}, {}
     for file in sorted(files):
-        if file.suffix == ".safetensors":
-            pieces, metadata = read_header(file)
-        else:
-            pieces = read_pickle(file)
-        found[file.name] = pieces
+        found[file.name], metadata = read_header(file) if file.suffix == ".safetensors" else (read_pickle(file), {})
+        marks[file.name] = part_of(metadata, file), metadata.get(QUANT_KEY)
+    if len(set(marks.values())) > 1:
+        raise WeightsError(f"{folder} holds files of different parts or packings: {marks}; copy it anew, or cut anew")
     wanted = {name: file for name, file in listed.items() if not SKIPPED.search(name)}
     if lost := [f"{name} in {file}" for name, file in wanted.items() if name not in found[file]]:
         raise WeightsError(f"{folder / layout} lists tensors that their files do not hold:\n  " + "\n  ".join(lost))
@@ -202,17 +164,8 @@ def _open_published(folder: Path, layout: str) -> Checkpoint:
         name: Stored((piece,)) for file, pieces in found.items() for name, piece in pieces.items()
         if listed.get(name, file) == file
     }
-    part = _part(metadata, files[-1])
-    return Checkpoint(folder, tuple(sorted(files)), tensors, part, quant=metadata.get(QUANT_KEY))
-
-
-def _part(metadata: dict[str, str], file: Path) -> tuple[int, int]:
-    """Rank and world size whose tensors a file holds; (0, 1) where it does not say."""
-    mark = metadata.get(PART_KEY, "0/1")
-    rank, _, size = str(mark).partition("/")
-    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
-        raise WeightsError(f"{file} is marked as part {mark!r}, expected rank/world size; copy it anew, or cut anew")
-    return int(rank), int(size)
+    part, quant = next(iter(marks.values()))
+    return Checkpoint(folder, tuple(sorted(files)), tensors, part, quant=quant)
 
 
 def _weight_map(path: Path) -> dict[str, str]:
@@ -242,7 +195,10 @@ def _open_shards(folder: Path, manifest: dict[str, Any]) -> Checkpoint:
     files = [folder / name for name in manifest["files"] if name.endswith(".safetensors")]
     if missing := [str(file.relative_to(folder)) for file in files if not file.is_file()]:
         raise WeightsError(f"{folder} lacks files of its manifest: {', '.join(missing)}; copy them, or cut anew")
-    headers = {str(file.relative_to(folder)): read_header(file)[0] for file in files}
+    read = {str(file.relative_to(folder)): read_header(file) for file in files}
+    headers = {file: pieces for file, (pieces, _) in read.items()}
+    if wrong := misplaced(manifest, {file: metadata for file, (_, metadata) in read.items()}):
+        raise WeightsError(f"{folder} has files where others belong; cut anew:\n  " + "\n  ".join(wrong))
     tensors, lost = {}, []
     for name, entry in manifest["tensors"].items():
         lost += [f"{name} in {file}" for file in entry["files"] if name not in headers.get(file, {})]
@@ -279,3 +235,43 @@ def fingerprint(checkpoint: Checkpoint) -> str:
                 file.seek(max(0, size - 4096) * n // 63)
                 digest.update(file.read(4096))
     return digest.hexdigest()
+
+
+# What a file's name ends with that is no companion: weights in any format, and a trainer's state.
+WEIGHTS = (
+    ".safetensors", ".bin", ".index.json", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".ot", ".npz",
+    ".npy", ".pkl", ".distcp", ".tmp", JOURNAL,
+)  # fmt: skip
+LARGEST = 64 << 20  # bytes of a companion
+
+
+def companions(folder: Path) -> dict[str, Path]:
+    """The files that belong to a model and hold no weights (config, tokenizer of any kind, templates, licence) by name.
+
+    Raises WeightsError for links to nothing.
+    """
+    paths = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]  # where transformers keeps further ones
+    names = {str(path.relative_to(folder)): path for path in sorted(paths) if not path.name.startswith(".")}
+    names = {name: path for name, path in names.items() if not name.endswith(WEIGHTS) and not path.is_dir()}
+    if dead := [words for path in names.values() if (words := dead_link(path))]:
+        raise WeightsError("\n  ".join(dead))
+    if large := [name for name, path in names.items() if path.stat().st_size > LARGEST]:
+        log.warning("%s: %s are not taken along, being larger than 64 MiB", folder, ", ".join(large))
+    return {name: path for name, path in names.items() if name not in large and path.is_file()}
+
+
+def source_files(checkpoint: Checkpoint) -> dict[str, list[int] | None]:
+    """Size, inode and times of change of each file that a cut reads; None for one that is gone.
+
+    The kernel sets them at any write, and at a rename: reading all bytes twice more would tell nothing else, and take
+    as long as the cut.
+    """
+    paths = [*checkpoint.files, *companions(checkpoint.folder).values()]
+    return {os.path.relpath(path, checkpoint.folder): _state(path) for path in paths}
+
+
+def _state(path: Path) -> list[int] | None:
+    try:
+        return list(state_of(path))
+    except FileNotFoundError:
+        return None

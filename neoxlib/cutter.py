@@ -1,7 +1,7 @@
 """Stream a checkpoint's tensors into the files of every rank, block by block; what a kill leaves is taken up again."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from neoxlib import files
-from neoxlib.checkpoint import FORMAT, JOURNAL, MANIFEST, PART_KEY, QUANT_KEY, Stored
+from neoxlib.checkpoint import Stored
 from neoxlib.errors import WeightsError
 from neoxlib.files import Journal, Layout, Meter
 from neoxlib.layers import Cut
+from neoxlib.manifest import JOURNAL, MANIFEST, PART_KEY, QUANT_KEY, manifest_bytes, seal
 from neoxlib.ops import packing
 from neoxlib.packing import PackedPart, packed
 from neoxlib.pieces import BLOCK, load_whole, matrix, without_collection
@@ -45,6 +46,7 @@ class Job:
     groups: tuple[tuple[Target, ...], ...]
     companions: dict[str, bytes]  # config.json, tokenizer files: the same in every folder
     request: dict[str, Any]
+    source: Callable[[], dict[str, Any]]  # what `request` says of the source, as it is now
 
     def file(self, rank: int, group: int) -> str:
         """Path under root of a rank's file."""
@@ -63,8 +65,8 @@ class Job:
 
     def header(self, rank: int, group: int) -> bytes:
         """Head of a rank's file, which marks it as that rank's part, and as packed."""
-        size, quant = len(self.folders), self.request["quant"]
-        marks = ({PART_KEY: f"{rank}/{size}"} if size > 1 else {}) | ({QUANT_KEY: quant} if quant else {})
+        quant, cut = self.request["quant"], self.request["kind"] == "shard"
+        marks = ({PART_KEY: f"{rank}/{len(self.folders)}"} if cut else {}) | ({QUANT_KEY: quant} if quant else {})
         return files.header_of(self.layout(rank, group), marks)
 
     def sizes(self) -> dict[str, int]:
@@ -76,7 +78,8 @@ class Job:
 def write(job: Job, progress: bool) -> dict[str, Any]:
     """Write what the journal does not hold yet; of a cut, the manifest comes last. Returns the manifest.
 
-    Raises ShardError when the disk is too small, fills up, or another process writes there.
+    Raises ShardError when the disk is too small, fills up, or another process writes there, WeightsError when the
+    source has changed meanwhile.
     """
     sizes = job.sizes()
     kept = sum(size for file, size in sizes.items() if (job.root / file).is_file())
@@ -87,16 +90,33 @@ def write(job: Job, progress: bool) -> dict[str, Any]:
             (job.root / folder).mkdir(parents=True, exist_ok=True)
         journal = Journal(job.root / JOURNAL, job.request)
         try:
-            written = {**_write_companions(job), **_write_weights(job, sizes, journal, progress), **_write_indexes(job)}
-            return _finish(job, written, journal)
+            written = _write_companions(job) | _write_weights(job, sizes, journal, progress)
+            _check_source(job, written, journal)
+            return _finish(job, written | _write_indexes(job), journal)
         finally:
             journal.close()
             load_whole.cache_clear()
             packed.cache_clear()
 
 
+def _check_source(job: Job, written: dict[str, Entry], journal: Journal) -> None:
+    """What is written is of one source only if that is now what it was before anything of it was read."""
+    load_whole.cache_clear()
+    now = job.source()
+    if all(job.request[key] == value for key, value in now.items()):
+        return
+    journal.discard(written)
+    names = files.changed(job.request["source_files"], now["source_files"]) or ["their content"]
+    raise WeightsError(
+        f"the source has changed while it was read: {', '.join(names)}. What was written is discarded: give the same "
+        "command again once nothing writes there"
+    )
+
+
 def _write_companions(job: Job) -> dict[str, Entry]:
     places = [(job.path(rank, name), data) for rank in range(len(job.folders)) for name, data in job.companions.items()]
+    for path, _ in places:
+        (job.root / path).parent.mkdir(parents=True, exist_ok=True)
     return {path: files.write_bytes(job.root / path, data) for path, data in places}
 
 
@@ -201,7 +221,7 @@ def _finish(job: Job, written: dict[str, Entry], journal: Journal) -> dict[str, 
         files.sync_folder(job.root / folder)
     manifest = _manifest(job, written)
     if job.request["kind"] == "shard":
-        files.write_json(job.root / MANIFEST, manifest)
+        files.write_bytes(job.root / MANIFEST, manifest_bytes(manifest))
     files.sync_folder(job.root)
     journal.remove()
     return manifest
@@ -217,7 +237,5 @@ def _manifest(job: Job, written: dict[str, Entry]) -> dict[str, Any]:
         }
         for n, group in enumerate(job.groups) for target in group
     }  # fmt: skip
-    return {
-        "format": FORMAT, "version": 1, **job.request, "dtype": dtypes.pop() if len(dtypes) == 1 else "mixed",
-        "files": written, "tensors": tensors,
-    }  # fmt: skip
+    dtype = dtypes.pop() if len(dtypes) == 1 else "mixed"
+    return seal({**job.request, "dtype": dtype, "files": written, "tensors": tensors})

@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -135,6 +135,13 @@ class Journal:
         self.file.flush()
         os.fsync(self.file.fileno())
 
+    def discard(self, written: Iterable[str]) -> None:
+        """Forget all, and remove what was written: nothing of it is of use."""
+        for file in written:
+            (self.path.parent / file).unlink(missing_ok=True)
+        self.file.truncate(0)
+        self.done = {}
+
     def remove(self) -> None:
         """All is written: only now does the folder look finished."""
         self.path.unlink(missing_ok=True)
@@ -147,9 +154,19 @@ class Journal:
 
 def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """What was asked for and is not there, in words and with what to do; empty if nothing."""
-    changed = [key for key in asked if there.get(key) != asked[key]]
-    words = [f"{key} is {there.get(key)!r}, asked for {asked[key]!r}" for key in changed]
-    return "; ".join([*words, "ask for the same, choose another folder, or delete this one"]) if changed else ""
+    words = [_difference(key, there.get(key), asked[key]) for key in asked if there.get(key) != asked[key]]
+    return "; ".join([*words, "ask for the same, choose another folder, or delete this one"]) if words else ""
+
+
+def _difference(key: str, there: Any, asked: Any) -> str:
+    if not isinstance(asked, Mapping):
+        return f"{key} is {there!r}, asked for {asked!r}"
+    return f"{key} have changed since, or are copies: {', '.join(changed(there or {}, asked))}"
+
+
+def changed(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys of two tables whose values are not the same."""
+    return sorted(key for key in {**there, **now} if key not in there or key not in now or there[key] != now[key])
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -4,15 +4,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neoxlib.checkpoint import open_checkpoint, read_manifest
+from neoxlib.checkpoint import companions, open_checkpoint
 from neoxlib.errors import WeightsError
+from neoxlib.manifest import read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SMALL = (".json", ".txt", ".model", ".jinja", ".md")  # config, tokenizer, index; code of other libraries is not needed
-LARGEST = 64 * 2**20
-
 
 def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
     """Make `dst` a model folder that stands on the files of `src`; returns a row per file: file, how, bytes.
@@ -25,11 +22,9 @@ def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
 
     src, dst = Path(src).resolve(), Path(dst).absolute()
     weights = _weights(src, dst)
-    small = sorted(
-        path for path in src.iterdir()
-        if path.is_file() and path.suffix in SMALL and path.stat().st_size <= LARGEST and path not in weights
-    )  # fmt: skip
-    strange = [path.name for path in (*weights, *small) if _other(path, dst / path.name, path in weights)]
+    small = [path for path in companions(src).values() if path.suffix != ".py"]  # no code of other libraries
+    small = sorted([*small, *src.glob("*.index.json")])
+    strange = [path.name for path in (*weights, *small) if _other(path, dst / path.relative_to(src), path in weights)]
     if strange:
         raise WeightsError(f"{dst} has other files of these names: {', '.join(strange)}; give an empty or a new folder")
     dst.mkdir(parents=True, exist_ok=True)
@@ -37,9 +32,10 @@ def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
         if not (dst / path.name).is_symlink():
             (dst / path.name).symlink_to(path)
     for path in small:
-        shutil.copyfile(path, dst / path.name)
+        (dst / path.relative_to(src)).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, dst / path.relative_to(src))
     rows = [(path.name, "link", path.stat().st_size) for path in weights]
-    rows += [(path.name, "copy", path.stat().st_size) for path in small]
+    rows += [(str(path.relative_to(src)), "copy", path.stat().st_size) for path in small]
     return pd.DataFrame(rows, columns=["file", "how", "bytes"])
 
 

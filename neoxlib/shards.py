@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from neoxlib.checkpoint import JOURNAL, PARTS, Checkpoint, fingerprint, open_checkpoint, read_manifest
+from neoxlib.checkpoint import Checkpoint, companions, fingerprint, open_checkpoint, source_files
 from neoxlib.config import ModelConfig
 from neoxlib.cutter import Job, Target, write
 from neoxlib.errors import NeoXError, ShardError, WeightsError
 from neoxlib.files import CODES, Meter, differences, has_size, nbytes
+from neoxlib.manifest import JOURNAL, PARTS, is_sealed, misplaced, read_manifest
 from neoxlib.model import check_world_size, full_parameters, shard_rules
 from neoxlib.names import dtype_of
 from neoxlib.packing import PackedPart, choose_quant, match_packed
@@ -23,11 +24,6 @@ from neoxlib.pieces import Piece, at_once, read_header
 
 log = logging.getLogger("neoxlib")
 
-# What makes a folder of weights loadable, as far as the source has it.
-COMPANIONS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model",
-)  # fmt: skip
 MAX_FILE_BYTES = 2 << 30
 
 
@@ -44,13 +40,15 @@ def shard(
     for `quant`, ShardError for the world size, the destination or the disk; before anything is written, if it can be
     known by then.
     """
-    checkpoint, config = _open_whole(src)
+    checkpoint, config, source = _open_whole(src)
     quant = choose_quant(checkpoint, quant)
     check_world_size(config, world_size, quant)
     to = None if dtype is None else dtype_of(dtype)
-    request = _request("shard", checkpoint, world_size, to, max_file_bytes, quant)
+    request = _request("shard", source, world_size, to, max_file_bytes, quant)
     manifest = _finished(Path(src), Path(dst), request)
     if manifest is None:
+        if read_manifest(Path(src)):
+            verify(src, progress)
         folders = tuple(f"{PARTS}/{rank}" for rank in range(world_size))
         manifest = write(_job(checkpoint, config, Path(dst), folders, to, request), progress)
     print("Tensor parallelism weights have been successfully saved.")
@@ -63,38 +61,50 @@ def merge(
 ) -> None:
     """Join the cut `dst` to an unsplit Hugging Face folder `out`: tensor for tensor, name for name what was cut.
 
-    Resumable as `shard` is. Raises WeightsError when `dst` is no finished cut, or one of packed weights, ShardError for
-    `out` or the disk.
+    Resumable as `shard` is. Raises WeightsError when `dst` is no finished cut, not what its manifest says, or one of
+    packed weights, ShardError for `out` or the disk.
     """
     _require_manifest(Path(dst))
-    checkpoint, config = _open_whole(dst)
+    checkpoint, config, source = _open_whole(dst)
     if checkpoint.quant:
         raise WeightsError(
             f"{dst} holds weights packed as {checkpoint.quant}, which do not turn back into those they came from: use "
             "the checkpoint it was cut from, or cut this one for world size 1 to have it in one folder"
         )
-    request = _request("merge", checkpoint, 1, None, max_file_bytes)
+    request = _request("merge", source, 1, None, max_file_bytes)
     _finished(Path(dst), Path(out), request)
+    verify(dst, progress)
     write(_job(checkpoint, config, Path(out), (".",), None, request), progress)
 
 
-def _open_whole(src: str | os.PathLike[str]) -> tuple[Checkpoint, ModelConfig]:
+def _open_whole(src: str | os.PathLike[str]) -> tuple[Checkpoint, ModelConfig, dict[str, Any]]:
+    """The checkpoint, its config, and what its files were before they were read."""
     checkpoint = open_checkpoint(src)
     rank, size = checkpoint.part
     if size > 1:
         parent = checkpoint.folder.absolute().parent.parent
         raise WeightsError(f"{src} is the part of rank {rank} of {size} only; give {parent}, which holds them all")
-    return checkpoint, ModelConfig.from_dir(checkpoint.folder)
+    config, source = ModelConfig.from_dir(checkpoint.folder), _source(checkpoint)
+    return open_checkpoint(src), config, source
+
+
+def _source(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What tells that a source is still the one that was cut."""
+    try:
+        content = fingerprint(checkpoint)
+    except FileNotFoundError:  # source_files says which
+        content = ""
+    return {"source_fingerprint": content, "source_files": source_files(checkpoint)}
 
 
 def _request(
-    kind: str, checkpoint: Checkpoint, world_size: int, dtype: torch.dtype | None, max_file_bytes: int,
+    kind: str, source: dict[str, Any], world_size: int, dtype: torch.dtype | None, max_file_bytes: int,
     quant: str | None = None,
 ) -> dict[str, Any]:
     if isinstance(max_file_bytes, bool) or not isinstance(max_file_bytes, int) or max_file_bytes < 1:
         raise ShardError(f"max_file_bytes is {max_file_bytes!r}; it is a number of bytes, 1 or more")
     return {
-        "kind": kind, "source_fingerprint": fingerprint(checkpoint), "world_size": world_size, "quant": quant,
+        "kind": kind, **source, "world_size": world_size, "quant": quant,
         "cast_to": None if dtype is None else str(dtype).removeprefix("torch."), "max_file_bytes": max_file_bytes,
     }  # fmt: skip
 
@@ -113,7 +123,8 @@ def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] |
         if (dst / JOURNAL).is_file():
             return None
         raise ShardError(f"{dst} holds other things than a cut of neoxlib; nothing is touched, choose another folder")
-    if changes := differences(manifest, request):
+    known = {key: value for key, value in request.items() if key in manifest or is_sealed(manifest)}
+    if changes := differences(manifest, known):
         raise ShardError(f"{dst} holds another finished cut: {changes}")
     if changed := [file for file, entry in manifest["files"].items() if not has_size(dst / file, entry)]:
         raise ShardError(f"{dst} is finished, but files have changed: {', '.join(changed)}; delete it and cut anew")
@@ -139,8 +150,15 @@ def _job(
         held += size
     # Wide values first: each tensor then begins at a multiple of its width, which readers that map files rely on.
     ordered = tuple(tuple(sorted(group, key=lambda target: -_width(target))) for group in groups)
-    companions = {n: (checkpoint.folder / n).read_bytes() for n in COMPANIONS if (checkpoint.folder / n).is_file()}
-    return Job(root, folders, ordered, companions, request)
+    return Job(root, folders, ordered, _companions(checkpoint), request, partial(_source, checkpoint))
+
+
+def _companions(checkpoint: Checkpoint) -> dict[str, bytes]:
+    found = {name: path.read_bytes() for name, path in companions(checkpoint.folder).items()}
+    if pointers := [name for name, data in found.items() if data.startswith(b"version https://git-lfs")]:
+        words = f"are git-lfs pointers, not the files they stand for: {', '.join(pointers)}"
+        raise WeightsError(f"in {checkpoint.folder} some {words}; run `git lfs pull`, or download the files themselves")
+    return found
 
 
 def _width(target: Target) -> int:
@@ -170,6 +188,8 @@ def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
     problems += _strangers(root, manifest) + _misfits(root, manifest)
     if problems:
         raise WeightsError(f"{root} is not what its manifest says; cut anew:\n  " + "\n  ".join(problems))
+    if not is_sealed(manifest):
+        log.warning("%s: sealed: no. It was written before manifests were; to have it sealed, cut anew", root)
     return [FileRow(file, entry["bytes"], entry["sha256"]) for file, entry in manifest["files"].items()]
 
 
@@ -212,11 +232,12 @@ def _misfits(root: Path, manifest: dict[str, Any]) -> list[str]:
     try:
         rules = shard_rules(ModelConfig.from_dir(root / PARTS / "0"), manifest.get("quant"))
         names = [file for file in manifest["files"] if file.endswith(".safetensors") and (root / file).is_file()]
-        headers = {file: read_header(root / file)[0] for file in names}
+        read = {file: read_header(root / file) for file in names}
     except NeoXError as error:
         return [str(error)]
-    listed = manifest["tensors"]
-    problems = [f"{name} is in the config's model, not in the manifest" for name in rules if name not in listed]
+    headers, listed = {file: pieces for file, (pieces, _) in read.items()}, manifest["tensors"]
+    problems = misplaced(manifest, {file: metadata for file, (_, metadata) in read.items()})
+    problems += [f"{name} is in the config's model, not in the manifest" for name in rules if name not in listed]
     for name, entry in listed.items():
         problems += _misfit(name, entry, rules, headers, manifest["world_size"])
     return problems

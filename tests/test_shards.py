@@ -26,6 +26,7 @@ from neoxlib import cutter, writer
 from neoxlib.checkpoint import JOURNAL, open_checkpoint
 from neoxlib.errors import ConfigError, SettingsError, ShardError, WeightsError
 from neoxlib.files import Journal, header_of
+from neoxlib.manifest import manifest_bytes, seal
 from neoxlib.pieces import read_header
 from neoxlib.shards import merge, shard, verify
 from neoxlib.writer import TensorFile
@@ -499,7 +500,7 @@ def test_verify_compares_the_manifest_with_the_headers_and_the_config(source, tm
     tensors["gpt_neox.layers.0.attention.dense.weight"]["cut"] = 0
     tensors["gpt_neox.layers.0.attention.dense.bias"]["dtype"] = "BF16"
     tensors["gpt_neox.layers.2.attention.dense.bias"]["files"].pop()
-    (cut / "manifest.json").write_text(json.dumps(manifest))
+    (cut / "manifest.json").write_bytes(manifest_bytes(seal(manifest)))
     with pytest.raises(WeightsError) as error:
         verify(cut)
     for words in (

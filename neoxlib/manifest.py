@@ -1,0 +1,115 @@
+"""What a cut says of itself: manifest.json, under a seal, and the marks in its files."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from neoxlib.errors import WeightsError
+
+MANIFEST, JOURNAL, PARTS = "manifest.json", "shard.progress.jsonl", "part_model"
+PART_KEY = "neoxlib_part"  # in a safetensors header: "1/2" in the files of part_model/1 of two ranks
+QUANT_KEY = "neoxlib_quant"  # the scheme, where the file's weights are packed
+FORMAT = "neoxlib-shards"
+VERSION = 2  # of version 1, which is still read, there is no seal
+NEEDED = ("source_fingerprint", "world_size", "files", "tensors")
+
+
+def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with its version and the sha256 of all the rest, which `read_manifest` asks for."""
+    rest = {key: value for key, value in manifest.items() if key not in ("format", "version", "seal")}
+    found = {"format": FORMAT, "version": VERSION, **rest}
+    return {**found, "seal": hashlib.sha256(manifest_bytes(found)).hexdigest()}
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """A manifest as the bytes of its file; other bytes, even if they mean the same, are no manifest of ours."""
+    return (json.dumps(manifest, indent=2) + "\n").encode()
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder that `shard` finished; None where there is none of ours.
+
+    Raises WeightsError where it is another version's, or not as it was written.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        return None
+    version = manifest.get("version")
+    if version not in (1, VERSION) or isinstance(version, bool | float):
+        raise WeightsError(f"{path} has version {version!r}; this neoxlib reads versions 1 and {VERSION}: cut anew")
+    if problems := _problems(manifest):
+        raise WeightsError(f"{path} cannot be used; cut anew:\n  " + "\n  ".join(problems))
+    if is_sealed(manifest) and path.read_bytes() != manifest_bytes(seal(manifest)):
+        raise WeightsError(f"{path} is not as it was written (its seal does not fit): copy it anew, or cut anew")
+    return manifest
+
+
+def is_sealed(manifest: Mapping[str, Any]) -> bool:
+    """Whether the manifest should have a seal: those of version 1 were written without."""
+    return manifest["version"] != 1 or "seal" in manifest
+
+
+def _problems(manifest: Mapping[str, Any]) -> list[str]:
+    """What is missing, and where files and ranks do not belong together."""
+    if lost := [key for key in NEEDED if key not in manifest]:
+        return [f"it lacks {', '.join(lost)}"]
+    files, tensors = manifest["files"], manifest["tensors"]
+    if not (_table(files, bytes=int, sha256=str) and _table(tensors, shape=list, dtype=str, files=list)):
+        return ["it has no table of files with bytes and sha256, and of tensors with shape, dtype and files"]
+    if outside := [file for file in files if file.startswith("/") or ".." in file.split("/")]:
+        return [f"it names files outside its folder, which is refused: {', '.join(outside)}"]
+    return [
+        f"{name}: {file} stands where the file of rank {rank} belongs"
+        for name, entry in tensors.items() for rank, file in enumerate(entry["files"])
+        if not str(file).startswith(f"{PARTS}/{rank}/")
+    ]  # fmt: skip
+
+
+def _table(value: Any, **fields: type) -> bool:
+    """Whether this is an object of objects that all have these fields."""
+    rows = value.values() if isinstance(value, dict) else [None]
+    return all(isinstance(row, dict) and all(isinstance(row.get(k), t) for k, t in fields.items()) for row in rows)
+
+
+def part_of(metadata: dict[str, str], file: Path) -> tuple[int, int]:
+    """Rank and world size whose tensors a file holds; (0, 1) where it does not say."""
+    mark = metadata.get(PART_KEY, "0/1")
+    rank, _, size = str(mark).partition("/")
+    if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
+        raise WeightsError(f"{file} is marked as part {mark!r}, expected rank/world size; copy it anew, or cut anew")
+    return int(rank), int(size)
+
+
+def misplaced(manifest: dict[str, Any], metadata: dict[str, dict[str, str]]) -> list[str]:
+    """The weight files of a cut that say they are another rank's, world size's or packing's than where they stand."""
+    problems = []
+    for file, marks in metadata.items():
+        expected = f"{file.split('/')[1]}/{manifest['world_size']}", manifest.get("quant")
+        # Version 1 did not mark the only part of world size 1.
+        found = marks.get(PART_KEY, "0/1" if manifest["version"] == 1 else None), marks.get(QUANT_KEY)
+        if found != expected:
+            words = [f"part {part}{f', packed as {quant}' if quant else ''}" for part, quant in (found, expected)]
+            problems.append(f"{file} is marked as {words[0]}, expected {words[1]}")
+    return problems
+
+
+def stored_quant(folder: str | Path) -> str | None:
+    """The scheme that a cut's weights are packed by; None for any other folder."""
+    manifest = read_manifest(Path(folder))
+    return manifest.get("quant") if manifest else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises WeightsError when it is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
+        raise WeightsError(f"{path} is not readable JSON ({error}); copy it anew") from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} holds a {type(value).__name__}, not an object; copy it anew")
+    return value
