@@ -3,15 +3,19 @@
 import difflib
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neoxlib.errors import ConfigError, SettingsError
 
-# The tanh forms differ in name only: FastGELUActivation, NewGELUActivation and GELUTanh of transformers/activations.py.
-ACTIVATIONS = {"gelu": "gelu", "gelu_fast": "tanh", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "relu": "relu"}
+# All of transformers/activations.py that are one of three functions, under different names.
+ACTIVATIONS = {
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_fast": "tanh", "gelu_new": "tanh", "gelu_accurate": "tanh",
+    "gelu_pytorch_tanh": "tanh", "gelu_python_tanh": "tanh", "relu": "relu",
+}  # fmt: skip
 
 # Class defaults of transformers' GPTNeoXConfig, for keys that a config.json may leave out.
 DEFAULTS: dict[str, Any] = {
@@ -98,6 +102,8 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], where: str = "config") -> "ModelConfig":
         """Read a parsed config.json. Raises ConfigError with every problem found, not the first only."""
+        if dtype := raw.get("dtype") or raw.get("torch_dtype"):
+            raw = {**raw, "dtype": _dtype_name(dtype)}
         values = {**DEFAULTS, **{key: raw[key] for key in (*SIZES, *DEFAULTS) if raw.get(key) is not None}}
         values |= _rotary(raw)
         eos = raw.get("eos_token_id")
@@ -156,13 +162,55 @@ def _foreign(raw: Mapping[str, Any]) -> list[str]:
     if (kind := raw.get("model_type", "gpt_neox")) != "gpt_neox":
         problems.append(f"model_type is {kind!r}; neoxlib runs 'gpt_neox' only")
     for key in ROPE_KEYS:
-        rope = raw.get(key) or {}
-        kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, Mapping) else rope
-        if kind != "default":
+        if (kind := _rope_kind(raw.get(key) or {})) != "default":
             problems.append(f"{key} asks for rope scaling {kind!r}; only 'default' (none) is supported")
-    if raw.get("quantization_config"):
-        problems.append("quantization_config is set; give the unquantized checkpoint")
-    return problems
+    if how := _quantization(raw.get("quantization_config")):
+        problems.append(f"quantization_config asks for {how}; give the unquantized checkpoint")
+    if not isinstance(raw.get("dtype"), str | None):
+        problems.append(f"dtype is {raw['dtype']!r}; it is the name of a dtype")
+    return problems + [f"{key} is {value}; every number is finite" for key, value in _not_finite("", raw)]
+
+
+def _dtype_name(dtype: Any) -> Any:
+    """One name for each dtype: "torch.float16" and "half" are float16."""
+    if not isinstance(dtype, str):
+        return dtype
+    name = dtype.removeprefix("torch.")
+    return {"half": "float16", "float": "float32", "double": "float64"}.get(name, name)
+
+
+def _rope_kind(rope: Any) -> Any:
+    """The name of a rope scaling; "default" for none, and for one that divides positions by 1."""
+    if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
+        return rope
+    kind = next((rope[key] for key in ("rope_type", "type") if rope.get(key) is not None), "default")
+    return "default" if kind == "linear" and rope.get("factor") == 1 else kind
+
+
+def _quantization(asked: Any) -> str:
+    """What a quantization_config asks for; empty where it asks for nothing, as bitsandbytes leaves it."""
+    if not asked or (isinstance(asked, Mapping) and not any(asked.values())):
+        return ""
+    if not isinstance(asked, Mapping):
+        return repr(asked)
+    method = asked.get("quant_method")
+    switches = {key: asked[key] for key in asked if key.lstrip("_") in ("load_in_8bit", "load_in_4bit")}
+    if switches and not any(switches.values()) and method in (None, "bitsandbytes"):
+        return ""
+    bits = asked.get("bits") or next((key for key, value in switches.items() if value), None)
+    return f"weights quantized by {method or 'a method without a name'}" + (f" ({bits})" if bits else "")
+
+
+def _not_finite(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values of all numbers that are none: JSON has no NaN, but Python writes and reads it."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _not_finite(f"{name}.{key}".lstrip("."), inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _not_finite(name, inner)
+    elif isinstance(value, float) and not abs(value) <= sys.float_info.max:
+        yield name, value
 
 
 def _missing_or_wrong(values: Mapping[str, Any]) -> list[str]:
@@ -175,11 +223,18 @@ def _missing_or_wrong(values: Mapping[str, Any]) -> list[str]:
         if not isinstance(values[key], bool):
             problems.append(f"{key} is {values[key]!r}; it is true or false")
     for key in ("layer_norm_eps", "rotary_pct", "rotary_emb_base"):
-        if isinstance(values[key], bool) or not isinstance(values[key], int | float) or values[key] < 0:
+        if not _is_number(values[key]):
             problems.append(f"{key} is {values[key]!r}; it is a number, 0 or more")
-    if values["hidden_act"] not in ACTIVATIONS:
+    if values["rotary_emb_base"] == 0:
+        problems.append("rotary_emb_base is 0; it is a number above 0")
+    if not isinstance(values["hidden_act"], str) or values["hidden_act"] not in ACTIVATIONS:
         problems.append(f"hidden_act is {values['hidden_act']!r}; supported are {', '.join(ACTIVATIONS)}")
     return problems
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one of float's, 0 or more."""
+    return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= sys.float_info.max
 
 
 def _misspelt(raw: Mapping[str, Any]) -> list[str]:
@@ -200,7 +255,7 @@ def _inconsistent(values: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str
     head_dim = hidden // heads
     if raw.get("head_dim") not in (None, head_dim):
         return [f"head_dim is {raw['head_dim']}, but hidden_size / num_attention_heads is {head_dim}"]
-    width = int(head_dim * values["rotary_pct"])
+    width = int(head_dim * min(values["rotary_pct"], 2.0))  # more than 1 is refused here
     if width + width % 2 > head_dim:
         return [f"rotary_pct {values['rotary_pct']} rotates {width + width % 2} of {head_dim} dimensions of a head"]
     return []

@@ -1,6 +1,8 @@
 """Files and folders that are no weights or no checkpoint of ours: what they are, and the way on."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 DOWNLOAD = "download the file itself"
@@ -93,3 +95,18 @@ def dead_link(path: Path) -> str:
         f"{path} is a link to {os.readlink(path)}, which is not there: copy the folder with what its links lead to "
         "(cp -rL), or download it anew"
     )
+
+
+@contextmanager
+def utf8_path(folder: Path) -> Iterator[Path]:
+    """The folder under a name that any library takes: those in Rust and C++ take UTF-8 only."""
+    try:
+        os.fsencode(folder).decode()
+    except UnicodeDecodeError:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            yield Path(f"/proc/self/fd/{handle}")
+        finally:
+            os.close(handle)
+    else:
+        yield folder
