@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,9 +14,18 @@ import torch
 from torch import Tensor
 
 from neoxlib.errors import WeightsError
-from neoxlib.foreign import adapter_beside, dead_link, folder_kind
-from neoxlib.manifest import JOURNAL, MANIFEST, PARTS, QUANT_KEY, misplaced, part_of, read_json, read_manifest
-from neoxlib.pieces import BLOCK, Piece, load_whole, matrix, read_header, read_pickle, state_of
+from neoxlib.foreign import adapter_beside, dead_link, file_kind, folder_kind, text_kind
+from neoxlib.manifest import (
+    JOURNAL,
+    MANIFEST,
+    PARTS,
+    QUANT_KEY,
+    misplaced,
+    part_of,
+    read_json,
+    read_manifest,
+)
+from neoxlib.pieces import BLOCK, Piece, load_whole, matrix, read_header, read_pickle
 
 log = logging.getLogger("neoxlib")
 
@@ -115,24 +123,36 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     """Find every tensor of a model folder without reading its data.
 
     Takes a published checkpoint (safetensors or .bin, one file or an index), a folder that `shard` wrote, or one
-    `part_model/{rank}` of it. Raises WeightsError: nothing found, files missing, truncated, corrupt or unsafe, or of
-    another program, or an adapter beside them.
+    `part_model/{rank}` of it. Raises WeightsError: nothing found, files missing, truncated,
+    corrupt or unsafe, or of another program, or an adapter beside them.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise WeightsError(
+            f"{folder} is a file{file_kind(folder)}; a model is a folder: config.json and weights"
+        )
     if not folder.is_dir():
-        raise WeightsError(dead_link(folder) or f"model folder {str(folder)!r} does not exist or is not a folder")
+        raise WeightsError(
+            dead_link(folder) or f"model folder {str(folder)!r} does not exist or is not a folder"
+        )
     load_whole.cache_clear()
     if (manifest := read_manifest(folder)) is not None:
         return _open_shards(folder, manifest)
     if (folder / JOURNAL).exists():
         raise WeightsError(f"{folder} is not finished: run the same shard or merge again to resume")
-    layouts = [layout for layout in LAYOUTS if (folder / layout).is_file() or (folder / layout).is_symlink()]
+    layouts = [
+        layout
+        for layout in LAYOUTS
+        if (folder / layout).is_file() or (folder / layout).is_symlink()
+    ]
     for layout, later in zip(layouts, [*layouts[1:], ""], strict=False):
         if problem := dead_link(folder / layout) or adapter_beside(folder):
             raise WeightsError(problem)
         if not (later and _is_stray(folder / layout)):
             return _open_published(folder, layout)
-        log.warning("%s names weight files of which none is here; %s is read", folder / layout, later)
+        log.warning(
+            "%s names weight files of which none is here; %s is read", folder / layout, later
+        )
     raise WeightsError(_nothing_found(folder))
 
 
@@ -144,6 +164,12 @@ def _is_stray(path: Path) -> bool:
     return not any(file.exists() or file.is_symlink() for file in files)
 
 
+def stored_quant(folder: str | Path) -> str | None:
+    """The scheme that a cut's weights are packed by; None for any other folder."""
+    manifest = read_manifest(Path(folder))
+    return manifest.get("quant") if manifest else None
+
+
 def _open_published(folder: Path, layout: str) -> Checkpoint:
     listed: dict[str, str] = {}
     if layout.endswith(".index.json"):
@@ -151,12 +177,20 @@ def _open_published(folder: Path, layout: str) -> Checkpoint:
         files = [folder / name for name in dict.fromkeys(listed.values())]
     else:
         files = [folder / layout]
+    if texts := [
+        f"{file} should hold weights{kind}" for file in files if (kind := text_kind(file))
+    ]:
+        raise WeightsError("\n  ".join(texts))
     found, marks = {}, {}
     for file in sorted(files):
-        found[file.name], metadata = read_header(file) if file.suffix == ".safetensors" else (read_pickle(file), {})
+        found[file.name], metadata = (
+            read_header(file) if file.suffix == ".safetensors" else (read_pickle(file), {})
+        )
         marks[file.name] = part_of(metadata, file), metadata.get(QUANT_KEY)
     if len(set(marks.values())) > 1:
-        raise WeightsError(f"{folder} holds files of different parts or packings: {marks}; copy it anew, or cut anew")
+        raise WeightsError(
+            f"{folder} holds files of different parts or packings: {marks}; copy or cut it anew"
+        )
     wanted = {name: file for name, file in listed.items() if not SKIPPED.search(name)}
     if lost := [f"{name} in {file}" for name, file in wanted.items() if name not in found[file]]:
         raise WeightsError(f"{folder / layout} lists tensors that their files do not hold:\n  " + "\n  ".join(lost))
@@ -184,8 +218,12 @@ def _read_index(path: Path) -> dict[str, str]:
     if outside := [file for file in files if file in ("", ".", "..") or "/" in file or "\\" in file]:
         raise WeightsError(f"{path} names files that are not beside it, which is refused: {', '.join(outside)}")
     if missing := [file for file in files if not (path.parent / file).is_file()]:
-        links = "".join(f"\n  {link}" for file in missing if (link := dead_link(path.parent / file)))
-        words = f"{path.parent} lacks {len(missing)} of {len(files)} weight files: {', '.join(missing)}"
+        links = "".join(
+            f"\n  {link}" for file in missing if (link := dead_link(path.parent / file))
+        )
+        words = (
+            f"{path.parent} lacks {len(missing)} of {len(files)} weight files: {', '.join(missing)}"
+        )
         raise WeightsError(words + (links or "; copy them, too"))
     return listed
 
@@ -198,7 +236,9 @@ def _open_shards(folder: Path, manifest: dict[str, Any]) -> Checkpoint:
     read = {str(file.relative_to(folder)): read_header(file) for file in files}
     headers = {file: pieces for file, (pieces, _) in read.items()}
     if wrong := misplaced(manifest, {file: metadata for file, (_, metadata) in read.items()}):
-        raise WeightsError(f"{folder} has files where others belong; cut anew:\n  " + "\n  ".join(wrong))
+        raise WeightsError(
+            f"{folder} has files where others belong; cut anew:\n  " + "\n  ".join(wrong)
+        )
     tensors, lost = {}, []
     for name, entry in manifest["tensors"].items():
         lost += [f"{name} in {file}" for file in entry["files"] if name not in headers.get(file, {})]
@@ -235,43 +275,3 @@ def fingerprint(checkpoint: Checkpoint) -> str:
                 file.seek(max(0, size - 4096) * n // 63)
                 digest.update(file.read(4096))
     return digest.hexdigest()
-
-
-# What a file's name ends with that is no companion: weights in any format, and a trainer's state.
-WEIGHTS = (
-    ".safetensors", ".bin", ".index.json", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx", ".ot", ".npz",
-    ".npy", ".pkl", ".distcp", ".tmp", JOURNAL,
-)  # fmt: skip
-LARGEST = 64 << 20  # bytes of a companion
-
-
-def companions(folder: Path) -> dict[str, Path]:
-    """The files that belong to a model and hold no weights (config, tokenizer of any kind, templates, licence) by name.
-
-    Raises WeightsError for links to nothing.
-    """
-    paths = [*folder.iterdir(), *folder.glob("additional_chat_templates/*")]  # where transformers keeps further ones
-    names = {str(path.relative_to(folder)): path for path in sorted(paths) if not path.name.startswith(".")}
-    names = {name: path for name, path in names.items() if not name.endswith(WEIGHTS) and not path.is_dir()}
-    if dead := [words for path in names.values() if (words := dead_link(path))]:
-        raise WeightsError("\n  ".join(dead))
-    if large := [name for name, path in names.items() if path.stat().st_size > LARGEST]:
-        log.warning("%s: %s are not taken along, being larger than 64 MiB", folder, ", ".join(large))
-    return {name: path for name, path in names.items() if name not in large and path.is_file()}
-
-
-def source_files(checkpoint: Checkpoint) -> dict[str, list[int] | None]:
-    """Size, inode and times of change of each file that a cut reads; None for one that is gone.
-
-    The kernel sets them at any write, and at a rename: reading all bytes twice more would tell nothing else, and take
-    as long as the cut.
-    """
-    paths = [*checkpoint.files, *companions(checkpoint.folder).values()]
-    return {os.path.relpath(path, checkpoint.folder): _state(path) for path in paths}
-
-
-def _state(path: Path) -> list[int] | None:
-    try:
-        return list(state_of(path))
-    except FileNotFoundError:
-        return None

@@ -13,8 +13,9 @@ from neoxlib.errors import ConfigError, SettingsError
 
 # All of transformers/activations.py that are one of three functions, under different names.
 ACTIVATIONS = {
-    "gelu": "gelu", "gelu_python": "gelu", "gelu_fast": "tanh", "gelu_new": "tanh", "gelu_accurate": "tanh",
-    "gelu_pytorch_tanh": "tanh", "gelu_python_tanh": "tanh", "relu": "relu",
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_fast": "tanh", "gelu_new": "tanh",
+    "gelu_accurate": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python_tanh": "tanh",
+    "relu": "relu",
 }  # fmt: skip
 
 # Class defaults of transformers' GPTNeoXConfig, for keys that a config.json may leave out.
@@ -168,7 +169,12 @@ def _foreign(raw: Mapping[str, Any]) -> list[str]:
         problems.append(f"quantization_config asks for {how}; give the unquantized checkpoint")
     if not isinstance(raw.get("dtype"), str | None):
         problems.append(f"dtype is {raw['dtype']!r}; it is the name of a dtype")
-    return problems + [f"{key} is {value}; every number is finite" for key, value in _not_finite("", raw)]
+    others = {
+        key: value for key, value in raw.items() if key not in (*SIZES, *DEFAULTS)
+    }  # those have their own lines
+    return problems + [
+        f"{key} is {value}; every number is finite" for key, value in _not_finite("", others)
+    ]
 
 
 def _dtype_name(dtype: Any) -> Any:
@@ -183,26 +189,32 @@ def _rope_kind(rope: Any) -> Any:
     """The name of a rope scaling; "default" for none, and for one that divides positions by 1."""
     if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
         return rope
-    kind = next((rope[key] for key in ("rope_type", "type") if rope.get(key) is not None), "default")
+    kind = next(
+        (rope[key] for key in ("rope_type", "type") if rope.get(key) is not None), "default"
+    )
     return "default" if kind == "linear" and rope.get("factor") == 1 else kind
 
 
 def _quantization(asked: Any) -> str:
-    """What a quantization_config asks for; empty where it asks for nothing, as bitsandbytes leaves it."""
+    """What a quantization_config asks for; empty for nothing, as bitsandbytes leaves it."""
     if not asked or (isinstance(asked, Mapping) and not any(asked.values())):
         return ""
     if not isinstance(asked, Mapping):
         return repr(asked)
     method = asked.get("quant_method")
-    switches = {key: asked[key] for key in asked if key.lstrip("_") in ("load_in_8bit", "load_in_4bit")}
+    switches = {
+        key: asked[key] for key in asked if key.lstrip("_") in ("load_in_8bit", "load_in_4bit")
+    }
     if switches and not any(switches.values()) and method in (None, "bitsandbytes"):
         return ""
     bits = asked.get("bits") or next((key for key, value in switches.items() if value), None)
-    return f"weights quantized by {method or 'a method without a name'}" + (f" ({bits})" if bits else "")
+    return f"weights quantized by {method or 'a method without a name'}" + (
+        f" ({bits})" if bits else ""
+    )
 
 
 def _not_finite(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values of all numbers that are none: JSON has no NaN, but Python writes and reads it."""
+    """Names and values of all numbers that are none: JSON has no NaN, but Python reads it."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _not_finite(f"{name}.{key}".lstrip("."), inner)
@@ -234,7 +246,11 @@ def _missing_or_wrong(values: Mapping[str, Any]) -> list[str]:
 
 def _is_number(value: Any) -> bool:
     """Whether it is one of float's, 0 or more."""
-    return not isinstance(value, bool) and isinstance(value, int | float) and 0 <= value <= sys.float_info.max
+    return (
+        not isinstance(value, bool)
+        and isinstance(value, int | float)
+        and 0 <= value <= sys.float_info.max
+    )
 
 
 def _misspelt(raw: Mapping[str, Any]) -> list[str]:

@@ -66,7 +66,8 @@ class Job:
     def header(self, rank: int, group: int) -> bytes:
         """Head of a rank's file, which marks it as that rank's part, and as packed."""
         quant, cut = self.request["quant"], self.request["kind"] == "shard"
-        marks = ({PART_KEY: f"{rank}/{len(self.folders)}"} if cut else {}) | ({QUANT_KEY: quant} if quant else {})
+        marks = {PART_KEY: f"{rank}/{len(self.folders)}"} if cut else {}
+        marks |= {QUANT_KEY: quant} if quant else {}
         return files.header_of(self.layout(rank, group), marks)
 
     def sizes(self) -> dict[str, int]:
@@ -78,8 +79,8 @@ class Job:
 def write(job: Job, progress: bool) -> dict[str, Any]:
     """Write what the journal does not hold yet; of a cut, the manifest comes last. Returns the manifest.
 
-    Raises ShardError when the disk is too small, fills up, or another process writes there, WeightsError when the
-    source has changed meanwhile.
+    Raises ShardError when the disk is too small, fills up, or another process writes there,
+    WeightsError when the source has changed meanwhile.
     """
     sizes = job.sizes()
     kept = sum(size for file, size in sizes.items() if (job.root / file).is_file())
@@ -100,7 +101,7 @@ def write(job: Job, progress: bool) -> dict[str, Any]:
 
 
 def _check_source(job: Job, written: dict[str, Entry], journal: Journal) -> None:
-    """What is written is of one source only if that is now what it was before anything of it was read."""
+    """What is written is of one source if that is what it was before anything of it was read."""
     load_whole.cache_clear()
     now = job.source()
     if all(job.request[key] == value for key, value in now.items()):
@@ -108,8 +109,8 @@ def _check_source(job: Job, written: dict[str, Entry], journal: Journal) -> None
     journal.discard(written)
     names = files.changed(job.request["source_files"], now["source_files"]) or ["their content"]
     raise WeightsError(
-        f"the source has changed while it was read: {', '.join(names)}. What was written is discarded: give the same "
-        "command again once nothing writes there"
+        f"the source has changed while it was read: {', '.join(names)}. What was written is "
+        "discarded: give the same command again once nothing writes there"
     )
 
 

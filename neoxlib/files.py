@@ -154,8 +154,16 @@ class Journal:
 
 def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """What was asked for and is not there, in words and with what to do; empty if nothing."""
-    words = [_difference(key, there.get(key), asked[key]) for key in asked if there.get(key) != asked[key]]
-    return "; ".join([*words, "ask for the same, choose another folder, or delete this one"]) if words else ""
+    words = [
+        _difference(key, there.get(key), asked[key])
+        for key in asked
+        if there.get(key) != asked[key]
+    ]
+    return (
+        "; ".join([*words, "ask for the same, choose another folder, or delete this one"])
+        if words
+        else ""
+    )
 
 
 def _difference(key: str, there: Any, asked: Any) -> str:
@@ -166,7 +174,11 @@ def _difference(key: str, there: Any, asked: Any) -> str:
 
 def changed(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The keys of two tables whose values are not the same."""
-    return sorted(key for key in {**there, **now} if key not in there or key not in now or there[key] != now[key])
+    return sorted(
+        key
+        for key in {**there, **now}
+        if key not in there or key not in now or there[key] != now[key]
+    )
 
 
 def check_space(folder: Path, needed: int) -> None:

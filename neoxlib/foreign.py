@@ -1,21 +1,27 @@
 """Files and folders that are no weights or no checkpoint of ours: what they are, and the way on."""
 
+import codecs
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 DOWNLOAD = "download the file itself"
-# What a file begins with, in small letters -> what it is. Asked only of files that cannot be read.
+# What a text begins with, in small letters -> what it is. No weight file is text.
+TEXTS = (
+    (
+        "version https://",
+        f"a git-lfs pointer, not the file it stands for: run `git lfs pull`, or {DOWNLOAD}",
+    ),
+    ("<?xml", f"XML, perhaps a server's error message: {DOWNLOAD}"),
+    ("<", f"a web page: {DOWNLOAD} (on the hub from /resolve/, not /blob/)"),
+    ("{", f"JSON text, perhaps a server's error message: {DOWNLOAD}"),
+)
+# What other files begin with, in small letters. Asked only of files that cannot be read.
 HEADS = (
-    (b"version https://git-lfs", f"a git-lfs pointer, not the file it stands for: run `git lfs pull`, or {DOWNLOAD}"),
-    (b"<!doctype html", f"a web page: {DOWNLOAD} (on the hub from /resolve/, not /blob/)"),
-    (b"<html", f"a web page: {DOWNLOAD} (on the hub from /resolve/, not /blob/)"),
-    (b"<?xml", f"XML, perhaps a server's error message: {DOWNLOAD}"),
-    (b"{", f"JSON text, perhaps a server's error message: {DOWNLOAD}"),
     (b"gguf", "GGUF, llama.cpp's format: give the checkpoint that it was converted from"),
     (b"pk\x03\x04", "a zip, as torch.save writes it: if it is one, its name is pytorch_model.bin"),
-    (b"\x80", "a pickle, as old versions of torch.save write it: if it is one, its name is pytorch_model.bin"),
+    (b"\x80", "a pickle, as torch.save once wrote it: if it is one, its name is pytorch_model.bin"),
     (b"\x1f\x8b", "packed with gzip: unpack it"),
     (b"\x28\xb5\x2f\xfd", "packed with zstd: unpack it"),
     (b"\xfd7zxz", "packed with xz: unpack it"),
@@ -24,52 +30,70 @@ HEADS = (
     (bytes(64), f"zeros where it begins, as a download leaves that was broken off: {DOWNLOAD}"),
 )  # fmt: skip
 UNQUANTIZED = "give the checkpoint before that, and quant='int8' or 'int4' if it should be small"
+ZERO_TO_FP32 = "`python zero_to_fp32.py . folder --safe_serialization`"
 MERGE = "PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(folder)"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 # Names in a folder without weights that are read -> what the folder is. The first that fits counts.
 FOLDERS = (
-    (ADAPTER, f"an adapter of PEFT alone: merge it into its model, `{MERGE}`, and give that folder"),
+    (ADAPTER, f"an adapter of PEFT alone: merge it into its model, `{MERGE}`, and give that"),
     (("*.gguf",), "GGUF, llama.cpp's format: give the checkpoint that it was converted from"),
     (("quantize_config.json", "gptq_model*"), f"weights quantized by GPTQ: {UNQUANTIZED}"),
     (("quant_config.json", "awq_model*"), f"weights quantized by AWQ: {UNQUANTIZED}"),
     (("zero_to_fp32.py", "*zero_pp_rank_*", "global_step*/*zero_pp_rank_*"),
-     "a training state of DeepSpeed: join it, `python zero_to_fp32.py . folder --safe_serialization`"),
+     f"a training state of DeepSpeed: join it, {ZERO_TO_FP32}"),
     (("global_step*", "layer_*-model_*-model_states.pt", "mp_rank_*_model_states.pt"),
      "a training state of DeepSpeed or of the gpt-neox trainer: convert it with that trainer's "
      "tools/ckpts/convert_neox_to_hf.py"),
     (("latest_checkpointed_iteration.txt", "iter_*", "mp_rank_*", "model_optim_rng.pt"),
      "a training state of Megatron: convert it to the layout of Hugging Face"),
     (("*.distcp",), "a distributed checkpoint of PyTorch: join it, "
-     "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch`, and save it as safetensors"),
+     "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch`, and save safetensors"),
     (("tf_model*.h5", "*.msgpack", "*.onnx", "*.ckpt.index"),
      "weights for TensorFlow, Flax or ONNX: give the checkpoint for PyTorch"),
+    (("checkpoint-*",), "a trainer's folder: give one of its checkpoints, checkpoint-*"),
     (("snapshots",), "a model's folder in a download cache: give the one under snapshots/"),
     (("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin"),
      "weights in several files without their index: copy model.safetensors.index.json or "
      "pytorch_model.bin.index.json, too"),
     (("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt"),
-     "weights under another name: if they are the model's state_dict(), name them model.safetensors or "
-     "pytorch_model.bin, as their format is"),
+     "weights under another name: if they are the model's state_dict(), name them "
+     "model.safetensors or pytorch_model.bin, as their format is"),
 )  # fmt: skip
 
 
-def file_kind(path: Path) -> str:
-    """What a file that cannot be read is instead and what to do, as ", but is ..."; empty if it cannot be told."""
+def text_kind(path: Path) -> str:
+    """What a text under a weight file's name is and what to do, as ", but is ..."; else empty."""
     with path.open("rb") as file:
         head = file.read(512)
-    start, pickled = head.lstrip().lower(), head.startswith((b"PK\x03\x04", b"\x80"))
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(
+            head
+        )  # the last character may be cut
+    except UnicodeDecodeError:
+        return ""
+    if not text.strip() or any(not (c.isprintable() or c.isspace()) for c in text):
+        return ""
+    start = text.strip().lower()
+    found = next((words for first, words in TEXTS if start.startswith(first)), None)
+    return f", but is {found or f'text, which begins {text[:60]!r}: {DOWNLOAD}'}"
+
+
+def file_kind(path: Path) -> str:
+    """What a file that cannot be read is and what to do, as ", but is ..."; empty if unknown."""
+    with path.open("rb") as file:
+        head = file.read(512)
     if not head:
         return ", but is empty, truncated to nothing: copy it anew"
-    if path.suffix == ".bin" and head[8:9] == b"{" and head[7:8] == b"\0":
+    if path.suffix == ".bin" and head[7:9] == b"\0{":
         return ", but seems to be safetensors: if it is, its name is model.safetensors"
-    if (path.suffix == ".bin" and pickled) or (start.startswith(b"{") and b"\0" in head[:8]):
+    if path.suffix == ".bin" and head.startswith((b"PK\x03\x04", b"\x80")):
         return ""
-    found = next((words for first, words in HEADS if start.startswith(first)), "")
-    return f", but is {found}" if found else ""
+    found = next((words for first, words in HEADS if head.lower().startswith(first)), "")
+    return f", but is {found}" if found else text_kind(path)
 
 
 def folder_kind(folder: Path) -> str:
-    """What a folder without weights is instead and what to do, as "; it is ..."; empty if it cannot be told."""
+    """What a folder without weights is and what to do, as "; this is ..."; empty if unknown."""
     for names, words in FOLDERS:
         if any(next(folder.glob(name), None) for name in names):
             return f"; this is {words}"
@@ -82,8 +106,8 @@ def adapter_beside(folder: Path) -> str:
     if not found:
         return ""
     return (
-        f"{folder} holds a model and an adapter ({', '.join(found)}), which would not be applied: merge it, `{MERGE}`, "
-        "or move these files elsewhere if the model alone is wanted"
+        f"{folder} holds a model and an adapter ({', '.join(found)}), which would not be applied: "
+        f"merge it, `{MERGE}`, or move these files elsewhere if the model alone is wanted"
     )
 
 
@@ -92,8 +116,8 @@ def dead_link(path: Path) -> str:
     if not path.is_symlink() or path.exists():
         return ""
     return (
-        f"{path} is a link to {os.readlink(path)}, which is not there: copy the folder with what its links lead to "
-        "(cp -rL), or download it anew"
+        f"{path} is a link to {os.readlink(path)}, which is not there: copy the folder with what "
+        "its links lead to (cp -rL), or download it anew"
     )
 
 

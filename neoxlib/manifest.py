@@ -9,7 +9,9 @@ from typing import Any
 from neoxlib.errors import WeightsError
 
 MANIFEST, JOURNAL, PARTS = "manifest.json", "shard.progress.jsonl", "part_model"
-PART_KEY = "neoxlib_part"  # in a safetensors header: "1/2" in the files of part_model/1 of two ranks
+PART_KEY = (
+    "neoxlib_part"  # in a safetensors header: "1/2" in the files of part_model/1 of two ranks
+)
 QUANT_KEY = "neoxlib_quant"  # the scheme, where the file's weights are packed
 FORMAT = "neoxlib-shards"
 VERSION = 2  # of version 1, which is still read, there is no seal
@@ -17,14 +19,16 @@ NEEDED = ("source_fingerprint", "world_size", "files", "tensors")
 
 
 def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with its version and the sha256 of all the rest, which `read_manifest` asks for."""
-    rest = {key: value for key, value in manifest.items() if key not in ("format", "version", "seal")}
+    """The manifest with its version and the sha256 of all the rest."""
+    rest = {
+        key: value for key, value in manifest.items() if key not in ("format", "version", "seal")
+    }
     found = {"format": FORMAT, "version": VERSION, **rest}
     return {**found, "seal": hashlib.sha256(manifest_bytes(found)).hexdigest()}
 
 
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest as the bytes of its file; other bytes, even if they mean the same, are no manifest of ours."""
+    """A manifest as the bytes of its file: other bytes, though they mean the same, are not ours."""
     return (json.dumps(manifest, indent=2) + "\n").encode()
 
 
@@ -41,11 +45,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     version = manifest.get("version")
     if version not in (1, VERSION) or isinstance(version, bool | float):
-        raise WeightsError(f"{path} has version {version!r}; this neoxlib reads versions 1 and {VERSION}: cut anew")
+        raise WeightsError(
+            f"{path} has version {version!r}; this neoxlib reads versions 1 and {VERSION}: cut anew"
+        )
     if problems := _problems(manifest):
         raise WeightsError(f"{path} cannot be used; cut anew:\n  " + "\n  ".join(problems))
     if is_sealed(manifest) and path.read_bytes() != manifest_bytes(seal(manifest)):
-        raise WeightsError(f"{path} is not as it was written (its seal does not fit): copy it anew, or cut anew")
+        raise WeightsError(
+            f"{path} is not as it was written (its seal does not fit): copy it anew, or cut anew"
+        )
     return manifest
 
 
@@ -59,8 +67,12 @@ def _problems(manifest: Mapping[str, Any]) -> list[str]:
     if lost := [key for key in NEEDED if key not in manifest]:
         return [f"it lacks {', '.join(lost)}"]
     files, tensors = manifest["files"], manifest["tensors"]
-    if not (_table(files, bytes=int, sha256=str) and _table(tensors, shape=list, dtype=str, files=list)):
-        return ["it has no table of files with bytes and sha256, and of tensors with shape, dtype and files"]
+    if not (
+        _table(files, bytes=int, sha256=str) and _table(tensors, shape=list, dtype=str, files=list)
+    ):
+        return [
+            "it has no table of files (bytes, sha256) and one of tensors (shape, dtype, files)"
+        ]
     if outside := [file for file in files if file.startswith("/") or ".." in file.split("/")]:
         return [f"it names files outside its folder, which is refused: {', '.join(outside)}"]
     return [
@@ -73,7 +85,10 @@ def _problems(manifest: Mapping[str, Any]) -> list[str]:
 def _table(value: Any, **fields: type) -> bool:
     """Whether this is an object of objects that all have these fields."""
     rows = value.values() if isinstance(value, dict) else [None]
-    return all(isinstance(row, dict) and all(isinstance(row.get(k), t) for k, t in fields.items()) for row in rows)
+    return all(
+        isinstance(row, dict) and all(isinstance(row.get(k), t) for k, t in fields.items())
+        for row in rows
+    )
 
 
 def part_of(metadata: dict[str, str], file: Path) -> tuple[int, int]:
@@ -81,27 +96,29 @@ def part_of(metadata: dict[str, str], file: Path) -> tuple[int, int]:
     mark = metadata.get(PART_KEY, "0/1")
     rank, _, size = str(mark).partition("/")
     if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
-        raise WeightsError(f"{file} is marked as part {mark!r}, expected rank/world size; copy it anew, or cut anew")
+        raise WeightsError(
+            f"{file} is marked as part {mark!r}, expected rank/world size; copy it, or cut anew"
+        )
     return int(rank), int(size)
 
 
 def misplaced(manifest: dict[str, Any], metadata: dict[str, dict[str, str]]) -> list[str]:
-    """The weight files of a cut that say they are another rank's, world size's or packing's than where they stand."""
+    """Weight files of a cut that say they are another rank's, world size's or packing's."""
     problems = []
     for file, marks in metadata.items():
         expected = f"{file.split('/')[1]}/{manifest['world_size']}", manifest.get("quant")
         # Version 1 did not mark the only part of world size 1.
-        found = marks.get(PART_KEY, "0/1" if manifest["version"] == 1 else None), marks.get(QUANT_KEY)
+        found = (
+            marks.get(PART_KEY, "0/1" if manifest["version"] == 1 else None),
+            marks.get(QUANT_KEY),
+        )
         if found != expected:
-            words = [f"part {part}{f', packed as {quant}' if quant else ''}" for part, quant in (found, expected)]
+            words = [
+                f"part {part}{f', packed as {quant}' if quant else ''}"
+                for part, quant in (found, expected)
+            ]
             problems.append(f"{file} is marked as {words[0]}, expected {words[1]}")
     return problems
-
-
-def stored_quant(folder: str | Path) -> str | None:
-    """The scheme that a cut's weights are packed by; None for any other folder."""
-    manifest = read_manifest(Path(folder))
-    return manifest.get("quant") if manifest else None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from neoxlib.checkpoint import SKIPPED, Checkpoint, Stored
 from neoxlib.config import ModelConfig
 from neoxlib.errors import ShardError, WeightsError
-from neoxlib.foreign import UNQUANTIZED
+from neoxlib.foreign import UNQUANTIZED, ZERO_TO_FP32
 from neoxlib.model import full_parameters, shard_rules
 from neoxlib.pieces import as_bytes
 
@@ -16,18 +16,21 @@ EMBED, HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
 HEADS = (HEAD, "lm_head.weight")  # the second since transformers 5
 # Names of other programs' tensors -> what they are.
 FOREIGN = (
-    (r"\.lora_\w+(\.|$)", "those of an adapter (LoRA), not merged: merge_and_unload() it into its model and save that"),
+    (r"\.lora_\w+(\.|$)",
+     "those of an adapter (LoRA), not merged: merge_and_unload() it into its model and save that"),
     (r"\.(qweight|qzeros|g_idx)$", f"weights quantized by GPTQ or AWQ: {UNQUANTIZED}"),
     (r"\.(SCB|absmax|quant_map|weight_format|quant_state\.\w+)$",
      f"weights quantized by bitsandbytes: {UNQUANTIZED}"),
     (r"\.(weight_packed|weight_zero_point)$", f"compressed tensors: {UNQUANTIZED}"),
 )  # fmt: skip
+# What wrappers put before the names of what they wrap -> whose they are.
 WRAPPERS = {
+    "_orig_mod.": "torch.compile", "_fsdp_wrapped_module.": "torch's FSDP",
+    "base_model.model.": "PEFT",
+    "_checkpoint_wrapped_module.": "torch's activation checkpointing",
     "module.": "torch's DistributedDataParallel or DataParallel, or DeepSpeed",
-    "_orig_mod.": "torch.compile", "_fsdp_wrapped_module.": "torch's FSDP", "base_model.model.": "PEFT",
-    "_checkpoint_wrapped_module.": "torch's activation checkpointing", "model.": "another module",
 }  # fmt: skip
-FIRST = "layers.0.input_layernorm.weight"  # every checkpoint has it, behind whatever its names begin with
+FIRST = "layers.0.input_layernorm.weight"  # in every checkpoint, behind what its names begin with
 FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 
 
@@ -47,6 +50,11 @@ def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, S
     """
     parameters, problems, found = full_parameters(config, checkpoint.quant), [], {}
     names = match_names(checkpoint.tensors, config, str(checkpoint.folder), checkpoint.quant)
+    if empty := [theirs for theirs in names.values() if 0 in checkpoint.tensors[theirs].shape]:
+        raise WeightsError(
+            f"{checkpoint.folder} holds {len(empty)} tensors without a number, as {empty[0]}: "
+            f"DeepSpeed's ZeRO-3 leaves such: join its training state, {ZERO_TO_FP32}"
+        )
     for name, theirs in names.items():
         stored, (shape, rule, dtype) = checkpoint.tensors[theirs], parameters[name]
         if stored.shape != (expected := rule.shape(shape, *checkpoint.part)):
@@ -100,17 +108,21 @@ def _of_others(names: list[str]) -> str | None:
 
 
 def _prefixed(names: list[str]) -> str | None:
-    """One line for a prefix that all names have where none is expected."""
-    starts = {name.removesuffix(FIRST) for name in names if name.endswith(FIRST)}
-    prefix = min(starts, default="")
-    if len(starts) != 1 or prefix in ("", "gpt_neox."):
+    """One line for what stands before all names, or inside many, and is none of the model's."""
+    starts = {
+        name.removesuffix(FIRST).removesuffix("gpt_neox.") for name in names if name.endswith(FIRST)
+    }
+    inside = next(
+        (word for word in WRAPPERS if any(f".{word}" in f".{name}" for name in names)), ""
+    )
+    prefix = starts.pop() if len(starts) == 1 else ""
+    if not (word := prefix or inside):
         return None
-    prefix = prefix.removesuffix("gpt_neox.")
-    count = sum(name.startswith(prefix) for name in names)
-    who = next((f", as {who} leaves it" for word, who in WRAPPERS.items() if word in prefix), "")
+    count = sum(f".{word}" in f".{name}" for name in names)
+    who = f", as {WRAPPERS[inside]} leaves it" if inside else ""
     return (
-        f"has {count} of {len(names)} tensors under the prefix {prefix!r}{who}: save the state_dict() of the model "
-        f"inside, or take {prefix!r} off the names"
+        f"has {count} of {len(names)} tensors under the prefix {word!r}{who}: save the "
+        f"state_dict() of the model inside, or take {word!r} off the names"
     )
 
 

@@ -9,32 +9,43 @@ import json
 import math
 import mmap
 import os
-import sys
 import threading
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, _weights_only_unpickler, serialization
+from torch import Tensor
 
 from neoxlib.device import fit_threads
 from neoxlib.errors import WeightsError
 from neoxlib.foreign import file_kind
 from neoxlib.ops import packing
+from neoxlib.pickles import load_whole, read_shapes
 
 DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
-    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
     # No weight of ours has these, but a table that is skipped may, and a refusal names them.
-    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "C64": torch.complex64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2": torch.float8_e5m2,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2": torch.float8_e5m2,
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }  # as in safetensors/torch.py
 BLOCK = 2 << 20  # bytes held at a time: a processor's cache takes it, so it is sliced and hashed while still warm
@@ -72,8 +83,8 @@ def without_collection() -> Iterator[None]:
 class Piece:
     """A tensor inside a file: `shape` values of `dtype` from byte `offset` on, row by row.
 
-    `offset` None: a .bin of before torch 1.6, zipped anew with compression or of another byte order, or a tensor stored
-    with strides; its file is then loaded as a whole, by torch.
+    `offset` None: a .bin of before torch 1.6, compressed or of another byte order, or a tensor
+    stored with strides; its file is then loaded as a whole, by torch.
     """
 
     path: Path
@@ -122,7 +133,7 @@ class Piece:
 
 
 def state_of(path: Path) -> tuple[int, int, int, int]:
-    """Bytes, inode, and the times (ns) of the last change of content and of anything: another file has another."""
+    """Bytes, inode, and times (ns) of the last change of content and of anything of a file."""
     with path.open("rb") as file:  # to open it makes a network file system look anew
         stat = os.fstat(file.fileno())
     return stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
@@ -135,7 +146,9 @@ def pages(path: Path, state: tuple[int, int, int, int]) -> Tensor:
     `state` is that of the file now: what stood under this name before is another file.
     """
     with path.open("rb") as file:
-        return torch.frombuffer(mmap.mmap(file.fileno(), state[0], access=mmap.ACCESS_COPY), dtype=torch.uint8)
+        return torch.frombuffer(
+            mmap.mmap(file.fileno(), state[0], access=mmap.ACCESS_COPY), dtype=torch.uint8
+        )
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -159,12 +172,16 @@ def read_header(path: Path) -> tuple[dict[str, Piece], dict[str, Any]]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
             what = file_kind(path) or ": it is truncated, or another file"
-            raise WeightsError(f"{path} is no safetensors file that can be read, of {size} bytes{what}")
+            raise WeightsError(
+                f"{path} is no safetensors file that can be read, of {size} bytes{what}"
+            )
         raw = file.read(length)
     try:
         header = json.loads(raw)
         metadata = header.pop("__metadata__", None)
         metadata = {} if metadata is None else dict(metadata)
+        if not all(isinstance(value, str) for value in metadata.values()):
+            raise ValueError(f"__metadata__ is {metadata}")
         pieces = {key: _piece(path, key, entry, 8 + length) for key, entry in header.items()}
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         what = file_kind(path) or f" ({error!r}); copy it anew"
@@ -192,102 +209,8 @@ def _piece(path: Path, key: str, entry: Mapping[str, Any], base: int) -> Piece:
 
 
 def read_pickle(path: Path) -> dict[str, Piece]:
-    """Tensors of a .bin, by `weights_only=True` onto the meta device: names, shapes and offsets, no data.
-
-    torch/serialization.py notes where each storage's bytes begin as `_checkpoint_offset` when nothing is read.
-    """
-    sizes: dict[int, int] = {}
-    state = _checked(path, lambda: _shapes(path, sizes))
-    return {key: Piece(path, key, x.dtype, tuple(x.shape), _offset(x, sizes)) for key, x in state.items()}
-
-
-def _offset(tensor: Tensor, sizes: dict[int, int]) -> int | None:
-    """Where a tensor's values lie one after the other in its file, as they are; None where they do not."""
-    storage = tensor.untyped_storage()
-    start = tensor.storage_offset() * tensor.itemsize
-    fits = start + tensor.nbytes <= storage.nbytes() == sizes.get(storage._checkpoint_offset)
-    plain = tensor.is_contiguous() and not tensor.is_neg() and not tensor.is_conj()
-    return storage._checkpoint_offset + start if fits and plain else None
-
-
-def _shapes(path: Path, sizes: dict[int, int]) -> Any:
-    """What a .bin holds, without the numbers; `sizes` gets the bytes of each record that can be read where it is."""
-    with path.open("rb") as file:
-        start = file.read(4)
-        file.seek(0)
-        if start != b"PK\x03\x04":  # as torch tells the two formats apart
-            return torch.load(path, map_location="meta", weights_only=True, mmap=False)
-        return serialization._load(_Records(file, sizes), "meta", _weights_only_unpickler, encoding="utf-8")
-
-
-class _Records:
-    """torch's reader of a zip, for a load without numbers: a record's bytes are where the archive says they are.
-
-    torch computes it for files of its own version, as its writer lays them out: one that was zipped anew lies
-    otherwise. And it swaps bytes of another order, of which there are none here.
-    """
-
-    def __init__(self, file: BinaryIO, sizes: dict[int, int]) -> None:
-        self.reader, self.sizes = torch._C.PyTorchFileReader(file), sizes
-        default = serialization.get_default_load_endianness()
-        order = "big" if default == serialization.LoadEndianness.BIG else "little"
-        if self.reader.has_record("byteorder"):
-            order = self.reader.get_record("byteorder").decode()
-        self.plain = _stored_records(file) if order == sys.byteorder else {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.reader, name)
-
-    def has_record(self, name: str) -> bool:
-        return name == "byteorder" or (name != ".format_version" and self.reader.has_record(name))
-
-    def get_record(self, name: str) -> bytes:
-        return sys.byteorder.encode() if name == "byteorder" else self.reader.get_record(name)
-
-    def get_record_offset(self, name: str) -> int:
-        offset, entry = self.reader.get_record_offset(name), self.plain.get(name)
-        if entry and entry.header_offset == self.reader.get_record_header_offset(name):
-            self.sizes[offset] = entry.file_size
-        return offset
-
-
-def _stored_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
-    """The records of a zip that are neither compressed nor encrypted nor there twice."""
-    try:
-        entries = zipfile.ZipFile(file).infolist()
-    except zipfile.BadZipFile:  # torch may still read it
-        return {}
-    names = Counter(entry.filename for entry in entries)
+    """Tensors of a .bin: names, shapes and offsets, no data."""
     return {
-        entry.filename.partition("/")[2]: entry for entry in entries
-        if entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1 and names[entry.filename] == 1
-    }  # fmt: skip
-
-
-def _checked(path: Path, read: Callable[[], Any]) -> dict[str, Tensor]:
-    """What `read` returns, if it is a plain table of tensors."""
-    try:
-        state = read()
-    except Exception as error:  # a corrupt pickle can raise anything
-        if kind := file_kind(path):
-            raise WeightsError(f"{path} cannot be read as what torch.save writes{kind}") from error
-        raise WeightsError(
-            f"{path} cannot be read with weights_only=True: it is truncated or corrupt, or asks to run code, which is "
-            f"never done. Copy it anew, or save its tensors as safetensors. ({repr(error)[:200]})"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(k, str) and _is_dense(x) for k, x in state.items()):
-        raise WeightsError(f"{path} is no plain table of name and tensor; save the model's state_dict() as safetensors")
-    return state
-
-
-def _is_dense(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
-
-
-@lru_cache(maxsize=1)  # one file at a time, for as long as its tensors are asked for
-def load_whole(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .bin whose bytes cannot be picked out; memory then grows with that file."""
-    state = _checked(path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=False))
-    if empty := [key for key, tensor in state.items() if not tensor.is_cpu]:
-        raise WeightsError(f"{path} has no numbers for {', '.join(empty)}: they were saved from the meta device")
-    return state
+        key: Piece(path, key, tensor.dtype, tuple(tensor.shape), offset)
+        for key, (tensor, offset) in read_shapes(path).items()
+    }

@@ -4,12 +4,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neoxlib.checkpoint import companions, open_checkpoint
+from neoxlib.checkpoint import open_checkpoint
 from neoxlib.errors import WeightsError
 from neoxlib.manifest import read_manifest
+from neoxlib.source import companions
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
     """Make `dst` a model folder that stands on the files of `src`; returns a row per file: file, how, bytes.
@@ -22,9 +24,15 @@ def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
 
     src, dst = Path(src).resolve(), Path(dst).absolute()
     weights = _weights(src, dst)
-    small = [path for path in companions(src).values() if path.suffix != ".py"]  # no code of other libraries
+    small = [
+        path for path in companions(src).values() if path.suffix != ".py"
+    ]  # no code of other libraries
     small = sorted([*small, *src.glob("*.index.json")])
-    strange = [path.name for path in (*weights, *small) if _other(path, dst / path.relative_to(src), path in weights)]
+    strange = [
+        path.name
+        for path in (*weights, *small)
+        if _other(path, dst / path.relative_to(src), path in weights)
+    ]
     if strange:
         raise WeightsError(f"{dst} has other files of these names: {', '.join(strange)}; give an empty or a new folder")
     dst.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from neoxlib.checkpoint import Checkpoint, companions, fingerprint, open_checkpoint, source_files
+from neoxlib.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from neoxlib.config import ModelConfig
 from neoxlib.cutter import Job, Target, write
 from neoxlib.errors import NeoXError, ShardError, WeightsError
@@ -21,9 +21,12 @@ from neoxlib.model import check_world_size, full_parameters, shard_rules
 from neoxlib.names import dtype_of
 from neoxlib.packing import PackedPart, choose_quant, match_packed
 from neoxlib.pieces import Piece, at_once, read_header
+from neoxlib.source import companions, source_files
 
 log = logging.getLogger("neoxlib")
 
+WEIGHT_NAMES = (".safetensors", ".bin", ".index.json")
+TEXT_NAMES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 MAX_FILE_BYTES = 2 << 30
 
 
@@ -61,8 +64,8 @@ def merge(
 ) -> None:
     """Join the cut `dst` to an unsplit Hugging Face folder `out`: tensor for tensor, name for name what was cut.
 
-    Resumable as `shard` is. Raises WeightsError when `dst` is no finished cut, not what its manifest says, or one of
-    packed weights, ShardError for `out` or the disk.
+    Resumable as `shard` is. Raises WeightsError when `dst` is no finished cut, not what its
+    manifest says, or one of packed weights, ShardError for `out` or the disk.
     """
     _require_manifest(Path(dst))
     checkpoint, config, source = _open_whole(dst)
@@ -98,7 +101,11 @@ def _source(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _request(
-    kind: str, source: dict[str, Any], world_size: int, dtype: torch.dtype | None, max_file_bytes: int,
+    kind: str,
+    source: dict[str, Any],
+    world_size: int,
+    dtype: torch.dtype | None,
+    max_file_bytes: int,
     quant: str | None = None,
 ) -> dict[str, Any]:
     if isinstance(max_file_bytes, bool) or not isinstance(max_file_bytes, int) or max_file_bytes < 1:
@@ -150,14 +157,20 @@ def _job(
         held += size
     # Wide values first: each tensor then begins at a multiple of its width, which readers that map files rely on.
     ordered = tuple(tuple(sorted(group, key=lambda target: -_width(target))) for group in groups)
-    return Job(root, folders, ordered, _companions(checkpoint), request, partial(_source, checkpoint))
+    return Job(
+        root, folders, ordered, _companions(checkpoint), request, partial(_source, checkpoint)
+    )
 
 
 def _companions(checkpoint: Checkpoint) -> dict[str, bytes]:
     found = {name: path.read_bytes() for name, path in companions(checkpoint.folder).items()}
-    if pointers := [name for name, data in found.items() if data.startswith(b"version https://git-lfs")]:
+    if pointers := [
+        name for name, data in found.items() if data.startswith(b"version https://git-lfs")
+    ]:
         words = f"are git-lfs pointers, not the files they stand for: {', '.join(pointers)}"
-        raise WeightsError(f"in {checkpoint.folder} some {words}; run `git lfs pull`, or download the files themselves")
+        raise WeightsError(
+            f"in {checkpoint.folder} some {words}; run `git lfs pull`, or download the files"
+        )
     return found
 
 
@@ -177,7 +190,8 @@ class FileRow:
 def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
     """Read the whole cut `dst` against its manifest: each file's size and sha256, each tensor's name, dtype and shape.
 
-    Raises WeightsError with all that is wrong, or when the cut is not finished.
+    Raises WeightsError with all that is wrong, or when the cut is not finished. Warns of a manifest
+    without a seal.
     """
     root = Path(dst)
     manifest = _require_manifest(root)
@@ -189,7 +203,10 @@ def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
     if problems:
         raise WeightsError(f"{root} is not what its manifest says; cut anew:\n  " + "\n  ".join(problems))
     if not is_sealed(manifest):
-        log.warning("%s: sealed: no. It was written before manifests were; to have it sealed, cut anew", root)
+        log.warning(
+            "%s: sealed: no. It was written before manifests were; to have it sealed, cut anew",
+            root,
+        )
     return [FileRow(file, entry["bytes"], entry["sha256"]) for file, entry in manifest["files"].items()]
 
 
@@ -218,13 +235,15 @@ def _damage(root: Path, file: str, manifest: dict[str, Any], meter: Meter) -> st
 
 
 def _strangers(root: Path, manifest: dict[str, Any]) -> list[str]:
-    """Weights that the manifest does not know, but a loader might take."""
+    """Files that the manifest does not know, but a loader might take."""
+    # Of an older cut all but a few companions were left out, and may have been put there by hand.
+    taken = WEIGHT_NAMES + (TEXT_NAMES if is_sealed(manifest) else ())
     here = sorted(str(path.relative_to(root)) for path in (root / PARTS).rglob("*"))
-    return [f"{file} is not in the manifest" for file in here if _is_weights(file) and file not in manifest["files"]]
-
-
-def _is_weights(file: str) -> bool:
-    return file.endswith((".safetensors", ".bin", ".index.json"))
+    return [
+        f"{file} is not in the manifest"
+        for file in here
+        if file.endswith(taken) and file not in manifest["files"]
+    ]
 
 
 def _misfits(root: Path, manifest: dict[str, Any]) -> list[str]:
@@ -237,7 +256,11 @@ def _misfits(root: Path, manifest: dict[str, Any]) -> list[str]:
         return [str(error)]
     headers, listed = {file: pieces for file, (pieces, _) in read.items()}, manifest["tensors"]
     problems = misplaced(manifest, {file: metadata for file, (_, metadata) in read.items()})
-    problems += [f"{name} is in the config's model, not in the manifest" for name in rules if name not in listed]
+    problems += [
+        f"{name} is in the config's model, not in the manifest"
+        for name in rules
+        if name not in listed
+    ]
     for name, entry in listed.items():
         problems += _misfit(name, entry, rules, headers, manifest["world_size"])
     return problems

@@ -11,13 +11,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from neoxlib.checkpoint import Checkpoint, Stored, open_checkpoint
+from neoxlib.checkpoint import Checkpoint, Stored, open_checkpoint, stored_quant
 from neoxlib.comm import Group
 from neoxlib.config import ModelConfig
 from neoxlib.errors import SettingsError, WeightsError
 from neoxlib.files import Meter
 from neoxlib.layers import Full
-from neoxlib.manifest import stored_quant
 from neoxlib.model import GPTNeoX, check_world_size, full_parameters
 from neoxlib.names import dtype_of, match
 from neoxlib.packing import choose_quant, pack_into, runs, scheme_of

@@ -152,6 +152,7 @@ def entry(**changes) -> dict:
         ({"w": 3}, "corrupt"),
         ({"w": {"dtype": "F32"}}, "corrupt"),
         ({"__metadata__": 3}, "corrupt"),
+        ({"__metadata__": {"neoxlib_quant": []}}, "corrupt"),
         (entry(dtype="F6_E2M3"), "dtype F6_E2M3, which neoxlib does not read"),
         (entry(shape=[3]), "does not fill its 8 bytes"),
         (entry(shape=[-2]), "corrupt"),

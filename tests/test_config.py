@@ -112,7 +112,9 @@ def test_every_activation_of_transformers_that_is_one_of_ours_is_known_and_no_ot
     gelu = torch.nn.functional.gelu
     forms = (gelu(x), gelu(x, approximate="tanh"), x.relu())
     names = set(ACT2FN) - {"prelu", "xielu"}  # these have weights
-    same = {name for name in names if any((form - ACT2FN[name](x)).abs().max() < 1e-9 for form in forms)}
+    same = {
+        name for name in names if any((form - ACT2FN[name](x)).abs().max() < 1e-9 for form in forms)
+    }
     assert same == set(ACTIVATIONS)
 
 
@@ -122,23 +124,47 @@ NOTHING = {"load_in_8bit": False, "load_in_4bit": False}
 @pytest.mark.parametrize(
     "change",
     [
-        {"rope_scaling": None}, {"rope_parameters": None}, {"rope_scaling": {}}, {"rope_scaling": {"type": None}},
+        {"rope_scaling": None},
+        {"rope_parameters": None},
+        {"rope_scaling": {}},
+        {"rope_scaling": {"type": None}},
         {"rope_parameters": {"rope_type": None, "rope_theta": None, "partial_rotary_factor": None}},
-        {"rope_scaling": {"type": "linear", "factor": 1.0}}, {"rope_scaling": {"rope_type": "linear", "factor": 1}},
-        {"torch_dtype": "float16"}, {"torch_dtype": "torch.float16"}, {"dtype": "torch.float16"}, {"dtype": "half"},
-        {"dtype": None, "torch_dtype": "float16"}, {"quantization_config": None}, {"quantization_config": {}},
-        {"quantization_config": NOTHING}, {"quantization_config": {"load_in_8bit": False}},
-        {"quantization_config": {**NOTHING, "quant_method": "bitsandbytes", "llm_int8_threshold": 6.0}},
-        {"quantization_config": {"_load_in_8bit": False, "_load_in_4bit": False, "bnb_4bit_quant_type": "nf4"}},
+        {"rope_scaling": {"type": "linear", "factor": 1.0}},
+        {"rope_scaling": {"rope_type": "linear", "factor": 1}},
+        {"torch_dtype": "float16"},
+        {"torch_dtype": "torch.float16"},
+        {"dtype": "torch.float16"},
+        {"dtype": "half"},
+        {"dtype": None, "torch_dtype": "float16"},
+        {"quantization_config": None},
+        {"quantization_config": {}},
+        {"quantization_config": NOTHING},
+        {"quantization_config": {"load_in_8bit": False}},
+        {
+            "quantization_config": {
+                **NOTHING,
+                "quant_method": "bitsandbytes",
+                "llm_int8_threshold": 6.0,
+            }
+        },
+        {
+            "quantization_config": {
+                "_load_in_8bit": False,
+                "_load_in_4bit": False,
+                "bnb_4bit_quant_type": "nf4",
+            }
+        },
     ],
-)  # fmt: skip
+)
 def test_what_changes_nothing_is_read_as_if_it_were_not_there(change: dict):
     plain = {key: value for key, value in OLD.items() if key not in change}
     dtype = {"torch_dtype": "float16"} if "dtype" in str(change) else {}
     assert ModelConfig.from_dict(plain | change) == ModelConfig.from_dict(plain | dtype)
 
 
-@pytest.mark.parametrize("change", [{"type": "linear", "factor": 1.0}, {"rope_type": "linear", "factor": 1.0}])
+@pytest.mark.parametrize(
+    "change", [{"type": "linear", "factor": 1.0}, {"rope_type": "linear", "factor": 1.0}]
+)
 def test_a_rope_scaling_by_one_is_none_to_transformers_too(change: dict):
     ids = torch.arange(90)[None]
     with torch.no_grad():
@@ -149,27 +175,50 @@ def test_a_rope_scaling_by_one_is_none_to_transformers_too(change: dict):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling asks for rope scaling 'linear'"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_scaling asks for rope scaling 'linear'",
+        ),
         ({"rope_scaling": {"type": "linear"}}, "'linear'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
-        ({"rope_parameters": {"full": {"rope_type": "default"}}}, "rope_parameters asks for rope scaling {'full'"),
+        (
+            {"rope_parameters": {"full": {"rope_type": "default"}}},
+            "rope_parameters asks for rope scaling {'full'",
+        ),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"quantized by gptq \(4\)"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantized by awq"),
-        ({"quantization_config": {**NOTHING, "load_in_4bit": True}}, r"without a name \(load_in_4bit\)"),
+        (
+            {"quantization_config": {**NOTHING, "load_in_4bit": True}},
+            r"without a name \(load_in_4bit\)",
+        ),
         ({"quantization_config": {**NOTHING, "quant_method": "gptq"}}, "quantized by gptq"),
         ({"quantization_config": "int8"}, "asks for 'int8'"),
         ({"torch_dtype": {"text": "float16"}}, "dtype is {'text'"),
-        ({"hidden_act": "silu"}, "hidden_act is 'silu'"), ({"hidden_act": "gelu_10"}, "'gelu_10'"),
+        ({"hidden_act": "silu"}, "hidden_act is 'silu'"),
+        ({"hidden_act": "gelu_10"}, "'gelu_10'"),
         ({"hidden_act": ["gelu"]}, r"hidden_act is \['gelu'\]"),
-        *(({key: value}, f"{key} is {value!r}; it is a number, 0 or more")
-          for key in ("layer_norm_eps", "rotary_pct", "rotary_emb_base") for value in (NAN, INF, -INF, -1e-5)),
-        *(({key: value}, f"{key} is {value}; ") for key in ("hidden_dropout", "vocab_size") for value in (NAN, INF)),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": NAN}}, "rope_parameters.rope_theta is nan; every"),
-        ({"some": [1.0, {"list": [INF]}]}, "some.list is inf; every"), ({"rotary_emb_base": 0}, "a number above 0"),
+        *(
+            ({key: value}, f"{key} is {value!r}; it is a number, 0 or more")
+            for key in ("layer_norm_eps", "rotary_pct", "rotary_emb_base")
+            for value in (NAN, INF, -INF, -1e-5)
+        ),
+        *(
+            ({key: value}, f"{key} is {value}; ")
+            for key in ("hidden_dropout", "vocab_size")
+            for value in (NAN, INF)
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": NAN}},
+            "rope_parameters.rope_theta is nan; every",
+        ),
+        ({"some": [1.0, {"list": [INF]}]}, "some.list is inf; every"),
+        ({"rotary_emb_base": 0}, "a number above 0"),
         ({"rotary_emb_base": 10**400}, "it is a number, 0 or more"),
         ({"rotary_pct": 1e308}, r"rotary_pct 1e\+308 rotates"),
     ],
-)  # fmt: skip
-def test_what_changes_the_mathematics_or_is_no_number_is_refused_by_name(change: dict, message: str):
+)
+def test_what_changes_the_mathematics_or_is_no_number_is_refused_by_name(
+    change: dict, message: str
+):
     with pytest.raises(ConfigError, match=message):
         ModelConfig.from_dict(json.loads(json.dumps(OLD | change)))

@@ -1,7 +1,8 @@
-"""What is no checkpoint of ours is named, with the way on; what transformers passes over is passed over here, too."""
+"""What is no checkpoint of ours is named with the way on; what transformers passes over is, too."""
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from neoxlib.names import match, match_names
 from tests.conftest import TINY, make_oracle
 from tests.test_checkpoint import config_of, whole
 
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 571000000\n"
+POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 571000000\n"
+)
 PAGE = b"\n <!DOCTYPE html>\n<html><body>Not found</body></html>"
 
 
@@ -43,12 +46,23 @@ def refused(folder: Path, words: str) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (POINTER, "git-lfs pointer.*git lfs pull"), (PAGE, "web page.*download the file itself"),
-        (b'{"error": "Repository not found"}', "JSON text.*server's error"), (b"", "is empty"),
-        (b"<?xml version='1.0'?><Error/>", "XML"), (b"GGUF\3\0\0\0" + bytes(99), "GGUF"),
-        (b"\x1f\x8b\x08" + bytes(99), "gzip"), (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"), (bytes(999), "broken off"),
+        (POINTER, "git-lfs pointer.*git lfs pull"),
+        (PAGE, "web page.*download the file itself"),
+        (b"\xef\xbb\xbf<!-- saved --><HTML>" + b"x" * 999, "web page"),
+        (b"Entry not found", "begins 'Entry not found'"),
+        (b"../../blobs/0a", r"begins '\.\./\.\./blobs"),
+        (b"version https://hawser.github.com/spec/v1\noid sha256:0", "git-lfs"),
+        ("模型不存在".encode() * 99, "begins '模型不存在"),
+        (b"BZh91AY" + bytes(99), "bzip2"),
+        (b'{"error": "Repository not found"}', "JSON text.*server's error"),
+        (b"", "is empty"),
+        (b"<?xml version='1.0'?><Error/>", "XML"),
+        (b"GGUF\3\0\0\0" + bytes(99), "GGUF"),
+        (b"\x1f\x8b\x08" + bytes(99), "gzip"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
+        (bytes(999), "broken off"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_is_no_weights_says_what_it_is(folder, name, content, words):
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(content)
@@ -59,7 +73,11 @@ def test_weights_under_the_name_of_another_format_are_told_their_own(folder):
     shutil.move(folder / "model.safetensors", folder / "pytorch_model.bin")
     refused(folder, "seems to be safetensors: if it is, its name is model.safetensors")
     for zipped, words in ((True, "is a zip, as torch.save"), (False, "is a pickle")):
-        torch.save(make_oracle().state_dict(), folder / "model.safetensors", _use_new_zipfile_serialization=zipped)
+        torch.save(
+            make_oracle().state_dict(),
+            folder / "model.safetensors",
+            _use_new_zipfile_serialization=zipped,
+        )
         refused(folder, words + ".*pytorch_model.bin")
 
 
@@ -82,17 +100,30 @@ def test_a_link_to_nothing_is_called_so(folder, tmp_path):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["adapter_config.json", "adapter_model.safetensors"], "adapter of PEFT alone.*merge_and_unload"),
-        (["model.Q4_K_M.gguf"], "GGUF"), (["quantize_config.json", "gptq_model-4bit-128g.safetensors"], "GPTQ"),
+        (
+            ["adapter_config.json", "adapter_model.safetensors"],
+            "adapter of PEFT alone.*merge_and_unload",
+        ),
+        (["model.Q4_K_M.gguf"], "GGUF"),
+        (["quantize_config.json", "gptq_model-4bit-128g.safetensors"], "GPTQ"),
         (["quant_config.json", "awq_model_w4_g128.pt"], "AWQ"),
-        (["latest", "zero_to_fp32.py", "global_step9/zero_pp_rank_0_mp_rank_00_optim_states.pt"], "zero_to_fp32"),
+        (
+            ["latest", "zero_to_fp32.py", "global_step9/zero_pp_rank_0_mp_rank_00_optim_states.pt"],
+            "zero_to_fp32",
+        ),
         (["latest", "global_step9/layer_00-model_00-model_states.pt"], "convert_neox_to_hf"),
-        (["latest_checkpointed_iteration.txt", "iter_0000009/mp_rank_00/model_optim_rng.pt"], "Megatron"),
-        ([".metadata", "__0_0.distcp"], "dcp_to_torch"), (["tf_model.h5"], "TensorFlow"),
+        (
+            ["latest_checkpointed_iteration.txt", "iter_0000009/mp_rank_00/model_optim_rng.pt"],
+            "Megatron",
+        ),
+        ([".metadata", "__0_0.distcp"], "dcp_to_torch"),
+        (["tf_model.h5"], "TensorFlow"),
         (["refs/main", "snapshots/0a/config.json"], "snapshots/"),
-        (["model-00001-of-00002.safetensors"], "without their index"), (["consolidated.00.pth"], "under another name"),
+        (["model-00001-of-00002.safetensors"], "without their index"),
+        (["consolidated.00.pth"], "under another name"),
+        (["checkpoint-500/config.json"], "give one of its checkpoints"),
     ],
-)  # fmt: skip
+)
 def test_a_folder_of_another_program_is_named_with_the_way_on(tmp_path, names, words):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +131,9 @@ def test_a_folder_of_another_program_is_named_with_the_way_on(tmp_path, names, w
     refused(tmp_path, words)
 
 
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"])
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"]
+)
 def test_an_adapter_beside_a_model_is_refused_and_the_doctor_says_so(folder, name):
     assert [row.status for row in model_rows(folder)][:2] == ["OK", "OK"]
     (folder / name).write_text("{}")
@@ -109,15 +142,68 @@ def test_an_adapter_beside_a_model_is_refused_and_the_doctor_says_so(folder, nam
     assert row.status == "FAIL" and name in row.found
 
 
-PREFIXES = ("module.", "_orig_mod.", "base_model.model.", "module._orig_mod.", "student.", "gpt_neox.module.")
+def test_all_pointers_of_an_index_are_listed(folder):
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    files = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+    index = {name: files[n % 3] for n, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    for file in files:
+        (folder / file).write_bytes(POINTER)
+    with pytest.raises(WeightsError) as error:
+        open_checkpoint(folder)
+    assert all(
+        f"{file} should hold weights, but is a git-lfs pointer" in str(error.value)
+        for file in files
+    )
+
+
+def test_a_file_in_place_of_a_folder_is_called_so(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\3\0\0\0")
+    refused(tmp_path / "model.gguf", "is a file, but is GGUF.*; a model is a folder")
+
+
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "base_model.model.",
+    "module._orig_mod.",
+    "student.",
+    "gpt_neox.module.",
+)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("bare", [False, True], ids=["", "base model"])
 def test_a_prefix_of_all_names_is_one_line(prefix, bare):
-    names = [prefix + name.removeprefix("gpt_neox." if bare else "") for name in make_oracle().state_dict()]
+    names = [
+        prefix + name.removeprefix("gpt_neox." if bare else "")
+        for name in make_oracle().state_dict()
+    ]
     with pytest.raises(WeightsError, match=f"under the prefix '{prefix}'") as error:
         match_names(names, config_of())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "word", ["_checkpoint_wrapped_module.", "_orig_mod.", "_fsdp_wrapped_module.", "module."]
+)
+def test_a_wrapper_inside_the_names_is_one_line(word):
+    names = [re.sub(r"(layers\.\d+\.)", rf"\1{word}", name) for name in make_oracle().state_dict()]
+    with pytest.raises(
+        WeightsError, match=f"36 of 40 tensors under the prefix '{word}', as"
+    ) as error:
+        match_names(names, config_of())
+    assert "\n" not in str(error.value)
+
+
+def test_tensors_that_zero_3_emptied_are_one_line(folder):
+    state = load_file(folder / "model.safetensors")
+    save_file({name: tensor[:0] for name, tensor in state.items()}, folder / "model.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"holds 40 tensors without a number.*zero_to_fp32"
+    ) as error:
+        match(open_checkpoint(folder), ModelConfig.from_dir(folder))
     assert "\n" not in str(error.value)
 
 
@@ -127,12 +213,15 @@ def test_a_prefix_of_all_names_is_one_line(prefix, bare):
         (["base_layer.weight", "lora_A.weight", "lora_B.default.weight"], "adapter"),
         (["qweight", "qzeros", "scales", "g_idx"], "GPTQ or AWQ"),
         (["weight", "weight.absmax", "weight.quant_state.bitsandbytes__nf4"], "bitsandbytes"),
-        (["weight", "SCB"], "bitsandbytes"), (["weight_packed", "weight_scale"], "compressed"),
+        (["weight", "SCB"], "bitsandbytes"),
+        (["weight_packed", "weight_scale"], "compressed"),
     ],
 )
 def test_tensors_of_other_programs_are_one_line(names, words):
     plain = [name for name in make_oracle().state_dict() if "query_key_value.weight" not in name]
-    theirs = [f"gpt_neox.layers.{n}.attention.query_key_value.{name}" for n in range(3) for name in names]
+    theirs = [
+        f"gpt_neox.layers.{n}.attention.query_key_value.{name}" for n in range(3) for name in names
+    ]
     with pytest.raises(WeightsError, match=words) as error:
         match_names(plain + theirs, config_of())
     assert "\n" not in str(error.value)
@@ -172,7 +261,9 @@ def test_an_index_may_list_tables_that_no_file_holds(folder):
     names = load_file(folder / "model.safetensors").keys()
     os.rename(folder / "model.safetensors", folder / "model-00001-of-00001.safetensors")
     listed = dict.fromkeys([*names, *TABLES], "model-00001-of-00001.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": listed}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": listed})
+    )
     assert open_checkpoint(folder).tensors.keys() == names
     listed["gpt_neox.layers.9.attention.dense.bias"] = "model-00001-of-00001.safetensors"
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
@@ -183,13 +274,17 @@ def test_metadata_may_be_null(folder):
     data = (folder / "model.safetensors").read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps({**json.loads(data[8:end]), "__metadata__": None}).encode()
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
+    (folder / "model.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + data[end:]
+    )
     assert GPTNeoXForCausalLM.from_pretrained(folder).config.vocab_size == TINY["vocab_size"]
     assert len(open_checkpoint(folder).tensors) == len(make_oracle().state_dict())
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_an_index_without_any_of_its_files_does_not_hide_the_weights_that_are_there(folder, caplog, indexed):
+def test_an_index_without_any_of_its_files_does_not_hide_the_weights_that_are_there(
+    folder, caplog, indexed
+):
     state = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     file = "pytorch_model-00001-of-00001.bin" if indexed else "pytorch_model.bin"
@@ -197,7 +292,9 @@ def test_an_index_without_any_of_its_files_does_not_hide_the_weights_that_are_th
     stray = {"weight_map": dict.fromkeys(state, "model-00001-of-00001.safetensors")}
     (folder / "model.safetensors.index.json").write_text(json.dumps(stray))
     if indexed:
-        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(state, file)}))
+        (folder / "pytorch_model.bin.index.json").write_text(
+            json.dumps({"weight_map": dict.fromkeys(state, file)})
+        )
     assert open_checkpoint(folder).files == (folder / file,)
     assert "names weight files of which none is here; pytorch_model.bin" in caplog.text
     (folder / file).unlink()

@@ -16,7 +16,12 @@ from neoxlib.manifest import manifest_bytes, read_manifest, seal
 from neoxlib.shards import merge, shard, verify
 from tests.conftest import make_oracle
 
-SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 1}
+SMALL = {
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,12 @@ def cut(made, tmp_path) -> Path:
 
 def refused(cut: Path, words: str) -> None:
     """By all who read a cut."""
-    for reads in (open_checkpoint, verify, lambda folder: merge(folder, cut / "out"), lambda f: shard(f, cut / "o", 1)):
+    for reads in (
+        open_checkpoint,
+        verify,
+        lambda folder: merge(folder, cut / "out"),
+        lambda f: shard(f, cut / "o", 1),
+    ):
         with pytest.raises(WeightsError, match=words):
             reads(cut)
 
@@ -46,19 +56,33 @@ def assert_noticed(folder: Path, data: bytes, changes: Iterator[tuple[int, int]]
             found = read_manifest(folder)
         except WeightsError:
             continue
-        assert found is None and n < data.index(b'"version"'), (n, data[n], byte)  # another format is no manifest
+        assert found is None and n < data.index(b'"version"'), (
+            n,
+            data[n],
+            byte,
+        )  # another format is no manifest
 
 
 def test_no_flipped_bit_of_a_manifest_goes_unnoticed(cut, tmp_path):
     """Every bit of a small one; of a cut's one bit of every third byte, and other blanks."""
     entry = {"cut": 0, "shape": [4, 2], "dtype": "F32", "files": ["part_model/0/m.safetensors"]}
     files = {entry["files"][0]: {"bytes": 1, "sha256": "0a"}}
-    small = {"kind": "shard", "source_fingerprint": "é", "world_size": 1, "files": files, "tensors": {"w": entry}}
+    small = {
+        "kind": "shard",
+        "source_fingerprint": "é",
+        "world_size": 1,
+        "files": files,
+        "tensors": {"w": entry},
+    }
     data = manifest_bytes(seal(small))
-    assert_noticed(tmp_path, data, ((n, data[n] ^ 1 << bit) for n in range(len(data)) for bit in range(8)))
+    assert_noticed(
+        tmp_path, data, ((n, data[n] ^ 1 << bit) for n in range(len(data)) for bit in range(8))
+    )
     data = (cut / "manifest.json").read_bytes()
     assert_noticed(cut, data, ((n, data[n] ^ 1 << n % 8) for n in range(0, len(data), 3)))
-    assert_noticed(cut, data, ((n, 0x09) for n, byte in enumerate(data) if byte in b" \n" and n % 4 == 0))
+    assert_noticed(
+        cut, data, ((n, 0x09) for n, byte in enumerate(data) if byte in b" \n" and n % 4 == 0)
+    )
     (cut / "manifest.json").write_bytes(data)
     assert read_manifest(cut) and verify(cut, progress=False)
 
@@ -75,11 +99,15 @@ def test_a_manifest_whose_format_was_changed_is_no_cut_to_anyone(cut):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda text: text + "\n", lambda text: text.replace("\n", "\r\n"), lambda text: json.dumps(json.loads(text)),
-        lambda text: text.replace('"kind"', '"quant": null,\n  "kind"'), lambda text: text.replace("  ", " "),
-        lambda text: text.replace('"version": 2', '"version": 1'), lambda text: text.replace('"seal"', '"sear"'),
+        lambda text: text + "\n",
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: json.dumps(json.loads(text)),
+        lambda text: text.replace('"kind"', '"quant": null,\n  "kind"'),
+        lambda text: text.replace("  ", " "),
+        lambda text: text.replace('"version": 2', '"version": 1'),
+        lambda text: text.replace('"seal"', '"sear"'),
     ],
-)  # fmt: skip
+)
 def test_a_manifest_that_was_written_by_another_hand_is_refused(cut, change):
     path = cut / "manifest.json"
     path.write_bytes(change(path.read_text()).encode())
@@ -87,7 +115,7 @@ def test_a_manifest_that_was_written_by_another_hand_is_refused(cut, change):
 
 
 def rewrite(cut: Path, change, sealed: bool = True) -> None:
-    """Change the manifest as whoever made the cut could: with the files' sha256 as they are now, and a seal."""
+    """Change the manifest as its maker could: with the files' sha256 of now, and a seal."""
     manifest = json.loads((cut / "manifest.json").read_text())
     change(manifest)
     for file in manifest["files"]:
@@ -111,16 +139,28 @@ def test_ranks_in_another_order_are_refused_whoever_sealed_them(cut, sealed):
     (parts / "1").rename(parts / "0")
     (parts / "x").rename(parts / "1")
     rewrite(cut, (lambda m: None) if sealed else unsealed, sealed)
-    refused(cut, r"(?s)0/model.safetensors is marked as part 1/2, expected part 0/2.* part 0/2, expected part 1/2")
+    refused(
+        cut,
+        r"(?s)0/model.safetensors is marked as part 1/2, expected part 0/2.*0/2, expected part 1/2",
+    )
 
 
 def test_files_listed_for_other_ranks_are_refused(cut):
     rewrite(cut, lambda m: m["tensors"]["embed_out.weight"]["files"].reverse())
-    refused(cut, r"embed_out.weight: part_model/1/model.safetensors stands where the file of rank 0 belongs")
+    refused(
+        cut,
+        r"embed_out.weight: part_model/1/model.safetensors stands where the file of rank 0 belongs",
+    )
 
 
-@pytest.mark.parametrize(("marks", "words"), [({}, "part None"), ({"neoxlib_part": "0/4"}, "part 0/4"),
-                                              ({"neoxlib_part": "0/2", "neoxlib_quant": "int8"}, "packed as int8")])
+@pytest.mark.parametrize(
+    ("marks", "words"),
+    [
+        ({}, "part None"),
+        ({"neoxlib_part": "0/4"}, "part 0/4"),
+        ({"neoxlib_part": "0/2", "neoxlib_quant": "int8"}, "packed as int8"),
+    ],
+)
 def test_a_file_that_does_not_say_whose_it_is_or_says_another_is_refused(cut, marks, words):
     path = cut / "part_model" / "0" / "model.safetensors"
     save_file(load_file(path), path, metadata={"format": "pt", **marks})
@@ -154,15 +194,18 @@ def test_a_cut_of_before_seals_loads_and_verify_says_that_it_has_none(cut, tmp_p
     merge(cut, tmp_path / "merged", progress=False)
     shard(cut, tmp_path / "again", 2, progress=False)
     again = load_file(tmp_path / "again" / "part_model" / "1" / "model.safetensors")
-    assert again.keys() == expected.keys() and all(torch.equal(again[name], expected[name]) for name in again)
+    assert again.keys() == expected.keys() and all(
+        torch.equal(again[name], expected[name]) for name in again
+    )
 
 
 def test_a_manifest_of_another_version_or_shape_is_refused(cut):
     for change, words in (
         (lambda m: m.update(version=3), "version 3; this neoxlib reads versions 1 and 2"),
-        (lambda m: m.pop("files"), "lacks files"), (lambda m: m.update(files=[]), "no table of files"),
+        (lambda m: m.pop("files"), "lacks files"),
+        (lambda m: m.update(files=[]), "no table of files"),
         (lambda m: m.update(tensors={"w": {"shape": 3}}), "no table of files"),
-    ):  # fmt: skip
+    ):
         manifest = json.loads((cut / "manifest.json").read_text()) | {"version": 1}
         del manifest["seal"]
         change(manifest)

@@ -1,4 +1,4 @@
-"""Every .bin that torch reads has the same bits here, or is refused. Oracle: torch.load(weights_only=True)."""
+"""Every .bin that torch reads has the same bits here, or is refused. Oracle: torch.load."""
 
 import io
 import os
@@ -20,12 +20,19 @@ from tests.test_checkpoint import whole
 
 BASE = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
 STATE = {
-    "a": BASE[:7, :5].clone(), "half": BASE[0].half(), "tied": BASE, "view": BASE[2:5], "transposed": BASE.t(),
-    "columns": BASE[:, 1:3], "empty": torch.zeros(0, 3), "wide": torch.arange(6000.0).view(300, 20).bfloat16(),
+    "a": BASE[:7, :5].clone(),
+    "half": BASE[0].half(),
+    "tied": BASE,
+    "view": BASE[2:5],
+    "transposed": BASE.t(),
+    "columns": BASE[:, 1:3],
+    "empty": torch.zeros(0, 3),
+    "wide": torch.arange(6000.0).view(300, 20).bfloat16(),
     "negative": torch._neg_view(BASE[1].clone()),
     "imaginary": torch.view_as_complex(BASE.view(256, 2)).clone().conj().imag,
-    "expanded": torch.arange(4.0).expand(3, 4), "whole numbers": torch.arange(5),
-} | {f"alike {n}": torch.full((40,), n + 0.5) for n in range(4)}  # fmt: skip
+    "expanded": torch.arange(4.0).expand(3, 4),
+    "whole numbers": torch.arange(5),
+} | {f"alike {n}": torch.full((40,), n + 0.5) for n in range(4)}
 Edit = Callable[[str, bytes], bytes | None]
 
 
@@ -35,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def zip_anew(path: Path, edit: Edit = lambda _, data: data, **options) -> None:
-    """What torch.save wrote, in another zip: `edit` gives a record's bytes, None to leave it out."""
+    """What torch.save wrote, in another zip: `edit` gives a record's bytes, None for none."""
     packed, order = options.get("packed", lambda _: False), options.get("order", list)
     source = _saved()
     with zipfile.ZipFile(path, "w") as target:
@@ -57,7 +64,9 @@ def assert_as_torch(path: Path) -> None:
     for name, tensor in theirs.items():
         expected, found = tensor.resolve_neg().contiguous(), whole(ours[name])
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape), name
-        assert torch.equal(found.flatten().view(torch.uint8), expected.flatten().view(torch.uint8)), name
+        assert torch.equal(
+            found.flatten().view(torch.uint8), expected.flatten().view(torch.uint8)
+        ), name
 
 
 def in_order(word: bytes | None) -> Edit:
@@ -71,14 +80,23 @@ def without(*endings: str) -> Edit:
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"order": lambda names: names[::-1]}, {"packed": lambda _: True},
-        {"packed": lambda name: name.endswith("data/3")}, {"packed": lambda name: name.endswith(".pkl")},
-        {"edit": without(".format_version")}, {"edit": without(".format_version", ".storage_alignment")},
-        {"edit": in_order(b"big")}, {"edit": in_order(b"big"), "packed": lambda _: True}, {"edit": in_order(None)},
+        {},
+        {"order": lambda names: names[::-1]},
+        {"packed": lambda _: True},
+        {"packed": lambda name: name.endswith("data/3")},
+        {"packed": lambda name: name.endswith(".pkl")},
+        {"edit": without(".format_version")},
+        {"edit": without(".format_version", ".storage_alignment")},
+        {"edit": in_order(b"big")},
+        {"edit": in_order(b"big"), "packed": lambda _: True},
+        {"edit": in_order(None)},
         {"rename": lambda name: "a much longer name 模型/" + name.partition("/")[2]},
-        *({"order": lambda names, n=n: random.Random(n).sample(names, len(names))} for n in range(4)),
+        *(
+            {"order": lambda names, n=n: random.Random(n).sample(names, len(names))}
+            for n in range(4)
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_bin_that_was_zipped_anew_is_read_as_torch_reads_it(path, options):
     zip_anew(path, **options)
     assert_as_torch(path)
@@ -116,7 +134,9 @@ def test_a_record_that_is_there_twice_is_the_one_that_torch_takes(path):
     source = _saved()
     with zipfile.ZipFile(path, "w") as target:
         for name in source.namelist():
-            for data in (source.read(name), bytes(len(source.read(name))))[: 1 + name.endswith("data/0")]:
+            for data in (source.read(name), bytes(len(source.read(name))))[
+                : 1 + name.endswith("data/0")
+            ]:
                 target.writestr(name, data)
     assert_as_torch(path)
 
@@ -144,9 +164,10 @@ def test_the_order_of_bytes_that_torch_is_told_to_expect_is_kept(path):
     [
         lambda name, data: data[:-4] if name.endswith("data/0") else data,
         lambda name, data: data + b"1234" if name.endswith("data/0") else data,
-        without("data/1"), in_order(b"middle"),
+        without("data/1"),
+        in_order(b"middle"),
     ],
-)  # fmt: skip
+)
 def test_a_zip_that_torch_refuses_is_refused(path, edit):
     zip_anew(path, edit)
     with pytest.raises(RuntimeError if edit(".../byteorder", b"") != b"middle" else ValueError):
@@ -159,9 +180,10 @@ def test_a_zip_that_torch_refuses_is_refused(path, edit):
     ("value", "words"),
     [
         (torch.empty(3, device="meta"), "no numbers for w: they were saved from the meta device"),
-        (torch.eye(3).to_sparse(), "no plain table"), ({"w": BASE}, "no plain table"),
+        (torch.eye(3).to_sparse(), "no plain table"),
+        ({"w": BASE}, "no plain table"),
     ],
-)  # fmt: skip
+)
 def test_a_tensor_that_is_no_plain_one_is_refused(path, value, words):
     torch.save({"w": value}, path)
     with pytest.raises(WeightsError, match=words):
@@ -186,4 +208,6 @@ def test_a_folder_whose_name_is_no_utf8_is_mapped_and_read(tmp_path):
     save_file({"w": BASE}, tmp_path / "model.safetensors")
     os.replace(tmp_path / "model.safetensors", folder / "model.safetensors")
     stored = open_checkpoint(folder).tensors["w"]
-    assert torch.equal(stored.mapped((slice(0, 64), slice(0, 8))), BASE) and torch.equal(whole(stored), BASE)
+    assert torch.equal(stored.mapped((slice(0, 64), slice(0, 8))), BASE) and torch.equal(
+        whole(stored), BASE
+    )

@@ -47,7 +47,12 @@ def test_code_and_large_strangers_are_not_taken_along(checkpoint, tmp_path):
     source = shutil.copytree(checkpoint, tmp_path / "source")
     (source / "modeling.py").write_text("import os")
     (source / "notes.bin").write_bytes(b"0" * 10)
+    kept = {"spiece.model", "chat.tiktoken", "additional_chat_templates/tools.jinja"}
+    (source / "additional_chat_templates").mkdir()
+    for name in kept:
+        (source / name).write_text(name)
     prepare_model(source, tmp_path / "model")
+    assert all((tmp_path / "model" / name).read_text() == name for name in kept)
     assert not {"modeling.py", "notes.bin"} & {path.name for path in (tmp_path / "model").iterdir()}
 
 

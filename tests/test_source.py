@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from neoxlib import weights
-from neoxlib.checkpoint import companions, open_checkpoint
+from neoxlib.checkpoint import open_checkpoint
 from neoxlib.errors import ShardError, WeightsError
 from neoxlib.shards import merge, shard, verify
+from neoxlib.source import companions
 from neoxlib.writer import TensorFile
 from tests.conftest import make_oracle, save_tokenizer
 from tests.test_shards import SMALL, assert_same_bits, contents, kill_in_the_middle, read_folder
@@ -74,19 +75,27 @@ def change_after(monkeypatch, count: int, change: Callable[[], None]) -> None:
     monkeypatch.setattr(TensorFile, "room", counted)
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=["flip", "in secret", "replaced", "there and back", "gone", "header"])
+@pytest.mark.parametrize(
+    "change", CHANGES, ids=["flip", "in secret", "replaced", "there and back", "gone", "header"]
+)
 @pytest.mark.parametrize("name", FILES)
-def test_a_source_that_changes_while_it_is_cut_ends_the_cut(source, tmp_path, monkeypatch, change, name):
+def test_a_source_that_changes_while_it_is_cut_ends_the_cut(
+    source, tmp_path, monkeypatch, change, name
+):
     path, cut = next(source.glob(name)), tmp_path / "cut"
     change_after(monkeypatch, 60, lambda: change(path))
-    with pytest.raises(WeightsError, match=f"changed while it was read: {path.name}.*the same command again"):
+    with pytest.raises(
+        WeightsError, match=f"changed while it was read: {path.name}.*the same command again"
+    ):
         shard(source, cut, 2, **SMALL)
     assert not any(contents(cut).values())  # but for the journal, which is empty
     with pytest.raises(WeightsError, match="is not finished"):
         open_checkpoint(cut)
 
 
-def test_once_nothing_writes_there_the_same_command_cuts_what_is_there_now(source, tmp_path, monkeypatch):
+def test_once_nothing_writes_there_the_same_command_cuts_what_is_there_now(
+    source, tmp_path, monkeypatch
+):
     cut = tmp_path / "cut"
     with monkeypatch.context() as patch:
         change_after(patch, 60, lambda: flip(next(source.glob("model-00001-*"))))
@@ -102,11 +111,15 @@ def test_a_source_that_changed_before_a_resume_is_refused_with_all_that_changed(
     kill_in_the_middle(f"shard({str(source)!r}, {str(cut)!r}, 2, **{SMALL})", blocks=60)
     before = contents(cut)
     changes = (there_and_back, there_and_back, in_secret, replaced)
-    for name, change in zip(("tokenizer.json", "config.json", "model-00001-*", "model-00003-*"), changes, strict=True):
+    for name, change in zip(
+        ("tokenizer.json", "config.json", "model-00001-*", "model-00003-*"), changes, strict=True
+    ):
         path = next(source.glob(name))
         change(path)
         names.add(path.name)
-        with pytest.raises(ShardError, match="source_files have changed since, or are copies") as error:
+        with pytest.raises(
+            ShardError, match="source_files have changed since, or are copies"
+        ) as error:
             shard(source, cut, 2, **SMALL)
         assert all(name in str(error.value) for name in names)
     assert contents(cut) == before
@@ -117,7 +130,9 @@ def test_a_source_that_changed_after_a_cut_is_not_taken_for_the_one_that_was_cut
     shard(source, cut, 2, progress=False)
     shard(source, cut, 2, progress=False)
     in_secret(max(source.glob("*.safetensors"), key=lambda path: path.stat().st_size))
-    with pytest.raises(ShardError, match=r"finished cut: .*source_files have changed since, or are copies: model-"):
+    with pytest.raises(
+        ShardError, match=r"finished cut: .*source_files have changed since, or are copies: model-"
+    ):
         shard(source, cut, 2, progress=False)
 
 
@@ -126,7 +141,9 @@ def test_a_cut_that_is_damaged_is_neither_merged_nor_cut_again(source, tmp_path)
     shard(source, cut, 2, progress=False)
     flip(cut / "part_model" / "1" / "model.safetensors")
     for call in (lambda: merge(cut, tmp_path / "out"), lambda: shard(cut, tmp_path / "out", 4)):
-        with pytest.raises(WeightsError, match=r"part_model/1/model\.safetensors has another sha256"):
+        with pytest.raises(
+            WeightsError, match=r"part_model/1/model\.safetensors has another sha256"
+        ):
             call()
         assert not (tmp_path / "out").exists()
 
@@ -142,10 +159,22 @@ def test_a_cut_that_changes_while_it_is_merged_ends_the_merge(source, tmp_path, 
 
 
 COMPANIONS = (
-    "spiece.model", "tokenizer.model", "qwen.tiktoken", "vocab.txt", "vocab.bpe", "merges.txt", "chat_template.jinja",
-    "chat_template.json", "additional_chat_templates/tools.jinja", "generation_config.json", "LICENSE", "README.md",
-    "preprocessor_config.json", "modeling_neox.py", "special\udcff.txt",
-)  # fmt: skip
+    "spiece.model",
+    "tokenizer.model",
+    "qwen.tiktoken",
+    "vocab.txt",
+    "vocab.bpe",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/tools.jinja",
+    "generation_config.json",
+    "LICENSE",
+    "README.md",
+    "preprocessor_config.json",
+    "modeling_neox.py",
+    "special\udcff.txt",
+)
 WEIGHTS = ("optimizer.pt", "rng_state.pth", "flax_model.msgpack", "pytorch_model.bin", "model.gguf")
 
 
@@ -157,7 +186,10 @@ def test_what_belongs_to_a_checkpoint_comes_along_and_no_other_weights(source, t
     verify(tmp_path / "cut", progress=False)
     merge(tmp_path / "cut", tmp_path / "out", progress=False)
     expected = {str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()}
-    expected = {name for name in expected if "safetensors" not in name} - {*WEIGHTS, ".gitattributes"}
+    expected = {name for name in expected if "safetensors" not in name} - {
+        *WEIGHTS,
+        ".gitattributes",
+    }
     assert expected >= {*COMPANIONS, "config.json", "tokenizer.json"}
     for folder in (tmp_path / "out", *(tmp_path / "cut" / "part_model").iterdir()):
         here = contents(folder)
@@ -165,16 +197,30 @@ def test_what_belongs_to_a_checkpoint_comes_along_and_no_other_weights(source, t
         assert all(here[name] == (source / name).read_bytes() for name in expected)
 
 
+@pytest.mark.parametrize(
+    "name", ["added_tokens.json", "chat_template.jinja", "model.safetensors.index.json"]
+)
+def test_verify_names_a_file_that_a_loader_would_take_and_no_cut_wrote(source, tmp_path, name):
+    shard(source, tmp_path / "cut", 2, progress=False)
+    (tmp_path / "cut" / "part_model" / "0" / name).write_text("{}")
+    with pytest.raises(WeightsError, match=f"part_model/0/{name} is not in the manifest"):
+        verify(tmp_path / "cut", progress=False)
+
+
 def test_a_companion_that_is_no_file_is_an_error_and_a_large_one_is_named(source, tmp_path, caplog):
     with (source / "notes.txt").open("wb") as file:
         file.truncate((64 << 20) + 1)
     assert "notes.txt" not in companions(source) and "notes.txt are not taken along" in caplog.text
-    (source / "spiece.model").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    (source / "spiece.model").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
     with pytest.raises(WeightsError, match=r"git-lfs pointers.*spiece\.model; run `git lfs pull`"):
         shard(source, tmp_path / "cut", 2)
     (source / "spiece.model").unlink()
     (source / "spiece.model").symlink_to("../../blobs/gone")
-    with pytest.raises(WeightsError, match=r"spiece\.model is a link to \.\./\.\./blobs/gone, which is not there"):
+    with pytest.raises(
+        WeightsError, match=r"spiece\.model is a link to \.\./\.\./blobs/gone, which is not there"
+    ):
         shard(source, tmp_path / "cut", 2)
     assert not (tmp_path / "cut").exists()
 
