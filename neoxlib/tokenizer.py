@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neoxlib.config import ModelConfig, wrong_ends
 from neoxlib.errors import ConfigError
+from neoxlib.foreign import utf8_path
+from neoxlib.manifest import read_json
 
 if TYPE_CHECKING:  # transformers takes a second to import, and a folder may have no tokenizer
     from transformers import PreTrainedTokenizerBase
@@ -30,11 +32,16 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
         if missing:
             both = " and ".join(PAIR)
             raise ConfigError(f"{folder} has no {missing[0]}; a tokenizer without tokenizer.json is {both}")
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, GPTNeoXConfig
 
+    # transformers trips over a dtype that is called "torch.float16", and a tokenizer has none.
+    raw = read_json(folder / "config.json")
+    raw = {key: value for key, value in raw.items() if key not in ("dtype", "torch_dtype")}
+    settings = {"clean_up_tokenization_spaces": False, "local_files_only": True}
     try:
-        settings = {"clean_up_tokenization_spaces": False, "local_files_only": True}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **settings)
+        with utf8_path(folder) as place:
+            config = GPTNeoXConfig.from_dict(raw)
+            tokenizer = AutoTokenizer.from_pretrained(place, config=config, **settings)
         tokenizer.backend_tokenizer.get_vocab_size()
     except Exception as error:  # the library raises bare Exception for a damaged file
         what = f"the tokenizer in {folder} cannot be read ({error})"

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPTNeoXForCausalLM
 
+import neoxlib
 from neoxlib.checkpoint import open_checkpoint
 from neoxlib.config import ModelConfig
 from neoxlib.errors import WeightsError
@@ -301,3 +302,24 @@ def test_an_index_without_any_of_its_files_does_not_hide_the_weights_that_are_th
     if indexed:
         (folder / "pytorch_model.bin.index.json").unlink()
     refused(folder, "lacks 1 of 1 weight files")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_folder_whose_name_is_no_utf8_loads_with_its_tokenizer(checkpoint, tmp_path, dtype):
+    odd = Path(os.fsdecode(os.fsencode(str(tmp_path)) + b"/\xff"))
+    shutil.copytree(checkpoint, odd)
+    ours, theirs = (
+        neoxlib.load(folder, dtype).generate(["Hello"], max_new_tokens=4)
+        for folder in (odd, checkpoint)
+    )
+    assert ours[0].token_ids == theirs[0].token_ids
+    assert [row.status for row in model_rows(odd)] == ["OK"] * 3
+
+
+@pytest.mark.parametrize("change", [{"torch_dtype": "torch.float16"}, {"dtype": "torch.bfloat16"}])
+def test_a_dtype_with_its_module_is_a_dtype(checkpoint, tmp_path, change):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | change))
+    expected = neoxlib.load(checkpoint).generate(["Hello"], max_new_tokens=4)[0].token_ids
+    assert neoxlib.load(folder).generate(["Hello"], max_new_tokens=4)[0].token_ids == expected
