@@ -140,19 +140,19 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
         return _open_shards(folder, manifest)
     if (folder / JOURNAL).exists():
         raise WeightsError(f"{folder} is not finished: run the same shard or merge again to resume")
-    layouts = [
-        layout
-        for layout in LAYOUTS
-        if (folder / layout).is_file() or (folder / layout).is_symlink()
-    ]
-    for layout, later in zip(layouts, [*layouts[1:], ""], strict=False):
-        if problem := dead_link(folder / layout) or adapter_beside(folder):
+    return _open_published(folder, _layout(folder))
+
+
+def _layout(folder: Path) -> str:
+    """The name of the file of weights, or of the index, that is read."""
+    found = [folder / layout for layout in LAYOUTS]
+    found = [path for path in found if path.is_file() or path.is_symlink()]
+    for path, later in zip(found, [*found[1:], None], strict=False):
+        if problem := dead_link(path) or adapter_beside(folder):
             raise WeightsError(problem)
-        if not (later and _is_stray(folder / layout)):
-            return _open_published(folder, layout)
-        log.warning(
-            "%s names weight files of which none is here; %s is read", folder / layout, later
-        )
+        if not (later and _is_stray(path)):
+            return path.name
+        log.warning("%s names weight files of which none is here; %s is read", path, later.name)
     raise WeightsError(_nothing_found(folder))
 
 

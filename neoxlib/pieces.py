@@ -186,15 +186,23 @@ def read_header(path: Path) -> tuple[dict[str, Piece], dict[str, Any]]:
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         what = file_kind(path) or f" ({error!r}); copy it anew"
         raise WeightsError(f"{path} has a corrupt safetensors header{what}") from error
-    end = 8 + length
+    _check_gaps(path, pieces, 8 + length)
+    return pieces, metadata
+
+
+def _check_gaps(path: Path, pieces: dict[str, Piece], end: int) -> None:
+    """Raises WeightsError unless tensors follow each other from `end` on, and fill the file."""
     for piece in sorted(pieces.values(), key=lambda p: (p.offset, math.prod(p.shape))):
         if piece.offset != end:
-            raise WeightsError(f"{path}: {piece.key} begins at byte {piece.offset}, expected {end}; copy it anew")
+            raise WeightsError(
+                f"{path}: {piece.key} begins at byte {piece.offset}, expected {end}; copy it anew"
+            )
         end += math.prod(piece.shape) * piece.dtype.itemsize
-    if end != size:
+    if end != (size := path.stat().st_size):
         kind = "truncated" if size < end else "too long"
-        raise WeightsError(f"{path} is {kind}: it has {size} bytes, its header tells of {end}; copy it anew")
-    return pieces, metadata
+        raise WeightsError(
+            f"{path} is {kind}: it has {size} bytes, its header tells of {end}; copy it anew"
+        )
 
 
 def _piece(path: Path, key: str, entry: Mapping[str, Any], base: int) -> Piece:
