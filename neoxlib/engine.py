@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from neoxlib import fast, npu, timing, traces, weights
+from neoxlib.answered import KEPT, Answered, keep_first
 from neoxlib.cases import Case
 from neoxlib.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from neoxlib.chips import chip_for, pick_device, pick_dtype
@@ -27,7 +28,16 @@ from neoxlib.packing import choose_quant
 from neoxlib.sampling import Sampling
 from neoxlib.score import Progress, Request, Score, log_probabilities
 from neoxlib.settle import Settling
-from neoxlib.text import Completion, Printer, Stream, choice_lists, generate_text, refuse_no_ids, split
+from neoxlib.text import (
+    Completion,
+    Printer,
+    Stream,
+    choice_lists,
+    encode,
+    generate_text,
+    refuse_no_ids,
+    split,
+)  # fmt: skip
 from neoxlib.tokenizer import about_ends, end_ids, load_tokenizer, vocabulary
 
 Prompt = str | Sequence[int]
@@ -50,6 +60,7 @@ class Engine:
         self.model, self.config, self.group = model, model.config, model.group
         self.max_seq_len, self._tokenizer, self._about, self._settling = max_seq_len, tokenizer, about, settling
         self.weight = model.gpt_neox.final_layer_norm.weight  # its dtype and device are the model's
+        self.first_answers: list[Answered] = []  # as they were given, on rank 0
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -97,6 +108,10 @@ class Engine:
         answers = generate_text(self.model, tokenizer, prompts, sampling, self.limits, show)
         if isinstance(show, Printer):
             show.close()
+        if answers and len(self.first_answers) < KEPT:
+            given = zip(encode(tokenizer, prompts), answers, strict=True)
+            texts = ((ids, one.token_ids, sum(one.logprobs)) for ids, one in given)
+            keep_first(self.first_answers, self.limits, texts)
         return answers
 
     @torch.inference_mode()
@@ -126,9 +141,8 @@ class Engine:
         """
         lists = choice_lists(prompts, choices)
         requests = [Request(*pair) for pair in split(self.tokenizer, prompts, lists)]
-        real_ids, holes = self.limits.real_ids, self.limits.holes
-        scores = log_probabilities(self.model, requests, real_ids, self.max_seq_len, holes=holes)
-        values = iter(scores or [])
+        scores = self._scores(requests, self.limits)
+        values = iter(scores)
         return [[next(values).logprob for _ in several] for several in lists] if scores else []
 
     def score_ids(
@@ -147,8 +161,18 @@ class Engine:
         if real_ids is not None and not 1 <= real_ids <= self.config.vocab_size:
             raise SettingsError(f"real_ids is {real_ids}; the model has {self.config.vocab_size} rows")
         limits = Limits((), real_ids, self.max_seq_len) if real_ids else self.limits
-        rows = limits.real_ids, self.max_seq_len
-        return log_probabilities(self.model, asked, *rows, stream or None, limits.holes) or []
+        return self._scores(asked, limits, stream or None)
+
+    def _scores(
+        self, requests: Sequence[Request], limits: Limits, progress: Progress | None = None
+    ) -> list[Score]:
+        rows = limits.real_ids, limits.max_seq_len
+        found = log_probabilities(self.model, requests, *rows, progress, limits.holes) or []
+        scored = zip(requests, found, strict=bool(found))
+        keep_first(
+            self.first_answers, limits, ((*asked, score.logprob) for asked, score in scored)
+        )
+        return found
 
     def profile(self, case: Case) -> list[dict[str, list[float]]]:
         """Time `case`: a dict of lists per repeat, milliseconds of each step by part; see `timing.profile`."""

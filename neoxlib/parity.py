@@ -8,12 +8,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from neoxlib.answered import Answered
 from neoxlib.checkpoint import Checkpoint, Stored, open_checkpoint
 from neoxlib.config import ACTIVATIONS, ModelConfig
 from neoxlib.decode import left_pad
@@ -62,15 +63,6 @@ class Verdict:
         said = f"largest {of} error {self.max_error:.2e}, {self.relative_error:.1e} of the spread "
         said += f"(limit {self.tolerance:.0e})"
         return said if self.top1_agreement is None else f"{said}, top-1 agreement {self.top1_agreement:.1%}"
-
-
-class Answered(NamedTuple):
-    """A continuation that an engine gave or scored, and what it held of it at that moment."""
-
-    context: list[int]
-    continuation: list[int]
-    logprob: float  # sum of log P(token) over the first `ids` rows of the vocabulary
-    ids: int
 
 
 def check(engine: "Engine", run: "Run", texts: Sequence[str] = TEXTS) -> pd.DataFrame:
@@ -149,7 +141,9 @@ def _judge_answers(name: str, answered: Sequence[Answered], truth: Sequence[Tens
     errors = []
     for each, logits in zip(answered, truth, strict=True):  # logits [S, vocab]
         count = len(each.continuation)
-        logprobs = logits[-count:, : each.ids].log_softmax(-1)
+        known = logits[-count:, : each.real_ids].clone()
+        known[:, list(each.holes)] = -torch.inf
+        logprobs = known.log_softmax(-1)
         expected = logprobs.gather(1, torch.tensor(each.continuation)[:, None]).sum().item()
         errors.append(abs(each.logprob - expected) / count)
     error = max(errors, key=lambda e: math.inf if math.isnan(e) else e)

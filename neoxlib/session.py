@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from neoxlib.answered import Answered
     from neoxlib.config import ModelConfig
     from neoxlib.engine import Case, Prompt
     from neoxlib.score import Score
@@ -160,6 +161,11 @@ class Session:
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The checkpoint's tokenizer. Raises ConfigError when the folder has none."""
         return self._ranks.call(rank.look, "tokenizer")
+
+    @property
+    def first_answers(self) -> "list[Answered]":
+        """The first answers of this session, as they were given: for `parity`."""
+        return self._ranks.call(rank.look, "first_answers")
 
     @property
     def max_seq_len(self) -> int:

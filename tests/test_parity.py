@@ -6,7 +6,8 @@ from transformers import GPTNeoXForCausalLM
 
 import neoxlib
 from neoxlib import layers, parity
-from neoxlib.decode import left_pad
+from neoxlib.answered import keep_first
+from neoxlib.decode import Limits, left_pad
 from neoxlib.demo import MODEL_DIR
 from neoxlib.errors import NotFiniteError
 from tests.conftest import make_oracle
@@ -80,11 +81,11 @@ def test_not_a_number_is_refused_by_the_model_and_fails_in_a_comparison(checkpoi
 
 
 def answers_of(engine: neoxlib.Engine) -> list[parity.Answered]:
-    """Two continuations as `engine` gives them now."""
-    prompts = [[5, 9, 200, 31], [1, 2, 3]]
-    given = engine.generate(prompts, max_new_tokens=6, temperature=1.0, seed=3)
-    pairs = zip(prompts, given, strict=True)
-    return [parity.Answered(ids, one.token_ids, sum(one.logprobs), engine.real_ids) for ids, one in pairs]
+    """Two continuations and two scores as `engine` gives them now."""
+    engine.first_answers.clear()
+    engine.generate([[5, 9, 200, 31], [1, 2, 3]], max_new_tokens=6, temperature=1.0, seed=3)
+    engine.score_ids([([7, 8], [9, 10, 11]), ([7, 8], [3])])
+    return list(engine.first_answers)
 
 
 def test_answers_are_judged_as_they_were_given_not_as_they_would_be_now(checkpoint):
@@ -98,7 +99,7 @@ def test_answers_are_judged_as_they_were_given_not_as_they_would_be_now(checkpoi
         wrong = answers_of(engine)
         engine.model.gpt_neox.embed_in.weight.copy_(kept)
         *logits, given = parity.compare(engine, engine.describe(), ROWS, right)
-        assert given.passed and given.positions == 12 and given.relative_error < 1e-5
+        assert given.passed and given.positions == 16 and given.relative_error < 1e-5
         *logits, given = parity.compare(engine, engine.describe(), ROWS, wrong)
     assert all(verdict.passed for verdict in logits) and not given.passed
     assert "log-probability error" in given.detail and "top-1" not in given.detail
@@ -108,3 +109,18 @@ def test_an_answer_that_is_not_a_number_fails(checkpoint):
     with neoxlib.load(checkpoint) as engine:
         answered = [answers_of(engine)[0]._replace(logprob=float("nan")), *answers_of(engine)]
         assert not parity.compare(engine, engine.describe(), ROWS, answered)[-1].passed
+
+
+def test_the_first_answers_are_kept_short_ones_only_and_no_more_than_a_few(checkpoint):
+    with neoxlib.load(checkpoint, max_seq_len=96) as engine:
+        assert not engine.first_answers
+        engine.score(["A rank is"], [" one", " two"])
+        engine.generate(["Zwei"] * 9, max_new_tokens=2)
+        texts = [engine.tokenizer.decode(each.continuation) for each in engine.first_answers]
+    assert texts[:2] == [" one", " two"] and len(texts) == 4
+
+
+def test_too_long_an_answer_is_not_computed_once_more():
+    kept, limits = [], Limits((), 300, 4096)
+    keep_first(kept, limits, [([1] * 600, [2], -1.0), ([1, 2], [3], -2.0)])
+    assert [each.logprob for each in kept] == [-2.0]
