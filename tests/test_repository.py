@@ -3,7 +3,12 @@
 import ast
 import json
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import venv
+import zipfile
 from pathlib import Path
 
 import nbformat
@@ -83,6 +88,23 @@ def test_the_conda_environment_installs_the_same_project():
     assert PYPROJECT["project"]["requires-python"].startswith(f">={python},")
     assert pip == ["-c constraints.txt", "-e .[dev,eval]"]
     assert not [item for item in conda + pip if "npu" in item]  # it breaks `import torch` where CANN is not sourced
+
+
+def test_from_above_a_clone_the_package_is_found_and_not_the_clones_folder(tmp_path: Path):
+    """A clone is named neoxlib, too: the folder that we see must not stand before what was installed from it."""
+    pytest.importorskip("setuptools")
+    clone, wheels, env = tmp_path / "neoxlib", tmp_path / "wheels", tmp_path / "env"
+    shutil.copytree(PACKAGE, clone / "neoxlib", ignore=shutil.ignore_patterns("__pycache__", "demo"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    build = f"from setuptools import build_meta; build_meta.build_editable({str(wheels)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True)
+    venv.create(env, symlinks=True)
+    (wheel,) = wheels.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(next(env.glob("lib/python*/site-packages")))
+    ask = [env / "bin" / "python", "-c", "import neoxlib; print(neoxlib.__file__)"]
+    found = subprocess.run(ask, cwd=tmp_path, env={}, check=True, capture_output=True, text=True)
+    assert Path(found.stdout.strip()) == clone / "neoxlib" / "__init__.py"
 
 
 @pytest.mark.parametrize("path", NOTEBOOK_FILES, ids=lambda path: path.stem)
