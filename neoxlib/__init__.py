@@ -1,5 +1,10 @@
 """GPT-NeoX inference on Ascend NPUs, and on the CPU: `load` for one process, `Session` for many ranks."""
 
+import sys
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # so it is while `python -m neoxlib` looks for the module
+    sys.path.append(sys.path.pop(0))  # the working directory, where a random.py would stand for Python's own
+
 from importlib import import_module
 from typing import Any
 

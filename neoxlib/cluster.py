@@ -42,6 +42,7 @@ class Ranks:
         self.size, self.log_dir, self.local, self.ended = size, log_dir, profile_dir is None, ""
         self.members = [{"rank": r, "pid": None, "host": rank.host()} for r in range(size)]
         self._lock, self._client, self._views, self._stopped = threading.RLock(), None, [], False
+        self._owner = os.getpid()
         self._scratch = tempfile.mkdtemp(prefix="neoxlib-")
         self._cluster = launch.new_cluster(size, environment, log_dir, self._scratch, profile_dir)
 
@@ -54,13 +55,14 @@ class Ranks:
             self._client = launch.complete(self._cluster.connect_client(**settings))
         except (RuntimeError, OSError) as failure:  # a TimeoutError is an OSError
             output = self._cluster.controller.get_output() if self._cluster.controller else ""
-            raise RankError(f"the ranks could not be started: {failure}\n{output}") from failure
+            raise RankError(f"the ranks could not be started: {failure}\n{output}{self._tails()}") from failure
         if self.local:
             for member, process in zip(self.members, self._cluster.engine_set.processes, strict=True):
                 member["pid"] = process.pid
         self._wait_for_engines(max(launch.START_SECONDS, self._cluster.engine_timeout))  # a profile may ask for more
         self._views = [self._client[engine] for engine in sorted(self._client.ids)[: self.size]]
-        self.members = self.begin(rank.greet, os.getpid(), rank.host(), str(self.log_dir))
+        folder = os.getcwd() if self.local else ""
+        self.members = self.begin(rank.greet, self._owner, rank.host(), folder, str(self.log_dir))
 
     def begin(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """`function(rank, *args)` on all the ranks while starting: every rank's value, or the first error of any."""
@@ -82,6 +84,8 @@ class Ranks:
         """
         name = args[0] if function is rank.call else function.__name__
         with self._lock:
+            if os.getpid() != self._owner:
+                raise RankError(f"this session is that of process {self._owner}, not of its copy: open one of your own")
             if self.ended:
                 raise RankError(f"this session has ended: {self.ended}. Open a new one.")
             self._refuse_dead("between two calls")
@@ -94,7 +98,12 @@ class Ranks:
             return self._judge(outcomes, name)
 
     def end(self, why: str = CLOSED) -> None:
-        """Stop every process, and let later calls say why. What a first attempt could not finish, the next one does."""
+        """Stop every process, and let later calls say why. What a first attempt could not finish, the next one does.
+
+        A forked copy of the process that opened the session stops nothing: the ranks are not its own.
+        """
+        if os.getpid() != self._owner:
+            return
         self.ended = self.ended or why
         if self._stopped:
             return
@@ -109,8 +118,8 @@ class Ranks:
         while len(self._client.ids) < self.size:
             self._refuse_dead("while starting")
             if time.monotonic() > deadline:
-                tails = "".join(map(self._tail, range(self.size)))
-                raise RankError(f"{len(self._client.ids)} of {self.size} ranks started within {limit} s.{tails}")
+                count = len(self._client.ids)
+                raise RankError(f"{count} of {self.size} ranks started within {limit} s.{self._tails()}")
             time.sleep(TICK_SECONDS)
 
     def _send(self, function: Callable[..., Any], args: Sequence[Any]) -> list[AsyncResult]:
@@ -198,6 +207,10 @@ class Ranks:
         member = self.members[r]
         place = "" if member["host"] == rank.host() else f" on {member['host']}"
         return f"rank {r} (pid {member['pid']}{place})"
+
+    def _tails(self) -> str:
+        """The end of every log that there is."""
+        return "".join(self._tail(r) for r in range(self.size) if rank.log_file(self.log_dir, r).is_file())
 
     def _tail(self, r: int) -> str:
         return launch.tail(rank.log_file(self.log_dir, r))

@@ -5,6 +5,7 @@ It computes what model.py says, with the same weights in place. Sums are float32
 
 import ctypes
 import math
+import os
 import weakref
 from ctypes import POINTER, Structure, byref, c_float, c_int32, c_int64, c_void_p
 
@@ -15,6 +16,7 @@ from neoxlib.config import ACTIVATIONS
 from neoxlib.layers import rotary_tables
 from neoxlib.model import GPTNeoX, KVCache
 from neoxlib.ops import native
+from neoxlib.start import at_end
 
 FORMATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3, torch.uint8: 4}  # uint8: int4 in twos
 FORMS = {"gelu": 0, "tanh": 1, "relu": 2}
@@ -84,7 +86,7 @@ class FastPath:
         self.kernels, self.source = _declare(kernels), weakref.ref(model)
         self.renew()
         self.stages = model.config.num_hidden_layers * (1 if model.config.use_parallel_residual else 2)
-        self.threads, self.runner, self.tables = 0, None, None
+        self.threads, self.runner, self.tables = (0, 0), None, None
 
     def renew(self) -> None:
         """Point to the weights where they are now; a call that is under way goes on with those it began with."""
@@ -121,10 +123,9 @@ class FastPath:
         return logits
 
     def _call(self, name: str, *args: object) -> None:
-        if self.threads != torch.get_num_threads():
-            self.threads = torch.get_num_threads()
-            self.runner = self.kernels.runner_start(self.threads)
-            weakref.finalize(self, self.kernels.runner_stop, self.runner)
+        if self.threads != (threads := (os.getpid(), torch.get_num_threads())):  # a forked copy has none of them
+            self.threads, self.runner = threads, self.kernels.runner_start(threads[1])
+            at_end(self, self.kernels.runner_stop, self.runner)
         failure = getattr(self.kernels, f"runner_{name}")(self.runner, *args)
         if failure == 2:
             raise IndexError(f"an id is not among the model's 0..{self.config.vocab_size - 1}")

@@ -181,7 +181,7 @@ def _links() -> tuple[str, ...]:
 def _cxx11_abi() -> bool | None:
     """Which C++ ABI torch was built with; a throw-away process asks, since its import may fail."""
     ask = "import torch; print(int(torch.compiled_with_cxx11_abi()))"
-    answer = _first_line([sys.executable, "-c", ask], {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
+    answer = _first_line([sys.executable, "-P", "-c", ask], {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
     return None if answer is None else answer == "1"
 
 

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Coroutine
@@ -21,7 +20,8 @@ from traitlets import Unicode
 from traitlets.config import Config
 
 from neoxlib.errors import SettingsError
-from neoxlib.rank import SCRATCH, log_file
+from neoxlib.rank import log_file
+from neoxlib.start import python
 
 START_SECONDS = 120  # for the ranks to start and register; how long a model takes to load is not limited
 STOP_SECONDS = 2  # between SIGTERM and SIGKILL
@@ -41,16 +41,17 @@ class RankLauncher(EngineLauncher):
     """Start ranks as children of this process. Rank r asks for engine id r and writes to rank{r}.log from the start."""
 
     log_dir = Unicode(config=True)
+    processes: tuple[subprocess.Popen, ...] = ()  # none before `start`: `stop` may come first
 
     def start(self, n: int) -> None:
         """Start `n` ranks; `processes` are in rank order."""
-        self.processes: list[subprocess.Popen] = []
         for r in range(n):
             with log_file(self.log_dir, r).open("ab") as output:
                 command = [*self.args, f"--IPEngine.id={r}"]
                 pipes = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
                 env = os.environ | self.get_env()
-                self.processes.append(subprocess.Popen(command, env=env, start_new_session=True, **pipes))
+                process = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
+            self.processes = (*self.processes, process)
         self.notify_start([process.pid for process in self.processes])
 
     def find_args(self) -> list[str]:
@@ -72,17 +73,17 @@ class RankLauncher(EngineLauncher):
 
 def new_cluster(size: int, env: dict[str, str], log_dir: Path, scratch: str, profile_dir: str | None) -> Cluster:
     """A cluster that is not started yet. Without a profile all of it is on this machine, bound to 127.0.0.1."""
-    entry, quietly = [sys.executable, "-m", "neoxlib.rank"], "--log-level=30"
+    entry, quietly = python("neoxlib.rank", "main", "sys.argv[1:]"), "--log-level=30"
+    driver = [str(os.getpid()), scratch]
     common = [quietly, f"--timeout={START_SECONDS}"]
     config = Config()
-    config.LocalControllerLauncher.controller_cmd = [*entry, "controller", str(os.getpid())]
-    config.LocalControllerLauncher.environment = {SCRATCH: scratch}
+    config.LocalControllerLauncher.controller_cmd = [*entry, "controller", *driver]
     config.EngineLauncher.environment = dict(env)
     config.EngineLauncher.engine_args = [*common, f"--IPEngine.max_heartbeat_misses={LOST_BEATS}"]
     place: dict[str, Any] = {"profile_dir": profile_dir or scratch, "load_profile": profile_dir is not None}
     if profile_dir is None:
         unwatched = ["--IPEngine.enable_nanny=False", "--IPEngine.max_heartbeat_misses=0"]
-        config.RankLauncher.engine_cmd = [*entry, "engine", str(os.getpid())]
+        config.RankLauncher.engine_cmd = [*entry, "engine", *driver]
         config.RankLauncher.engine_args = [*common, *unwatched]
         config.RankLauncher.environment = env | {"IPYTHONDIR": scratch}  # keep the user's start-up scripts out
         config.RankLauncher.log_dir = str(log_dir)

@@ -1,6 +1,6 @@
 """What runs inside a rank: its entry, log file, group and calls. The ipyparallel controller starts here, too.
 
-`python -m neoxlib.rank engine|controller DRIVER_PID …` runs that part of ipyparallel until the driver has gone.
+`main` runs a part of ipyparallel, engine or controller, until the driver has gone; `launch.new_cluster` starts it.
 Torch is imported where it is first needed: the driver imports this module, and must stay light.
 """
 
@@ -33,7 +33,6 @@ from neoxlib.errors import RankError
 log = logging.getLogger("neoxlib")
 
 POLL_SECONDS = 0.3  # how often a process looks whether the driver is still there
-SCRATCH = "NEOXLIB_SCRATCH"  # names the session's temporary folder; set in the environment of its controller only
 STOPPED = "stopped on request of the notebook"
 
 _held = SimpleNamespace(store=None, engine=None)  # what lives in this rank from call to call
@@ -45,24 +44,32 @@ class Stopped(RankError):
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run ipyparallel's engine or controller for as long as the process `argv[1]` lives."""
-    role, driver, *arguments = argv
+    """Run ipyparallel's engine or controller for as long as the process `argv[1]` lives.
+
+    It starts in `argv[2]`, the session's temporary folder, since ipyparallel puts the working directory first on
+    sys.path; `greet` goes where the driver is. The controller deletes that folder when the driver is gone.
+    """
+    role, driver, scratch, *arguments = argv
     faulthandler.enable(all_threads=False)
-    end_with(int(driver))
+    os.chdir(scratch)
+    end_with(int(driver), scratch if role == "controller" else None)
     os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))  # the controller forks helpers of its own
     import_module(f"ipyparallel.{role}.app").main(arguments)
 
 
-def end_with(pid: int) -> None:
-    """End this process soon after `pid` has ended, however that happened: a killed kernel must leave nothing behind."""
+def end_with(pid: int, scratch: str | None = None) -> None:
+    """End this process soon after `pid` has ended, however that happened: a killed kernel must leave nothing behind.
+
+    `scratch` is a folder that the session of `pid` made, to be deleted then.
+    """
 
     watched = psutil.Process(pid) if psutil.pid_exists(pid) else None  # knows when it started: a pid may be given anew
 
     def watch() -> None:
         while watched is not None and _runs(watched):
             time.sleep(POLL_SECONDS)
-        if SCRATCH in os.environ:
-            shutil.rmtree(os.environ[SCRATCH], ignore_errors=True)
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(1)
         os._exit(1)
@@ -114,8 +121,14 @@ def _sendable(error: BaseException) -> Exception:
     return copy if isinstance(copy, Exception) else RankError(f"{type(error).__name__}: {error}")
 
 
-def greet(rank: int, driver: int, driver_host: str, log_dir: str) -> dict[str, Any]:
-    """Take the rank's place: all output goes to its log from here on. Returns who and where this rank is."""
+def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -> dict[str, Any]:
+    """Take the rank's place: all output goes to its log from here on. Returns who and where this rank is.
+
+    The working directory becomes `folder`, unless that is empty.
+    """
+    if folder:
+        os.chdir(folder)
+    _look_here_last()
     _log_to(log_file(log_dir, rank))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ipyparallel's handler cannot run while a collective waits
     signal.signal(signal.SIGUSR1, lambda *_: _stop_asked.set())
@@ -123,6 +136,12 @@ def greet(rank: int, driver: int, driver_host: str, log_dir: str) -> dict[str, A
         end_with(driver)
     log.info("rank %d is process %d on %s, driven by process %d", rank, os.getpid(), host(), driver)
     return {"rank": rank, "pid": os.getpid(), "host": host()}
+
+
+def _look_here_last() -> None:
+    """Modules of the working directory can be imported, but a random.py there does not stand for Python's own."""
+    here = os.getcwd()
+    sys.path[:] = [*(path for path in sys.path if path not in ("", here)), here]
 
 
 def log_file(log_dir: str | Path, rank: int) -> Path:
@@ -261,7 +280,3 @@ def _publish() -> Callable[[int, str], None]:
         count += 1
 
     return say
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -25,6 +25,7 @@ from neoxlib.environment import without_home
 from neoxlib.jobs import Job, find, near, prepare, read_preset
 from neoxlib.progress import MARK
 from neoxlib.run import SCHEMA_VERSION, new_folder, outputs_root, stamp, write_results
+from neoxlib.start import python
 
 OK, CELL_FAILED, BAD_PARAMETERS, CHECK_FAILED = 0, 1, 2, 3
 WORST_FIRST = (BAD_PARAMETERS, CELL_FAILED, CHECK_FAILED, OK)
@@ -45,7 +46,8 @@ class ThisPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(**get_kernel_dict())
+        kernel = python("ipykernel.kernelapp", "launch_new_instance")
+        return KernelSpec(**get_kernel_dict() | {"argv": [*kernel, "-f", "{connection_file}"]})
 
     async def start_kernel(self, **options: Any) -> None:
         """As ever, but what the process itself says, say in a crash, is kept with the run's logs."""

@@ -4,7 +4,6 @@ import logging
 import os
 import shutil
 import tempfile
-import weakref
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from neoxlib.errors import SettingsError
 from neoxlib.host import container
 from neoxlib.launch import find_profile
 from neoxlib.replicas import part
+from neoxlib.start import at_end
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,7 @@ class Session:
         self._environment = _environment(world_size, device, deterministic) | share
         self._ranks = Ranks(world_size, self._environment, self.log_dir, profile_dir)
         temporary = self.log_dir if log_dir is None else None
-        self._end, self._others = weakref.finalize(self, _end, self._ranks, temporary), []  # runs at exit, too
+        self._end, self._others = at_end(self, _end, self._ranks, temporary), []  # runs at exit, too
         settings = {
             "model_dir": str(Path(model_dir).absolute()), "dtype": dtype, "device": device, "quant": quant,
             "max_seq_len": max_seq_len, "compile": compile,

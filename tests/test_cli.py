@@ -102,3 +102,10 @@ def test_a_place_that_cannot_be_written_is_one_message(tmp_path):
         said = run(*args)
         assert said.exit_code == code and "cannot be written" in said.stderr
     assert run("doctor", "--host", tmp_path / "none.json").exit_code == 2
+
+
+def test_modules_of_the_working_directory_take_no_others_place(tmp_path):
+    for name in ("contextlib", "inspect", "platform", "random"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not the one you want')\n")
+    done = subprocess.run([sys.executable, "-m", "neoxlib", "-h"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "Ascend" in done.stdout, done.stderr

@@ -1,5 +1,7 @@
 """The compiled forward pass against the plain one, which test_model.py holds against transformers."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -251,3 +253,23 @@ def test_an_id_without_an_embedding_is_an_error_before_anything_is_computed(bad)
     model = model_of(make_oracle())
     with pytest.raises(IndexError, match=r"an id is not among the model's 0\.\."):
         model(torch.tensor([[3, bad]]), KVCache(model.config, 1, 8))
+
+
+FORK = """
+import os, sys
+import torch
+import neoxlib
+
+torch.set_num_threads(2)
+engine = neoxlib.load(sys.argv[1])
+said = engine.logits([[5, 9]])
+child = os.fork()
+if not child:
+    sys.exit(not torch.equal(engine.logits([[5, 9]]), said))  # its exit handlers run
+print(os.waitpid(child, 0)[1], torch.equal(engine.logits([[5, 9]]), said))
+"""
+
+
+def test_a_forked_copy_computes_with_threads_of_its_own_and_can_end(checkpoint):
+    done = subprocess.run([sys.executable, "-c", FORK, str(checkpoint)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "0 True\n", done.stderr

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
+import sys
 
 import nbformat
 import papermill
@@ -400,3 +401,12 @@ def test_a_cell_that_takes_too_long_is_told(tmp_path, outputs):
     (folder,) = (outputs / "slow").iterdir()
     results = pages.read_results(folder)
     assert results["error"]["type"] == "CellTimeoutError" and results["parameters"] == {"seed": 0}
+
+
+def test_a_kernel_looks_into_the_working_directory_last(tmp_path, outputs, monkeypatch):
+    (tmp_path / "random.py").write_text("raise ImportError('not the one you want')\n", encoding="utf-8")
+    (tmp_path / "helpers.py").write_text("", encoding="utf-8")
+    path = write(tmp_path, "imports", "seed: int = 0  # s", "import helpers, random; random.random()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, ""])
+    assert report.report([path], [], [], say=print) == report.OK

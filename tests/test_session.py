@@ -1,5 +1,6 @@
 """A session of real processes: it answers as one rank does, survives its user's errors, and leaves nothing behind."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -39,6 +40,32 @@ async def cell():  # a notebook's cell runs inside a loop that is already runnin
     time.sleep(60)
 
 asyncio.run(cell())
+"""
+
+FORKS = """
+import os, sys
+import neoxlib
+
+session = neoxlib.Session(sys.argv[1], device="cpu")
+for way in ("exit", "drop", "close", "ask"):
+    child = os.fork()
+    if child:
+        print(way, os.waitpid(child, 0)[1], flush=True)
+    elif way == "exit":
+        sys.exit()  # its handlers run
+    elif way == "ask":
+        try:
+            session.logits([[1]])
+        except neoxlib.errors.RankError as error:
+            os._exit("of process" not in str(error))
+    elif way == "drop":
+        del session
+        os._exit(0)
+    else:
+        with session:
+            pass
+        os._exit(0)
+print(session.logits([[5, 9]]).shape, len(list(session.log_dir.iterdir())))
 """
 
 
@@ -234,19 +261,52 @@ def test_a_rank_that_is_stopped_at_any_point_changes_no_answer(tmp_path, monkeyp
     assert all(torch.equal(logits, settled) for logits in answers)
 
 
-def test_a_killed_driver_leaves_no_process_and_no_folder(checkpoint, tmp_path):
-    script = tmp_path / "driver.py"
+def test_a_killed_driver_leaves_no_process_and_no_folder_but_the_users(checkpoint, tmp_path):
+    script, mine = tmp_path / "driver.py", tmp_path / "mine"
     script.write_text(DRIVER)
+    mine.mkdir()
     command = [sys.executable, "-W", "error", str(script), str(checkpoint)]
-    env = os.environ | {"TMPDIR": str(tmp_path)}
+    env = os.environ | {"TMPDIR": str(tmp_path), "NEOXLIB_SCRATCH": str(mine)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as driver:
         scratch, torch_is_here = driver.stdout.readline().split()
         pids = [process.pid for process in psutil.Process(driver.pid).children(recursive=True)]
         assert len(pids) >= 3 and all(map(rank.alive, pids))
         driver.kill()
         assert gone(pids)
-    assert not Path(scratch).exists()
+    assert not Path(scratch).exists() and mine.is_dir()
     assert torch_is_here == "False"
+
+
+def test_a_forked_copy_of_the_driver_ends_nothing(checkpoint, tmp_path):
+    env = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FORKS, str(checkpoint)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines() == ["exit 0", "drop 0", "close 0", "ask 0", "torch.Size([1, 2, 300]) 2"], done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("neoxlib-")] == []
+
+
+@pytest.fixture
+def shadows(tmp_path: Path) -> Path:
+    """A folder whose modules have the names of Python's own and of those that ranks import."""
+    for name in ("random", "secrets", "yaml", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not the one you want')\n")
+    (tmp_path / "helpers.py").write_text("import os\ndef where(engine):\n    return os.getcwd()\n")
+    return tmp_path
+
+
+def test_modules_of_the_working_directory_take_no_others_place_and_can_be_sent(checkpoint, shadows, monkeypatch):
+    monkeypatch.chdir(shadows)
+    monkeypatch.setattr(sys, "path", [*sys.path, ""])
+    where = importlib.import_module("helpers").where
+    with open_session(checkpoint, shadows / "logs") as session:
+        assert session.apply(where) == str(shadows)
+
+
+def test_ranks_that_cannot_start_say_why(checkpoint, shadows, monkeypatch, new_processes):
+    monkeypatch.setenv("PYTHONPATH", str(shadows))  # which comes before all else, as its owner wants it
+    with pytest.raises(RankError, match=r"could not be started(.|\n)*not the one you want"):
+        open_session(checkpoint, shadows / "logs")
+    assert gone(new_processes())
 
 
 def test_a_profile_chooses_the_launchers(checkpoint, tmp_path, monkeypatch, new_processes):
