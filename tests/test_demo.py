@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-from neoxlib.demo import EXAM_DIR, MODEL_DIR, PROMPTS, corpus, exam, measure
+from neoxlib.demo import EXAM_DIR, MODEL_DIR, PROMPTS, corpus, exam, make, measure
 from neoxlib.demo.facts import SUBJECTS
 
 LIMIT = 8_000_000  # bytes
@@ -178,3 +179,11 @@ def test_training_json_tells_what_was_measured():
     facts = json.loads((MODEL_DIR / "training.json").read_text(encoding="utf-8"))
     assert {"seconds", "steps", "tokens", "seed", "accuracy", "versions", "parameters"} <= set(facts)
     assert facts["accuracy"] == measure.measure(MODEL_DIR)
+
+
+def test_what_lies_where_the_demo_would_go_is_not_deleted(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(sys, "argv", ["make", "--out", str(tmp_path), "--steps", "1"])
+    with pytest.raises(SystemExit, match="2"):
+        make.main()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -18,6 +18,7 @@ from neoxlib.demo.measure import measure
 from neoxlib.demo.tokenizer import save_tokenizer, train_tokenizer
 from neoxlib.demo.train import train_in_processes
 
+HERE, MADE = Path(__file__).resolve().parent, ("model", "ceval")
 SEED = 1
 PROCESSES = 2
 
@@ -47,7 +48,7 @@ def versions() -> dict[str, str]:
 
 def put_in_place(made: Path, out: Path) -> None:
     """Rename each finished folder into `out`, so that nobody sees one half written."""
-    for name in ("model", "ceval"):
+    for name in MADE:
         old = out / f".{name}.old"
         if (out / name).exists():
             os.rename(out / name, old)
@@ -57,12 +58,14 @@ def put_in_place(made: Path, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="gets model/ and ceval/")
+    parser.add_argument("--out", type=Path, default=HERE, help="gets model/ and ceval/")
     parser.add_argument("--steps", type=int, default=5500)
     parser.add_argument("--seed", type=int, default=SEED)
     settings = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(PROCESSES)
+    if taken := [name for name in MADE if (settings.out / name).exists() and settings.out.resolve() != HERE]:
+        parser.error(f"{settings.out} has {' and '.join(taken)} already, which would be lost; give another folder")
     settings.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.out, prefix=".making-") as made:
         facts = make(settings.steps, settings.seed, Path(made))
