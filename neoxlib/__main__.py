@@ -16,13 +16,21 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 class Commands(click.Group):
-    """Turns NeoXError into a message on stderr: exit code 2 for parameters, 1 for everything else."""
+    """Turns NeoXError and what a disk refuses into a message on stderr.
+
+    Exit code 2 for parameters, 130 after Ctrl-C, 1 for everything else.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (NeoXError, ImportError, RuntimeError) as error:
-            known = error if isinstance(error, NeoXError) else torch_npu_error(error)
+        except KeyboardInterrupt:
+            click.echo("Broken off by Ctrl-C.", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:
+            raise  # who read has gone, which is click's to handle
+        except (NeoXError, ImportError, RuntimeError, OSError) as error:
+            known = error if isinstance(error, (NeoXError, OSError)) else torch_npu_error(error)
             if known is None:
                 raise
             click.echo(f"{type(known).__name__}: {known}", err=True)
@@ -47,7 +55,8 @@ def report(ctx: click.Context, notebooks: tuple[str, ...], everything: bool, pre
            texts: tuple[tuple[str, str], ...], outputs: Path | None, timeout: int | None) -> None:  # fmt: skip
     """Run NOTEBOOKS headless and make an offline HTML report of each, and the index of all runs.
 
-    Exit code: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed.
+    Exit code: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed. Ctrl-C, SIGTERM and
+    SIGHUP end the run as interrupted, with its report; the code is then 130, 143 or 129.
     """
     from neoxlib import jobs
     from neoxlib import report as module

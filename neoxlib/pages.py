@@ -21,9 +21,11 @@ from neoxlib.body import TEMPLATES, body_of, label, title_of
 from neoxlib.parameters import PARAMETERS
 from neoxlib.results import NO_RUN, read_results
 from neoxlib.run import shown, write_text
+from neoxlib.start import has_ended
 
 LOG_LINES = 30
 KEY_METRICS = 5
+GONE = {"type": "Interrupted", "message": "the process ended without a word: killed, or the machine was"}
 
 
 def write_report(folder: Path) -> Path:
@@ -83,6 +85,8 @@ def _row(folder: Path) -> dict[str, Any]:
     """One line of the index, with links relative to the root."""
     try:
         run = read_results(folder)
+        if run["status"] == "running" and has_ended(run["process"]):
+            run |= {"status": "interrupted", "error": GONE}
         error = run["error"] or {}
         note = ": ".join(str(error[key]) for key in ("type", "message") if key in error)
     except ValueError as damage:

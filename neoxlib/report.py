@@ -1,13 +1,16 @@
 """Run notebooks headless: papermill executes, the run folder keeps what there is, `pages` makes the HTML,
 whether or not it went well.
 
-Exit codes: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed.
+Exit codes: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed; 130, 143 or 129 after
+Ctrl-C, SIGTERM or SIGHUP, which end the run as interrupted.
 """
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,25 +21,42 @@ from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from papermill.exceptions import PapermillExecutionError, strip_color
+from papermill.iorw import LocalHandler, papermill_io
 
 from neoxlib import pages
 from neoxlib.body import cell_name
 from neoxlib.environment import without_home
+from neoxlib.errors import ParameterError
 from neoxlib.jobs import Job, find, near, prepare, read_preset
 from neoxlib.progress import MARK
-from neoxlib.run import SCHEMA_VERSION, new_folder, outputs_root, stamp, write_results
+from neoxlib.run import SCHEMA_VERSION, new_folder, outputs_root, stamp, write_results, write_text
+from neoxlib.signals import Interrupted, Signals
 from neoxlib.start import python
 
-OK, CELL_FAILED, BAD_PARAMETERS, CHECK_FAILED = 0, 1, 2, 3
-WORST_FIRST = (BAD_PARAMETERS, CELL_FAILED, CHECK_FAILED, OK)
-CODES = {"ok": OK, "failed": CELL_FAILED, "check-failed": CHECK_FAILED}
+OK, CELL_FAILED, BAD_PARAMETERS, CHECK_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+WORST_FIRST = (INTERRUPTED, BAD_PARAMETERS, CELL_FAILED, CHECK_FAILED, OK)
+CODES = {"ok": OK, "failed": CELL_FAILED, "check-failed": CHECK_FAILED, "interrupted": INTERRUPTED}
+REFUSED = ("ParameterError", "SettingsError")  # what is asked for cannot be had
+LAST_LINES = 12  # of an error, on the terminal
 
 EXPLAINED = {
+    "Interrupted": "The run was broken off by {}.",
+    "KeyboardInterrupt": "The cell was interrupted.",
     "DeadKernelError": "The notebook's process ended without a Python error: killed (often: out of memory) or crashed.",
     "CellTimeoutError": "The cell took longer than --timeout allows.",
 }
 
 Say = Callable[[str], None]
+
+
+class WholeFiles(LocalHandler):
+    """papermill's files, whole or not at all."""
+
+    def write(self, buf: str, path: str) -> None:
+        write_text(Path(path), buf)
+
+
+papermill_io.register("/", WholeFiles())
 
 
 class ThisPython(AsyncKernelManager):
@@ -48,6 +68,12 @@ class ThisPython(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         kernel = python("ipykernel.kernelapp", "launch_new_instance")
         return KernelSpec(**get_kernel_dict() | {"argv": [*kernel, "-f", "{connection_file}"]})
+
+    async def shutdown_kernel(self, *args: Any, **options: Any) -> None:
+        """As ever; a cell that was still running is interrupted before, so that it ends its ranks itself."""
+        with suppress(RuntimeError):
+            await self.interrupt_kernel()
+        await super().shutdown_kernel(*args, **options)
 
     async def start_kernel(self, **options: Any) -> None:
         """As ever, but what the process itself says, say in a crash, is kept with the run's logs."""
@@ -66,27 +92,80 @@ def report(notebooks: Iterable[str], presets: Iterable[str], texts: Iterable[tup
     """
     jobs = prepare([find(name) for name in notebooks], [read_preset(name) for name in presets], list(texts))
     root = outputs.absolute() if outputs else outputs_root()
-    ended = [run_one(job, root, timeout, say) for job in jobs]
-    index = pages.write_index(root)
+    usable(root)
+    with Signals() as signals:
+        ended = [run_one(job, root, timeout, say, signals) for job in jobs if signals.came is None]
+        index = pages.write_index(root)
     say("")
     for _, folder in ended:
-        say(f"{pages.read_results(folder)['status']:<14}{near(folder / 'report.html')}")
+        say(f"{_status(folder):<14}{near(folder / 'report.html')}")
     say(near(index))
     codes = {OK, *(code for code, _ in ended)}
-    return next(code for code in WORST_FIRST if code in codes)
+    worst = next(code for code in WORST_FIRST if code in codes)
+    return worst if signals.came is None else 128 + signals.came
 
 
-def run_one(job: Job, root: Path, timeout: int | None, say: Say) -> tuple[int, Path]:
-    """Execute one notebook into a new run folder; whatever happens, results.json and report.html are there after."""
+def usable(root: Path) -> None:
+    """Raises ParameterError where no run folders can be made in `root`."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        why = "it is a file" if root.is_file() else error.strerror
+        raise ParameterError(
+            f"no run can be written to {near(root)}: {why}; give a folder with --outputs or NEOXLIB_OUTPUTS"
+        ) from error
+
+
+def _status(folder: Path) -> str:
+    try:
+        return pages.read_results(folder)["status"]
+    except ValueError:
+        return pages.NO_RUN["status"]
+
+
+def run_one(job: Job, root: Path, timeout: int | None, say: Say, signals: Signals) -> tuple[int, Path]:
+    """Execute one notebook into a new run folder; whatever happens, results.json and report.html are there after.
+
+    All but on a disk that is full: then it is said, and what there is stays.
+    """
     folder = new_folder(root, job.name, job.values)
+    try:
+        return _run(job, folder, timeout, say, signals), folder
+    except OSError as error:
+        say(f"  {near(folder)} cannot be written: {error}")
+        return CELL_FAILED, folder
+
+
+def _run(job: Job, folder: Path, timeout: int | None, say: Say, signals: Signals) -> int:
     shutil.copyfile(job.path, folder / "notebook.ipynb")  # there is something to show even if nothing runs
     started = datetime.now(UTC)
     say(f"{job.name} → {near(folder)}")
-    error = _execute(job, folder, timeout, Progress(say))
+    error = _execute(job, folder, timeout, Progress(say), signals)
     results = _close(job, folder, started, error)
     pages.write_report(folder)
-    bad_parameters = results["status"] == "failed" and results["error"]["type"] == "ParameterError"
-    return BAD_PARAMETERS if bad_parameters else CODES[results["status"]], folder
+    for line in _reasons(results, folder):
+        say(f"  {line}")
+    refused = results["status"] == "failed" and results["error"]["type"] in REFUSED
+    return BAD_PARAMETERS if refused else CODES[results["status"]]
+
+
+def _reasons(results: dict[str, Any], folder: Path) -> list[str]:
+    """Why a run did not end well, for the terminal, and where more is told; nothing of one that did."""
+    if results["status"] == "ok":
+        return []
+    error = results["error"] or {"type": "CheckFailed", "cell": 0, "message": _failed_checks(results)}
+    where = f" in cell {error['cell']}" if error["cell"] else ""
+    first, *lines = f"{error['type']}{where}: {error['message']}".splitlines()
+    shown = lines if len(lines) <= LAST_LINES else ["…", *lines[-LAST_LINES:]]
+    logs = [near(path) for path in sorted(folder.glob("logs/*.log")) if path.stat().st_size]
+    more = [*(f"log: {path}" for path in logs), f"report: {near(folder / 'report.html')}"]
+    return [first, *(f"  {line}" for line in shown), *more]
+
+
+def _failed_checks(results: dict[str, Any]) -> str:
+    return "; ".join(f"{check['name']}: {check['detail']}" for check in results["checks"] if not check["passed"])
 
 
 class Progress:
@@ -123,19 +202,27 @@ class Progress:
         self.say(f"  [{self.number}/{self.total}] {cell_name(self.cell)} … {seconds:.1f} s{ending}")
 
 
-def _execute(job: Job, folder: Path, timeout: int | None, progress: Progress) -> dict[str, Any] | None:
+def _execute(
+    job: Job, folder: Path, timeout: int | None, progress: Progress, signals: Signals
+) -> dict[str, Any] | None:
     """Run papermill; returns what went wrong: type, message, and the number and source of the cell."""
     notebook = nbformat.read(job.path, as_version=4)
     progress.total = sum(cell.cell_type == "code" for cell in notebook.cells) + bool(job.given)
     os.environ["NEOXLIB_RUN_DIR"] = str(folder)
     try:
-        papermill.execute_notebook(
-            _unformatted(job.path), _unformatted(folder / "notebook.ipynb"), parameters=job.given, progress_bar=False,
-            kernel_name="python3", language="python", kernel_manager_class=ThisPython, execution_timeout=timeout,
-            coalesce_streams=True, stdout_file=progress, on_cell_execute=progress.start, on_cell_executed=progress.done,
-        )  # fmt: skip
+        with signals.running():
+            papermill.execute_notebook(
+                _unformatted(job.path.absolute()), _unformatted(folder / "notebook.ipynb"), parameters=job.given,
+                progress_bar=False, kernel_name="python3", language="python", kernel_manager_class=ThisPython,
+                execution_timeout=timeout, coalesce_streams=True, stdout_file=progress,
+                on_cell_execute=progress.start, on_cell_executed=progress.done,
+            )  # fmt: skip
     except PapermillExecutionError as error:
-        return _cause(error.ename, error.evalue, progress)
+        return _cause(error.ename, error.evalue or EXPLAINED.get(error.ename, ""), progress)
+    except Interrupted as error:
+        signals.end_children()
+        progress.broke()
+        return _cause("Interrupted", EXPLAINED["Interrupted"].format(error), progress)
     except Exception as error:  # a dead kernel, a timeout, a disk that is full: all of them must leave a report
         progress.broke()
         kind = type(error).__name__
@@ -164,7 +251,8 @@ def _close(job: Job, folder: Path, started: datetime, error: dict[str, Any] | No
         error = None  # the table of checks says it better
     if error or results["status"] == "running":
         now = datetime.now(UTC)
-        status = "check-failed" if check_failed else "failed" if error else "ok"
+        broken_off = bool(error) and error["type"] in ("Interrupted", "KeyboardInterrupt")
+        status = "interrupted" if broken_off else "check-failed" if check_failed else "failed" if error else "ok"
         seconds = round((now - started).total_seconds(), 3)
         results |= {"status": status, "error": error, "finished": stamp(now), "seconds": seconds}
     write_results(folder, results)

@@ -8,8 +8,8 @@ from typing import Any
 
 MOST_NESTED = 50  # objects and lists inside one another, in results that are shown
 NO_RUN = {"run": "", "notebook": "", "status": "broken", "parameters": {}, "given": [],
-          "environment": {}, "model": {}, "metrics": {}, "checks": [], "started": None,
-          "seconds": None, "error": None}  # fmt: skip
+          "environment": {}, "model": {}, "metrics": {}, "checks": [], "process": {},
+          "started": None, "seconds": None, "error": None}  # fmt: skip
 
 
 def read_results(path: Path) -> dict[str, Any]:

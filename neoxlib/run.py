@@ -3,6 +3,7 @@
 `results.json` is rewritten, atomically, each time something is added, so that a run that breaks keeps what it had.
 """
 
+import atexit
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from neoxlib import markup, parameters
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.environment import describe, without_home
 from neoxlib.errors import CheckFailed
+from neoxlib.start import this_process
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,6 +101,7 @@ class Run:
             "parameters": values, "given": [name for name, value in values.items() if value != table[name].default],
             "environment": describe(getattr(self.params, "device", "auto")), "model": {}, "metrics": {}, "checks": [],
             "files": [], "started": stamp(self._started), "finished": None, "seconds": None, "error": None,
+            "process": this_process(),
         }  # fmt: skip
         self._write()
 
@@ -116,7 +119,11 @@ class Run:
         values = {name: namespace[name] for name in takes}
         parameters.refuse(parameters.complaints(values, parameters.PARAMETERS))
         given = os.environ.pop("NEOXLIB_RUN_DIR", None)  # a second start in the same kernel is a new run
-        return cls(notebook, values, Path(given) if given else new_folder(outputs_root(), notebook, values))
+        if given:
+            return cls(notebook, values, Path(given))  # who gave it will end it
+        run = cls(notebook, values, new_folder(outputs_root(), notebook, values))
+        atexit.register(run.leave, os.getpid())
+        return run
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -197,6 +204,11 @@ class Run:
         if failed:
             raise CheckFailed("; ".join(f"{check.name}: {check.detail}" for check in failed))
 
+    def leave(self, pid: int) -> None:
+        """Note that process `pid` ended in the middle of the run, unless it is over or this is a forked copy."""
+        if self.results["status"] == "running" and os.getpid() == pid:
+            self._finish("interrupted")
+
     def __repr__(self) -> str:
         return f"run {self.results['notebook']}/{self.folder.name}: {self.results['status']}"
 
@@ -262,8 +274,11 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write aside, then rename: a reader sees the old file or the new one, never half of one."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name may be no text
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name may be no text
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)  # of a disk that is full
 
 
 def _plain(value: Any) -> Any:

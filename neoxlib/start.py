@@ -1,13 +1,17 @@
-"""Other processes of this Python: how they are started, and what is left alone by those that were forked.
+"""Other processes of this Python: how they are started, what forked ones leave alone, whether one still runs.
 
 They have the same neoxlib, and look into the working directory last: a random.py there must not stand for Python's own.
 """
 
+import hashlib
 import os
+import socket
 import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
+
+import psutil
 
 import neoxlib
 
@@ -43,3 +47,27 @@ def at_end(of: object, function: Callable[..., Any], *args: Any) -> weakref.fina
 def _if_here(pid: int, function: Callable[..., Any], *args: Any) -> None:
     if os.getpid() == pid:
         function(*args)
+
+
+def this_process() -> dict[str, Any]:
+    """What tells this process from all others, also from a later one with its number; for `has_ended`."""
+    own = psutil.Process()
+    return {"pid": own.pid, "started": own.create_time(), "host": _host()}
+
+
+def has_ended(process: dict[str, Any]) -> bool:
+    """Whether a process, as `this_process` told of it, is gone. False for those of another machine."""
+    if process.get("host") != _host():
+        return False
+    try:
+        found = psutil.Process(process["pid"])
+        return abs(found.create_time() - process["started"]) > 1 or found.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    except (KeyError, TypeError, ValueError, psutil.AccessDenied):  # a damaged results.json
+        return False
+
+
+def _host() -> str:
+    """This machine, but not its name: reports are read by others."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]

@@ -24,6 +24,17 @@ def test_errors_of_a_users_making_are_one_message_and_a_code(monkeypatch, error,
     assert said.exit_code == code and said.stderr == f"{type(error).__name__}: {error}\n" and said.stdout == ""
 
 
+@pytest.mark.parametrize(("error", "code", "said"), [
+    (PermissionError(13, "Permission denied", "d"), 1, "PermissionError: [Errno 13] Permission denied: 'd'\n"),
+    (OSError(28, "No space left on device"), 1, "OSError: [Errno 28] No space left on device\n"),
+    (KeyboardInterrupt(), 130, "Broken off by Ctrl-C.\n"),
+])  # fmt: skip
+def test_disks_and_ctrl_c_are_one_message_and_a_code(monkeypatch, error, code, said):
+    monkeypatch.setattr(weights, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
+    found = run("shard", "src", "dst", "--world-size", 2)
+    assert found.exit_code == code and found.stderr == said and found.stdout == ""
+
+
 def test_our_own_bugs_keep_their_traceback(monkeypatch):
     monkeypatch.setattr(weights, "shard", lambda *_, **__: (_ for _ in ()).throw(AssertionError("ours")))
     assert isinstance(run("shard", "src", "dst", "--world-size", 2).exception, AssertionError)

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
+import subprocess
 import sys
 
 import nbformat
@@ -122,6 +123,23 @@ def test_progress_is_one_plain_line_per_cell(ran):
     assert sum("stopped" in line for line in lines) == 2 and sum("broken off" in line for line in lines) == 1
     cells = [cell for name in runs for cell in nbformat.read(runs[name][0] / "notebook.ipynb", 4).cells]
     assert len(lines) == sum(cell.cell_type == "code" for cell in cells) - 2, "all but the two after a failure"
+
+
+def test_a_run_that_does_not_end_well_says_why_and_where_more_is_told(ran):
+    said, _, runs = ran
+    folder = runs["raises"][0]
+    assert "  RankError in cell 5: rank 1 of 2 died\n" in said.output
+    assert f"  log: {folder / 'logs' / 'rank1.log'}\n  report: {folder / 'report.html'}\n" in said.output
+    assert "  CheckFailed: top-1 agreement: 96 %\n" in said.output
+    assert "  DeadKernelError in cell 4: The notebook's process ended without" in said.output
+    assert said.output.count("  report: ") == 3, "none of the run that went well"
+
+
+def test_of_a_long_error_the_last_lines_are_said(tmp_path, outputs):
+    path = write(tmp_path, "long", "seed: int = 0  # s", "raise ValueError('first\\n' + 'and\\n' * 99 + 'last')")
+    said = CliRunner().invoke(cli, ["report", path], catch_exceptions=False).output
+    assert "ValueError in cell 2: first\n    …\n    and\n" in said and "    last\n  report: " in said
+    assert said.count("    and\n") == report.LAST_LINES - 1
 
 
 def test_results_keep_what_was_known_before_the_failure(ran):
@@ -410,3 +428,35 @@ def test_a_kernel_looks_into_the_working_directory_last(tmp_path, outputs, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, ""])
     assert report.report([path], [], [], say=print) == report.OK
+
+
+# --- disks
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_a_kernel_starts(books, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "none" / "there")
+    for place in ("file", "file/below", "dangling"):
+        said = CliRunner().invoke(cli, ["report", books["fine"], "--outputs", str(tmp_path / place)])
+        assert said.exit_code == report.BAD_PARAMETERS and said.stdout == "", place
+        assert said.stderr.startswith("ParameterError: no run can be written to") and len(said.stderr.splitlines()) == 1
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+FULL = """
+import resource, sys
+from neoxlib.__main__ import cli
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # a report is larger
+cli(["report", *sys.argv[1:]])
+"""
+
+
+def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing_half_written(tmp_path):
+    path = write(tmp_path, "prints", "seed: int = 0  # s", "print('x' * 30000)")
+    command = [sys.executable, "-c", FULL, path, "--outputs", str(tmp_path / "outputs")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == report.CELL_FAILED and "Traceback" not in done.stderr, done.stderr
+    assert "cannot be written: [Errno 27] File too large" in done.stdout
+    (folder,) = (tmp_path / "outputs" / "prints").iterdir()
+    nbformat.read(folder / "notebook.ipynb", as_version=4)
+    assert pages.read_results(folder)["status"] == "failed" and not list(folder.glob("*.part"))

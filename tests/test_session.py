@@ -281,7 +281,8 @@ def test_a_forked_copy_of_the_driver_ends_nothing(checkpoint, tmp_path):
     env = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", FORKS, str(checkpoint)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
-    assert done.stdout.splitlines() == ["exit 0", "drop 0", "close 0", "ask 0", "torch.Size([1, 2, 300]) 2"], done.stderr
+    said = ["exit 0", "drop 0", "close 0", "ask 0", "torch.Size([1, 2, 300]) 2"]
+    assert done.stdout.splitlines() == said, done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("neoxlib-")] == []
 
 
