@@ -4,6 +4,7 @@ The command line checks before a kernel starts, `Run.start` checks again inside 
 """
 
 import difflib
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,11 @@ def _run(value: str) -> str | None:
 
 
 def _above_zero(value: float) -> str | None:
-    return None if value > 0 else f"found {value!r}, expected a figure above 0, or None"
+    return None if value > 0 else f"found {value!r}, expected a figure above 0"
+
+
+def _share(value: float) -> str | None:
+    return None if 0 < value <= 1 else f"found {value!r}, expected a share above 0 and at most 1"
 
 
 def _model_dir(value: str) -> str | None:
@@ -110,7 +115,7 @@ PARAMETERS: dict[str, Param] = {
                    choices=("", "int8", "int4"), blank=True),
     "max_seq_len": Param("int", 0, "room for prompt and answer, in tokens; 0 takes MAX_SEQ_LEN or the model's own",
                          low=1, blank=True),
-    "seed": Param("int", 0, "start of every random draw", low=0),
+    "seed": Param("int", 0, "start of every random draw", low=0, high=2**63 - 1),
     "cluster_profile": Param("str", "", "ipyparallel profile for SSH, MPI or Slurm; empty starts ranks on this machine",
                              blank=True),
     "deterministic": Param("bool", False, "ask NPUs for sums and products in a fixed order; slower"),
@@ -122,8 +127,9 @@ PARAMETERS: dict[str, Param] = {
     "max_new_tokens": Param("int", 32, "longest answer, in tokens", low=1),
     "temperature": Param("float", 0.0, "0 always takes the likeliest token; higher is more varied", low=0),
     "top_k": Param("int", 0, "draw among the k likeliest tokens; 0 means all", low=1, blank=True),
-    "top_p": Param("float", 1.0, "draw among the likeliest tokens that reach this share; 1 means all", low=0, high=1),
-    "repetition_penalty": Param("float", 1.0, "above 1 makes repeated tokens less likely; 1 means off", low=0),
+    "top_p": Param("float", 1.0, "draw among the likeliest tokens that reach this share; 1 means all", check=_share),
+    "repetition_penalty": Param("float", 1.0, "above 1 makes repeated tokens less likely; 1 means off",
+                                check=_above_zero),
     "stop": Param("list", [], "texts that end an answer; empty means none",
                   check=_texts, blank=True, item="str"),
     "stop_token_ids": Param("list", [], "token ids that also end an answer; empty means none",
@@ -248,6 +254,8 @@ def _hint(param: Param, value: Any) -> str:
 def _out_of_range(param: Param, value: Any) -> str | None:
     if param.choices and value not in param.choices:
         return f"found {value!r}, expected {' or '.join(choice or 'the empty text' for choice in param.choices)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"found {value!r}, expected a finite figure"
     if param.low is not None and not value >= param.low:
         return f"found {value!r}, expected {param.low} or more"
     if param.high is not None and not value <= param.high:

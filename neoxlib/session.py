@@ -18,6 +18,7 @@ from neoxlib.device import import_torch, torch_must_load
 from neoxlib.errors import SettingsError
 from neoxlib.host import container
 from neoxlib.launch import find_profile
+from neoxlib.preflight import preflight
 from neoxlib.replicas import part
 from neoxlib.start import at_end
 
@@ -45,8 +46,9 @@ class Session:
     which this one is the first. It answers all calls by itself; `tasks.evaluate` shares an exam out over them.
     Each rank writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something fails.
 
-    Raises what `neoxlib.load` raises, and RankError when a rank dies. After an error that all ranks raised alike
-    (SettingsError, say) the session goes on; after a RankError it has ended, and no process of it is left.
+    Raises what `neoxlib.load` raises, where no weight has to be read for it before a rank is started, and RankError
+    when a rank dies. After an error that all ranks raised alike (SettingsError, say) the session goes on; after a
+    RankError it has ended, and no process of it is left.
     """
 
     def __init__(
@@ -58,10 +60,11 @@ class Session:
         if type(world_size) is not int or world_size < 1:
             raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
         torch_must_load()  # what ranks answer cannot be read without it
+        profile_dir = find_profile(cluster_profile) if cluster_profile else None
+        preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere=bool(cluster_profile))
         if not cluster_profile:
             device = pick_device(device)  # with a profile the ranks may be on other machines, and find out themselves
         share = part(_group, replicas, world_size, device, cluster_profile)
-        profile_dir = find_profile(cluster_profile) if cluster_profile else None
         self.log_dir = Path(log_dir or tempfile.mkdtemp(prefix="neoxlib-logs-")).absolute()
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self._environment = _environment(world_size, device, deterministic) | share

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
+import shutil
 import subprocess
 import sys
 
@@ -355,6 +356,35 @@ def test_unknown_notebooks_and_presets_are_refused_with_what_there_is(books, out
     assert "holds list, expected lines of the form name: value" in refused(books, "-f", str(tmp_path / "list.yaml"))
     (tmp_path / "typo.yaml").write_text("wrold_size: 2", encoding="utf-8")
     assert "did you mean world_size" in refused(books, "-f", str(tmp_path / "typo.yaml"))
+
+
+@pytest.mark.parametrize(("notebook", "given", "told"), [
+    ("02_inference", {"temperature": "inf"}, ["temperature: found inf, expected a finite figure"]),
+    ("02_inference", {"temperature": "nan", "top_p": "0"}, ["temperature: found nan", "top_p: found 0"]),
+    ("02_inference", {"repetition_penalty": "0"}, ["repetition_penalty: found 0, expected a figure above 0"]),
+    ("01_shard", {"world_size": "3", "device": "npu"}, ["8 attention heads cannot be cut", "device 'npu' cannot be"]),
+    ("04_profile", {"max_seq_len": "5000", "plan_only": "true"}, ["max_seq_len is 5000, the model was trained for"]),
+    ("04_profile", {"max_slowdown": "-inf"}, ["max_slowdown: found -inf"]),
+    ("00_setup", {"world_size": "3"}, ["world_size may be 1, 2, 4, 8"]),
+    ("03_ceval", {"subjects": "[animal]", "cluster_profile": "gone"}, ["'animal' is not in", "profile 'gone' is not"]),
+    ("03_ceval", {"profile": "vendor", "mode": "cot"}, ["mode 'cot' is not known for profile vendor"]),
+])  # fmt: skip
+def test_what_model_exam_and_machine_rule_out_is_refused_before_a_kernel_starts(outputs, notebook, given, told):
+    pairs = [text for pair in given.items() for text in ("-p", *pair)]
+    said = CliRunner().invoke(cli, ["report", notebook, *pairs], catch_exceptions=False)
+    assert said.exit_code == report.BAD_PARAMETERS and not said.stdout and not outputs.exists()
+    assert [line for line in told if line not in said.stderr] == []
+
+
+def test_a_model_folder_without_its_weights_is_refused_before_a_kernel_starts(outputs, checkpoint, tmp_path):
+    shutil.copy(checkpoint / "config.json", tmp_path)
+    said = CliRunner().invoke(cli, ["report", "02_inference", "-p", "model_dir", str(tmp_path)])
+    assert said.exit_code == report.BAD_PARAMETERS and "model.safetensors" in said.stderr and not outputs.exists()
+
+
+def test_a_request_that_turns_out_not_to_be_servable_is_a_bad_parameter(tmp_path, outputs):
+    cells = "from neoxlib.errors import SettingsError", "raise SettingsError('too long')"
+    assert report.report([write(tmp_path, "late", "seed: int = 0  # s", *cells)], [], [], say=print) == 2
 
 
 def test_later_values_win_and_go_only_to_notebooks_that_take_them(tmp_path):
