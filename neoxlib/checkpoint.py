@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neoxlib.errors import WeightsError
+from neoxlib.errors import WeightsError, unreadable_is
 from neoxlib.foreign import adapter_beside, dead_link, file_kind, folder_kind, text_kind
 from neoxlib.manifest import (
     JOURNAL,
@@ -119,6 +119,7 @@ class Checkpoint:
     quant: str | None = None
 
 
+@unreadable_is(WeightsError)
 def open_checkpoint(folder: str | Path) -> Checkpoint:
     """Find every tensor of a model folder without reading its data.
 

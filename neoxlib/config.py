@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neoxlib.errors import ConfigError, SettingsError
+from neoxlib.errors import ConfigError, SettingsError, unreadable_is
 
 # All of transformers/activations.py that are one of three functions, under different names.
 ACTIVATIONS = {
@@ -81,6 +81,7 @@ class ModelConfig:
         return int(self.head_dim * self.rotary_pct)
 
     @classmethod
+    @unreadable_is(ConfigError)
     def from_dir(cls, path: str | os.PathLike[str]) -> "ModelConfig":
         """Read `path/config.json`, or that of rank 0's part where `path` is a folder that `shard` wrote.
 

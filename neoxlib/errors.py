@@ -1,6 +1,8 @@
 """What can go wrong, by whose hand. Every message says what was found, what was expected and what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
 
 
 class NeoXError(Exception):
@@ -59,3 +61,20 @@ class CheckFailed(NeoXError):
 def telling(text: str) -> list[str]:
     """The lines that can be quoted as a reason: none that is blank or a ruler (+---+, ====)."""
     return [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
+
+
+def unreadable_is(kind: type[NeoXError]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: where a file or folder cannot be read, `kind` is raised, which names it and says why."""
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def told(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except OSError as error:
+                what, why = error.filename or "a file", error.strerror or str(error)
+                raise kind(f"{what} cannot be read: {why}; see `ls -ld`, and give this user the right to") from error
+
+        return told
+
+    return wrap

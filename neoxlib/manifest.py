@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neoxlib.errors import WeightsError
+from neoxlib.errors import WeightsError, unreadable_is
 
 MANIFEST, JOURNAL, PARTS = "manifest.json", "shard.progress.jsonl", "part_model"
 PART_KEY = (
@@ -32,6 +32,7 @@ def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     return (json.dumps(manifest, indent=2) + "\n").encode()
 
 
+@unreadable_is(WeightsError)
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder that `shard` finished; None where there is none of ours.
 

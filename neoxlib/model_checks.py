@@ -24,7 +24,7 @@ def _look(name: str, look: Callable[[], str | Row], needed: str, repair: str) ->
     try:
         found = look()
         return found if isinstance(found, Row) else Row(name, "OK", found, needed)
-    except NeoXError as error:
+    except (NeoXError, OSError) as error:
         return Row(name, "FAIL", str(error), needed, repair)
     except (ImportError, RuntimeError) as error:  # what `import torch` raises where its backend cannot be loaded
         see = "python -m neoxlib doctor  # see torch_npu and packages"

@@ -14,7 +14,7 @@ import torch
 from neoxlib.checkpoint import Checkpoint, fingerprint, open_checkpoint
 from neoxlib.config import ModelConfig
 from neoxlib.cutter import Job, Target, write
-from neoxlib.errors import NeoXError, ShardError, WeightsError
+from neoxlib.errors import NeoXError, ShardError, WeightsError, unreadable_is
 from neoxlib.files import CODES, Meter, differences, has_size, nbytes
 from neoxlib.manifest import JOURNAL, PARTS, is_sealed, misplaced, read_manifest
 from neoxlib.model import check_world_size, full_parameters, shard_rules
@@ -116,6 +116,7 @@ def _request(
     }  # fmt: skip
 
 
+@unreadable_is(ShardError)
 def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     """The manifest, if `dst` already holds this cut in full; None if it is free, or to be resumed. Else ShardError."""
     source, there = src.resolve(), dst.resolve()
@@ -139,6 +140,7 @@ def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] |
     return manifest
 
 
+@unreadable_is(WeightsError)
 def _job(
     checkpoint: Checkpoint, config: ModelConfig, root: Path, folders: tuple[str, ...], dtype: torch.dtype | None,
     request: dict[str, Any],
@@ -187,6 +189,7 @@ class FileRow:
     sha256: str
 
 
+@unreadable_is(WeightsError)
 def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
     """Read the whole cut `dst` against its manifest: each file's size and sha256, each tensor's name, dtype and shape.
 

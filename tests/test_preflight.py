@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,47 @@ def test_unusual_models_that_load_takes_are_taken(tmp_path, change):
 
 def test_the_schemes_groups_are_those_of_quant():
     assert {name: max(1, scheme.group) for name, scheme in SCHEMES.items()} | {None: 1} == preflight.GROUPS
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+import neoxlib
+from neoxlib import weights
+from neoxlib.model_checks import model_rows
+from neoxlib.preflight import preflight
+
+if os.getuid() == 0:
+    neoxlib.load(MODEL_DIR)  # whose imports may be of files that only this user may read
+    weights.plan(MODEL_DIR, 2), model_rows(MODEL_DIR)
+    os.setgid(65534)
+    os.setuid(65534)
+model, closed, place = map(Path, sys.argv[1:])
+for what in (
+    lambda: neoxlib.load(model), lambda: neoxlib.load(closed),
+    lambda: preflight(model, 2), lambda: preflight(closed, 2),
+    lambda: weights.shard(closed, place / "cut", 2), lambda: weights.verify(closed), lambda: weights.plan(closed, 2),
+    lambda: weights.shard(MODEL_DIR, closed, 2), lambda: weights.shard(MODEL_DIR, closed / "cut", 2),
+):
+    try:
+        what()
+    except neoxlib.errors.NeoXError as error:
+        print(type(error).__name__, "denied" in str(error))
+print([row.status for row in model_rows(model)], [row.status for row in model_rows(closed)])
+"""
+
+
+def test_files_and_folders_that_cannot_be_read_are_errors_of_ours_and_rows_of_the_doctor(checkpoint):
+    with tempfile.TemporaryDirectory() as place:  # not pytest's, which other users may not enter
+        model, closed = copied(checkpoint, Path(place, "model")), copied(checkpoint, Path(place, "closed"))
+        for path in (Path(place), model, *model.iterdir()):
+            path.chmod(0o755)
+        (model / "model.safetensors").chmod(0)
+        closed.chmod(0)
+        script = UNREADABLE.replace("MODEL_DIR", repr(str(MODEL_DIR)))
+        command = [sys.executable, "-c", script, model, closed, place]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        closed.chmod(0o755)
+    errors = ["WeightsError"] * 6 + ["ConfigError"] + ["ShardError"] * 2
+    rows = "['OK', 'FAIL', 'OK'] ['FAIL', 'FAIL', 'FAIL']"
+    assert done.stdout.splitlines() == [*(f"{error} True" for error in errors), rows], done.stderr

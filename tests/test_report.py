@@ -2,11 +2,11 @@
 
 import json
 import os
-from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
 
 import nbformat
 import papermill
