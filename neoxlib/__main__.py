@@ -10,6 +10,7 @@ import click
 
 from neoxlib.device import torch_npu_error
 from neoxlib.errors import NeoXError, ParameterError
+from neoxlib.start import need_home
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -39,7 +40,13 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """GPT-NeoX inference on Ascend NPUs, and on the CPU."""
+    """GPT-NeoX inference on Ascend NPUs, and on the CPU.
+
+    Compiled kernels are kept in the folder that NEOXLIB_CACHE names, by default ~/.cache/neoxlib; runs go to the one
+    that NEOXLIB_OUTPUTS names, by default outputs. Where the home folder cannot be written to, a private folder of the
+    temporary one stands in for it.
+    """
+    need_home()
 
 
 @cli.command()

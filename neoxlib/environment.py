@@ -78,5 +78,5 @@ def _variables() -> dict[str, str]:
 
 def without_home(text: str) -> str:
     """The text with the home folder written as ~: a report is read by others."""
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # as it is where nobody knows of a home
     return text.replace(home, "~") if len(home) > 1 else text

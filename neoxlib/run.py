@@ -22,7 +22,7 @@ from neoxlib import markup, parameters
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.environment import describe, without_home
 from neoxlib.errors import CheckFailed
-from neoxlib.start import this_process
+from neoxlib.start import need_home, this_process
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +113,7 @@ class Run:
             ParameterError: with every missing, wrongly typed or impossible parameter.
         """
         _show_frames_as_text()
+        need_home()
         takes = parameters.NOTEBOOKS.get(notebook) or [name for name in parameters.PARAMETERS if name in namespace]
         missing = [name for name in takes if name not in namespace]
         parameters.refuse([f"{name}: missing in the cell tagged 'parameters'" for name in missing])

@@ -20,7 +20,7 @@ from neoxlib.host import container
 from neoxlib.launch import find_profile
 from neoxlib.preflight import preflight
 from neoxlib.replicas import part
-from neoxlib.start import at_end
+from neoxlib.start import at_end, need_home
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,6 +59,7 @@ class Session:
     ) -> None:
         if type(world_size) is not int or world_size < 1:
             raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
+        need_home()  # for ranks, and for what they write
         torch_must_load()  # what ranks answer cannot be read without it
         profile_dir = find_profile(cluster_profile) if cluster_profile else None
         preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere=bool(cluster_profile))

@@ -109,7 +109,7 @@ def write(folder: str | os.PathLike[str], host: Host, env: Mapping[str, str] = o
 
 def _typed(path: Path) -> str:
     """A path as it is typed, the home folder as ~: a report is read by others."""
-    home = Path.home()
+    home = Path(os.path.expanduser("~"))
     if len(str(home)) > 1 and path.is_relative_to(home):
         return f"~/{shlex.quote(str(path.relative_to(home)))}"
     return shlex.quote(str(path))

@@ -4,16 +4,26 @@ They have the same neoxlib, and look into the working directory last: a random.p
 """
 
 import hashlib
+import logging
 import os
 import socket
+import stat
 import sys
+import tempfile
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 import neoxlib
+
+log = logging.getLogger("neoxlib")
+
+CACHE = "NEOXLIB_CACHE"  # names the folder of compiled files; ~/.cache/neoxlib without it
+# What IPython, Jupyter and Matplotlib write to, by the variables that say where.
+WRITTEN = {"IPYTHONDIR": "ipython", "JUPYTER_RUNTIME_DIR": "runtime", "MPLCONFIGDIR": "matplotlib"}
 
 START = """\
 import sys
@@ -71,3 +81,46 @@ def has_ended(process: dict[str, Any]) -> bool:
 def _host() -> str:
     """This machine, but not its name: reports are read by others."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
+
+
+def need_home() -> None:
+    """Where this user has no home folder, or may not write to it, let a private one stand in, here and in children.
+
+    It is said once. A home folder that is there is still read, and variables that are set are kept.
+    """
+    home = home_folder()
+    if home and os.access(home, os.W_OK | os.X_OK):
+        return
+    wanted = {name: folder for name, folder in WRITTEN.items() if name not in os.environ}
+    if home and not wanted:
+        return
+    private = private_folder()
+    log.warning("the home folder, %s, cannot be written to; %s is used in its place", home or "none", private)
+    if home is None:
+        os.environ["HOME"] = str(private)
+    else:
+        os.environ |= {name: str(private / folder) for name, folder in wanted.items()}
+
+
+def home_folder() -> Path | None:
+    """This user's home folder, if there is one."""
+    home = os.path.expanduser("~")  # as it is, where nothing is known of this user
+    return Path(home) if os.path.isabs(home) and os.path.isdir(home) else None
+
+
+def private_folder() -> Path:
+    """A folder below the temporary one that only this user can enter; the same one each time where that is possible."""
+    folder = Path(tempfile.gettempdir(), f"neoxlib-home-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="neoxlib-home-"))
+
+
+def cache_dir() -> Path:
+    """Where compiled files are looked for, and kept where it can be written to."""
+    return Path(os.environ.get(CACHE) or (home_folder() or private_folder()) / ".cache" / "neoxlib").absolute()

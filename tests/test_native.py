@@ -82,10 +82,16 @@ def test_the_compilers_own_words_are_in_the_reason(source, tmp_path):
     assert made(tmp_path) == []
 
 
-def test_a_cache_that_cannot_be_written_is_a_reason_too(source, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_replaced_by_a_private_folder(source, tmp_path, monkeypatch, caplog):
     needs_a_compiler()
     monkeypatch.setenv("NEOXLIB_CACHE", str(source))  # a file, so no folder can be in it
-    assert str(source) in native._built("thing").why_not
+    monkeypatch.setattr(native, "private_folder", lambda: tmp_path / "private")
+    with caplog.at_level(logging.WARNING, "neoxlib"):
+        assert native._built("thing").library.answer() == 42
+    assert native._built("thing").seconds == 0.0, "it is found again"
+    (told,) = caplog.messages
+    assert str(source) in told and "NEOXLIB_CACHE names another folder" in told
+    assert len(list((tmp_path / "private").rglob("thing.so"))) == 1
 
 
 def test_of_several_processes_one_compiles_and_all_get_the_library(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The C++ files beside this one, compiled for this machine's CPU at first use and kept on disk.
 
+They are kept in the folder that NEOXLIB_CACHE names, by default ~/.cache/neoxlib.
 Nothing needs them: without a compiler `library` is None, says once what is lost, and callers take the plain path.
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neoxlib.errors import telling
+from neoxlib.start import CACHE, cache_dir, private_folder
 
 log = logging.getLogger("neoxlib")
 
@@ -77,10 +79,13 @@ def _compiled(name: str) -> tuple[Path, bool]:
     """The library's file, and whether it was not there at once. Of several processes one compiles; the others wait."""
     source = SOURCES / f"{name}.cpp"
     command = [*_compiler(), *FLAGS, *EXTRA.get(name, ())]
-    path = _folder(source, command) / f"{name}.so"
+    digest = _digest(source, command)
+    path = cache_dir() / digest / f"{name}.so"
     if _loads(path):
         return path, False
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _writable(path.parent, digest) / path.name
+    if _loads(path):
+        return path, False
     with _locked(path.with_suffix(".lock")):
         if _loads(path):
             return path, True
@@ -102,15 +107,33 @@ def _compiler() -> list[str]:
     return command
 
 
-def _folder(source: Path, command: list[str]) -> Path:
-    """Where the outcome of this source, command, compiler and CPU belongs: a change of any is another folder."""
+def _writable(folder: Path, digest: str) -> Path:
+    """The folder, made where it is not there; where it cannot be written to, a private one in its place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    except OSError:
+        pass
+    private = private_folder() / ".cache" / "neoxlib"
+    _tell_once(str(folder.parent), str(private))
+    (private / digest).mkdir(parents=True, exist_ok=True)
+    return private / digest
+
+
+@cache
+def _tell_once(folder: str, private: str) -> None:
+    log.warning("%s cannot be written to, so compiled files go to %s; %s names another folder", folder, private, CACHE)
+
+
+def _digest(source: Path, command: list[str]) -> str:
+    """The name of the folder for the outcome of this source, command, compiler and CPU: it changes with any of them."""
     cpu = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.M)
     compiler = Path(shutil.which(command[0]) or command[0]).resolve()
     about = compiler.stat()  # to ask it for its version takes longer than all else here
     texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.h")))]
     known = [*texts, *command, f"{compiler} {about.st_size} {about.st_mtime_ns}", cpu[0] if cpu else ""]
-    cache_dir = Path(os.environ.get("NEOXLIB_CACHE") or Path.home() / ".cache" / "neoxlib")
-    return cache_dir / hashlib.sha256("\0".join(known).encode()).hexdigest()[:32]
+    return hashlib.sha256("\0".join(known).encode()).hexdigest()[:32]
 
 
 def _run(command: list[str]) -> None:
