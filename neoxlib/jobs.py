@@ -11,7 +11,7 @@ import nbformat
 import yaml
 
 from neoxlib import parameters, typed
-from neoxlib.errors import NeoXError, ParameterError
+from neoxlib.errors import NeoXError, ParameterError, unreadable_is
 from neoxlib.parameters import PARAMETERS, TYPES, Param
 
 
@@ -33,6 +33,7 @@ class Job:
         return {name: param.default for name, param in self.declared.items()} | self.given
 
 
+@unreadable_is(ParameterError)
 def find(name: str) -> Path:
     """A notebook by path, or by name in the checkout's `notebooks` folder, with or without the ending."""
     folder = notebooks_folder()
@@ -63,6 +64,7 @@ def all_notebooks() -> list[Path]:
     return sorted(notebooks_folder().glob("[0-9]*.ipynb"))
 
 
+@unreadable_is(ParameterError)
 def read_preset(name: str) -> dict[str, Any]:
     """Parameters from a YAML file, by path or name; their values are read in `prepare`."""
     folder = notebooks_folder() / "presets"
@@ -124,6 +126,7 @@ def _names(annotation: ast.expr) -> list[str]:
     return [f"{outer.lower()}[{_names(parts[0])[0]}]" if len(parts) == 1 else outer.lower()]
 
 
+@unreadable_is(ParameterError)
 def prepare(paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[str, str]]) -> list[Job]:
     """Give each notebook the values that it takes; a later value wins over an earlier one, -p over presets.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nbformat
 import papermill
@@ -62,6 +62,7 @@ papermill_io.register("/", WholeFiles())
 class ThisPython(AsyncKernelManager):
     """Kernels of the interpreter that runs us, whatever kernelspecs are installed; their channels are encrypted."""
 
+    signals: ClassVar[Signals]  # of the report that is made
     transport_encryption = "auto"
 
     @property
@@ -70,9 +71,10 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(**get_kernel_dict() | {"argv": [*kernel, "-f", "{connection_file}"]})
 
     async def shutdown_kernel(self, *args: Any, **options: Any) -> None:
-        """As ever; a cell that was still running is interrupted before, so that it ends its ranks itself."""
-        with suppress(RuntimeError):
-            await self.interrupt_kernel()
+        """As ever; a cell that a signal broke off is interrupted before, so that it ends its ranks."""
+        if self.signals.came is not None:
+            with suppress(RuntimeError):
+                await self.interrupt_kernel()
         await super().shutdown_kernel(*args, **options)
 
     async def start_kernel(self, **options: Any) -> None:
@@ -94,6 +96,7 @@ def report(notebooks: Iterable[str], presets: Iterable[str], texts: Iterable[tup
     root = outputs.absolute() if outputs else outputs_root()
     usable(root)
     with Signals() as signals:
+        ThisPython.signals = signals
         ended = [run_one(job, root, timeout, say, signals) for job in jobs if signals.came is None]
         index = pages.write_index(root)
     say("")

@@ -66,8 +66,7 @@ class Session:
         if not cluster_profile:
             device = pick_device(device)  # with a profile the ranks may be on other machines, and find out themselves
         share = part(_group, replicas, world_size, device, cluster_profile)
-        self.log_dir = Path(log_dir or tempfile.mkdtemp(prefix="neoxlib-logs-")).absolute()
-        self.log_dir.mkdir(parents=True, exist_ok=True)
+        self.log_dir = _log_dir(log_dir)
         self._environment = _environment(world_size, device, deterministic) | share
         self._ranks = Ranks(world_size, self._environment, self.log_dir, profile_dir)
         temporary = self.log_dir if log_dir is None else None
@@ -229,6 +228,18 @@ class Session:
 
     def _call(self, method: str, *args: Any, listen: Callable[[int, str], None] | None = None, **kwargs: Any) -> Any:
         return self._ranks.call(rank.call, method, args, kwargs, listen is not None, listen=listen)
+
+
+def _log_dir(asked: str | os.PathLike[str] | None) -> Path:
+    """The folder for logs, there and open to us; a new temporary one where none is asked for."""
+    try:
+        folder = Path(asked or tempfile.mkdtemp(prefix="neoxlib-logs-")).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        where = f"log_dir {str(asked)!r}" if asked else "the temporary folder (TMPDIR)"
+        raise SettingsError(f"{where} cannot be written to: {error}; name another folder") from error
 
 
 def _environment(world_size: int, device: str, deterministic: bool) -> dict[str, str]:

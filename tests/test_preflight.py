@@ -93,6 +93,17 @@ def test_what_cannot_be_had_of_a_model_is_refused_before_a_rank_starts(checkpoin
         neoxlib.Session(checkpoint, **{"device": "cpu"} | asked)
 
 
+def test_a_place_for_logs_that_cannot_be_written_to_is_refused(checkpoint, tmp_path, no_rank, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/below"):
+        with pytest.raises(SettingsError, match=r"log_dir .* cannot be written to"):
+            neoxlib.Session(checkpoint, device="cpu", log_dir=tmp_path / place)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match=r"the temporary folder .* cannot be written to"):
+        neoxlib.Session(checkpoint, device="cpu")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_scheme_whose_groups_do_not_fill_the_columns_is_refused(checkpoint, tmp_path, no_rank):
     with pytest.raises(SettingsError, match=r"columns in groups of 32, but mlp\.dense_4h_to_h\.weight has 168"):
         neoxlib.Session(copied(checkpoint, tmp_path / "a", intermediate_size=168), device="cpu", quant="int4")

@@ -382,6 +382,12 @@ def test_a_model_folder_without_its_weights_is_refused_before_a_kernel_starts(ou
     assert said.exit_code == report.BAD_PARAMETERS and "model.safetensors" in said.stderr and not outputs.exists()
 
 
+def test_a_name_that_no_file_can_have_is_a_bad_parameter(books, outputs):
+    assert "cannot be read: File name too long" in refused(books, "-f", "x" * 5000)
+    said = CliRunner().invoke(cli, ["report", "02_inference", "-p", "model_dir", "x" * 5000])
+    assert said.exit_code == report.BAD_PARAMETERS and "File name too long" in said.stderr
+
+
 def test_a_request_that_turns_out_not_to_be_servable_is_a_bad_parameter(tmp_path, outputs):
     cells = "from neoxlib.errors import SettingsError", "raise SettingsError('too long')"
     assert report.report([write(tmp_path, "late", "seed: int = 0  # s", *cells)], [], [], say=print) == 2

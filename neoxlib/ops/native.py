@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neoxlib.errors import telling
-from neoxlib.start import CACHE, cache_dir, private_folder
+from neoxlib.start import CACHE, cache_dir, need_home, private_folder
 
 log = logging.getLogger("neoxlib")
 
@@ -77,6 +77,7 @@ def _built(name: str) -> Built:
 
 def _compiled(name: str) -> tuple[Path, bool]:
     """The library's file, and whether it was not there at once. Of several processes one compiles; the others wait."""
+    need_home()
     source = SOURCES / f"{name}.cpp"
     command = [*_compiler(), *FLAGS, *EXTRA.get(name, ())]
     digest = _digest(source, command)
