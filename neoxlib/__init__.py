@@ -2,8 +2,10 @@
 
 import sys
 
-if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:  # so it is while `python -m neoxlib` looks for the module
-    sys.path.append(sys.path.pop(0))  # the working directory, where a random.py would stand for Python's own
+# While `python -m neoxlib` looks for the module, argv is so, and the working directory comes first:
+# a random.py there would stand for Python's own.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    sys.path.append(sys.path.pop(0))
 
 from importlib import import_module
 from typing import Any

@@ -42,9 +42,9 @@ class Commands(click.Group):
 def cli() -> None:
     """GPT-NeoX inference on Ascend NPUs, and on the CPU.
 
-    Compiled kernels are kept in the folder that NEOXLIB_CACHE names, by default ~/.cache/neoxlib; runs go to the one
-    that NEOXLIB_OUTPUTS names, by default outputs. Where the home folder cannot be written to, a private folder of the
-    temporary one stands in for it.
+    Compiled kernels are kept in the folder that NEOXLIB_CACHE names, by default ~/.cache/neoxlib;
+    runs go to the one that NEOXLIB_OUTPUTS names, by default outputs. Where the home folder cannot
+    be written to, a private folder below the temporary one stands in for it.
     """
     need_home()
 
@@ -62,8 +62,9 @@ def report(ctx: click.Context, notebooks: tuple[str, ...], everything: bool, pre
            texts: tuple[tuple[str, str], ...], outputs: Path | None, timeout: int | None) -> None:  # fmt: skip
     """Run NOTEBOOKS headless and make an offline HTML report of each, and the index of all runs.
 
-    Exit code: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed. Ctrl-C, SIGTERM and
-    SIGHUP end the run as interrupted, with its report; the code is then 130, 143 or 129.
+    Exit code: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed.
+    Ctrl-C, SIGTERM and SIGHUP end the run as interrupted, with its report; the code is then 130,
+    143 or 129.
     """
     from neoxlib import jobs
     from neoxlib import report as module

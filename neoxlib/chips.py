@@ -73,7 +73,8 @@ def _count_problem() -> tuple[str, ...]:
     """Let a throw-away process count the devices: asking torch_npu here would initialise it for good."""
     ask = "import torch, torch_npu; print('NPUs', torch.npu.device_count())"
     try:
-        done = subprocess.run([sys.executable, "-P", "-c", ask], capture_output=True, text=True, timeout=120)
+        command = [sys.executable, "-P", "-c", ask]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
         return ("torch_npu did not answer within 120 s (npu-smi info shows the cards' health)",)
     if done.returncode:

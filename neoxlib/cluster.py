@@ -55,7 +55,8 @@ class Ranks:
             self._client = launch.complete(self._cluster.connect_client(**settings))
         except (RuntimeError, OSError) as failure:  # a TimeoutError is an OSError
             output = self._cluster.controller.get_output() if self._cluster.controller else ""
-            raise RankError(f"the ranks could not be started: {failure}\n{output}{self._tails()}") from failure
+            why = f"{failure}\n{output}{self._tails()}"
+            raise RankError(f"the ranks could not be started: {why}") from failure
         if self.local:
             for member, process in zip(self.members, self._cluster.engine_set.processes, strict=True):
                 member["pid"] = process.pid
@@ -85,7 +86,8 @@ class Ranks:
         name = args[0] if function is rank.call else function.__name__
         with self._lock:
             if os.getpid() != self._owner:
-                raise RankError(f"this session is that of process {self._owner}, not of its copy: open one of your own")
+                owner = f"process {self._owner}, of which this is a copy"
+                raise RankError(f"this session is of {owner}; open another one here")
             if self.ended:
                 raise RankError(f"this session has ended: {self.ended}. Open a new one.")
             self._refuse_dead("between two calls")
@@ -98,9 +100,10 @@ class Ranks:
             return self._judge(outcomes, name)
 
     def end(self, why: str = CLOSED) -> None:
-        """Stop every process, and let later calls say why. What a first attempt could not finish, the next one does.
+        """Stop every process, and let later calls say why.
 
-        A forked copy of the process that opened the session stops nothing: the ranks are not its own.
+        What a first attempt could not finish, the next one does. A forked copy of the process that
+        opened the session stops nothing: the ranks are not its own.
         """
         if os.getpid() != self._owner:
             return
@@ -119,7 +122,8 @@ class Ranks:
             self._refuse_dead("while starting")
             if time.monotonic() > deadline:
                 count = len(self._client.ids)
-                raise RankError(f"{count} of {self.size} ranks started within {limit} s.{self._tails()}")
+                found = f"{count} of {self.size} ranks started within {limit} s"
+                raise RankError(f"{found}.{self._tails()}")
             time.sleep(TICK_SECONDS)
 
     def _send(self, function: Callable[..., Any], args: Sequence[Any]) -> list[AsyncResult]:
@@ -210,7 +214,8 @@ class Ranks:
 
     def _tails(self) -> str:
         """The end of every log that there is."""
-        return "".join(self._tail(r) for r in range(self.size) if rank.log_file(self.log_dir, r).is_file())
+        there = (r for r in range(self.size) if rank.log_file(self.log_dir, r).is_file())
+        return "".join(map(self._tail, there))
 
     def _tail(self, r: int) -> str:
         return launch.tail(rank.log_file(self.log_dir, r))

@@ -63,8 +63,13 @@ def telling(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
 
 
-def unreadable_is(kind: type[NeoXError]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator: where a file or folder cannot be read, `kind` is raised, which names it and says why."""
+def unreadable_is(
+    kind: type[NeoXError], done: str = "read"
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: a file or folder that cannot be read is a `kind` that names it and says why.
+
+    `done` is what else cannot be done to it, such as "written to".
+    """
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
@@ -73,7 +78,8 @@ def unreadable_is(kind: type[NeoXError]) -> Callable[[Callable[..., Any]], Calla
                 return function(*args, **kwargs)
             except OSError as error:
                 what, why = error.filename or "a file", error.strerror or str(error)
-                raise kind(f"{what} cannot be read: {why}; see `ls -ld`, and give this user the right to") from error
+                do = "see `ls -ld`, and give this user the right to, or name another"
+                raise kind(f"{what} cannot be {done}: {why}; {do}") from error
 
         return told
 

@@ -123,7 +123,8 @@ class FastPath:
         return logits
 
     def _call(self, name: str, *args: object) -> None:
-        if self.threads != (threads := (os.getpid(), torch.get_num_threads())):  # a forked copy has none of them
+        threads = (os.getpid(), torch.get_num_threads())  # a forked copy has none of them
+        if self.threads != threads:
             self.threads, self.runner = threads, self.kernels.runner_start(threads[1])
             at_end(self, self.kernels.runner_stop, self.runner)
         failure = getattr(self.kernels, f"runner_{name}")(self.runner, *args)

@@ -170,8 +170,9 @@ def _given(
 
 
 def doubts(job: Job) -> list[str]:
-    """What model, exam and machine say against a job's values, as far as they can be asked before a kernel starts."""
-    p = SimpleNamespace(**{name: _resolved(name, job.declared[name], value) for name, value in job.values.items()})
+    """What model, exam and machine say against a job's values before a kernel starts."""
+    table = job.declared
+    p = SimpleNamespace(**{n: _resolved(n, table[n], value) for n, value in job.values.items()})
     told: list[str] = []
     for ask in (ask for ask, needs in ASKED if all(hasattr(p, name) for name in needs)):
         try:
@@ -206,16 +207,19 @@ def _ask_exam(p: SimpleNamespace, notebook: str) -> None:
     from neoxlib import tasks
 
     scoring = tasks.get_profile(p.profile, p.task, p.mode, p.shots)
-    exam = tasks.load_task(p.task, p.data_dir, p.split, p.subjects, scoring.shots, scoring.mode == "cot")
+    explained = scoring.mode == "cot"
+    exam = tasks.load_task(p.task, p.data_dir, p.split, p.subjects, scoring.shots, explained)
     tasks.earlier(p.compare_with, exam, p.limit)
 
 
 SETUP = "00_setup"  # says itself, row by row, what is wrong with the weights and the devices
-ASKED: tuple[tuple[Callable[[SimpleNamespace, str], list[str] | None], tuple[str, ...]], ...] = (
+Ask = Callable[[SimpleNamespace, str], list[str] | None]  # of the values and the notebook's name
+ASKED: tuple[tuple[Ask, tuple[str, ...]], ...] = (  # each with the parameters that it needs
     (_ask_model, ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len")),
     (_ask_profile, ("cluster_profile",)),
-    (_ask_exam, ("task", "data_dir", "profile", "mode", "shots", "split", "subjects", "compare_with", "limit")),
-)
+    (_ask_exam, ("task", "data_dir", "profile", "mode", "shots", "split", "subjects",
+                 "compare_with", "limit")),
+)  # fmt: skip
 
 
 def near(path: Path) -> str:

@@ -25,7 +25,7 @@ from neoxlib.start import has_ended
 
 LOG_LINES = 30
 KEY_METRICS = 5
-GONE = {"type": "Interrupted", "message": "the process ended without a word: killed, or the machine was"}
+GONE = {"type": "Interrupted", "message": "its process ended without a word: it was killed"}
 
 
 def write_report(folder: Path) -> Path:

@@ -1,7 +1,7 @@
-"""What config.json, the weights' headers and this machine decide, before a kernel or a rank is started.
+"""What config.json, the weights' headers and this machine decide, before a kernel or rank starts.
 
-A folder in which nothing looks odd is judged by small reads alone. Only for one that does is torch imported and asked
-for the error that `neoxlib.load` would raise: this process stays light.
+A folder in which nothing looks odd is judged by small reads alone. Only for one that does is torch
+imported and asked for the error that `neoxlib.load` would raise: this process stays light.
 """
 
 import json
@@ -16,18 +16,29 @@ from neoxlib.config import ModelConfig, sequence_window
 from neoxlib.errors import NeoXError
 
 Shape = tuple[int, ...]
-GROUPS = {None: 1, "int8": 1, "int4": 32}  # columns that a scheme of quant.py packs together, which no cut may part
+GROUPS = {
+    None: 1,
+    "int8": 1,
+    "int4": 32,
+}  # columns that a scheme of quant.py packs together, which no cut may part
 LONGEST_HEADER = 100 << 20
 FLOATS = ("F16", "BF16", "F32", "F64")
 HEADS = {"lm_head.weight": "embed_out.weight"}
-TABLES = re.compile(r"\.attention\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$")  # which old checkpoints have, too
+TABLES = re.compile(
+    r"\.attention\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$"
+)  # which old checkpoints have, too
 
 
 def preflight(
-    model_dir: str | os.PathLike[str], world_size: int, dtype: str = "auto", device: str = "auto",
-    quant: str | None = None, max_seq_len: int | None = None, elsewhere: bool = False,
+    model_dir: str | os.PathLike[str],
+    world_size: int,
+    dtype: str = "auto",
+    device: str = "auto",
+    quant: str | None = None,
+    max_seq_len: int | None = None,
+    elsewhere: bool = False,
 ) -> None:
-    """Raise what `neoxlib.load` on `world_size` ranks would raise, as far as no weight has to be read for it.
+    """Raise what `neoxlib.load` on that many ranks would raise, if no weight has to be read for it.
 
     `elsewhere` says that the ranks may be on other machines, with other devices and folders.
     """
@@ -36,8 +47,13 @@ def preflight(
 
 
 def doubts(
-    model_dir: str | os.PathLike[str], world_size: int, dtype: str, device: str, quant: str | None,
-    max_seq_len: int | None, elsewhere: bool,
+    model_dir: str | os.PathLike[str],
+    world_size: int,
+    dtype: str,
+    device: str,
+    quant: str | None,
+    max_seq_len: int | None,
+    elsewhere: bool,
 ) -> Iterator[NeoXError]:
     """All that speaks against it; the first is what `load` would raise."""
     here = config = None
@@ -60,7 +76,10 @@ def _try(function: Callable[..., Any], *args: Any) -> Generator[NeoXError, None,
 
 
 def plannable(
-    model_dir: str | os.PathLike[str], world_size: int, quant: str | None = None, max_seq_len: int | None = None
+    model_dir: str | os.PathLike[str],
+    world_size: int,
+    quant: str | None = None,
+    max_seq_len: int | None = None,
 ) -> None:
     """The same of what a plan needs, which is config.json alone."""
     config = ModelConfig.from_dir(model_dir)
@@ -77,13 +96,14 @@ def _model(folder: Path, world_size: int, quant: str | None) -> ModelConfig:
         stored = _stored(folder, config)
     except (NeoXError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return _look(folder, world_size, quant)
-    if (stored and quant not in (None, stored)) or not _cuts_whole(config, world_size, quant or stored):
-        return _look(folder, world_size, quant)
-    return config
+    fits = not stored or quant in (None, stored)
+    if fits and _cuts_whole(config, world_size, quant or stored):
+        return config
+    return _look(folder, world_size, quant)
 
 
 def _look(folder: Path, world_size: int, quant: str | None) -> ModelConfig:
-    """Look with all that `load` knows, in its order: its error, or the config where nothing is wrong after all."""
+    """Look with all that `load` knows: its error, or the config where nothing is wrong."""
     from neoxlib.checkpoint import open_checkpoint
     from neoxlib.model import check_world_size
     from neoxlib.names import match
@@ -99,21 +119,24 @@ def _look(folder: Path, world_size: int, quant: str | None) -> ModelConfig:
 
 def _cuts_whole(config: ModelConfig, world_size: int, quant: str | None) -> bool:
     """Whether every rank gets whole heads and whole groups of packed columns."""
-    if quant not in GROUPS or config.num_attention_heads % world_size or world_size > config.vocab_size:
+    if quant not in GROUPS or config.num_attention_heads % world_size:
+        return False
+    if world_size > config.vocab_size:
         return False
     group, widths = GROUPS[quant], (config.hidden_size, config.intermediate_size)
     return group == 1 or not any(width % (group * world_size) for width in widths)
 
 
 def _stored(folder: Path, config: ModelConfig) -> str | None:
-    """How the weights are packed; one of many errors where the folder is not as most are, right or wrong."""
+    """How the weights are packed; one of many errors where the folder is not as most are."""
     if (folder / "manifest.json").exists():
         return _stored_cut(folder)
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    files = [single] if single.is_file() else {folder / name for name in _read(index)["weight_map"].values()}
-    found = {name: shape for file in sorted(files) for name, shape in _header(file)}
-    if found != _shapes(config) or config.tie_word_embeddings or (folder / "shard.progress.jsonl").exists():
+    unfinished = (folder / "shard.progress.jsonl").exists()
+    names = {"model.safetensors"}
+    if not (folder / "model.safetensors").is_file():
+        names = set(_read(folder / "model.safetensors.index.json")["weight_map"].values())
+    found = {name: shape for file in names for name, shape in _header(folder / file)}
+    if unfinished or config.tie_word_embeddings or found != _shapes(config):
         raise LookupError("not every tensor of the config, and no other")
     return None
 
@@ -134,17 +157,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _header(path: Path) -> Iterator[tuple[str, Shape]]:
-    """Name and shape of every weight of a safetensors file that is whole and not packed or cut by us."""
+    """Name and shape of every weight of a safetensors file that is whole, and not packed or cut."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(length, LONGEST_HEADER)))
     if any(key.startswith("neoxlib") for key in header.pop("__metadata__", None) or {}):
         raise LookupError("packed, or a part of a cut")
-    if path.stat().st_size != 8 + length + max(tensor["data_offsets"][1] for tensor in header.values()):
+    if path.stat().st_size != 8 + length + max(
+        tensor["data_offsets"][1] for tensor in header.values()
+    ):
         raise LookupError("cut short")
     for name, tensor in header.items():
         if not TABLES.search(name):
-            yield HEADS.get(name, name), (tuple(tensor["shape"]) if tensor["dtype"] in FLOATS else ())
+            yield (
+                HEADS.get(name, name),
+                (tuple(tensor["shape"]) if tensor["dtype"] in FLOATS else ()),
+            )
 
 
 def _shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -155,12 +183,19 @@ def _shapes(config: ModelConfig) -> dict[str, Shape]:
         "attention.query_key_value": (3 * hidden, hidden), "attention.dense": (hidden, hidden),
         "mlp.dense_h_to_4h": (inner, hidden), "mlp.dense_4h_to_h": (hidden, inner),
     }  # fmt: skip
-    layers = {f"layers.{n}.{name}": shape for n in range(config.num_hidden_layers) for name, shape in block.items()}
+    layers = {
+        f"layers.{n}.{name}": shape
+        for n in range(config.num_hidden_layers)
+        for name, shape in block.items()
+    }
     layers["final_layer_norm"] = (hidden,)
     weights = {f"gpt_neox.{name}.weight": shape for name, shape in layers.items()}
     biases = {
         f"gpt_neox.{name}.bias": shape[:1] for name, shape in layers.items()
         if config.attention_bias or ".attention." not in name
     }  # fmt: skip
-    ends = {"gpt_neox.embed_in.weight": (vocabulary, hidden), "embed_out.weight": (vocabulary, hidden)}
+    ends = {
+        "gpt_neox.embed_in.weight": (vocabulary, hidden),
+        "embed_out.weight": (vocabulary, hidden),
+    }
     return weights | biases | ends

@@ -1,6 +1,6 @@
 """What runs inside a rank: its entry, log file, group and calls. The ipyparallel controller starts here, too.
 
-`main` runs a part of ipyparallel, engine or controller, until the driver has gone; `launch.new_cluster` starts it.
+`main` runs ipyparallel's engine or controller until the driver has gone; launch.py starts it.
 Torch is imported where it is first needed: the driver imports this module, and must stay light.
 """
 
@@ -46,8 +46,9 @@ class Stopped(RankError):
 def main(argv: Sequence[str]) -> None:
     """Run ipyparallel's engine or controller for as long as the process `argv[1]` lives.
 
-    It starts in `argv[2]`, the session's temporary folder, since ipyparallel puts the working directory first on
-    sys.path; `greet` goes where the driver is. The controller deletes that folder when the driver is gone.
+    It starts in `argv[2]`, the session's temporary folder, since ipyparallel puts the working
+    directory first on sys.path; `greet` goes where the driver is. The controller deletes that
+    folder when the driver is gone.
     """
     role, driver, scratch, *arguments = argv
     faulthandler.enable(all_threads=False)
@@ -58,9 +59,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def end_with(pid: int, scratch: str | None = None) -> None:
-    """End this process soon after `pid` has ended, however that happened: a killed kernel must leave nothing behind.
+    """End this process soon after `pid` has ended, however that happened.
 
-    `scratch` is a folder that the session of `pid` made, to be deleted then.
+    A killed kernel must leave nothing behind. `scratch` is a folder that the session of `pid` made,
+    to be deleted then.
     """
 
     watched = psutil.Process(pid) if psutil.pid_exists(pid) else None  # knows when it started: a pid may be given anew
@@ -122,9 +124,9 @@ def _sendable(error: BaseException) -> Exception:
 
 
 def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -> dict[str, Any]:
-    """Take the rank's place: all output goes to its log from here on. Returns who and where this rank is.
+    """Take the rank's place: all output goes to its log from here on.
 
-    The working directory becomes `folder`, unless that is empty.
+    Returns who and where this rank is. The working directory becomes `folder` unless that is empty.
     """
     if folder:
         os.chdir(folder)
@@ -139,7 +141,7 @@ def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -
 
 
 def _look_here_last() -> None:
-    """Modules of the working directory can be imported, but a random.py there does not stand for Python's own."""
+    """Modules of the working directory can be imported, but none there stands for Python's own."""
     here = os.getcwd()
     sys.path[:] = [*(path for path in sys.path if path not in ("", here)), here]
 

@@ -1,8 +1,8 @@
 """Run notebooks headless: papermill executes, the run folder keeps what there is, `pages` makes the HTML,
 whether or not it went well.
 
-Exit codes: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed; 130, 143 or 129 after
-Ctrl-C, SIGTERM or SIGHUP, which end the run as interrupted.
+Exit codes: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed;
+130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP, which end the run as interrupted.
 """
 
 import os
@@ -36,8 +36,13 @@ from neoxlib.start import python
 OK, CELL_FAILED, BAD_PARAMETERS, CHECK_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 WORST_FIRST = (INTERRUPTED, BAD_PARAMETERS, CELL_FAILED, CHECK_FAILED, OK)
 CODES = {"ok": OK, "failed": CELL_FAILED, "check-failed": CHECK_FAILED, "interrupted": INTERRUPTED}
+ENDED_AS = {  # by the error of a notebook; others are failed
+    "CheckFailed": "check-failed", "Interrupted": "interrupted", "KeyboardInterrupt": "interrupted",
+}  # fmt: skip
 REFUSED = ("ParameterError", "SettingsError")  # what is asked for cannot be had
 LAST_LINES = 12  # of an error, on the terminal
+KERNEL_LOG = "kernel.log"
+SILENT = ("DeadKernelError", "RuntimeError")  # of a kernel that died, or did not come up
 
 EXPLAINED = {
     "Interrupted": "The run was broken off by {}.",
@@ -71,7 +76,7 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(**get_kernel_dict() | {"argv": [*kernel, "-f", "{connection_file}"]})
 
     async def shutdown_kernel(self, *args: Any, **options: Any) -> None:
-        """As ever; a cell that a signal broke off is interrupted before, so that it ends its ranks."""
+        """As ever; a cell that a signal broke off is interrupted first, to end its ranks."""
         if self.signals.came is not None:
             with suppress(RuntimeError):
                 await self.interrupt_kernel()
@@ -79,7 +84,7 @@ class ThisPython(AsyncKernelManager):
 
     async def start_kernel(self, **options: Any) -> None:
         """As ever, but what the process itself says, say in a crash, is kept with the run's logs."""
-        log = Path(os.environ["NEOXLIB_RUN_DIR"]) / "logs" / "kernel.log"
+        log = Path(os.environ["NEOXLIB_RUN_DIR"]) / "logs" / KERNEL_LOG
         log.parent.mkdir(exist_ok=True)
         with log.open("wb") as stderr:
             await super().start_kernel(stderr=stderr, **options)
@@ -117,7 +122,8 @@ def usable(root: Path) -> None:
     except OSError as error:
         why = "it is a file" if root.is_file() else error.strerror
         raise ParameterError(
-            f"no run can be written to {near(root)}: {why}; give a folder with --outputs or NEOXLIB_OUTPUTS"
+            f"no run can be written to {near(root)}: {why}; "
+            "give a folder with --outputs or NEOXLIB_OUTPUTS"
         ) from error
 
 
@@ -128,10 +134,12 @@ def _status(folder: Path) -> str:
         return pages.NO_RUN["status"]
 
 
-def run_one(job: Job, root: Path, timeout: int | None, say: Say, signals: Signals) -> tuple[int, Path]:
-    """Execute one notebook into a new run folder; whatever happens, results.json and report.html are there after.
+def run_one(
+    job: Job, root: Path, timeout: int | None, say: Say, signals: Signals
+) -> tuple[int, Path]:
+    """Execute one notebook into a new run folder, which then has results.json and report.html.
 
-    All but on a disk that is full: then it is said, and what there is stays.
+    Only a disk that is full can keep them out: then that is said, and what there is stays.
     """
     folder = new_folder(root, job.name, job.values)
     try:
@@ -155,20 +163,28 @@ def _run(job: Job, folder: Path, timeout: int | None, say: Say, signals: Signals
 
 
 def _reasons(results: dict[str, Any], folder: Path) -> list[str]:
-    """Why a run did not end well, for the terminal, and where more is told; nothing of one that did."""
+    """Why a run did not end well and where more is told, for the terminal; empty where it did."""
     if results["status"] == "ok":
         return []
-    error = results["error"] or {"type": "CheckFailed", "cell": 0, "message": _failed_checks(results)}
+    failed = {"type": "CheckFailed", "cell": 0, "message": _failed_checks(results)}
+    error = results["error"] or failed
     where = f" in cell {error['cell']}" if error["cell"] else ""
     first, *lines = f"{error['type']}{where}: {error['message']}".splitlines()
     shown = lines if len(lines) <= LAST_LINES else ["…", *lines[-LAST_LINES:]]
-    logs = [near(path) for path in sorted(folder.glob("logs/*.log")) if path.stat().st_size]
-    more = [*(f"log: {path}" for path in logs), f"report: {near(folder / 'report.html')}"]
+    logs = [path for path in sorted(folder.glob("logs/*.log")) if path.stat().st_size]
+    if error["type"] in SILENT:
+        shown += [line for path in logs for line in _end_of(path) if path.name == KERNEL_LOG]
+    more = [*(f"log: {near(path)}" for path in logs), f"report: {near(folder / 'report.html')}"]
     return [first, *(f"  {line}" for line in shown), *more]
 
 
+def _end_of(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+
+
 def _failed_checks(results: dict[str, Any]) -> str:
-    return "; ".join(f"{check['name']}: {check['detail']}" for check in results["checks"] if not check["passed"])
+    failed = (check for check in results["checks"] if not check["passed"])
+    return "; ".join(f"{check['name']}: {check['detail']}" for check in failed)
 
 
 class Progress:
@@ -215,10 +231,11 @@ def _execute(
     try:
         with signals.running():
             papermill.execute_notebook(
-                _unformatted(job.path.absolute()), _unformatted(folder / "notebook.ipynb"), parameters=job.given,
-                progress_bar=False, kernel_name="python3", language="python", kernel_manager_class=ThisPython,
-                execution_timeout=timeout, coalesce_streams=True, stdout_file=progress,
-                on_cell_execute=progress.start, on_cell_executed=progress.done,
+                _unformatted(job.path.absolute()), _unformatted(folder / "notebook.ipynb"),
+                parameters=job.given, progress_bar=False, kernel_name="python3", language="python",
+                kernel_manager_class=ThisPython, execution_timeout=timeout, coalesce_streams=True,
+                stdout_file=progress, on_cell_execute=progress.start,
+                on_cell_executed=progress.done,
             )  # fmt: skip
     except PapermillExecutionError as error:
         return _cause(error.ename, error.evalue or EXPLAINED.get(error.ename, ""), progress)
@@ -254,12 +271,17 @@ def _close(job: Job, folder: Path, started: datetime, error: dict[str, Any] | No
         error = None  # the table of checks says it better
     if error or results["status"] == "running":
         now = datetime.now(UTC)
-        broken_off = bool(error) and error["type"] in ("Interrupted", "KeyboardInterrupt")
-        status = "interrupted" if broken_off else "check-failed" if check_failed else "failed" if error else "ok"
+        status = _status_after(error)
         seconds = round((now - started).total_seconds(), 3)
         results |= {"status": status, "error": error, "finished": stamp(now), "seconds": seconds}
     write_results(folder, results)
     return results
+
+
+def _status_after(error: dict[str, Any] | None) -> str:
+    if error is None:
+        return "ok"
+    return ENDED_AS.get(error["type"], "failed")
 
 
 def _unformatted(path: Path) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from neoxlib import markup, parameters
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.environment import describe, without_home
-from neoxlib.errors import CheckFailed
+from neoxlib.errors import CheckFailed, ParameterError, unreadable_is
 from neoxlib.start import need_home, this_process
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class Run:
             raise CheckFailed("; ".join(f"{check.name}: {check.detail}" for check in failed))
 
     def leave(self, pid: int) -> None:
-        """Note that process `pid` ended in the middle of the run, unless it is over or this is a forked copy."""
+        """Note that process `pid`, if it is this one, ends in the middle of the run."""
         if self.results["status"] == "running" and os.getpid() == pid:
             self._finish("interrupted")
 
@@ -253,6 +253,7 @@ def outputs_root() -> Path:
     return next(checkouts, here) / "outputs"
 
 
+@unreadable_is(ParameterError, "written to")
 def new_folder(root: Path, notebook: str, values: dict[str, Any]) -> Path:
     """Make `<root>/<notebook>/<utc>-<hash of the parameters>`; a folder that is there already is never reused."""
     digest = hashlib.sha256(json.dumps(_plain(values), sort_keys=True, default=str).encode()).hexdigest()[:6]

@@ -46,9 +46,9 @@ class Session:
     which this one is the first. It answers all calls by itself; `tasks.evaluate` shares an exam out over them.
     Each rank writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something fails.
 
-    Raises what `neoxlib.load` raises, where no weight has to be read for it before a rank is started, and RankError
-    when a rank dies. After an error that all ranks raised alike (SettingsError, say) the session goes on; after a
-    RankError it has ended, and no process of it is left.
+    Raises what `neoxlib.load` raises, before a rank is started where no weight has to be read for
+    it, and RankError when a rank dies. After an error that all ranks raised alike (SettingsError,
+    say) the session goes on; after a RankError it has ended, and no process of it is left.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class Session:
         need_home()  # for ranks, and for what they write
         torch_must_load()  # what ranks answer cannot be read without it
         profile_dir = find_profile(cluster_profile) if cluster_profile else None
-        preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere=bool(cluster_profile))
+        elsewhere = bool(cluster_profile)
+        preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere)
         if not cluster_profile:
             device = pick_device(device)  # with a profile the ranks may be on other machines, and find out themselves
         share = part(_group, replicas, world_size, device, cluster_profile)
@@ -70,7 +71,8 @@ class Session:
         self._environment = _environment(world_size, device, deterministic) | share
         self._ranks = Ranks(world_size, self._environment, self.log_dir, profile_dir)
         temporary = self.log_dir if log_dir is None else None
-        self._end, self._others = at_end(self, _end, self._ranks, temporary), []  # runs at exit, too
+        self._end = at_end(self, _end, self._ranks, temporary)  # runs at exit, too
+        self._others: list[Session] = []
         settings = {
             "model_dir": str(Path(model_dir).absolute()), "dtype": dtype, "device": device, "quant": quant,
             "max_seq_len": max_seq_len, "compile": compile,
@@ -239,7 +241,8 @@ def _log_dir(asked: str | os.PathLike[str] | None) -> Path:
             return folder
     except OSError as error:
         where = f"log_dir {str(asked)!r}" if asked else "the temporary folder (TMPDIR)"
-        raise SettingsError(f"{where} cannot be written to: {error}; name another folder") from error
+        why = f"{where} cannot be written to: {error}; name another folder"
+        raise SettingsError(why) from error
 
 
 def _environment(world_size: int, device: str, deterministic: bool) -> dict[str, str]:

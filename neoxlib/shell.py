@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 CARRIED = re.compile(r"(ASCEND|ATB|ASDOPS|LCAL|TOOLCHAIN|CANN)_\w+|(LD_LIBRARY_|PYTHON|CMAKE_PREFIX_)?PATH|LD_PRELOAD")
 OURS_ONLY = ("_", "SHLVL", "PWD", "OLDPWD", "ASCEND_RT_VISIBLE_DEVICES")  # of the moment, not of the installation
 KERNEL = "neoxlib"
-HERE_LAST = "--IPKernelApp.exec_lines=__import__('sys').path.append('')"  # modules beside a notebook, behind all else
+# Modules beside a notebook are found, but none of them stands for Python's own.
+HERE_LAST = "--IPKernelApp.exec_lines=__import__('sys').path.append('')"
 
 
 def scripts(host: Host) -> tuple[str, ...]:
@@ -76,8 +77,9 @@ def kernel_spec(host: Host, env: Mapping[str, str] = os.environ) -> dict[str, ob
     """The contents of kernel.json; Jupyter replaces ${NAME} in values, so a dollar sign is doubled."""
     carried = {name: value.replace("$", "$$") for name, value in sorted(sourced_variables(host, env).items())}
     name = f"neoxlib (CANN {host.cann or 'of this host'})" if "ASCEND_HOME_PATH" in carried else "neoxlib (CPU)"
+    launcher = [sys.executable, "-P", "-m", "ipykernel_launcher"]
     return {
-        "argv": [sys.executable, "-P", "-m", "ipykernel_launcher", "-f", "{connection_file}", HERE_LAST],
+        "argv": [*launcher, "-f", "{connection_file}", HERE_LAST],
         "display_name": name,
         "language": "python",
         "env": carried,

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as the end of one run, so that what is known of it is still written."""
+"""Ctrl-C, SIGTERM and SIGHUP as the end of one run: what is known of it is still written."""
 
 import os
 import signal
@@ -18,9 +18,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Signals:
-    """While it is entered, Ctrl-C, SIGTERM and SIGHUP end the notebook that runs, and no further one is begun.
+    """While it is entered, Ctrl-C, SIGTERM and SIGHUP end the notebook that runs.
 
-    `came` is the first signal, or None; later ones change nothing. One that this process ignores stays ignored.
+    `came` is the first signal, or None; later ones change nothing. One that this process ignores
+    stays ignored.
     """
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class Signals:
             self.armed = False
 
     def end_children(self) -> None:
-        """Wait until what ran at the signal has ended: kernels are told to, their ranks follow by themselves."""
+        """Wait until what ran at the signal has ended: kernels are told to, ranks follow them."""
         for process in self.children:
             with suppress(psutil.NoSuchProcess):
                 if process.ppid() == os.getpid():

@@ -1,6 +1,7 @@
-"""Other processes of this Python: how they are started, what forked ones leave alone, whether one still runs.
+"""Other processes of this Python: how they are started, what forked ones leave alone.
 
-They have the same neoxlib, and look into the working directory last: a random.py there must not stand for Python's own.
+What is started has the same neoxlib, and looks into the working directory last: a random.py there
+must not stand for Python's own.
 """
 
 import hashlib
@@ -38,9 +39,10 @@ from {module} import {function}
 
 
 def python(module: str, function: str, arguments: str = "") -> list[str]:
-    """A command that calls `module.function(arguments)`, the arguments as Python text; what follows is sys.argv[1:].
+    """A command that calls `module.function(arguments)`, the arguments as Python text.
 
-    What only this process has on its sys.path comes last there, so that functions which are sent can be imported.
+    What follows it is sys.argv[1:]. What only this process has on its sys.path comes last there, so
+    that functions which are sent can be imported.
     """
     paths = [os.path.abspath(path) for path in sys.path]
     text = START.format(
@@ -50,7 +52,7 @@ def python(module: str, function: str, arguments: str = "") -> list[str]:
 
 
 def at_end(of: object, function: Callable[..., Any], *args: Any) -> weakref.finalize:
-    """As weakref.finalize, but in this process only: a forked copy must not end what is not its own."""
+    """As weakref.finalize, but in this process only: a forked copy ends nothing of its parent."""
     return weakref.finalize(of, _if_here, os.getpid(), function, *args)
 
 
@@ -60,18 +62,21 @@ def _if_here(pid: int, function: Callable[..., Any], *args: Any) -> None:
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from all others, also from a later one with its number; for `has_ended`."""
+    """What tells this process from all others, later ones of its number too; for `has_ended`."""
     own = psutil.Process()
     return {"pid": own.pid, "started": own.create_time(), "host": _host()}
 
 
 def has_ended(process: dict[str, Any]) -> bool:
-    """Whether a process, as `this_process` told of it, is gone. False for those of another machine."""
+    """Whether a process that `this_process` told of is gone. False for another machine's."""
     if process.get("host") != _host():
         return False
     try:
         found = psutil.Process(process["pid"])
-        return abs(found.create_time() - process["started"]) > 1 or found.status() == psutil.STATUS_ZOMBIE
+        return (
+            abs(found.create_time() - process["started"]) > 1
+            or found.status() == psutil.STATUS_ZOMBIE
+        )
     except psutil.NoSuchProcess:
         return True
     except (KeyError, TypeError, ValueError, psutil.AccessDenied):  # a damaged results.json
@@ -84,9 +89,10 @@ def _host() -> str:
 
 
 def need_home() -> None:
-    """Where this user has no home folder, or may not write to it, let a private one stand in, here and in children.
+    """Where this user has no home folder, or may not write to it, let a private one stand in.
 
-    It is said once. A home folder that is there is still read, and variables that are set are kept.
+    That holds for children, too, and is said once. A home folder that is there is still read, and
+    variables that are set are kept.
     """
     home = home_folder()
     if home and os.access(home, os.W_OK | os.X_OK):
@@ -95,7 +101,11 @@ def need_home() -> None:
     if home and not wanted:
         return
     private = private_folder()
-    log.warning("the home folder, %s, cannot be written to; %s is used in its place", home or "none", private)
+    log.warning(
+        "the home folder, %s, cannot be written to; %s is used in its place",
+        home or "none",
+        private,
+    )
     if home is None:
         os.environ["HOME"] = str(private)
     else:
@@ -109,12 +119,16 @@ def home_folder() -> Path | None:
 
 
 def private_folder() -> Path:
-    """A folder below the temporary one that only this user can enter; the same one each time where that is possible."""
+    """A folder below the temporary one that only this user can enter, the same again."""
     folder = Path(tempfile.gettempdir(), f"neoxlib-home-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        if (
+            stat.S_ISDIR(found.st_mode)
+            and found.st_uid == os.getuid()
+            and not found.st_mode & 0o077
+        ):
             return folder
     except OSError:
         pass
@@ -123,4 +137,6 @@ def private_folder() -> Path:
 
 def cache_dir() -> Path:
     """Where compiled files are looked for, and kept where it can be written to."""
-    return Path(os.environ.get(CACHE) or (home_folder() or private_folder()) / ".cache" / "neoxlib").absolute()
+    return Path(
+        os.environ.get(CACHE) or (home_folder() or private_folder()) / ".cache" / "neoxlib"
+    ).absolute()

@@ -25,7 +25,7 @@ def test_errors_of_a_users_making_are_one_message_and_a_code(monkeypatch, error,
 
 
 @pytest.mark.parametrize(("error", "code", "said"), [
-    (PermissionError(13, "Permission denied", "d"), 1, "PermissionError: [Errno 13] Permission denied: 'd'\n"),
+    (PermissionError(13, "No", "d"), 1, "PermissionError: [Errno 13] No: 'd'\n"),
     (OSError(28, "No space left on device"), 1, "OSError: [Errno 28] No space left on device\n"),
     (KeyboardInterrupt(), 130, "Broken off by Ctrl-C.\n"),
 ])  # fmt: skip
@@ -118,5 +118,6 @@ def test_a_place_that_cannot_be_written_is_one_message(tmp_path):
 def test_modules_of_the_working_directory_take_no_others_place(tmp_path):
     for name in ("contextlib", "inspect", "platform", "random"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not the one you want')\n")
-    done = subprocess.run([sys.executable, "-m", "neoxlib", "-h"], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-m", "neoxlib", "-h"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "Ascend" in done.stdout, done.stderr

@@ -271,5 +271,6 @@ print(os.waitpid(child, 0)[1], torch.equal(engine.logits([[5, 9]]), said))
 
 
 def test_a_forked_copy_computes_with_threads_of_its_own_and_can_end(checkpoint):
-    done = subprocess.run([sys.executable, "-c", FORK, str(checkpoint)], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", FORK, str(checkpoint)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "0 True\n", done.stderr

@@ -82,7 +82,9 @@ def test_the_compilers_own_words_are_in_the_reason(source, tmp_path):
     assert made(tmp_path) == []
 
 
-def test_a_cache_that_cannot_be_written_is_replaced_by_a_private_folder(source, tmp_path, monkeypatch, caplog):
+def test_a_private_folder_stands_in_for_a_cache_that_cannot_be_written(
+    source, tmp_path, monkeypatch, caplog
+):
     needs_a_compiler()
     monkeypatch.setenv("NEOXLIB_CACHE", str(source))  # a file, so no folder can be in it
     monkeypatch.setattr(native, "private_folder", lambda: tmp_path / "private")

@@ -1,4 +1,4 @@
-"""What can be told before a rank starts is told then, in the words of `neoxlib.load`; torch is asked in doubt only."""
+"""What can be told before a rank starts is told then, as `neoxlib.load` tells it."""
 
 import json
 import shutil
@@ -88,12 +88,16 @@ def test_a_folder_that_load_refuses_is_refused_in_its_words_before_a_rank_starts
     ({"max_seq_len": 97}, SettingsError, "trained for 96 positions"),
     ({"max_seq_len": 0}, SettingsError, "1 or more"),
 ])  # fmt: skip
-def test_what_cannot_be_had_of_a_model_is_refused_before_a_rank_starts(checkpoint, no_rank, asked, error, words):
+def test_what_cannot_be_had_of_a_model_is_refused_before_a_rank_starts(
+    checkpoint, no_rank, asked, error, words
+):
     with pytest.raises(error, match=words):
         neoxlib.Session(checkpoint, **{"device": "cpu"} | asked)
 
 
-def test_a_place_for_logs_that_cannot_be_written_to_is_refused(checkpoint, tmp_path, no_rank, monkeypatch):
+def test_a_place_for_logs_that_cannot_be_written_to_is_refused(
+    checkpoint, tmp_path, no_rank, monkeypatch
+):
     (tmp_path / "file").write_text("mine")
     for place in ("file", "file/below"):
         with pytest.raises(SettingsError, match=r"log_dir .* cannot be written to"):
@@ -105,8 +109,12 @@ def test_a_place_for_logs_that_cannot_be_written_to_is_refused(checkpoint, tmp_p
 
 
 def test_a_scheme_whose_groups_do_not_fill_the_columns_is_refused(checkpoint, tmp_path, no_rank):
-    with pytest.raises(SettingsError, match=r"columns in groups of 32, but mlp\.dense_4h_to_h\.weight has 168"):
-        neoxlib.Session(copied(checkpoint, tmp_path / "a", intermediate_size=168), device="cpu", quant="int4")
+    with pytest.raises(
+        SettingsError, match=r"columns in groups of 32, but mlp\.dense_4h_to_h\.weight has 168"
+    ):
+        neoxlib.Session(
+            copied(checkpoint, tmp_path / "a", intermediate_size=168), device="cpu", quant="int4"
+        )
 
 
 def test_another_scheme_than_the_stored_one_is_refused(checkpoint, tmp_path, no_rank):
@@ -119,7 +127,8 @@ def test_another_scheme_than_the_stored_one_is_refused(checkpoint, tmp_path, no_
 
 
 @pytest.mark.parametrize(("kind", "quant"), [
-    ("shipped", ""), ("shipped", "int4"), ("checkpoint", "int8"), ("tables", ""), ("cut", ""), ("cut", "int8"),
+    ("shipped", ""), ("shipped", "int4"), ("checkpoint", "int8"), ("tables", ""), ("cut", ""),
+    ("cut", "int8"),
 ])  # fmt: skip
 def test_of_a_model_in_which_nothing_is_odd_torch_is_not_asked(checkpoint, tmp_path, kind, quant):
     folder = MODEL_DIR if kind == "shipped" else checkpoint
@@ -142,7 +151,9 @@ def test_unusual_models_that_load_takes_are_taken(tmp_path, change):
 
 
 def test_the_schemes_groups_are_those_of_quant():
-    assert {name: max(1, scheme.group) for name, scheme in SCHEMES.items()} | {None: 1} == preflight.GROUPS
+    assert {name: max(1, scheme.group) for name, scheme in SCHEMES.items()} | {
+        None: 1
+    } == preflight.GROUPS
 
 
 UNREADABLE = """
@@ -162,8 +173,9 @@ model, closed, place = map(Path, sys.argv[1:])
 for what in (
     lambda: neoxlib.load(model), lambda: neoxlib.load(closed),
     lambda: preflight(model, 2), lambda: preflight(closed, 2),
-    lambda: weights.shard(closed, place / "cut", 2), lambda: weights.verify(closed), lambda: weights.plan(closed, 2),
-    lambda: weights.shard(MODEL_DIR, closed, 2), lambda: weights.shard(MODEL_DIR, closed / "cut", 2),
+    lambda: weights.shard(closed, place / "cut", 2), lambda: weights.verify(closed),
+    lambda: weights.plan(closed, 2), lambda: weights.shard(MODEL_DIR, closed, 2),
+    lambda: weights.shard(MODEL_DIR, closed / "cut", 2),
 ):
     try:
         what()
@@ -173,9 +185,14 @@ print([row.status for row in model_rows(model)], [row.status for row in model_ro
 """
 
 
-def test_files_and_folders_that_cannot_be_read_are_errors_of_ours_and_rows_of_the_doctor(checkpoint):
+def test_files_and_folders_that_cannot_be_read_are_errors_of_ours_and_rows_of_the_doctor(
+    checkpoint,
+):
     with tempfile.TemporaryDirectory() as place:  # not pytest's, which other users may not enter
-        model, closed = copied(checkpoint, Path(place, "model")), copied(checkpoint, Path(place, "closed"))
+        model, closed = (
+            copied(checkpoint, Path(place, "model")),
+            copied(checkpoint, Path(place, "closed")),
+        )
         for path in (Path(place), model, *model.iterdir()):
             path.chmod(0o755)
         (model / "model.safetensors").chmod(0)

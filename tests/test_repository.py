@@ -91,10 +91,11 @@ def test_the_conda_environment_installs_the_same_project():
 
 
 def test_from_above_a_clone_the_package_is_found_and_not_the_clones_folder(tmp_path: Path):
-    """A clone is named neoxlib, too: the folder that we see must not stand before what was installed from it."""
+    """A clone is named neoxlib, too: that folder must not come before what is installed from it."""
     pytest.importorskip("setuptools")
     clone, wheels, env = tmp_path / "neoxlib", tmp_path / "wheels", tmp_path / "env"
-    shutil.copytree(PACKAGE, clone / "neoxlib", ignore=shutil.ignore_patterns("__pycache__", "demo"))
+    left_out = shutil.ignore_patterns("__pycache__", "demo")
+    shutil.copytree(PACKAGE, clone / "neoxlib", ignore=left_out)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, clone)
     build = f"from setuptools import build_meta; build_meta.build_editable({str(wheels)!r})"

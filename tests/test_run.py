@@ -236,3 +236,11 @@ def test_what_the_engine_says_is_recorded_without_home_paths():
 
 def test_table_has_a_plain_form_for_terminals():
     assert repr(Table(("name", "value"), [("a", 1), ("long", 2)])) == "name  value\na     1\nlong  2"
+
+
+def test_a_place_for_runs_that_cannot_be_written_to_is_one_message(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path / "file"))
+    with pytest.raises(ParameterError, match=r"file/some.* cannot be written to: Not a directory"):
+        start()
+    assert (tmp_path / "file").read_text() == "mine"

@@ -295,7 +295,9 @@ def shadows(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_modules_of_the_working_directory_take_no_others_place_and_can_be_sent(checkpoint, shadows, monkeypatch):
+def test_modules_of_the_working_directory_take_no_others_place_and_can_be_sent(
+    checkpoint, shadows, monkeypatch
+):
     monkeypatch.chdir(shadows)
     monkeypatch.setattr(sys, "path", [*sys.path, ""])
     where = importlib.import_module("helpers").where
@@ -304,7 +306,7 @@ def test_modules_of_the_working_directory_take_no_others_place_and_can_be_sent(c
 
 
 def test_ranks_that_cannot_start_say_why(checkpoint, shadows, monkeypatch, new_processes):
-    monkeypatch.setenv("PYTHONPATH", str(shadows))  # which comes before all else, as its owner wants it
+    monkeypatch.setenv("PYTHONPATH", str(shadows))  # it comes first, as its owner wants it
     with pytest.raises(RankError, match=r"could not be started(.|\n)*not the one you want"):
         open_session(checkpoint, shadows / "logs")
     assert gone(new_processes())

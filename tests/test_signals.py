@@ -29,13 +29,26 @@ time.sleep(60)"""
 
 
 def report_of(tmp_path: Path, cell: str) -> tuple[subprocess.Popen, list[int], Path]:
-    """`python -m neoxlib report` of two notebooks whose first one waits: the process, those below it, the outputs."""
+    """`report` of two notebooks whose first waits: the process, the pids it told, the outputs."""
     ready, outputs = tmp_path / "ready", tmp_path / "outputs"
-    first = write(tmp_path, "one", "seed: int = 0  # s", cell.replace("{ready!r}", repr(str(ready))))
-    command = [sys.executable, "-m", "neoxlib", "report", first, write(tmp_path, "two", "seed: int = 0  # s")]
+    first = write(
+        tmp_path, "one", "seed: int = 0  # s", cell.replace("{ready!r}", repr(str(ready)))
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "neoxlib",
+        "report",
+        first,
+        write(tmp_path, "two", "seed: int = 0  # s"),
+    ]
     env = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*command, "--outputs", str(outputs)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [*command, "--outputs", str(outputs)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 100
@@ -47,17 +60,27 @@ def report_of(tmp_path: Path, cell: str) -> tuple[subprocess.Popen, list[int], P
 @pytest.mark.parametrize(("number", "cell", "code"), [
     (signal.SIGINT, OPENS_RANKS, 130), (signal.SIGTERM, WAITS, 143), (signal.SIGHUP, WAITS, 129),
 ])  # fmt: skip
-def test_a_signal_ends_the_run_as_interrupted_and_leaves_a_report(tmp_path, checkpoint, number, cell, code):
-    process, pids, outputs = report_of(tmp_path, cell.replace("{checkpoint!r}", repr(str(checkpoint))))
+def test_a_signal_ends_the_run_as_interrupted_and_leaves_a_report(
+    tmp_path, checkpoint, number, cell, code
+):
+    process, pids, outputs = report_of(
+        tmp_path, cell.replace("{checkpoint!r}", repr(str(checkpoint)))
+    )
     below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
     said = process.communicate(timeout=60)[0]
     assert process.returncode == code and "Traceback" not in said, said
     (folder,) = outputs.glob("*/*")  # the second notebook was not begun
     results = pages.read_results(folder)
-    assert (results["status"], results["error"]["type"]) == ("interrupted", "Interrupted") and results["finished"]
+    assert (results["status"], results["error"]["type"]) == (
+        "interrupted",
+        "Interrupted",
+    ) and results["finished"]
     assert number.name in results["error"]["message"] and number.name in said
-    assert all("badge interrupted" in page.read_text() for page in (folder / "report.html", outputs / "index.html"))
+    assert all(
+        "badge interrupted" in page.read_text()
+        for page in (folder / "report.html", outputs / "index.html")
+    )
     assert len(below) >= len(pids) and not any(child.is_running() for child in below)
     assert not list(tmp_path.glob("neoxlib-*")), "no temporary folder is left"
 
@@ -66,13 +89,16 @@ def test_a_signal_in_the_kernel_is_told_as_such(tmp_path):
     process, (kernel,), outputs = report_of(tmp_path, WAITS)
     os.kill(kernel, signal.SIGINT)
     said = process.communicate(timeout=60)[0]
-    statuses = {folder.parent.name: pages.read_results(folder)["status"] for folder in outputs.glob("*/*")}
+    statuses = {
+        folder.parent.name: pages.read_results(folder)["status"] for folder in outputs.glob("*/*")
+    }
     assert process.returncode == 130 and statuses == {"one": "interrupted", "two": "ok"}, said
 
 
 def test_a_run_whose_process_was_killed_is_not_running_for_ever(tmp_path, monkeypatch):
     monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path))
-    command = "import os; from neoxlib.run import Run; Run.start('one', {'seed': 0}); os.kill(os.getpid(), 9)"
+    begun = "import os; from neoxlib.run import Run; Run.start('one', {'seed': 0})"
+    command = f"{begun}; os.kill(os.getpid(), 9)"
     assert subprocess.run([sys.executable, "-c", command]).returncode == -signal.SIGKILL
     Run.start("two", {"seed": 0})  # runs on, in this process
     text = pages.write_index(tmp_path).read_text(encoding="utf-8")
@@ -91,5 +117,7 @@ def test_a_run_that_its_process_leaves_in_the_middle_says_so(tmp_path, monkeypat
 def test_a_process_is_known_by_when_it_started_and_where():
     own = start.this_process()
     assert not start.has_ended(own) and start.has_ended(own | {"started": own["started"] - 100})
-    assert not start.has_ended(own | {"pid": 2**22 + 1, "host": "another"}) and not start.has_ended({})
+    assert not start.has_ended(own | {"pid": 2**22 + 1, "host": "another"}) and not start.has_ended(
+        {}
+    )
     assert start.has_ended(own | {"pid": 2**22 + 1})

@@ -1,4 +1,4 @@
-"""Other processes of this Python, and where a user without a home folder keeps what programs write."""
+"""Other processes of this Python, and where a user without a home keeps what programs write."""
 
 import logging
 import os
@@ -42,15 +42,21 @@ def test_a_user_without_a_name_and_a_home_gets_a_private_one_and_is_told_once():
     with tempfile.TemporaryDirectory() as place:  # not pytest's, which other users may not enter
         os.chmod(place, 0o777)
         env = {"TMPDIR": place, "PATH": os.environ["PATH"]}
-        done = subprocess.run([sys.executable, "-c", NOBODY], env=env, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", NOBODY], env=env, capture_output=True, text=True, check=True
+        )
         home, cache, shown = done.stdout.split()
         assert os.path.dirname(home) == place and stat.S_IMODE(os.stat(home).st_mode) == 0o700
     assert cache == f"{home}/.cache/neoxlib" and shown == "~"
-    assert done.stderr == f"the home folder, none, cannot be written to; {home} is used in its place\n"
+    assert (
+        done.stderr == f"the home folder, none, cannot be written to; {home} is used in its place\n"
+    )
 
 
 def test_a_home_that_cannot_be_written_to_is_still_read(temporary, monkeypatch, caplog):
-    monkeypatch.setattr(start.os, "access", lambda path, mode: Path(path) != Path(os.path.expanduser("~")))
+    monkeypatch.setattr(
+        start.os, "access", lambda path, mode: Path(path) != Path(os.path.expanduser("~"))
+    )
     before = os.environ.get("HOME")
     monkeypatch.setenv("MPLCONFIGDIR", "/mine")
     for name in start.WRITTEN:
@@ -61,7 +67,10 @@ def test_a_home_that_cannot_be_written_to_is_still_read(temporary, monkeypatch, 
         start.need_home()
         start.need_home()
     private = start.private_folder()
-    assert os.environ["IPYTHONDIR"] == str(private / "ipython") and os.environ["MPLCONFIGDIR"] == "/mine"
+    assert (
+        os.environ["IPYTHONDIR"] == str(private / "ipython")
+        and os.environ["MPLCONFIGDIR"] == "/mine"
+    )
     assert os.environ.get("HOME") == before and len(caplog.records) == 1
 
 
@@ -80,13 +89,20 @@ def test_where_there_is_a_home_nothing_changes(temporary, monkeypatch, caplog):
     before = dict(os.environ)
     start.need_home()
     assert dict(os.environ) == before and not caplog.records
-    assert start.cache_dir() == temporary / ".cache" / "neoxlib" and without_home(f"{temporary}/x") == "~/x"
+    assert (
+        start.cache_dir() == temporary / ".cache" / "neoxlib"
+        and without_home(f"{temporary}/x") == "~/x"
+    )
     monkeypatch.setenv("NEOXLIB_CACHE", "/elsewhere")
     assert start.cache_dir() == Path("/elsewhere")
 
 
-def test_a_process_is_started_with_this_neoxlib_and_the_same_places_to_look_at(tmp_path, monkeypatch):
-    (tmp_path / "helpers.py").write_text("import neoxlib\ndef say(*words):\n    print(neoxlib.__file__, *words)\n")
+def test_a_process_is_started_with_this_neoxlib_and_the_same_places_to_look_at(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "helpers.py").write_text(
+        "import neoxlib\ndef say(*words):\n    print(neoxlib.__file__, *words)\n"
+    )
     (tmp_path / "neoxlib.py").write_text("raise ImportError('not the one you want')\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     command = [*start.python("helpers", "say", "'one', sys.argv[1:]"), "two"]

@@ -64,8 +64,10 @@ def main() -> None:
     settings = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(PROCESSES)
-    if taken := [name for name in MADE if (settings.out / name).exists() and settings.out.resolve() != HERE]:
-        parser.error(f"{settings.out} has {' and '.join(taken)} already, which would be lost; give another folder")
+    taken = [name for name in MADE if (settings.out / name).exists()]
+    if taken and settings.out.resolve() != HERE:
+        names = " and ".join(taken)
+        parser.error(f"{settings.out} has {names} already, which would be lost; choose another")
     settings.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.out, prefix=".making-") as made:
         facts = make(settings.steps, settings.seed, Path(made))

@@ -109,7 +109,7 @@ def _compiler() -> list[str]:
 
 
 def _writable(folder: Path, digest: str) -> Path:
-    """The folder, made where it is not there; where it cannot be written to, a private one in its place."""
+    """The folder, made if need be; where it cannot be written to, a private one in its place."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
@@ -124,11 +124,12 @@ def _writable(folder: Path, digest: str) -> Path:
 
 @cache
 def _tell_once(folder: str, private: str) -> None:
-    log.warning("%s cannot be written to, so compiled files go to %s; %s names another folder", folder, private, CACHE)
+    words = "%s cannot be written to, so compiled files go to %s; %s names another folder"
+    log.warning(words, folder, private, CACHE)
 
 
 def _digest(source: Path, command: list[str]) -> str:
-    """The name of the folder for the outcome of this source, command, compiler and CPU: it changes with any of them."""
+    """The name of the outcome's folder: it changes with the source, command, compiler and CPU."""
     cpu = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.M)
     compiler = Path(shutil.which(command[0]) or command[0]).resolve()
     about = compiler.stat()  # to ask it for its version takes longer than all else here
