@@ -1,7 +1,7 @@
 """What a headless run is to do: which notebooks, and which values for which of them; all doubts come up here."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -124,6 +124,11 @@ def _names(annotation: ast.expr) -> list[str]:
         inner = [name for part in joined for name in _names(part)]
         return [*inner, "None"] if outer == "Optional" else inner
     return [f"{outer.lower()}[{_names(parts[0])[0]}]" if len(parts) == 1 else outer.lower()]
+
+
+def asked(names: Iterable[str], presets: Iterable[str], texts: Iterable[tuple[str, str]]) -> list[Job]:
+    """`prepare` of notebooks and presets by their names, `-f` and `-p` as they were typed."""
+    return prepare([find(name) for name in names], [read_preset(name) for name in presets], list(texts))
 
 
 @unreadable_is(ParameterError)

@@ -27,7 +27,7 @@ from neoxlib import pages
 from neoxlib.body import cell_name
 from neoxlib.environment import without_home
 from neoxlib.errors import ParameterError
-from neoxlib.jobs import Job, find, near, prepare, read_preset
+from neoxlib.jobs import Job, asked, near
 from neoxlib.progress import MARK
 from neoxlib.run import SCHEMA_VERSION, new_folder, outputs_root, stamp, write_results, write_text
 from neoxlib.signals import Interrupted, Signals
@@ -97,7 +97,7 @@ def report(notebooks: Iterable[str], presets: Iterable[str], texts: Iterable[tup
     Raises:
         ParameterError: before any kernel starts, with every unknown notebook, unknown name and impossible value.
     """
-    jobs = prepare([find(name) for name in notebooks], [read_preset(name) for name in presets], list(texts))
+    jobs = asked(notebooks, presets, texts)
     root = outputs.absolute() if outputs else outputs_root()
     usable(root)
     with Signals() as signals:
