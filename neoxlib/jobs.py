@@ -126,9 +126,12 @@ def _names(annotation: ast.expr) -> list[str]:
     return [f"{outer.lower()}[{_names(parts[0])[0]}]" if len(parts) == 1 else outer.lower()]
 
 
-def asked(names: Iterable[str], presets: Iterable[str], texts: Iterable[tuple[str, str]]) -> list[Job]:
+def asked(
+    names: Iterable[str], presets: Iterable[str], texts: Iterable[tuple[str, str]]
+) -> list[Job]:
     """`prepare` of notebooks and presets by their names, `-f` and `-p` as they were typed."""
-    return prepare([find(name) for name in names], [read_preset(name) for name in presets], list(texts))
+    paths, values = [find(name) for name in names], [read_preset(name) for name in presets]
+    return prepare(paths, values, list(texts))
 
 
 @unreadable_is(ParameterError)

@@ -16,28 +16,19 @@ from neoxlib.config import ModelConfig, sequence_window
 from neoxlib.errors import NeoXError
 
 Shape = tuple[int, ...]
-GROUPS = {
-    None: 1,
-    "int8": 1,
-    "int4": 32,
-}  # columns that a scheme of quant.py packs together, which no cut may part
+# Columns that a scheme of quant.py packs together, which no cut may part.
+GROUPS = {None: 1, "int8": 1, "int4": 32}
 LONGEST_HEADER = 100 << 20
 FLOATS = ("F16", "BF16", "F32", "F64")
 HEADS = {"lm_head.weight": "embed_out.weight"}
-TABLES = re.compile(
-    r"\.attention\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$"
-)  # which old checkpoints have, too
+# Tables that old checkpoints have, too.
+TABLES = re.compile(r"\.attention\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$")
 
 
 def preflight(
-    model_dir: str | os.PathLike[str],
-    world_size: int,
-    dtype: str = "auto",
-    device: str = "auto",
-    quant: str | None = None,
-    max_seq_len: int | None = None,
-    elsewhere: bool = False,
-) -> None:
+    model_dir: str | os.PathLike[str], world_size: int, dtype: str = "auto", device: str = "auto",
+    quant: str | None = None, max_seq_len: int | None = None, elsewhere: bool = False,
+) -> None:  # fmt: skip
     """Raise what `neoxlib.load` on that many ranks would raise, if no weight has to be read for it.
 
     `elsewhere` says that the ranks may be on other machines, with other devices and folders.
@@ -47,14 +38,9 @@ def preflight(
 
 
 def doubts(
-    model_dir: str | os.PathLike[str],
-    world_size: int,
-    dtype: str,
-    device: str,
-    quant: str | None,
-    max_seq_len: int | None,
-    elsewhere: bool,
-) -> Iterator[NeoXError]:
+    model_dir: str | os.PathLike[str], world_size: int, dtype: str, device: str, quant: str | None,
+    max_seq_len: int | None, elsewhere: bool,
+) -> Iterator[NeoXError]:  # fmt: skip
     """All that speaks against it; the first is what `load` would raise."""
     here = config = None
     if not elsewhere:
@@ -76,11 +62,9 @@ def _try(function: Callable[..., Any], *args: Any) -> Generator[NeoXError, None,
 
 
 def plannable(
-    model_dir: str | os.PathLike[str],
-    world_size: int,
-    quant: str | None = None,
+    model_dir: str | os.PathLike[str], world_size: int, quant: str | None = None,
     max_seq_len: int | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """The same of what a plan needs, which is config.json alone."""
     config = ModelConfig.from_dir(model_dir)
     sequence_window(config, max_seq_len)

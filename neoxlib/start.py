@@ -13,6 +13,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,8 @@ def python(module: str, function: str, arguments: str = "") -> list[str]:
     that functions which are sent can be imported.
     """
     paths = [os.path.abspath(path) for path in sys.path]
-    text = START.format(
-        package=neoxlib.__file__, paths=paths, module=module, function=function, arguments=arguments
-    )
+    what = {"module": module, "function": function, "arguments": arguments}
+    text = START.format(package=neoxlib.__file__, paths=paths, **what)
     return [sys.executable, "-P", "-c", text]  # -P: the working directory is not put first
 
 
@@ -73,10 +73,8 @@ def has_ended(process: dict[str, Any]) -> bool:
         return False
     try:
         found = psutil.Process(process["pid"])
-        return (
-            abs(found.create_time() - process["started"]) > 1
-            or found.status() == psutil.STATUS_ZOMBIE
-        )
+        another = abs(found.create_time() - process["started"]) > 1
+        return another or found.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except (KeyError, TypeError, ValueError, psutil.AccessDenied):  # a damaged results.json
@@ -101,11 +99,8 @@ def need_home() -> None:
     if home and not wanted:
         return
     private = private_folder()
-    log.warning(
-        "the home folder, %s, cannot be written to; %s is used in its place",
-        home or "none",
-        private,
-    )
+    words = "the home folder, %s, cannot be written to; %s is used in its place"
+    log.warning(words, home or "none", private)
     if home is None:
         os.environ["HOME"] = str(private)
     else:
@@ -119,24 +114,26 @@ def home_folder() -> Path | None:
 
 
 def private_folder() -> Path:
-    """A folder below the temporary one that only this user can enter, the same again."""
+    """A folder below the temporary one that only this user can enter, also later."""
     folder = Path(tempfile.gettempdir(), f"neoxlib-home-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
-        if (
-            stat.S_ISDIR(found.st_mode)
-            and found.st_uid == os.getuid()
-            and not found.st_mode & 0o077
-        ):
+        closed = stat.S_ISDIR(found.st_mode) and not found.st_mode & 0o077
+        if closed and found.st_uid == os.getuid():
             return folder
     except OSError:
         pass
+    return _own_folder()
+
+
+@cache
+def _own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="neoxlib-home-"))
 
 
 def cache_dir() -> Path:
     """Where compiled files are looked for, and kept where it can be written to."""
-    return Path(
-        os.environ.get(CACHE) or (home_folder() or private_folder()) / ".cache" / "neoxlib"
-    ).absolute()
+    if named := os.environ.get(CACHE):
+        return Path(named).absolute()
+    return (home_folder() or private_folder()) / ".cache" / "neoxlib"

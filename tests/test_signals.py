@@ -31,26 +31,14 @@ time.sleep(60)"""
 def report_of(tmp_path: Path, cell: str) -> tuple[subprocess.Popen, list[int], Path]:
     """`report` of two notebooks whose first waits: the process, the pids it told, the outputs."""
     ready, outputs = tmp_path / "ready", tmp_path / "outputs"
-    first = write(
-        tmp_path, "one", "seed: int = 0  # s", cell.replace("{ready!r}", repr(str(ready)))
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "neoxlib",
-        "report",
-        first,
-        write(tmp_path, "two", "seed: int = 0  # s"),
-    ]
-    env = os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    cells = "seed: int = 0  # s", cell.replace("{ready!r}", repr(str(ready)))
+    books = [write(tmp_path, "one", *cells), write(tmp_path, "two", cells[0])]
+    command = [sys.executable, "-m", "neoxlib", "report", *books, "--outputs", str(outputs)]
     process = subprocess.Popen(
-        [*command, "--outputs", str(outputs)],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        command, env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    )  # fmt: skip
     deadline = time.monotonic() + 100
     while not (ready.is_file() and ready.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)

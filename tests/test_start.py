@@ -35,6 +35,7 @@ def temporary(tmp_path, monkeypatch):
     for name in (*start.WRITTEN, start.CACHE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(start.tempfile, "tempdir", str(tmp_path))
+    start._own_folder.cache_clear()
     return tmp_path
 
 
