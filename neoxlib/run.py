@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -208,7 +209,8 @@ class Run:
     def leave(self, pid: int) -> None:
         """Note that process `pid`, if it is this one, ends in the middle of the run."""
         if self.results["status"] == "running" and os.getpid() == pid:
-            self._finish("interrupted")
+            with suppress(OSError):  # a folder that was deleted meanwhile
+                self._finish("interrupted")
 
     def __repr__(self) -> str:
         return f"run {self.results['notebook']}/{self.folder.name}: {self.results['status']}"

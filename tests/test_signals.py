@@ -102,6 +102,13 @@ def test_a_run_that_its_process_leaves_in_the_middle_says_so(tmp_path, monkeypat
     assert pages.read_results(folder)["status"] == "interrupted"
 
 
+def test_a_run_whose_folder_is_gone_needs_no_end(tmp_path):
+    begun = "from neoxlib.run import Run; run = Run.start('one', {'seed': 0})"
+    command = [sys.executable, "-c", f"{begun}; import shutil; shutil.rmtree(run.folder)"]
+    env = os.environ | {"NEOXLIB_OUTPUTS": str(tmp_path)}
+    assert subprocess.run(command, env=env, capture_output=True, check=True).stderr == b""
+
+
 def test_a_process_is_known_by_when_it_started_and_where():
     own = start.this_process()
     assert not start.has_ended(own) and start.has_ended(own | {"started": own["started"] - 100})
