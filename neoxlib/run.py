@@ -3,7 +3,6 @@
 `results.json` is rewritten, atomically, each time something is added, so that a run that breaks keeps what it had.
 """
 
-import atexit
 import hashlib
 import io
 import json
@@ -23,7 +22,7 @@ from neoxlib import markup, parameters
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.environment import describe, without_home
 from neoxlib.errors import CheckFailed, ParameterError, unreadable_is
-from neoxlib.start import need_home, this_process
+from neoxlib.start import at_exit, need_home, this_process
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +123,7 @@ class Run:
         if given:
             return cls(notebook, values, Path(given))  # who gave it will end it
         run = cls(notebook, values, new_folder(outputs_root(), notebook, values))
-        atexit.register(run.leave, os.getpid())
+        at_exit(run.leave)
         return run
 
     @property
@@ -206,9 +205,9 @@ class Run:
         if failed:
             raise CheckFailed("; ".join(f"{check.name}: {check.detail}" for check in failed))
 
-    def leave(self, pid: int) -> None:
-        """Note that process `pid`, if it is this one, ends in the middle of the run."""
-        if self.results["status"] == "running" and os.getpid() == pid:
+    def leave(self) -> None:
+        """Note that this process ends, if it does so in the middle of the run."""
+        if self.results["status"] == "running":
             with suppress(OSError):  # a folder that was deleted meanwhile
                 self._finish("interrupted")
 

@@ -4,6 +4,7 @@ What is started has the same neoxlib, and looks into the working directory last:
 must not stand for Python's own.
 """
 
+import atexit
 import hashlib
 import logging
 import os
@@ -54,6 +55,11 @@ def python(module: str, function: str, arguments: str = "") -> list[str]:
 def at_end(of: object, function: Callable[..., Any], *args: Any) -> weakref.finalize:
     """As weakref.finalize, but in this process only: a forked copy ends nothing of its parent."""
     return weakref.finalize(of, _if_here, os.getpid(), function, *args)
+
+
+def at_exit(function: Callable[[], Any]) -> None:
+    """As atexit.register, but in this process only."""
+    atexit.register(_if_here, os.getpid(), function)
 
 
 def _if_here(pid: int, function: Callable[..., Any], *args: Any) -> None:
