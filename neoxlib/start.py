@@ -8,14 +8,17 @@ import atexit
 import hashlib
 import logging
 import os
+import signal
 import socket
 import stat
 import sys
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import psutil
@@ -58,8 +61,23 @@ def at_end(of: object, function: Callable[..., Any], *args: Any) -> weakref.fina
 
 
 def at_exit(function: Callable[[], Any]) -> None:
-    """As atexit.register, but in this process only."""
+    """As atexit.register, but in this process only, and also where SIGTERM or SIGHUP ends it.
+
+    A process that takes these signals itself, or ignores them, is left to do so.
+    """
     atexit.register(_if_here, os.getpid(), function)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, partial(_end_by, os.getpid()))
+
+
+def _end_by(pid: int, number: int, frame: FrameType | None) -> None:
+    """End as the signal would have ended this process, after what is to be done at exit."""
+    signal.signal(number, signal.SIG_DFL)
+    if os.getpid() == pid:
+        atexit._run_exitfuncs()
+    os.kill(os.getpid(), number)
 
 
 def _if_here(pid: int, function: Callable[..., Any], *args: Any) -> None:

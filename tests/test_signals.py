@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from jupyter_client.manager import start_new_kernel
 
 from neoxlib import pages, start
 from neoxlib.run import Run
@@ -98,6 +99,23 @@ def test_a_run_that_its_process_leaves_in_the_middle_says_so(tmp_path, monkeypat
     monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path))
     command = "import os; from neoxlib.run import Run; Run.start('one', {'seed': 0}); os.fork()"
     subprocess.run([sys.executable, "-c", command], check=True)
+    (folder,) = tmp_path.glob("one/*")
+    assert pages.read_results(folder)["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_a_kernel_in_the_middle_of_a_run_is_noted(tmp_path, number):
+    """A kernel of JupyterLab, whose run nobody ends from outside."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXLIB_OUTPUTS", str(tmp_path))
+        manager, client = start_new_kernel()
+    client.execute("from neoxlib.run import Run; Run.start('one', {'seed': 0})", reply=True)
+    client.execute("import time; time.sleep(60)")
+    process = manager.provisioner.process
+    process.send_signal(number)
+    assert process.wait(30) == -number
+    client.stop_channels()
+    manager.cleanup_resources()
     (folder,) = tmp_path.glob("one/*")
     assert pages.read_results(folder)["status"] == "interrupted"
 
