@@ -10,8 +10,6 @@ if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
 from importlib import import_module
 from typing import Any
 
-from neoxlib.device import torch_npu_error
-
 __all__ = ["Engine", "Session", "__version__", "load"]
 __version__ = "0.1.0"
 
@@ -32,6 +30,8 @@ def __getattr__(name: str) -> Any:
     except (ImportError, RuntimeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == path:
             raise AttributeError(NOTHING.format(name)) from None
+        from neoxlib.device import torch_npu_error
+
         if cure := torch_npu_error(error):
             raise cure from error
         raise

@@ -14,6 +14,7 @@ from typing import Any
 from neoxlib.chips import pick_device, pick_dtype
 from neoxlib.config import ModelConfig, sequence_window
 from neoxlib.errors import NeoXError
+from neoxlib.manifest import read_manifest
 
 Shape = tuple[int, ...]
 # Columns that a scheme of quant.py packs together, which no cut may part.
@@ -126,10 +127,9 @@ def _stored(folder: Path, config: ModelConfig) -> str | None:
 
 
 def _stored_cut(folder: Path) -> str | None:
-    manifest = _read(folder / "manifest.json")
+    manifest = read_manifest(folder)
     sizes = {file: (folder / file).stat().st_size for file in manifest["files"]}
-    fine = sizes == {file: entry["bytes"] for file, entry in manifest["files"].items()}
-    if not fine or (manifest["format"], manifest["version"]) != ("neoxlib-shards", 1):
+    if sizes != {file: entry["bytes"] for file, entry in manifest["files"].items()}:
         raise LookupError("not a finished cut of ours")
     for file in manifest["files"]:
         (folder / file).open("rb").close()
@@ -145,7 +145,8 @@ def _header(path: Path) -> Iterator[tuple[str, Shape]]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(length, LONGEST_HEADER)))
-    if any(key.startswith("neoxlib") for key in header.pop("__metadata__", None) or {}):
+    marks = header.pop("__metadata__", None) or {}
+    if any(key.startswith("neoxlib") and mark != "0/1" for key, mark in marks.items()):
         raise LookupError("packed, or a part of a cut")
     if path.stat().st_size != 8 + length + max(
         tensor["data_offsets"][1] for tensor in header.values()

@@ -1,6 +1,7 @@
 """The SDK's config.ini as a preset: nothing is lost in silence, and the SDK's code decides what was not written."""
 
 import os
+import shutil
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 
 from neoxlib import jobs
 from neoxlib.__main__ import cli
+from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.errors import ParameterError
 from neoxlib.parameters import NOTEBOOKS, PARAMETERS
 from neoxlib.vendor_ini import KEYS, import_config
@@ -198,10 +200,9 @@ def test_a_file_that_is_not_there_is_one_message_with_code_2(tmp_path):
 
 @pytest.mark.parametrize("notebook", ["03_ceval", "04_profile"])
 def test_the_command_writes_a_preset_that_the_notebooks_take(tmp_path, notebook):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "work" / "data").mkdir(parents=True)
-    (tmp_path / "config.ini").write_text(WHOLE.replace("../model", "./model"), encoding="utf-8")
+    shutil.copytree(MODEL_DIR, tmp_path / "model")
+    shutil.copytree(EXAM_DIR, tmp_path / "work" / "data")
+    (tmp_path / "config.ini").write_text(WHOLE.replace("../model", "./model").replace("hccl", "gloo"), encoding="utf-8")
     preset = tmp_path / "preset.yaml"
     said = CliRunner().invoke(cli, ["import-config", str(tmp_path / "config.ini"), "-o", str(preset)])
     assert said.exit_code == 0 and "no parameter here" in said.stderr
