@@ -66,12 +66,12 @@ def report(ctx: click.Context, notebooks: tuple[str, ...], everything: bool, pre
     Ctrl-C, SIGTERM and SIGHUP end the run as interrupted, with its report; the code is then 130,
     143 or 129.
     """
-    from neoxlib import jobs
+    from neoxlib import jobs, refusals
 
     names = [str(path) for path in jobs.all_notebooks()] if everything else notebooks
     if not names or (notebooks and everything):
         raise click.UsageError("name the notebooks to run, or give --all where there is a folder notebooks")
-    jobs.asked(names, presets, texts)  # what is refused need not wait for the imports below
+    refusals.refuse(jobs.asked(names, presets, texts))  # need not wait for the imports below
     from neoxlib import report as module
 
     ctx.exit(module.report(names, presets, texts, outputs=outputs, timeout=timeout, say=click.echo))

@@ -1,17 +1,16 @@
 """What a headless run is to do: which notebooks, and which values for which of them; all doubts come up here."""
 
 import ast
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nbformat
 import yaml
 
 from neoxlib import parameters, typed
-from neoxlib.errors import NeoXError, ParameterError, unreadable_is
+from neoxlib.errors import ParameterError, unreadable_is
 from neoxlib.parameters import PARAMETERS, TYPES, Param
 
 
@@ -154,7 +153,6 @@ def prepare(paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[
         blank = {name: params[name].default for name, value in taken_here.items() if value is None}
         jobs.append(Job(path, params, taken_here | blank))
     parameters.refuse(list(dict.fromkeys(problems)))
-    parameters.refuse(list(dict.fromkeys(line for job in jobs for line in doubts(job))))
     return jobs
 
 
@@ -175,59 +173,6 @@ def _given(
     typed_here = {name: text for name, text in texts.items() if name in known}
     values |= {name: parameters.read_text(known[name], text) for name, text in typed_here.items()}
     return values, problems + parameters.complaints(values, known)
-
-
-def doubts(job: Job) -> list[str]:
-    """What model, exam and machine say against a job's values before a kernel starts."""
-    table = job.declared
-    p = SimpleNamespace(**{n: _resolved(n, table[n], value) for n, value in job.values.items()})
-    told: list[str] = []
-    for ask in (ask for ask, needs in ASKED if all(hasattr(p, name) for name in needs)):
-        try:
-            told += ask(p, job.name) or []
-        except NeoXError as error:
-            told.append(str(error))
-    return told
-
-
-def _resolved(name: str, declared: Param, value: Any) -> Any:
-    return parameters.resolve(name, PARAMETERS.get(name, declared), value)
-
-
-def _ask_model(p: SimpleNamespace, notebook: str) -> list[str] | None:
-    from neoxlib import preflight
-
-    if notebook == SETUP or getattr(p, "plan_only", False):
-        return preflight.plannable(p.model_dir, p.world_size, p.quant, p.max_seq_len)
-    elsewhere = bool(getattr(p, "cluster_profile", None))
-    asked = (p.model_dir, p.world_size, p.dtype, p.device, p.quant, p.max_seq_len, elsewhere)
-    return [str(error) for error in preflight.doubts(*asked)]
-
-
-def _ask_profile(p: SimpleNamespace, notebook: str) -> None:
-    from neoxlib.launch import find_profile  # takes a second to import
-
-    if p.cluster_profile:
-        find_profile(p.cluster_profile)
-
-
-def _ask_exam(p: SimpleNamespace, notebook: str) -> None:
-    from neoxlib import tasks
-
-    scoring = tasks.get_profile(p.profile, p.task, p.mode, p.shots)
-    explained = scoring.mode == "cot"
-    exam = tasks.load_task(p.task, p.data_dir, p.split, p.subjects, scoring.shots, explained)
-    tasks.earlier(p.compare_with, exam, p.limit)
-
-
-SETUP = "00_setup"  # says itself, row by row, what is wrong with the weights and the devices
-Ask = Callable[[SimpleNamespace, str], list[str] | None]  # of the values and the notebook's name
-ASKED: tuple[tuple[Ask, tuple[str, ...]], ...] = (  # each with the parameters that it needs
-    (_ask_model, ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len")),
-    (_ask_profile, ("cluster_profile",)),
-    (_ask_exam, ("task", "data_dir", "profile", "mode", "shots", "split", "subjects",
-                 "compare_with", "limit")),
-)  # fmt: skip
 
 
 def near(path: Path) -> str:
