@@ -13,9 +13,8 @@ from neoxlib.cases import Case, refuse_large, timings_shown
 from neoxlib.progress import Progress
 
 if TYPE_CHECKING:
-    from neoxlib.engine import Engine
+    from neoxlib.contract import Inference
     from neoxlib.run import Run
-    from neoxlib.session import Session
     from neoxlib.timing import Figures
 
 PARTS = ("pre", "forward", "communication", "post")
@@ -65,7 +64,7 @@ COLUMNS = {
 
 
 def measure(
-    engine: "Engine | Session", cases: Sequence[Case], run: "Run", seed: int = 0, perf_mode: str = "normal",
+    engine: "Inference", cases: Sequence[Case], run: "Run", seed: int = 0, perf_mode: str = "normal",
     skip_decode: bool = False,
 ) -> pd.DataFrame:
     """Time every case, in an order shuffled by `seed`; a row per case as COLUMNS says, in the order of `cases`.
@@ -89,7 +88,7 @@ def measure(
     return table
 
 
-def refuse_for_memory(engine: "Engine | Session", cases: Sequence[Case]) -> None:
+def refuse_for_memory(engine: "Inference", cases: Sequence[Case]) -> None:
     """Raises SettingsError, with the figures, for cases whose KV cache on a CPU is more than the memory now free."""
     about, config = engine.describe(), engine.config
     if str(about["device"]) != "cpu":
@@ -99,7 +98,7 @@ def refuse_for_memory(engine: "Engine | Session", cases: Sequence[Case]) -> None
     refuse_large(cases, token, limits.memory().free)
 
 
-def _row(engine: "Engine | Session", case: Case, about: dict[str, Any]) -> dict[str, Any]:
+def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, Any]:
     npu = str(about["device"]).startswith("npu")
     with sampler.Sampler(sampler.pids(engine), npu) as memory:
         runs = engine.profile(case)

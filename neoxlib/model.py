@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from neoxlib.layers import ColumnParallel, Cut, Full, LayerNorm, RowParallel, Sh
 from neoxlib.ops import torch_ops
 from neoxlib.ops.npu_ops import NpuOps
 from neoxlib.quant import HEAD, SCHEMES, Scheme, scheme_name
-
-if TYPE_CHECKING:
-    from neoxlib.fast import FastPath
 
 Ops = ModuleType | NpuOps  # torch_ops, the form people read, or what stands in for it on an NPU
 
@@ -73,6 +70,19 @@ class Step:
         self.start, self.end = start, end
         self.mask = mask  # [B, 1, S, end], or what `ops.mask` makes of it
         self.cos, self.sin = cos, sin  # [B, 1, S, rotary], or what `ops.angles` makes of them
+
+
+class Executor(Protocol):
+    """What computes the layers in a way of its own, such as compiled kernels: the same as GPTNeoX's own methods."""
+
+    def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
+        """As GPTNeoX.states."""
+
+    def head(self, x: Tensor) -> Tensor:
+        """As GPTNeoX.head."""
+
+    def renew(self) -> None:
+        """Take the weights where they are now."""
 
 
 class Attention(nn.Module):
@@ -164,7 +174,7 @@ class GPTNeoX(nn.Module):
     scheme's or does not suit the config.
     """
 
-    fast: "FastPath | None" = None
+    fast: Executor | None = None
     block: Tensor | None = None
 
     def __init__(

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import pandas as pd
@@ -18,13 +17,11 @@ from torch import Tensor
 
 from neoxlib import environment, parity
 from neoxlib.checkpoint import stored_quant
+from neoxlib.contract import Inference
 from neoxlib.demo import MODEL_DIR
-from neoxlib.engine import Engine, load
+from neoxlib.engine import load
 from neoxlib.errors import NeoXError, SettingsError
 from neoxlib.run import Run, outputs_root, write_text
-
-if TYPE_CHECKING:
-    from neoxlib.session import Session
 
 VARIANTS = (
     ("float32", None), ("bfloat16", None), ("float32", "int8"), ("bfloat16", "int8"), ("float32", "int4"),
@@ -67,14 +64,14 @@ class Answers:
         return Quality(weights, dtype, len(self.surprise), self.surprise.mean().exp().item(), agreement)
 
 
-def tokenize(engine: "Engine | Session", texts: Sequence[str]) -> list[list[int]]:
+def tokenize(engine: Inference, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text's beginning; texts of one token say nothing and are left out."""
     longest = min(MAX_TOKENS, engine.max_seq_len)
     rows = [list(engine.tokenizer(text)["input_ids"])[:longest] for text in texts]
     return [row for row in rows if len(row) > 1]
 
 
-def answers(engine: "Engine | Session", rows: Sequence[list[int]]) -> Answers:
+def answers(engine: Inference, rows: Sequence[list[int]]) -> Answers:
     """What a loaded model holds of each row, each alone."""
     return Answers.of(rows, [engine.logits([row])[0] for row in rows])
 
@@ -95,7 +92,7 @@ def measure(model_dir: str | Path, texts: Sequence[str]) -> list[Quality]:
     return found
 
 
-def check(session: "Engine | Session", run: Run, texts: Sequence[str]) -> pd.DataFrame:
+def check(session: Inference, run: Run, texts: Sequence[str]) -> pd.DataFrame:
     """A loaded model against the float32 weights of its folder, read a layer at a time; saved in `run` as `quality`.
 
     Weights that are stored packed have no float32 form to compare with.

@@ -11,8 +11,7 @@ from neoxlib import rank, smi
 from neoxlib.host import container
 
 if TYPE_CHECKING:
-    from neoxlib.engine import Engine
-    from neoxlib.session import Session
+    from neoxlib.contract import Inference
 
 RSS_SECONDS, SMI_SECONDS = 0.02, 1.0  # between two looks: npu-smi is a program to be started, and slow
 MB, MIB = 1e6, 2**20
@@ -68,7 +67,7 @@ def _larger(before: float | None, now: float | None) -> float | None:
     return max((value for value in (before, now) if value is not None), default=None)
 
 
-def pids(engine: "Engine | Session") -> list[int | None]:
+def pids(engine: "Inference") -> list[int | None]:
     """The process of each rank; None for one on another machine. An Engine is this process."""
     ranks = getattr(engine, "ranks", None)
     if ranks is None:

@@ -67,7 +67,7 @@ def merge(
     Resumable as `shard` is. Raises WeightsError when `dst` is no finished cut, not what its
     manifest says, or one of packed weights, ShardError for `out` or the disk.
     """
-    _require_manifest(Path(dst))
+    require_manifest(Path(dst))
     checkpoint, config, source = _open_whole(dst)
     if checkpoint.quant:
         raise WeightsError(
@@ -197,7 +197,7 @@ def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
     without a seal.
     """
     root = Path(dst)
-    manifest = _require_manifest(root)
+    manifest = require_manifest(root)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     with Meter("verify", total, show=progress) as meter:
         looks = (partial(_damage, root, file, manifest, meter) for file in manifest["files"])
@@ -213,7 +213,7 @@ def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
     return [FileRow(file, entry["bytes"], entry["sha256"]) for file, entry in manifest["files"].items()]
 
 
-def _require_manifest(root: Path) -> dict[str, Any]:
+def require_manifest(root: Path) -> dict[str, Any]:
     manifest = read_manifest(root)
     if manifest is None and (root / JOURNAL).is_file():
         raise WeightsError(f"{root} is not finished: run shard again to resume")

@@ -44,7 +44,7 @@ def _pairs(values: dict[str, Any], names: tuple[str, ...]) -> str:
 def peaks(run: "Run", peak: "Peaks") -> Table:
     """What all ranks together reach, and who says so; kept as `peaks.csv`."""
     table = run.save("peaks", peak.table)
-    return _numbers(table, {"peak": "all ranks together", "value": "peak", "unit": "unit", "source": "source"})
+    return numbers(table, {"peak": "all ranks together", "value": "peak", "unit": "unit", "source": "source"})
 
 
 class Verdicts:
@@ -156,7 +156,7 @@ def two_speeds(run: "Run", compared: pd.DataFrame | Note) -> Table | Note:
 
 def figures(pair: "Pair") -> Table:
     """The key figures that both runs of a pair recorded."""
-    return _numbers(pair.metrics, {name: name for name in pair.metrics})
+    return numbers(pair.metrics, {name: name for name in pair.metrics})
 
 
 def traced(run: "Run", session: "Session", case: Case) -> Table | Note:
@@ -168,7 +168,7 @@ def traced(run: "Run", session: "Session", case: Case) -> Table | Note:
     run.figure("timeline", speed_plots.timeline(events))
     table = run.save("top_operations", traces.top_operations(events))
     print(f"The traces of {case} are in trace/ beside this report; open them in ui.perfetto.dev or chrome://tracing.")
-    return _numbers(table, {"name": "operation", "kind": "kind", "calls": "calls", "self_ms": "ms", "share": "share"})
+    return numbers(table, {"name": "operation", "kind": "kind", "calls": "calls", "self_ms": "ms", "share": "share"})
 
 
 def scaled(run: "Run", config: "ModelConfig", case: Case) -> Table | Note:
@@ -182,11 +182,11 @@ def scaled(run: "Run", config: "ModelConfig", case: Case) -> Table | Note:
     predicted = run.save("predicted_scaling", scaling.predict(run.params, config, case))
     measured = run.save("scaling", scaling.measure(run.params, config, case))
     run.figure("scaling", speed_plots.scaling(measured, predicted))
-    display(_numbers(measured, {
+    display(numbers(measured, {
         "ranks": "ranks", "threads": "threads of each", "first_token_ms": "measured first token (ms)",
         "next_token_ms": "measured next token (ms)", "speed_up": "times as fast", "efficiency": "efficiency",
     }))  # fmt: skip
-    return _numbers(predicted, {
+    return numbers(predicted, {
         "chip": "chip", "ranks": "ranks", "predicted_first_ms": "predicted first token, bound (ms)",
         "predicted_next_ms": "predicted next token, bound (ms)", "predicted_next_likely_ms": "predicted, likely (ms)",
         "fits": "fits",
@@ -202,10 +202,10 @@ def _interval(row: dict[str, Any], name: str) -> str:
 def _readable(table: pd.DataFrame, heads: dict[str, str]) -> Table:
     """A row per case: its name, then those of the columns that are there, under their heads."""
     names = [compare.case_name(row) for row in table[KEY].to_dict("records")]
-    return _numbers(table.assign(case=names), {"case": "case"} | heads)
+    return numbers(table.assign(case=names), {"case": "case"} | heads)
 
 
-def _numbers(table: pd.DataFrame, heads: dict[str, str]) -> Table:
+def numbers(table: pd.DataFrame, heads: dict[str, str]) -> Table:
     """Three figures of each number, shares as per cent, nothing wrapped; columns without any value are left out."""
     known = [name for name in heads if name in table and table[name].notna().any()]
     cells = [[_cell(name, value).replace(" ", BLANK) for value in table[name]] for name in known]

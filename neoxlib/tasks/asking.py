@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,9 @@ from neoxlib.tasks.data import Task
 from neoxlib.tasks.journal import Answer
 from neoxlib.tasks.profiles import Profile
 from neoxlib.tasks.prompts import Prompt, build_prompts
+
+if TYPE_CHECKING:
+    from neoxlib.contract import Inference
 
 GENERATE_SLOTS = 8192  # of the caches of prompts that are continued together, each as long as the window
 
@@ -27,7 +30,7 @@ class Asker:
     Raises SettingsError for answers that this tokenizer cannot keep apart from the cue.
     """
 
-    def __init__(self, engine: Any, profile: Profile) -> None:
+    def __init__(self, engine: "Inference", profile: Profile) -> None:
         self.profile, self.tokenizer, self.window = profile, engine.tokenizer, engine.max_seq_len
         self.answers = answer_ids(self.tokenizer, profile)
         # As the harness does: over every row of the vocabulary, those past the tokenizer's last id too.
@@ -43,7 +46,7 @@ class Asker:
         built = build_prompts(task, questions, self.profile, count, self.window)
         return [(prompt, seen.get(prompt.text) or self.encode(prompt.text)) for prompt in built]
 
-    def ask(self, engine: Any, prompts: Sequence[list[int]], tell: Tell | None = None) -> list[Answer]:
+    def ask(self, engine: "Inference", prompts: Sequence[list[int]], tell: Tell | None = None) -> list[Answer]:
         """An answer per prompt. Raises what the engine raises, and SettingsError for scores that are not numbers."""
         return (self._generate if self.profile.scoring == "generate" else self._score)(engine, prompts, tell)
 
@@ -51,7 +54,7 @@ class Asker:
         """Token ids of a prompt."""
         return self.tokenizer(text)["input_ids"]
 
-    def _score(self, engine: Any, contexts: Sequence[list[int]], tell: Tell | None) -> list[Answer]:
+    def _score(self, engine: "Inference", contexts: Sequence[list[int]], tell: Tell | None) -> list[Answer]:
         requests = [(context, answer) for context in contexts for answer in self.answers]
         found = engine.score_ids(requests, stream=tell, real_ids=self.real_ids)
         scores = np.array([logprob for logprob, _ in found]).reshape(len(contexts), -1)
@@ -62,7 +65,7 @@ class Asker:
             )
         return [Answer(logprobs=tuple(row)) for row in scores.tolist()]
 
-    def _generate(self, engine: Any, prompts: Sequence[list[int]], tell: Tell | None) -> list[Answer]:
+    def _generate(self, engine: "Inference", prompts: Sequence[list[int]], tell: Tell | None) -> list[Answer]:
         texts: dict[int, str] = {}
         order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))  # like lengths: little is padded
         rows = max(1, GENERATE_SLOTS // self.window)
@@ -137,7 +140,7 @@ def spread(
             thread.join()
 
 
-def _serve(engine: Any, turns: Turns, do: Callable[[Any, Any], Any], results: queue.SimpleQueue) -> None:
+def _serve(engine: "Inference", turns: Turns, do: Callable[[Any, Any], Any], results: queue.SimpleQueue) -> None:
     try:
         for item in turns:
             results.put((item, do(engine, item)))

@@ -9,10 +9,13 @@ import os
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neoxlib.errors import DataError, SettingsError
 from neoxlib.tasks.profiles import Profile
+
+if TYPE_CHECKING:
+    from neoxlib.contract import Inference
 
 NAME = "journal.jsonl"
 Place = tuple[str, str, str]  # subject, id, and hash of the prompt: another text is another question
@@ -26,7 +29,7 @@ class Answer:
     text: str = ""
 
 
-def key(engine: Any, profile: Profile) -> dict[str, Any]:
+def key(engine: "Inference", profile: Profile) -> dict[str, Any]:
     """What answers hang on: two runs with the same key may share them."""
     about = engine.describe()
     tokenizer = engine.tokenizer.backend_tokenizer.to_str()

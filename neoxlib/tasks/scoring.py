@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,15 @@ from neoxlib.tasks.marks import choices
 from neoxlib.tasks.profiles import Profile
 from neoxlib.tasks.prompts import Prompt
 
+if TYPE_CHECKING:
+    from neoxlib.contract import Inference
+
 PORTION = 64  # questions of one subject at most that are asked, and kept in the journal, together
 NONE = ""  # the prediction of a question that could not be asked, or whose answer names no choice
 
 
 def evaluate(
-    engine: Any, task: Task, profile: Profile, limit: int | None = None, journal: str | Path | None = None,
+    engine: "Inference", task: Task, profile: Profile, limit: int | None = None, journal: str | Path | None = None,
     resume: str | Path | None = None,
 ) -> pd.DataFrame:
     """Ask every question once (`limit`: the first so many of each subject) and grade it.
@@ -96,7 +99,7 @@ class Sitting:
                 elif fit:
                     yield Portion(subject, fit, [built[n][1] for n in fit])
 
-    def _ask(self, engine: Any, portion: Portion) -> list[Answer]:
+    def _ask(self, engine: "Inference", portion: Portion) -> list[Answer]:
         told = 0
 
         def tell(done: int, total: int) -> None:
@@ -147,7 +150,7 @@ def predict(among: Sequence[str], profile: Profile, answer: Answer) -> str:
     return profile.extract(answer.text) if answer.text else NONE
 
 
-def rescore(engine: Any, profile: Profile, results: pd.DataFrame, sample: int = 16) -> pd.DataFrame:
+def rescore(engine: "Inference", profile: Profile, results: pd.DataFrame, sample: int = 16) -> pd.DataFrame:
     """Ask `sample` questions, spread evenly over those answered, again, each in a batch of its own.
 
     One row per question: subject, id, predicted, predicted_alone, flipped, difference (the largest of any choice's
