@@ -14,7 +14,7 @@ test: $(VENV)/.installed lint  ## lint code and notebooks, run all tests
 	$(BIN)/python -m pytest
 
 verify-npu: $(NPU)/.installed  ## the NPU path against the vendor's torch-npu wheel; needs no NPU, and says nothing of one
-	$(NPU)/bin/python -m tests.npu.verify $(ARGS)
+	$(NPU)/bin/python -m tests.npu_wheel.verify $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -48,9 +48,9 @@ $(PEERS)/.installed: benchmarks/peers.txt constraints.txt  # llama.cpp is compil
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(PEERS)/bin/python -m pip install --disable-pip-version-check -r benchmarks/peers.txt -c constraints.txt
 	touch $@
 
-$(NPU)/.installed: tests/npu/requirements.txt pyproject.toml constraints.txt
+$(NPU)/.installed: tests/npu_wheel/requirements.txt pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(NPU)
-	$(NPU)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/npu/requirements.txt -c constraints.txt
+	$(NPU)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/npu_wheel/requirements.txt -c constraints.txt
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -19,7 +19,7 @@ import torch
 from benchmarks import synthetic
 from benchmarks.machine import Others, load_average, machine, read_bandwidth
 from benchmarks.outside import ROOT, end_well, forget, job, parser, remember, sync
-from neoxlib.files import Layout, data_bytes, header_of
+from neoxlib.checkpoint.durable import Layout, data_bytes, header_of
 
 SHAPE = synthetic.Shape(44, 6144, 64, 50432)
 MARGIN = 4 * 10**9

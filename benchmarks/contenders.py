@@ -192,7 +192,7 @@ class Neoxlib:
         import torch
 
         import neoxlib
-        from neoxlib.environment import describe
+        from neoxlib.machine.environment import describe
 
         torch.set_num_threads(threads)
         self.engine = neoxlib.load(model_dir, dtype=dtype, quant=quant, max_seq_len=WINDOW, **options)
@@ -213,7 +213,7 @@ class NeoxlibRanks(Neoxlib):
 
     def __init__(self, model_dir: Path, threads: int, dtype: str, ranks: int, quant: str | None = None) -> None:
         import neoxlib
-        from neoxlib.environment import describe
+        from neoxlib.machine.environment import describe
 
         os.environ["OMP_NUM_THREADS"] = str(threads // ranks)
         self.engine = neoxlib.Session(
@@ -238,7 +238,7 @@ def _embedding(model_dir: Path) -> int:
 
 def _weights(model_dir: Path, dtype: str, quant: str | None) -> int:
     """Bytes of weights that neoxlib reads for a token."""
-    from neoxlib.weights import plan
+    from neoxlib.checkpoint.plan import plan
 
     return sum(row.total_bytes for row in plan(model_dir, 1, dtype, quant) if "embed_in" not in row.tensor)
 

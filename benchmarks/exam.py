@@ -28,7 +28,7 @@ NEAR = 2e-3  # two choices whose log-probabilities are nearer than twice 1e-3 ma
 
 def papers(data: Path, subjects: int, limit: int) -> list[Paper]:
     """Some subjects of each benchmark, evenly spread over those that are there. SystemExit where data are absent."""
-    from neoxlib.tasks import load_task
+    from neoxlib.exam import load_task
 
     found = []
     for task, split in SPLIT.items():

@@ -46,7 +46,9 @@ def neoxlib(model_dir: str, papers: list[dict], threads: int, dtype: str, withou
     """`tasks.evaluate` under the profile lm_eval; a first question of each paper is asked before."""
     import torch
 
-    from neoxlib import load, score, tasks
+    from neoxlib import exam as exam_exam
+    from neoxlib import load
+    from neoxlib.inference import score
 
     torch.set_num_threads(threads)
     engine = load(model_dir, dtype=dtype, compile=without != "compiled kernels")
@@ -56,7 +58,7 @@ def neoxlib(model_dir: str, papers: list[dict], threads: int, dtype: str, withou
     with ExitStack() as stack:
         for name, value in WITHOUT[without].items():
             stack.enter_context(patch.object(score, name, value))
-        return sit(papers, lambda exam: tasks.evaluate(engine, exam, tasks.get_profile("lm_eval", exam.name)))
+        return sit(papers, lambda exam: exam_exam.evaluate(engine, exam, exam_exam.get_profile("lm_eval", exam.name)))
 
 
 def choice_by_choice(ask: Any) -> Any:
@@ -88,9 +90,9 @@ def sit(papers: list[dict], evaluate: Callable[[Any], Any]) -> dict[str, Any]:
 
 def read(paper: Paper) -> Any:
     """The questions and examples, as neoxlib reads them for both."""
-    from neoxlib import tasks
+    from neoxlib import exam as exam_exam
 
-    exam = tasks.load_task(paper.task, paper.data_dir, paper.split, list(paper.subjects), paper.shots)
+    exam = exam_exam.load_task(paper.task, paper.data_dir, paper.split, list(paper.subjects), paper.shots)
     few = exam.questions.groupby("subject", sort=False).head(paper.limit).reset_index(drop=True)
     return replace(exam, questions=few)
 
@@ -119,7 +121,7 @@ def harness(model_dir: str, papers: list[dict], threads: int, dtype: str, batch_
 
 def answer(model: Any, exam: Any) -> list[dict[str, Any]]:
     """lm-eval's samples in the order of the exam's questions."""
-    from tests.lm_eval_tasks import run
+    from tests.support.lm_eval_tasks import run
 
     rows = exam.questions.to_dict("records")
     splits = {

@@ -13,8 +13,8 @@ def decode(model_dir: str, threads: int, dtype: str, quant: str | None, prompt: 
     import torch
 
     import neoxlib
-    from neoxlib.engine import Case
-    from neoxlib.weights import plan
+    from neoxlib.checkpoint.plan import plan
+    from neoxlib.inference.timing import Case
 
     torch.set_num_threads(threads)
     start = time.perf_counter()
@@ -31,10 +31,10 @@ def part(model_dir: str, threads: int, dtype: str, rank: int, size: int) -> dict
     """What one rank of `size` holds, read from an unsplit checkpoint."""
     import torch
 
-    from neoxlib import weights
-    from neoxlib.comm import Group
-    from neoxlib.config import ModelConfig
-    from neoxlib.model import GPTNeoX
+    from neoxlib.checkpoint import load as checkpoint_load
+    from neoxlib.model.config import ModelConfig
+    from neoxlib.model.gpt_neox import GPTNeoX
+    from neoxlib.model.group import Group
 
     torch.set_num_threads(threads)
     group = Group()
@@ -42,13 +42,13 @@ def part(model_dir: str, threads: int, dtype: str, rank: int, size: int) -> dict
     start = time.perf_counter()
     with torch.device("meta"):
         model = GPTNeoX(ModelConfig.from_dir(model_dir), group).to(getattr(torch, dtype))
-    weights.load_into(model, model_dir)
+    checkpoint_load.load_into(model, model_dir)
     return {"load_s": time.perf_counter() - start, "bytes": sum(p.nbytes for p in model.parameters())}
 
 
 def shard(src: str, dst: str, world_size: int, quant: str | None = None) -> dict[str, Any]:
     """Cut a checkpoint."""
-    from neoxlib.weights import shard
+    from neoxlib.checkpoint.shard import shard
 
     start = time.perf_counter()
     shard(src, dst, world_size, quant=quant, progress=False)
@@ -59,7 +59,7 @@ def load(model_dir: str, threads: int, dtype: str, quant: str | None = None) -> 
     """neoxlib.load, and a first token: by then all weights were read."""
     import torch
 
-    from neoxlib.engine import load
+    from neoxlib.inference.engine import load
 
     torch.set_num_threads(threads)
     start = time.perf_counter()

@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 
-from neoxlib.environment import describe
-from neoxlib.peaks import reading
+from neoxlib.machine.environment import describe
+from neoxlib.speed.peaks import reading
 
 BUFFER = 1 << 30
 

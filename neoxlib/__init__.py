@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["Engine", "Session", "__version__", "load"]
 __version__ = "0.1.0"
 
-_LAZY = {"load": "engine", "Engine": "engine", "Session": "session"}
+_LAZY = {"load": "inference.engine", "Engine": "inference.engine", "Session": "ranks.session"}
 NOTHING = "module 'neoxlib' has no attribute {!r}"
 
 
@@ -30,7 +30,7 @@ def __getattr__(name: str) -> Any:
     except (ImportError, RuntimeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == path:
             raise AttributeError(NOTHING.format(name)) from None
-        from neoxlib.device import torch_npu_error
+        from neoxlib.machine.runtime import torch_npu_error
 
         if cure := torch_npu_error(error):
             raise cure from error

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from neoxlib.device import torch_npu_error
 from neoxlib.errors import NeoXError, ParameterError
-from neoxlib.start import need_home
+from neoxlib.machine.runtime import torch_npu_error
+from neoxlib.process import need_home
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -66,13 +66,14 @@ def report(ctx: click.Context, notebooks: tuple[str, ...], everything: bool, pre
     Ctrl-C, SIGTERM and SIGHUP end the run as interrupted, with its report; the code is then 130,
     143 or 129.
     """
-    from neoxlib import jobs, refusals
+    from neoxlib.setup import refusals
+    from neoxlib.workbook import arguments as workbook_arguments
 
-    names = [str(path) for path in jobs.all_notebooks()] if everything else notebooks
+    names = [str(path) for path in workbook_arguments.all_notebooks()] if everything else notebooks
     if not names or (notebooks and everything):
         raise click.UsageError("name the notebooks to run, or give --all where there is a folder notebooks")
-    refusals.refuse(jobs.asked(names, presets, texts))  # need not wait for the imports below
-    from neoxlib import report as module
+    refusals.refuse(workbook_arguments.asked(names, presets, texts))  # need not wait for the imports below
+    from neoxlib.setup import doctor as module
 
     ctx.exit(module.report(names, presets, texts, outputs=outputs, timeout=timeout, say=click.echo))
 
@@ -85,18 +86,18 @@ def report(ctx: click.Context, notebooks: tuple[str, ...], everything: bool, pre
 @click.option("--quant", help="Pack the weights: int8 or int4; as they are by default.")
 def shard(src: Path, dst: Path, world_size: int, dtype: str | None, quant: str | None) -> None:
     """Cut the checkpoint SRC into one folder per rank below DST; resumes where it was broken off."""
-    from neoxlib import weights
+    from neoxlib.checkpoint import shard as checkpoint_shard
 
-    weights.shard(src, dst, world_size, dtype=dtype, quant=quant)
+    checkpoint_shard.shard(src, dst, world_size, dtype=dtype, quant=quant)
 
 
 @cli.command()
 @click.argument("dst", type=FOLDER)
 def verify(dst: Path) -> None:
     """Check every file of the shard folder DST against its manifest."""
-    from neoxlib import weights
+    from neoxlib.checkpoint import verify as checkpoint_verify
 
-    rows = weights.verify(dst)
+    rows = checkpoint_verify.verify(dst)
     for row in rows:
         click.echo(f"{row.sha256[:12]}  {row.bytes:>15,}  {row.file}")
     click.echo(f"{len(rows)} files are as the manifest says.")
@@ -107,9 +108,9 @@ def verify(dst: Path) -> None:
 @click.argument("out", type=FOLDER)
 def merge(dst: Path, out: Path) -> None:
     """Put the shard folder DST together again, as an unsplit checkpoint in OUT."""
-    from neoxlib import weights
+    from neoxlib.checkpoint import shard as checkpoint_shard
 
-    weights.merge(dst, out)
+    checkpoint_shard.merge(dst, out)
     click.echo(out)
 
 
@@ -118,7 +119,7 @@ def merge(dst: Path, out: Path) -> None:
 @click.argument("dst", type=FOLDER)
 def prepare(src: Path, dst: Path) -> None:
     """Make DST a model folder on the files of SRC: links to the weights, copies of the small files, nothing edited."""
-    from neoxlib.prepare import prepare_model
+    from neoxlib.checkpoint.prepare import prepare_model
 
     click.echo(prepare_model(src, dst).to_string(index=False))
 
@@ -128,9 +129,9 @@ def prepare(src: Path, dst: Path) -> None:
 @click.option("-o", "--output", type=FOLDER, help="Write the preset there instead of printing it.")
 def import_config(config: Path, output: Path | None) -> None:
     """Turn the CONFIG.ini of the vendor's SDK into a preset for `report -f`; what is no parameter here is named."""
-    from neoxlib import vendor_ini
+    from neoxlib.workbook import vendor_config
 
-    found = vendor_ini.import_config(config)
+    found = vendor_config.import_config(config)
     if output is None:
         click.echo(found.preset(config.name), nl=False)
         return
@@ -156,10 +157,10 @@ def import_config(config: Path, output: Path | None) -> None:
 def plan(model_dir: Path, world_size: int, batch: int, seq_len: int | None, dtype: str, chip: str | None,
          quant: str | None, bandwidth: float | None, tflops: float | None) -> None:  # fmt: skip
     """Say whether the model fits and how fast it can be, before any device is touched."""
-    from neoxlib import planner
+    from neoxlib.speed import plan as speed_plan
 
     figures = {"bandwidth_gb_s": bandwidth, "tflops": tflops}
-    click.echo(planner.plan(model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip, quant=quant, **figures))
+    click.echo(speed_plan.plan(model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip, quant=quant, **figures))
 
 
 @cli.command()
@@ -169,7 +170,7 @@ def plan(model_dir: Path, world_size: int, batch: int, seq_len: int | None, dtyp
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path | None) -> None:
     """Check this machine, with the command that repairs what is wrong. Exit code 1 where something FAILs."""
-    from neoxlib import doctor as module
+    from neoxlib.setup import doctor as module
 
     found = module.read(host.read_text(encoding="utf-8")) if host else module.run(model_dir)
     click.echo(found.to_json() if as_json else found)
@@ -182,7 +183,8 @@ def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path
 @click.option("--era", default="today", show_default=True, help="today, or guide: the guide's versions.")
 def install_plan(chip: str, arch: str, era: str) -> None:
     """Print what is installed for a chip, step by step, with the names of the packages. Installs nothing."""
-    from neoxlib import chips, install
+    from neoxlib.machine import chips
+    from neoxlib.setup import install
 
     steps = install.install_plan(chips.chip(chip), arch, era)
     click.echo(f"# {install.notes(era)}\n{install.text(steps)}")
@@ -192,9 +194,10 @@ def install_plan(chip: str, arch: str, era: str) -> None:
 @click.argument("folder", type=FOLDER)
 def environment(folder: Path) -> None:
     """Write FOLDER/environment.sh and FOLDER/kernel, a Jupyter kernel that starts with CANN sourced."""
-    from neoxlib import host, shell
+    from neoxlib.machine import host
+    from neoxlib.setup import sourced_env
 
-    for row in shell.write(folder, host.read_host()).itertuples(index=False):
+    for row in sourced_env.write(folder, host.read_host()).itertuples(index=False):
         click.echo(f"{row[0]} {row[1]}: {row[2]}")
 
 
@@ -206,7 +209,7 @@ def selftest_npu(ctx: click.Context, output: Path | None) -> None:
 
     Exit code: 0 all passed, 1 not all, 77 no NPU can be used here and nothing was verified.
     """
-    from neoxlib import selftest
+    from neoxlib.setup import selftest
 
     ctx.exit(selftest.main(output, click.echo))
 

@@ -1,177 +1,172 @@
-"""A run's times against those of an earlier run, its baseline.
+"""Any two runs side by side: what was asked, how fast, how right, and on what."""
 
-A time is faster or slower only where the interval of the ratio leaves out 1: from the two medians' 95 % intervals.
-Where one of them has too few repeats for such an interval, there is no verdict.
-"""
-
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from neoxlib.bench import KEY
-from neoxlib.cases import Case
+from neoxlib import exam
 from neoxlib.errors import DataError
-from neoxlib.results import NO_RUN, read_results
-from neoxlib.run import Note
-from neoxlib.spread import FEWEST
+from neoxlib.speed import figures as speed_figures
+from neoxlib.speed.baseline import lacking, speed
+from neoxlib.speed.tables import numbers, ratios
+from neoxlib.workbook.past_run import Past, open_run
+from neoxlib.workbook.run import shown
+from neoxlib.workbook.table import Note, Table
 
 if TYPE_CHECKING:
-    from neoxlib.run import Run
+    from neoxlib.workbook.run import Run
+if TYPE_CHECKING:
+    from neoxlib.compare import Pair
+    from neoxlib.workbook.run import Run
 
-NO_INTERVAL = "no interval"
-TOKENS = {"first token": "first_token_ms", "next token": "next_token_ms"}
-TIMES = [f"{token}{end}" for token in TOKENS.values() for end in ("", "_low", "_high")]
-COLUMNS = [*KEY, "repeats", *TIMES]
+
+EMPTY = {"": "empty", "[]": "empty"}
+NOTHING = "There are no two finished runs of one notebook yet: nothing to compare."
 
 
 @dataclass(frozen=True)
-class Past:
-    """A run as its folder tells it."""
+class Pair:
+    """Two runs side by side."""
 
-    folder: Path
-    results: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return f"{self.results['notebook']}/{self.folder.name}"
+    a: Past
+    b: Past
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What must be the same for times to be comparable."""
-        model, environment, asked = (self.results.get(part) or {} for part in ("model", "environment", "parameters"))
-        return {
-            "model": Path(model.get("model_dir") or "not known").name, "parameters": model.get("parameters"),
-            "chip": _chip(model, environment), "dtype": model.get("dtype"), "quant": model.get("quant") or "none",
-            "ranks": model.get("world_size") or asked.get("world_size"),
-        }  # fmt: skip
+    def names(self) -> Table:
+        """What the two are."""
+        runs = [run.results | run.identity | {"run": run.name} for run in (self.a, self.b)]
+        names = ("run", "status", "started", "seconds", "model", "chip", "dtype", "quant", "ranks")
+        return Table(("", "a", "b"), [(name, *(run.get(name) for run in runs)) for name in names])
 
-    def table(self, name: str) -> pd.DataFrame | None:
-        """One of its tables; None where it has none of this name."""
-        path = self.folder / f"{name}.csv"
+    @property
+    def parameters(self) -> Table | Note:
+        """Parameters that differ."""
+        return self._differing("parameters", Note("The two runs have the same parameters."))
+
+    @property
+    def environment(self) -> Table | Note:
+        """What differs in host, versions, variables, and in what was loaded."""
+        a, b = ({**flat(run.results.get("environment")), **flat(run.results.get("model"))} for run in (self.a, self.b))
+        return _differing(a, b) if a != b else Note("The two runs ran in the same environment.")
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Figures that both runs have: a, b, b ÷ a."""
+        a, b = (run.results.get("metrics") or {} for run in (self.a, self.b))
+        rows = [(name, a[name], b[name], _quotient(a[name], b[name])) for name in a if name in b]
+        return pd.DataFrame(rows, columns=["figure", "a", "b", "b ÷ a"])
+
+    @cached_property
+    def speed(self) -> pd.DataFrame | Note:
+        """Cases that both runs timed, b against a."""
         try:
-            return pd.read_csv(path, keep_default_na=False, na_values=[""]) if path.is_file() else None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read as a table: {error}") from error
+            tables = [run.table("latency") for run in (self.a, self.b)]
+        except DataError as error:
+            return Note(f"No speed to compare: {error}")
+        if any(table is None for table in tables):
+            return Note("At least one of the two has no timed cases: no speed to compare.")
+        named = zip((self.a.name, self.b.name), tables, strict=True)
+        problems = [f"{name}: {problem}" for name, table in named for problem in lacking(table, ())]
+        if problems:
+            return Note(f"No speed to compare: {'; '.join(problems)}")
+        found = speed(*tables)
+        return found if len(found) else Note("The two runs have no case in common.")
+
+    @property
+    def accuracy(self) -> Table | Note:
+        """McNemar's test over the questions that both runs were asked; a sentence where they cannot be paired."""
+        paths = [run.folder / "questions.csv" for run in (self.a, self.b)]
+        if not all(path.is_file() for path in paths):
+            return Note("At least one of the two has no questions: no accuracy to compare.")
+        try:
+            row = exam.mcnemar(*map(exam.read_questions, paths)).iloc[0]
+        except DataError as error:
+            return Note(f"The answers cannot be paired: {error}")
+        difference = f"{row['difference']:+.1%}, 95 % interval {row['low']:+.1%} to {row['high']:+.1%}"
+        names = ("only_a", "only_b", "both_right", "questions", "asked_a", "asked_b")
+        counts = {name: f"{row[name]:.0f}" for name in names}
+        return Table(("on the same questions", "a", "b"), [
+            ("accuracy", f"{row['accuracy_a']:.1%}", f"{row['accuracy_b']:.1%}"),
+            ("right alone", counts["only_a"], counts["only_b"]),
+            ("right both", *[counts["both_right"]] * 2), ("questions that both were asked", *[counts["questions"]] * 2),
+            ("questions of the run", counts["asked_a"], counts["asked_b"]), ("b less a", "", difference),
+            ("p (McNemar, exact)", "", f"{row['p_value']:.3g}"),
+        ])  # fmt: skip
+
+    def _differing(self, part: str, otherwise: Note) -> Table | Note:
+        a, b = (flat(run.results.get(part)) for run in (self.a, self.b))
+        return _differing(a, b) if a != b else otherwise
 
 
-def open_run(path: str | Path) -> Past:
-    """A run by its folder or its results.json. Raises DataError where that is no run."""
-    path = Path(path)
-    path = path / "results.json" if path.is_dir() else path
-    try:
-        results = read_results(path)
-    except ValueError as error:
-        raise DataError(f"{path} is not the results.json of a run ({error})") from error
-    if results["status"] == NO_RUN["status"]:
-        raise DataError(f"{path} is not the results.json of a run: it names no status")
-    return Past(path.parent, results)
+def two_runs(run: "Run") -> Pair:
+    """The runs that `run`'s parameters name; the last two of one notebook where they name none.
 
-
-def _chip(model: dict[str, Any], environment: dict[str, Any]) -> str:
-    """The processor, or the NPU that the model's operators are for."""
-    on_cpu = str(model.get("device", "cpu")) == "cpu"
-    return str(environment.get("cpu") if on_cpu else model.get("compile", "")).removeprefix("operators for ")
-
-
-def read_baseline(path: str | None, run: "Run", cases: Sequence[Case]) -> pd.DataFrame | None:
-    """The cases of an earlier 04_profile run that can be held against this `run`; None where `path` is empty.
-
-    Raises DataError with everything that keeps the two from being compared: another notebook, model, chip, dtype,
-    quantization or number of ranks, an unfinished run, cases that it did not measure.
+    Where there are no two yet, the run is finished here, calmly. Raises DataError for one name alone, and no run.
     """
-    if not path:
-        return None
-    past = open_run(path)
-    if past.results["notebook"] != "04_profile":
-        raise DataError(f"{path} is of {past.results['notebook']}; a baseline is the results.json of a 04_profile run")
-    now = Past(run.folder, run.results).identity
-    table, problems = past.table("latency"), []
-    for what, value in past.identity.items():
-        if value != now[what]:
-            problems.append(f"{what}: {value} there, {now[what]} here")
-    problems += ["it has no latency.csv"] if table is None else lacking(table, cases)
-    if problems:
-        why = f"{path} cannot be the baseline of this run (05_compare sets any two runs side by side):"
-        raise DataError("\n  ".join([why, *problems]))
-    return table
+    named = [run.params.run_a, run.params.run_b]
+    if all(named):
+        return Pair(*map(open_run, named))
+    if any(named):
+        raise DataError(f"run_a is {named[0]!r} and run_b is {named[1]!r}: name both, or none for the last two runs")
+    return latest(run.folder.parent.parent) or run.stop(NOTHING)
 
 
-def lacking(table: pd.DataFrame, cases: Sequence[Case]) -> list[str]:
-    """What an earlier table lacks: columns, or some of the cases."""
-    columns = [name for name in COLUMNS if name not in table]
-    if columns:
-        return [f"its latency.csv has no columns {', '.join(columns)}"]
-    if words := [name for name in COLUMNS if not _of_numbers(table[name])]:
-        return [f"its latency.csv has something else than its numbers in {', '.join(words)}"]
-    have = set(table[KEY].itertuples(index=False, name=None))
-    missing = [str(case) for case in cases if tuple(getattr(case, key) for key in KEY) not in have]
-    return [f"not measured there: {', '.join(missing)}"] if missing else []
+def latest(root: Path) -> Pair | None:
+    """The last two finished runs below `root` of one notebook, of that which ran last; else None.
 
-
-def _of_numbers(column: pd.Series) -> bool:
-    """Whether a column holds what it should: whole numbers of a case, of its times any or none."""
-    if column.name in KEY:
-        least = 0 if column.name == "depth" else 1
-        return column.dtype.kind in "iu" and bool((column >= least).all())
-    return column.isna().all() or column.dtype.kind in "iuf"
-
-
-def case_name(row: Any) -> str:
-    """A row's case in words."""
-    names = ("batch_size", "input_len", "output_len", "depth")  # Case's own order
-    return str(Case(*(int(row[name]) for name in names)))
-
-
-def speed(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """A row per common case and token: both medians, their ratio now ÷ before with its interval, and the verdict."""
-    now, before = (found[COLUMNS].astype(dict.fromkeys(COLUMNS[len(KEY) :], float)) for found in (now, before))
-    both = now.merge(before, on=KEY, suffixes=("", "_before"))
-    rows = [_ratio(row, token, name) for row in both.to_dict("records") for token, name in TOKENS.items()]
-    columns = [*KEY, "token", "before_ms", "now_ms", "ratio", "ratio_low", "ratio_high", "verdict"]
-    return pd.DataFrame(rows, columns=columns).dropna(subset="ratio").reset_index(drop=True)
-
-
-def _ratio(row: dict[str, Any], token: str, name: str) -> tuple:
-    before, now = row[f"{name}_before"], row[name]
-    low = row[f"{name}_low"] / row[f"{name}_high_before"]
-    high = row[f"{name}_high"] / row[f"{name}_low_before"]
-    verdict = "faster" if high < 1 else "slower" if low > 1 else "within noise"
-    if _repeats(row) < FEWEST:
-        low, high, verdict = math.nan, math.nan, NO_INTERVAL
-    return *(row[key] for key in KEY), token, before, now, now / before, low, high, verdict
-
-
-def _repeats(row: dict[str, Any]) -> float:
-    """The fewer repeats of the two runs."""
-    return min(row["repeats"], row["repeats_before"])
-
-
-def check_baseline(before: pd.DataFrame | None, now: pd.DataFrame, run: "Run") -> pd.DataFrame | Note:
-    """Record in `run` that no time is slower than the baseline's by more than its parameter `max_slowdown` allows.
-
-    Times without an interval are not judged and fail nothing; the check's detail says why. Returns
-    the comparison, or a word where there is no baseline.
+    Folders whose results cannot be read are named, and left out.
     """
-    if before is None:
-        return Note("No baseline was given: nothing to compare with.")
-    compared, allowed = speed(before, now), run.params.max_slowdown
-    over = compared[(compared["verdict"] == "slower") & (compared["ratio"] > 1 + allowed)]
-    worst = "; ".join(f"{case_name(row)}: {row['token']} {row['ratio']:.2f} times" for row in over.to_dict("records"))
-    judged = compared[compared["verdict"] != NO_INTERVAL]
-    counts = ", ".join(f"{n} {verdict}" for verdict, n in judged["verdict"].value_counts().items())
-    rest = _not_judged(len(compared) - len(judged), before, now)
-    detail = "; ".join(filter(None, (worst or counts, rest)))
-    run.check(f"no case slower than the baseline by more than {allowed:.0%}", over.empty, detail)
-    return run.save("baseline", compared)
+    folders = filter(Path.is_dir, root.glob("[0-9]*/*"))
+    folders = sorted(folders, key=lambda folder: folder.name)
+    runs: dict[str, list[Past]] = {}
+    for past in _readable(folders):
+        if past.results.get("status") in ("ok", "check-failed") and not past.results["notebook"].startswith("05"):
+            runs.setdefault(past.results["notebook"], []).append(past)
+    pairs = [Pair(*found[-2:]) for found in runs.values() if len(found) > 1]
+    return max(pairs, key=lambda pair: pair.b.folder.name, default=None)
 
 
-def _not_judged(times: int, before: pd.DataFrame, now: pd.DataFrame) -> str:
-    """How many times have no verdict, and why; empty where all have one."""
-    both = now[[*KEY, "repeats"]].merge(before[[*KEY, "repeats"]], on=KEY, suffixes=("", "_before"))
-    fewest = f"{both['repeats'].min()} in this run, {both['repeats_before'].min()} in the baseline"
-    why = f"a 95 % interval of the median takes {FEWEST} repeats, the fewest of a case are {fewest}"
-    return f"{times} not judged: {why}; raise repeats" if times else ""
+def _readable(folders: list[Path]) -> list[Past]:
+    found = []
+    for folder in folders:
+        try:
+            found.append(open_run(folder))
+        except DataError as error:
+            print(f"Left out: {error}")
+    return found
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, str]:
+    """Nested values as one table of texts; the empty ones are named."""
+    rows: dict[str, str] = {}
+    for name, value in (values or {}).items():
+        if isinstance(value, dict):
+            rows |= flat(value, f"{prefix}{name} ")
+        else:
+            rows[f"{prefix}{name}"] = EMPTY.get(str(value)) or shown(value)
+    return rows
+
+
+def _differing(a: dict[str, str], b: dict[str, str]) -> Table:
+    names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    return Table(("what", "a", "b"), [(name, a.get(name, "not there"), b.get(name, "not there")) for name in names])
+
+
+def _quotient(a: Any, b: Any) -> float | None:
+    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (a, b))
+    return b / a if numbers and a else None
+
+
+def two_speeds(run: "Run", compared: pd.DataFrame | Note) -> Table | Note:
+    """The speed of two runs: its figure, and its table for reading; a sentence where there is nothing to compare."""
+    if isinstance(compared, pd.DataFrame):
+        run.figure("speed", speed_figures.ratios(run.save("speed", compared), ("a", "b")))
+    return ratios(compared, "a", "b")
+
+
+def figures(pair: "Pair") -> Table:
+    """The key figures that both runs of a pair recorded."""
+    return numbers(pair.metrics, {name: name for name in pair.metrics})

@@ -1,5 +1,6 @@
 """What can go wrong, by whose hand. Every message says what was found, what was expected and what to do."""
 
+import difflib
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
@@ -84,3 +85,9 @@ def unreadable_is(
         return told
 
     return wrap
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` where something known is near, else nothing."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -21,9 +21,9 @@ from lm_eval.models.utils import Collator, handle_stop_sequences, normalize_gen_
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from neoxlib.engine import Engine, load
 from neoxlib.errors import SettingsError
-from neoxlib.session import Session
+from neoxlib.inference.engine import Engine, load
+from neoxlib.ranks.session import Session
 
 log = logging.getLogger("neoxlib")
 

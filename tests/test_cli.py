@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from neoxlib import weights
 from neoxlib.__main__ import cli
+from neoxlib.checkpoint import load
 from neoxlib.errors import ParameterError, ShardError
 
 
@@ -19,7 +19,7 @@ def run(*args):
 
 @pytest.mark.parametrize(("error", "code"), [(ShardError("64 heads over 3"), 1), (ParameterError("seed: bad"), 2)])
 def test_errors_of_a_users_making_are_one_message_and_a_code(monkeypatch, error, code):
-    monkeypatch.setattr(weights, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(load, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
     said = run("shard", "src", "dst", "--world-size", 3)
     assert said.exit_code == code and said.stderr == f"{type(error).__name__}: {error}\n" and said.stdout == ""
 
@@ -30,13 +30,13 @@ def test_errors_of_a_users_making_are_one_message_and_a_code(monkeypatch, error,
     (KeyboardInterrupt(), 130, "Broken off by Ctrl-C.\n"),
 ])  # fmt: skip
 def test_disks_and_ctrl_c_are_one_message_and_a_code(monkeypatch, error, code, said):
-    monkeypatch.setattr(weights, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(load, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
     found = run("shard", "src", "dst", "--world-size", 2)
     assert found.exit_code == code and found.stderr == said and found.stdout == ""
 
 
 def test_our_own_bugs_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(weights, "shard", lambda *_, **__: (_ for _ in ()).throw(AssertionError("ours")))
+    monkeypatch.setattr(load, "shard", lambda *_, **__: (_ for _ in ()).throw(AssertionError("ours")))
     assert isinstance(run("shard", "src", "dst", "--world-size", 2).exception, AssertionError)
 
 
@@ -50,7 +50,7 @@ def test_commands_pass_on_what_they_were_given(monkeypatch):
     calls = []
     for name in ("shard", "verify", "merge"):
         note = lambda *a, _name=name, **kw: calls.append((_name, [str(x) for x in a], kw)) or []  # noqa: E731
-        monkeypatch.setattr(weights, name, note)
+        monkeypatch.setattr(load, name, note)
     for args in (["shard", "s", "d", "--world-size", 4, "--dtype", "float16"], ["verify", "d"], ["merge", "d", "o"]):
         assert run(*args).exit_code == 0
     assert [name for name, *_ in calls] == ["shard", "verify", "merge"]
@@ -60,10 +60,10 @@ def test_commands_pass_on_what_they_were_given(monkeypatch):
 @pytest.mark.parametrize(("worst", "code"), [("OK", 0), ("WARN", 0), ("FAIL", 1)])
 def test_doctor_ends_with_1_only_where_something_fails(monkeypatch, worst, code):
     found = SimpleNamespace(worst=worst, to_json=lambda: '{"rows": []}')
-    monkeypatch.setitem(sys.modules, "neoxlib.doctor", SimpleNamespace(run=lambda model_dir: found))
+    monkeypatch.setitem(sys.modules, "neoxlib.setup.doctor", SimpleNamespace(run=lambda model_dir: found))
     import neoxlib
 
-    monkeypatch.setattr(neoxlib, "doctor", sys.modules["neoxlib.doctor"], raising=False)
+    monkeypatch.setattr(neoxlib, "doctor", sys.modules["neoxlib.setup.doctor"], raising=False)
     said = run("doctor", "--json")
     assert said.exit_code == code and said.stdout == '{"rows": []}\n'
 

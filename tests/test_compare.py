@@ -1,101 +1,125 @@
-"""A run against its baseline: what counts as slower, and which baselines are refused."""
+"""Any two runs: which are taken, and what is said of them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
-from neoxlib import compare
-from neoxlib.cases import Case
+from neoxlib.compare import Pair, latest, two_runs
 from neoxlib.errors import DataError
-from tests.timed import ENVIRONMENT, MODEL, Notes, earlier, row, table
-
-CASES = [Case(1, 32, 16), Case(1, 128, 16), Case(1, 128, 64)]
-
-
-def slowed(factor: float):
-    """The three cases, the last one's next token so many times as slow."""
-    return table(row(32), row(128), row(128, 64, later=2.0 * factor))
+from neoxlib.workbook.past_run import open_run
+from tests.support.timed_cases import ENVIRONMENT, MODEL, earlier, row, table
 
 
-def test_a_planted_slowdown_is_caught_and_named(tmp_path: Path):
-    run = Notes()
-    before = compare.read_baseline(earlier(tmp_path / "a", table()), run, CASES)
-    found = compare.check_baseline(before, slowed(1.3), run)
-    assert found["verdict"].tolist() == ["within noise"] * 5 + ["slower"]
-    (passed, detail), = run.checks.values()
-    assert not passed and detail == "batch 1, 128 in, 64 out: next token 1.30 times"
+def pair(tmp_path: Path, **b: object) -> Pair:
+    found = b.pop("found", table())
+    paths = earlier(tmp_path / "04_profile/1", table()), earlier(tmp_path / "04_profile/2", found, **b)
+    return Pair(*map(open_run, paths))
 
 
-def test_a_slowdown_that_is_allowed_passes(tmp_path: Path):
-    run = Notes(max_slowdown=0.5)
-    before = compare.read_baseline(earlier(tmp_path / "a", table()), run, CASES)
-    assert compare.check_baseline(before, slowed(1.3), run)["verdict"].iloc[-1] == "slower"
-    assert [passed for passed, _ in run.checks.values()] == [True]
+class Asked:
+    """A run of 05_compare."""
+
+    def __init__(self, root: Path, run_a: str | None = None, run_b: str | None = None) -> None:
+        self.folder, self.params = root / "05_compare/9", SimpleNamespace(run_a=run_a, run_b=run_b)
+
+    def stop(self, why: str) -> None:
+        raise SystemExit(why)
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(0.8, "faster"), (0.95, "within noise"), (1.2, "slower")])
-def test_only_a_ratio_whose_interval_leaves_out_1_is_called_faster_or_slower(factor, verdict):
-    last = compare.speed(table(), slowed(factor)).iloc[-1]
-    assert last["verdict"] == verdict and last["ratio"] == pytest.approx(factor)
-    assert (last["ratio_low"], last["ratio_high"]) == pytest.approx((factor * 0.95 / 1.05, factor * 1.05 / 0.95))
+def test_what_differs_is_listed_and_nothing_else(tmp_path: Path):
+    two = pair(tmp_path, parameters={"world_size": 2}, environment=ENVIRONMENT | {"torch": "2.14.0"},
+               model=MODEL | {"dtype": "bfloat16"})  # fmt: skip
+    assert two.parameters.rows == [("world_size", "not there", "2")]
+    assert [what for what, *_ in two.environment.rows] == ["torch", "dtype"]
+    same = pair(tmp_path / "same")
+    assert "same parameters" in repr(same.parameters) and "same environment" in repr(same.environment)
 
 
-def test_a_baseline_of_another_model_chip_dtype_ranks_or_cases_is_refused_with_all_of_it(tmp_path: Path):
-    there = MODEL | {"model_dir": "/models/b", "dtype": "bfloat16", "quant": "int8", "world_size": 4}
-    path = earlier(tmp_path / "a", table(row(32)), model=there, environment=ENVIRONMENT | {"cpu": "Another"})
-    with pytest.raises(DataError) as error:
-        compare.read_baseline(path, Notes(), CASES)
-    said = str(error.value)
-    for line in ("model: b there, a here", "chip: Another there, A processor here", "quant: int8 there, none here",
-                 "dtype: bfloat16 there, float32 here", "ranks: 4 there, 2 here",
-                 "not measured there: batch 1, 128 in, 16 out, batch 1, 128 in, 64 out"):  # fmt: skip
-        assert line in said
+def test_speed_is_of_the_cases_that_both_timed(tmp_path: Path):
+    two = pair(tmp_path, found=table(row(32, later=4.0), row(999)))
+    assert two.speed["verdict"].tolist() == ["within noise", "slower"]
+    assert "no case in common" in repr(pair(tmp_path / "b", found=table(row(999))).speed)
+    assert "no timed cases" in repr(pair(tmp_path / "c", found=None).speed)
 
 
-def test_a_baseline_that_is_no_profile_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match="is of 03_ceval"):
-        compare.read_baseline(earlier(tmp_path / "a", table(), "03_ceval"), Notes(), CASES)
-    with pytest.raises(DataError, match=r"no latency\.csv"):
-        compare.read_baseline(earlier(tmp_path / "b", None), Notes(), CASES)
-    with pytest.raises(DataError, match="no columns first_token_ms_low"):
-        compare.read_baseline(earlier(tmp_path / "c", table().drop(columns="first_token_ms_low")), Notes(), CASES)
-    with pytest.raises(DataError, match="is not the results"):
-        compare.read_baseline(tmp_path / "nothing.json", Notes(), CASES)
+@pytest.mark.parametrize("damage", [b"", bytes(range(256)), b"a,b\n1\n1,2,3\n", b"batch_size\nx\n"], ids=repr)
+def test_damaged_tables_are_named_in_place_of_the_comparison(damage, tmp_path: Path):
+    two = pair(tmp_path)
+    (two.b.folder / "latency.csv").write_bytes(damage)
+    (two.b.folder / "questions.csv").write_bytes(damage)
+    (two.a.folder / "questions.csv").write_bytes(damage)
+    assert "No speed to compare" in repr(two.speed) and "latency.csv" in repr(two.speed)
+    assert "cannot be paired" in repr(two.accuracy)
 
 
-def test_an_npu_is_told_by_its_operators(tmp_path: Path):
-    past = compare.Past(tmp_path, {"model": MODEL | {"device": "npu:0", "compile": "operators for 910B3"}})
-    assert past.identity["chip"] == "910B3"
+@pytest.mark.parametrize(("column", "value"), [("next_token_ms", "x"), ("input_len", 1.5), ("input_len", "x"),
+                                               ("input_len", 0), ("repeats", "x"), ("first_token_ms", True)])
+def test_a_table_with_words_among_its_numbers_is_not_compared(column, value, tmp_path: Path):
+    two = pair(tmp_path, found=table().assign(**{column: [value] * 3}))
+    assert f"something else than its numbers in {column}" in repr(two.speed) and two.b.name in repr(two.speed)
 
 
-def test_without_a_baseline_nothing_is_compared_and_nothing_checked():
-    run = Notes()
-    assert compare.read_baseline(None, run, CASES) is None
-    assert "nothing to compare" in repr(compare.check_baseline(None, table(), run)) and not run.checks
+def questions(folder: Path, right: list[bool]) -> None:
+    rows = [{"subject": "law", "name": "Law", "class": "Other", "hard": False, "id": str(n), "question": f"Which {n}?",
+             "A": "w", "B": "x", "C": "y", "D": "z", "expected": "A", "predicted": "A" if ok else "B", "correct": ok,
+             "shots_used": 5, "prompt_tokens": 9, "too_long": False, "prompt": "p", "logprob_A": -1.0,
+             "p_A": 0.5, "logprob_B": -1.0, "p_B": 0.5} for n, ok in enumerate(right)]  # fmt: skip
+    pd.DataFrame(rows).to_csv(folder / "questions.csv", index=False)
 
 
-def test_a_case_without_next_token_is_compared_by_its_first():
-    one = table(row(output_len=1, later=None))
-    assert compare.speed(one, one)["token"].tolist() == ["first token"]
+def test_accuracy_is_paired_by_question(tmp_path: Path):
+    two = pair(tmp_path)
+    assert "no questions" in repr(two.accuracy)
+    questions(two.a.folder, [True, True, False, False])
+    questions(two.b.folder, [True, True, True, False])
+    shown = repr(two.accuracy)
+    assert "50.0%  75.0%" in shown and "+25.0%" in shown
 
 
-@pytest.mark.parametrize(("here", "there", "judged"), [(5, 6, 0), (6, 5, 0), (1, 1, 0), (6, 6, 2)])
-def test_fewer_than_6_repeats_give_no_interval_and_never_fail_a_run(here, there, judged, tmp_path: Path):
-    """All of 5 values lie on one side of the median in 2 of 32 cases, of 6 in 2 of 64."""
-    run, case = Notes(), [Case(1, 32, 16)]
-    before = compare.read_baseline(earlier(tmp_path / "a", table(row(32, repeats=there))), run, case)
-    found = compare.check_baseline(before, table(row(32, first=60.0, later=6.0, repeats=here)), run)
-    (passed, detail), = run.checks.values()
-    assert (found["verdict"] == "slower").sum() == judged and passed == (judged == 0)
-    why = f"2 not judged: a 95 % interval of the median takes 6 repeats, the fewest of a case are {here} in this run"
-    assert judged or (detail.startswith(why) and (found["verdict"] == "no interval").all())
-    assert found["ratio"].tolist() == [3.0, 3.0] and found["ratio_low"].notna().sum() == judged
+def test_runs_of_different_size_are_paired_on_the_questions_of_both_and_their_number_is_said(tmp_path: Path):
+    two = pair(tmp_path)
+    questions(two.a.folder, [True, True, False, False])
+    questions(two.b.folder, [True, False])
+    rows = {name: values for name, *values in two.accuracy.rows}
+    assert rows["accuracy"] == ["100.0%", "50.0%"] and rows["right alone"] == ["1", "0"]
+    assert rows["questions that both were asked"] == ["2", "2"]
+    assert rows["questions of the run"] == ["4", "2"]
+    other = pd.read_csv(two.b.folder / "questions.csv").assign(subject="logic")
+    other.to_csv(two.b.folder / "questions.csv", index=False)
+    assert "cannot be paired: the two runs have no question in common" in repr(two.accuracy)
 
 
-def test_of_some_cases_with_few_repeats_the_others_are_judged(tmp_path: Path):
-    run = Notes()
-    now = table(row(32, later=6.0, repeats=3), row(128), row(128, 64, later=6.0))
-    before = compare.read_baseline(earlier(tmp_path / "a", table()), run, CASES)
-    compare.check_baseline(before, now, run)
-    (passed, detail), = run.checks.values()
-    assert not passed and "128 in, 64 out: next token 3.00 times; 2 not judged" in detail and "32 in" not in detail
+def test_the_last_two_runs_of_the_notebook_that_ran_last_are_taken(tmp_path: Path):
+    for name, notebook in zip("12345", ("03_ceval", "04_profile") * 2 + ("03_ceval",), strict=True):
+        earlier(tmp_path / notebook / name, None, notebook)
+    earlier(tmp_path / "04_profile/6", None, status="failed")
+    earlier(tmp_path / "05_compare/7", None, "05_compare")
+    earlier(tmp_path / "05_compare/8", None, "05_compare")
+    (tmp_path / "04_profile/broken").mkdir()
+    (tmp_path / "04_profile/broken/results.json").write_text("{")
+    found = latest(tmp_path)
+    assert (found.a.name, found.b.name) == ("03_ceval/3", "03_ceval/5")
+    assert two_runs(Asked(tmp_path)).b.name == "03_ceval/5"
+
+
+def test_where_no_notebook_ran_twice_the_run_ends_calmly(tmp_path: Path):
+    earlier(tmp_path / "03_ceval/1", None, "03_ceval")
+    earlier(tmp_path / "04_profile/2", None)
+    with pytest.raises(SystemExit, match="nothing to compare"):
+        two_runs(Asked(tmp_path))
+
+
+def test_runs_are_named_both_or_neither(tmp_path: Path):
+    one = str(earlier(tmp_path / "04_profile/1", table()))
+    assert two_runs(Asked(tmp_path, one, str(tmp_path / "04_profile/1"))).a.name == "04_profile/1"
+    with pytest.raises(DataError, match="name both, or none"):
+        two_runs(Asked(tmp_path, one))
+
+
+def test_figures_of_both_are_set_beside_each_other(tmp_path: Path):
+    two = pair(tmp_path, metrics={"ms": 3.0, "only_b": 1})
+    two.a.results["metrics"] = {"ms": 2.0, "name": "x"}
+    assert two.metrics.to_numpy().tolist() == [["ms", 2.0, 3.0, 1.5]]
+    assert two.names.rows[0] == ("run", "04_profile/1", "04_profile/2")

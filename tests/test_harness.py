@@ -15,8 +15,8 @@ from lm_eval.api.registry import get_model
 import neoxlib.demo
 from neoxlib import harness
 from neoxlib.errors import SettingsError
-from tests.lm_eval_tasks import run, transformers_model
-from tests.walker import END, USER, byte_tokenizer, path_of, save
+from tests.support.lm_eval_tasks import run, transformers_model
+from tests.support.walker import END, USER, byte_tokenizer, path_of, save
 
 WINDOW = 1024
 SUM = {"abs": 1e-3, "rel": 1e-6}  # of a thousand tokens or more, which hf adds up in float32

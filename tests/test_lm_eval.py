@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 import neoxlib
 import neoxlib.demo
-from neoxlib.tasks import evaluate, get_profile, load_task
-from tests.conftest import make_oracle, save_tokenizer
-from tests.lm_eval_tasks import run, transformers_model
+from neoxlib.exam import evaluate, get_profile, load_task
+from tests.support.lm_eval_tasks import run, transformers_model
+from tests.support.oracle_models import make_oracle, save_tokenizer
 
 MODEL = Path(neoxlib.demo.__file__).parent / "model"  # trained, on Chinese letters too
 LETTERS = "ABCD"

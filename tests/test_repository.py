@@ -15,7 +15,7 @@ import nbformat
 import pytest
 import yaml
 
-from neoxlib.parameters import NOTEBOOKS, PARAMETERS, TYPES
+from neoxlib.workbook.parameters import NOTEBOOKS, PARAMETERS, TYPES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoxlib"
@@ -42,7 +42,7 @@ def imports(path: Path) -> set[str]:
             continue
         if (node.module or "").partition(".")[0] != "neoxlib":
             continue
-        if node.module in ("neoxlib", "neoxlib.ops", "neoxlib.tasks"):
+        if node.module in ("neoxlib", "neoxlib.kernels", "neoxlib.exam"):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         else:
             found.add(node.module)

@@ -1,0 +1,1 @@
+"""Weight files: read, match, cut, verify, merge, pack and load."""

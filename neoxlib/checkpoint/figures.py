@@ -1,0 +1,24 @@
+"""Figures of a cut."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+
+def rank_bytes(plan: pd.DataFrame) -> Figure:
+    """What a rank holds: bytes by class of tensor, the cut part and the part that every rank repeats.
+
+    `plan`: rows of `weights.plan` as a frame with tensor, rule and rank_bytes.
+    """
+    table = plan.assign(short=plan["tensor"].str.removeprefix("gpt_neox.").str.replace("layers.*.", "", regex=False))
+    table = table.sort_values("rank_bytes").tail(12)
+    colours = ["#999999" if "whole" in rule else "#0072B2" for rule in table["rule"]]
+    figure = Figure(figsize=(8, 0.9 + 0.27 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(table["short"], table["rank_bytes"] / 2**20, color=colours, height=0.7)
+    axes.set_xlabel("MiB on one rank, all layers together")
+    axes.tick_params(axis="y", labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = [Patch(color="#0072B2", label="cut over the ranks"), Patch(color="#999999", label="whole on every rank")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,146 @@
+"""Which tensor of a checkpoint is which parameter: every published spelling of the names, all misfits listed."""
+
+import re
+from collections.abc import Iterable
+
+import torch
+
+from neoxlib.checkpoint.folder import SKIPPED, Checkpoint, Stored
+from neoxlib.checkpoint.foreign import UNQUANTIZED, ZERO_TO_FP32
+from neoxlib.checkpoint.tensor_file import as_bytes
+from neoxlib.errors import ShardError, WeightsError
+from neoxlib.model.config import ModelConfig
+from neoxlib.model.parameters import full_parameters, shard_rules
+
+EMBED, HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
+HEADS = (HEAD, "lm_head.weight")  # the second since transformers 5
+# Names of other programs' tensors -> what they are.
+FOREIGN = (
+    (r"\.lora_\w+(\.|$)",
+     "those of an adapter (LoRA), not merged: merge_and_unload() it into its model and save that"),
+    (r"\.(qweight|qzeros|g_idx)$", f"weights quantized by GPTQ or AWQ: {UNQUANTIZED}"),
+    (r"\.(SCB|absmax|quant_map|weight_format|quant_state\.\w+)$",
+     f"weights quantized by bitsandbytes: {UNQUANTIZED}"),
+    (r"\.(weight_packed|weight_zero_point)$", f"compressed tensors: {UNQUANTIZED}"),
+)  # fmt: skip
+# What wrappers put before the names of what they wrap -> whose they are.
+WRAPPERS = {
+    "_orig_mod.": "torch.compile", "_fsdp_wrapped_module.": "torch's FSDP",
+    "base_model.model.": "PEFT",
+    "_checkpoint_wrapped_module.": "torch's activation checkpointing",
+    "module.": "torch's DistributedDataParallel or DataParallel, or DeepSpeed",
+}  # fmt: skip
+FIRST = "layers.0.input_layernorm.weight"  # in every checkpoint, behind what its names begin with
+FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+
+
+def dtype_of(name: str | torch.dtype) -> torch.dtype:
+    """A torch dtype by its name. Raises ShardError for one that weights are not stored in."""
+    dtype = FLOATS.get(str(name).removeprefix("torch."))
+    if dtype is None:
+        raise ShardError(f"weights are not stored as {name!r}; dtype may be {', '.join(FLOATS)}")
+    return dtype
+
+
+def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, Stored]]:
+    """The model's parameter names -> (the checkpoint's name, its tensor), in the order of the checkpoint's files.
+
+    Packed weights keep their parts: `weight` and `weight_scale`.
+    Raises WeightsError with every missing, extra or misshapen tensor, and those of a wrong dtype.
+    """
+    parameters, problems, found = full_parameters(config, checkpoint.quant), [], {}
+    names = match_names(checkpoint.tensors, config, str(checkpoint.folder), checkpoint.quant)
+    if empty := [theirs for theirs in names.values() if 0 in checkpoint.tensors[theirs].shape]:
+        raise WeightsError(
+            f"{checkpoint.folder} holds {len(empty)} tensors without a number, as {empty[0]}: "
+            f"DeepSpeed's ZeRO-3 leaves such: join its training state, {ZERO_TO_FP32}"
+        )
+    for name, theirs in names.items():
+        stored, (shape, rule, dtype) = checkpoint.tensors[theirs], parameters[name]
+        if stored.shape != (expected := rule.shape(shape, *checkpoint.part)):
+            problems.append(f"{theirs} is {list(stored.shape)}, the config asks for {list(expected)}")
+        if stored.dtype not in ([dtype] if dtype else FLOATS.values()):
+            problems.append(f"{theirs} is {stored.dtype}; weights are {dtype or ', '.join(FLOATS)}")
+        found[name] = (theirs, stored)
+    _refuse(problems, str(checkpoint.folder))
+    if config.tie_word_embeddings:
+        _check_tie(checkpoint)
+    return dict(sorted(found.items(), key=lambda item: item[1][1].place))
+
+
+def match_names(
+    names: Iterable[str], config: ModelConfig, where: str = "the checkpoint", quant: str | None = None
+) -> dict[str, str]:
+    """The model's parameter names -> the checkpoint's. Raises WeightsError with all names that do not fit.
+
+    Either name of the head is taken, and a base model's names without `gpt_neox.`; with tied embeddings one of
+    embed_in and the head is enough.
+    """
+    names = [name for name in names if not SKIPPED.search(name)]
+    if problem := _of_others(names) or _prefixed(names):
+        raise WeightsError(f"{where} {problem}")
+    prefix = "" if any(name.startswith("gpt_neox.") for name in names) else "gpt_neox."
+    expected, found, problems = shard_rules(config, quant), {}, []
+    for theirs in names:
+        ours = HEAD if theirs in HEADS else prefix + theirs
+        if ours == HEAD and config.tie_word_embeddings:
+            continue
+        if ours in found:
+            problems.append(f"twice {found[ours]}, also as {theirs}")
+        elif ours not in expected:
+            problems.append(f"extra {theirs}")
+        found[ours] = theirs
+    if config.tie_word_embeddings and EMBED not in found and (heads := [name for name in names if name in HEADS]):
+        found[EMBED] = heads[0]
+    missing = [name for name in expected if name not in found]
+    if missing == [HEAD]:
+        problems.append("this is a base model: it lacks the head that turns hidden states into tokens")
+    _refuse(problems + [f"missing {name}" for name in missing], where)
+    return found
+
+
+def _of_others(names: list[str]) -> str | None:
+    """One line for the tensors of another program, in place of one for each."""
+    for pattern, what in FOREIGN:
+        if found := [name for name in names if re.search(pattern, name)]:
+            return f"holds {len(found)} tensors like {found[0]}, which are {what}"
+    return None
+
+
+def _prefixed(names: list[str]) -> str | None:
+    """One line for what stands before all names, or inside many, and is none of the model's."""
+    starts = {
+        name.removesuffix(FIRST).removesuffix("gpt_neox.") for name in names if name.endswith(FIRST)
+    }
+    inside = next(
+        (word for word in WRAPPERS if any(f".{word}" in f".{name}" for name in names)), ""
+    )
+    prefix = starts.pop() if len(starts) == 1 else ""
+    if not (word := prefix or inside):
+        return None
+    count = sum(f".{word}" in f".{name}" for name in names)
+    who = f", as {WRAPPERS[inside]} leaves it" if inside else ""
+    return (
+        f"has {count} of {len(names)} tensors under the prefix {word!r}{who}: save the "
+        f"state_dict() of the model inside, or take {word!r} off the names"
+    )
+
+
+def _refuse(problems: list[str], where: str) -> None:
+    if problems:
+        raise WeightsError(f"{where} does not hold the GPT-NeoX of its config.json:\n  " + "\n  ".join(problems))
+
+
+def _check_tie(checkpoint: Checkpoint) -> None:
+    """A head stored beside tied embeddings has to be their copy; if it is not, the config is wrong."""
+    tensors = checkpoint.tensors
+    head = next((tensors[name] for name in HEADS if name in tensors), None)
+    embed = next((tensors[name] for name in (EMBED, EMBED.removeprefix("gpt_neox.")) if name in tensors), None)
+    if head is None or embed is None:
+        return
+    pairs = zip(head.row_blocks(), embed.row_blocks(), strict=False)
+    if head.shape != embed.shape or not all(as_bytes(a) == as_bytes(b) for (_, a), (_, b) in pairs):
+        raise WeightsError(
+            f"{checkpoint.folder}: config.json says tie_word_embeddings, but the head and embed_in differ; "
+            "set tie_word_embeddings to false if the head was trained apart"
+        )

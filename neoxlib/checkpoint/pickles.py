@@ -1,0 +1,134 @@
+"""Tensors of a .bin as torch.save writes it: shapes and offsets without data, or all of them."""
+
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, _weights_only_unpickler, serialization
+
+from neoxlib.checkpoint.foreign import file_kind
+from neoxlib.errors import WeightsError
+
+
+def read_shapes(path: Path) -> dict[str, tuple[Tensor, int | None]]:
+    """Each tensor, on the meta device, and where its values begin; None where torch must read them.
+
+    By `weights_only=True`. torch/serialization.py notes where each storage's bytes begin as
+    `_checkpoint_offset` when nothing is read.
+    """
+    sizes: dict[int, int] = {}
+    state = _checked(path, lambda: _shapes(path, sizes))
+    return {key: (tensor, _offset(tensor, sizes)) for key, tensor in state.items()}
+
+
+def _offset(tensor: Tensor, sizes: dict[int, int]) -> int | None:
+    """Where a tensor's values lie one after the other in its file; None where they do not."""
+    storage = tensor.untyped_storage()
+    start = tensor.storage_offset() * tensor.itemsize
+    fits = start + tensor.nbytes <= storage.nbytes() == sizes.get(storage._checkpoint_offset)
+    plain = tensor.is_contiguous() and not tensor.is_neg() and not tensor.is_conj()
+    return storage._checkpoint_offset + start if fits and plain else None
+
+
+def _shapes(path: Path, sizes: dict[int, int]) -> Any:
+    """What a .bin holds, without the numbers.
+
+    `sizes` gets the bytes of each record that can be read where it is, by its offset.
+    """
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(0)
+        if start != b"PK\x03\x04":  # as torch tells the two formats apart
+            return torch.load(path, map_location="meta", weights_only=True, mmap=False)
+        return serialization._load(
+            _Records(file, sizes), "meta", _weights_only_unpickler, encoding="utf-8"
+        )
+
+
+class _Records:
+    """torch's reader of a zip, for a load without numbers: records are where the archive says.
+
+    torch computes it for files of its own version, as its writer lays them out: one that was zipped
+    anew lies otherwise. And it swaps bytes of another order, of which there are none here.
+    """
+
+    def __init__(self, file: BinaryIO, sizes: dict[int, int]) -> None:
+        self.reader, self.sizes = torch._C.PyTorchFileReader(file), sizes
+        default = serialization.get_default_load_endianness()
+        order = "big" if default == serialization.LoadEndianness.BIG else "little"
+        if self.reader.has_record("byteorder"):
+            order = self.reader.get_record("byteorder").decode()
+        self.plain = _stored_records(file) if order == sys.byteorder else {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.reader, name)
+
+    def has_record(self, name: str) -> bool:
+        return name == "byteorder" or (name != ".format_version" and self.reader.has_record(name))
+
+    def get_record(self, name: str) -> bytes:
+        return sys.byteorder.encode() if name == "byteorder" else self.reader.get_record(name)
+
+    def get_record_offset(self, name: str) -> int:
+        offset, entry = self.reader.get_record_offset(name), self.plain.get(name)
+        if entry and entry.header_offset == self.reader.get_record_header_offset(name):
+            self.sizes[offset] = entry.file_size
+        return offset
+
+
+def _stored_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
+    """The records of a zip that are neither compressed nor encrypted nor there twice."""
+    try:
+        entries = zipfile.ZipFile(file).infolist()
+    except zipfile.BadZipFile:  # torch may still read it
+        return {}
+    names = Counter(entry.filename for entry in entries)
+    return {
+        entry.filename.partition("/")[2]: entry for entry in entries
+        if entry.compress_type == zipfile.ZIP_STORED
+        and not entry.flag_bits & 1
+        and names[entry.filename] == 1
+    }  # fmt: skip
+
+
+def _checked(path: Path, read: Callable[[], Any]) -> dict[str, Tensor]:
+    """What `read` returns, if it is a plain table of tensors."""
+    try:
+        state = read()
+    except Exception as error:  # a corrupt pickle can raise anything
+        if kind := file_kind(path):
+            raise WeightsError(f"{path} cannot be read as what torch.save writes{kind}") from error
+        raise WeightsError(
+            f"{path} cannot be read with weights_only=True: it is truncated or corrupt, or asks to run "
+            "code, which is never done. Copy it anew, or save its tensors as safetensors. "
+            f"({repr(error)[:200]})"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and _is_dense(x) for k, x in state.items()
+    ):
+        raise WeightsError(
+            f"{path} is no plain table of name and tensor; save the model's state_dict() as safetensors"
+        )
+    return state
+
+
+def _is_dense(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+
+
+@lru_cache(maxsize=1)  # one file at a time, for as long as its tensors are asked for
+def load_whole(path: Path) -> dict[str, Tensor]:
+    """All tensors of a .bin whose bytes cannot be picked out; memory then grows with that file."""
+    state = _checked(
+        path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+    )
+    if empty := [key for key, tensor in state.items() if not tensor.is_cpu]:
+        raise WeightsError(
+            f"{path} has no numbers for {', '.join(empty)}: they were saved from the meta device"
+        )
+    return state

@@ -1,0 +1,68 @@
+"""The guide's preparation of a model folder: links to the weights, copies of the small files, and no file edited."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from neoxlib.checkpoint.folder import open_checkpoint
+from neoxlib.checkpoint.manifest import read_manifest
+from neoxlib.checkpoint.source import companions
+from neoxlib.errors import WeightsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
+    """Make `dst` a model folder that stands on the files of `src`; returns a row per file: file, how, bytes.
+
+    Weights are linked, so that no byte of them is copied; config.json and the tokenizer are copied as they are.
+    May be repeated. Raises WeightsError: no weights in `src`, a cut in place of a checkpoint, or files in `dst` that
+    are others, which are all named and left alone.
+    """
+    import pandas as pd
+
+    src, dst = Path(src).resolve(), Path(dst).absolute()
+    weights = _weights(src, dst)
+    small = [
+        path for path in companions(src).values() if path.suffix != ".py"
+    ]  # no code of other libraries
+    small = sorted([*small, *src.glob("*.index.json")])
+    strange = [
+        path.name
+        for path in (*weights, *small)
+        if _other(path, dst / path.relative_to(src), path in weights)
+    ]
+    if strange:
+        raise WeightsError(f"{dst} has other files of these names: {', '.join(strange)}; give an empty or a new folder")
+    dst.mkdir(parents=True, exist_ok=True)
+    for path in weights:
+        if not (dst / path.name).is_symlink():
+            (dst / path.name).symlink_to(path)
+    for path in small:
+        (dst / path.relative_to(src)).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, dst / path.relative_to(src))
+    rows = [(path.name, "link", path.stat().st_size) for path in weights]
+    rows += [(str(path.relative_to(src)), "copy", path.stat().st_size) for path in small]
+    return pd.DataFrame(rows, columns=["file", "how", "bytes"])
+
+
+def _weights(src: Path, dst: Path) -> list[Path]:
+    """The weight files of a checkpoint, after all doubts about the two folders."""
+    if dst.resolve() == src:
+        raise WeightsError(f"{dst} is the checkpoint itself; it can be used as it is")
+    if src.is_dir() and read_manifest(src) is not None:
+        raise WeightsError(f"{src} was written by `shard` and can be used as it is; give a checkpoint")
+    files = list(open_checkpoint(src).files)
+    if not (src / "config.json").is_file():
+        raise WeightsError(f"{src} has weights but no config.json; copy it from the checkpoint")
+    return files
+
+
+def _other(source: Path, target: Path, linked: bool) -> bool:
+    """Whether something else stands where a link or a copy would go."""
+    if not target.exists() and not target.is_symlink():
+        return False
+    if linked:
+        return not target.is_symlink() or target.resolve() != source.resolve()
+    return target.is_symlink() or not target.is_file() or target.read_bytes() != source.read_bytes()

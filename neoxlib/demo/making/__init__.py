@@ -1,0 +1,1 @@
+"""How the shipped model and exam were made; not part of an installation."""

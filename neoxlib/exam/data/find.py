@@ -1,0 +1,190 @@
+"""Where a benchmark's files are in what a user has: its authors' folders, an archive of them, or the hub's exports."""
+
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from neoxlib.errors import DataError
+from neoxlib.exam.data.benchmarks import Benchmark
+from neoxlib.exam.data.records import DAMAGE, File
+from neoxlib.exam.data.tar import LEFT_OUT, damaged, is_tar, tar_as_zip
+from neoxlib.workbook.parameters import ARCHIVES
+
+LARGEST = 1 << 28  # bytes of one file in a zip, of all files in a tar; a real exam has a few million
+MAPPING = "subject_mapping.json"
+DEEPEST = 2  # folders around an exam: the hub's cache has snapshots/<commit>; in an archive there may be one more
+WHOLE = "all"  # the hub's folder of all subjects; stands for files that name their subjects in a column
+_PART = re.compile(r"-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?(?=\.parquet$)")  # older exports end in a hash
+
+
+@contextmanager
+def exam_root(data_dir: Path, benchmark: Benchmark, split: str) -> Iterator[File]:
+    """The folder of the exam in what `data_dir` names.
+
+    That is the exam's own folder, a folder or archive around it, a folder that holds its archive, or
+    the folder of the split in it. Raises DataError where there is no exam, or more than one.
+    """
+    with opened(_place(data_dir, benchmark, split)) as top:
+        yield find_root(top, benchmark, split)
+
+
+def _place(data_dir: Path, benchmark: Benchmark, split: str) -> Path:
+    """`data_dir`; for the folder of a split the one that has examples beside it; or an archive in it."""
+    if not data_dir.is_dir():
+        return data_dir
+    folder = data_dir.resolve()
+    if folder.name in benchmark.spellings[split]:
+        files = find_files(folder.parent, benchmark, split).values()
+        if any(path.parent == folder for several in files for path in several):
+            return folder.parent
+    unpacked = _holds(data_dir, benchmark, split)
+    if unpacked:
+        return data_dir
+    packed = {path: _holds(path, benchmark, split) for path in _archives(data_dir)}
+    having = [path for path in packed if packed[path]]
+    if not having and unpacked is None:  # another exam's, where there is nothing else
+        having = [path for path in packed if packed[path] is not None]
+    if len(having) > 1:
+        names = ", ".join(path.name for path in having)
+        raise DataError(f"{data_dir} has {len(having)} archives with questions of {split} (name one of them): {names}")
+    return having[0] if having else data_dir
+
+
+def _archives(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.name.lower().endswith(ARCHIVES) and path.is_file()]
+
+
+def _holds(path: Path, benchmark: Benchmark, split: str) -> bool | None:
+    """Whether a folder or archive has the benchmark's own exam, or another's in its form; None where it has none."""
+    with opened(path) as top:
+        having = _search(top, benchmark, split)
+        return all(_is_own(folder, benchmark, split) for folder in having.values()) if having else None
+
+
+@contextmanager
+def opened(data_dir: Path) -> Iterator[File]:
+    """`data_dir` itself, or the inside of the zip or tar archive that it is.
+
+    An archive is read in place: nothing is unpacked, so none of its names can lead anywhere. Raises DataError for what
+    is neither, and for an archive with a file beyond LARGEST.
+    """
+    if data_dir.is_dir():
+        yield data_dir
+        return
+    if not data_dir.is_file():
+        raise DataError(f"data_dir {data_dir} does not exist")
+    if not is_tar(data_dir) and not zipfile.is_zipfile(data_dir):
+        raise DataError(f"data_dir {data_dir} is a file, and no zip archive and no tar; "
+                        "give a folder, or the official archive")  # fmt: skip
+    with tar_as_zip(data_dir, LARGEST) if is_tar(data_dir) else _zip(data_dir) as archive:
+        large = [info.filename for info in archive.infolist() if info.file_size > LARGEST]
+        if large:
+            raise DataError(f"{data_dir} has files of more than {LARGEST >> 20} MB: {', '.join(large)[:200]}")
+        yield zipfile.Path(archive)
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise damaged(path, error) from error
+
+
+def find_root(top: File, benchmark: Benchmark, split: str) -> File:
+    """`top`, or the only folder in it that has files of the split. Raises DataError where there are none or several."""
+    having = _search(top, benchmark, split)
+    if len(having) == 1:
+        return next(iter(having.values()))
+    if having:
+        names = ", ".join(having)
+        raise DataError(f"{top} has {len(having)} folders with questions of {split} (name one of them): {names}")
+    found = ", ".join(path.name for path in _visible(top)[:10]) or "nothing"
+    others = [other for other in benchmark.spellings if _search(top, benchmark, other)]
+    instead = f"; it has questions of split {' and '.join(others)}" if others else ""
+    raise DataError(f"{top} has no questions of {benchmark.title}'s {split}; expected "
+                    f"{usual_name(benchmark, split)} or the hub's parquet files; found: {found}{instead}")  # fmt: skip
+
+
+def _search(top: File, benchmark: Benchmark, split: str) -> dict[str, File]:
+    """The folders with the benchmark's own files of the split nearest to `top`, by their paths in it; "" is `top`.
+
+    Another exam's, which may lie beside it in the same form, count where there is nothing else.
+    """
+    level, others = {"": top}, {}
+    for _ in range(DEEPEST + 1 + isinstance(top, zipfile.Path)):
+        having = {name: folder for name, folder in level.items() if find_files(folder, benchmark, split)}
+        if own := {name: folder for name, folder in having.items() if _is_own(folder, benchmark, split)}:
+            return own
+        others = others or having
+        level = {f"{name}/{path.name}".lstrip("/"): path for name, folder in level.items() for path in _folders(folder)}
+    return others
+
+
+def _is_own(folder: File, benchmark: Benchmark, split: str) -> bool:
+    """Whether half of its subjects are the benchmark's, or it says by a table of its own what they are."""
+    found = set(find_files(folder, benchmark, split))
+    return (folder / MAPPING).is_file() or 2 * len(found & {*benchmark.subjects, WHOLE}) >= len(found)
+
+
+def usual_name(benchmark: Benchmark, split: str, subject: str = "<subject>") -> str:
+    """What the benchmark's authors call the file of a subject."""
+    return benchmark.file_name.format(subject=subject, split=split, spelling=benchmark.spellings[split][-1])
+
+
+def find_files(root: File, benchmark: Benchmark, split: str) -> dict[str, tuple[File, ...]]:
+    """The files of each subject of a split, in the order of their parts, by subject in the order of names.
+
+    `<split>/<subject>_<split>.csv`, also without the folder or the second <split>, also as .jsonl; the hub's
+    `<subject>/<split>-00000-of-00001.parquet`, in as many parts as it says; the same without <subject> or in all/ or
+    data/, under WHOLE; and for a benchmark of one subject `<split>.jsonl` or `<split>-….parquet`, also in data/.
+    Raises DataError where two files are one subject's, or a part is missing.
+    """
+    hits: dict[str, list[File]] = {}
+    for folder in (root, *_folders(root)):
+        inside = folder.name if folder is not root else ""
+        for path in _visible(folder):
+            if (subject := _subject(path.name, inside, benchmark, split)) and subject != LEFT_OUT:
+                hits.setdefault(subject, []).append(path)
+    problems = [problem for subject, paths in sorted(hits.items()) for problem in _unclear(subject, paths)]
+    if problems:
+        raise DataError(f"{len(problems)} problem(s) in {root}:\n  " + "\n  ".join(problems))
+    return {subject: tuple(sorted(paths, key=lambda path: path.name)) for subject, paths in sorted(hits.items())}
+
+
+def _subject(name: str, folder: str, benchmark: Benchmark, split: str) -> str:
+    """The subject whose questions the file has; "" for any other file."""
+    spellings = benchmark.spellings[split]
+    stem, table = "|".join(spellings), _PART.sub("", name)
+    if alone := benchmark.alone:
+        return alone if folder in ("", "data") and re.fullmatch(rf"(?:{stem})\.(?:jsonl|parquet)", table) else ""
+    if re.fullmatch(rf"(?:{stem})\.parquet", table):
+        return WHOLE if folder in ("", WHOLE, "data") else folder
+    if folder not in ("", *spellings):
+        return ""
+    match = re.fullmatch(rf"(.+?)(_(?:{stem}))?\.(?:csv|jsonl)", name)
+    return match[1] if match and (folder or match[2]) else ""
+
+
+def _unclear(subject: str, paths: list[File]) -> list[str]:
+    """Why the files of one subject are not one table; nothing where they are."""
+    names = ", ".join(f"{path.parent.name}/{path.name}" for path in paths)
+    if len({(str(path.parent), _PART.sub(r"-of-\2", path.name)) for path in paths}) > 1:
+        return [f"{subject} has {len(paths)} files, and one is expected (move the others away): {names}"]
+    numbers = [tuple(map(int, part.groups())) for path in paths if (part := _PART.search(path.name))]
+    lacking = sorted(set(range(numbers[0][1])) - {number for number, _ in numbers}) if numbers else []
+    missing = ", ".join(f"{number:05}-of-{numbers[0][1]:05}" for number in lacking)
+    return [f"{subject} lacks the part(s) {missing}; found: {names}"] if missing else []
+
+
+def _folders(folder: File) -> list[File]:
+    return [path for path in _visible(folder) if path.is_dir()]
+
+
+def _visible(folder: File) -> list[File]:
+    """Its entries by name, without those that systems hide (.DS_Store, __MACOSX)."""
+    try:
+        return sorted((p for p in folder.iterdir() if not p.name.startswith((".", "__"))), key=lambda path: path.name)
+    except PermissionError:  # of another folder beside the exam's
+        return []

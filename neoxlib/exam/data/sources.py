@@ -1,0 +1,121 @@
+"""A subject's records, whichever files they stand in: one of its own, several parts, or rows of all subjects' file."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from neoxlib.exam.data.benchmarks import Benchmark
+from neoxlib.exam.data.find import WHOLE, find_files
+from neoxlib.exam.data.records import File, Record, read_table
+
+NAMES = ("question", "passage", "answer", "explanation")  # also with a capital, as CMMLU has them
+
+
+class Where(NamedTuple):
+    """The place of a record; `str` is what problems begin with, and places sort as the files have them."""
+
+    part: int  # which of the subject's files
+    row: int
+    file: str  # its folder and name
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.row}"
+
+
+Entries = list[tuple[Where, Record]]
+Problems = list[tuple[Where, str]]
+Sheet = tuple[Entries, Problems]  # what was read, and what was wrong with it
+
+
+@dataclass(frozen=True)
+class Source:
+    """The records of one subject, in order, and what was wrong with the files."""
+
+    start: Where
+    files: tuple[File, ...] = ()  # not read yet
+    entries: Entries = field(default_factory=list)
+
+    def read(self, headerless: tuple[str, ...]) -> Sheet:
+        """The records under neoxlib's names, and every problem; `headerless` as for `read_table`."""
+        entries, problems = list(self.entries), []
+        for part, path in enumerate(self.files):
+            records, found = read_table(path, headerless)
+            placed = [(Where(part, row, label(path)), record) for row, record in records]
+            entries += [(where, _named(record)) for where, record in placed]
+            problems += _clashing(placed)[:1]  # of a CSV all rows have it
+            numbered = [problem.partition(": ") for problem in found]
+            problems += [(Where(part, int(row), label(path)), text) for row, _, text in numbered]
+        return entries, problems
+
+
+def find_sources(
+    root: File, benchmark: Benchmark, split: str, wanted: Collection[str]
+) -> tuple[dict[str, Source], list[str]]:
+    """What there is of each subject of a split, and what is wrong with a file of all subjects.
+
+    Such a file is read for those `wanted` that have no file of their own.
+    """
+    files = find_files(root, benchmark, split)
+    whole = files.pop(WHOLE, ())
+    own = {name: source_of(paths) for name, paths in files.items()}
+    if not whole or (own and set(wanted) <= set(own)):
+        return own, []
+    entries, problems = source_of(whole).read(())
+    if own and entries and not any("subject" in record for _, record in entries):
+        return own, []
+    of_root = root.name if whole[0].parent.name == root.name else None  # its subject's folder, perhaps
+    others, unclear = _divided(entries, problems, of_root if of_root in wanted else None)
+    return {name: (others | own)[name] for name in sorted({*others, *own})}, unclear
+
+
+def source_of(files: tuple[File, ...]) -> Source:
+    """Files that are one subject's."""
+    return Source(Where(0, 1, label(files[0])), files)
+
+
+def _divided(entries: Entries, problems: Problems, otherwise: str | None) -> tuple[dict[str, Source], list[str]]:
+    """Records by what their column `subject` says; by `otherwise` where there is none."""
+    if entries and not otherwise and not any("subject" in record for _, record in entries):
+        found = ", ".join(map(str, entries[0][1]))
+        return {}, [f"{entries[0][0]}: column subject missing, which says whose a question is; found: {found[:200]}"]
+    parts: dict[str, Entries] = {}
+    for where, record in entries:
+        name = record.get("subject", otherwise)
+        if isinstance(name, str) and name.strip():
+            parts.setdefault(name, []).append((where, record))
+        else:
+            problems.append((where, f"subject is {name!r}; expected the name of one"))
+    sources = {name: Source(rows[0][0], entries=rows) for name, rows in sorted(parts.items())}
+    return sources, [f"{where}: {text}" for where, text in problems]
+
+
+def label(path: File) -> str:
+    """What problems call a file: its folder and name."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def counts_from_zero(records: Iterable[Record], choices: tuple[str, ...]) -> bool:
+    """Whether answers that are text are numbers of the choices, from 0: all are, and 0 is one of them."""
+    answers = [record.get("answer") for record in records]
+    given = {answer if isinstance(answer, str) else None for answer in answers if answer not in (None, "")}
+    return "0" in given and given <= {str(number) for number in range(len(choices))}
+
+
+def _named(record: Record) -> Record:
+    """The record with the names of NAMES in small letters."""
+    return {_small(name): value for name, value in record.items()}
+
+
+def _small(name: str) -> str:
+    return name.lower() if isinstance(name, str) and name.lower() in NAMES else name
+
+
+def _clashing(entries: Entries) -> Problems:
+    """Columns whose names are one in small letters: all but one would be lost."""
+    found: Problems = []
+    for where, record in entries:
+        for name in NAMES:
+            same = sorted(other for other in record if _small(other) == name)
+            if len(same) > 1:
+                found.append((where, f"has {' and '.join(same)}, and one is expected"))
+    return found

@@ -1,0 +1,1 @@
+"""Token ids in, tokens out: sampling, decoding, scoring, and the checks of both."""

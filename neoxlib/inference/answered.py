@@ -1,0 +1,31 @@
+"""A model's first answers, kept as they were given, so that `parity` can judge them later."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from neoxlib.inference.decode import Limits
+
+KEPT = 4  # answers of an engine
+LONGEST = 512  # ids of a kept answer and its context: each is computed once more, in float32
+
+
+class Answered(NamedTuple):
+    """A continuation that an engine gave or scored, and what it held of it at that moment."""
+
+    context: Sequence[int]
+    continuation: Sequence[int]
+    logprob: float  # sum of log P(token) over the first `real_ids` ids, those of `holes` left out
+    real_ids: int
+    holes: tuple[int, ...] = ()
+
+
+def keep_first(
+    kept: list[Answered], limits: Limits,
+    answers: Iterable[tuple[Sequence[int], Sequence[int], float]],
+) -> None:
+    """Add (context, continuation, log-probability) to `kept`, as long as it holds fewer than KEPT."""
+    for context, continuation, logprob in answers:
+        if len(kept) >= KEPT:
+            return
+        if len(context) + len(continuation) <= LONGEST:
+            kept.append(Answered(context, continuation, logprob, limits.real_ids, limits.holes))

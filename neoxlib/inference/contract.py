@@ -1,0 +1,78 @@
+"""What may be asked of a loaded model, in this process or over ranks: Engine and Session share it."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from neoxlib.inference.answered import Answered
+from neoxlib.inference.score import Score
+from neoxlib.inference.text import Completion
+from neoxlib.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from neoxlib.inference.timing import Case
+
+Prompt = str | Sequence[int]
+
+
+class Inference(Protocol):
+    """The methods that Engine and Session share; both give the same answers.
+
+    In a group every rank's engine is asked alike, and rank 0 has the answers.
+    """
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's config."""
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The checkpoint's tokenizer. Raises ConfigError when the folder has none."""
+
+    @property
+    def max_seq_len(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+
+    @property
+    def first_answers(self) -> list[Answered]:
+        """The first answers, as they were given."""
+
+    def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[Completion]:
+        """Continue `prompts`, all in one batch."""
+
+    def logits(self, input_ids: Any, attention_mask: Any = None) -> "Tensor | None":
+        """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S]."""
+
+    def score(
+        self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]
+    ) -> list[list[float]]:
+        """Log-probability of each choice after each prompt."""
+
+    def score_ids(
+        self,
+        requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+        stream: Callable[[int, int], None] | None = None,
+        real_ids: int | None = None,
+    ) -> list[Score]:
+        """(log-probability, is greedy) of each (context ids, continuation ids)."""
+
+    def profile(self, case: "Case") -> list[dict[str, list[float]]]:
+        """Milliseconds of each step by part, a dict of lists per repeat of `case`."""
+
+    def trace(self, case: "Case", folder: str | os.PathLike[str]) -> str:
+        """Run the first steps of `case` under the profiler; each rank's trace is in `folder`."""
+
+    def memory(self) -> list[dict[str, float]]:
+        """MB of each rank."""
+
+    def settle(self) -> None:
+        """Wait until what follows a load in the background is over."""
+
+    def describe(self) -> dict[str, Any]:
+        """What is loaded, where and how."""
+
+    def close(self) -> None:
+        """End what serves the model."""

@@ -1,0 +1,223 @@
+"""Decode loop: token ids in, token ids and clocks out. No text, files or chips here.
+
+Every rank of the model's group runs the same loop; rank 0 chooses the tokens and tells the others.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from neoxlib.errors import NotFiniteError, RankError, SettingsError
+from neoxlib.inference.finite import blamed
+from neoxlib.inference.sampling import Sampling, pick
+from neoxlib.machine.runtime import Timer
+from neoxlib.model.cache import KVCache
+from neoxlib.model.gpt_neox import GPTNeoX
+from neoxlib.model.group import Group
+
+PAD = 0  # any id will do: padding is masked, and what an ended row says is thrown away
+
+
+class Clock(NamedTuple):
+    """Milliseconds of one step. The four do not overlap: their sum is the step's wall time."""
+
+    pre: float  # building the inputs, and on the first step the cache
+    forward: float  # the model's own computing
+    communication: float  # the ranks' sums inside the forward pass
+    post: float  # gathering the logits, choosing, telling the other ranks
+
+
+class Choice(NamedTuple):
+    """Rank 0's word on one step."""
+
+    tokens: list[int | None]  # [B]; None for a row that had ended before
+    reasons: list[str | None]  # [B]; "stop" or "length" from the step that ends the row, None until then
+    logprobs: list[float]  # [B], under the model itself; empty on the other ranks
+    top: list[list[tuple[int, float]]]  # [B][top] likeliest (id, log-probability), best first; empty likewise
+
+
+class Step(NamedTuple):
+    """One forward pass: what was chosen, and what it cost."""
+
+    choice: Choice
+    clock: Clock
+    device_ms: float | None = None  # of the forward pass with its sums, by an accelerator's own events
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a model and its tokenizer allow.
+
+    Without `eos_ids` only the length and what a caller names end a row.
+    """
+
+    eos_ids: tuple[int, ...]
+    real_ids: int  # one more than the tokenizer's last id; rows from there on pad the vocabulary
+    max_seq_len: int  # prompt and answer together
+    holes: tuple[int, ...] = ()  # ids before it that have no token, and are never chosen
+
+
+def decode(
+    model: GPTNeoX, prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits, *, top: int = 0,
+    watch: Callable[[int, int], bool] | None = None,
+) -> Iterator[Step]:
+    """Continue `prompts`, all in one batch: an iterator that runs one forward pass per Step until every row has ended.
+
+    A row ends with "stop" at one of `ending` (which is among its tokens, as in transformers) or
+    where `watch(row, token)`, called on rank 0 for every other new token, says True; with "length"
+    after `max_new_tokens`. `top` asks for that many alternatives per token. Every rank must take
+    every step.
+    Raises SettingsError, before any work, that lists every prompt that cannot be served.
+    """
+    check(prompts, sampling, limits)
+    return _steps(model, Rows(prompts, sampling, limits, top, watch)) if prompts else iter(())
+
+
+def ending(sampling: Sampling, limits: Limits) -> frozenset[int]:
+    """The ids that end a row: the end of text, and those that the caller names."""
+    return frozenset((*limits.eos_ids, *sampling.stop_token_ids))
+
+
+def check(prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits) -> None:
+    """Raises SettingsError with every prompt that is empty, too long, or holds unknown ids.
+
+    And for `stop_token_ids` that the tokenizer does not have: no row would ever end there.
+    """
+    if unknown := _unknown(sampling.stop_token_ids, limits):
+        what = f"stop_token_ids holds ids {unknown}"
+        raise SettingsError(f"{what} that are not among {_known(limits)}")
+    problems = [f"prompts[{n}] {text}" for n, ids in enumerate(prompts) for text in _problems(ids, sampling, limits)]
+    if problems:
+        raise SettingsError("these prompts cannot be served:\n  " + "\n  ".join(problems))
+
+
+def _problems(ids: Sequence[int], sampling: Sampling, limits: Limits) -> Iterator[str]:
+    if not ids:
+        end = f"; to start from nothing give the end-of-text id, {list(limits.eos_ids[:1])}"
+        yield f"has no tokens: at least one is needed{end if limits.eos_ids else ''}"
+    if wrong := _unknown(ids, limits):
+        yield f"holds ids {wrong} that are not among {_known(limits)}"
+    total = len(ids) + sampling.max_new_tokens
+    if total > limits.max_seq_len:
+        yield (
+            f"has {len(ids)} tokens and max_new_tokens is {sampling.max_new_tokens}: {total} together, but max_seq_len "
+            f"is {limits.max_seq_len}; shorten the prompt, lower max_new_tokens or load with a larger max_seq_len"
+        )
+
+
+def _unknown(ids: Sequence[int], limits: Limits) -> list[int]:
+    holes = set(limits.holes)
+    return sorted({token for token in ids if not 0 <= token < limits.real_ids or token in holes})
+
+
+def _known(limits: Limits) -> str:
+    holes = f", without {len(limits.holes)} of them that have no token" if limits.holes else ""
+    return f"the tokenizer's 0..{limits.real_ids - 1}{holes}"
+
+
+class Rows:
+    """The rows of a batch: their ids so far, their random streams, which have ended and why."""
+
+    def __init__(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits, top: int,
+        watch: Callable[[int, int], bool] | None,
+    ) -> None:
+        self.sampling, self.limits, self.top, self.watch = sampling, limits, top, watch
+        self.ending = ending(sampling, limits)
+        self.history = [list(prompt) for prompt in prompts]
+        self.ends = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
+        self.reasons: list[str | None] = [None] * len(prompts)
+        self.generators = sampling.generators(prompts)
+
+    def choose(self, logits: Tensor) -> Choice:
+        """Give every row that still runs its next token from `logits` [B, V]."""
+        limits = self.limits
+        picked = pick(
+            logits.float().cpu(), self.history, self.sampling, self.generators, limits.real_ids, self.top,
+            limits.holes,
+        )
+        tokens = [
+            self._take(row, token) if reason is None else None
+            for row, (token, reason) in enumerate(zip(picked.tokens.tolist(), self.reasons, strict=True))
+        ]
+        best = zip(picked.top_tokens.tolist(), picked.top_logprobs.tolist(), strict=True)
+        top = [list(zip(ids, values, strict=True)) for ids, values in best]
+        return Choice(tokens, list(self.reasons), picked.logprobs.tolist(), top)
+
+    def _take(self, row: int, token: int) -> int:
+        self.history[row].append(token)
+        if token in self.ending or (self.watch is not None and self.watch(row, token)):
+            self.reasons[row] = "stop"
+        elif len(self.history[row]) == self.ends[row]:
+            self.reasons[row] = "length"
+        return token
+
+
+def _steps(model: GPTNeoX, rows: Rows) -> Iterator[Step]:
+    group, weight = model.group, model.gpt_neox.final_layer_norm.weight  # a norm's weight is never quantized
+    lap, timer = Stopwatch(weight.device), Timer(weight.device)
+    ids, mask = left_pad(rows.history)  # [B, S]
+    mask = mask.to(weight.device)
+    cache = KVCache(model.config, len(ids), rows.limits.max_seq_len, group, weight.dtype, weight.device)
+    reasons = rows.reasons
+    while None in reasons:
+        ids = ids.to(weight.device)
+        pre = lap()
+        group.reset_clock()
+        with torch.inference_mode(), timer.span():
+            logits = model(ids, cache, mask, last_only=True)[:, -1]  # [B, vocab here]
+        wall = lap()
+        communication = 1e3 * group.reset_clock()
+        try:
+            choice = _tell_all(group, rows.choose, group.gather(logits, dim=-1))
+        except NotFiniteError as error:  # on all ranks; timing's model has the real one inside
+            raise blamed(getattr(model, "model", model), error) from None
+        yield Step(choice, Clock(pre, wall - communication, communication, post=lap()), timer.take())
+        lap()  # what the caller did with the step is not ours
+        reasons = choice.reasons
+        ids, mask = torch.tensor([[PAD if token is None else token] for token in choice.tokens]), None  # [B, 1]
+
+
+def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids of unequal length -> ids [B, S] that end together, and their mask [B, S]: True on real tokens."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[PAD] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
+    lengths = torch.tensor([[len(prompt)] for prompt in prompts])
+    return ids, torch.arange(longest) >= longest - lengths
+
+
+def _tell_all(group: Group, choose: Callable[[Tensor], Choice], logits: Tensor | None) -> Choice:
+    """Rank 0's choice, or its failure, on every rank: a rank left waiting for a choice would wait for ever."""
+    choice, failure, word = None, None, None
+    if group.rank == 0:
+        try:
+            choice = choose(logits)
+            word = choice._replace(logprobs=[], top=[])  # rank 0 alone has use for the rest
+        except Exception as error:
+            known = isinstance(error, NotFiniteError)  # then all ranks look for the layer together
+            failure, word = error, error if known else f"{type(error).__name__}: {error}"
+    word = group.broadcast(word)
+    if isinstance(word, NotFiniteError):
+        raise word
+    if failure is not None:
+        raise failure
+    if isinstance(word, str):
+        raise RankError(f"rank 0 could not choose the next token: {word}")
+    return word if choice is None else choice
+
+
+class Stopwatch:
+    """Milliseconds from call to call, after `device` has done all that it was given."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.wait = torch.get_device_module(device).synchronize
+        self.last = time.perf_counter()
+
+    def __call__(self) -> float:
+        self.wait()
+        before, self.last = self.last, time.perf_counter()
+        return 1e3 * (self.last - before)

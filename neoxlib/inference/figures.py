@@ -1,0 +1,25 @@
+"""Data frame → matplotlib figure. Pure functions: nothing is shown or written, and no global state is touched."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+PARTS = {"pre": "#999999", "forward": "#0072B2", "communication": "#D55E00", "post": "#009E73"}  # the same palette
+
+
+def step_times(steps: pd.DataFrame) -> Figure:
+    """Stacked bars, one per decoding step after the first, of where its time went.
+
+    `steps`: a row per step with pre, forward, communication and post in ms, as `views.steps` gives.
+    """
+    later = steps.iloc[1:]
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    axes = figure.subplots()
+    below = later["pre"] * 0
+    for part, colour in PARTS.items():
+        axes.bar(later.index, later[part], bottom=below, color=colour, width=0.85, label=part)
+        below = below + later[part]
+    axes.set_xlabel("step (each makes one token per prompt)")
+    axes.set_ylabel("milliseconds")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,96 @@
+"""Where a model's numbers stop being finite: the first layer whose output holds NaN or infinity.
+
+What is here is done by all ranks of the model's group together, and all find the same.
+"""
+
+import copy
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from neoxlib.errors import NotFiniteError
+from neoxlib.model.cache import KVCache
+from neoxlib.model.gpt_neox import GPTNeoX
+
+
+def failure_of(logits: Tensor, ids: Tensor, mask: Tensor) -> NotFiniteError | None:
+    """What is wrong with `logits` [B, S, vocab] of `ids` [B, S] where `mask` [B, S] is True."""
+    bad = (~logits.isfinite().all(dim=-1) & mask).any(dim=-1).nonzero()[:, 0].tolist()
+    return NotFiniteError.of(f"row(s) {bad}", ids[bad[0]][mask[bad[0]]].tolist()) if bad else None
+
+
+def agree(model: GPTNeoX, failure: NotFiniteError | None) -> None:
+    """Raise on every rank the failure that rank 0 has found, if any, with its layer."""
+    told = model.group.broadcast(failure)
+    if told is not None:
+        raise blamed(model, told)
+
+
+def blamed(model: GPTNeoX, failure: NotFiniteError) -> NotFiniteError:
+    """A failure that all ranks know of, with the layer it begins in: passes over `failure.ids`."""
+    return NotFiniteError(f"{failure}. {blame(model, failure.ids)}")
+
+
+@torch.inference_mode()
+def blame(model: GPTNeoX, ids: Sequence[int]) -> str:
+    """The first part of `model` whose output for `ids` is not finite, and why, in a sentence.
+
+    An output that is not finite leaves none after it that is, since a layer adds to it: halving
+    finds the first.
+    """
+    depth = model.config.num_hidden_layers
+
+    def bad(number: int) -> bool:
+        return _any(model, [_output(model, ids, number)])[0]
+
+    first = bisect_left(range(depth + 2), True, key=bad)
+    if first > depth + 1:
+        return "Computed again by itself that row is finite in every layer"
+    name, paths = _part(model, first)
+    own = {path: p for path, p in model.named_parameters() if path.startswith(paths)}
+    flags = _any(model, [p if p.is_floating_point() else p.new_zeros(0) for p in own.values()])
+    broken = [path for path, flag in zip(own, flags, strict=True) if flag]
+    fine = f"its weights are finite, and {str(model.dtype).removeprefix('torch.')} overflows"
+    why = f"such numbers are in {', '.join(broken)}" if broken else fine
+    return f"The first output that is not finite is that of {name}: {why}"
+
+
+def _part(model: GPTNeoX, number: int) -> tuple[str, tuple[str, ...]]:
+    """The name of what computes the `number`-th output, and how its parameters' names begin."""
+    tied = model.config.tie_word_embeddings
+    if number == 0:
+        return "the embedding", ("gpt_neox.embed_in.",)
+    if number <= model.config.num_hidden_layers:
+        return f"layer {number - 1}", (f"gpt_neox.layers.{number - 1}.",)
+    matrix = "gpt_neox.embed_in." if tied else "embed_out."
+    return "the head", ("gpt_neox.final_layer_norm.", matrix)
+
+
+def _output(model: GPTNeoX, ids: Sequence[int], number: int) -> Tensor:
+    """The embedding of `ids`, the output of the `number`-th layer or, past the last, the logits."""
+    device, depth = model.gpt_neox.final_layer_norm.weight.device, model.config.num_hidden_layers
+    if number > depth:
+        return model.head(_output(model, ids, depth))
+    row = torch.tensor([list(ids)], device=device)  # [1, S]
+    cache = KVCache(model.config, 1, len(ids), model.group, model.dtype, device)
+    if model.fast:
+        short = copy.copy(model.fast)
+        short.stages = model.fast.stages // depth * number
+        return short.states(row, cache, None)
+    step = cache.extend(torch.ones_like(row, dtype=torch.bool), model.ops)
+    x = model.gpt_neox.embed_in(row, model.dtype)
+    layers = zip(model.gpt_neox.layers, cache.k, cache.v, strict=True)
+    for layer, k_cache, v_cache in islice(layers, number):
+        x = layer(x, step, k_cache, v_cache)
+    return x
+
+
+def _any(model: GPTNeoX, tensors: Sequence[Tensor]) -> list[bool]:
+    """Of each tensor whether any rank's part of it holds NaN or infinity."""
+    found = [int(not tensor.isfinite().all()) for tensor in tensors]
+    device = model.gpt_neox.final_layer_norm.weight.device
+    flags = torch.tensor(found, dtype=torch.int32, device=device)
+    return [count > 0 for count in model.group.all_reduce(flags).tolist()]

@@ -1,0 +1,156 @@
+"""What fewer bits cost: perplexity on given texts, and how often the likeliest token is that of the float32 weights.
+
+`python -m neoxlib.inference.quality [MODEL_DIR] [--text FILE]` measures every dtype and scheme and writes a table.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import click
+import pandas as pd
+import torch
+from torch import Tensor
+
+from neoxlib.checkpoint.folder import stored_quant
+from neoxlib.demo import MODEL_DIR
+from neoxlib.errors import NeoXError, SettingsError
+from neoxlib.inference import parity
+from neoxlib.inference.contract import Inference
+from neoxlib.inference.engine import load
+from neoxlib.machine import environment
+from neoxlib.workbook.run import Run, outputs_root, write_text
+
+VARIANTS = (
+    ("float32", None), ("bfloat16", None), ("float32", "int8"), ("bfloat16", "int8"), ("float32", "int4"),
+    ("bfloat16", "int4"),
+)  # fmt: skip
+UNSEEN_SEED = 990_001  # of documents that no training of the shipped model began from
+DOCUMENTS = 60
+MAX_TOKENS = 256  # of each text
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One form of the weights on the texts' `tokens`; `top1_agreement` None where there are no float32 weights."""
+
+    weights: str
+    dtype: str
+    tokens: int
+    perplexity: float
+    top1_agreement: float | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of every token but each text's first: its surprise in nats, and the token held likeliest before it; [tokens]."""
+
+    surprise: Tensor
+    likeliest: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[list[int]], logits: Sequence[Tensor]) -> "Answers":
+        """From the logits [S, vocab] of each row of ids."""
+        ahead = torch.cat([scores[: len(row) - 1] for row, scores in zip(rows, logits, strict=True)]).float()
+        came = torch.cat([torch.tensor(row[1:]) for row in rows])
+        surprise = -ahead.log_softmax(-1).gather(-1, came[:, None])[:, 0]
+        return cls(surprise, ahead.argmax(-1))
+
+    def against(self, weights: str, dtype: str, truth: "Answers | None") -> Quality:
+        """Compare with the answers of the float32 weights."""
+        agreement = None if truth is None else (self.likeliest == truth.likeliest).float().mean().item()
+        return Quality(weights, dtype, len(self.surprise), self.surprise.mean().exp().item(), agreement)
+
+
+def tokenize(engine: Inference, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of each text's beginning; texts of one token say nothing and are left out."""
+    longest = min(MAX_TOKENS, engine.max_seq_len)
+    rows = [list(engine.tokenizer(text)["input_ids"])[:longest] for text in texts]
+    return [row for row in rows if len(row) > 1]
+
+
+def answers(engine: Inference, rows: Sequence[list[int]]) -> Answers:
+    """What a loaded model holds of each row, each alone."""
+    return Answers.of(rows, [engine.logits([row])[0] for row in rows])
+
+
+def measure(model_dir: str | Path, texts: Sequence[str]) -> list[Quality]:
+    """Every form of VARIANTS, the float32 weights first; one is loaded at a time.
+
+    Raises SettingsError for a cut whose weights are packed: it has no other form.
+    """
+    if quant := stored_quant(model_dir):
+        raise SettingsError(f"{model_dir} holds weights packed as {quant}; give the checkpoint they came from")
+    found, truth = [], None
+    for dtype, quant in VARIANTS:
+        with load(model_dir, dtype=dtype, quant=quant) as engine:
+            here = answers(engine, tokenize(engine, texts))
+        truth = truth or here
+        found.append(here.against(quant or dtype, dtype, truth))
+    return found
+
+
+def check(session: Inference, run: Run, texts: Sequence[str]) -> pd.DataFrame:
+    """A loaded model against the float32 weights of its folder, read a layer at a time; saved in `run` as `quality`.
+
+    Weights that are stored packed have no float32 form to compare with.
+    """
+    about = session.describe()
+    rows = tokenize(session, texts)
+    here, truth, found = answers(session, rows), None, []
+    if stored_quant(about["model_dir"]) is None:
+        truth = Answers.of(rows, parity.solo_logits(about["model_dir"], rows, torch.float32))
+        found.append(truth.against("float32", "float32", truth))
+    found.append(here.against(about["quant"] or about["dtype"], about["dtype"], truth))
+    run.metrics(perplexity=found[-1].perplexity)
+    return run.save("quality", pd.DataFrame([asdict(row) for row in found]))
+
+
+def markdown(rows: Sequence[Quality]) -> str:
+    """The table for a document."""
+    lines = ["| weights | numbers | tokens | perplexity | top-1 as float32 |", "|---|---|---|---|---|"]
+    for row in rows:
+        agreement = "–" if row.top1_agreement is None else f"{row.top1_agreement:.2%}"
+        lines.append(f"| {row.weights} | {row.dtype} | {row.tokens:,} | {row.perplexity:.4f} | {agreement} |")
+    return "\n".join(lines) + "\n"
+
+
+def shipped_texts() -> list[str]:
+    """Documents of the shipped model's own kind that it was not trained on."""
+    from neoxlib.demo.making.corpus import documents
+
+    return list(islice(documents(UNSEEN_SEED), DOCUMENTS))
+
+
+def texts_for(model_dir: str | Path, prompts: Sequence[str]) -> list[str]:
+    """A few texts to measure a notebook's model on: of the shipped model's own kind, or the prompts and parity's."""
+    return shipped_texts()[:12] if Path(model_dir) == MODEL_DIR else [*prompts, *parity.TEXTS]
+
+
+@click.command()
+@click.argument("model_dir", default=str(MODEL_DIR))
+@click.option("--text", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Paragraphs to measure on.")
+def main(model_dir: str, text: Path | None) -> None:
+    """Measure every dtype and scheme on MODEL_DIR and write outputs/quality.json and outputs/quality.md."""
+    texts = [part for part in text.read_text("utf-8").split("\n\n") if part] if text else shipped_texts()
+    try:
+        rows = measure(model_dir, texts)
+    except NeoXError as error:
+        raise click.ClickException(str(error)) from error
+    result = {
+        "model": Path(model_dir).name, "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "text": text.name if text else f"{DOCUMENTS} documents of its corpus, seed {UNSEEN_SEED}",
+        "rows": [asdict(row) for row in rows], "environment": environment.describe("cpu"),
+    }  # fmt: skip
+    root = outputs_root()
+    root.mkdir(parents=True, exist_ok=True)
+    write_text(root / "quality.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_text(root / "quality.md", markdown(rows))
+    click.echo(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Answers as tables that a reader can look through. Pure functions: completions in, data frames or HTML out."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from IPython.display import HTML
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from neoxlib.inference.text import Completion
+from neoxlib.workbook import markup
+from neoxlib.workbook.table import TextTable
+
+WHITE = {" ": "␣", "\n": "⏎", "\t": "⇥"}
+
+
+def answers(prompts: Sequence[str], completions: Sequence[Completion]) -> pd.DataFrame:
+    """A row per prompt: its answer, how it ended, and its times in milliseconds."""
+    rows = [
+        {
+            "prompt": prompt, "answer": c.text, "tokens": len(c.token_ids), "ended by": c.finish_reason,
+            "first_token_ms": c.timings.first_token_ms, "next_token_ms": c.timings.next_token_ms,
+        }
+        for prompt, c in zip(prompts, completions, strict=True)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def tokens(completion: Completion, tokenizer: Any) -> pd.DataFrame:
+    """A row per new token: what it is, how likely the model held it, and its likeliest alternatives."""
+    rows = []
+    for token, logprob, top in zip(completion.token_ids, completion.logprobs, completion.top, strict=True):
+        others = [f"{visible(tokenizer, other)} {math.exp(value):.1%}" for other, value in top if other != token]
+        rows.append({
+            "token": visible(tokenizer, token), "id": token, "probability": math.exp(logprob),
+            "alternatives": " · ".join(others),
+        })
+    return pd.DataFrame(rows)
+
+
+def strip(completion: Completion, tokenizer: Any) -> HTML:
+    """The answer with each token on a ground that is the paler the less likely the model held it."""
+    cells = []
+    for token, logprob in zip(completion.token_ids, completion.logprobs, strict=True):
+        likely = math.exp(logprob)
+        style = f"background:rgba(0,114,178,{likely:.2f});color:{'#fff' if likely > 0.55 else 'inherit'}"
+        style += ";padding:0 .15em;margin:1px;display:inline-block"
+        text = markup.text(visible(tokenizer, token))
+        cells.append(f'<span title="{likely:.1%}" style="{style}">{text}</span>')
+    return HTML(markup.block(f'<div style="line-height:1.9">{"".join(cells)}</div>'))
+
+
+def visible(tokenizer: Any, token: int) -> str:
+    """A token's text with its white space to be seen; a token that is part of a character shows its bytes."""
+    text = tokenizer.decode([token])
+    if "\ufffd" in text:
+        table = {letter: byte for byte, letter in bytes_to_unicode().items()}  # a byte-level token's own alphabet
+        return "".join(f"‹{table.get(letter, 0):02X}›" for letter in tokenizer.convert_ids_to_tokens(token))
+    return "".join(WHITE.get(letter, letter) for letter in text)
+
+
+def readable(table: pd.DataFrame) -> TextTable:
+    """Answers or tokens for reading: shares as per cent, times to a tenth, dashes for gaps."""
+    cells = {name: [_cell(name, value) for value in table[name]] for name in table}
+    return TextTable(pd.DataFrame(cells, dtype=object))
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None or value != value:  # not a number
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.1%}" if name == "probability" else f"{value:.1f}"
+    return str(value)
+
+
+def steps(completion: Completion) -> pd.DataFrame:
+    """A row per step with the milliseconds of its four parts; step 0 reads the whole prompt."""
+    t = completion.timings
+    columns = {"pre": t.pre_ms, "forward": t.forward_ms, "communication": t.communication_ms, "post": t.post_ms}
+    return pd.DataFrame(columns).rename_axis("step")
+
+
+def differing(left: Sequence[Completion], right: Sequence[Completion]) -> list[int]:
+    """Rows whose new tokens differ between two lists of completions."""
+    return [n for n, (a, b) in enumerate(zip(left, right, strict=True)) if a.token_ids != b.token_ids]

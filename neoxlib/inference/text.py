@@ -1,0 +1,265 @@
+"""Text in, text out: prompts to token ids, answers with text and times. No sampling, no tensors."""
+
+import operator
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from numbers import Integral
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from neoxlib.errors import SettingsError
+from neoxlib.inference.decode import Choice, Limits, Step, decode, ending
+from neoxlib.inference.sampling import Sampling
+from neoxlib.inference.stream import NoText, TextStream
+from neoxlib.model.gpt_neox import GPTNeoX
+
+if TYPE_CHECKING:  # a notebook that only receives a Completion need not wait for transformers
+    from transformers import PreTrainedTokenizerBase
+
+
+# No lists of ids, though they can be read as such.
+UNREADABLE = (str, bytes, bytearray, memoryview, Mapping, Set)
+Stream = Callable[[int, str], Any]  # (row, new text)
+TOP = 5  # alternatives kept per token
+WANTED = "give a list of texts, or one such list per prompt"
+TAIL = 20  # letters of a prompt's end that a message shows
+
+
+@dataclass(frozen=True, repr=False)
+class Timings:
+    """Milliseconds of each step of one row, not overlapping: the first takes in the prompt, the others one token."""
+
+    pre_ms: list[float]  # building the inputs
+    forward_ms: list[float]  # computing
+    communication_ms: list[float]  # the ranks' sums inside the forward pass
+    post_ms: list[float]  # gathering logits, choosing, telling the other ranks
+
+    @property
+    def step_ms(self) -> list[float]:
+        """Wall time of each step."""
+        parts = (self.pre_ms, self.forward_ms, self.communication_ms, self.post_ms)
+        return [sum(step) for step in zip(*parts, strict=True)]
+
+    @property
+    def first_token_ms(self) -> float:
+        """Wall time from token ids to the first new token."""
+        return self.step_ms[0]
+
+    @property
+    def next_token_ms(self) -> float | None:
+        """Median wall time of the tokens after the first; None when there are none."""
+        return median(self.step_ms[1:]) if len(self.step_ms) > 1 else None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of this row over its wall time. A batch makes that of all its rows together."""
+        return 1e3 * len(self.step_ms) / sum(self.step_ms)
+
+    def __repr__(self) -> str:
+        later = "" if self.next_token_ms is None else f", next {self.next_token_ms:.1f} ms"
+        return f"Timings(first {self.first_token_ms:.1f} ms{later}, {self.tokens_per_second:.1f} tokens/s)"
+
+
+@dataclass(frozen=True, repr=False)
+class Completion:
+    """The answer to one prompt.
+
+    `token_ids` are the new tokens as transformers' `generate` gives them: the id that ended the
+    text, of the end of text or of `stop_token_ids`, is among them. `text` is without that id and
+    without special tokens; where they are kept it is what transformers decodes from all the ids. It
+    is cut before a stop string, and empty where there is no tokenizer. `finish_reason` is "stop"
+    (such an id or a stop string) or "length". `logprobs` and `top` are, per token, the model's own
+    log-probability and its likeliest (id, log-probability) pairs, before temperature, penalty and
+    the rest changed its scores.
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    timings: Timings
+    logprobs: list[float]
+    top: list[list[tuple[int, float]]]
+
+    def __repr__(self) -> str:
+        return f"Completion({self.text!r}, {len(self.token_ids)} tokens, {self.finish_reason!r}, {self.timings!r})"
+
+
+def generate_text(
+    model: GPTNeoX, tokenizer: "PreTrainedTokenizerBase | None",
+    prompts: Sequence[str | Sequence[int]], sampling: Sampling, limits: Limits,
+    stream: Stream | None = None,
+) -> list[Completion]:
+    """Continue `prompts` (text or token ids) in one batch: one Completion each on rank 0, an empty list elsewhere.
+
+    `stream(row, piece)` is called on rank 0 with each new piece of text; a row's pieces joined are
+    its text. Without a `tokenizer` prompts are token ids, and there is no text: every piece and
+    every Completion's is empty.
+    Raises SettingsError, before any work, that lists the prompts that cannot be served.
+    """
+    ids = encode(tokenizer, prompts)
+    if tokenizer is None and sampling.stop:
+        what = f"stop is {list(sampling.stop)}, but without a tokenizer there is no text"
+        raise SettingsError(f"{what}; use stop_token_ids")
+    texts = [_text(tokenizer, sampling) for _ in ids]
+    steps = []
+    for step in decode(model, ids, sampling, limits, top=TOP, watch=lambda row, token: texts[row].push(token)):
+        steps.append(step)
+        if model.group.rank == 0:
+            _hand_out(texts, step.choice, stream, sampling, ending(sampling, limits))
+    return [_completion(row, text, steps) for row, text in enumerate(texts)] if model.group.rank == 0 else []
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase | None", prompts: Sequence[str | Sequence[int]]
+) -> list[list[int]]:
+    """Token ids of each prompt, with the special tokens that the tokenizer adds by itself (GPT-NeoX's adds none).
+
+    Raises SettingsError that lists every prompt that is neither text nor a list of token ids.
+    """
+    if isinstance(prompts, str):
+        raise SettingsError(f"prompts is one string; give a list, [{prompts[:20]!r}] for one prompt")
+    if isinstance(prompts, UNREADABLE) or not isinstance(prompts, Iterable):
+        kind = type(prompts).__name__
+        raise SettingsError(f"prompts is a {kind}; give a list of texts or of lists of token ids")
+    encoded, problems = [], []
+    for n, prompt in enumerate(prompts):
+        try:
+            text = isinstance(prompt, str) and tokenizer is not None
+            encoded.append(tokenizer(prompt)["input_ids"] if text else as_ids(prompt))
+        except TypeError:  # the tokenizer says TypeError of text with half a surrogate pair, too
+            shown = " ".join(repr(prompt).split())
+            what = "valid text or a list of token ids"
+            if tokenizer is None:
+                what = "a list of token ids: there is no tokenizer"
+            problems.append(f"prompts[{n}] is {shown:.60}, it must be {what}")
+    if problems:
+        raise SettingsError("these prompts cannot be read:\n  " + "\n  ".join(problems))
+    return encoded
+
+
+def as_ids(value: Any) -> list[int]:
+    """`value`, a list or array of whole numbers, as token ids; TypeError for bytes, flags and others."""
+    if isinstance(value, UNREADABLE):
+        raise TypeError(f"{type(value).__name__} is no list of token ids")
+    items = value.tolist() if hasattr(value, "tolist") else list(value)
+    if any(isinstance(item, bool) for item in items):
+        raise TypeError("True and False are no token ids")
+    return [operator.index(item) for item in items]
+
+
+def refuse_no_ids(requests: Sequence[Sequence[Any]]) -> None:
+    """Raises SettingsError with the requests that hold other things than lists of whole numbers."""
+    lists = {id(ids): ids for request in requests for ids in request}  # many share one context
+    wrong = {key for key, ids in lists.items() if not _whole(ids)}
+    if bad := [n for n, request in enumerate(requests) if any(id(ids) in wrong for ids in request)]:
+        raise SettingsError(f"request(s) {bad} hold what is no list of token ids, such as [12, 7]")
+
+
+def _whole(ids: Any) -> bool:
+    if isinstance(ids, UNREADABLE) or not isinstance(ids, Sequence):
+        return False
+    return all(issubclass(kind, Integral) and kind is not bool for kind in set(map(type, ids)))
+
+
+def ids_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Ids as lm-evaluation-harness has them: without what the tokenizer adds, if `text` begins so."""
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    begun = start is not None and text.startswith(tokenizer.decode(start))
+    return tokenizer.encode(text, add_special_tokens=not begun)
+
+
+def choice_lists(prompts: Sequence[Any], choices: Sequence[Any]) -> list[list[str]]:
+    """One list of choices for all prompts, or one per prompt, as one per prompt."""
+    if isinstance(choices, UNREADABLE) or (not choices and prompts):
+        raise SettingsError(f"choices is {choices!r}; {WANTED}")
+    same = isinstance(choices[:1][0] if choices else "", str)
+    lists = [list(choices)] * len(prompts) if same else choices
+    if len(lists) != len(prompts):
+        raise SettingsError(f"{len(prompts)} prompts but {len(lists)} lists of choices; {WANTED}")
+    for several in lists:
+        if isinstance(several, UNREADABLE) or not isinstance(several, Iterable):
+            raise SettingsError(f"choices holds {several!r}; {WANTED}")
+    return [list(several) for several in lists]
+
+
+def split(
+    tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str | Sequence[int]],
+    choices: Sequence[Sequence[str]],
+) -> list[tuple[list[int], list[int]]]:
+    """Ids of each prompt and of each of its choices, as lm-evaluation-harness splits them.
+
+    Blanks at the end of a prompt go to the choice; its ids are those that both together have beyond
+    the prompt's. To a prompt that is given as ids the choice's own are added. Where a choice's
+    first letters are of a token that begins in the prompt, lm-evaluation-harness scores other text
+    than is written there; here that is an error.
+    Raises SettingsError that lists every prompt and choice that cannot be read, or cannot be
+    parted.
+    """
+    pairs, problems = [], []
+    for prompt, ids, several in zip(prompts, encode(tokenizer, prompts), choices, strict=True):
+        context = ids_of(tokenizer, prompt.rstrip()) if isinstance(prompt, str) else ids
+        for choice in several:
+            try:
+                pairs.append((context, _beyond(tokenizer, prompt, context, choice)))
+            except (TypeError, ValueError) as error:  # TypeError for what is no valid text
+                words = str(error) if type(error) is ValueError else "the choice must be valid text"
+                problems.append(f"{choice!r:.40} after {_tail(prompt)}: {words}")
+    if problems:
+        raise SettingsError("these cannot be scored:\n  " + "\n  ".join(problems))
+    return pairs
+
+
+def _beyond(
+    tokenizer: "PreTrainedTokenizerBase", prompt: str | Sequence[int], context: list[int],
+    choice: str,
+) -> list[int]:
+    """The ids that prompt and choice have beyond `context`; ValueError where it does not begin them."""
+    if not isinstance(choice, str):
+        raise TypeError("no text")
+    if not isinstance(prompt, str):
+        return tokenizer.encode(choice, add_special_tokens=False)
+    if prompt and not context:
+        raise ValueError("the blanks go to the choice, and nothing is left; begin with the end of text")
+    whole = ids_of(tokenizer, prompt + choice)
+    if whole[: len(context)] != context or (choice and len(whole) == len(context)):
+        raise ValueError("a token spans both; end the prompt where a token ends, or use score_ids")
+    return whole[len(context) :]
+
+
+def _tail(prompt: str | Sequence[int]) -> str:
+    if not isinstance(prompt, str):
+        return f"{len(prompt)} ids"
+    return f"{'…' * (len(prompt) > TAIL)}{prompt[-TAIL:]!r}"
+
+
+def _text(tokenizer: "PreTrainedTokenizerBase | None", sampling: Sampling) -> TextStream:
+    if tokenizer is None:
+        return NoText()
+    return TextStream(tokenizer, sampling.stop, sampling.skip_special_tokens)
+
+
+def _hand_out(
+    texts: Sequence[TextStream], choice: Choice, stream: Stream | None, sampling: Sampling,
+    ends: Container[int],
+) -> None:
+    """Take from every row that ran in this step the text that became certain, and show it to the caller."""
+    for row, (text, token, reason) in enumerate(zip(texts, choice.tokens, choice.reasons, strict=True)):
+        if token in ends:
+            text.push(token, show=not sampling.skip_special_tokens)
+        piece = "" if token is None else text.take(ended=reason is not None)
+        if piece and stream is not None:
+            stream(row, piece)
+
+
+def _completion(row: int, text: TextStream, steps: Sequence[Step]) -> Completion:
+    own = [step for step in steps if step.choice.tokens[row] is not None]
+    choices = [step.choice for step in own]
+    return Completion(
+        text=text.taken,
+        token_ids=[choice.tokens[row] for choice in choices],
+        # A stop string may come to light in the last characters, after the length has ended the row.
+        finish_reason="stop" if text.gate.stopped else choices[-1].reasons[row],
+        timings=Timings(*map(list, zip(*(step.clock for step in own), strict=True))),
+        logprobs=[choice.logprobs[row] for choice in choices],
+        top=[choice.top[row] for choice in choices],
+    )

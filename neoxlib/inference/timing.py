@@ -1,0 +1,232 @@
+"""Time a case on a loaded model, on all ranks together: warm-up, repeats, the slowest rank of every step.
+
+Two clocks. The synced one is that of `decode`: it waits for the device after each phase, so that a phase has a time.
+The end-to-end one reads the time before and after a whole continuation, and waits for nothing in between.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from neoxlib.errors import SettingsError
+from neoxlib.inference.decode import Clock, Limits, Rows, Step, decode, left_pad
+from neoxlib.inference.sampling import Sampling
+from neoxlib.machine.runtime import memory_mb, reset_peak
+from neoxlib.model.cache import KVCache
+from neoxlib.model.gpt_neox import GPTNeoX
+
+WARM_TOKENS = 8  # of a warm-up run at most: enough for a first token's time and a next one's
+AGREE = 0.1  # two runs agree where neither time of the later differs from the earlier's by more than this share
+Figures = dict[str, list[float]]
+
+
+class Deep:
+    """A model whose cache holds `depth` positions already, for `decode`, which comes with an empty one.
+
+    Their keys and values are random numbers, which cost a token the same as those of a prompt, without reading one.
+    """
+
+    def __init__(self, model: GPTNeoX, cache: KVCache, depth: int) -> None:
+        self.model, self.cache, self.depth = model, cache, depth
+        self.group, self.config, self.gpt_neox = model.group, model.config, model.gpt_neox
+        for held in (cache.k, cache.v):  # [layers, B, heads here, max_seq_len, head_dim]
+            held[:, :, :, :depth].normal_()
+        cache.real[:, :depth] = True
+
+    def rewind(self) -> "Deep":
+        """Forget all that came after the first `depth` positions."""
+        self.cache.length = self.depth
+        self.cache.real[:, self.depth :] = False
+        return self
+
+    def __call__(self, ids: Tensor, _: KVCache, mask: Tensor | None, last_only: bool = False) -> Tensor:
+        return self.model(ids, self.cache, mask, last_only=last_only)
+
+
+ZERO_IS_FINE = ("depth", "warmup", "end_to_end_every")
+
+
+@dataclass(frozen=True)
+class Case:
+    """`batch_size` prompts of `input_len` tokens, each continued by exactly `output_len` tokens.
+
+    `depth` positions are in the cache before the prompt comes. The case is run at least `repeats` times and for
+    `min_seconds`, after at most `warmup` short runs, and after every `end_to_end_every` repeats (0: never) once by the
+    clock that does not wait for the device between steps.
+    """
+
+    batch_size: int
+    input_len: int
+    output_len: int
+    depth: int = 0
+    repeats: int = 3
+    min_seconds: float = 0.0
+    warmup: int = 10
+    end_to_end_every: int = 0
+
+    def __post_init__(self) -> None:
+        bad = [f"{name} is {value!r}" for name, value in asdict(self).items() if not _fine(name, value)]
+        if bad:
+            raise SettingsError(
+                f"a case is whole numbers of 1 or more (0 only for {', '.join(ZERO_IS_FINE)}), and min_seconds of 0 "
+                f"or more: {'; '.join(bad)}"
+            )
+
+    @property
+    def positions(self) -> int:
+        """What a row takes of the window, in tokens."""
+        return self.depth + self.input_len + self.output_len
+
+    def __str__(self) -> str:
+        deep = f"{self.depth} deep, " if self.depth else ""
+        return f"batch {self.batch_size}, {deep}{self.input_len} in, {self.output_len} out"
+
+
+class Work:
+    """A case on a model: random prompts of ids that the tokenizer has, no end-of-text, greedy."""
+
+    def __init__(self, model: GPTNeoX, tokenizer: PreTrainedTokenizerBase | None, max_seq_len: int, case: Case) -> None:
+        refuse_long([case], max_seq_len)
+        self.model, self.group, self.case, self.tokenizer = model, model.group, case, tokenizer
+        self.weight = model.gpt_neox.final_layer_norm.weight  # its dtype and device are the model's
+        vocabulary = model.config.vocab_size
+        real_ids = min(len(tokenizer), vocabulary) if tokenizer is not None else vocabulary
+        room = max_seq_len if not case.depth else case.input_len + case.output_len
+        self.limits = Limits((), real_ids, room)
+        generator = torch.Generator().manual_seed(0)
+        self.prompts = torch.randint(real_ids, (case.batch_size, case.input_len), generator=generator).tolist()
+        self.deep = Deep(model, self.new_cache(max_seq_len), case.depth) if case.depth else None
+
+    def new_cache(self, max_seq_len: int) -> KVCache:
+        where = self.weight.dtype, self.weight.device
+        return KVCache(self.model.config, self.case.batch_size, max_seq_len, self.group, *where)
+
+    def synced(self, tokens: int | None = None) -> list[Step]:
+        """Run once by the clock of `decode`; the ranks start together."""
+        sampling = Sampling(max_new_tokens=tokens or self.case.output_len)
+        model = self.deep.rewind() if self.deep else self.model
+        self.group.barrier()
+        return list(decode(model, self.prompts, sampling, self.limits))
+
+    @torch.inference_mode()
+    def end_to_end(self) -> float:
+        """Milliseconds of one run: the steps of `decode`, and no clock or waiting among them."""
+        rows = Rows(self.prompts, Sampling(max_new_tokens=self.case.output_len), self.limits, 0, None)
+        model, device = self.deep.rewind() if self.deep else self.model, self.weight.device
+        self.group.barrier()
+        start = time.perf_counter()
+        ids, mask = left_pad(self.prompts)  # [B, S]
+        mask, cache = mask.to(device), self.new_cache(self.limits.max_seq_len)
+        for _ in range(self.case.output_len):
+            logits = self.group.gather(model(ids.to(device), cache, mask, last_only=True)[:, -1])
+            choice = self.group.broadcast(rows.choose(logits) if self.group.rank == 0 else None)
+            ids, mask = torch.tensor([[token] for token in choice.tokens]), None  # [B, 1]
+        return 1e3 * (time.perf_counter() - start)
+
+    def warm_up(self) -> int:
+        """Short runs until two in a row agree, by rank 0's clocks, or the case's bound is reached; how many."""
+        before = None
+        for done in range(1, self.case.warmup + 1):
+            first, *later = (sum(step.clock) for step in self.synced(min(self.case.output_len, WARM_TOKENS)))
+            now = (first, median(later)) if later else (first,)
+            agree = before is not None and all(abs(a - b) <= AGREE * b for a, b in zip(now, before, strict=True))
+            if self.group.broadcast(agree):
+                return done
+            before = now
+        return self.case.warmup
+
+    def repeat(self) -> Iterator[tuple[list[Step], float | None]]:
+        """Runs, as many as the case asks for: steps, and after some of them the milliseconds of an end-to-end run."""
+        start, done, more = time.perf_counter(), 0, True
+        while more:
+            steps, every = self.synced(), self.case.end_to_end_every
+            yield steps, self.end_to_end() if every and done % every == 0 else None
+            done += 1
+            more = done < self.case.repeats or time.perf_counter() - start < self.case.min_seconds
+            more = self.group.broadcast(more)  # rank 0's clock counts
+
+    def text_ms(self, steps: list[Step]) -> float:
+        """Milliseconds of turning the new ids into text."""
+        if self.tokenizer is None or self.group.rank:
+            return 0.0
+        rows = [list(row) for row in zip(*(step.choice.tokens for step in steps), strict=True)]
+        start = time.perf_counter()
+        self.tokenizer.batch_decode(rows)
+        return 1e3 * (time.perf_counter() - start)
+
+
+def profile(work: Work) -> list[Figures]:
+    """Warm up and repeat; a dict per repeat, of lists. On rank 0 the figures are of all ranks, elsewhere its own.
+
+    Per step, in milliseconds: `step`, the slowest rank's whole; `slowest`, the rank that worked longest, which is the
+    one with the longest pre and forward, since the others wait for it; `pre`, `forward`, `communication` and `post` of
+    that rank, so that they add up; `device`, an accelerator's own count of its forward pass with the sums.
+    Once per repeat: `text`, ms of turning ids into text (0 without a tokenizer); `end_to_end`, empty where that clock
+    did not run; `warmups` and `warmup_s`; `device_peak_mb`, on an accelerator, of each rank since the case began.
+    """
+    reset_peak(work.weight.device)
+    start = time.perf_counter()
+    warm = {"warmups": [work.warm_up()], "warmup_s": [time.perf_counter() - start]}
+    runs, ends, texts = [], [], []
+    for steps, end in work.repeat():
+        runs.append(steps)
+        ends.append([] if end is None else [_most(work, end)])
+        texts.append([work.text_ms(steps)])
+    shared = warm | _memory(work)
+    parts = zip(_slowest(work, runs), texts, ends, strict=True)
+    return [clocks | {"text": text, "end_to_end": end} | shared for clocks, text, end in parts]
+
+
+def _slowest(work: Work, runs: list[list[Step]]) -> list[Figures]:
+    """Per run the clocks of each step: the longest step of any rank, and the parts of the rank that worked longest."""
+    on_device = runs[0][0].device_ms is not None
+    names = [*Clock._fields, *(["device"] if on_device else [])]
+    rows = [[[*step.clock, step.device_ms][: len(names)] for step in steps] for steps in runs]
+    everyone = _gather(work, torch.tensor(rows))  # [ranks, runs, steps, clocks]
+    whole = everyone[..., : len(Clock._fields)].sum(-1).amax(0)  # [runs, steps]
+    worker = everyone[..., :2].sum(-1).argmax(0)  # [runs, steps]: by pre and forward
+    index = worker[None, ..., None].expand(1, *everyone.shape[1:])
+    parts = everyone.gather(0, index)[0]  # [runs, steps, clocks]
+    return [
+        {name: parts[i, :, j].tolist() for j, name in enumerate(names)}
+        | {"step": whole[i].tolist(), "slowest": worker[i].tolist()}
+        for i in range(len(runs))
+    ]
+
+
+def _most(work: Work, value: float) -> float:
+    """The largest of the ranks' values."""
+    return _gather(work, torch.tensor([value])).max().item()
+
+
+def _memory(work: Work) -> Figures:
+    if work.weight.device.type == "cpu":
+        return {}
+    return {"device_peak_mb": _gather(work, torch.tensor(memory_mb(work.weight.device)["peak"])).tolist()}
+
+
+def _gather(work: Work, mine: Tensor) -> Tensor:
+    """[...] of each rank -> [ranks, ...] on the CPU; on the other ranks their own alone."""
+    everyone = work.group.gather(mine[None].to(work.weight.device), dim=0)
+    return mine[None] if everyone is None else everyone.cpu()
+
+
+def _fine(name: str, value: Any) -> bool:
+    if name == "min_seconds":
+        return type(value) in (int, float) and value >= 0
+    return type(value) is int and value >= (0 if name in ZERO_IS_FINE else 1)
+
+
+def refuse_long(cases: Sequence[Case], max_seq_len: int) -> None:
+    """Raises SettingsError with every case that needs more than `max_seq_len` positions, and how many it needs."""
+    too_long = [f"{case} needs {case.positions}" for case in cases if case.positions > max_seq_len]
+    if too_long:
+        first = f"these cases do not fit max_seq_len {max_seq_len} (depth + input + output tokens):"
+        cure = "\nlower max_len_exp, case_pair or depths, or load with a larger max_seq_len"
+        raise SettingsError("\n  ".join([first, *too_long]) + cure)

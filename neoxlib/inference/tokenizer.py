@@ -1,0 +1,164 @@
+"""A checkpoint's tokenizer, read from its folder: which ids have a token, which end a text."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from neoxlib.checkpoint.foreign import utf8_path
+from neoxlib.checkpoint.manifest import read_json
+from neoxlib.errors import ConfigError
+from neoxlib.model.config import ModelConfig, wrong_ends
+
+if TYPE_CHECKING:  # transformers takes a second to import, and a folder may have no tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger("neoxlib")
+
+PAIR = ("vocab.json", "merges.txt")  # hold a tokenizer where there is no tokenizer.json
+SHOWN = 8  # tokens that a message names
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer of tokenizer.json, else of vocab.json and merges.txt; None without all three.
+
+    Raises ConfigError for files that cannot be read, and for one of the two without the other.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        missing = [name for name in PAIR if not (folder / name).is_file()]
+        if len(missing) == len(PAIR):
+            return None
+        if missing:
+            both = " and ".join(PAIR)
+            raise ConfigError(f"{folder} has no {missing[0]}; a tokenizer without tokenizer.json is {both}")
+    from transformers import AutoTokenizer, GPTNeoXConfig
+
+    # transformers trips over a dtype that is called "torch.float16", and a tokenizer has none.
+    raw = read_json(folder / "config.json")
+    raw = {key: value for key, value in raw.items() if key not in ("dtype", "torch_dtype")}
+    settings = {"clean_up_tokenization_spaces": False, "local_files_only": True}
+    try:
+        with utf8_path(folder) as place:
+            config = GPTNeoXConfig.from_dict(raw)
+            tokenizer = AutoTokenizer.from_pretrained(place, config=config, **settings)
+        tokenizer.backend_tokenizer.get_vocab_size()
+    except Exception as error:  # the library raises bare Exception for a damaged file
+        what = f"the tokenizer in {folder} cannot be read ({error})"
+        raise ConfigError(f"{what}; copy it from the checkpoint") from error
+    return tokenizer
+
+
+class Vocabulary(NamedTuple):
+    """Which of a model's rows of embed_in have a token."""
+
+    real_ids: int  # one more than the last id that has a token; rows from there on are padding
+    holes: tuple[int, ...] = ()  # ids before it that have no token
+    rowless: tuple[str, ...] = ()  # added tokens past the last row, of no use to the model
+
+
+def vocabulary(tokenizer: "PreTrainedTokenizerBase | None", rows: int) -> Vocabulary:
+    """What `tokenizer` has for a model of `rows` rows; without a tokenizer every row counts.
+
+    Tokens that were added to a tokenizer may be more than a model has rows for: it still serves
+    every text without them.
+    Raises ConfigError where ordinary tokens are: the tokenizer then belongs to another model.
+    """
+    if tokenizer is None:
+        return Vocabulary(rows)
+    backend = tokenizer.backend_tokenizer
+    tokens = {number: token for token, number in backend.get_vocab(True).items()}
+    added = backend.get_added_tokens_decoder()
+    if any(number >= rows and number not in added for number in tokens):
+        raise ConfigError(
+            f"the tokenizer has {len(tokens)} ids, the model {rows} rows: it belongs to another model; "
+            "copy the tokenizer from the model's own checkpoint"
+        )
+    last = max((number for number in tokens if number < rows), default=-1)
+    holes = tuple(number for number in range(last + 1) if number not in tokens)
+    rowless = tuple(tokens[number] for number in sorted(tokens) if number >= rows)
+    return Vocabulary(last + 1, holes, rowless)
+
+
+class Ends(NamedTuple):
+    """Ids that end a text, the tokenizer's own first, and one that only config.json says does."""
+
+    ids: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
+
+
+def end_ids(folder: Path, config: ModelConfig, tokenizer: "PreTrainedTokenizerBase | None") -> Ends:
+    """The ids at which transformers' `generate` ends a text, and the tokenizer's end of text.
+
+    transformers takes generation_config.json's `eos_token_id`, one or a list, and where there is no
+    such file config.json's. One exception: a single id that only config.json says
+    (generation_config.json may repeat it), that is an ordinary token in the tokenizer, whose end of
+    text is another, is left out, since a text would be cut at a common word. So it is with
+    Polyglot-Ko, whose config.json says 0 and whose tokenizer 2.
+    Raises ConfigError for a generation_config.json that cannot be read, or ids that are none of the
+    model's rows.
+    """
+    said, own = _said(folder, config), None if tokenizer is None else tokenizer.eos_token_id
+    ids = as_ids(said)
+    if own is None:
+        return Ends(ids)
+    mine = (own,) if own < config.vocab_size else ()
+    backend = tokenizer.backend_tokenizer
+    if isinstance(said, int) and said == config.eos_token_id and said != own:
+        ordinary = said not in backend.get_added_tokens_decoder() and backend.id_to_token(said)
+        return Ends(mine, ids) if ordinary else Ends((*mine, *ids))
+    return Ends(tuple(dict.fromkeys((*mine, *ids))))
+
+
+def as_ids(said: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    """What `eos_token_id` says, as ids."""
+    return () if said is None else (said,) if isinstance(said, int) else said
+
+
+def _said(folder: Path, config: ModelConfig) -> int | tuple[int, ...] | None:
+    """The `eos_token_id` that counts for transformers' `generate`."""
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return config.eos_token_id
+    try:
+        raw: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        what = f"{file} is not valid JSON ({error})"
+        raise ConfigError(f"{what}; copy it anew from the checkpoint") from error
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{file} holds a {type(raw).__name__}, not an object of settings")
+    said = raw.get("eos_token_id")
+    if problems := wrong_ends(said, config.vocab_size):
+        raise ConfigError(f"{file}: {problems[0]}")
+    return tuple(said) if isinstance(said, list) else said
+
+
+def named(ids: tuple[int, ...], tokenizer: "PreTrainedTokenizerBase | None") -> str:
+    """Ids with their tokens, for a message: 0 '<|endoftext|>', 263 '<|USER|>'."""
+    shown = [str(n) for n in ids[:SHOWN]]
+    if tokenizer is not None:
+        shown = [f"{n} {tokenizer.convert_ids_to_tokens(n)!r}" for n in ids[:SHOWN]]
+    return ", ".join(shown) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")
+
+
+def about_ends(
+    tokenizer: "PreTrainedTokenizerBase | None", ends: Ends, known: Vocabulary
+) -> dict[str, list[int]]:
+    """What reports say of the ids that end a text. Logs what the folder's files do not agree on.
+
+    A tokenizer that names no end of text gets the first.
+    """
+    if ends.left_out:
+        log.warning(
+            "a text ends at %s, as in the tokenizer; "
+            "config.json says %s, an ordinary token there, which ends none",
+            named(ends.ids, tokenizer), named(ends.left_out, tokenizer),
+        )  # fmt: skip
+    elif len(ends.ids) > 1:
+        log.info("a text ends at any of %s", named(ends.ids, tokenizer))
+    if known.rowless:
+        count, shown = len(known.rowless), ", ".join(map(repr, known.rowless[:SHOWN]))
+        log.warning("the model has no row for %d added token(s) of the tokenizer: %s", count, shown)
+    if tokenizer is not None and tokenizer.eos_token_id is None and ends.ids:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends.ids[0])
+    return {"end_of_text": list(ends.ids), "not_end_of_text": list(ends.left_out)}

@@ -1,0 +1,63 @@
+"""Record the first steps of a case under the device's profiler, on every rank."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neoxlib.inference.decode import decode
+from neoxlib.inference.sampling import Sampling
+from neoxlib.inference.timing import Work
+from neoxlib.machine.runtime import profiler
+
+if TYPE_CHECKING:
+    pass
+
+
+STEPS = 4  # traced: one prefill, three of decode
+PHASES = ("prefill", "decode")
+SUMS = ("all_reduce", "gather", "broadcast")  # of a group
+LAYERS = {"stages": "layers (compiled)", "head": "head (compiled)"}  # calls of the compiled path
+
+
+def record(work: Work, folder: Path) -> None:
+    """Run a case's first steps, after its warm-up, under the device's profiler; each rank's trace is in `folder`."""
+    from torch.profiler import record_function
+
+    work.warm_up()
+    model = work.deep.rewind() if work.deep else work.model
+    sampling = Sampling(max_new_tokens=min(STEPS, work.case.output_len))
+    with profiler(work.weight.device, folder, f"rank{work.group.rank}"), _named_calls(work, record_function):
+        steps = decode(model, work.prompts, sampling, work.limits)
+        work.group.barrier()  # profilers do not start at the same moment
+        for number in range(sampling.max_new_tokens):
+            with record_function(PHASES[min(number, 1)]):
+                next(steps)
+    work.group.barrier()
+
+
+@contextmanager
+def _named_calls(work: Work, record_function: Callable) -> Iterator[None]:
+    """Let the profiler see the group's calls and the compiled path's, which are no operators of PyTorch."""
+    fast = getattr(work.model, "fast", None)
+    places = [(work.group, name, lambda *_, name=name: name) for name in SUMS]
+    places += [(fast, "_call", lambda name, *_: LAYERS.get(name, name))] if fast else []
+    with ExitStack() as stack:
+        for owner, name, label in places:
+            stack.enter_context(_marked(owner, name, label, record_function))
+        yield
+
+
+@contextmanager
+def _marked(owner: Any, name: str, label: Callable[..., str], record_function: Callable) -> Iterator[None]:
+    plain, own = getattr(owner, name), name in vars(owner)
+
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        with record_function(label(*args)):
+            return plain(*args, **kwargs)
+
+    setattr(owner, name, marked)
+    try:
+        yield
+    finally:
+        setattr(owner, name, plain) if own else delattr(owner, name)

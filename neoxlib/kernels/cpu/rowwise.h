@@ -1,0 +1,55 @@
+// What is done to one row alone: the embedding, the layer norm, and the rotary turn of a head.
+
+#pragma once
+
+#include "dot.h"
+
+struct Norm {
+    const float *weight, *bias;  // [hidden]
+};
+
+namespace {
+
+// to = norm(x) over n values
+void normalize(const Norm& norm, float eps, const float* x, int64_t n, float* to) {
+    const auto each = [&](auto use) {
+        for (int64_t i = 0; i < n; i += LANES) use(i, load<Float32>(x + i, n - i));
+    };
+    Floats total = {}, squares = {};
+    each([&](int64_t, Floats v) { total += v; });
+    const float mean = sum(total) / n;
+    each([&](int64_t i, Floats v) {
+        v -= mean;
+        for (int64_t c = n - i; c < LANES; c++) v[c] = 0;
+        squares += v * v;
+    });
+    const float scale = 1 / std::sqrt(sum(squares) / n + eps);
+    each([&](int64_t i, Floats v) {
+        float y[LANES];
+        write(y, (v - mean) * scale * load<Float32>(norm.weight + i, n - i) + load<Float32>(norm.bias + i, n - i));
+        memcpy(to + i, y, std::min<int64_t>(LANES, n - i) * sizeof *y);
+    });
+}
+
+// Row r of a table, widened.
+template <class F>
+void widen_row(const Matrix& table, int64_t r, float* to) {
+    const auto* from = Row<typename F::Type>::of(table, r).values;
+    for (int64_t k = 0; k < table.in; k += LANES) {
+        float some[LANES];
+        write(some, load<F>(from + k, table.in - k));
+        memcpy(to + k, some, std::min<int64_t>(LANES, table.in - k) * sizeof *to);
+    }
+}
+
+// The first half of a head's leading values against their second half.
+void rotate(float* head, const float* cos, const float* sin, int64_t rotary) {
+    const int64_t half = rotary / 2;
+    for (int64_t d = 0; d < half; d++) {
+        const float a = head[d], b = head[d + half];
+        head[d] = a * cos[d] - b * sin[d];
+        head[d + half] = b * cos[d] + a * sin[d];
+    }
+}
+
+}  // namespace

@@ -1,0 +1,53 @@
+"""The likeliest tokens of each row of logits, on the caller's thread and no other, in one pass over memory.
+
+PyTorch's threads would go on spinning where the next step's work is. Without a compiler it takes numpy several passes.
+"""
+
+import ctypes
+from ctypes import c_int64, c_void_p
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neoxlib.kernels.cpu import build
+
+
+class Likeliest(NamedTuple):
+    """The largest logits of each row, the first of equals first, and what they exceed log-probabilities by."""
+
+    ids: Tensor  # [B, count] int64, best first
+    logits: Tensor  # [B, count] float32
+    total: Tensor  # [B] float32: log of the sum of e^logit; not finite where a logit is NaN or +infinity
+
+
+def likeliest(logits: Tensor, count: int) -> Likeliest:
+    """Look through `logits` [B, V] float32 on the CPU, whose rows may lie apart, for the best `count`, 1 to V."""
+    assert logits.dtype == torch.float32 and logits.stride(1) == 1 and 1 <= count <= logits.shape[1], logits.shape
+    if _library() is None:
+        return _plain(logits, count)
+    rows = len(logits)
+    found = Likeliest(torch.empty(rows, count, dtype=torch.int64), torch.empty(rows, count), torch.empty(rows))
+    pointers = (found.logits.data_ptr(), found.ids.data_ptr(), found.total.data_ptr())
+    _library().likeliest_of(logits.data_ptr(), rows, logits.stride(0), logits.shape[1], count, *pointers)
+    return found
+
+
+def _plain(logits: Tensor, count: int) -> Likeliest:
+    values = logits.numpy()
+    ids = np.argsort(-values, axis=-1, kind="stable")[:, :count] if count > 1 else values.argmax(-1)[:, None]
+    top = values.max(-1)
+    with np.errstate(all="ignore"):
+        total = top + np.log([np.exp(row - most).sum() for row, most in zip(values, top, strict=True)])
+    return Likeliest(*map(torch.from_numpy, (ids, np.take_along_axis(values, ids, -1), total)))
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    library = build.library("forward")
+    if library is not None:
+        library.likeliest_of.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 3]
+        library.likeliest_of.restype = None
+    return library

@@ -1,0 +1,1 @@
+"""What this machine is: chips, versions, limits, and the environment that ranks start with."""

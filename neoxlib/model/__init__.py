@@ -1,0 +1,1 @@
+"""GPT-NeoX: its config, layers and cache, and what runs them on a CPU or an NPU."""

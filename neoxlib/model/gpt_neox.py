@@ -1,0 +1,170 @@
+"""GPT-NeoX: one class for every world size. Names are the checkpoint's; the group it runs in is an argument.
+
+Black et al., "GPT-NeoX-20B" (arXiv 2204.06745). Knows nothing of files, text or clocks.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from neoxlib.kernels import plain
+from neoxlib.model.cache import KVCache, Ops, Step
+from neoxlib.model.config import ACTIVATIONS, ModelConfig
+from neoxlib.model.group import SOLO, Group
+from neoxlib.model.layers import ColumnParallel, LayerNorm, RowParallel, VocabParallel
+from neoxlib.model.quant import HEAD, SCHEMES, Scheme, scheme_name
+from neoxlib.model.world_size import check_world_size
+
+
+class Executor(Protocol):
+    """What computes the layers in a way of its own, such as compiled kernels: the same as GPTNeoX's own methods."""
+
+    def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
+        """As GPTNeoX.states."""
+
+    def head(self, x: Tensor) -> Tensor:
+        """As GPTNeoX.head."""
+
+    def renew(self) -> None:
+        """Take the weights where they are now."""
+
+
+class Attention(nn.Module):
+    """Multi-head attention with partial rotary positions; returns this rank's term of the sum, bias left out."""
+
+    def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
+        super().__init__()
+        hidden, bias = config.hidden_size, config.attention_bias
+        self.head_dim, self.ops = config.head_dim, ops
+        self.query_key_value = ColumnParallel(hidden, 3 * hidden, bias, group, scheme)  # rows: per head its q, k, v
+        self.dense = RowParallel(hidden, hidden, bias, group, scheme)
+
+    def forward(self, x: Tensor, step: Step, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+        qkv = self.query_key_value(x)  # [B, S, heads_here * 3 * head_dim]
+        q, k, v = qkv.unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2).chunk(3, dim=-1)
+        q, k = (self.ops.rotate(t, step.cos, step.sin) for t in (q, k))  # [B, heads_here, S, head_dim]
+        k_cache[:, :, step.start : step.end] = k
+        v_cache[:, :, step.start : step.end] = v
+        seen = self.ops.attend(q, k_cache, v_cache, step.mask, step.end)
+        return self.dense(seen.transpose(1, 2).flatten(2))  # [B, S, hidden], to be summed over the ranks
+
+
+class MLP(nn.Module):
+    """Two linears around the activation; returns this rank's term of the sum, bias left out."""
+
+    def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
+        super().__init__()
+        self.form, self.ops = ACTIVATIONS[config.hidden_act], ops
+        self.dense_h_to_4h = ColumnParallel(config.hidden_size, config.intermediate_size, True, group, scheme)
+        self.dense_4h_to_h = RowParallel(config.intermediate_size, config.hidden_size, True, group, scheme)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense_4h_to_h(self.ops.activate(self.dense_h_to_4h(x), self.form))
+
+
+class Block(nn.Module):
+    """One layer. With the parallel residual its two branches are summed before the one all-reduce."""
+
+    def __init__(
+        self, config: ModelConfig, group: Group = SOLO, ops: Ops = plain, scheme: Scheme | None = None
+    ) -> None:
+        super().__init__()
+        self.group, self.ops, self.parallel = group, ops, config.use_parallel_residual
+        self.input_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.post_attention_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.attention = Attention(config, group, ops, scheme)
+        self.mlp = MLP(config, group, ops, scheme)
+
+    def forward(self, x: Tensor, step: Step, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+        attention = self.attention(self._norm(x, self.input_layernorm), step, k_cache, v_cache)
+        if self.parallel:
+            mlp = self.mlp(self._norm(x, self.post_attention_layernorm))
+            return self._add(x, attention + mlp, self.attention.dense, self.mlp.dense_4h_to_h)
+        x = self._add(x, attention, self.attention.dense)
+        mlp = self.mlp(self._norm(x, self.post_attention_layernorm))
+        return self._add(x, mlp, self.mlp.dense_4h_to_h)
+
+    def _norm(self, x: Tensor, norm: LayerNorm) -> Tensor:
+        return self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
+
+    def _add(self, x: Tensor, partial: Tensor, *layers: RowParallel) -> Tensor:
+        """x plus the sum of the ranks' terms plus each layer's bias: once, whatever the world size.
+
+        Added up in float32 and rounded once, so that half precision loses no more than an unsplit layer does.
+        """
+        total = x.float() + self.group.all_reduce(partial)
+        for layer in layers:
+            total = total + layer.bias if hasattr(layer, "bias") else total
+        return total.to(x.dtype)
+
+
+class Trunk(nn.Module):
+    """Embedding, layers and final norm: what the checkpoint keeps under `gpt_neox.`."""
+
+    def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
+        super().__init__()
+        self.embed_in = VocabParallel(config.vocab_size, config.hidden_size, group)
+        self.layers = nn.ModuleList(Block(config, group, ops, scheme) for _ in range(config.num_hidden_layers))
+        self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+
+class GPTNeoX(nn.Module):
+    """The language model: ids [B, S] -> logits [B, S, vocab here], the vocabulary's rows cut over the ranks.
+
+    `fast`, where it is set, computes the same in its own way, with all weights in one `block`: see fast.py.
+    `quant` names a scheme of quant.py for the four matrices of every block; the head is then int8. Embedding (also
+    where it is the head), norms and biases stay in the model's dtype.
+    Raises ShardError for a group whose size cuts a head or a scheme's group, SettingsError for a `quant` that is no
+    scheme's or does not suit the config.
+    """
+
+    fast: Executor | None = None
+    block: Tensor | None = None
+
+    def __init__(
+        self, config: ModelConfig, group: Group = SOLO, ops: Ops = plain, quant: str | None = None
+    ) -> None:
+        super().__init__()
+        check_world_size(config, group.size, quant)
+        self.config, self.group, self.ops, self.quant = config, group, ops, scheme_name(quant)
+        scheme, head = (SCHEMES[quant], HEAD) if quant else (None, None)
+        self.gpt_neox = Trunk(config, group, ops, scheme)
+        if not config.tie_word_embeddings:
+            self.embed_out = ColumnParallel(config.hidden_size, config.vocab_size, False, group, head)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what passes between the layers. A norm's weight has it: it is never packed, nor 16-bit for a while."""
+        return self.gpt_neox.final_layer_norm.weight.dtype
+
+    def forward(
+        self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None, last_only: bool = False
+    ) -> Tensor:
+        """Logits of `input_ids` [B, S] that follow what `cache` holds; `mask` [B, S] bool is False on padding.
+
+        The mask may pad left or right: positions count real tokens only. `last_only` computes the last column alone.
+        """
+        x = self.states(input_ids, cache, mask)
+        return self.head(x[:, -1:] if last_only else x)
+
+    def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
+        """Hidden states [B, S, hidden] after the last layer, before the final norm."""
+        if self.fast:
+            return self.fast.states(input_ids, cache, mask)
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
+        step = cache.extend(mask, self.ops)
+        x = self.gpt_neox.embed_in(input_ids, self.dtype)  # [B, S, hidden]
+        for layer, k_cache, v_cache in zip(self.gpt_neox.layers, cache.k, cache.v, strict=True):
+            x = layer(x, step, k_cache, v_cache)
+        return x
+
+    def head(self, x: Tensor) -> Tensor:
+        """Hidden states [..., hidden] -> logits [..., vocab here]."""
+        if self.fast:
+            return self.fast.head(x)
+        norm = self.gpt_neox.final_layer_norm
+        x = self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
+        if self.config.tie_word_embeddings:
+            return nn.functional.linear(x, self.gpt_neox.embed_in.weight)
+        return self.embed_out(x)

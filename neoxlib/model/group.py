@@ -1,0 +1,77 @@
+"""The group of ranks a model runs in. One rank is the plain case: every call then returns at once.
+
+What ranks exchange follows from the config and from what they were asked, never from the state of one rank.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neoxlib.errors import RankError
+
+
+class Group:
+    """One rank alone. `seconds` adds up the time spent in communication, `reset_clock` gives it out."""
+
+    rank = 0
+    size = 1
+    backend = "none"
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def reset_clock(self) -> float:
+        """Seconds spent communicating since the last reset; the clock starts again at zero.
+
+        An accelerator must have done all that it was given.
+        """
+        spent, self.seconds = self.seconds, 0.0
+        return spent
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """Sum `x` over the ranks, in place."""
+        return x
+
+    def gather(self, x: Tensor, dim: int = -1) -> Tensor | None:
+        """Join the ranks' `x` along `dim` on rank 0 (sizes along `dim` may differ); None on the other ranks."""
+        return x
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's `value` (anything small that pickles) on every rank."""
+        return value
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+SOLO = Group()
+
+
+def on_all(group: Group, flag: bool, device: str | torch.device) -> bool:
+    """Whether `flag` is True on every rank, so that all ranks go the same way."""
+    if group.size == 1:
+        return flag
+    told = torch.tensor([int(flag)], dtype=torch.int32, device=device)
+    return group.all_reduce(told).item() == group.size
+
+
+def check_same(group: Group, facts: Mapping[str, str], device: str | torch.device) -> None:
+    """Raises RankError, on all ranks, that names the facts which differ from rank 0's, and on which ranks."""
+    if group.size == 1:
+        return
+    first = group.broadcast(dict(facts))
+    differs = torch.zeros(group.size, len(facts), dtype=torch.int32, device=device)
+    differs[group.rank] = torch.tensor([first[name] != fact for name, fact in facts.items()])
+    found = group.all_reduce(differs).nonzero().tolist()
+    names = list(facts)
+    if found:
+        told = "; ".join(f"{names[n]} on rank {rank}" for rank, n in found)
+        raise RankError(
+            f"the ranks were not given the same: {told} differs from rank 0's, which is {first}. Give every host the "
+            "same model folder and the same variables"
+        )

@@ -1,0 +1,43 @@
+"""Every parameter of the unsplit model: shape, shard rule and dtype, as its layers state them."""
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+
+from neoxlib.model.config import ModelConfig
+from neoxlib.model.gpt_neox import GPTNeoX
+from neoxlib.model.layers import (
+    Cut,
+    Full,
+    Sharded,
+)
+
+
+@lru_cache
+def full_parameters(config: ModelConfig, quant: str | None = None) -> dict[str, Full]:
+    """Every parameter of the unsplit model by its name: shape, rule, and the dtype where `quant` dictates one."""
+    with torch.device("meta"):  # one layer tells what all have
+        model = GPTNeoX(replace(config, num_hidden_layers=1), quant=quant)
+    parts = [(path, part) for path, part in model.named_modules() if isinstance(part, Sharded)]
+    one = {f"{path}.{name}": full for path, part in parts for name, full in part.full.items()}
+    block = [name for name in one if ".layers.0." in name]
+    found: dict[str, Full] = {}
+    for name, full in one.items():
+        if name == block[0]:
+            numbers = range(config.num_hidden_layers)
+            found |= {each.replace(".0.", f".{n}.", 1): one[each] for n in numbers for each in block}
+        elif name not in block:
+            found[name] = full
+    return found
+
+
+def shard_rules(config: ModelConfig, quant: str | None = None) -> dict[str, tuple[tuple[int, ...], Cut]]:
+    """Every parameter of the checkpoint: its full shape and the rule by which its layer cuts it."""
+    return {name: (full.shape, full.rule) for name, full in full_parameters(config, quant).items()}
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Parameters of the whole model, whatever the world size: 20,554,567,680 for GPT-NeoX-20B."""
+    return sum(math.prod(shape) for shape, _ in shard_rules(config).values())

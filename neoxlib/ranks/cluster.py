@@ -1,0 +1,253 @@
+"""N ranks that are always given the same call: send it, collect the answers, notice who died, stop them all."""
+
+import math
+import os
+import pickle
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ipyparallel import AsyncResult, error
+
+from neoxlib.errors import NeoXError, RankError
+from neoxlib.ranks import launch, worker
+
+GRACE_SECONDS = 8  # how long the other ranks may still take once one has failed or all were asked to stop
+TICK_SECONDS = 0.02
+
+Listener = Callable[[int, str], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call gave on one rank: a value, or the error and where it was raised."""
+
+    value: Any = None
+    error: Exception | None = None
+    traceback: str = ""
+
+
+class Ranks:
+    """The ranks of one session. One that dies, or fails alone, ends them all: the others would wait for it for ever."""
+
+    CLOSED = "it was closed"
+
+    def __init__(self, size: int, environment: dict[str, str], log_dir: Path, profile_dir: str | None = None) -> None:
+        self.size, self.log_dir, self.local, self.ended = size, log_dir, profile_dir is None, ""
+        self.members = [{"rank": r, "pid": None, "host": worker.host()} for r in range(size)]
+        self._lock, self._client, self._views, self._stopped = threading.RLock(), None, [], False
+        self._owner = os.getpid()
+        self._scratch = tempfile.mkdtemp(prefix="neoxlib-")
+        self._cluster = launch.new_cluster(size, environment, log_dir, self._scratch, profile_dir)
+
+    def start(self) -> None:
+        """Start controller and engines and wait for all of them. RankError when one ends or the time is up."""
+        try:
+            launch.complete(self._cluster.start_controller())
+            launch.complete(self._cluster.start_engines(self.size))
+            settings = {"ipython_dir": self._scratch, "timeout": launch.START_SECONDS}
+            self._client = launch.complete(self._cluster.connect_client(**settings))
+        except (RuntimeError, OSError) as failure:  # a TimeoutError is an OSError
+            output = self._cluster.controller.get_output() if self._cluster.controller else ""
+            why = f"{failure}\n{output}{self._tails()}"
+            raise RankError(f"the ranks could not be started: {why}") from failure
+        if self.local:
+            for member, process in zip(self.members, self._cluster.engine_set.processes, strict=True):
+                member["pid"] = process.pid
+        self._wait_for_engines(max(launch.START_SECONDS, self._cluster.engine_timeout))  # a profile may ask for more
+        self._views = [self._client[engine] for engine in sorted(self._client.ids)[: self.size]]
+        folder = os.getcwd() if self.local else ""
+        self.members = self.begin(worker.greet, self._owner, worker.host(), folder, str(self.log_dir))
+
+    def begin(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """`function(rank, *args)` on all the ranks while starting: every rank's value, or the first error of any."""
+        name = function.__name__
+        outcomes = self._collect(self._send(function, args), name, patience=0)
+        for r, outcome in outcomes.items():
+            if isinstance(outcome.error, NeoXError):
+                raise outcome.error
+            if outcome.error:
+                raise RankError(f"{self._who(r)} failed in {name}:\n{outcome.traceback}{self._tail(r)}")
+        return [outcomes[r].value for r in range(self.size)]
+
+    def call(self, function: Callable[..., Any], *args: Any, listen: Listener | None = None) -> Any:
+        """`function(rank, *args)` on all the ranks; rank 0's value.
+
+        An error that all ranks raise alike is raised here as it is, and the ranks stay usable. A rank that dies, or
+        raises while others do not, is a RankError and ends them all. After a KeyboardInterrupt, or an error of
+        `listen`, the ranks stay usable if they stop within GRACE_SECONDS.
+        """
+        name = args[0] if function is worker.call else function.__name__
+        with self._lock:
+            if os.getpid() != self._owner:
+                owner = f"process {self._owner}, of which this is a copy"
+                raise RankError(f"this session is of {owner}; open another one here")
+            if self.ended:
+                raise RankError(f"this session has ended: {self.ended}. Open a new one.")
+            self._refuse_dead("between two calls")
+            jobs = self._send(function, args)
+            try:
+                outcomes = self._collect(jobs, name, listen)
+            except BaseException:
+                self._halt(jobs, name)
+                raise
+            return self._judge(outcomes, name)
+
+    def end(self, why: str = CLOSED) -> None:
+        """Stop every process, and let later calls say why.
+
+        What a first attempt could not finish, the next one does. A forked copy of the process that
+        opened the session stops nothing: the ranks are not its own.
+        """
+        if os.getpid() != self._owner:
+            return
+        self.ended = self.ended or why
+        if self._stopped:
+            return
+        if self._client is not None:
+            self._client.close()
+        launch.complete(self._cluster.stop_cluster())
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._stopped = True
+
+    def _wait_for_engines(self, limit: float) -> None:
+        deadline = time.monotonic() + limit
+        while len(self._client.ids) < self.size:
+            self._refuse_dead("while starting")
+            if time.monotonic() > deadline:
+                count = len(self._client.ids)
+                found = f"{count} of {self.size} ranks started within {limit} s"
+                raise RankError(f"{found}.{self._tails()}")
+            time.sleep(TICK_SECONDS)
+
+    def _send(self, function: Callable[..., Any], args: Sequence[Any]) -> list[AsyncResult]:
+        pickle.dumps(args)  # what cannot travel is refused while no rank has it
+        try:
+            return [view.apply_async(worker.Job(function, (r, *args))) for r, view in enumerate(self._views)]
+        except BaseException:
+            self.end("a call did not reach all ranks")
+            raise
+
+    def _collect(
+        self, jobs: list[AsyncResult], name: str, listen: Listener | None = None,
+        limit: float = math.inf, patience: float = GRACE_SECONDS,
+    ) -> dict[int, Outcome]:
+        """Outcomes in order of arrival: all, or those of `limit` seconds, or of `patience` seconds after an error."""
+        outcomes: dict[int, Outcome] = {}
+        deadline, heard = time.monotonic() + limit, 0
+        while len(outcomes) < len(jobs) and time.monotonic() <= deadline:
+            next(job for r, job in enumerate(jobs) if r not in outcomes).wait(TICK_SECONDS)
+            outcomes |= {r: _outcome(job) for r, job in enumerate(jobs) if r not in outcomes and job.ready()}
+            heard = _hand_on(jobs[0], heard, listen)
+            failed = any(outcome.error for outcome in outcomes.values())
+            if failed or len(outcomes) < len(jobs):
+                self._refuse_dead(f"during {name}")
+            if failed:
+                deadline = min(deadline, time.monotonic() + patience)
+        if listen and 0 in outcomes:
+            jobs[0].wait_for_output(GRACE_SECONDS)  # the last pieces may come after the answer
+            _hand_on(jobs[0], heard, listen)
+        return outcomes
+
+    def _judge(self, outcomes: dict[int, Outcome], name: str) -> Any:
+        """Rank 0's value, or its error, when all the ranks went the same way; else the end of the session."""
+        if _in_step(outcomes, self.size):
+            if outcomes[0].error:
+                raise _told(outcomes[0])
+            return outcomes[0].value
+        r = next(r for r in outcomes if outcomes[r].error)
+        raise self._down(f"{self._who(r)} raised in {name} and not all ranks did", f"\n{outcomes[r].traceback}", r)
+
+    def _halt(self, jobs: list[AsyncResult], name: str) -> None:
+        """Ask the ranks to stop a call; end the session when they cannot."""
+        if self.ended:
+            return
+        why = f"{name} was interrupted, and the ranks did not stop within {GRACE_SECONDS} s"
+        try:
+            if self.members[0]["host"] == worker.host():
+                os.kill(self.members[0]["pid"], signal.SIGUSR1)
+            outcomes = self._collect(jobs, name, limit=GRACE_SECONDS)
+        except BaseException:
+            self.end(why)
+            raise
+        if not _in_step(outcomes, self.size):
+            self.end(why)
+
+    def _refuse_dead(self, when: str) -> None:
+        dead = self._dead()
+        if dead:
+            output = "" if self.local else self._cluster.engine_set.get_output()  # what the launcher itself had to say
+            raise self._down(f"{'; '.join(dead.values())} {when}", output and f"\n{output}", min(dead))
+
+    def _down(self, why: str, detail: str, r: int) -> RankError:
+        self.end(why)
+        return RankError(f"{why}. The session has ended.{detail}{self._tail(r)}")
+
+    def _dead(self) -> dict[int, str]:
+        """The ranks that have ended, each with how; a controller or launcher that has ended takes rank 0's place."""
+        if self.local:
+            codes = {r: process.poll() for r, process in enumerate(self._cluster.engine_set.processes)}
+            dead = {r: f"{self._who(r)} {launch.ending(code)}" for r, code in codes.items() if code is not None}
+        else:
+            dead = {r: f"{self._who(r)} {launch.ending(None)}" for r in range(len(self._views)) if not self._runs(r)}
+        engines = self._cluster.engine_set
+        starters = [self._cluster.controller, engines, *getattr(engines, "launchers", {}).values()]
+        for process in [getattr(starter, "process", None) for starter in starters]:
+            if process is not None and not worker.alive(process.pid):
+                dead.setdefault(0, f"process {process.pid}, which starts or connects ranks, has ended")
+        return dead
+
+    def _runs(self, r: int) -> bool:
+        here = self.members[r]["pid"] and self.members[r]["host"] == worker.host()
+        return self._views[r].targets in self._client.ids and (not here or worker.alive(self.members[r]["pid"]))
+
+    def _who(self, r: int) -> str:
+        member = self.members[r]
+        place = "" if member["host"] == worker.host() else f" on {member['host']}"
+        return f"rank {r} (pid {member['pid']}{place})"
+
+    def _tails(self) -> str:
+        """The end of every log that there is."""
+        there = (r for r in range(self.size) if worker.log_file(self.log_dir, r).is_file())
+        return "".join(map(self._tail, there))
+
+    def _tail(self, r: int) -> str:
+        return launch.tail(worker.log_file(self.log_dir, r))
+
+
+def _outcome(job: AsyncResult) -> Outcome:
+    try:
+        return Outcome(*job.get(0))
+    except error.RemoteError as failure:  # not ours: ipyparallel could not unpack the call or pack the answer
+        return Outcome(None, RankError(f"{failure.ename}: {failure.evalue}"), "\n".join(failure.traceback or ()))
+
+
+def _told(outcome: Outcome) -> Exception:
+    """The error, with the place in the rank's code when it is not one of ours, whose words suffice."""
+    if not isinstance(outcome.error, NeoXError):
+        outcome.error.add_note(f"In the ranks:\n{outcome.traceback}")
+    return outcome.error
+
+
+def _hand_on(job: AsyncResult, heard: int, listen: Listener | None) -> int:
+    """Hand the pieces that have come, in order, to `listen`; how many there were so far."""
+    data = job.metadata["data"] if listen else {}
+    while listen and str(heard) in data:
+        listen(*data.pop(str(heard)))
+        heard += 1
+    return heard
+
+
+def _in_step(outcomes: dict[int, Outcome], size: int) -> bool:
+    """Whether all ranks answered, and all failed alike or none did; what rank 0 failed of it may tell the others."""
+    if len(outcomes) < size:
+        return False
+    words = [f"{type(outcome.error).__name__}: {outcome.error}" for outcome in outcomes.values() if outcome.error]
+    first = f"{type(outcomes[0].error).__name__}: {outcomes[0].error}"
+    return not words or (len(words) == size and all(word.endswith(first) for word in words))

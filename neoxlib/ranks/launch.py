@@ -1,0 +1,144 @@
+"""How ranks come to be: an ipyparallel cluster of our own processes, or whatever launcher a profile names."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from ipyparallel import Cluster
+from ipyparallel.cluster.launcher import EngineLauncher
+from IPython.core.profiledir import ProfileDir, ProfileDirError
+from IPython.paths import get_ipython_dir
+from traitlets import Unicode
+from traitlets.config import Config
+
+from neoxlib.errors import SettingsError
+from neoxlib.process import python
+from neoxlib.ranks.worker import log_file
+
+START_SECONDS = 120  # for the ranks to start and register; how long a model takes to load is not limited
+STOP_SECONDS = 2  # between SIGTERM and SIGKILL
+HEARTBEAT_MS = 250  # ipyparallel admits an engine at its first heartbeat, and listens every 3 s if left alone
+LOST_BEATS = 30  # after which an engine of another machine counts as dead; our own processes are watched directly
+NEVER = 10**6
+TAIL_LINES = 40  # a crash is told in some 30
+ENDINGS = {
+    signal.SIGKILL: "was killed by SIGKILL, very likely by the out-of-memory killer",
+    signal.SIGSEGV: "crashed with a segmentation fault (SIGSEGV)",
+    signal.SIGBUS: "crashed with a bus error (SIGBUS), often a full /dev/shm",
+    signal.SIGABRT: "aborted (SIGABRT)",
+}
+
+
+class RankLauncher(EngineLauncher):
+    """Start ranks as children of this process. Rank r asks for engine id r and writes to rank{r}.log from the start."""
+
+    log_dir = Unicode(config=True)
+    processes: tuple[subprocess.Popen, ...] = ()  # none before `start`: `stop` may come first
+
+    def start(self, n: int) -> None:
+        """Start `n` ranks; `processes` are in rank order."""
+        for r in range(n):
+            with log_file(self.log_dir, r).open("ab") as output:
+                command = [*self.args, f"--IPEngine.id={r}"]
+                pipes = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
+                env = os.environ | self.get_env()
+                process = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
+            self.processes = (*self.processes, process)
+        self.notify_start([process.pid for process in self.processes])
+
+    def find_args(self) -> list[str]:
+        """The command that every rank is started with."""
+        return [*self.engine_cmd, *self.engine_args]
+
+    async def stop(self) -> None:
+        """End every rank and wait for it."""
+        for process in self.processes:
+            process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        while any(process.poll() is None for process in self.processes) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        for process in self.processes:
+            process.kill()  # nothing to a process that has been waited for
+            process.wait()
+        self.notify_stop({})
+
+
+def new_cluster(size: int, env: dict[str, str], log_dir: Path, scratch: str, profile_dir: str | None) -> Cluster:
+    """A cluster that is not started yet. Without a profile all of it is on this machine, bound to 127.0.0.1."""
+    entry, quietly = python("neoxlib.ranks.worker", "main", "sys.argv[1:]"), "--log-level=30"
+    driver = [str(os.getpid()), scratch]
+    common = [quietly, f"--timeout={START_SECONDS}"]
+    config = Config()
+    config.LocalControllerLauncher.controller_cmd = [*entry, "controller", *driver]
+    config.EngineLauncher.environment = dict(env)
+    config.EngineLauncher.engine_args = [*common, f"--IPEngine.max_heartbeat_misses={LOST_BEATS}"]
+    place: dict[str, Any] = {"profile_dir": profile_dir or scratch, "load_profile": profile_dir is not None}
+    if profile_dir is None:
+        unwatched = ["--IPEngine.enable_nanny=False", "--IPEngine.max_heartbeat_misses=0"]
+        config.RankLauncher.engine_cmd = [*entry, "engine", *driver]
+        config.RankLauncher.engine_args = [*common, *unwatched]
+        config.RankLauncher.environment = env | {"IPYTHONDIR": scratch}  # keep the user's start-up scripts out
+        config.RankLauncher.log_dir = str(log_dir)
+        place |= {"engine_launcher_class": RankLauncher, "controller_location": "127.0.0.1"}
+    quiet = logging.getLogger("neoxlib.ranks.cluster")
+    quiet.setLevel(logging.ERROR)  # ipyparallel prints each start and stop into the notebook
+    cluster = Cluster(n=size, delay=0, config=config, cluster_file="", shutdown_atexit=False, log=quiet, **place)
+    lost = NEVER if profile_dir is None else LOST_BEATS
+    beats = [f"--HeartMonitor.period={HEARTBEAT_MS}", f"--HeartMonitor.max_heartmonitor_misses={lost}"]
+    cluster.controller_args = [*beats, "--nodb", "--usethreads", quietly, *cluster.controller_args]
+    return cluster
+
+
+def find_profile(name: str) -> str:
+    """The folder of an ipyparallel profile. Raises SettingsError, with the names there are."""
+    try:
+        return ProfileDir.find_profile_dir_by_name(get_ipython_dir(), name).location
+    except ProfileDirError:
+        found = sorted(path.name.removeprefix("profile_") for path in Path(get_ipython_dir()).glob("profile_*"))
+        raise SettingsError(
+            f"cluster_profile {name!r} is not in {get_ipython_dir()}; there are {', '.join(found) or 'none'}. "
+            f"Make one with: ipython profile create --parallel {name}"
+        ) from None
+
+
+def complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end, from a script or from a notebook, whose own loop is busy with the cell."""
+    answer: Future = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(asyncio.run(coroutine))
+        except BaseException as error:
+            answer.set_exception(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        return answer.result()
+    finally:
+        thread.join()
+
+
+def ending(code: int | None) -> str:
+    """How a process with this exit code ended, in words; None is a process whose code nobody could see."""
+    if code is None:
+        return "has ended (its exit code is not known)"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return ENDINGS.get(-code) or f"was ended by {signal.Signals(-code).name}"
+
+
+def tail(path: Path) -> str:
+    """The last lines of a log, for an error message."""
+    if not path.is_file():
+        return f"\nIts log is {path}, on the machine it ran on."
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+    return f"\nIts log, {path}, " + ("ends with:\n" + "\n".join(lines) if lines else "is empty.")

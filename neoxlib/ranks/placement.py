@@ -1,0 +1,120 @@
+"""Which cores a rank runs on: those near its NPU, as npu-smi's bus ids and the kernel's NUMA nodes have it.
+
+The vendor's SDK does the same with BIND_CPU=1, its default, by way of npu-smi, lspci and lscpu.
+"""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from neoxlib.errors import SettingsError
+from neoxlib.machine import limits, npu_smi
+from neoxlib.machine.npu_smi import Card
+from neoxlib.ranks import placement
+
+log = logging.getLogger("neoxlib")
+SYSTEM = Path("/sys")
+
+
+def bind(index: int, ranks: int) -> list[int] | None:
+    """Keep this process to the cores of the `index`-th of `ranks` NPUs of this machine; call before any thread starts.
+
+    BIND_CPU=0 in the environment leaves it unbound, CPU_BINDING_NUM sets the number of cores. Returns the cores, or
+    None where nothing was bound, which is never an error.
+    """
+    if os.environ.get("BIND_CPU", "1") == "0":
+        return None
+    answer = npu_smi.read()
+    try:
+        shares = cores(answer.cards if answer else (), visible(ranks), os.sched_getaffinity(0), SYSTEM)
+        os.sched_setaffinity(0, shares[index])
+    except (OSError, ValueError, IndexError) as error:
+        log.warning("rank's process is not bound to cores: %s", error)
+        return None
+    log.info("bound to cores %s", shares[index])
+    return shares[index]
+
+
+def visible(ranks: int) -> list[int]:
+    """Logic ids of the NPUs that the ranks see as 0, 1, …: ASCEND_RT_VISIBLE_DEVICES, else the first ones."""
+    named = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "")
+    return [int(part) for part in named.split(",")] if named else list(range(ranks))
+
+
+def cores(cards: Sequence[Card], ids: Sequence[int], allowed: set[int], system: Path) -> list[list[int]]:
+    """Cores for each of the NPUs `ids`: an equal share of its node's among the NPUs on that node, out of `allowed`.
+
+    Where the machine or a container hides a node, every NPU gets an equal share of all cores.
+    """
+    ordered = sorted(cards, key=lambda card: (card.npu, card.chip))  # logic ids count chips in this order
+    nodes = [_node(ordered[i], system) if i < len(ordered) else None for i in ids]
+    near = {node: sorted(allowed & _cpus(node, system)) for node in set(nodes) if node is not None}
+    if None in nodes or not all(near.values()):
+        nodes, near = [0] * len(ids), {0: sorted(allowed)}
+    wanted = int(os.environ.get("CPU_BINDING_NUM") or 0)
+    shares = []
+    for place, node in enumerate(nodes):
+        on_node, before = nodes.count(node), nodes[:place].count(node)
+        count = wanted or max(1, len(near[node]) // on_node)
+        start = before * count % len(near[node])  # more NPUs than cores share them
+        shares.append(near[node][start : start + count])
+    return shares
+
+
+def _node(card: Card, system: Path) -> int | None:
+    """NUMA node of a card's bus; None where it is on none, or the kernel does not say."""
+    if card.bus_id is None:
+        return None
+    try:
+        node = int((system / "bus/pci/devices" / card.bus_id.lower() / "numa_node").read_text())
+    except (OSError, ValueError):
+        return None
+    return node if node >= 0 else None
+
+
+def _cpus(node: int, system: Path) -> set[int]:
+    """Cores of a node, from a list such as 0-23,48-71 or 7."""
+    try:
+        text = (system / f"devices/system/node/node{node}/cpulist").read_text().strip()
+    except OSError:
+        return set()
+    ends = [part.split("-") for part in text.split(",") if part]
+    return {core for part in ends for core in range(int(part[0]), int(part[-1]) + 1)}
+
+
+def threads(ranks: int) -> int:
+    """CPU threads for each of `ranks` ranks on this machine."""
+    return max(1, limits.cores() // ranks)
+
+
+def part(group: int, replicas: int, world_size: int, device: str, cluster_profile: str | None) -> dict[str, str]:
+    """Variables that keep the ranks of the `group`-th of `replicas` groups to their part of this machine.
+
+    Raises SettingsError where it has too few cores or NPUs for all, and with a cluster profile, whose launchers would
+    put every group in the same place.
+    """
+    if type(replicas) is not int or replicas < 1:
+        raise SettingsError(f"replicas is {replicas!r}; it is the number of groups of ranks, 1 or more")
+    if replicas == 1:
+        return {}
+    if cluster_profile:
+        raise SettingsError(f"replicas is {replicas}: they share this machine; leave out cluster_profile or replicas")
+    ranks, (ids, what) = replicas * world_size, _units(device)
+    if len(ids) < ranks:
+        raise SettingsError(
+            f"{replicas} replicas of {world_size} ranks need {ranks} {what}, one for each rank, and there are "
+            f"{len(ids)}; lower replicas or world_size"
+        )
+    if device == "npu":
+        own = ids[group * world_size : (group + 1) * world_size]
+        return {"ASCEND_RT_VISIBLE_DEVICES": ",".join(map(str, own))}
+    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(placement.threads(ranks))}
+
+
+def _units(device: str) -> tuple[list[int], str]:
+    """What ranks are given one each of: NPUs by their logic ids, or cores."""
+    if device != "npu":
+        return sorted(os.sched_getaffinity(0))[: limits.cores()], "cores"
+    answer = npu_smi.read()
+    return visible(len(answer.cards) if answer else 0), "NPUs"

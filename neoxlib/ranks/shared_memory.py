@@ -1,0 +1,203 @@
+"""Ranks of one machine: sums, gathers and messages through shared memory, in microseconds where a network takes many.
+
+The memory has no name: rank 0 makes it, the others open it through rank 0's process, and it ends with the last of them.
+"""
+
+import ctypes
+import logging
+import math
+import mmap
+import os
+import pickle
+import secrets
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neoxlib.errors import RankError, SettingsError
+from neoxlib.kernels.cpu import build
+from neoxlib.machine import limits
+from neoxlib.ranks.collectives import DTYPES, OPERATIONS, Call, TorchGroup, different_calls, values_per_index
+
+log = logging.getLogger("neoxlib")
+
+SWITCH = "NEOXLIB_BACKEND"  # gloo: never share memory, for comparisons
+SUMS = {torch.float32: "team_sum_float", torch.bfloat16: "team_sum_bfloat16", torch.float16: "team_sum_half"}
+ALONE = 300, 2e-3  # looks (some 10 µs), then seconds of looking and letting others run, before a rank sleeps
+CROWDED = 0, 5e-5  # the same where ranks share cores: one that waits would keep the others from coming
+PATIENCE_SECONDS = 600.0  # then a rank that has not come counts as lost
+NONE_HERE = "the ranks meet over gloo, which is slower: no shared memory, %s"
+LINE = struct.Struct("QI4x2q4Q64x")  # of each rank at the head of the memory: epoch, sleepers, words, calls
+LATE, DIFFERENT = 1, 2  # results of sums.cpp; 0 is good
+POINTER, COUNT = ctypes.c_void_p, ctypes.c_int64
+
+
+class Team(ctypes.Structure):
+    """As in sums.cpp."""
+
+    _fields_ = [
+        ("memory", ctypes.c_void_p), ("rank", ctypes.c_int32), ("size", ctypes.c_int32),
+        ("spins", ctypes.c_int64), ("yield_", ctypes.c_int64), ("patience", ctypes.c_int64),
+        ("call_number", ctypes.c_uint64), ("call", ctypes.c_uint64),
+    ]  # fmt: skip
+
+
+class SharedGroup(TorchGroup):
+    """The ranks of a gloo TorchGroup that are all on one machine. Sums of whole numbers still go over gloo.
+
+    Sums are added up in float32, in rank order, and rounded once, so that all ranks get the same bits.
+    Raises RankError that names the ranks that did not come within PATIENCE_SECONDS, or that made another call than
+    this one; the group is then of no use.
+    """
+
+    backend = "shared memory"
+
+    def __init__(self, group: TorchGroup, library: ctypes.CDLL, memory: mmap.mmap) -> None:
+        self.seconds = 0.0  # torch.distributed is joined already
+        self.rank, self.size, self.device, self.memory = group.rank, group.size, group.device, memory
+        self.proved, self.calls = group.proved, group.calls
+        spins, yield_seconds = ALONE if self.size <= limits.cores() else CROWDED
+        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        waits = spins, int(yield_seconds * 1e9), int(PATIENCE_SECONDS * 1e9)
+        self.team = Team(address, self.rank, self.size, *waits, 0, 0)
+        self.words = (ctypes.c_int64 * self.size)()
+        self.sums = {
+            dtype: (_function(library, name, COUNT, POINTER, COUNT), DTYPES.index(dtype))
+            for dtype, name in SUMS.items()
+        }
+        self._meet = _function(library, "team_meet", COUNT, COUNT, POINTER)
+        self._gather = _function(library, "team_gather", COUNT, COUNT, POINTER, COUNT, POINTER, POINTER)
+        self._tell = _function(library, "team_tell", POINTER, COUNT)
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        if x.dtype not in self.sums or x.device.type != "cpu":
+            return super().all_reduce(x)
+        start = time.perf_counter()
+        add, dtype = self.sums[x.dtype]
+        whole = x.contiguous()
+        self._do(add, dtype, whole.data_ptr(), whole.numel())
+        if whole is not x:
+            x.copy_(whole)
+        self.seconds += time.perf_counter() - start
+        return x
+
+    def gather(self, x: Tensor, dim: int = -1) -> Tensor | None:
+        if x.device.type != "cpu":
+            return super().gather(x, dim)
+        with self._clock():
+            dim %= x.ndim
+            sizes = self._everyones("gather", x.shape[dim])
+            x = x.contiguous()
+            before, after = x.shape[:dim], x.shape[dim + 1 :]
+            row_bytes = (ctypes.c_int64 * self.size)(*(n * math.prod(after) * x.element_size() for n in sizes))
+            joined = x.new_empty((*before, sum(sizes), *after)) if self.rank == 0 else None
+            to = None if joined is None else joined.data_ptr()
+            kind = DTYPES.index(x.dtype), values_per_index(x, dim)
+            self._do(self._gather, *kind, x.data_ptr(), math.prod(before), row_bytes, to)
+            return joined
+
+    def broadcast(self, value: Any) -> Any:
+        with self._clock():
+            said = pickle.dumps(value) if self.rank == 0 else b""
+            count = self._everyones("broadcast", len(said))[0]
+            told = ctypes.create_string_buffer(said, count)
+            self._do(self._tell, told, count)
+            return value if self.rank == 0 else pickle.loads(told.raw)
+
+    def barrier(self) -> None:
+        with self._clock():
+            self._everyones("barrier", 0)
+
+    def _everyones(self, operation: str, word: int) -> list[int]:
+        """Every rank's `word`."""
+        self._do(self._meet, OPERATIONS.index(operation), word, self.words)
+        return list(self.words)
+
+    def _do(self, function: Callable[..., int], *args: Any) -> None:
+        result = function(self.team, *args)
+        if result == LATE:
+            limit = self.team.patience / 1e9
+            raise RankError(
+                f"rank {', '.join(map(str, self._late()))} did not meet the other ranks within {limit:g} s: it has "
+                "ended or hangs, and its log says where"
+            )
+        if result == DIFFERENT:
+            raise different_calls(self._calls())
+
+    def _lines(self) -> list[tuple[int, ...]]:
+        """Each rank's epoch, sleepers, two words, and number and kind of its calls in even and odd epochs."""
+        return [LINE.unpack_from(self.memory, rank * LINE.size) for rank in range(self.size)]
+
+    def _late(self) -> list[int]:
+        """The ranks that are behind this one."""
+        epochs = [epoch for epoch, *_ in self._lines()]
+        return [r for r, epoch in enumerate(epochs) if epoch < epochs[self.rank]]
+
+    def _calls(self) -> dict[int, Call]:
+        """What each rank that has come to this one's epoch does in it."""
+        lines = self._lines()
+        epoch = lines[self.rank][0]
+        at = 4 + 2 * (epoch % 2)
+        return {r: _call(*line[at : at + 2]) for r, line in enumerate(lines) if line[0] >= epoch}
+
+
+def share(group: TorchGroup) -> TorchGroup:
+    """A SharedGroup in place of a gloo `group` whose ranks can have one, else `group`. All ranks call it together.
+
+    The ranks must be on one machine. Raises SettingsError for a value of NEOXLIB_BACKEND that means nothing.
+    """
+    choice = os.environ.get(SWITCH, "")
+    if choice not in ("", "gloo"):
+        raise SettingsError(f"{SWITCH} is {choice!r}; it may be gloo, or be left out")
+    library = None if choice or group.size == 1 else build.library("allreduce")
+    memory = _common_memory(group, library)
+    return group if memory is None else SharedGroup(group, library, memory)
+
+
+def _common_memory(group: TorchGroup, library: ctypes.CDLL | None) -> mmap.mmap | None:
+    """The same memory on all ranks, or None on all ranks."""
+    size = library.team_bytes(group.size) if library else 0
+    file = _file(size) if library and group.rank == 0 else None
+    pid, number, name = group.broadcast((os.getpid(), file, file is not None and os.readlink(f"/proc/self/fd/{file}")))
+    path, memory = Path(f"/proc/{pid}/fd/{number}"), None
+    try:
+        if library and number is not None and os.readlink(path) == name:  # else it is another machine's process
+            with path.open("r+b") as opened:
+                memory = mmap.mmap(opened.fileno(), size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    except OSError as error:
+        log.warning(NONE_HERE, error)
+    everyone = group.all_reduce(torch.tensor(int(memory is not None))).item() == group.size  # now all have opened it
+    if file is not None:
+        os.close(file)
+    return memory if everyone else None
+
+
+def _file(size: int) -> int | None:
+    """`size` bytes of memory as a file without a name; its pages are taken now, so that there are enough."""
+    file = None
+    try:
+        file = os.memfd_create(f"neoxlib-{secrets.token_hex(8)}")
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        log.warning(NONE_HERE, error)
+        if file is not None:
+            os.close(file)
+        return None
+    return file
+
+
+def _call(number: int, what: int) -> Call:
+    """As `begin` of sums.cpp packs it."""
+    return Call(number, what >> 60, what >> 52 & 0xFF, what & (1 << 52) - 1)
+
+
+def _function(library: ctypes.CDLL, name: str, *kinds: type) -> Callable[..., int]:
+    function = getattr(library, name)
+    function.argtypes = (ctypes.POINTER(Team), *kinds)
+    function.restype = ctypes.c_int32
+    return function

@@ -1,0 +1,276 @@
+"""What runs inside a rank: its entry, log file, group and calls. The ipyparallel controller starts here, too.
+
+`main` runs ipyparallel's engine or controller until the driver has gone; launch.py starts it.
+Torch is imported where it is first needed: the driver imports this module, and must stay light.
+"""
+
+import faulthandler
+import logging
+import os
+import pickle
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+
+from neoxlib.errors import RankError
+from neoxlib.machine.devices import pick_device
+from neoxlib.machine.runtime import import_torch, start_npu
+from neoxlib.ranks.placement import bind, threads
+
+log = logging.getLogger("neoxlib")
+POLL_SECONDS = 0.3  # how often a process looks whether the driver is still there
+STOPPED = "stopped on request of the notebook"
+_held = SimpleNamespace(store=None, engine=None)  # what lives in this rank from call to call
+_stop_asked = threading.Event()
+
+
+class Stopped(RankError):
+    """The call ended between two steps, on all ranks alike, because the notebook asked for it."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run ipyparallel's engine or controller for as long as the process `argv[1]` lives.
+
+    It starts in `argv[2]`, the session's temporary folder, since ipyparallel puts the working
+    directory first on sys.path; `greet` goes where the driver is. The controller deletes that
+    folder when the driver is gone.
+    """
+    role, driver, scratch, *arguments = argv
+    faulthandler.enable(all_threads=False)
+    os.chdir(scratch)
+    end_with(int(driver), scratch if role == "controller" else None)
+    os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))  # the controller forks helpers of its own
+    import_module(f"ipyparallel.{role}.app").main(arguments)
+
+
+def end_with(pid: int, scratch: str | None = None) -> None:
+    """End this process soon after `pid` has ended, however that happened.
+
+    A killed kernel must leave nothing behind. `scratch` is a folder that the session of `pid` made,
+    to be deleted then.
+    """
+
+    watched = psutil.Process(pid) if psutil.pid_exists(pid) else None  # knows when it started: a pid may be given anew
+
+    def watch() -> None:
+        while watched is not None and _runs(watched):
+            time.sleep(POLL_SECONDS)
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name=f"end with {pid}", daemon=True).start()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not yet waited for does not."""
+    try:
+        return _runs(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A function of this module, or of any that the ranks can import, and its arguments: what a rank is sent."""
+
+    function: Callable[..., Any]
+    args: tuple
+
+    def __call__(self) -> tuple[Any, Exception | None, str]:
+        """Value, error and traceback: errors are answers here, so that they keep their class."""
+        try:
+            return self.function(*self.args), None, ""
+        except BaseException as error:  # a SystemExit must not end the rank either
+            log.exception("%s failed", self.function.__name__)
+            return None, _sendable(error), traceback.format_exc()
+
+
+def host() -> str:
+    """The name of this machine."""
+    return socket.gethostname()
+
+
+def _sendable(error: BaseException) -> Exception:
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        copy = None
+    return copy if isinstance(copy, Exception) else RankError(f"{type(error).__name__}: {error}")
+
+
+def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -> dict[str, Any]:
+    """Take the rank's place: all output goes to its log from here on.
+
+    Returns who and where this rank is. The working directory becomes `folder` unless that is empty.
+    """
+    if folder:
+        os.chdir(folder)
+    _look_here_last()
+    _log_to(log_file(log_dir, rank))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ipyparallel's handler cannot run while a collective waits
+    signal.signal(signal.SIGUSR1, lambda *_: _stop_asked.set())
+    if driver_host == host() and alive(driver):
+        end_with(driver)
+    log.info("rank %d is process %d on %s, driven by process %d", rank, os.getpid(), host(), driver)
+    return {"rank": rank, "pid": os.getpid(), "host": host()}
+
+
+def _look_here_last() -> None:
+    """Modules of the working directory can be imported, but none there stands for Python's own."""
+    here = os.getcwd()
+    sys.path[:] = [*(path for path in sys.path if path not in ("", here)), here]
+
+
+def log_file(log_dir: str | Path, rank: int) -> Path:
+    """Where a rank writes."""
+    return Path(log_dir) / f"rank{rank}.log"
+
+
+def _log_to(path: Path) -> None:
+    """Send stdout, stderr, crashes and neoxlib's log to `path`; ipykernel has put pipes in place of the first two."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    faulthandler.enable(sys.stderr, all_threads=False)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+
+
+def open_store(rank: int, hosts: Sequence[str]) -> tuple[str, int] | None:
+    """Rank 0 opens the meeting point of torch.distributed, on a free port of the interface that the others see."""
+    import_torch()
+    import torch.distributed as dist
+
+    import_module("neoxlib.inference.engine")  # the slow imports, on all ranks at the same time
+    if rank:
+        return None
+    listener = socket.create_server((_address(hosts), 0))
+    address = listener.getsockname()
+    _held.store = dist.TCPStore(*address, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+    return address
+
+
+def _address(hosts: Sequence[str]) -> str:
+    """This machine's address as the other hosts see it; loopback when there are none."""
+    others = set(hosts) - {host()}
+    for other in sorted(others):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((other, 9))  # sends nothing: it only picks the interface
+            return probe.getsockname()[0]
+    return "127.0.0.1"
+
+
+def join(rank: int, hosts: Sequence[str], address: tuple[str, int], settings: dict[str, Any]) -> dict[str, Any]:
+    """Form the group with the other ranks and load this rank's part of the model. Returns Engine.describe()."""
+    import torch
+    import torch.distributed as dist
+
+    from neoxlib.inference.engine import load
+    from neoxlib.ranks.collectives import TorchGroup
+    from neoxlib.ranks.shared_memory import share
+
+    if len(set(hosts)) == 1:
+        os.environ["GLOO_SOCKET_IFNAME"] = _loopback()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads(hosts.count(hosts[rank])))
+    device, place, backend = _place(settings["device"], hosts[:rank].count(hosts[rank]), hosts.count(hosts[rank]))
+    group = TorchGroup(rank, len(hosts), dist.TCPStore(*address, is_master=False), backend, place)
+    if backend == "gloo" and len(set(hosts)) == 1:
+        group = share(group)
+    group.broadcast = _stoppable(group.broadcast, rank)
+    _held.engine = load(**settings | {"device": device}, group=group)
+    log.info("rank %d of %d is ready on %s, backend %s", rank, len(hosts), place, group.backend)
+    return _held.engine.describe()
+
+
+def _loopback() -> str:
+    names = [name for name, rows in psutil.net_if_addrs().items() if any(row.address == "127.0.0.1" for row in rows)]
+    return names[0]
+
+
+def _place(device: str, index: int, ranks: int) -> tuple[str, str, str]:
+    """Device type, device and backend for the `index`-th of the `ranks` ranks of this machine."""
+    if pick_device(device) == "cpu":
+        return "cpu", "cpu", "gloo"
+    bind(index, ranks)
+    start_npu(index)
+    return "npu", f"npu:{index}", "hccl"
+
+
+def _stoppable(broadcast: Callable[[Any], Any], rank: int) -> Callable[[Any], Any]:
+    """Let the notebook stop a call where all ranks are in step: when rank 0 tells the others what comes next."""
+
+    def told(value: Any) -> Any:
+        word = broadcast(STOPPED if rank == 0 and _stop_asked.is_set() else value)
+        if isinstance(word, str) and word == STOPPED:
+            raise Stopped(STOPPED)
+        return word
+
+    return told
+
+
+def call(rank: int, method: str, args: tuple, kwargs: dict[str, Any], streams: bool) -> Any:
+    """Call a method of the engine on this rank. The answer is rank 0's, a tensor as an array."""
+    _stop_asked.clear()
+    if streams:
+        kwargs = kwargs | {"stream": _publish() if rank == 0 else False}
+    answer = getattr(_held.engine, method)(*args, **kwargs)
+    return _plain(answer) if rank == 0 else None
+
+
+def apply(rank: int, function: Callable[..., Any], args: tuple) -> Any:
+    """Call a function of the engine on this rank. The answer is rank 0's, a tensor as an array."""
+    answer = function(_held.engine, *args)
+    return _plain(answer) if rank == 0 else None
+
+
+def look(rank: int, name: str) -> Any:
+    """An attribute of rank 0's engine."""
+    value = getattr(_held.engine, name)  # on every rank, so that an error is everyone's
+    return value if rank == 0 else None
+
+
+def _plain(answer: Any) -> Any:
+    """ipyparallel sends arrays without copying them; a tensor would be pickled whole."""
+    return answer.numpy() if hasattr(answer, "numpy") else answer
+
+
+def _publish() -> Callable[[int, str], None]:
+    """A `stream` callable that sends every piece, numbered, ahead of the answer."""
+    from ipyparallel.engine.datapub import publish_data
+
+    count = 0
+
+    def say(row: int, piece: str) -> None:
+        nonlocal count
+        publish_data({str(count): (row, piece)})
+        count += 1
+
+    return say

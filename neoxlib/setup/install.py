@@ -1,0 +1,137 @@
+"""The guide's installation, step by step, with the names of the packages for a chip and a processor filled in."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from neoxlib.errors import SettingsError
+from neoxlib.machine.chips import Chip
+from neoxlib.machine.versions import ERAS, PYTHON_NEEDS, TODAY, Era, order
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+ARCHITECTURES = ("aarch64", "x86_64")
+OPS_PACKAGE = "8.5.0"  # from this CANN on the kernels are called ops
+# family -> the part of package names that stands for it: driver and firmware, kernels
+NAMES = {
+    "A2": ("Ascend-hdk-910b", "910b"),
+    "A3": ("Atlas-A3-hdk", "A3"),
+    "310P": ("Ascend-hdk-310p", "310p"),
+    "310B": ("Ascend-hdk-310b", "310b"),
+    "950": ("Ascend-hdk-950", "950"),
+    "910A": ("Ascend-hdk-910", "910"),
+}
+FIRST_CANN = {"950": "9.0.0"}  # family -> the first CANN that has packages for it
+OWN_VERSIONS = ("310B", "950")  # families whose driver and firmware have numbers of their own
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: what is installed, the file or package, and what is typed."""
+
+    step: str
+    package: str
+    command: str
+
+
+def install_plan(chip: Chip, arch: str, era: str = "today") -> tuple[Step, ...]:
+    """The steps in their order: firmware, driver, toolkit, kernels, torch, torch_npu, ATB.
+
+    `arch` is what `uname -m` prints; `era` is "today" or "guide". Where a version depends on the card the name has a
+    `*`: the vendor's page for the card and the CANN release names it. Raises SettingsError for an unknown chip family,
+    architecture or era.
+    """
+    if arch not in ARCHITECTURES:
+        raise SettingsError(f"arch is {arch!r}; packages exist for {' and '.join(ARCHITECTURES)}")
+    if era not in ERAS:
+        raise SettingsError(f"era is {era!r}; choose {' or '.join(ERAS)}")
+    if chip.family not in NAMES:
+        raise SettingsError(f"nothing has to be installed for {chip.name}: packages exist for {', '.join(NAMES)}")
+    at = ERAS[era]
+    if order(at.cann) < order(FIRST_CANN.get(chip.family, "0")):
+        first = FIRST_CANN[chip.family]
+        found = f"CANN {at.cann} has nothing for {chip.name}, the first is {first}"
+        raise SettingsError(f"{found}; leave out --era {era}")
+    return (*_hdk(chip, arch, at), *_cann(chip, arch, at), *_python(arch, at), _atb(arch, at))
+
+
+def notes(era: str) -> str:
+    """What a reader of the plan must know besides."""
+    if era == "today":
+        return "A * in a name: take the release that the vendor's page for this card names for this CANN."
+    return "The guide's own versions, to repeat its results with its scripts; neoxlib runs on today's only."
+
+
+def frame(steps: tuple[Step, ...]) -> "pd.DataFrame":
+    """The steps as a table."""
+    import pandas as pd
+
+    return pd.DataFrame([asdict(step) for step in steps])
+
+
+def text(steps: tuple[Step, ...]) -> str:
+    """The steps as a shell script to read, and to run line by line."""
+    return "\n".join(f"# {n}. {one.step}: {one.package}\n{one.command}" for n, one in enumerate(steps, 1))
+
+
+def _hdk(chip: Chip, arch: str, era: Era) -> tuple[Step, ...]:
+    """Firmware first, then the driver, as the guide has it; both on the host, never in a container."""
+    name = NAMES[chip.family][0]
+    cpu = arch if arch == "aarch64" or name == "Ascend-hdk-910b" else "x86-64"
+    own = chip.family in OWN_VERSIONS
+    soc = "-soc" if chip.family == "310B" else ""  # no card: a part of the host itself
+    versions = ["*" if own or not version else version for version in (era.firmware, era.driver)]
+    firmware = f"{name}-npu-firmware{soc}_{versions[0]}.run"
+    driver = f"{name}-npu-driver{soc}_{versions[1]}_linux-{cpu}.run"
+    return (
+        Step("firmware", firmware, _run(firmware, "--full")),
+        Step("driver", driver, f"{_run(driver, '--full')} && reboot"),
+    )
+
+
+def _cann(chip: Chip, arch: str, era: Era) -> tuple[Step, ...]:
+    toolkit = f"Ascend-cann-toolkit_{era.cann}_linux-{arch}.run"
+    kind = NAMES[chip.family][1]
+    if order(era.cann) >= order(OPS_PACKAGE):
+        kernels = f"Ascend-cann-{kind}-ops_{era.cann}_linux-{arch}.run"
+    else:
+        kernels = f"Ascend-cann-kernels-{kind}_{era.cann}_linux.run"
+    return (
+        Step("CANN toolkit", toolkit, f"{_run(toolkit, '--install')} && source {set_env(era)}"),
+        Step("CANN kernels", kernels, _run(kernels, "--install")),
+    )
+
+
+def _python(arch: str, era: Era) -> tuple[Step, ...]:
+    pair, needs = era.pair, f"pip install {PYTHON_NEEDS}"
+    if era is TODAY:
+        torch, adapter = f"torch=={pair.torch}", f"torch-npu=={pair.torch_npu}"
+        index = "" if arch == "aarch64" else " --index-url https://download.pytorch.org/whl/cpu"  # PyPI's is for CUDA
+        return Step("torch", torch, f"pip install {torch}{index}"), Step("torch_npu", adapter, f"{needs} {adapter}")
+    tag = f"cp{era.python.replace('.', '')}"
+    cpu = "" if arch == "aarch64" else "+cpu"
+    torch, adapter = f"torch-{pair.torch}{cpu}-{tag}-{tag}-linux_{arch}.whl", f"torch_npu-{pair.torch_npu}"
+    wheel = f"{adapter}-{tag}-{tag}-linux_{arch}.whl"
+    return Step("torch", torch, f"pip install {torch}"), Step("torch_npu", wheel, f"{needs} && pip install {wheel}")
+
+
+def _atb(arch: str, era: Era) -> Step:
+    """Today ATB is part of NNAL; in the guide's era its package had to match the C++ ABI of torch."""
+    if era is TODAY:
+        package = f"Ascend-cann-nnal_{era.cann}_linux-{arch}.run"
+        source = "source /usr/local/Ascend/nnal/atb/set_env.sh"
+        return Step("ATB (NNAL)", package, f"{_run(package, '--install')} && {source}")
+    package = f"Ascend-cann-atb_{era.cann}_cxx11abi${{ABI}}_linux-{arch}.run"
+    ask = 'ABI=$(python -c "import torch; print(int(torch.compiled_with_cxx11_abi()))")'
+    return Step("ATB", package, f"{ask} && {_run(package, '--install')} && source /usr/local/Ascend/atb/set_env.sh")
+
+
+def set_env(era: Era) -> str:
+    """Where the toolkit of an era puts its variables."""
+    folder = "cann" if order(era.cann) >= order("9.0.0") else "ascend-toolkit"
+    return f"/usr/local/Ascend/{folder}/set_env.sh"
+
+
+def _run(package: str, option: str) -> str:
+    return f"chmod +x {package} && ./{package} {option}"

@@ -1,0 +1,188 @@
+"""What a machine with NPUs must have besides: devices, their driver, health and memory. Pure functions of a host."""
+
+import re
+from collections.abc import Sequence
+
+from neoxlib.machine.chips import CHIPS, WITHOUT_OPERATORS, Chip, chip_of_card
+from neoxlib.machine.host import Host
+from neoxlib.machine.installed import in_range
+from neoxlib.machine.npu_smi import Card, Holder
+from neoxlib.setup.install import NAMES, install_plan
+from neoxlib.setup.machine_checks import Check, Row, verdict
+
+MOUNTS = (
+    "docker run --device /dev/davinci0 --device /dev/davinci_manager --device /dev/devmm_svm --device /dev/hisi_hdc "
+    "-v /usr/local/dcmi:/usr/local/dcmi -v /usr/local/Ascend/driver:/usr/local/Ascend/driver "
+    "-v /usr/local/bin/npu-smi:/usr/local/bin/npu-smi ..."
+)
+CURES = {  # by the code that npu-smi prints in place of its table
+    "-8020": "docker ps  # another container holds the device: docker stop it, or take other devices",
+    "-8005": f"usermod -aG HwHiAiUser $USER  # and log in anew; in a container: {MOUNTS}",
+}
+IDLE = 0.85  # free at least of a card that nobody uses: up to 9 % are in use then
+DIRECT = ("HCCS", "SIO", "UB")  # links between cards, or between the two chips of one
+CALM = "no NPU: models run on the CPU, in float32 or packed; fine for the shipped model and small ones, slow for large"
+
+
+def chip_there(host: Host) -> Chip | None:
+    """The chip of the first card; None where there is none, or it is not in the table."""
+    return next((chip_of_card(card.name, card.total_mib) for card in host.cards), None)
+
+
+def step_command(host: Host, step: str) -> str:
+    """What installs a part, for this machine's chip and processor; for an unknown chip how to ask."""
+    chip = chip_there(host)
+    if chip is None or chip.family not in NAMES or host.arch not in ("aarch64", "x86_64"):
+        return f"python -m neoxlib install-plan --chip 910B3 --arch {host.arch}  # with the chip that is there"
+    return next(one.command for one in install_plan(chip, host.arch) if one.step == step)
+
+
+def device(host: Host) -> Row:
+    if not host.has_npu and host.sourced:
+        found = "CANN is sourced, but there is no /dev/davinci* and no npu-smi"
+        return Row("device", "WARN", found, "devices; or CPU work, which needs no CANN",
+                   MOUNTS if host.container else step_command(host, "driver"))  # fmt: skip
+    if not host.has_npu:
+        return Row("device", "OK", CALM, "nothing: an NPU is not required")
+    if host.smi is None:
+        repair = MOUNTS if host.container else "export PATH=$PATH:/usr/local/sbin:/usr/local/bin"
+        return Row("device", "WARN", f"{len(host.nodes)} device node(s), no npu-smi", "the driver's npu-smi", repair)
+    if host.smi.failure:
+        codes = (code for code in CURES if code in host.smi.failure)
+        cure = CURES.get(next(codes, ""), "npu-smi info; dmesg | grep -i davinci")
+        return Row("device", "FAIL", host.smi.failure, "a table of devices", cure)
+    names = ", ".join(sorted({card.name for card in host.smi.cards}))
+    if not host.nodes:
+        found = f"npu-smi shows {len(host.smi.cards)} × {names}, but there is no /dev/davinci*"
+        return Row("device", "FAIL", found, "device nodes", MOUNTS if host.container else step_command(host, "driver"))
+    known = all(chip_of_card(card.name, card.total_mib) for card in host.smi.cards)
+    repair = "python -m neoxlib doctor --json  # runs in float16 without figures; send this to get the chip a row"
+    return verdict("device", known, f"{len(host.smi.cards)} × {names}", f"one of {', '.join(CHIPS)}", repair)
+
+
+def operators(host: Host) -> Row | None:
+    """Of a chip of which no source says more: what it runs on, and what else is not known."""
+    chip = chip_there(host)
+    if chip is None or chip.family not in WITHOUT_OPERATORS:
+        return None
+    found = f"{chip.name} runs on PyTorch's own operators, slower, not checked there; {chip.note}"
+    needed = "a chip with operators of its own: A2, A3, 310P, 910A"
+    repair = "python -m neoxlib selftest-npu  # says which operators are right"
+    return Row("operators", "WARN", found, needed, repair)
+
+
+def driver(host: Host) -> Row | None:
+    if not host.has_npu:
+        return None
+    repair = MOUNTS if host.container else step_command(host, "driver")
+    found = host.driver or "no /usr/local/Ascend/driver/version.info"
+    return verdict("driver", host.driver is not None, found, "the driver's record", repair)
+
+
+def firmware(host: Host) -> Row | None:
+    """Driver and firmware go together where the driver's record says so; a container sees the driver only."""
+    if not host.has_npu or (host.container and host.firmware is None):
+        return None
+    repair = step_command(host, "firmware")
+    if host.firmware is None:
+        return Row("firmware", "WARN", "no /usr/local/Ascend/firmware/version.info", "the firmware's record", repair)
+    if host.driver_takes is None:
+        return Row("firmware", "OK", f"{host.firmware}; the driver does not say which it takes", "one the driver takes")
+    needed = f"driver {host.driver} takes {host.driver_takes}"
+    fine = in_range(host.firmware, host.driver_takes)
+    return verdict("firmware", fine, host.firmware, needed, f"{repair} && reboot", "FAIL")
+
+
+def health(host: Host) -> Row | None:
+    if not host.cards:
+        return None
+    ill = [card for card in host.cards if card.health not in ("OK", "")]
+    told = "OK" if all(card.health for card in host.cards) else "not shown"
+    found = ", ".join(f"NPU {card.npu} chip {card.chip}: {card.health}" for card in ill) or told
+    repair = "; ".join(f"npu-smi info -t health -i {card.npu}" for card in ill)
+    return verdict("device health", not ill, found, "OK", repair, "FAIL")
+
+
+def occupied(host: Host) -> Row | None:
+    if not host.cards:
+        return None
+    sized = [card for card in host.cards if card.free_mib is not None]
+    own = [card for card in sized if not _shares_memory(card)]
+    full = [card for card in own if card.free_mib < IDLE * card.total_mib]
+    found = [f"NPU {card.npu} chip {card.chip}: {card.free_mib} of {card.total_mib} MiB free" for card in full]
+    held = [(one, _pid(host, one), one.name or "no name") for one in host.smi.holders]
+    found += [f"NPU {one.npu}: pid {pid} ({name}) {one.mib} MiB" for one, pid, name in held]
+    free = f"at least {min(card.free_mib for card in sized)} MiB free on each" if sized else "not shown"
+    needed, repair = "no other process there", _make_room(host, full)
+    return verdict("device memory", not found, "; ".join(found) or free, needed, repair)
+
+
+def _shares_memory(card: Card) -> bool:
+    """Whether its memory is the host's own, of which more than a little is always in use."""
+    known = chip_of_card(card.name, card.total_mib)
+    return known is not None and known.family == "310B"
+
+
+def _pid(host: Host, holder: Holder) -> int:
+    """The pid that `kill` takes here."""
+    return holder.seen(host.container is not None)
+
+
+def _make_room(host: Host, full: Sequence[Card]) -> str:
+    """End who holds the memory, if that may be, or leave the full cards out."""
+    held = {(one.npu, one.chip) for one in host.smi.holders} | {(card.npu, card.chip) for card in full}
+    free = [str(n) for n, card in enumerate(host.cards) if (card.npu, card.chip) not in held]
+    pids = " ".join(str(_pid(host, one)) for one in host.smi.holders)
+    end = f"kill {pids}  # only if yours" if pids else "npu-smi info  # no process is shown: another container has it"
+    return f"export ASCEND_RT_VISIBLE_DEVICES={','.join(free)}  # the free ones; or: {end}" if free else end
+
+
+def links(host: Host) -> Row | None:
+    """What the sums over ranks travel by; 310P cards have no link of their own, so nothing is wrong with either."""
+    if not host.links:
+        return None
+    own = any(link.startswith(DIRECT) for link in host.links)
+    what = "cards are linked directly" if own else "over the host; sums cost more time"
+    return Row("links", "OK", f"{', '.join(host.links)}: {what}", "either")
+
+
+def visible(host: Host) -> Row | None:
+    given = host.env.get("ASCEND_RT_VISIBLE_DEVICES")
+    if given is None:
+        return None
+    count = len(host.cards) or len(host.nodes) or 64
+    ids = [int(one) for one in given.split(",")] if re.fullmatch(r"\d+(,\d+)*", given) else []
+    fine = bool(ids) and ids == sorted(set(ids)) and ids[-1] < count
+    better = ",".join(str(one) for one in sorted(set(ids)) if one < count) or "0"
+    needed = f"strictly ascending ids, 0 to {count - 1}; torch_npu sees no device otherwise"
+    repair = f"export ASCEND_RT_VISIBLE_DEVICES={better}"
+    return verdict("visible devices", fine, f"ASCEND_RT_VISIBLE_DEVICES={given}", needed, repair, "FAIL")
+
+
+def variables(host: Host) -> Row | None:
+    """Settings of old scripts that stop a run today."""
+    if not host.has_npu:
+        return None
+    env, chips = host.env, [chip_of_card(card.name, card.total_mib) for card in host.cards]
+    family = {chip.family for chip in chips if chip}
+    bad = {}
+    if env.get("INF_NAN_MODE_ENABLE") == "0" and family & {"A2", "A3"} and "INF_NAN_MODE_FORCE_DISABLE" not in env:
+        bad["INF_NAN_MODE_ENABLE"] = "0 is an error on this chip"
+    if "PYTORCH_ALLOC_CONF" in env:
+        bad["PYTORCH_ALLOC_CONF"] = "an error beside PYTORCH_NPU_ALLOC_CONF, which the ranks are given"
+    if env.get("BACKEND") == "lccl" and "310P" in family:
+        bad["BACKEND"] = "310P has no lccl"
+    found = "; ".join(f"{name}: {why}" for name, why in bad.items()) or "no conflict"
+    return verdict("variables", not bad, found, "no conflict", f"unset {' '.join(bad)}", "FAIL")
+
+
+def hccl_port(host: Host) -> Row | None:
+    if not host.has_npu or "HCCL_IF_BASE_PORT" in host.env:
+        return None
+    found = "16666 is free" if host.hccl_port_free else "16666 is taken, by another job"
+    return verdict("HCCL port", host.hccl_port_free, found, "16666 or another", "export HCCL_IF_BASE_PORT=26666")
+
+
+NPU: tuple[Check, ...] = (
+    device, operators, driver, firmware, health, occupied, links, visible, variables, hccl_port,
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Measure, explain, plan and compare the speed of a model."""

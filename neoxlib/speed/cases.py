@@ -1,0 +1,42 @@
+"""What is to be timed: one case, the grid of them that parameters ask for, and which of them cannot be run."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from neoxlib.errors import SettingsError
+from neoxlib.inference.timing import Case, refuse_long
+
+MOST_EXP = 10  # of the guide's grid
+
+
+def grid(params: Any, max_seq_len: int) -> list[Case]:
+    """The cases that the parameters of 04_profile ask for, in the guide's order: input lengths before output lengths.
+
+    `case_pair` if given, else all pairs of powers of 2 from `min_len_exp` to `max_len_exp`, where 0 stands for the
+    largest, up to 10, whose pairs fit the window; each at every batch size and depth.
+
+    Raises SettingsError listing every case that does not fit the window of `max_seq_len` positions.
+    """
+    depths = params.depths or [0]
+    pairs = params.case_pair or list(_squares(params.min_len_exp, params.max_len_exp, max_seq_len - max(depths)))
+    cases = [
+        Case(batch, inputs, outputs, depth, params.repeats, params.min_seconds, end_to_end_every=3)
+        for batch in params.batch_sizes or [params.batch_size] for depth in depths for inputs, outputs in pairs
+    ]
+    refuse_long(cases, max_seq_len)
+    return cases
+
+
+def _squares(low: int, high: int, room: int) -> Iterator[tuple[int, int]]:
+    largest = high or max((e for e in range(low, MOST_EXP + 1) if 2 * 2**e <= room), default=low)
+    lengths = [2**exponent for exponent in range(low, largest + 1)]
+    return ((inputs, outputs) for inputs in lengths for outputs in lengths)
+
+
+def refuse_large(cases: Sequence[Case], bytes_per_token: int, free: int) -> None:
+    """Raises SettingsError with every case whose KV cache, `bytes_per_token` of each row, is more than `free` bytes."""
+    needs = {case: case.batch_size * case.positions * bytes_per_token for case in cases}
+    too_large = [f"{case} needs {size / 1e9:.2f} GB" for case, size in needs.items() if size > free]
+    if too_large:
+        first = f"the KV cache of these cases does not fit the {free / 1e9:.2f} GB of memory that are free here:"
+        raise SettingsError("\n  ".join([first, *too_large]) + "\nlower batch_size, the lengths or depths")

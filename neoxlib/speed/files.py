@@ -1,0 +1,92 @@
+"""Measured cases as files, written anew after every case: all columns as CSV and JSON, the vendor's CSV, Markdown."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from neoxlib.workbook.run import Run
+
+# Header of the vendor's performance test, letter by letter (atb_speed_sdk; its last column does end in _post).
+VENDOR_COLUMNS = (
+    "batch_size", "input_seq_len(Encoding)", "output_seq_len(Decoding)", "ResponseTime(s)",
+    "forward_first_token_time(ms)", "forward_next_token_time(ms)", "pre_next_token_time(ms)",
+    "post_next_token_time_post(ms)",
+)
+SHOWN = (  # the columns that people read first
+    "batch_size", "depth", "input_len", "output_len", "first_token_ms", "next_token_ms", "next_token_ms_low",
+    "next_token_ms_high", "next_token_ms_p99", "tokens_per_second", "rank_rss_peak_mb", "device_peak_mb", "outliers",
+)
+
+
+def save(
+    run: "Run", table: pd.DataFrame, columns: dict[str, str], about: dict[str, Any], perf_mode: str, skip_decode: bool
+) -> None:
+    """Write latency.csv, latency.json, latency.md and the vendor's CSV of each batch size into the run's folder.
+
+    `columns` says what each column means; `about` is what the engine says of itself. Each file is replaced as a whole.
+    """
+    run.save("latency", table)
+    run.text("latency.json", as_json(table, columns, about))
+    run.text("latency.md", as_markdown(table[list(SHOWN)]))
+    for name, rows in vendor_files(table, about, perf_mode, skip_decode):
+        run.save(name, rows)
+
+
+def vendor_files(
+    table: pd.DataFrame, about: dict[str, Any], perf_mode: str, skip_decode: bool
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The vendor's table of each batch size, by its file's name without .csv: performance_test_npu_{model_name}_bs1.
+
+    `cpu` stands in place of `npu` where that is the device. Cases at a depth are left out: no column would say so.
+    """
+    device = str(about["device"]).partition(":")[0]
+    model_name = re.sub(r"[^\w.-]", "_", Path(about["model_dir"]).name)
+    for batch, rows in table[table["depth"] == 0].groupby("batch_size"):
+        name = f"performance_test_{device}_{model_name}_bs{batch}"
+        yield name, vendor_table(rows, perf_mode, skip_decode).reset_index(drop=True)
+
+
+def vendor_table(table: pd.DataFrame, perf_mode: str = "normal", skip_decode: bool = False) -> pd.DataFrame:
+    """`table` in the eight columns of the vendor's CSV, all by the synced clock.
+
+    ResponseTime is one generation, in seconds to two places, with turning ids into text unless `skip_decode`. As in
+    the vendor's test, `perf_mode` "normal" has whole steps as token times and zeros for pre and post; "detail" has
+    the forward pass alone and the other two apart; and where there is no next token, its times are 0.
+    """
+    times = table.filter(like="_ms").astype(float)
+    if perf_mode == "detail":
+        later = times["next_forward_ms"] + times["next_communication_ms"]
+        first, pre, post = times["first_forward_ms"], times["next_pre_ms"], times["next_post_ms"]
+    else:
+        first, later = times["first_token_ms"], times["next_token_ms"]
+        pre = post = times["total_ms"] * 0
+    seconds = (times["total_ms"] + (0 if skip_decode else times["text_ms"])) / 1e3
+    lengths = [table[name] for name in ("batch_size", "input_len", "output_len")]
+    columns = [*lengths, seconds.round(2), first, *(column.fillna(0.0) for column in (later, pre, post))]
+    return pd.concat(columns, axis=1, keys=VENDOR_COLUMNS)
+
+
+def as_json(table: pd.DataFrame, columns: dict[str, str], about: dict[str, Any]) -> str:
+    """What was measured on, what the columns mean, and the rows; what was not measured is null."""
+    rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    whole = {"model": about, "columns": columns, "rows": rows}
+    return json.dumps(whole, ensure_ascii=False, indent=1, default=str) + "\n"
+
+
+def as_markdown(table: pd.DataFrame) -> str:
+    """A table of pipes; columns without any value are left out."""
+    table = table.dropna(axis=1, how="all")
+    lines = [list(table.columns), ["---:"] * len(table.columns)]
+    lines += [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if pd.isna(value):
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,176 @@
+"""Measure decoding: a row per case of medians with intervals, percentiles, memory and what else ran; a file each."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from neoxlib.inference.timing import Case
+from neoxlib.machine import limits
+from neoxlib.speed import files, statistics
+from neoxlib.speed import memory as speed_memory
+from neoxlib.speed.cases import refuse_large
+from neoxlib.workbook.parameters import timings_shown
+from neoxlib.workbook.progress import Progress
+
+if TYPE_CHECKING:
+    from neoxlib.inference.contract import Inference
+    from neoxlib.inference.timing import Figures
+    from neoxlib.workbook.run import Run
+
+PARTS = ("pre", "forward", "communication", "post")
+KEY = ["batch_size", "depth", "input_len", "output_len"]
+PROMPT_SHARE = 1 / 32  # of a decoding step: what a token of a prompt may cost, for the time left only
+
+# What a row says: column -> meaning and unit. Times are milliseconds; those of a step are its slowest rank's.
+COLUMNS = {
+    "batch_size": "prompts at a time",
+    "depth": "positions that were in the cache before the prompt, in tokens",
+    "input_len": "tokens of each prompt",
+    "output_len": "tokens that each prompt was continued by",
+    "repeats": "times that the case was run under the synced clock, after the warm-up",
+    "warmups": "short runs before them, until two in a row agreed",
+    "warmup_s": "what those took, in seconds; what had to be compiled before is not in it",
+    "first_token_ms": "median time of the first step: prompt in, one token out; synced clock",
+    "first_token_ms_low": "lower end of the median's 95 % interval; of fewer than 6 repeats the least",
+    "first_token_ms_high": "upper end of it; of fewer than 6 repeats the most",
+    "first_token_ms_p50": "half of the first steps took at most this",
+    "first_token_ms_p90": "nine in ten took at most this",
+    "first_token_ms_p99": "99 in 100 took at most this",
+    "next_token_ms": "time of each later step: the median over the repeats of each repeat's median; synced clock",
+    "next_token_ms_low": "lower end of the 95 % interval of that median; of fewer than 6 repeats the least",
+    "next_token_ms_high": "upper end of it; of fewer than 6 repeats the most",
+    "next_token_ms_p50": "half of all later steps took at most this",
+    "next_token_ms_p90": "nine in ten took at most this",
+    "next_token_ms_p99": "99 in 100 took at most this",
+    "tokens_per_second": "new tokens of all rows by total_ms, prompt included",
+    "total_ms": "median time of a whole continuation, the sum of its steps; synced clock",
+    "end_to_end_ms": "median time of a whole continuation by a clock that does not wait for the device in between",
+    "next_pre_ms": "of a next token, on the rank that worked longest: building the inputs",
+    "next_forward_ms": "the same rank's forward pass without the ranks' sums",
+    "next_communication_ms": "the same rank's part in the ranks' sums",
+    "next_post_ms": "the same rank's gathering of logits, choosing, and telling the others",
+    "first_forward_ms": "median forward pass of the first step, the ranks' sums included",
+    "first_device_ms": "median forward pass of the first step by the device's own events; none on a CPU",
+    "next_device_ms": "the same of a next token",
+    "text_ms": "median time of turning the new ids into text, after the last step; in none of the times above",
+    "rank_rss_peak_mb": "most resident memory of any rank during the case, seen from another process, in MB",
+    "device_peak_mb": "most device memory of any rank during the case by npu-smi, in MB; none on a CPU",
+    "device_allocated_peak_mb": "most memory of any rank's tensors on its device during the case, in MB; likewise",
+    "outliers": "steps far from the others of their kind (5 scaled median deviations); none is left out",
+    "slowest_rank": "the rank that worked longest in most of the next steps, waiting left out",
+    "frequency_mhz": "the CPU's clock at the case's end, as the system says it",
+    "load_average": "the system's load average over the last minute, at the case's end",
+}
+
+
+def measure(
+    engine: "Inference", cases: Sequence[Case], run: "Run", seed: int = 0, perf_mode: str = "normal",
+    skip_decode: bool = False,
+) -> pd.DataFrame:
+    """Time every case, in an order shuffled by `seed`; a row per case as COLUMNS says, in the order of `cases`.
+
+    All files of `speed_files.save` in the run's folder gain the row as soon as it is measured: what ends the run takes
+    the running case with it and no other. Raises SettingsError beforehand for a cache that this machine cannot hold.
+    """
+    about, order = engine.describe(), random.Random(seed).sample(range(len(cases)), len(cases))
+    refuse_for_memory(engine, cases)
+    rows: dict[int, dict[str, Any]] = {}
+    with Progress(sum(map(_size, cases)), len(cases), "cases", keep=timings_shown()) as progress:
+        for place in order:
+            case = cases[place]
+            progress.begin(str(case), _size(case))
+            rows[place] = _row(engine, case, about)
+            table = pd.DataFrame([rows[place] for place in sorted(rows)])
+            files.save(run, table, COLUMNS, about, perf_mode, skip_decode)
+            progress.done()
+            if timings_shown():
+                print(in_words(rows[place]), flush=True)
+    return table
+
+
+def refuse_for_memory(engine: "Inference", cases: Sequence[Case]) -> None:
+    """Raises SettingsError, with the figures, for cases whose KV cache on a CPU is more than the memory now free."""
+    about, config = engine.describe(), engine.config
+    if str(about["device"]) != "cpu":
+        return  # the plan says it of NPUs, and knows what they hold
+    width = {"float32": 4}.get(about["dtype"], 2)  # bytes
+    token = 2 * config.num_hidden_layers * config.hidden_size * width  # keys and values, of all ranks together
+    refuse_large(cases, token, limits.memory().free)
+
+
+def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, Any]:
+    npu = str(about["device"]).startswith("npu")
+    with speed_memory.Sampler(speed_memory.pids(engine), npu) as memory:
+        runs = engine.profile(case)
+    allocated = max(runs[0].get("device_peak_mb", []), default=None)
+    seen = {
+        "rank_rss_peak_mb": _most(memory.rss), "device_peak_mb": _most(memory.device),
+        "device_allocated_peak_mb": allocated,
+    }  # fmt: skip
+    each = {f"rank{r}_rss_peak_mb": peak for r, peak in enumerate(memory.rss)}
+    return summarise(case, runs) | seen | speed_memory.machine() | each
+
+
+def summarise(case: Case, runs: "Sequence[Figures]") -> dict[str, Any]:
+    """What the clocks say of a case, from the figures of its repeats as `timing.profile` gives them."""
+    row: dict[str, Any] = {key: getattr(case, key) for key in KEY} | {"repeats": len(runs)}
+    row |= {"warmups": int(runs[0]["warmups"][0]), "warmup_s": runs[0]["warmup_s"][0]}
+    row |= _times("first_token_ms", [run["step"][:1] for run in runs])
+    row |= _times("next_token_ms", [run["step"][1:] for run in runs])
+    row["total_ms"] = median(sum(run["step"]) for run in runs)
+    row["tokens_per_second"] = 1e3 * case.batch_size * case.output_len / row["total_ms"]
+    row["end_to_end_ms"] = _median([ms for run in runs for ms in run["end_to_end"]])
+    for part in PARTS:
+        row[f"next_{part}_ms"] = _median([ms for run in runs for ms in run[part][1:]])
+    row["first_forward_ms"] = median(run["forward"][0] + run["communication"][0] for run in runs)
+    row["first_device_ms"] = _median([ms for run in runs for ms in run.get("device", [])[:1]])
+    row["next_device_ms"] = _median([ms for run in runs for ms in run.get("device", [])[1:]])
+    row["text_ms"] = median(run["text"][0] for run in runs)
+    later = [ms for run in runs for ms in run["step"][1:]]
+    row["outliers"] = statistics.outliers([run["step"][0] for run in runs]) + statistics.outliers(later)
+    ranks = Counter(rank for run in runs for rank in (run["slowest"][1:] or run["slowest"]))
+    row["slowest_rank"] = int(ranks.most_common(1)[0][0])
+    return row
+
+
+def _times(name: str, runs: Sequence[Sequence[float]]) -> dict[str, float | None]:
+    """The median over the repeats of each repeat's median with its interval; percentiles over all steps."""
+    middles, steps = [median(run) for run in runs if run], [ms for run in runs for ms in run]
+    if not steps:
+        return dict.fromkeys([name, *(f"{name}_{end}" for end in ("low", "high", "p50", "p90", "p99"))])
+    low, high = statistics.interval(middles)
+    tail = {f"{name}_p{percent}": statistics.percentile(steps, percent) for percent in (90, 99)}
+    return {name: median(middles), f"{name}_low": low, f"{name}_high": high, f"{name}_p50": median(steps)} | tail
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return median(values) if values else None
+
+
+def _most(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _size(case: Case) -> float:
+    """What a case costs beside others, about, for the time left."""
+    return case.output_len + PROMPT_SHARE * case.batch_size * case.input_len
+
+
+def in_words(row: dict[str, Any]) -> str:
+    """A row in a line."""
+    later = "" if row["next_token_ms"] is None else f", next {row['next_token_ms']:.2f} ms"
+    case = Case(*(row[key] for key in ("batch_size", "input_len", "output_len", "depth")))
+    parts = ", ".join(f"{part} {row[f'next_{part}_ms']:.2f}" for part in PARTS) if later else ""
+    detail = f" ({parts})" if parts else ""
+    return f"{case}: first {row['first_token_ms']:.2f} ms{later}{detail}, {row['tokens_per_second']:.0f} tokens/s"
+
+
+def headline(table: pd.DataFrame) -> dict[str, float | int]:
+    """The figures of the longest case, for results.json and the list of runs."""
+    row = table.sort_values(["depth", "input_len", "output_len"]).iloc[-1]
+    names = ("input_len", "output_len", "first_token_ms", "next_token_ms", "tokens_per_second")
+    return {f"longest_{name}": row[name] for name in names}

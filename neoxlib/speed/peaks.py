@@ -1,0 +1,175 @@
+"""How fast this machine can go at all: bytes read a second and operations a second, measured on the ranks themselves.
+
+All ranks are measured at once, each with the device and the threads that the model has there.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_int64, c_void_p
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neoxlib.errors import SettingsError
+from neoxlib.kernels.cpu import build
+from neoxlib.machine.devices import chip_for
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from neoxlib.inference.engine import Engine
+    from neoxlib.ranks.session import Session
+
+MOST_BYTES = 256 * 2**20  # fits no cache
+LEAST_BYTES = 2**20
+SIDE = {"cpu": 1536, "npu": 8192}  # of the square matrices that are multiplied
+GIVEN = "as given"
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What the devices of all ranks reach together. `shared`: the ranks are on one machine's CPU, so more add nothing.
+
+    `own` is the chip's own figure of GB/s and TFLOPS for all ranks, from the table of chips; None for a CPU.
+    """
+
+    gb_s: float
+    tflops: float
+    source_gb_s: str
+    source_tflops: str
+    shared: bool
+    own: tuple[float | None, float | None, str] | None = None
+
+    def seconds(self, size: float, operations: float, times_devices: float = 1) -> tuple[float, float]:
+        """Shortest times to read so many bytes, and to compute so many operations, on `times_devices` as many chips."""
+        more = 1 if self.shared else times_devices
+        return size / (self.gb_s * 1e9 * more), operations / (self.tflops * 1e12 * more)
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """Table peak · value · unit · source, of all ranks together."""
+        import pandas as pd
+
+        rows = [("reading memory", self.gb_s, "GB/s", self.source_gb_s)]
+        rows += [("products of matrices", self.tflops, "TFLOPS", self.source_tflops)]
+        if self.own:
+            gb_s, tflops, name = self.own
+            said = f"predicted: {name}'s own figure, not measured"
+            known = [("reading memory", gb_s, "GB/s"), ("products of matrices", tflops, "TFLOPS")]
+            rows += [(what, value, unit, said) for what, value, unit in known if value]
+        return pd.DataFrame(rows, columns=["peak", "value", "unit", "source"])
+
+
+def peaks(session: "Session", gb_s: float | None = None, tflops: float | None = None) -> Peaks:
+    """The peaks of `session`'s devices: measured now, or those that are given for one device (one NPU, one machine).
+
+    Reading is measured over as many bytes as a rank's weights have, 256 MiB at most: weights that stay in a cache are
+    read from there in a run, too. Operations are those of one large product in the numbers that the run computes in.
+    Raises SettingsError for a figure that is not above 0.
+    """
+    refuse({"peak_gb_s": gb_s, "peak_tflops": tflops})
+    size, found = session.apply(measure)
+    ranks = session.describe()["world_size"]
+    shared = session.describe()["device"] == "cpu"
+    devices = 1 if shared else ranks
+    where = f"measured now, {ranks} rank{'s' * (ranks > 1)} at once"
+    return Peaks(
+        devices * gb_s if gb_s else found["gb_s"], devices * tflops if tflops else found["tflops"],
+        GIVEN if gb_s else f"{where}, over {size / 2**20:.1f} MiB each", GIVEN if tflops else f"{where}, {found['of']}",
+        shared, None if shared else _own_figures(ranks),
+    )  # fmt: skip
+
+
+def refuse(figures: dict[str, float | None]) -> None:
+    """Raise SettingsError with every figure that is given and not above 0."""
+    bad = [f"{name} is {value}" for name, value in figures.items() if value is not None and not value > 0]
+    if bad:
+        raise SettingsError(f"{'; '.join(bad)}: a peak is above 0, or left out to have it measured")
+
+
+def _own_figures(ranks: int) -> tuple[float | None, float | None, str]:
+    chip = chip_for("npu")
+    gb_s, tflops = (value and value * ranks for value in (chip.bandwidth_gb_s, chip.fp16_tflops))
+    return gb_s, tflops, chip.name
+
+
+def measure(engine: "Engine") -> tuple[int, dict] | None:
+    """On every rank at once: the bytes that each read, and GB/s and TFLOPS of all together. None off rank 0."""
+    engine.settle()  # weights may still be on their way into memory
+    weights = sum(weight.nbytes for weight in engine.model.parameters())
+    size, device = min(max(weights, LEAST_BYTES), MOST_BYTES), engine.weight.device
+    engine.group.barrier()
+    gb_s = reading(size, torch.get_num_threads()) if device.type == "cpu" else _copying(size, device)
+    engine.group.barrier()
+    rates = {name: product(dtype, device) for name, dtype in _formats(engine).items()}
+    name = max(rates, key=rates.get)
+    everyone = engine.group.gather(torch.tensor([[gb_s, rates[name]]], device=device), dim=0)  # [ranks, figures]
+    if everyone is None:
+        return None
+    total = everyone.sum(dim=0).tolist()
+    return size, {"gb_s": total[0], "tflops": total[1], "of": f"a product of {name}"}
+
+
+def _formats(engine: "Engine") -> dict[str, torch.dtype]:
+    """Numbers that the run may compute in: its own, on a CPU also float32, and int8 where weights are packed.
+
+    A CPU's kernels turn float16 into float32.
+    """
+    own, on_cpu = engine.weight.dtype, engine.weight.device.type == "cpu"
+    formats = [torch.float32, *([own] if own != torch.float16 else [])] if on_cpu else [own]
+    formats += [torch.int8] if on_cpu and engine.describe()["quant"] else []
+    return {str(dtype).removeprefix("torch."): dtype for dtype in formats}
+
+
+def reading(size: int, threads: int) -> float:
+    """GB/s at which `threads` together read about `size` bytes again and again, on a CPU: the best of some passes.
+
+    Read as the kernels read a matrix, in four places at once; without them one after the other, which is slower.
+    """
+    parts = [np.ones(max(1, size // 1024 // threads) * 128, np.int64) for _ in range(threads)]  # whole kilobytes each
+    total = sum(part.nbytes for part in parts)
+    again = max(1, MOST_BYTES // size // 4)  # short passes would measure how long a thread takes to wake up
+    library = build.library("bandwidth")
+
+    def read(part: np.ndarray) -> None:
+        for _ in range(again):
+            if library is None:
+                np.bitwise_or.reduce(part)
+            else:
+                library.reading_through(c_void_p(part.ctypes.data), c_int64(part.nbytes))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return total * again / best(lambda: list(pool.map(read, parts))) / 1e9
+
+
+def _copying(size: int, device: torch.device) -> float:
+    """GB/s of a copy within an accelerator's memory: each byte is read once and written once."""
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target, wait = torch.empty_like(source), torch.get_device_module(device).synchronize
+    return 2 * size / best(lambda: (target.copy_(source), wait())) / 1e9
+
+
+def product(dtype: torch.dtype, device: torch.device) -> float:
+    """TFLOPS of a product of two square matrices, with this process's threads: the best of some."""
+    side = SIDE[device.type]
+    left = torch.ones(side, side, device=device).to(dtype)
+    wait = torch.get_device_module(device).synchronize
+    return 2 * side**3 / best(lambda: (_multiply(left), wait())) / 1e12
+
+
+def _multiply(left: Tensor) -> Tensor:
+    return torch._int_mm(left, left) if left.dtype == torch.int8 else left @ left
+
+
+def best(work: Callable[[], object], repeats: int = 5) -> float:
+    """The shortest of some runs, in seconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -1,0 +1,238 @@
+"""How near each case comes to what the devices can do, what holds it back, and what a change is predicted to give.
+
+A step reads the weights once and the cache, and multiplies; neither can take less time than at the measured peak.
+What is left of its time are the sums between ranks and overhead: starting operators, kernels below the peak, choosing
+the token.
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from neoxlib.kernels.npu import OPS, PLAIN
+from neoxlib.machine.devices import chip_for
+from neoxlib.model.quant import SCHEMES
+from neoxlib.model.world_size import legal_world_sizes
+from neoxlib.speed.budget import Budget
+
+if TYPE_CHECKING:
+    from neoxlib.ranks.session import Session
+    from neoxlib.speed.peaks import Peaks
+
+AT_LIMIT = 0.4  # share of a peak from which a step counts as bound by it; published runs reach 0.46 to 0.66
+MORE_ROWS = 4  # times the rows, for the prediction of a larger batch
+BY_RANKS, BY_INT8 = "predicted, twice the ranks (ms)", "predicted, int8 (ms)"
+BY_ROWS = f"predicted, {MORE_ROWS} times the rows"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass of all ranks: its work and its time. `beside_ms` are before and after the forward pass itself.
+
+    `overhead_ms` is the most that overhead can be, where something else tells; None: all that is not explained.
+    """
+
+    size: float  # bytes
+    operations: float
+    wall_ms: float
+    reading_ms: float  # at the peak
+    computing_ms: float  # at the peak
+    communication_ms: float | None = 0.0  # None: not measured by itself
+    beside_ms: float = 0.0
+    overhead_ms: float | None = None
+
+    @property
+    def roof_ms(self) -> float:
+        """The shortest time that the peaks allow."""
+        return max(self.reading_ms, self.computing_ms)
+
+    @property
+    def unexplained_ms(self) -> float:
+        """Time that neither the peaks nor the sums between ranks explain."""
+        return max(0.0, self.wall_ms - self.roof_ms - (self.communication_ms or 0))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Parts of the wall time. Bandwidth and compute overlap; kernels is time in kernels below the peak."""
+        launch = min(self.unexplained_ms, self.unexplained_ms if self.overhead_ms is None else self.overhead_ms)
+        times = {
+            "bandwidth": self.reading_ms, "compute": self.computing_ms, "communication": self.communication_ms or 0,
+            "launch": launch, "kernels": self.unexplained_ms - launch,
+        }  # fmt: skip
+        return {name: ms / self.wall_ms for name, ms in times.items()}
+
+    @property
+    def bound(self) -> str:
+        """What holds the pass back: a peak from AT_LIMIT of it upwards, else what takes most of the time."""
+        shares = self.shares
+        roof = max("bandwidth", "compute", key=shares.get)
+        if shares[roof] >= max(AT_LIMIT, shares["communication"]):
+            return roof
+        return max(roof, "communication", "launch", key=(shares | {roof: shares[roof] + shares["kernels"]}).get)
+
+    def words(self) -> str:
+        """What it is bound by with the figures behind that, then the other shares of the time, of a peak or both."""
+        shares = self.shares
+        share = {name: _percent(value) for name, value in shares.items()}
+        sums = " and the sums between ranks" if self.communication_ms is None else ""
+        parts = {
+            "bandwidth": f"reading at {share['bandwidth']} of its peak", "compute": f"computing at {share['compute']}",
+            "communication": f"sums between ranks {share['communication']}",
+            "launch": f"overhead {share['launch']}",
+            "kernels": f"kernels below the peak{sums} {share['kernels']}",
+        }  # fmt: skip
+        told = [text for name, text in parts.items() if shares[name] >= 0.001 and name != self.bound]
+        return f"{self.bound}-bound: {'; '.join([self._figures(parts[self.bound]), *told])}"
+
+    def _figures(self, otherwise: str) -> str:
+        """The work behind a peak that binds; for the other bounds their share of the time."""
+        beside = self.beside_ms / self.wall_ms
+        work = {"bandwidth": (self.size, "B", "B/s"), "compute": (self.operations, "FLOP", "FLOPS")}
+        if self.bound not in work:
+            outside = self.bound == "launch" and beside > 0
+            return f"{otherwise} of the time" + outside * f", {_percent(beside)} before and after the forward pass"
+        amount, unit, per_second = work[self.bound]
+        rate, share = si(amount * 1e3 / self.wall_ms), _percent(self.shares[self.bound])
+        return f"{si(amount)}{unit} at {rate}{per_second} are {share} of the peak"
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The work of a session's cases against the peaks of its devices."""
+
+    budget: Budget  # of one row and one position
+    peaks: "Peaks"
+
+    def next_token(self, row: Any) -> Pass | None:
+        """The step at the middle of the answer; None where the answer has one token."""
+        if row.output_len < 2 or pd.isna(row.next_token_ms):
+            return None
+        beside = row.next_pre_ms + row.next_post_ms
+        work = self._work(self._budget(row), 1, _middle(row))
+        return Pass(*work[:2], row.next_token_ms, *work[2:], row.next_communication_ms, beside)
+
+    def first_token(self, row: Any) -> Pass:
+        """The pass over the prompt. Its clock has the sums in it; overhead is at most that of a next token."""
+        later, sums = self.next_token(row), None if self.budget.world_size > 1 else 0.0
+        work = self._work(self._budget(row), row.input_len, row.depth)
+        return Pass(*work[:2], row.first_token_ms, *work[2:], sums, overhead_ms=later and later.unexplained_ms)
+
+    def _budget(self, row: Any) -> Budget:
+        return replace(self.budget, batch=row.batch_size)
+
+    def _work(self, budget: Budget, new: int, before: int) -> tuple[float, float, float, float]:
+        """Bytes and operations of all ranks, and the milliseconds that each takes at the peak."""
+        size, operations = (budget.world_size * figure for figure in budget.forward(new, before))
+        more = budget.world_size / self.budget.world_size
+        reading, computing = self.peaks.seconds(size, operations, more)
+        return size, operations, 1e3 * reading, 1e3 * computing
+
+    def verdict(self, row: Any) -> dict[str, Any]:
+        """The columns that `verdicts` adds, of one case."""
+        first, later = self.first_token(row), self.next_token(row)
+        said = f"First token {first.words()}."
+        found = {
+            "first_bytes": first.size, "first_operations": first.operations, "first_mbu": first.shares["bandwidth"],
+            "first_mfu": first.shares["compute"], "first_bound": first.bound,
+            "bytes_per_step": None, "operations_per_step": None, "mbu": None, "mfu": None, "communication_share": None,
+            "bound": None,
+        }  # fmt: skip
+        if later:
+            shares, said = later.shares, f"Next token {later.words()}. {said}"
+            found |= {
+                "bytes_per_step": later.size, "operations_per_step": later.operations, "mbu": shares["bandwidth"],
+                "mfu": shares["compute"], "communication_share": shares["communication"], "bound": later.bound,
+            }  # fmt: skip
+        return found | {"verdict": said}
+
+    def changes(self, row: Any) -> dict[str, str]:
+        """What twice the ranks, int8 weights and more rows are predicted to give a next token: ranges in words."""
+        now, budget = self.next_token(row), self._budget(row)
+        if now is None:
+            return dict.fromkeys((BY_RANKS, BY_INT8, BY_ROWS), "–")
+        return {
+            BY_RANKS: self._twice_the_ranks(row, now),
+            BY_INT8: "weights are packed" if budget.quant else self._range(row, now, replace(budget, quant="int8")),
+            BY_ROWS: self._more_rows(row, now),
+        }
+
+    def _twice_the_ranks(self, row: Any, now: Pass) -> str:
+        wanted = 2 * self.budget.world_size
+        if wanted not in legal_world_sizes(self.budget.config, self.budget.quant):
+            return f"{wanted} ranks cannot share {self.budget.config.num_attention_heads} heads"
+        if self.peaks.shared:
+            return "no gain: the ranks share this machine"
+        unknown = "" if self.budget.world_size > 1 else ", and the sums between them"
+        return self._range(row, now, replace(self._budget(row), world_size=wanted)) + unknown
+
+    def _more_rows(self, row: Any, now: Pass) -> str:
+        rows = MORE_ROWS * row.batch_size
+        low, high = self._times(row, now, replace(self.budget, batch=rows))
+        per_second = sorted(1e3 * rows / ms for ms in (low, high))
+        return f"{_between(*per_second)} tokens/s, now {_number(1e3 * row.batch_size / now.wall_ms)}"
+
+    def _range(self, row: Any, now: Pass, changed: Budget) -> str:
+        return _between(*self._times(row, now, changed))
+
+    def _times(self, row: Any, now: Pass, changed: Budget) -> tuple[float, float]:
+        """Milliseconds of a step with another budget, from and to.
+
+        The forward pass either keeps its share of the peak, or what it takes beyond the peak's time stays as it is; the
+        truth is taken to lie between. The sums between ranks and the times before and after it stay.
+        """
+        roof = max(self._work(changed, 1, _middle(row))[2:])
+        forward = max(now.wall_ms - now.beside_ms - now.communication_ms, 0.0)
+        beside, in_step = now.wall_ms - forward, forward * roof / now.roof_ms
+        apart = forward - now.roof_ms + roof if forward > now.roof_ms else in_step
+        return tuple(sorted((beside + in_step, beside + apart)))
+
+
+def roofline(session: "Session", peaks: "Peaks") -> Roofline:
+    """The sums for what `session` has loaded."""
+    about = session.describe()
+    on_cpu = about["device"] == "cpu"
+    family = None if on_cpu else chip_for("npu").family
+    packed = tuple(SCHEMES) if on_cpu else OPS.get(family, PLAIN).packed  # a CPU's are compiled
+    return Roofline(Budget(session.config, about["world_size"], 1, 1, about["dtype"], about["quant"], packed), peaks)
+
+
+def verdicts(table: pd.DataFrame, roof: Roofline) -> pd.DataFrame:
+    """`table` with bytes and operations, MBU, MFU, the share of communication, what each case is bound by, and why.
+
+    `mbu` and `mfu` are shares of the peaks over the whole next token; `first_…` are the same of the first token.
+    """
+    rows = pd.DataFrame([roof.verdict(row) for row in table.itertuples()], index=table.index)
+    return pd.concat([table.drop(columns=rows.columns, errors="ignore"), rows], axis=1)
+
+
+def predictions(table: pd.DataFrame, roof: Roofline, key: list[str]) -> pd.DataFrame:
+    """A row per case: its measured next token, and what each change is predicted to make of it."""
+    rows = pd.DataFrame([roof.changes(row) for row in table.itertuples()], index=table.index)
+    return pd.concat([table[[*key, "next_token_ms"]].rename(columns={"next_token_ms": "measured (ms)"}), rows], axis=1)
+
+
+def _middle(row: Any) -> int:
+    """Positions in the cache before the middle one of the steps after the first."""
+    return row.depth + row.input_len + (row.output_len - 2) // 2
+
+
+def _between(low: float, high: float) -> str:
+    low, high = _number(low), _number(high)
+    return low if low == high else f"{low} to {high}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+
+
+def si(value: float) -> str:
+    """A number with its prefix, the blank before the unit: 12.3 G."""
+    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {letter}"
+    return f"{value:.3g} "

@@ -1,0 +1,90 @@
+"""One case over several numbers of ranks and threads of this host, and the planner's curve for chips beside it."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from neoxlib.errors import NeoXError
+from neoxlib.inference.timing import Case
+from neoxlib.machine import devices, limits, npu_smi
+from neoxlib.model.world_size import legal_world_sizes
+from neoxlib.ranks.session import Session
+from neoxlib.speed import measure as speed_measure
+from neoxlib.speed.plan import plan
+
+if TYPE_CHECKING:
+    from neoxlib.inference.engine import Engine
+    from neoxlib.model.config import ModelConfig
+
+CHIPS = ("910B3", "310P3")  # whose curves are predicted
+COLUMNS = ["ranks", "threads", "first_token_ms", "next_token_ms", "next_token_ms_low", "next_token_ms_high",
+           "tokens_per_second", "speed_up", "efficiency"]  # fmt: skip
+
+
+def measure(params: Any, config: "ModelConfig", case: Case, report: Callable[[str], Any] = print) -> pd.DataFrame:
+    """A row per number of ranks, and on a CPU of threads of each: the case's times, measured on this host one by one.
+
+    `speed_up` is of `timed_token`, against the first row, with the fewest ranks and threads;
+    `efficiency` is that by the ranks × threads that it took. What cannot be started is reported, and left out.
+    `params` are a run's: model_dir, dtype, device, quant, max_seq_len.
+    """
+    settings = params.dtype, params.device, params.quant, params.max_seq_len
+    rows: list[dict[str, Any]] = []
+    for ranks, counts in combinations(config, params.quant, params.device):
+        try:
+            with Session(params.model_dir, ranks, *settings) as session:
+                for threads in counts:
+                    session.apply(set_threads, threads)
+                    row = speed_measure.summarise(case, session.profile(case))
+                    rows.append({"ranks": ranks, "threads": threads} | row)
+                    report(f"{ranks} × {threads}: {speed_measure.in_words(row)}")
+        except NeoXError as error:
+            report(f"{ranks} ranks are left out: {error}")
+    table = pd.DataFrame(rows)
+    took, times = table["ranks"] * table["threads"], table[timed_token(table)].astype(float)
+    table["speed_up"] = times.iloc[0] / times
+    table["efficiency"] = table["speed_up"] / (took / took.iloc[0])
+    return table[COLUMNS]
+
+
+def timed_token(table: pd.DataFrame) -> str:
+    """The column that a case is compared by: its next token's time, or its first's without one."""
+    alone = "next_token_ms" in table and table["next_token_ms"].isna().all()
+    return "first_token_ms" if alone else "next_token_ms"
+
+
+def combinations(config: "ModelConfig", quant: str | None, device: str) -> Iterator[tuple[int, list[int]]]:
+    """Numbers of ranks that the model can be cut for, here: 1, 2, 4 …, each with the threads of a rank."""
+    on_cpu = devices.pick_device(device) == "cpu"
+    places = limits.cores() if on_cpu else len((npu_smi.read() or npu_smi.Smi()).cards)
+    for ranks in legal_world_sizes(config, quant):
+        if ranks <= places and (ranks & (ranks - 1)) == 0:
+            yield ranks, list(_powers(places // ranks)) if on_cpu else [1]
+
+
+def _powers(most: int) -> Iterator[int]:
+    """1, 2, 4 …, and the largest."""
+    power = 1
+    while power < most:
+        yield power
+        power *= 2
+    yield most
+
+
+def set_threads(_: "Engine", threads: int) -> None:
+    """Let this rank compute with so many threads from now on."""
+    torch.set_num_threads(threads)
+
+
+def predict(params: Any, config: "ModelConfig", case: Case) -> pd.DataFrame:
+    """The planner's bounds of the same case on chips of the table, by ranks. Predicted from the chip's own figures."""
+    rows = []
+    for chip in CHIPS:
+        for ranks in legal_world_sizes(config, params.quant):
+            found = plan(params.model_dir, ranks, case.batch_size, case.positions, "auto", chip, quant=params.quant)
+            fits = {True: "yes", False: "no", None: "not known"}[found.fits]
+            rows.append((chip, ranks, found.first_token_ms, found.next_token_ms, found.likely, fits))
+    names = ["predicted_first_ms", "predicted_next_ms", "predicted_next_likely_ms", "fits"]
+    return pd.DataFrame(rows, columns=["chip", "ranks", *names])

@@ -1,0 +1,1 @@
+"""Run folders, parameters, headless runs, and the pages that are made of them."""

@@ -1,0 +1,181 @@
+"""What a headless run is to do: which notebooks, and which values for which of them; all doubts come up here."""
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from neoxlib.errors import ParameterError, unreadable_is
+from neoxlib.workbook import parameters, typed
+from neoxlib.workbook.parameters import PARAMETERS, TYPES, Param
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook to run: what its parameters cell declares, and the values given for it."""
+
+    path: Path
+    declared: dict[str, Param]
+    given: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All parameters, the given ones in place of their defaults."""
+        return {name: param.default for name, param in self.declared.items()} | self.given
+
+
+@unreadable_is(ParameterError)
+def find(name: str) -> Path:
+    """A notebook by path, or by name in the checkout's `notebooks` folder, with or without the ending."""
+    folder = notebooks_folder()
+    for path in (Path(name), folder / name, folder / f"{name}.ipynb"):
+        if path.suffix == ".ipynb" and _is_file(path):
+            return path
+    have = ", ".join(path.stem for path in all_notebooks()) or "none"
+    raise ParameterError(f"no notebook {name!r}; in {near(folder)} there are: {have}")
+
+
+def _is_file(path: Path) -> bool:
+    """Also of a name that is too long to be one."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def notebooks_folder() -> Path:
+    """`notebooks` where we stand or above; else the one beside the package."""
+    here = Path.cwd()
+    above = (folder / "notebooks" for folder in (here, *here.parents))
+    return next((folder for folder in above if folder.is_dir()), Path(__file__).parents[2] / "notebooks")
+
+
+def all_notebooks() -> list[Path]:
+    """Every notebook of the workbook, in its order."""
+    return sorted(notebooks_folder().glob("[0-9]*.ipynb"))
+
+
+@unreadable_is(ParameterError)
+def read_preset(name: str) -> dict[str, Any]:
+    """Parameters from a YAML file, by path or name; their values are read in `prepare`."""
+    folder = notebooks_folder() / "presets"
+    places = (Path(name), folder / name, folder / f"{name}.yaml")
+    path = next((place for place in places if _is_file(place)), None)
+    if path is None:
+        have = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+        raise ParameterError(f"no preset {name!r}; in {near(folder)} there are: {have}")
+    try:
+        return dict(typed.read_yaml(path.read_text(encoding="utf-8")))
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"preset {name!r} is not UTF-8: {error}") from error
+    except ValueError as error:
+        raise ParameterError(f"preset {name!r} {error}") from error
+
+
+def declared_in(path: Path) -> dict[str, Param]:
+    """The parameters cell, read as Python: `name: type = value  # help`, one a line; known names bring their checks."""
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+        source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
+        nodes = [node for node in ast.parse(source).body if isinstance(node, ast.AnnAssign) and node.value]
+        found = {ast.unparse(node.target): _declared(node) for node in nodes}
+    except (ValueError, SyntaxError, TypeError, AttributeError) as error:  # nbformat trusts what it reads
+        raise ParameterError(f"{near(path)} is no notebook with a cell of plain parameters: {error}") from error
+    same = {name: PARAMETERS[name] for name, param in found.items()
+            if name in PARAMETERS and PARAMETERS[name].type == param.type}  # fmt: skip
+    return found | same
+
+
+def _declared(node: ast.AnnAssign) -> Param:
+    """A parameter by its annotation, and by its default where that says more."""
+    names, default = _names(node.annotation), ast.literal_eval(node.value)
+    optional = "None" in names
+    kind, _, inside = next((name for name in names if name != "None"), "").partition("[")
+    if kind not in TYPES or len(names) - optional > 1:
+        by_default = type(default).__name__
+        kind = by_default if by_default in TYPES else ast.unparse(node.annotation)
+    texts = bool(default) and kind == "list" and all(isinstance(one, str) for one in default)
+    item = inside.removesuffix("]") or ("str" if texts else "")
+    return Param(kind, default, "", blank=optional, item=item)
+
+
+def _names(annotation: ast.expr) -> list[str]:
+    """The types that an annotation joins: `list[str]` and `None` of "Optional[List[str]]"."""
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return _names(ast.parse(annotation.value, mode="eval").body)
+    if isinstance(annotation, ast.BinOp):
+        return _names(annotation.left) + _names(annotation.right)
+    name = ast.unparse(annotation).removeprefix("typing.")
+    if not isinstance(annotation, ast.Subscript):
+        return [name]
+    outer = name.partition("[")[0]
+    parts = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    if outer in ("Optional", "Union", "Annotated"):
+        joined = parts[:1] if outer == "Annotated" else parts
+        inner = [name for part in joined for name in _names(part)]
+        return [*inner, "None"] if outer == "Optional" else inner
+    return [f"{outer.lower()}[{_names(parts[0])[0]}]" if len(parts) == 1 else outer.lower()]
+
+
+def asked(
+    names: Iterable[str], presets: Iterable[str], texts: Iterable[tuple[str, str]]
+) -> list[Job]:
+    """`prepare` of notebooks and presets by their names, `-f` and `-p` as they were typed."""
+    paths, values = [find(name) for name in names], [read_preset(name) for name in presets]
+    return prepare(paths, values, list(texts))
+
+
+@unreadable_is(ParameterError)
+def prepare(paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[str, str]]) -> list[Job]:
+    """Give each notebook the values that it takes; a later value wins over an earlier one, -p over presets.
+
+    A name given with -p must be taken by one of the notebooks; a preset may also hold names of the others.
+    """
+    declared = {path: declared_in(path) for path in paths}
+    taken = {name: param for params in declared.values() for name, param in params.items()}
+    preset = {name: value for values in presets for name, value in values.items()}
+    problems = [parameters.unknown(name, taken) for name, _ in texts if name not in taken]
+    problems += [parameters.unknown(name, taken) for name in preset if name not in taken and name not in PARAMETERS]
+    jobs = []
+    for path, params in declared.items():
+        others = {name: param for name, param in PARAMETERS.items() if name not in taken}
+        given, wrong = _given(others | params, preset, dict(texts))
+        problems += wrong
+        taken_here = {name: value for name, value in given.items() if name in params}
+        blank = {name: params[name].default for name, value in taken_here.items() if value is None}
+        jobs.append(Job(path, params, taken_here | blank))
+    parameters.refuse(list(dict.fromkeys(problems)))
+    return jobs
+
+
+def _given(
+    known: dict[str, Param], preset: dict[str, Any], texts: dict[str, str]
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of known names as one notebook declares them, and what is wrong with them."""
+    values: dict[str, Any] = {}
+    problems = []
+    for name, value in preset.items():
+        if name not in known or name in texts:
+            continue
+        try:
+            node, param = isinstance(value, yaml.Node), known[name]
+            values[name] = typed.read_node(param.type, param.item, value) if node else value
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    typed_here = {name: text for name, text in texts.items() if name in known}
+    values |= {name: parameters.read_text(known[name], text) for name, text in typed_here.items()}
+    return values, problems + parameters.complaints(values, known)
+
+
+def near(path: Path) -> str:
+    """The path as seen from where we stand, where it is below; else as it is."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,174 @@
+"""The pages that people open: `report.html` of one run and `index.html` over all, each one file that needs no network.
+
+Both are pure functions of what lies in the folders: the executed notebook, `results.json` and the rank logs.
+"""
+
+import base64
+import hashlib
+import os
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import nbformat
+from pygments.formatters import HtmlFormatter
+
+from neoxlib.process import has_ended
+from neoxlib.workbook.cells import TEMPLATES, body_of, label, title_of
+from neoxlib.workbook.parameters import PARAMETERS
+from neoxlib.workbook.results import NO_RUN, read_results
+from neoxlib.workbook.run import shown, write_text
+
+LOG_LINES = 30
+KEY_METRICS = 5
+GONE = {"type": "Interrupted", "message": "its process ended without a word: it was killed"}
+
+
+def write_report(folder: Path) -> Path:
+    """Make `report.html` from the run folder's `notebook.ipynb` and `results.json`."""
+    run = read_results(folder)
+    notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
+    title = title_of(notebook, run["notebook"])
+    notebook.metadata.pop("widgets", None)
+    cells = label(notebook, run)
+    body, contents = body_of(notebook, title)
+    text = _page("report.html.j2", title, run=run, what=_what(run), files=_files(folder), logs=_logs(folder),
+                 contents=contents, parameters=_parameters(run), body=body, cells=cells,
+                 environment=_flat(run["environment"] | run["model"]))  # fmt: skip
+    write_text(folder / "report.html", text)
+    return folder / "report.html"
+
+
+def write_index(root: Path) -> Path:
+    """Make `<root>/index.html` from every run folder below it; what cannot be read is listed as broken."""
+    root.mkdir(parents=True, exist_ok=True)
+    folders = [folder for folder in root.glob("*/*") if folder.is_dir() and not folder.name.startswith(".")]
+    rows = [_row(folder) for folder in sorted(folders, key=lambda folder: (folder.name, folder), reverse=True)]
+    write_text(root / "index.html", _page("index.html.j2", "neoxlib runs", rows=rows))
+    return root / "index.html"
+
+
+def _what(run: dict[str, Any]) -> list[str]:
+    """What ran on what, in one line; what is not known is left out."""
+    env, asked, model = run["environment"], run["parameters"], run["model"]
+    ranks, size = asked.get("world_size"), model.get("parameters")
+    parts = [
+        shown(asked["model_dir"] or PARAMETERS["model_dir"].stands_for) if "model_dir" in asked else "",
+        f"{size / 1e6:,.1f} M parameters" if isinstance(size, int) else "",
+        model.get("dtype"),
+        f"{ranks} rank{'s' if ranks != 1 else ''}" if ranks else "",
+        f"over {model['backend']}" if model.get("backend", "none") != "none" else "",
+        " ".join(str(env[key]) for key in ("device", "cpu") if env.get(key)),
+        f"{env['cores']} cores, {env.get('memory_gb')} GB" if env.get("cores") else "",
+        f"torch {env['torch']}" if env.get("torch") else "",
+        f"{_when(run['started'])} UTC" if _when(run["started"]) else "",
+        _took(run["seconds"]),
+    ]
+    return [str(part) for part in parts if part]
+
+
+def _parameters(run: dict[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for name, value in run["parameters"].items():
+        param = PARAMETERS.get(name)
+        default, meaning = (_text(param.default), param.help) if param else ("", "")
+        given = name in run["given"]
+        rows.append({"name": name, "value": _text(value), "default": default, "given": given, "meaning": meaning})
+    return rows
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    """One line of the index, with links relative to the root."""
+    try:
+        run = read_results(folder)
+        if run["status"] == "running" and has_ended(run["process"]):
+            run |= {"status": "interrupted", "error": GONE}
+        error = run["error"] or {}
+        note = ": ".join(str(error[key]) for key in ("type", "message") if key in error)
+    except ValueError as damage:
+        run = NO_RUN | {"run": folder.name, "notebook": folder.parent.name}
+        note = f"cannot be read: {damage}"
+    failed = [str(check.get("name")) for check in run["checks"] if not check.get("passed")]
+    have = [name for name in ("report.html", "results.json", "notebook.ipynb") if (folder / name).is_file()]
+    links = {name: link(folder.parent.name, folder.name, name) for name in have}
+    return {
+        "status": run["status"], "notebook": run["notebook"], "run": run["run"], "when": _when(run["started"]),
+        "took": _took(run["seconds"]), "report": links.pop("report.html", None), "files": list(links.items()),
+        "given": [(name, _text(run["parameters"].get(name))) for name in run["given"]],
+        "note": shorten(note or "; ".join(failed), 160, placeholder=" …"),
+        "metrics": [(name, _figure(value)) for name, value in list(run["metrics"].items())[:KEY_METRICS]],
+    }  # fmt: skip
+
+
+def link(*parts: str) -> str:
+    """A file's relative address, in which `#`, `?`, `%` and bytes that are no text mean themselves."""
+    return "/".join(quote(os.fsencode(part)) for part in parts)
+
+
+def _files(folder: Path) -> list[tuple[str, str]]:
+    """What lies in the folder beside the report, tables last: names with their links."""
+    found = ("results.json", "notebook.ipynb", *sorted(path.name for path in folder.glob("*.csv")))
+    return [(name, link(name)) for name in found if (folder / name).is_file()]
+
+
+def _logs(folder: Path) -> list[tuple[str, str]]:
+    """The end of every log, ranks' and kernel's, for the box that tells why a run failed."""
+    logs = sorted(path for path in folder.glob("logs/*.log") if path.stat().st_size)
+    return [(path.name, "\n".join(path.read_text("utf-8", "replace").splitlines()[-LOG_LINES:])) for path in logs]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        rows += _flat(value, f"{name} ") if isinstance(value, dict) else [(f"{prefix}{name}", _text(value))]
+    return rows
+
+
+def _text(value: Any) -> str:
+    """A value in a table; the empty ones are named, for an empty cell reads as a mistake."""
+    return {"": "empty", "[]": "empty", "None": "not there"}.get(str(value), str(value))
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+
+
+def _when(stamp: Any) -> str:
+    try:
+        return f"{datetime.fromisoformat(stamp):%Y-%m-%d %H:%M}"
+    except (TypeError, ValueError):
+        return ""
+
+
+def _took(seconds: Any) -> str:
+    if not isinstance(seconds, (int, float)):
+        return ""
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _page(template: str, title: str, **values: Any) -> str:
+    script = (TEMPLATES / "toggle.js").read_text(encoding="utf-8")
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = _templates().get_template(template)
+    return page.render(title=title, css=_css(), script=script, script_hash=script_hash, **values)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    env = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    env.filters |= {"figure": _figure, "words": lambda status: str(status).replace("-", " ")}
+    return env
+
+
+@cache
+def _css() -> str:
+    """Our sheet and the colours of the code, in both schemes."""
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
+    ours = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{ours}"

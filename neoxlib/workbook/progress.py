@@ -1,0 +1,140 @@
+"""How far a long piece of work is and how long it will take yet: a bar in JupyterLab, elsewhere a line now and then."""
+
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+MARK = "progress: "  # a line that starts so is for whoever waits; `report` hands it to the terminal as it comes
+SECONDS = 5.0  # between two lines
+
+
+class Progress:
+    """Parts of known sizes, one after the other: `begin` each, and `done` when it is finished. A context manager.
+
+    The time left goes by the parts so far and their sizes, which may be in any unit.
+    """
+
+    def __init__(self, total: float, parts: int, noun: str, every: float = SECONDS, keep: bool = False) -> None:
+        self.total, self.parts, self.noun, self.every, self.keep = total, parts, noun, every, keep
+        self.finished, self.ready, self.size, self.name = 0.0, 0, 0.0, "starting"
+        self.start = self.last = time.monotonic()
+        self.bar = _bar(total, noun) if in_lab() else None
+        self.over = threading.Event()
+        self.ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
+
+    def begin(self, name: str, size: float) -> None:
+        """Part `name` is being done now."""
+        self.name, self.size = name, size
+        if self.bar is not None:
+            self.bar.set_postfix_str(name)
+
+    def done(self, parts: int = 1) -> None:
+        """The part that was begun is finished; or so many `parts`, whose size together was said."""
+        self.finished, self.ready, self.last = self.finished + self.size, self.ready + parts, time.monotonic()
+        if self.bar is not None:
+            self.bar.update(self.size)
+
+    def skip(self, parts: int) -> None:
+        """So many parts, of size 1 each, need no work."""
+        self.total, self.ready = self.total - parts, self.ready + parts
+        if self.bar is not None:
+            self.bar.total -= parts
+            self.bar.refresh()
+
+    def line(self) -> str:
+        """What is done, how long the rest should take, and what is going on."""
+        left = f", about {words(self.left())} left" if self.finished else ""
+        return f"{MARK}{self.ready} of {self.parts} {self.noun}{left}; now {self.name}"
+
+    def left(self) -> float:
+        """Seconds until all parts are done, if they take as long for their size as those so far."""
+        at_last = (self.last - self.start) * (self.total - self.finished) / self.finished
+        return max(0.0, at_last - (time.monotonic() - self.last))
+
+    def _tick(self) -> None:
+        while not self.over.wait(self.every):
+            say(self.line(), self.keep)
+
+    def __enter__(self) -> "Progress":
+        if self.bar is None:
+            self.ticker.start()
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        self.over.set()
+        if self.bar is not None:
+            self.bar.close()
+            return
+        self.ticker.join()
+        if failure is None:
+            spent = words(time.monotonic() - self.start)
+            say(f"{MARK}{self.ready} of {self.parts} {self.noun}, {spent}", self.keep)
+
+
+def in_lab() -> bool:
+    """Whether a person looks at this kernel in JupyterLab: its server names each kernel's notebook; others do not."""
+    return "JPY_SESSION_NAME" in os.environ
+
+
+def say(line: str, keep: bool) -> None:
+    """Print `line`; in a kernel in place of what the cell has printed, unless that is to be kept."""
+    from IPython import get_ipython
+    from IPython.display import clear_output
+
+    if not keep and hasattr(get_ipython(), "kernel"):
+        clear_output(wait=True)
+    print(line, flush=True)
+
+
+def words(seconds: float) -> str:
+    """Seconds as people say them: 40 s, 12 min, 1 h 30 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _bar(total: float, noun: str) -> Any:
+    from tqdm.notebook import tqdm as notebook_bar
+
+    layout = "{l_bar}{bar}| {elapsed} gone, {remaining} left{postfix}"
+    return notebook_bar(desc=noun, total=total, bar_format=layout)
+
+
+class Meter:
+    """Bytes done and GB/s, on stderr: a bar on a terminal; elsewhere (logs, notebooks) a line per tenth and second."""
+
+    def __init__(self, title: str, total: int, done: int = 0, show: bool = True) -> None:
+        self.title, self.total, self.done, self.first = title, max(total, 1), done, done
+        self.lock = threading.Lock()
+        self.start = self.said = time.perf_counter()
+        self.tenth = done * 10 // self.total
+        self.bar = tqdm(
+            desc=title, total=total, initial=done, unit="B", unit_scale=True, disable=not (show and sys.stderr.isatty())
+        )
+        self.lines = show and self.bar.disable
+
+    def add(self, count: int) -> None:
+        """`count` more bytes are done; any thread may say so."""
+        with self.lock:
+            self._add(count)
+
+    def _add(self, count: int) -> None:
+        self.done += count
+        self.bar.update(count)
+        tenth, now = self.done * 10 // self.total, time.perf_counter()
+        if self.lines and tenth > self.tenth and (now > self.said + 1 or self.done == self.total):
+            rate = (self.done - self.first) / 1e9 / max(now - self.start, 1e-9)
+            size = tqdm.format_sizeof(self.total, "B")
+            print(f"{self.title}: {tenth * 10} % of {size}, {rate:.2f} GB/s", file=sys.stderr, flush=True)
+            self.tenth, self.said = tenth, now
+
+    def __enter__(self) -> "Meter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()

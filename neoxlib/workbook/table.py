@@ -1,0 +1,55 @@
+"""Small tables and notes that notebooks show: escaped HTML there, plain text elsewhere."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from neoxlib.workbook import markup
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Table:
+    """Rows that a notebook shows as HTML and a terminal as text; every cell is escaped."""
+
+    def __init__(self, columns: tuple[str, ...], rows: Iterable[tuple]) -> None:
+        self.columns, self.rows = columns, [tuple(str(cell) for cell in row) for row in rows]
+
+    def _repr_html_(self) -> str:
+        return markup.table(self.columns, self.rows)
+
+    def __repr__(self) -> str:
+        lines = [self.columns, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        padded = ((cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+        return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
+class Note(str):
+    """A sentence that stands in a report where a table would, without quotes."""
+
+    __repr__ = str.__str__
+
+    def _repr_html_(self) -> str:
+        return markup.paragraph(self)
+
+
+class TextTable:
+    """A few rows of long text: escaped HTML in a notebook, shortened plain text elsewhere.
+
+    pandas' own HTML cuts long cells and spells line breaks out.
+    """
+
+    def __init__(self, rows: pd.DataFrame, note: str = "") -> None:
+        self.rows, self.note = rows.astype(str), note
+
+    def _repr_html_(self) -> str:
+        note = markup.paragraph(self.note) if self.note else ""
+        rows = self.rows.itertuples(index=False)
+        table = markup.table(self.rows.columns, rows, markup.LEFT)
+        return note if self.rows.empty else table + note
+
+    def __repr__(self) -> str:
+        return self.note if self.rows.empty else f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"

@@ -1,0 +1,340 @@
+"""Reading published folders: each byte where it is, each refusal by name. Oracles: safetensors, torch, transformers."""
+
+import json
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from neoxlib.checkpoint import tensor_file
+from neoxlib.checkpoint.folder import Stored, fingerprint, open_checkpoint
+from neoxlib.checkpoint.match import match, match_names
+from neoxlib.checkpoint.tensor_file import read_header, read_pickle
+from neoxlib.errors import WeightsError
+from neoxlib.model.config import ModelConfig
+from neoxlib.model.parameters import shard_rules
+from tests.support.checkpoint_files import config_of, whole
+from tests.support.oracle_models import make_oracle
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
+
+
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: whole(stored) for name, stored in open_checkpoint(folder).tensors.items()}
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
+
+
+
+
+def test_every_dtype_of_a_safetensors_file_is_read_as_safetensors_reads_it(tmp_path):
+    state = {str(dtype): torch.arange(35).view(7, 5).to(dtype) for dtype in DTYPES}
+    save_file(state, tmp_path / "model.safetensors")
+    assert_same(tensors(tmp_path), load_file(tmp_path / "model.safetensors"))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_any_box_of_any_join_of_pieces_equals_the_slice_of_the_whole_tensor(tmp_path_factory, data):
+    """Cut along 0, along 1 or not at all, in pieces of any size, read by blocks of any size, into any dtype."""
+    folder = tmp_path_factory.mktemp("box")
+    height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
+    full = torch.randn(height, width).to(data.draw(st.sampled_from((torch.float32, torch.float16))))
+    dim = data.draw(st.sampled_from((None, 0, 1)))
+    ends = [] if dim is None else sorted(data.draw(st.lists(st.integers(0, full.shape[dim]), max_size=3)))
+    parts = torch.tensor_split(full, ends, dim or 0)
+    for i, part in enumerate(parts):
+        save_file({"w": part.contiguous()}, folder / f"{i}.safetensors")
+    stored = Stored(tuple(read_header(folder / f"{i}.safetensors")[0]["w"] for i in range(len(parts))), dim)
+    rows, columns = (slice(*sorted((data.draw(st.integers(0, n)), data.draw(st.integers(0, n))))) for n in full.shape)
+    out = torch.full((rows.stop - rows.start, columns.stop - columns.start), 9.0, dtype=torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensor_file, "BLOCK", data.draw(st.sampled_from((1, 40, 1000))))
+        stored.read_into(out, (rows, columns))
+    assert torch.equal(out, full[rows, columns].float())
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_a_bin_is_read_as_torch_reads_it_whatever_its_tensors_share(tmp_path, zipped):
+    base = torch.randn(6, 4)
+    state = {
+        "plain": torch.randn(7, 5).half(), "parameter": torch.nn.Parameter(torch.randn(3)), "tied": base, "too": base,
+        "view": base[2:5], "transposed": base.t(), "columns": base[:, 1:3], "mask": torch.tensor([True, False]),
+    }  # fmt: skip
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    assert_same(tensors(tmp_path), {name: t.detach() for name, t in torch.load(path, weights_only=True).items()})
+    if zipped:  # nothing was loaded for all but the strided two
+        assert [key for key, piece in read_pickle(path).items() if piece.offset is None] == ["transposed", "columns"]
+
+
+class Bomb:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_asks_for_code_is_refused_and_the_code_is_not_run(tmp_path, zipped):
+    trace = tmp_path / "it ran"
+    state = {"w": torch.ones(2), "x": Bomb(trace)}
+    torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match="asks to run code, which is never done"):
+        open_checkpoint(tmp_path)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("value", [{"w": torch.ones(2), "step": 3}, [torch.ones(2)], {"model": {"w": torch.ones(2)}}])
+def test_a_bin_that_is_no_plain_state_dict_is_refused(tmp_path, value):
+    torch.save(value, tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="no plain table of name and tensor"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_bin_of_garbage_is_refused(tmp_path):
+    for garbage in (b"", b"garbage", pickle.dumps([1])):
+        (tmp_path / "pytorch_model.bin").write_bytes(garbage)
+        with pytest.raises(WeightsError, match=r"pytorch_model\.bin"):
+            open_checkpoint(tmp_path)
+
+
+def test_a_truncated_file_is_an_error_wherever_it_was_cut(tmp_path):
+    state = {"a": torch.randn(20, 7), "b": torch.randn(5)}
+    save_file(state, tmp_path / "model.safetensors")
+    torch.save(state, tmp_path / "model.bin")
+    for name, target in (("model.safetensors", "model.safetensors"), ("model.bin", "pytorch_model.bin")):
+        data = (tmp_path / name).read_bytes()
+        folder = tmp_path / f"cut {name}"
+        folder.mkdir()
+        for length in [*range(0, 100, 9), len(data) // 2, len(data) - 30, len(data) - 1]:
+            (folder / target).write_bytes(data[:length])
+            with pytest.raises(WeightsError, match=f"{target}.*trunc"):
+                open_checkpoint(folder)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path):
+    save_file({"w": torch.randn(20, 7)}, tmp_path / "model.safetensors")
+    stored = open_checkpoint(tmp_path).tensors["w"]
+    os.truncate(tmp_path / "model.safetensors", 300)
+    with pytest.raises(WeightsError, match=r"ended \d+ bytes early inside w"):
+        whole(stored)
+
+
+def entry(**changes) -> dict:
+    return {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}}
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (b"{no json", "corrupt"),
+        (b"[]", "corrupt"),
+        (b"\xff\xfe", "corrupt"),
+        ({"w": 3}, "corrupt"),
+        ({"w": {"dtype": "F32"}}, "corrupt"),
+        ({"__metadata__": 3}, "corrupt"),
+        ({"__metadata__": {"neoxlib_quant": []}}, "corrupt"),
+        (entry(dtype="F6_E2M3"), "dtype F6_E2M3, which neoxlib does not read"),
+        (entry(shape=[3]), "does not fill its 8 bytes"),
+        (entry(shape=[-2]), "corrupt"),
+        (entry(shape="2"), "corrupt"),
+        (entry(data_offsets=[8, 0]), "corrupt"),
+        (entry(data_offsets=[0]), "corrupt"),
+        (entry() | {"v": entry()["w"]}, "begins at byte"),  # two tensors on the same bytes
+        (entry(data_offsets=[4, 12]), "begins at byte"),  # a gap
+        ({}, "too long"),
+    ],
+)
+def test_a_corrupt_safetensors_header_is_refused(tmp_path, header, words):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(raw).to_bytes(8, "little") + raw + bytes(8))
+    with pytest.raises(WeightsError, match=words):
+        open_checkpoint(tmp_path)
+
+
+def test_files_of_an_index_join_and_links_out_of_the_folder_are_followed(tmp_path):
+    """As in the cache of a hub: the folder holds links to blobs beside it."""
+    oracle = make_oracle()
+    oracle.save_pretrained(tmp_path / "real", max_shard_size="50KB")
+    (tmp_path / "links").mkdir()
+    for file in (tmp_path / "real").iterdir():
+        (tmp_path / "links" / file.name).symlink_to(file)
+    checkpoint = open_checkpoint(tmp_path / "links")
+    assert len(checkpoint.files) > 3
+    state = oracle.state_dict()
+    state["embed_out.weight"] = state.pop("lm_head.weight")  # in files transformers keeps the old name
+    assert_same(tensors(tmp_path / "links"), state)
+
+
+@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "sub/m.safetensors", "a\\b.bin", ".."])
+def test_an_index_that_names_a_file_outside_its_folder_is_refused(tmp_path, name):
+    save_file({"w": torch.ones(2)}, tmp_path / "secret.safetensors")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(WeightsError, match="not beside it, which is refused"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"w": 3}}', b"\xff"])
+def test_an_index_that_is_no_index_is_refused(tmp_path, text):
+    (tmp_path / "pytorch_model.bin.index.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(WeightsError, match="copy it anew"):
+        open_checkpoint(tmp_path)
+
+
+def test_all_missing_files_and_all_missing_tensors_of_an_index_are_listed(tmp_path):
+    index = {"a": "1.safetensors", "b": "2.safetensors", "c": "3.safetensors", "d": "1.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    save_file({"x": torch.ones(2)}, tmp_path / "1.safetensors")
+    with pytest.raises(WeightsError, match=r"lacks 2 of 3 weight files: 2\.safetensors, 3\.safetensors"):
+        open_checkpoint(tmp_path)
+    for name in "23":
+        save_file({"b": torch.ones(2)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(WeightsError, match=r"(?s)a in 1\.safe.*c in 3\.safe.*d in 1\.safe") as error:
+        open_checkpoint(tmp_path)
+    assert "b in" not in str(error.value)
+
+
+def test_safetensors_win_over_bin_and_one_file_over_an_index(tmp_path):
+    torch.save({"w": torch.zeros(2)}, tmp_path / "pytorch_model.bin")
+    assert tensors(tmp_path)["w"].tolist() == [0, 0]
+    save_file({"w": torch.ones(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    assert tensors(tmp_path)["w"].tolist() == [1, 1]
+
+
+def test_a_folder_without_weights_is_told_what_was_looked_for(tmp_path):
+    with pytest.raises(WeightsError, match="does not exist"):
+        open_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(WeightsError, match="found nothing"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text('{"of": "another program"}')
+    with pytest.raises(WeightsError, match=r"looked for model\.safetensors.*found config\.json, manifest\.json"):
+        open_checkpoint(tmp_path)
+    (tmp_path / "part_model").mkdir()
+    with pytest.raises(WeightsError, match=r"part_model/ but no manifest\.json"):
+        open_checkpoint(tmp_path)
+
+
+def test_the_names_of_the_real_20b_index_are_the_parameters_of_its_config(data):
+    config = ModelConfig.from_dir(data / "neox20b")
+    for index in (data / "neox20b").glob("*.index*.json"):
+        names = json.loads(index.read_text())["weight_map"]
+        matched = match_names(names, config)
+        assert matched.keys() == shard_rules(config).keys()
+        assert all(ours == theirs for ours, theirs in matched.items())
+        skipped = {name.split(".", 3)[3] for name in names.keys() - matched.keys()}
+        assert skipped == {"attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq"}
+
+
+def test_both_heads_bare_names_and_old_tables_are_taken():
+    config = config_of()
+    ours = list(shard_rules(config))
+    assert "lm_head.weight" in make_oracle().state_dict()  # what transformers calls the head now
+    spellings = (
+        make_oracle().state_dict(), ours, [name.removeprefix("gpt_neox.") for name in ours],
+        [*ours, "gpt_neox.rotary_emb.inv_freq", "gpt_neox.layers.0.attention.rotary_emb.inv_freq",
+         "gpt_neox.layers.2.attention.bias", "gpt_neox.layers.1.attention.masked_bias"],
+    )  # fmt: skip
+    for names in spellings:
+        assert match_names(names, config).keys() == set(ours)
+    assert match_names(spellings[0], config)["embed_out.weight"] == "lm_head.weight"
+
+
+def test_all_missing_and_extra_names_are_in_one_error():
+    names = set(shard_rules(config_of()))
+    lost = {"gpt_neox.layers.1.attention.dense.bias", "gpt_neox.final_layer_norm.weight"}
+    extra = {"gpt_neox.layers.3.mlp.dense_4h_to_h.bias", "gpt_neox.layers.0.attention.query.weight", "optimizer"}
+    with pytest.raises(WeightsError) as error:
+        match_names(names - lost | extra | {"lm_head.weight"}, config_of())
+    lines = {line.strip() for line in str(error.value).splitlines()[1:]}
+    expected = {f"missing {name}" for name in lost} | {f"extra {name}" for name in extra}
+    assert lines >= expected and len(lines) == len(expected) + 1
+    assert any("twice" in line and "lm_head" in line for line in lines)
+
+
+def test_a_base_model_is_told_that_its_head_is_missing():
+    names = list(make_oracle().gpt_neox.state_dict())
+    with pytest.raises(WeightsError, match=r"(?s)base model.*missing embed_out\.weight"):
+        match_names(names, config_of())
+    assert match_names(names, config_of(tie_word_embeddings=True))
+
+
+def test_biases_that_the_config_denies_are_extra():
+    with pytest.raises(WeightsError, match=r"extra gpt_neox\.layers\.0\.attention\.query_key_value\.bias"):
+        match_names(shard_rules(config_of()), config_of(attention_bias=False))
+
+
+def save_tied(folder: Path, change: float = 0.0) -> dict[str, torch.Tensor]:
+    oracle = make_oracle(tie_word_embeddings=True)
+    oracle.config.save_pretrained(folder)
+    state = {name: tensor.clone() for name, tensor in oracle.state_dict().items()}
+    state["lm_head.weight"] = state["lm_head.weight"] + change
+    return state
+
+
+def test_tied_embeddings_are_taken_from_either_name_or_both(tmp_path):
+    state = save_tied(tmp_path)
+    embed, head = "gpt_neox.embed_in.weight", "lm_head.weight"
+    for names in ({embed}, {head}, {embed, head}):
+        chosen = {n: t for n, t in state.items() if n not in {embed, head} - names}
+        save_file(chosen, tmp_path / "model.safetensors")
+        found = match(open_checkpoint(tmp_path), ModelConfig.from_dir(tmp_path))
+        assert found.keys() == shard_rules(ModelConfig.from_dir(tmp_path)).keys()
+        assert torch.equal(whole(found[embed][1]), state[embed])
+
+
+def test_a_head_that_differs_from_tied_embeddings_is_an_error(tmp_path):
+    save_file(save_tied(tmp_path, change=1.0), tmp_path / "model.safetensors")
+    with pytest.raises(WeightsError, match="set tie_word_embeddings to false"):
+        match(open_checkpoint(tmp_path), ModelConfig.from_dir(tmp_path))
+
+
+def test_all_misshapen_and_integer_tensors_are_in_one_error(tmp_path):
+    state = dict(make_oracle().state_dict())
+    state["lm_head.weight"] = torch.zeros(210, 64)
+    state["gpt_neox.layers.0.mlp.dense_h_to_4h.weight"] = torch.zeros(160, 64, dtype=torch.int8)
+    state["gpt_neox.layers.1.attention.dense.bias"] = torch.zeros(64, 1)
+    save_file(state, tmp_path / "model.safetensors")
+    words = r"(?s)lm_head\.weight is \[210, 64\], the config asks for \[211, 64\]"
+    with pytest.raises(WeightsError, match=words) as error:
+        match(open_checkpoint(tmp_path), config_of())
+    assert "dense_h_to_4h.weight is torch.int8" in str(error.value)
+    assert "dense.bias is [64, 1], the config asks for [64]" in str(error.value)
+
+
+def test_the_fingerprint_tells_two_training_steps_of_one_model_apart(tmp_path):
+    prints = []
+    for step in range(3):
+        folder = tmp_path / str(step)
+        oracle = make_oracle()
+        if step == 2:
+            oracle.gpt_neox.embed_in.weight.data += 1e-3
+        oracle.save_pretrained(folder)
+        prints.append(fingerprint(open_checkpoint(folder)))
+    assert prints[0] == prints[1] != prints[2]
+    (tmp_path / "1" / "config.json").write_text((tmp_path / "1" / "config.json").read_text() + "\n")
+    assert fingerprint(open_checkpoint(tmp_path / "1")) != prints[0]
+
+
+def test_reading_a_bin_warns_of_nothing(tmp_path):
+    torch.save(make_oracle().state_dict(), tmp_path / "pytorch_model.bin")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(tensors(tmp_path), make_oracle().state_dict())

@@ -1,0 +1,207 @@
+"""What can be told before a rank starts is told then, as `neoxlib.load` tells it."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import neoxlib
+from neoxlib.checkpoint import preflight, shard
+from neoxlib.demo import MODEL_DIR
+from neoxlib.errors import ConfigError, SettingsError, ShardError, WeightsError
+from neoxlib.model.quant import SCHEMES
+from neoxlib.ranks import cluster
+from tests.support.oracle_models import make_oracle
+
+LIGHT = """
+import sys
+from neoxlib.checkpoint.preflight import preflight
+preflight(sys.argv[1], 2, quant=sys.argv[2])
+print("torch" in sys.modules)
+"""
+
+
+@pytest.fixture
+def no_rank(monkeypatch):
+    """No process may be started."""
+    monkeypatch.setattr(cluster.Ranks, "__init__", lambda *_: pytest.fail("ranks were made"))
+
+
+def copied(checkpoint: Path, folder: Path, **changes: object) -> Path:
+    """The checkpoint elsewhere, its config changed."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return folder
+
+
+def less(folder: Path) -> Path:
+    """The same without one of its tensors."""
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["gpt_neox.layers.1.attention.dense.bias"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def short(folder: Path) -> Path:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    return folder
+
+
+def alone(folder: Path) -> Path:
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.mark.parametrize(("broken", "error"), [
+    (lambda folder: folder / "none", WeightsError),
+    (alone, WeightsError),
+    (short, WeightsError),
+    (less, WeightsError),
+    (lambda folder: (folder / "config.json").unlink() or folder, ConfigError),
+    (lambda folder: (folder / "config.json").write_text("{") and folder, ConfigError),
+])  # fmt: skip
+def test_a_folder_that_load_refuses_is_refused_in_its_words_before_a_rank_starts(
+    checkpoint, tmp_path, no_rank, broken, error
+):
+    folder = broken(copied(checkpoint, tmp_path / "model"))
+    with pytest.raises(error) as told:
+        neoxlib.load(folder)
+    with pytest.raises(error) as found:
+        neoxlib.Session(folder, device="cpu", log_dir=tmp_path / "logs")
+    assert str(found.value) == str(told.value)
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(("asked", "error", "words"), [
+    ({"world_size": 3}, ShardError, "8 attention heads cannot be cut over 3 ranks"),
+    ({"world_size": 4, "quant": "int4"}, ShardError, "in the int4 scheme's groups of 32"),
+    ({"quant": "int5"}, SettingsError, "the schemes are int8, int4"),
+    ({"dtype": "float8"}, SettingsError, "dtype 'float8' is not known"),
+    ({"device": "npu"}, SettingsError, "cannot be used here"),
+    ({"max_seq_len": 97}, SettingsError, "trained for 96 positions"),
+    ({"max_seq_len": 0}, SettingsError, "1 or more"),
+])  # fmt: skip
+def test_what_cannot_be_had_of_a_model_is_refused_before_a_rank_starts(
+    checkpoint, no_rank, asked, error, words
+):
+    with pytest.raises(error, match=words):
+        neoxlib.Session(checkpoint, **{"device": "cpu"} | asked)
+
+
+def test_a_place_for_logs_that_cannot_be_written_to_is_refused(
+    checkpoint, tmp_path, no_rank, monkeypatch
+):
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/below"):
+        with pytest.raises(SettingsError, match=r"log_dir .* cannot be written to"):
+            neoxlib.Session(checkpoint, device="cpu", log_dir=tmp_path / place)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(SettingsError, match=r"the temporary folder .* cannot be written to"):
+        neoxlib.Session(checkpoint, device="cpu")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_scheme_whose_groups_do_not_fill_the_columns_is_refused(checkpoint, tmp_path, no_rank):
+    with pytest.raises(
+        SettingsError, match=r"columns in groups of 32, but mlp\.dense_4h_to_h\.weight has 168"
+    ):
+        neoxlib.Session(
+            copied(checkpoint, tmp_path / "a", intermediate_size=168), device="cpu", quant="int4"
+        )
+
+
+def test_another_scheme_than_the_stored_one_is_refused(checkpoint, tmp_path, no_rank):
+    shard.shard(checkpoint, tmp_path / "cut", 2, quant="int8", progress=False)
+    with pytest.raises(SettingsError, match="holds weights packed as 'int8'"):
+        neoxlib.Session(tmp_path / "cut", device="cpu", quant="int4")
+    (tmp_path / "cut" / "part_model" / "1" / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"part_model/1/model\.safetensors"):
+        neoxlib.Session(tmp_path / "cut", device="cpu")
+
+
+@pytest.mark.parametrize(("kind", "quant"), [
+    ("shipped", ""), ("shipped", "int4"), ("checkpoint", "int8"), ("tables", ""), ("cut", ""),
+    ("cut", "int8"),
+])  # fmt: skip
+def test_of_a_model_in_which_nothing_is_odd_torch_is_not_asked(checkpoint, tmp_path, kind, quant):
+    folder = MODEL_DIR if kind == "shipped" else checkpoint
+    if kind == "tables":  # which transformers saved beside the weights in former times
+        folder = copied(checkpoint, tmp_path / "old")
+        tables = {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool)}
+        save_file(load_file(folder / "model.safetensors") | tables, folder / "model.safetensors")
+    if kind == "cut":
+        shard.shard(checkpoint, tmp_path / "cut", 2, quant=quant, progress=False)
+        folder = tmp_path / "cut"
+    command = [sys.executable, "-c", LIGHT, str(folder), quant]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("change", [{"attention_bias": False}, {"tie_word_embeddings": True}])
+def test_unusual_models_that_load_takes_are_taken(tmp_path, change):
+    make_oracle(**change).save_pretrained(tmp_path)
+    neoxlib.load(tmp_path)
+    preflight.preflight(tmp_path, 2, device="cpu")
+
+
+def test_the_schemes_groups_are_those_of_quant():
+    assert {name: max(1, scheme.group) for name, scheme in SCHEMES.items()} | {
+        None: 1
+    } == preflight.GROUPS
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+import neoxlib
+from neoxlib import weights
+from neoxlib.setup.model_checks import model_rows
+from neoxlib.checkpoint.preflight import preflight
+
+if os.getuid() == 0:
+    neoxlib.load(MODEL_DIR)  # whose imports may be of files that only this user may read
+    weights.plan(MODEL_DIR, 2), model_rows(MODEL_DIR)
+    os.setgid(65534)
+    os.setuid(65534)
+model, closed, place = map(Path, sys.argv[1:])
+for what in (
+    lambda: neoxlib.load(model), lambda: neoxlib.load(closed),
+    lambda: preflight(model, 2), lambda: preflight(closed, 2),
+    lambda: weights.shard(closed, place / "cut", 2), lambda: weights.verify(closed),
+    lambda: weights.plan(closed, 2), lambda: weights.shard(MODEL_DIR, closed, 2),
+    lambda: weights.shard(MODEL_DIR, closed / "cut", 2),
+):
+    try:
+        what()
+    except neoxlib.errors.NeoXError as error:
+        print(type(error).__name__, "denied" in str(error))
+print([row.status for row in model_rows(model)], [row.status for row in model_rows(closed)])
+"""
+
+
+def test_files_and_folders_that_cannot_be_read_are_errors_of_ours_and_rows_of_the_doctor(
+    checkpoint,
+):
+    with tempfile.TemporaryDirectory() as place:  # not pytest's, which other users may not enter
+        model, closed = (
+            copied(checkpoint, Path(place, "model")),
+            copied(checkpoint, Path(place, "closed")),
+        )
+        for path in (Path(place), model, *model.iterdir()):
+            path.chmod(0o755)
+        (model / "model.safetensors").chmod(0)
+        closed.chmod(0)
+        script = UNREADABLE.replace("MODEL_DIR", repr(str(MODEL_DIR)))
+        command = [sys.executable, "-c", script, model, closed, place]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        closed.chmod(0o755)
+    errors = ["WeightsError"] * 6 + ["ConfigError"] + ["ShardError"] * 2
+    rows = "['OK', 'FAIL', 'OK'] ['FAIL', 'FAIL', 'FAIL']"
+    assert done.stdout.splitlines() == [*(f"{error} True" for error in errors), rows], done.stderr

@@ -1,0 +1,211 @@
+"""A run that was killed goes on where it was, and no answer comes from another model, other rules or a damaged file."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import neoxlib
+from neoxlib.errors import DataError, SettingsError
+from neoxlib.exam import ask as exam_ask
+from neoxlib.exam import evaluate, get_profile, load_task
+from neoxlib.exam import evaluate as exam_evaluate
+from neoxlib.exam.journal import NAME, Answer, Journal, key, place, read
+from tests.support.exam_files import put, write_exam
+from tests.support.exam_results import Fake
+
+ROOT = Path(__file__).parents[2]
+OFFICIAL = get_profile("official", "ceval")
+KEY = {"weights": "w", "tokenizer": "t", "dtype": "float32", "quant": None, "max_seq_len": 96, "profile": {"shots": 5}}
+ANSWERS = {
+    place("logic", "0", "问"): Answer((-0.1, -2.5, -1e-17, -3.25)), place("logic", "1", "?"): Answer(text="答案是 B\n“")
+}
+
+# Asks one question at a time, and is as slow as a large model: the test kills it in the middle.
+DRIVER = """
+import sys, time
+import neoxlib
+from neoxlib.exam import evaluate, get_profile, load_task, scoring
+from neoxlib.exam.ask import Asker
+
+model, exam, journal = sys.argv[1:]
+scoring.PORTION, ask = 1, Asker.ask
+Asker.ask = lambda *args: (time.sleep(0.2), ask(*args))[1]
+evaluate(neoxlib.load(model), load_task("ceval", exam, shots=1), get_profile("official", "ceval"), journal=journal)
+"""
+
+
+@pytest.fixture(scope="module")
+def exam(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_exam(tmp_path_factory.mktemp("data") / "exam")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.support.exam_results import byte_tokenizer
+    from tests.support.oracle_models import make_oracle
+
+    folder = tmp_path_factory.mktemp("model")
+    make_oracle(vocab_size=271, max_position_embeddings=400).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """A finished journal of two answers."""
+    path = tmp_path / "earlier" / NAME
+    with Journal(path, KEY) as journal:
+        journal.add(ANSWERS)
+    return path
+
+
+def test_what_was_kept_is_read_again_to_the_last_bit(journal):
+    assert read(journal, KEY) == ANSWERS
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 3 and "答案是 B" in lines[2] and all(json.loads(line) for line in lines)
+
+
+def test_every_answer_is_on_the_disk_when_add_returns(tmp_path, monkeypatch):
+    synced, path = [], tmp_path / NAME
+    with Journal(path, KEY) as journal:
+        monkeypatch.setattr(os, "fsync", lambda number: synced.append(path.read_bytes().count(b"\n")))
+        for item in ANSWERS.items():
+            journal.add(dict([item]))
+    assert synced == [2, 3]
+
+
+@pytest.mark.parametrize("cut", [1, 30, 10**6])
+def test_a_torn_last_line_is_left_out_and_nothing_else(journal, cut):
+    whole = journal.read_bytes()
+    *_, start = [n for n, byte in enumerate(whole[:-1]) if byte == ord("\n")]
+    journal.write_bytes(whole[: max(len(whole) - cut, start + 1)])
+    first = dict(list(ANSWERS.items())[:1])
+    assert read(journal, KEY) == first
+    with Journal(journal, KEY) as again:  # in place: the tear is gone, and what follows starts a line
+        again.add(dict(list(ANSWERS.items())[1:]))
+    assert read(journal, KEY) == ANSWERS
+
+
+def test_a_file_torn_in_its_first_line_is_an_empty_one(journal):
+    journal.write_bytes(journal.read_bytes()[:20])
+    assert read(journal, KEY) == {}
+
+
+@pytest.mark.parametrize("line", [1, 2])
+@pytest.mark.parametrize("how", ["flip", "zero", "gap", "list", "digit"])
+def test_other_damage_is_refused_with_file_and_line(journal, how, line):
+    lines = journal.read_bytes().split(b"\n")
+    there = lines[line - 1]
+    lines[line - 1] = {
+        "flip": there[:40] + bytes([there[40] ^ 1]) + there[41:], "zero": b"\0" * len(there), "gap": b"",
+        "list": b"[1]", "digit": there.replace(b"5", b"6") if b"5" in there[30:] else there + b" ",
+    }[how]  # fmt: skip
+    journal.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=rf"{NAME}:{line}: .*delete"):
+        read(journal, KEY)
+
+
+@pytest.mark.parametrize("record", [{"subject": "logic"}, {"answers of": 5}])
+def test_a_line_that_is_no_answer_is_refused(journal, record):
+    from neoxlib.exam.journal import _line
+
+    with journal.open("a", encoding="utf-8") as file:
+        file.write(_line(record))
+    with pytest.raises(DataError, match=f"{NAME}:4: is no answer"):
+        read(journal, KEY)
+    journal.write_text(_line(record), encoding="utf-8")
+    with pytest.raises(DataError, match=f"{NAME}:1: does not say whose"):
+        read(journal, KEY)
+
+
+@pytest.mark.parametrize("name", KEY)
+def test_answers_of_another_model_or_other_rules_are_refused_with_what_differs(journal, name, tmp_path):
+    other = KEY | {name: {"shots": 4} if name == "profile" else "other"}
+    with pytest.raises(SettingsError, match=f"answers of another run.*\n  {name}: .*there, .*here"):
+        Journal(tmp_path / "new" / NAME, other, journal.parent)
+    assert not (tmp_path / "new").exists() and read(journal, KEY) == ANSWERS
+
+
+def test_a_folder_without_a_journal_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match=f"no {NAME} in .*give the folder of that run"):
+        Journal(tmp_path / NAME, KEY, tmp_path)
+    with pytest.raises(SettingsError, match="name a file in journal"):
+        evaluate(Fake(), None, OFFICIAL, resume=tmp_path)
+
+
+def test_the_key_tells_apart_all_that_changes_an_answer(model_dir, tmp_path):
+    with neoxlib.load(model_dir) as engine:
+        plain = key(engine, OFFICIAL)
+        assert key(engine, replace(OFFICIAL, cue="答："))["profile"] != plain["profile"]
+    found = {json.dumps(plain)}
+    for settings in ({"dtype": "bfloat16"}, {"quant": "int8"}, {"max_seq_len": 100}):
+        with neoxlib.load(model_dir, **settings) as engine:
+            found.add(json.dumps(key(engine, OFFICIAL)))
+    assert len(found) == 4
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((model_dir / name).read_bytes())
+    with neoxlib.load(tmp_path) as engine:
+        assert key(engine, OFFICIAL) == plain
+    weights = bytearray((tmp_path / "model.safetensors").read_bytes())
+    weights[-2] ^= 4
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    with neoxlib.load(tmp_path) as engine:
+        assert key(engine, OFFICIAL)["weights"] != plain["weights"]
+
+
+def test_a_killed_run_goes_on_where_it_was_with_the_same_result(model_dir, exam, tmp_path, monkeypatch):
+    """kill -9 in the middle; the new run asks only what is missing, and its table is the unbroken run's to the bit."""
+    earlier = tmp_path / "earlier" / NAME
+    command = [sys.executable, "-c", DRIVER, str(model_dir), str(exam), str(earlier)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not (earlier.exists() and earlier.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    with earlier.open("ab") as file:
+        file.write(b'{"crc": "00')  # as if it had been writing
+
+    monkeypatch.setattr(exam_evaluate, "PORTION", 1)
+    asked, ask = [], exam_ask.Asker.ask
+    monkeypatch.setattr(exam_ask.Asker, "ask", lambda *args: asked.append(args) or ask(*args))
+    task = load_task("ceval", exam, shots=1)
+    with neoxlib.load(model_dir) as engine:
+        unbroken = evaluate(engine, task, OFFICIAL, journal=tmp_path / "unbroken.jsonl")
+        del asked[:]
+        found = evaluate(engine, task, OFFICIAL, journal=tmp_path / "new" / NAME, resume=earlier.parent)
+        assert 1 <= len(asked) <= 3
+        pd.testing.assert_frame_equal(found, unbroken, check_exact=True)
+        del asked[:]
+        evaluate(engine, task, OFFICIAL, journal=tmp_path / "new" / NAME)
+        assert not asked
+
+
+def test_a_portion_that_lacks_an_answer_is_asked_as_a_whole(exam, tmp_path):
+    """So that batches, and with them the rounding, are those of an unbroken run."""
+    task, path = load_task("ceval", exam, shots=1), tmp_path / NAME
+    evaluate(Fake("B"), task, OFFICIAL, journal=path)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], *lines[3:]]), encoding="utf-8")
+    fake = Fake("B")
+    evaluate(fake, task, OFFICIAL, journal=path)
+    assert [len(portion) for portion in fake.asked] == [3]
+
+
+def test_a_question_whose_text_has_changed_is_asked_again(exam, tmp_path):
+    folder, path = write_exam(tmp_path / "exam"), tmp_path / NAME
+    evaluate(Fake("B"), load_task("ceval", folder, shots=1), OFFICIAL, journal=path)
+    table = folder / "val" / "colours_val.csv"
+    put(table, table.read_text(encoding="utf-8").replace("天是", "海是"))
+    fake = Fake("B")
+    found = evaluate(fake, load_task("ceval", folder, shots=1), OFFICIAL, journal=path)
+    assert [len(portion) for portion in fake.asked] == [2] and "海是" in found["prompt"][3]

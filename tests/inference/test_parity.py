@@ -1,0 +1,127 @@
+"""The parity check itself: it agrees with transformers, and it sees every mistake that splitting can make."""
+
+import pytest
+import torch
+from transformers import GPTNeoXForCausalLM
+
+import neoxlib
+from neoxlib.demo import MODEL_DIR
+from neoxlib.errors import NotFiniteError
+from neoxlib.inference import answered as inference_answered
+from neoxlib.inference import parity
+from neoxlib.inference.answered import keep_first
+from neoxlib.inference.decode import Limits, left_pad
+from neoxlib.model import layers
+from tests.support.oracle_models import VARIANTS, make_oracle
+from tests.support.thread_ranks import on_ranks
+
+ROWS = [[5, 9, 200, 31, 7, 7, 90], [1, 2, 3], [250]]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_both_references_equal_transformers(variant: str, tmp_path):
+    oracle = make_oracle(**VARIANTS[variant])
+    oracle.save_pretrained(tmp_path)
+    rows = [[i % oracle.config.vocab_size for i in row] for row in ROWS]
+    for logits in (parity.reference_logits(tmp_path, rows), parity.solo_logits(tmp_path, rows, torch.float32)):
+        for row, found in zip(rows, logits, strict=True):
+            torch.testing.assert_close(found, oracle(torch.tensor([row])).logits[0], rtol=0, atol=1e-4)
+
+
+def verdicts(folder, size: int = 2, compile: bool = False) -> list[parity.Verdict]:
+    """World size `size` compared by rank 0, the others answering the same one call. Faults go into the plain path."""
+    def work(group):
+        engine = neoxlib.load(folder, group=group, compile=compile)
+        if group.rank:
+            ids, mask = left_pad(ROWS)
+            return engine.logits(ids, mask)
+        return parity.compare(engine, engine.describe(), ROWS)
+
+    return on_ranks(size, work)[0]
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_right_split_passes(checkpoint, compile):
+    assert all(v.passed and v.top1_agreement == 1 for v in verdicts(checkpoint, compile=compile))
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_packed_weights_of_the_shipped_model_pass(quant):
+    """Its texts are rows enough for activations to be rounded where they meet packed weights."""
+    with neoxlib.load(MODEL_DIR, quant=quant) as engine:
+        rows = [engine.tokenizer(text)["input_ids"][: parity.MAX_TOKENS] for text in parity.TEXTS]
+        found = parity.compare(engine, engine.describe(), rows)
+    assert all(v.passed for v in found), found
+
+
+def test_row_bias_on_every_rank_fails(checkpoint, monkeypatch):
+    plain = layers.RowParallel.forward
+    monkeypatch.setattr(layers.RowParallel, "forward", lambda self, x: plain(self, x) + getattr(self, "bias", 0))
+    truth = parity.reference_logits(checkpoint, ROWS)
+    monkeypatch.setattr(parity, "reference_logits", lambda *_: truth)
+    assert not any(v.passed for v in verdicts(checkpoint))
+
+
+def test_weights_cut_in_the_wrong_order_fail(checkpoint, monkeypatch):
+    right = layers.bounds
+    monkeypatch.setattr(layers, "bounds", lambda n, rank, size: right(n, size - 1 - rank, size))
+    alone = parity.solo_logits(checkpoint, ROWS, torch.float32)
+    monkeypatch.setattr(parity, "solo_logits", lambda *_: alone)
+    found = verdicts(checkpoint)
+    assert not any(v.passed for v in found)
+
+
+def test_not_a_number_is_refused_by_the_model_and_fails_in_a_comparison(checkpoint, tmp_path):
+    oracle = GPTNeoXForCausalLM.from_pretrained(checkpoint)
+    oracle.gpt_neox.final_layer_norm.bias.data.fill_(float("nan"))
+    oracle.save_pretrained(tmp_path)
+    with pytest.raises(NotFiniteError, match="that of the head: such numbers"):
+        verdicts(tmp_path)
+    here, nowhere = torch.randn(2, 5), torch.full((2, 5), torch.nan)
+    assert not parity._judge("", "", [nowhere], [here], tolerance=1.0, least=0.0).passed
+
+
+def answers_of(engine: neoxlib.Engine) -> list[inference_answered.Answered]:
+    """Two continuations and two scores as `engine` gives them now."""
+    engine.first_answers.clear()
+    engine.generate([[5, 9, 200, 31], [1, 2, 3]], max_new_tokens=6, temperature=1.0, seed=3)
+    engine.score_ids([([7, 8], [9, 10, 11]), ([7, 8], [3])])
+    return list(engine.first_answers)
+
+
+def test_answers_are_judged_as_they_were_given_not_as_they_would_be_now(checkpoint):
+    """Wrong only until all weights had been copied: three checks passed on a report whose texts were garbage."""
+    with neoxlib.load(checkpoint) as engine:
+        weight = engine.model.gpt_neox.embed_in.weight
+        right = answers_of(engine)
+        engine.settle()
+        kept = weight.clone()
+        engine.model.gpt_neox.embed_in.weight.mul_(1.5)
+        wrong = answers_of(engine)
+        engine.model.gpt_neox.embed_in.weight.copy_(kept)
+        *logits, given = parity.compare(engine, engine.describe(), ROWS, right)
+        assert given.passed and given.positions == 16 and given.relative_error < 1e-5
+        *logits, given = parity.compare(engine, engine.describe(), ROWS, wrong)
+    assert all(verdict.passed for verdict in logits) and not given.passed
+    assert "log-probability error" in given.detail and "top-1" not in given.detail
+
+
+def test_an_answer_that_is_not_a_number_fails(checkpoint):
+    with neoxlib.load(checkpoint) as engine:
+        answered = [answers_of(engine)[0]._replace(logprob=float("nan")), *answers_of(engine)]
+        assert not parity.compare(engine, engine.describe(), ROWS, answered)[-1].passed
+
+
+def test_the_first_answers_are_kept_short_ones_only_and_no_more_than_a_few(checkpoint):
+    with neoxlib.load(checkpoint, max_seq_len=96) as engine:
+        assert not engine.first_answers
+        engine.score(["A rank is"], [" one", " two"])
+        engine.generate(["Zwei"] * 9, max_new_tokens=2)
+        texts = [engine.tokenizer.decode(each.continuation) for each in engine.first_answers]
+    assert texts[:2] == [" one", " two"] and len(texts) == 4
+
+
+def test_too_long_an_answer_is_not_computed_once_more():
+    kept, limits = [], Limits((), 300, 4096)
+    keep_first(kept, limits, [([1] * 600, [2], -1.0), ([1, 2], [3], -2.0)])
+    assert [each.logprob for each in kept] == [-2.0]

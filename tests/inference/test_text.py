@@ -1,0 +1,488 @@
+"""Text of answers: whole characters only, stop strings cut away, pieces that join to the tokenizer's own text."""
+
+import json
+import pickle
+import random
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+import neoxlib
+from neoxlib.errors import SettingsError
+from neoxlib.inference.decode import Limits
+from neoxlib.inference.sampling import Sampling
+from neoxlib.inference.stream import HoldBack, TextStream
+from neoxlib.inference.text import Completion, Timings, encode, generate_text, split
+from neoxlib.model.gpt_neox import GPTNeoX
+from neoxlib.model.group import Group
+from tests.support.lm_eval_tasks import transformers_model
+from tests.support.oracle_models import TINY, make_oracle, ours
+from tests.support.thread_ranks import on_ranks
+from tests.support.walker import USER, byte_tokenizer, save
+
+DEMO = Path(neoxlib.__file__).parent / "demo" / "model"
+WINDOW = TINY["max_position_embeddings"]
+TEXTS = [
+    "The cat sat on the mat, and then - it did not.",
+    "今天天气很好，我们去公园。",
+    "naïve café 😀👩‍👩‍👧 🇨🇳 x̂  two  spaces\n\ttab",
+    "Iñtërnâtiônàlizætiøn � ﷽ \u200d end ",
+    "",
+]
+steady = settings(deadline=None, derandomize=True)
+
+
+@cache
+def tokenizer_for() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with few merges: most characters beyond ASCII are cut into several tokens."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|endoftext|>", "<|padding|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    raw.train_from_iterator(TEXTS * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>", pad_token="<|padding|>")
+
+
+@cache
+def model_for() -> GPTNeoX:
+    """Random weights over a vocabulary longer than the tokenizer: its answers are bytes of every kind."""
+    return ours(make_oracle(vocab_size=384))
+
+
+def cut(text: str, stop: list[str]) -> str:
+    """The oracle: read character by character until some stop string ends here, the longest such."""
+    for end in range(len(text) + 1):
+        complete = [s for s in stop if text[:end].endswith(s)]
+        if complete:
+            return text[: end - max(map(len, complete))]
+    return text
+
+
+def stream_of(
+    tokens: list[int], stop: tuple[str, ...] = (), tokenizer: object = None, skip: bool = True
+) -> list[str]:
+    """The pieces shown after each token, and what is left at the end."""
+    text, pieces = TextStream(tokenizer or tokenizer_for(), stop, skip), []
+    for token in tokens:
+        stopped = text.push(token)
+        pieces.append(text.take())
+        if stopped:
+            break
+    pieces.append(text.take(ended=True))
+    assert text.taken == "".join(pieces)
+    return pieces
+
+
+@steady
+@given(st.text("ab<|>。", max_size=30), st.lists(st.text("ab<|>。", min_size=1, max_size=5), max_size=4), st.randoms())
+def test_held_back_text_ends_before_the_first_stop_however_it_is_cut(text: str, stop: list[str], rng: random.Random):
+    gate, out, at = HoldBack(stop), "", 0
+    while at < len(text):
+        size = rng.randint(0, 4)
+        out += gate.push(text[at : at + size])
+        at += size
+        assert cut(text, stop).startswith(out)
+    assert out + gate.flush() == cut(text, stop)
+    assert gate.stopped == any(s in text for s in stop)
+
+
+@pytest.mark.parametrize("stop", [["abcd", "c"], ["d", "bcd"], ["cd", "bc", "abc"], ["dx", "ab", "b"]], ids=str)
+def test_of_overlapping_stops_the_first_to_be_complete_wins_and_the_longer_of_two_that_end_together(stop: list[str]):
+    for pieces in (["xabcdx"], list("xabcdx"), ["xab", "cdx"]):
+        gate = HoldBack(stop)
+        assert "".join(map(gate.push, pieces)) + gate.flush() == cut("xabcdx", stop)
+
+
+@steady
+@given(st.text("ab。", max_size=12), st.lists(st.text("ab。", min_size=1, max_size=4), min_size=1, max_size=3))
+def test_nothing_is_held_back_that_can_no_longer_be_a_stop(text: str, stop: list[str]):
+    gate, out = HoldBack(stop), ""
+    for character in text:
+        out += gate.push(character)
+    if not gate.stopped:
+        held = text[len(out) :]
+        assert not held or any(s.startswith(held) for s in stop)
+
+
+@steady
+@given(st.text(max_size=40))
+def test_streamed_pieces_are_whole_characters_and_join_to_the_text(text: str):
+    tokens = tokenizer_for()(text)["input_ids"]
+    pieces = stream_of(tokens)
+    assert "".join(pieces) == tokenizer_for().decode(tokens, skip_special_tokens=True)
+    shown = "".join(pieces[:-1])
+    assert text.startswith(shown)
+
+
+@steady
+@given(st.lists(st.integers(0, 299), max_size=40))
+def test_tokens_that_are_no_text_stream_to_what_the_tokenizer_decodes(tokens: list[int]):
+    """Bytes in any order: broken characters anywhere, special tokens between the bytes of one."""
+    for skip in (True, False):
+        whole = tokenizer_for().decode(tokens, skip_special_tokens=skip)
+        assert "".join(stream_of(tokens, skip=skip)) == whole
+        assert "".join(stream_of(tokens, ("never there",), skip=skip)) == whole
+
+
+@steady
+@given(
+    st.lists(st.integers(0, 299), max_size=40), st.lists(st.text("ab <|>\ufffdé", min_size=1, max_size=2), max_size=3)
+)
+def test_stop_strings_are_found_in_the_text_of_any_tokens(tokens: list[int], stop: list[str]):
+    whole = tokenizer_for().decode(tokens, skip_special_tokens=False)
+    assert "".join(stream_of(tokens, tuple(stop), skip=False)) == cut(whole, stop)
+
+
+END, PAD = "<|endoftext|>", "<|padding|>"
+PARTS = st.one_of(st.text("ab。😀 \n", min_size=1, max_size=4), st.sampled_from([END, PAD]))
+STOPS = st.sampled_from(
+    ["a", "b。", END, PAD, "b" + END, "|>a", ">。", "x|", "<|p", "g|><|", END + PAD, "a" + PAD + "b", "\n"]
+)
+
+
+@steady
+@given(st.lists(PARTS, max_size=12), st.lists(STOPS, max_size=3))
+def test_text_is_cut_before_a_stop_string_that_crosses_special_tokens(parts: list[str], stop: list[str]):
+    """The oracle: the whole text is cut, and then loses its special tokens and what is left of the last of them."""
+    tokens = [i for part in parts for i in tokenizer_for()(part)["input_ids"]]
+    left, shown = len(cut("".join(parts), stop)), ""
+    for part in parts:
+        shown += "" if part in (END, PAD) else part[:left]
+        left = max(left - len(part), 0)
+    assert "".join(stream_of(tokens, tuple(stop))) == shown
+
+
+DECODERS = {
+    "bytes, as Llama's": decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    ),
+    "Metaspace": decoders.Metaspace(),
+    "no decoder": None,
+    "not only appending": decoders.WordPiece("▁", cleanup=True),
+    "repeated tokens merged": decoders.CTC("▁", "d", cleanup=True),
+}
+
+
+@cache
+def other_tokenizer(name: str) -> PreTrainedTokenizerFast:
+    """Words and, for what is in none of them, a token per byte; two special tokens."""
+    words = ["<unk>", "</s>", "<pad>", *(f"<0x{n:02X}>" for n in range(256))]
+    words += ["▁", "▁hello", "▁world", "wor", "ld", "你", "▁.", "▁n't", "d"]
+    raw = Tokenizer(models.Unigram([(word, -1.0) for word in words], unk_id=0, byte_fallback=True))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace()
+    if DECODERS[name]:
+        raw.decoder = DECODERS[name]
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", pad_token="<pad>")
+
+
+LIKELY = [3 + byte for byte in (0x0A, 0xE4, 0xBD, 0xA0, 0xF0)] + [1, 2, *range(259, 268)]
+TOKENS = st.one_of(st.integers(0, 267), st.sampled_from(LIKELY))
+
+
+@steady
+@pytest.mark.parametrize("name", DECODERS)
+@given(st.lists(TOKENS, max_size=20), st.booleans())
+def test_decoders_that_change_their_mind_stream_to_what_the_tokenizer_decodes(name: str, tokens: list[int], skip: bool):
+    tokenizer = other_tokenizer(name)
+    whole = tokenizer.decode(tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
+    assert "".join(stream_of(tokens, tokenizer=tokenizer, skip=skip)) == whole
+    assert "".join(stream_of(tokens, ("never there",), tokenizer, skip)) == whole
+
+
+@pytest.mark.parametrize(("name", "stop"), [("bytes, as Llama's", "\n"), ("not only appending", "<0x0A>")])
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_stop_string_is_found_at_its_last_token_though_its_text_may_still_change(name: str, stop: str, skip: bool):
+    tokenizer = other_tokenizer(name)
+    hello, pad, line = tokenizer.convert_tokens_to_ids(["▁hello", "<pad>", "<0x0A>"])
+    text = TextStream(tokenizer, (stop,), skip)
+    assert [text.push(hello), text.push(pad), text.push(line)] == [False, False, True]
+    assert text.take(ended=True).strip() == tokenizer.decode([hello, pad], skip_special_tokens=skip).strip()
+
+
+def test_bytes_that_are_no_text_are_shown_as_the_tokenizer_shows_the_whole_run():
+    tokenizer = other_tokenizer("bytes, as Llama's")
+    tokens = tokenizer.convert_tokens_to_ids(["▁hello", "<0x0A>", "<0xF0>", "▁world"])
+    assert stream_of(tokens, tokenizer=tokenizer) == ["hello", "", "", "\ufffd\ufffd world", ""]
+    tokens = tokenizer.convert_tokens_to_ids(["▁hello", "<0x0A>", "<0xE4>", "<0xBD>", "<0xA0>", "▁world"])
+    assert "".join(stream_of(tokens, tokenizer=tokenizer)) == "hello\n你 world"
+
+
+def test_half_a_character_waits_and_shows_as_a_replacement_only_at_the_very_end():
+    tokens = tokenizer_for()("a😀")["input_ids"]
+    assert len(tokens) == 4  # three tokens for one character of four bytes
+    assert stream_of(tokens) == ["a", "", "", "😀", ""]
+    assert stream_of(tokens[:3]) == ["a", "", "", "\ufffd"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        (("\n\n",), "one two"),  # over two tokens, or inside one
+        (("wo",), "one t"),  # in the middle of a word
+        (("three", "two"), "one "),  # the earlier of two
+        (("two\n\nthree four",), "one two\n\nthree"),  # begun, never complete: nothing is lost
+        (("one",), ""),
+        ((), "one two\n\nthree"),
+    ],
+    ids=str,
+)
+def test_text_ends_before_the_stop_string(stop: tuple[str, ...], text: str):
+    tokens = tokenizer_for()("one two\n\nthree")["input_ids"]
+    assert "".join(stream_of(tokens, stop)) == text
+
+
+def test_real_tokenizer_streams_chinese_and_emoji_exactly(data: Path):
+    tokenizer = AutoTokenizer.from_pretrained(data / "neox20b", clean_up_tokenization_spaces=False)
+    for text in TEXTS:
+        tokens = tokenizer(text)["input_ids"]
+        pieces = stream_of(tokens, tokenizer=tokenizer)
+        assert "".join(pieces) == tokenizer.decode(tokens, skip_special_tokens=True)
+        assert "\ufffd" in text or not any("\ufffd" in piece for piece in pieces)
+    tokens = tokenizer("四 😀。 wait , what ?")["input_ids"]
+    assert "".join(stream_of(tokens, ("。 wait",), tokenizer)) == "四 😀"
+    assert "".join(stream_of(tokens, tokenizer=tokenizer)).endswith(" , what ?")  # no clean-up of spaces
+
+
+def limits(end: int = 0, real_ids: int = 300, window: int = WINDOW) -> Limits:
+    return Limits((end,), real_ids, window)
+
+
+def answer(prompts: list, stream=None, model: GPTNeoX | None = None, **settings: object) -> list[Completion]:
+    return generate_text(model or model_for(), tokenizer_for(), prompts, Sampling(**settings), limits(), stream)
+
+
+def test_streamed_text_is_the_final_text_row_by_row():
+    pieces: dict[int, list[str]] = {row: [] for row in range(4)}
+    found = answer(TEXTS[:4], lambda row, piece: pieces[row].append(piece), temperature=4.0, max_new_tokens=16)
+    assert ["".join(pieces[row]) for row in range(4)] == [c.text for c in found]
+    assert all(piece for row in pieces.values() for piece in row)
+    assert [c.text for c in found] == [tokenizer_for().decode(c.token_ids, skip_special_tokens=True) for c in found]
+    assert len({c.text for c in found}) == 4
+
+
+def test_only_ids_that_the_tokenizer_has_are_answered():
+    found = answer(TEXTS[:4], temperature=9.0, seed=1, max_new_tokens=24)
+    assert max(token for c in found for token in c.token_ids) < len(tokenizer_for()) < model_for().config.vocab_size
+
+
+def test_text_and_the_ids_of_that_text_are_the_same_prompt():
+    ids = [tokenizer_for()(text)["input_ids"] for text in TEXTS[:3]]
+    by_text = answer(TEXTS[:3], max_new_tokens=8)
+    by_ids = answer([ids[0], tuple(ids[1]), torch.tensor(ids[2])], max_new_tokens=8)
+    assert [c.token_ids for c in by_text] == [c.token_ids for c in by_ids]
+
+
+def test_a_batch_with_stop_strings_answers_as_single_prompts_do():
+    free = answer(TEXTS[:3], max_new_tokens=24)
+    stop = [c.text[9:11] for c in free[:2]]
+    settings = {"max_new_tokens": 24, "stop": stop}
+    together = answer(TEXTS[:3], **settings)
+    assert [(c.text, c.token_ids, c.finish_reason) for c in together] == [
+        (c.text, c.token_ids, c.finish_reason) for c in (answer([text], **settings)[0] for text in TEXTS[:3])
+    ]
+    assert [c.text for c in together] == [cut(c.text, stop) for c in free]
+    assert [c.finish_reason for c in together[:2]] == ["stop", "stop"]
+    assert len(together[0].token_ids) < 24
+
+
+def test_end_of_text_is_a_token_of_the_answer_but_not_of_its_text():
+    model = ours(make_oracle(vocab_size=384))
+    free = answer(TEXTS[:1], model=model, max_new_tokens=12)[0]
+    end = free.token_ids[6]  # a token of plain text, named as the end of text or by the caller
+    named = answer(TEXTS[:1], model=model, max_new_tokens=12, stop_token_ids=end)[0]
+    ended = Sampling(max_new_tokens=12)
+    for found in (named, generate_text(model, tokenizer_for(), TEXTS[:1], ended, limits(end))[0]):
+        assert found.token_ids == free.token_ids[: free.token_ids.index(end) + 1]
+        assert found.finish_reason == "stop"
+        assert found.text == tokenizer_for().decode(found.token_ids[:-1], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("stop", [None, "zz", ["|>", "e"]], ids=str)
+def test_special_tokens_that_are_kept_are_in_the_text_as_transformers_decodes_it(stop: object):
+    settings = {"temperature": 9.0, "seed": 4, "max_new_tokens": 59}
+    pieces: dict[int, list[str]] = {row: [] for row in range(4)}
+    found = answer(
+        TEXTS[:4], lambda row, piece: pieces[row].append(piece), stop=stop, skip_special_tokens=False, **settings
+    )
+    for row, answered in enumerate(found):
+        whole = tokenizer_for().decode(answered.token_ids, skip_special_tokens=False)
+        assert answered.text == cut(whole, [stop] if isinstance(stop, str) else stop or []) == "".join(pieces[row])
+    if not stop:
+        assert any(END in c.text or PAD in c.text for c in found)
+
+
+def test_ids_to_stop_at_that_the_tokenizer_does_not_have_are_refused():
+    with pytest.raises(SettingsError, match=r"stop_token_ids holds ids \[300, 999\] that are not among .*0..299"):
+        answer(["a"], stop_token_ids=[5, 999, 300])
+
+
+def test_prompts_of_ids_are_continued_without_a_tokenizer_and_have_no_text():
+    settings = {"max_new_tokens": 8}
+    ids, said = [tokenizer_for()(text)["input_ids"] for text in TEXTS[:3]], []
+    plain = generate_text(
+        model_for(), None, ids, Sampling(**settings), limits(), lambda *piece: said.append(piece)
+    )
+    assert [c.token_ids for c in plain] == [c.token_ids for c in answer(ids, **settings)]
+    assert [c.text for c in plain] == [""] * 3 and not said
+    with pytest.raises(SettingsError, match="use stop_token_ids"):
+        generate_text(model_for(), None, ids, Sampling(stop="a"), limits())
+    with pytest.raises(SettingsError, match="there is no tokenizer"):
+        generate_text(model_for(), None, ["a"], Sampling(), limits())
+
+
+def test_a_stop_string_that_comes_to_light_at_the_very_end_counts_as_a_stop():
+    """An unfinished character waits for its rest; that it shows as U+FFFD is known only once the length is reached."""
+    free = answer(list("abcdefgh"), max_new_tokens=1)
+    found = answer(list("abcdefgh"), max_new_tokens=1, stop="\ufffd")
+    broken = [c.text == "\ufffd" for c in free]
+    assert any(broken) and not all(broken)
+    assert [c.text for c in found] == ["" if b else c.text for b, c in zip(broken, free, strict=True)]
+    assert [c.finish_reason for c in found] == ["stop" if b else "length" for b in broken]
+
+
+def test_the_shipped_model_writes_what_transformers_writes():
+    """Real text in both languages, ragged, to the end of text: ids and text are those of `generate`."""
+    if not (DEMO / "model.safetensors").is_file():
+        pytest.skip(f"no model in {DEMO}")
+    oracle = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(DEMO, clean_up_tokenization_spaces=False)
+    prompts = ["The capital of France is", "中国的首都", "red", "What is two plus three?\nAnswer:"]
+    found = generate_text(
+        ours(oracle), tokenizer, prompts, Sampling(max_new_tokens=40), limits(real_ids=len(tokenizer), window=128)
+    )
+    for prompt, mine in zip(prompts, found, strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
+        greedy = {"max_new_tokens": 40, "do_sample": False, "eos_token_id": 0, "pad_token_id": 0}
+        theirs = oracle.generate(**inputs, **greedy)[0, inputs["input_ids"].shape[1] :].tolist()
+        assert mine.token_ids == theirs
+        assert mine.text == tokenizer.decode(theirs, skip_special_tokens=True)
+    assert len({answer.text for answer in found}) == len(prompts)
+
+
+def test_one_answer_per_prompt_on_rank_0_and_none_elsewhere():
+    oracle = make_oracle(vocab_size=384)
+
+    def work(group: Group) -> tuple[list[Completion], list]:
+        pieces = []
+        found = answer(TEXTS[:3], lambda *p: pieces.append(p), ours(oracle, group), max_new_tokens=10, stop=["e"])
+        return found, pieces
+
+    (first, shown), *others = on_ranks(4, work)
+    assert [c.text for c in first] == [c.text for c in answer(TEXTS[:3], max_new_tokens=10, stop=["e"])]
+    assert shown and others == [([], [])] * 3
+
+
+def test_no_prompts_give_no_answers():
+    assert answer([]) == []
+
+
+def test_an_empty_text_is_refused_with_what_to_do():
+    with pytest.raises(SettingsError, match=r"prompts\[1\] has no tokens.*end-of-text id, \[0\]"):
+        answer(["a", ""])
+
+
+def test_one_string_is_not_taken_for_a_list_of_letters():
+    with pytest.raises(SettingsError, match=r"one string; give a list, \['hello'\]"):
+        answer("hello")
+
+
+def test_every_prompt_that_cannot_be_read_is_listed():
+    with pytest.raises(SettingsError) as error:
+        encode(tokenizer_for(), ["good", 5, None, "half \ud83d", [1, "2"], [1.5], [3, 4], b"abc", bytearray(b"a"),
+                                 {1: 2}, {1, 2}, [True, False], torch.ones(2), torch.ones(2, 2).long(), range(3)])
+    lines = str(error.value).split("\n  ")[1:]
+    assert [line.split()[0] for line in lines] == [f"prompts[{n}]" for n in (1, 2, 3, 4, 5, *range(7, 14))]
+
+
+@pytest.mark.parametrize("prompts", [b"abc", {"input_ids": [[1]]}, {"a", "b"}, bytearray(b"a"), 5, None], ids=str)
+def test_what_only_looks_like_a_list_of_prompts_is_refused(prompts: object):
+    """The tokenizer's own answer is a mapping too, whose keys would be read as texts."""
+    with pytest.raises(SettingsError, match="give a list of texts or of lists of token ids"):
+        encode(tokenizer_for(), prompts)
+
+
+def test_timings_count_a_rows_own_steps_and_no_others():
+    free = answer(TEXTS[:3], max_new_tokens=12)
+    stop = free[0].text[3:5]
+    for found in answer(TEXTS[:3], max_new_tokens=12, stop=stop):
+        steps = len(found.token_ids)
+        assert [len(part) for part in vars(found.timings).values()] == [steps] * 4
+        assert len(found.logprobs) == len(found.top) == steps
+        assert all(len(best) == 5 for best in found.top)
+        greedy = [best[0] for best in found.top]
+        assert greedy == list(zip(found.token_ids, found.logprobs, strict=True))
+
+
+def test_timings_are_sums_and_medians_of_the_steps():
+    timings = Timings([1.0, 0.0, 0.0, 0.0], [50.0, 4.0, 5.0, 30.0], [3.0, 1.0, 1.0, 1.0], [6.0, 1.0, 1.0, 1.0])
+    assert timings.step_ms == [60.0, 6.0, 7.0, 32.0]
+    assert (timings.first_token_ms, timings.next_token_ms) == (60.0, 7.0)
+    assert timings.tokens_per_second == pytest.approx(4 / 0.105)
+    assert repr(timings) == "Timings(first 60.0 ms, next 7.0 ms, 38.1 tokens/s)"
+    assert Timings([1.0], [1.0], [0.0], [0.0]).next_token_ms is None
+
+
+def test_an_answer_shows_itself_and_travels_between_processes():
+    found = answer(TEXTS[:1], max_new_tokens=3)[0]
+    assert repr(found).startswith(f"Completion({found.text!r}, 3 tokens, 'length', Timings(first ")
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+@pytest.fixture(scope="module", params=["adds nothing", "adds a beginning"])
+def harness_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """lm-eval's model `hf`, of a tokenizer that puts nothing, or its own first token, before a text."""
+    raw = byte_tokenizer(USER)
+    if request.param == "adds a beginning":
+        raw.post_processor = processors.TemplateProcessing(single=f"{USER} $A", special_tokens=[(USER, 263)])
+    folder = save(tmp_path_factory.mktemp("model"), raw, vocab_size=264)
+    if request.param == "adds a beginning":
+        about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "bos_token": USER}
+        (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    return transformers_model(folder)
+
+
+LETTERS = st.text("ab yes4\n\u3000😀", max_size=8)
+
+
+@steady
+@given(st.one_of(LETTERS, LETTERS.map(USER.__add__)), LETTERS.filter(bool))
+def test_a_choice_is_split_from_its_prompt_as_lm_eval_splits_it(harness_of, prompt: str, choice: str):
+    if not prompt.rstrip():
+        return  # lm-eval puts the end of text there; here an empty prompt is refused
+    context, continuation = harness_of._encode_pair(prompt, choice)
+    if context + continuation == harness_of.tok_encode(prompt + choice) and continuation:
+        assert split(harness_of.tokenizer, [prompt], [[choice]]) == [(context, continuation)]
+    else:
+        with pytest.raises(SettingsError, match="a token spans both"):
+            split(harness_of.tokenizer, [prompt], [[choice]])
+
+
+def test_every_choice_that_cannot_be_split_off_is_listed_with_its_prompts_end(harness_of):
+    prompts, choices = ["2 = y", " \n", "fine", [5, 6], "x" * 90 + "a"], [["es", "no"], ["a"], ["5"], ["5"], ["b"]]
+    with pytest.raises(SettingsError) as error:
+        split(harness_of.tokenizer, prompts, choices)
+    lines = str(error.value).split("\n  ")[1:]
+    assert "'es' after '2 = y': a token spans both" in lines[0]
+    assert "'a' after ' \\n'" in lines[1] or USER in harness_of.tokenizer.decode(harness_of.tok_encode(" "))
+    assert f"'b' after …'{'x' * 19}a': a token spans both" in lines[-1]
+
+
+def test_to_a_prompt_of_ids_a_choices_own_ids_are_added_and_nothing_before_them(harness_of):
+    expected = harness_of.tokenizer.encode(" yes", add_special_tokens=False)
+    assert split(harness_of.tokenizer, [[5, 6]], [[" yes"]]) == [([5, 6], expected)]
+
+
+@pytest.mark.parametrize("choices", [[["a", 5]], [["a", None]], [["half \ud83d"]], [[b"a"]]], ids=repr)
+def test_choices_that_are_no_text_are_refused(harness_of, choices: list):
+    for prompt in ("ab", [5, 6]):
+        with pytest.raises(SettingsError, match="the choice must be valid text"):
+            split(harness_of.tokenizer, [prompt], choices)

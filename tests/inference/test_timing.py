@@ -1,0 +1,167 @@
+"""A case on real and made-up ranks: exact lengths, a filled cache, the slowest rank, and a stopwatch held beside it."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import neoxlib
+from neoxlib.demo import MODEL_DIR
+from neoxlib.errors import SettingsError
+from neoxlib.inference import decode, timing
+from neoxlib.inference.decode import Clock, Step
+from neoxlib.inference.engine import Engine
+from neoxlib.inference.timing import Case, Work
+from neoxlib.speed import measure
+from tests.support import rank_faults as faults
+from tests.support.thread_ranks import on_ranks
+
+ROOT = Path(__file__).parents[2]
+PARTS = Clock._fields
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path) -> Engine:
+    return neoxlib.load(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def session(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[neoxlib.Session]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.delenv("PYTEST_CURRENT_TEST")  # ipykernel redirects output only where pytest is not running
+        opened = neoxlib.Session(checkpoint, 2, device="cpu", log_dir=tmp_path_factory.mktemp("logs"))
+    with opened:
+        yield opened
+
+
+def work(engine: Engine, case: Case) -> Work:
+    return Work(engine.model, engine.tokenizer, engine.max_seq_len, case)
+
+
+def made_up(size: int, *clocks: list[list[float]]) -> list[timing.Figures]:
+    """What is made of one run's clocks [steps][4] of each of `size` ranks."""
+
+    def on_rank(group: Any) -> list[timing.Figures]:
+        steps = [Step(None, Clock(*clock)) for clock in clocks[group.rank]]
+        return timing._slowest(SimpleNamespace(group=group, weight=torch.zeros(1)), [steps])
+
+    return on_ranks(size, on_rank)[0]
+
+
+def test_every_repeat_has_exactly_the_steps_that_were_asked_for(engine):
+    runs = engine.profile(Case(2, 8, 5, repeats=3, warmup=2, end_to_end_every=2))
+    assert len(runs) == 3 and all(len(run[part]) == 5 for run in runs for part in (*PARTS, "step", "slowest"))
+    assert [len(run["end_to_end"]) for run in runs] == [1, 0, 1]
+    assert runs[0]["warmups"] == [2] and runs[0]["warmup_s"][0] > 0 and "device_peak_mb" not in runs[0]
+
+
+def test_a_case_goes_on_until_both_repeats_and_seconds_are_reached(engine):
+    start = time.perf_counter()
+    runs = engine.profile(Case(1, 4, 2, repeats=2, min_seconds=0.2, warmup=0))
+    assert len(runs) > 2 and time.perf_counter() - start >= 0.2
+
+
+def test_warming_up_ends_when_two_runs_agree_and_else_at_its_bound(engine, monkeypatch):
+    def with_times(*firsts: float) -> int:
+        runs = iter([[Step(None, Clock(0, ms, 0, 0)), Step(None, Clock(0, 1.0, 0, 0))] for ms in firsts])
+        asked = work(engine, Case(1, 4, 2, warmup=5))
+        monkeypatch.setattr(asked, "synced", lambda tokens: next(runs))
+        return asked.warm_up()
+
+    assert with_times(9, 5, 4.9) == 3 and with_times(5, 5.2) == 2
+    assert with_times(9, 8, 7, 6, 5) == 5
+    assert work(engine, Case(1, 4, 2, warmup=0)).warm_up() == 0
+
+
+def test_ranks_stop_together_whatever_their_own_clocks_say(checkpoint):
+    def on_rank(group: Any) -> list[timing.Figures]:
+        least = 0.1 * (1 - group.rank)  # as if rank 1's clock ran far ahead
+        return neoxlib.load(checkpoint, group=group).profile(Case(1, 4, 3, min_seconds=least, end_to_end_every=1))
+
+    first, other = on_ranks(2, on_rank)
+    assert 3 < len(first) == len(other) and first[0]["warmups"] == other[0]["warmups"]
+
+
+def test_a_step_is_its_slowest_ranks_and_the_parts_are_of_the_rank_that_worked_longest():
+    waits = [[1, 10, 90, 3], [1, 12, 1, 2]]  # pre, forward, communication, post: rank 0 waits for rank 1
+    works = [[2, 99, 3, 4], [1, 11, 2, 2]]
+    (run,) = made_up(2, waits, works)
+    assert run["step"] == [108, 16] and run["slowest"] == [1, 0]
+    assert [run[part] for part in PARTS] == [[2, 1], [99, 12], [3, 1], [4, 2]]
+
+
+def test_a_rank_that_is_slowed_down_is_named_and_its_delay_is_in_the_forward_pass(session):
+    case = Case(1, 8, 6, repeats=3, end_to_end_every=1)
+    plain = measure.summarise(case, session.profile(case))
+    for slow in (1, 0):
+        session.apply(faults.work_slowly, slow, 0.02)
+        row = measure.summarise(case, session.profile(case))
+        assert row["slowest_rank"] == slow
+        assert min(row["next_token_ms_low"], row["next_forward_ms"], row["first_token_ms_low"]) >= 20
+        assert row["next_communication_ms"] < 20, "waiting for the slow rank is no communication of its own"
+        assert row["end_to_end_ms"] >= 6 * 20 > plain["end_to_end_ms"]
+
+
+def test_a_filled_cache_gives_what_reading_a_prompt_of_that_length_gives(engine):
+    asked = work(engine, Case(2, 6, 5, depth=20))
+    before = torch.randint(1, 250, (2, 20))
+    with torch.inference_mode():
+        whole = [ids.tolist() + prompt for ids, prompt in zip(before, asked.prompts, strict=True)]
+        asked.deep.cache.length = 0
+        asked.deep.cache.real[:] = False
+        engine.model(before, asked.deep.cache, torch.ones_like(before).bool())
+    expected = work(engine, Case(2, 26, 5))
+    expected.prompts = whole
+    tokens = [step.choice.tokens for step in expected.synced()]
+    for _ in range(2):  # each run begins at the same depth anew
+        assert [step.choice.tokens for step in asked.synced()] == tokens
+
+
+def test_a_deep_cache_starts_with_random_and_real_positions_only_up_to_its_depth(engine):
+    deep = work(engine, Case(1, 4, 2, depth=30)).deep
+    assert deep.cache.real[:, :30].all() and not deep.rewind().cache.real[:, 30:].any()
+    filled = deep.cache.k[:, :, :, :30]
+    assert filled.isfinite().all() and 0.9 < filled.std() < 1.1 and deep.cache.length == 30
+
+
+def test_both_clocks_choose_the_same_tokens(engine, monkeypatch):
+    asked, seen = work(engine, Case(2, 7, 6, depth=3)), []
+    choose = decode.Rows.choose
+    monkeypatch.setattr(decode.Rows, "choose", lambda *args: seen.append(choose(*args)) or seen[-1])
+    synced = [step.choice.tokens for step in asked.synced()]
+    seen.clear()
+    assert asked.end_to_end() > 0 and [choice.tokens for choice in seen] == synced
+
+
+def test_a_stopwatch_around_the_call_agrees_with_the_sum_of_its_steps(engine):
+    start = time.perf_counter()
+    runs = engine.profile(Case(2, 64, 31, repeats=8, warmup=0))
+    wall = 1e3 * (time.perf_counter() - start)
+    told = sum(sum(run["step"]) + run["text"][0] for run in runs)
+    assert 0.75 * wall <= told <= wall
+
+
+def test_a_stopwatch_around_generate_agrees_with_both_clocks():
+    engine = neoxlib.load(MODEL_DIR)  # large enough for turning ids into text, which generate does, to be little
+    case = Case(1, 400, 24, repeats=1, warmup=0, end_to_end_every=1)
+    (prompt,), walls, sums, ends = work(engine, case).prompts, [], [], []
+    for _ in range(9):  # by turns, so that what else runs here meets all alike
+        start = time.perf_counter()
+        (answer,) = engine.generate([prompt], max_new_tokens=24)
+        walls.append(1e3 * (time.perf_counter() - start))
+        (run,) = engine.profile(case)
+        sums.append(sum(run["step"]) + run["text"][0])
+        ends.append(run["end_to_end"][0])
+    assert len(answer.token_ids) == 24
+    assert 0.6 < min(sums) / min(walls) < 1.3 and 0.6 < min(ends) / min(walls) < 1.3
+
+
+def test_a_case_past_the_window_is_refused_before_anything_runs(engine):
+    with pytest.raises(SettingsError, match=r"max_seq_len 96 .*\n  batch 1, 40 deep, 30 in, 30 out needs 100"):
+        engine.profile(Case(1, 30, 30, depth=40))

@@ -1,0 +1,107 @@
+"""Several groups of ranks: each on its own part of the machine, together as right as one."""
+
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import neoxlib
+from neoxlib.errors import RankError, SettingsError
+from neoxlib.exam import evaluate, get_profile, load_task
+from neoxlib.exam import evaluate as exam_evaluate
+from neoxlib.machine import npu_smi
+from neoxlib.ranks import placement, worker
+from tests.support.exam_files import write_exam
+from tests.support.exam_results import byte_tokenizer
+from tests.support.oracle_models import make_oracle
+
+OFFICIAL = get_profile("official", "ceval")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_oracle(vocab_size=271, max_position_embeddings=400).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread a rank, which can import this file, and knows nothing of pytest: it would keep its output."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+
+
+def test_two_groups_answer_as_one_engine_and_leave_nothing_behind(model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(exam_evaluate, "PORTION", 1)
+    task = load_task("ceval", write_exam(tmp_path / "exam"), shots=2)
+    expected = evaluate(neoxlib.load(model_dir), task, OFFICIAL)
+    with neoxlib.Session(model_dir, 1, device="cpu", replicas=2, log_dir=tmp_path / "logs") as session:
+        found = evaluate(session, task, OFFICIAL)
+        pids = list(session.ranks["pid"])
+        assert session.ranks.index.names == ["group", "rank"] and len(set(pids)) == 2 and all(map(worker.alive, pids))
+        asked = [(tmp_path / "logs" / folder / "rank0.log").read_text().count("is ready") for folder in (".", "group1")]
+        assert asked == [1, 1] and "2 groups of 1 ranks" in repr(session)
+        seen = []
+        scores = session.score_ids([([5, 6], [7]), ([8], [9, 1])], stream=lambda *counts: seen.append(counts))
+        assert seen[-1] == (2, 2) and all(logprob < 0 for logprob, _ in scores)
+        session.groups[1].close()
+        with pytest.raises(RankError, match="has ended"):
+            evaluate(session, task, OFFICIAL)
+    assert not any(map(worker.alive, pids))
+    pd.testing.assert_frame_equal(found, expected, atol=1e-5)
+
+
+def test_an_interrupt_between_two_batches_leaves_the_session_in_use(model_dir, tmp_path):
+    requests = [([5 + n % 7] * 90, [n]) for n in range(60)] * 3
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with neoxlib.Session(model_dir, 2, device="cpu", log_dir=tmp_path / "logs") as session:
+        session.apply(one_row_a_batch)
+        with pytest.raises(KeyboardInterrupt):
+            session.score_ids(requests, stream=lambda done, total: signal.raise_signal(signal.SIGINT))
+        assert len(session.score_ids(requests[:5])) == 5
+    signal.signal(signal.SIGINT, before)
+
+
+def one_row_a_batch(engine: neoxlib.Engine) -> None:
+    from neoxlib.inference import score
+
+    score.BATCH_TOKENS, score.PAYS = 1, 10**9
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ((0, 0, 1, "cpu", None), "replicas is 0"),
+        ((0, 2.0, 1, "cpu", None), "replicas is 2.0"),
+        ((0, 2, 3, "cpu", None), "2 replicas of 3 ranks need 6 cores.*there are 4"),
+        ((0, 3, 1, "npu", None), "need 3 NPUs.*there are 2"),
+        ((0, 2, 1, "cpu", "slurm"), "leave out cluster_profile or replicas"),
+    ],
+)
+def test_what_the_machine_cannot_hold_is_refused(monkeypatch, asked, message):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(npu_smi, "read", lambda: npu_smi.Smi(cards=CARDS[:2]))
+    with pytest.raises(SettingsError, match=message):
+        placement.part(*asked)
+
+
+CARDS = npu_smi.parse((Path(__file__).parents[1] / "fixtures" / "npu_smi" / "910b3_x8.txt").read_text()).cards
+
+
+def test_groups_have_cores_and_npus_of_their_own(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    assert placement.part(1, 2, 2, "cpu", None) == {"OMP_NUM_THREADS": "2"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert placement.part(1, 2, 2, "cpu", None) == {}
+    monkeypatch.setattr(npu_smi, "read", lambda: npu_smi.Smi(cards=CARDS))
+    seen = [placement.part(group, 3, 2, "npu", None)["ASCEND_RT_VISIBLE_DEVICES"] for group in range(3)]
+    assert seen == ["0,1", "2,3", "4,5"]
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "1,4,5,7")
+    assert placement.part(1, 2, 2, "npu", None) == {"ASCEND_RT_VISIBLE_DEVICES": "5,7"}
+    assert placement.part(0, 1, 64, "npu", "slurm") == {}

@@ -1,0 +1,389 @@
+"""A session of real processes: it answers as one rank does, survives its user's errors, and leaves nothing behind."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+import neoxlib
+from neoxlib.errors import NotFiniteError, RankError, SettingsError, WeightsError
+from neoxlib.kernels.cpu import build
+from neoxlib.machine.chips import CHIPS
+from neoxlib.machine.launch_env import launch_env
+from neoxlib.ranks import launch, worker
+from neoxlib.ranks import session as module
+from neoxlib.ranks.cluster import Outcome, _in_step
+from tests.support import rank_faults as faults
+from tests.support.oracle_models import damaged, make_oracle, save_tokenizer
+from tests.support.walker import END, USER, byte_tokenizer, path_of, save
+
+ROOT = Path(__file__).parents[2]
+PROMPTS = ["A rank is", "Zwei Ränge, 两个"]
+IDS = torch.tensor([[5, 9, 2, 17], [7, 3, 250, 1]])
+
+DRIVER = """
+import asyncio, sys, time
+import neoxlib
+
+async def cell():  # a notebook's cell runs inside a loop that is already running
+    session = neoxlib.Session(sys.argv[1], device="cpu")
+    print(session._ranks._scratch, "torch" in sys.modules, flush=True)
+    time.sleep(60)
+
+asyncio.run(cell())
+"""
+
+FORKS = """
+import os, sys
+import neoxlib
+
+session = neoxlib.Session(sys.argv[1], device="cpu")
+for way in ("exit", "drop", "close", "ask"):
+    child = os.fork()
+    if child:
+        print(way, os.waitpid(child, 0)[1], flush=True)
+    elif way == "exit":
+        sys.exit()  # its handlers run
+    elif way == "ask":
+        try:
+            session.logits([[1]])
+        except neoxlib.errors.RankError as error:
+            os._exit("of process" not in str(error))
+    elif way == "drop":
+        del session
+        os._exit(0)
+    else:
+        with session:
+            pass
+        os._exit(0)
+print(session.logits([[5, 9]]).shape, len(list(session.log_dir.iterdir())))
+"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _plain_environment() -> Iterator[None]:
+    """One thread per rank, and ranks that can import this package's faults."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        yield
+
+
+def open_session(checkpoint: Path, log_dir: Path, world_size: int = 2) -> neoxlib.Session:
+    """Ranks that do not know of pytest: ipykernel redirects output only where pytest is not running."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_CURRENT_TEST")
+        return neoxlib.Session(checkpoint, world_size, device="cpu", log_dir=log_dir)
+
+
+@pytest.fixture(scope="module")
+def session(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[neoxlib.Session]:
+    with open_session(checkpoint, tmp_path_factory.mktemp("logs")) as session:
+        yield session
+
+
+@pytest.fixture
+def new_processes() -> Callable[[], list[int]]:
+    """A function that lists the processes that this test has started."""
+    before = set(descendants())
+    return lambda: [pid for pid in descendants() if pid not in before]
+
+
+@pytest.fixture
+def mortal(checkpoint: Path, tmp_path: Path, new_processes: Callable) -> Iterator[neoxlib.Session]:
+    """A session that a test may break."""
+    session = open_session(checkpoint, tmp_path)
+    yield session
+    session.close()
+
+
+def gone(pids: list[int], seconds: float = 5) -> bool:
+    """Whether all processes have ended, now or within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while any(map(worker.alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(worker.alive, pids))
+
+
+def descendants() -> list[int]:
+    return [process.pid for process in psutil.Process().children(recursive=True)]
+
+
+def test_a_session_answers_as_one_rank_does(session, checkpoint):
+    engine = neoxlib.load(checkpoint)
+    torch.testing.assert_close(session.logits(IDS), engine.logits(IDS), atol=1e-4, rtol=0)
+    sampled = {"max_new_tokens": 12, "temperature": 0.9, "top_p": 0.8, "seed": 3}
+    for settings in ({"max_new_tokens": 12}, sampled):
+        answers, expected = session.generate(PROMPTS, **settings), engine.generate(PROMPTS, **settings)
+        assert [a.token_ids for a in answers] == [e.token_ids for e in expected]
+        assert [(a.text, a.finish_reason) for a in answers] == [(e.text, e.finish_reason) for e in expected]
+    scores, expected = session.score(PROMPTS, [" good", " bad"]), engine.score(PROMPTS, [" good", " bad"])
+    torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-4, rtol=0)
+    assert session.config == engine.config
+    assert session.tokenizer("neox").input_ids == engine.tokenizer("neox").input_ids
+    assert session.describe()["world_size"] == 2
+    assert session.describe()["launch_environment"]["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"  # the ranks', not ours
+    assert "TORCH_DEVICE_BACKEND_AUTOLOAD" not in os.environ
+
+
+def test_four_ranks_share_memory_and_say_what_one_rank_says(checkpoint, tmp_path):
+    expected = neoxlib.load(checkpoint).generate(PROMPTS, max_new_tokens=12)
+    with open_session(checkpoint, tmp_path, world_size=4) as session:
+        answers = session.generate(PROMPTS, max_new_tokens=12)
+        assert session.describe()["backend"] == ("shared memory" if build.library("allreduce") else "gloo")
+    assert [a.token_ids for a in answers] == [e.token_ids for e in expected]
+
+
+def test_an_error_of_the_user_is_that_error_and_the_session_goes_on(session, checkpoint):
+    with pytest.raises(SettingsError) as told:
+        neoxlib.load(checkpoint).generate(["much too long"] * 2, max_new_tokens=1000)
+    with pytest.raises(SettingsError) as error:
+        session.generate(["much too long"] * 2, max_new_tokens=1000)
+    assert str(error.value) == str(told.value)
+    with pytest.raises(TypeError):  # nothing that travels, so nothing was sent
+        session.generate(text for text in PROMPTS)
+    with pytest.raises(TypeError) as error:  # raised in the ranks, which say where
+        session.score(PROMPTS, 5)
+    assert "engine.py" in "".join(error.value.__notes__)
+    assert len(session.generate(PROMPTS, max_new_tokens=2)) == 2
+
+
+def test_streamed_pieces_come_in_order_and_are_the_text(session, capsys):
+    heard = [[], []]
+    answers = session.generate(PROMPTS, max_new_tokens=20, stream=lambda row, piece: heard[row].append(piece))
+    assert [len(pieces) > 1 for pieces in heard] == [True, True]
+    assert ["".join(pieces) for pieces in heard] == [answer.text for answer in answers]
+    capsys.readouterr()
+    answers = session.generate(PROMPTS[:1], max_new_tokens=20, stream=True)
+    assert capsys.readouterr().out == answers[0].text + "\n"
+
+
+def test_an_interrupted_call_stops_on_all_ranks_and_the_session_goes_on(session):
+    heard = []
+
+    def interrupt(row: int, piece: str) -> None:
+        heard.append(piece)
+        signal.raise_signal(signal.SIGINT)
+
+    expected = session.generate(PROMPTS, max_new_tokens=4)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    with pytest.raises(KeyboardInterrupt):
+        session.generate(PROMPTS, max_new_tokens=60, stream=interrupt)
+    signal.signal(signal.SIGINT, before)
+    assert len(heard) == 1
+    assert [a.text for a in session.generate(PROMPTS, max_new_tokens=4)] == [e.text for e in expected]
+
+
+def test_ranks_are_listed_and_write_their_own_logs(session):
+    assert session._ranks.call(faults.say_who) == "rank 0"
+    assert list(session.ranks.index) == [0, 1]
+    assert (session.ranks.state == "ready").all() and (session.ranks.resident_mb > 50).all()
+    for r, pid in session.ranks.pid.items():
+        log = (session.log_dir / f"rank{r}.log").read_text()
+        assert f"rank {r} is process {pid}" in log and f"rank {r} was asked" in log
+        assert f"rank {1 - r}" not in log
+
+
+def test_everything_listens_on_loopback_only(session):
+    processes = [psutil.Process(pid) for pid in descendants()]
+    listening = [row.laddr.ip for process in processes for row in process.net_connections() if row.status == "LISTEN"]
+    assert listening and set(listening) <= {"127.0.0.1", "::1"}
+
+
+def test_an_idle_rank_that_is_killed_is_an_error_of_the_next_call(mortal, new_processes):
+    pid = int(mortal.ranks.pid[1])
+    left = new_processes()
+    os.kill(pid, signal.SIGKILL)
+    assert gone([pid])
+    with pytest.raises(RankError, match=rf"rank 1 \(pid {pid}\) was killed by SIGKILL.*out-of-memory") as error:
+        mortal.logits(IDS)
+    assert str(mortal.log_dir / "rank1.log") in str(error.value)
+    with pytest.raises(RankError, match=rf"has ended: rank 1 \(pid {pid}\) was killed"):
+        mortal.logits(IDS)
+    assert gone(left)
+
+
+def test_a_crash_in_a_call_is_an_error_with_the_last_words_of_that_rank(mortal):
+    with pytest.raises(RankError, match=r"rank 1 .* segmentation fault \(SIGSEGV\) during crash_alone") as error:
+        mortal._ranks.call(faults.crash_alone)
+    assert "last words, 最后" in str(error.value) and "faults.py" in str(error.value)
+    assert "ended" in repr(mortal)
+
+
+def test_a_rank_that_raises_alone_ends_the_session_with_its_traceback(mortal, new_processes):
+    left = new_processes()
+    with pytest.raises(RankError, match=r"rank 1 .* raised in fail_alone") as error:
+        mortal._ranks.call(faults.fail_alone)
+    assert 'raise ValueError("only here")' in str(error.value)
+    with pytest.raises(RankError, match="has ended: rank 1"):
+        mortal.generate(PROMPTS)
+    assert gone(left)
+
+
+def test_a_model_that_cannot_be_loaded_is_the_error_of_load_and_leaves_nothing(checkpoint, tmp_path, new_processes):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
+    with pytest.raises(WeightsError) as told:
+        neoxlib.load(model)
+    with pytest.raises(WeightsError) as error:
+        neoxlib.Session(model, device="cpu", log_dir=tmp_path / "logs")
+    assert str(error.value) == str(told.value)
+    assert gone(new_processes())
+
+
+@pytest.mark.parametrize("backend", ["", "gloo"])
+def test_a_rank_that_is_stopped_at_any_point_changes_no_answer(tmp_path, monkeypatch, backend):
+    """The others copy their weights meanwhile: float16 bytes were once added to float32 bytes."""
+    monkeypatch.setenv("NEOXLIB_BACKEND", backend)
+    make_oracle(vocab_size=30_000, hidden_size=256, intermediate_size=1024).half().save_pretrained(tmp_path / "model")
+    save_tokenizer(tmp_path / "model")
+    with open_session(tmp_path / "model", tmp_path / "logs") as session:
+        answers = []
+        for pid in [*session.ranks["pid"]] * 2:
+            os.kill(pid, signal.SIGSTOP)
+            goes_on = threading.Timer(0.7, os.kill, (pid, signal.SIGCONT))  # at first before the call, then in it
+            goes_on.start()
+            time.sleep(0.6 if len(answers) < 2 else 0)
+            answers.append(session.logits(IDS))
+            goes_on.join()
+        session.settle()
+        settled = session.logits(IDS)
+    assert all(torch.equal(logits, settled) for logits in answers)
+
+
+def test_a_killed_driver_leaves_no_process_and_no_folder_but_the_users(checkpoint, tmp_path):
+    script, mine = tmp_path / "driver.py", tmp_path / "mine"
+    script.write_text(DRIVER)
+    mine.mkdir()
+    command = [sys.executable, "-W", "error", str(script), str(checkpoint)]
+    env = os.environ | {"TMPDIR": str(tmp_path), "NEOXLIB_SCRATCH": str(mine)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as driver:
+        scratch, torch_is_here = driver.stdout.readline().split()
+        pids = [process.pid for process in psutil.Process(driver.pid).children(recursive=True)]
+        assert len(pids) >= 3 and all(map(worker.alive, pids))
+        driver.kill()
+        assert gone(pids)
+    assert not Path(scratch).exists() and mine.is_dir()
+    assert torch_is_here == "False"
+
+
+def test_a_forked_copy_of_the_driver_ends_nothing(checkpoint, tmp_path):
+    env = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", FORKS, str(checkpoint)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+    said = ["exit 0", "drop 0", "close 0", "ask 0", "torch.Size([1, 2, 300]) 2"]
+    assert done.stdout.splitlines() == said, done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("neoxlib-")] == []
+
+
+@pytest.fixture
+def shadows(tmp_path: Path) -> Path:
+    """A folder whose modules have the names of Python's own and of those that ranks import."""
+    for name in ("random", "secrets", "yaml", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not the one you want')\n")
+    (tmp_path / "helpers.py").write_text("import os\ndef where(engine):\n    return os.getcwd()\n")
+    return tmp_path
+
+
+def test_modules_of_the_working_directory_take_no_others_place_and_can_be_sent(
+    checkpoint, shadows, monkeypatch
+):
+    monkeypatch.chdir(shadows)
+    monkeypatch.setattr(sys, "path", [*sys.path, ""])
+    where = importlib.import_module("helpers").where
+    with open_session(checkpoint, shadows / "logs") as session:
+        assert session.apply(where) == str(shadows)
+
+
+def test_ranks_that_cannot_start_say_why(checkpoint, shadows, monkeypatch, new_processes):
+    monkeypatch.setenv("PYTHONPATH", str(shadows))  # it comes first, as its owner wants it
+    with pytest.raises(RankError, match=r"could not be started(.|\n)*not the one you want"):
+        open_session(checkpoint, shadows / "logs")
+    assert gone(new_processes())
+
+
+def test_a_profile_chooses_the_launchers(checkpoint, tmp_path, monkeypatch, new_processes):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    with pytest.raises(SettingsError, match="cluster_profile 'mine' is not in"):
+        neoxlib.Session(checkpoint, cluster_profile="mine")
+    profile = tmp_path / "profile_mine"
+    profile.mkdir()
+    (profile / "ipcluster_config.py").write_text("c.Cluster.engine_launcher_class = 'local'\n")
+    with neoxlib.Session(checkpoint, device="cpu", cluster_profile="mine", log_dir=tmp_path / "logs") as session:
+        assert session.logits(IDS).shape == (2, 4, 300)
+        os.kill(int(session.ranks.pid[0]), signal.SIGKILL)
+        with pytest.raises(RankError, match=r"rank 0 .* has ended"):
+            session.logits(IDS)
+    assert gone(new_processes())
+
+
+@pytest.mark.parametrize("world_size", [0, -1, 2.0, "2", True])
+def test_a_world_size_that_is_no_number_of_ranks_is_refused(checkpoint, world_size):
+    with pytest.raises(SettingsError, match="world_size is"):
+        neoxlib.Session(checkpoint, world_size=world_size)
+
+
+def test_ranks_are_in_step_when_all_answered_and_all_or_none_failed_alike():
+    fine, wrong, other = Outcome(1), Outcome(error=ValueError("x")), Outcome(error=ValueError("y"))
+    passed_on = Outcome(error=RankError("rank 0 could not choose the next token: ValueError: x"))
+    assert _in_step({0: fine, 1: fine}, 2) and _in_step({1: wrong, 0: wrong}, 2)
+    assert _in_step({0: wrong, 1: passed_on}, 2)
+    assert not _in_step({0: fine}, 2) and not _in_step({0: wrong}, 2)
+    assert not _in_step({0: fine, 1: wrong}, 2) and not _in_step({0: wrong, 1: fine}, 2)
+    assert not _in_step({0: wrong, 1: other}, 2)
+
+
+def test_exit_codes_are_put_in_words():
+    assert "out-of-memory" in launch.ending(-signal.SIGKILL)
+    assert launch.ending(-signal.SIGTERM) == "was ended by SIGTERM"
+    assert launch.ending(3) == "ended with exit code 3"
+    assert "not known" in launch.ending(None)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_ranks_on_npus_get_the_recipe_of_the_chip_and_this_process_keeps_its_own(monkeypatch, deterministic):
+    monkeypatch.setattr(module, "chip_for", lambda device: CHIPS["910B3"])
+    monkeypatch.setattr(module, "container", lambda: None)
+    before = dict(os.environ)
+    env = module._environment(8, "npu", deterministic)
+    assert env.items() >= launch_env("910B3", 8, deterministic=deterministic).items()
+    assert ("HCCL_DETERMINISTIC" in env) is deterministic and dict(os.environ) == before
+
+
+def test_ranks_name_the_layer_that_is_not_finite_and_go_on(tmp_path):
+    """Every rank raises the same, and none is left waiting: the session answers what it can afterwards."""
+    folder = damaged(tmp_path, "gpt_neox.layers.1.attention.query_key_value.weight")
+    with open_session(folder, tmp_path / "logs") as broken:
+        for ask in (lambda: broken.generate(["ab"]), lambda: broken.logits([[66, 67]]),
+                    lambda: broken.score(["ab"], ["c"]), lambda: broken.score_ids([([66], [67])])):
+            with pytest.raises(NotFiniteError, match="is that of layer 1: such numbers are in"):
+                ask()
+            with pytest.raises(SettingsError, match="rows of unequal lengths"):
+                broken.logits([[1, 2], [3]])
+        assert broken.ranks["state"].tolist() == ["ready"] * 2
+
+
+def test_ranks_stop_at_special_tokens_and_continue_ids_without_a_tokenizer(tmp_path):
+    tokenizer = byte_tokenizer(USER)
+    path = path_of(tokenizer, "Habcd", USER, "uvw", END)
+    folder = save(tmp_path, tokenizer, path, eos_token_id=[0, path[-2]])
+    with open_session(folder, tmp_path / "logs") as talking:
+        assert talking.describe()["end_of_text"] == [0, path[-2]]
+        assert talking.generate(["H"], stop=USER)[0].text == "abcd"
+        kept = talking.generate(["H"], stop_token_ids=path[-3], skip_special_tokens=False)[0]
+        assert kept.text == f"abcd{USER}uv"
+        assert talking.generate(["H"])[0].token_ids == path[1:-1]
+    (folder / "tokenizer.json").unlink()
+    with open_session(folder, tmp_path / "logs") as mute:
+        answer = mute.generate([path[:1]])[0]
+        assert (answer.token_ids, answer.text) == (path[1:-1], "")

@@ -1,0 +1,153 @@
+"""Mistakes planted in the NPU path: each must be refused by the operators' pages, or show in the numbers. Emulated."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from neoxlib.kernels import npu
+from neoxlib.kernels.npu import OPS
+from neoxlib.model import on_npu
+from neoxlib.model.layers import RowParallel
+from tests.support.npu import reference as reference
+from tests.support.npu.path import BRAIN, HALF, LEFT_OUT, ROOM, Change, first, gap, keywords, plant
+
+FUSED, PROMPT, ONE = "npu_fused_infer_attention_score", "npu_prompt_flash_attention", "npu_incre_flash_attention"
+ROTARY, PRODUCT = "npu_rotary_mul", "npu_weight_quant_batchmatmul"
+MISTAKES: dict[str, tuple[str, str, str | None, Change]] = {  # chip, operator, quant, what is done to its call
+    "no scale": ("A2", FUSED, None, keywords(scale=LEFT_OUT)),
+    "mask not inverted": ("A2", FUSED, None, keywords(atten_mask=lambda mask: ~mask)),
+    "no mask": ("A2", FUSED, None, keywords(atten_mask=LEFT_OUT)),
+    "mask of floats": ("A2", FUSED, None, keywords(atten_mask=lambda mask: mask.half())),
+    "mask of the keys in use": ("A2", FUSED, None, keywords(atten_mask=lambda mask: mask[..., :9].contiguous())),
+    "unused slots in sight": ("A2", FUSED, None, keywords(
+        atten_mask=lambda mask: torch.zeros_like(mask), actual_seq_lengths_kv=LEFT_OUT)),
+    "one key too few": ("A2", FUSED, None, keywords(actual_seq_lengths_kv=lambda lengths: [lengths[0] - 1])),
+    "lengths past the cache": ("A2", FUSED, None, keywords(actual_seq_lengths_kv=[ROOM + 1])),
+    "heads of the whole model": ("A2", FUSED, None, keywords(num_heads=8)),
+    "layout of another form": ("A2", FUSED, None, keywords(input_layout="BSND")),
+    "misspelt keyword": ("A2", FUSED, None, keywords(num_heads=LEFT_OUT, head_num=4)),
+    "q not contiguous": ("A2", FUSED, None, first(lambda q, k, v: (q.mT.contiguous().mT, k, v))),
+    "k cut from the cache": ("A2", FUSED, None, first(lambda q, k, v: (q, k[:, :, :16], v[:, :, :16]))),
+    "k and v exchanged": ("A2", FUSED, None, first(lambda q, k, v: (q, v, k))),
+    "default next_tokens on a chunk": ("310P", PROMPT, None, keywords(next_tokens=LEFT_OUT)),
+    "lengths on 310P": ("310P", PROMPT, None, keywords(actual_seq_lengths_kv=[9])),
+    "scale taken twice": ("310P", PROMPT, None, keywords(scale_value=96**-0.5)),
+    "mask left out of decoding": ("310P", ONE, None, keywords(atten_mask=LEFT_OUT)),
+    "lengths left out of decoding": ("310P", ONE, None, keywords(
+        actual_seq_lengths=LEFT_OUT, atten_mask=lambda mask: torch.zeros_like(mask))),
+    "interleaved rotation": ("A2", ROTARY, None, keywords(rotary_mode="interleave")),
+    "cos and sin exchanged": ("A2", ROTARY, None, first(lambda x, cos, sin: (x, sin, cos))),
+    "rotation of 24 in float16": ("A2", ROTARY, None, first(lambda *all: tuple(t[..., :24] for t in all))),
+    "scales in float32": ("A2", PRODUCT, "int8", keywords(antiquant_scale=lambda scale: scale.float())),
+    "weight not transposed": ("A2", PRODUCT, "int8", keywords(weight=lambda weight: weight.t())),
+    "groups not told": ("A2", PRODUCT, "int4", keywords(antiquant_group_size=LEFT_OUT)),
+    "groups of the wrong size": ("A2", PRODUCT, "int4", keywords(antiquant_group_size=64)),
+    "nibbles the other way": ("A2", PRODUCT, "int4", keywords(weight=lambda weight: turned_words(weight))),
+    "int4 on 310P": ("310P", PRODUCT, "int4", keywords()),
+    "bias left out": ("A2", PRODUCT, "int8", keywords(bias=None)),
+    "bias in float32": ("A2", PRODUCT, "int8", keywords(bias=lambda bias: None if bias is None else bias.float())),
+    "x of three dimensions": ("A2", PRODUCT, "int8", first(lambda x: (x[None],))),
+}  # fmt: skip
+
+
+def turned_words(weight: Tensor) -> Tensor:
+    """Each word's four bytes in the other order."""
+    words = weight.t().contiguous()
+    return words.view(torch.uint8).unflatten(-1, (-1, 4)).flip(-1).flatten(-2).contiguous().view(torch.int32).t()
+
+
+def found_out(family: str, dtype: torch.dtype = HALF, quant: str | None = None,
+              size: int = 1) -> bool:  # fmt: skip
+    """Whether the path is refused, or is far from plain."""
+    try:
+        return not gap(family, dtype, quant, size, padded=True) < 1.3
+    except (reference.Contract, RuntimeError, AssertionError):
+        return True
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_planted_mistake_in_a_call_is_found_emulated(mistake, monkeypatch):
+    family, operator, quant, change = MISTAKES[mistake]
+    if mistake == "int4 on 310P":
+        monkeypatch.setitem(OPS, family, replace(OPS[family], packed=("int8", "int4")))
+    assert not found_out(family, quant=quant) or mistake == "int4 on 310P"
+    plant(monkeypatch, operator, change)
+    assert found_out(family, quant=quant)
+
+
+def no_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_npu, "_reorder", lambda *_: None)
+
+
+def order_of_v_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reorder(layer: Any, heads: int, rotary: int) -> None:
+        for tensor in layer.parameters(recurse=False):
+            rows = tensor.data.unflatten(0, (heads, 3, -1))
+            rows[:] = on_npu.halves(rows, rotary)
+
+    monkeypatch.setattr(on_npu, "_reorder", reorder)
+
+
+def blind_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = npu.NpuOps.mask
+    monkeypatch.setattr(npu.NpuOps, "mask", lambda ops, keep, room: mask(ops, keep & ~own(keep), room))
+
+
+def own(keep: Tensor) -> Tensor:
+    """Each row's own column, where nothing else is seen."""
+    return (keep.sum(-1, keepdim=True) == 1) & keep
+
+
+def fast_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npu.NpuOps, "activate", lambda ops, x, form: torch.ops.npu.fast_gelu(x))
+
+
+def fused_on_310p(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPS, "310P", OPS["A2"])
+
+
+def bias_in_each_rows_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out = on_npu._lay_out
+
+    def with_bias(layer: Any, *rest: Any) -> None:
+        lay_out(layer, *rest)
+        if isinstance(layer, RowParallel):
+            layer.product.arguments["bias"] = layer.bias
+
+    monkeypatch.setattr(on_npu, "_lay_out", with_bias)
+
+
+def angles_not_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npu.NpuOps, "angles", lambda ops, cos, sin, head_dim: (cos, sin))
+
+
+ELSEWHERE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, str | None, int]] = {
+    "rows not reordered": (no_order, "A2", None, 1),
+    "rows of v reordered": (order_of_v_too, "A2", None, 1),
+    "angles not widened": (angles_not_widened, "A2", None, 1),
+    "padding that sees nothing": (blind_padding, "A2", None, 1),
+    "fast_gelu": (fast_gelu, "A2", None, 1),
+    "A2's operators on 310P": (fused_on_310p, "310P", None, 1),
+    "row bias added by every rank's product": (bias_in_each_rows_product, "A2", "int8", 2),
+}
+
+
+@pytest.mark.parametrize("mistake", ELSEWHERE)
+def test_a_planted_mistake_elsewhere_is_found_emulated(mistake, monkeypatch):
+    plant_it, family, quant, size = ELSEWHERE[mistake]
+    assert not found_out(family, quant=quant, size=size)
+    plant_it(monkeypatch)
+    assert found_out(family, quant=quant, size=size)
+
+
+def test_a_bias_in_bfloat16_is_refused_emulated(monkeypatch):
+    plant(monkeypatch, PRODUCT, keywords(bias=lambda bias: None if bias is None else bias.bfloat16()))
+    assert found_out("A2", BRAIN, "int8")
+
+
+def test_bfloat16_on_310p_is_refused_emulated():
+    assert found_out("310P", BRAIN)

@@ -1,0 +1,107 @@
+"""Peaks: measured on all ranks, or given; never a figure that cannot be."""
+
+from ctypes import c_int64, c_void_p
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from neoxlib.errors import SettingsError
+from neoxlib.kernels.cpu import build
+from neoxlib.machine.chips import CHIPS
+from neoxlib.model.gpt_neox import GPTNeoX
+from neoxlib.speed import peaks
+from neoxlib.workbook import parameters
+from tests.support.thread_ranks import on_ranks
+from tests.support.timed_cases import CONFIG
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Small products and short reads: what is tested is not how fast this machine is."""
+    monkeypatch.setattr(peaks, "SIDE", {"cpu": 64})
+    monkeypatch.setattr(peaks, "MOST_BYTES", 2**20)
+
+
+def session(world_size: int = 1, device: str = "cpu") -> SimpleNamespace:
+    about = {"world_size": world_size, "device": device, "quant": None}
+
+    def engine(group: object) -> SimpleNamespace:
+        model = GPTNeoX(CONFIG, group)
+        weight = model.gpt_neox.final_layer_norm.weight
+        about_itself = {"describe": lambda: about, "settle": lambda: None}
+        return SimpleNamespace(model=model, weight=weight, group=group, **about_itself)
+
+    def apply(function: object) -> object:
+        return on_ranks(world_size, lambda group: function(engine(group)))[0]
+
+    return SimpleNamespace(apply=apply, describe=lambda: about)
+
+
+def test_peaks_are_measured_and_say_so(quick):
+    found = peaks.peaks(session())
+    assert found.gb_s > 0 and found.tflops > 0 and found.shared and found.own is None
+    assert found.table["source"].str.startswith("measured now, 1 rank at once").all()
+
+
+@pytest.mark.parametrize("kilobytes", [1, 7, 64])
+def test_reading_leaves_no_byte_out(kilobytes: int):
+    library = build.library("bandwidth")
+    if library is None:
+        pytest.skip(build.why_not("bandwidth"))
+    for at in (0, 255, 256, 700, 1024 * kilobytes - 1):
+        data = np.zeros(1024 * kilobytes, np.uint8)
+        assert library.reading_through(data.ctypes.data_as(c_void_p), c_int64(data.nbytes)) == 0
+        data[at] = 1
+        assert library.reading_through(data.ctypes.data_as(c_void_p), c_int64(data.nbytes)) != 0
+
+
+def test_what_ranks_reach_is_added_up(quick, monkeypatch):
+    monkeypatch.setattr(peaks, "reading", lambda size, threads: 5.0)
+    monkeypatch.setattr(peaks, "product", lambda dtype, device: 0.25)
+    found = peaks.peaks(session(2))
+    assert (found.gb_s, found.tflops) == (10.0, 0.5)
+
+
+def test_given_figures_take_the_place_of_measured_ones(quick):
+    found = peaks.peaks(session(2), 30.0, 0.5)
+    assert (found.gb_s, found.tflops) == (30.0, 0.5)  # one machine, whatever the ranks
+    assert found.table["source"].tolist() == ["as given", "as given"]
+
+
+def test_on_npus_a_given_figure_is_each_ones_and_the_chips_own_is_only_predicted(quick, monkeypatch):
+    monkeypatch.setattr(peaks, "chip_for", lambda device: CHIPS["910B3"])
+    found = peaks.peaks(session(2, "npu:0"), 1000.0, 200.0)
+    assert (found.gb_s, found.tflops, found.shared) == (2000.0, 400.0, False)
+    own = found.table[found.table["source"].str.contains("910B3")]
+    assert own["source"].str.startswith("predicted").all() and own["value"].tolist() == [3200.0, 626.0]
+
+
+def test_more_chips_are_more_bandwidth_and_more_ranks_on_one_cpu_are_not():
+    apart, together = (peaks.Peaks(10, 1, "", "", shared) for shared in (False, True))
+    assert apart.seconds(1e10, 1e12, 2) == (0.5, 0.5) and together.seconds(1e10, 1e12, 2) == (1, 1)
+
+
+@pytest.mark.parametrize("figures", [(0.0, -1.0), (float("nan"), 0.0)])
+def test_peaks_that_cannot_be_are_refused_together(figures):
+    with pytest.raises(SettingsError, match=r"peak_gb_s is .*; peak_tflops is"):
+        peaks.peaks(session(), *figures)
+    given = dict(zip(("peak_gb_s", "peak_tflops"), figures, strict=True))
+    said = parameters.complaints(given, parameters.PARAMETERS)
+    assert [line.split(":")[0] for line in said] == ["peak_gb_s", "peak_tflops"]
+    assert not parameters.complaints(dict.fromkeys(given), parameters.PARAMETERS)
+
+
+@pytest.mark.parametrize(("dtype", "quant", "tried"), [
+    (torch.float32, None, {"float32"}), (torch.bfloat16, None, {"float32", "bfloat16"}),
+    (torch.float16, None, {"float32"}), (torch.float32, "int8", {"float32", "int8"}),
+])  # fmt: skip
+def test_the_numbers_tried_are_those_that_a_cpu_may_compute_in(dtype, quant, tried):
+    engine = SimpleNamespace(weight=torch.zeros(1, dtype=dtype), describe=lambda: {"quant": quant})
+    assert set(peaks._formats(engine)) == tried
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_every_kind_of_product_can_be_measured(quick, dtype):
+    assert peaks.product(dtype, torch.device("cpu")) > 0

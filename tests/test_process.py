@@ -1,0 +1,111 @@
+"""Other processes of this Python, and where a user without a home keeps what programs write."""
+
+import logging
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+import neoxlib
+from neoxlib import process
+from neoxlib.machine.environment import without_home
+
+NOBODY = """
+import os, sys
+import neoxlib.process, neoxlib.machine.environment  # which this user may not be able to read
+if os.getuid() == 0:
+    os.setgid(12345)
+    os.setuid(12345)
+    os.environ.pop("HOME", None)
+else:
+    os.environ["HOME"] = "/nowhere"
+for _ in range(2):
+    neoxlib.process.need_home()
+print(os.environ["HOME"], neoxlib.process.cache_dir(), neoxlib.machine.environment.without_home("~"))
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """A temporary folder, and no variable that says where something is written."""
+    for name in (*process.WRITTEN, process.CACHE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(process.tempfile, "tempdir", str(tmp_path))
+    process._own_folder.cache_clear()
+    return tmp_path
+
+
+def test_a_user_without_a_name_and_a_home_gets_a_private_one_and_is_told_once():
+    with tempfile.TemporaryDirectory() as place:  # not pytest's, which other users may not enter
+        os.chmod(place, 0o777)
+        env = {"TMPDIR": place, "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            [sys.executable, "-c", NOBODY], env=env, capture_output=True, text=True, check=True
+        )
+        home, cache, shown = done.stdout.split()
+        assert os.path.dirname(home) == place and stat.S_IMODE(os.stat(home).st_mode) == 0o700
+    assert cache == f"{home}/.cache/neoxlib" and shown == "~"
+    assert (
+        done.stderr == f"the home folder, none, cannot be written to; {home} is used in its place\n"
+    )
+
+
+def test_a_home_that_cannot_be_written_to_is_still_read(temporary, monkeypatch, caplog):
+    monkeypatch.setattr(
+        process.os, "access", lambda path, mode: Path(path) != Path(os.path.expanduser("~"))
+    )
+    before = os.environ.get("HOME")
+    monkeypatch.setenv("MPLCONFIGDIR", "/mine")
+    for name in process.WRITTEN:
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # so that they are as before, afterwards
+        if name != "MPLCONFIGDIR":
+            monkeypatch.delenv(name)
+    with caplog.at_level(logging.WARNING, "neoxlib"):
+        process.need_home()
+        process.need_home()
+    private = process.private_folder()
+    assert (
+        os.environ["IPYTHONDIR"] == str(private / "ipython")
+        and os.environ["MPLCONFIGDIR"] == "/mine"
+    )
+    assert os.environ.get("HOME") == before and len(caplog.records) == 1
+
+
+def test_a_private_folder_is_the_same_again_and_never_one_that_others_made_or_may_enter(temporary):
+    first = process.private_folder()
+    assert process.private_folder() == first and stat.S_IMODE(first.stat().st_mode) == 0o700
+    first.chmod(0o777)
+    assert process.private_folder() != first
+    first.rmdir()
+    first.symlink_to(temporary)
+    assert process.private_folder() != first
+
+
+def test_where_there_is_a_home_nothing_changes(temporary, monkeypatch, caplog):
+    monkeypatch.setenv("HOME", str(temporary))
+    before = dict(os.environ)
+    process.need_home()
+    assert dict(os.environ) == before and not caplog.records
+    assert (
+        process.cache_dir() == temporary / ".cache" / "neoxlib"
+        and without_home(f"{temporary}/x") == "~/x"
+    )
+    monkeypatch.setenv("NEOXLIB_CACHE", "/elsewhere")
+    assert process.cache_dir() == Path("/elsewhere")
+
+
+def test_a_process_is_started_with_this_neoxlib_and_the_same_places_to_look_at(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "helpers.py").write_text(
+        "import neoxlib\ndef say(*words):\n    print(neoxlib.__file__, *words)\n"
+    )
+    (tmp_path / "neoxlib.py").write_text("raise ImportError('not the one you want')\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    command = [*process.python("helpers", "say", "'one', sys.argv[1:]"), "two"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{neoxlib.__file__} one ['two']\n"

@@ -1,0 +1,179 @@
+"""No text of a user, a model or a file becomes markup: every view, parsed, shows it as it was typed."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+from neoxlib import compare
+from neoxlib.demo import EXAM_DIR, MODEL_DIR
+from neoxlib.exam import changed_answers, load_task
+from neoxlib.exam.browser import Browser
+from neoxlib.exam.scores import by_subject, readable
+from neoxlib.exam.tables import about
+from neoxlib.inference import tables as inference_tables
+from neoxlib.inference.text import Completion, Timings
+from neoxlib.machine.host import Host
+from neoxlib.setup import doctor
+from neoxlib.setup.machine_checks import Row
+from neoxlib.speed import plan as speed_plan
+from neoxlib.speed import tables
+from neoxlib.workbook import markup, pages, past_run
+from neoxlib.workbook.run import Params, Run
+from neoxlib.workbook.table import Note, Table, TextTable
+from tests.support.exam_results import answers, yes_or_no
+from tests.support.timed_cases import ENVIRONMENT, MODEL, Notes, earlier, table
+
+HOSTILE = (
+    "<script>alert(1)</script>", "</td></tr></table><h1>gone</h1>", "</pre><iframe src=x>", "<!-- ", "]]>", "&lt;b&gt;",
+    '" onload="x()', "'><img src=x onerror=y>", "$x^2$ and \\(y\\)", "{{ 7 * 7 }} {% raw %}", "**bold** [a](b) | c `d`",
+    "  two  blanks  ", "line\nbreak\n\n  indented", "</style><style>*{display:none}</style>", "甲 < 乙 & 丙",
+)  # fmt: skip
+PLAIN = "plain"
+
+
+def completion(text: str) -> Completion:
+    timings = Timings([0.1], [0.5], [0.2], [0.2])
+    return Completion(text, [5], "length", timings, [-0.1], [[(5, -0.1), (6, -2.0)]])
+
+
+class Spells:
+    """A tokenizer each of whose tokens is the same text."""
+
+    def __init__(self, text: str) -> None:
+        self.decode = lambda ids: text
+
+
+def two_runs(text: str, tmp_path) -> compare.Pair:
+    paths = [earlier(tmp_path / "04_profile" / name, table(), parameters={"model_dir": text + name},
+                     model=MODEL | {"model_dir": text}, environment=ENVIRONMENT | {"cpu": text + name},
+                     metrics={text: text}) for name in "ab"]  # fmt: skip
+    return compare.Pair(*map(past_run.open_run, paths))
+
+
+def described(text: str) -> Notes:
+    run = Notes()
+    run.results["model"] = MODEL | {"model_dir": text}
+    run.environment = ENVIRONMENT | {"cpu": text, "variables": {text: text}}
+    return run
+
+
+def exam(text: str, **more: str) -> pd.DataFrame:
+    table = answers()
+    same = dict.fromkeys(("name", "question", "prompt", "predicted", "expected", "A"), text)
+    return table.assign(id=[f"{text}{n}" for n in range(len(table))], **same)
+
+
+VIEWS = {
+    "Table": lambda text, _: Table((text, "b"), [(text, 1)]),
+    "Note": lambda text, _: Note(text),
+    "Params": lambda text, _: Params(prompts=[text], model_dir=text),
+    "TextTable": lambda text, _: TextTable(pd.DataFrame({text: [text]}), text),
+    "answers": lambda text, _: inference_tables.readable(inference_tables.answers([text], [completion(text)])),
+    "tokens": lambda text, _: inference_tables.readable(inference_tables.tokens(completion(text), Spells(text))),
+    "strip": lambda text, _: SimpleNamespace(_repr_html_=lambda: inference_tables.strip(completion(text), Spells(text)).data),
+    "doctor": lambda text, _: doctor.Report((Row(text, "FAIL", text, text, text),), Host()),
+    "Verdicts": lambda text, _: tables.Verdicts(
+        table().assign(bound="compute", first_bound="compute", verdict=text)),
+    "box": lambda text, _: tables.box(described(text)),
+    "figures": lambda text, where: compare.figures(two_runs(text, where)),
+    "names": lambda text, where: two_runs(text, where).names,
+    "parameters": lambda text, where: two_runs(text, where).parameters,
+    "environment": lambda text, where: two_runs(text, where).environment,
+    "Browser": lambda text, _: Browser(exam(text).assign(answer_text=text)),
+    "Browser, two choices": lambda text, _: Browser(
+        yes_or_no().assign(passage=text).rename(columns={"p_yes": f"p_{text}"})),
+    "subjects": lambda text, _: readable(by_subject(exam(text).assign(expected="A", predicted="A"))),
+    "changed answers": lambda text, _: changed_answers(exam(text), exam(text).assign(predicted="other")),
+    "frames": lambda text, _: pd.DataFrame({text: [text]}, index=[text]),
+}  # fmt: skip
+
+
+def tags(html: str) -> list[str]:
+    return [tag.name for tag in BeautifulSoup(html, "html.parser").find_all(True)]
+
+
+def words(text: str) -> str:
+    """Without white space; `views` shows it by signs, and lists by Python's own."""
+    return re.sub(r"\\n|[\s␣⏎\u00a0]", "", text).replace("\\\\", "\\").replace("\\'", "'")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("view", VIEWS)
+def test_no_text_becomes_an_element_and_each_can_be_read(view, text, tmp_path):
+    html = VIEWS[view](text, tmp_path / "hostile")._repr_html_()
+    assert tags(html) == tags(VIEWS[view](PLAIN, tmp_path / "plain")._repr_html_())
+    assert words(text) in words(BeautifulSoup(html, "html.parser").get_text())
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_prompts_and_answers_are_shown_as_they_were_typed(text):
+    """To the letter, line breaks and blanks included, which the style keeps."""
+    html = inference_tables.readable(inference_tables.answers([text], [completion(text)]))._repr_html_()
+    cells = BeautifulSoup(html, "html.parser").select("td")
+    assert [cell.text for cell in cells[:2]] == [text, text] and all(
+        "pre-wrap" in cell["style"] for cell in cells
+    )
+
+
+def test_tables_of_answers_and_tokens_show_figures_as_people_read_them():
+    shown = inference_tables.readable(inference_tables.answers(["a"], [completion("b")])).rows.iloc[0]
+    assert shown.tolist() == ["a", "b", "1", "length", "1.0", "–"]
+    assert inference_tables.readable(inference_tables.tokens(completion("b"), Spells("b"))).rows[
+        "probability"
+    ].tolist() == ["90.5%"]
+
+
+@pytest.mark.parametrize("view", [name for name in VIEWS if name not in ("subjects", "frames")])
+def test_a_dollar_sign_is_no_formula(view, tmp_path):
+    html = VIEWS[view]("$x$", tmp_path)._repr_html_()
+    assert not [part for part in BeautifulSoup(html, "html.parser").find_all(string=re.compile(r"\$x\$"))
+                if not part.find_parent(class_="mathjax_ignore")]  # fmt: skip
+
+
+def test_frames_of_a_run_hold_no_formulas_either(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path))
+    Run.start("some", {"seed": 0})
+    assert "mathjax_ignore" in pd.DataFrame({"a": ["$x$"]})._repr_html_()
+
+
+def test_the_memory_plan_and_the_exams_own_facts_are_text(monkeypatch):
+    plan = speed_plan.plan(MODEL_DIR, 1)
+    whole = tags(plan._repr_html_())
+    monkeypatch.setattr(type(plan), "title", HOSTILE[1])
+    monkeypatch.setattr(speed_plan, "NOTES", (HOSTILE[0],) * len(speed_plan.NOTES))
+    assert tags(plan._repr_html_()) == whole
+    assert markup.NO_FORMULAS in about(load_task("ceval", EXAM_DIR))._repr_html_()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_text_of_results_becomes_an_element_of_a_page(text, tmp_path):
+    def page(word: str) -> str:
+        run = {"status": "failed", "notebook": word, "run": word, "parameters": {word: word, "model_dir": word},
+               "given": [word], "environment": {word: word}, "model": {word: {word: word}}, "metrics": {word: word},
+               "checks": [{"name": word, "passed": False, "detail": word}], "started": word, "seconds": word,
+               "error": {"type": word, "message": word, "cell": word, "source": word}}  # fmt: skip
+        folder = tmp_path / str(word == PLAIN) / "some" / "run"
+        folder.mkdir(parents=True)
+        (folder / "results.json").write_text(json.dumps(run), encoding="utf-8")
+        (folder / "notebook.ipynb").write_text(BOOK, encoding="utf-8")
+        report = pages.write_report(folder).read_text(encoding="utf-8")
+        return report + pages.write_index(folder.parents[1]).read_text(encoding="utf-8")
+
+    hostile, plain = page(text), page(PLAIN)
+    assert tags(hostile) == tags(plain)
+    assert words(text) in words(BeautifulSoup(hostile, "html.parser").get_text())
+
+
+BOOK = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+
+
+def test_no_notebook_shows_a_styler_which_escapes_nothing():
+    notebooks = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+    assert notebooks and not [
+        path for path in notebooks if re.search(r"\.style\b", path.read_text("utf-8"))
+    ]

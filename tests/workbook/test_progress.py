@@ -1,0 +1,92 @@
+"""How far and how long yet, said by the clock and not by the machine's speed."""
+
+import threading
+
+from neoxlib.workbook import headless, progress
+from neoxlib.workbook.progress import MARK, Progress
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
+
+
+def test_the_time_left_goes_by_the_sizes_done_and_left(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    clock, work = Clock(monkeypatch), Progress(40, 3, "cases")
+    work.begin("first", 10)
+    assert work.line() == "progress: 0 of 3 cases; now first"
+    clock.now += 20
+    work.done()
+    work.begin("second", 10)
+    assert work.left() == 60
+    clock.now += 15
+    assert work.line() == "progress: 1 of 3 cases, about 45 s left; now second"
+    clock.now += 500
+    assert work.left() == 0
+
+
+def test_lines_come_while_a_part_is_going_on_and_one_at_the_end(monkeypatch, capsys):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    with Progress(1, 1, "cases", every=0.01) as work:
+        work.begin("long one", 1)
+        threading.Event().wait(0.1)
+        work.done()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 2 and lines[0] == "progress: 0 of 1 cases; now long one"
+    assert lines[-1].startswith("progress: 1 of 1 cases, ") and all(line.startswith(MARK) for line in lines)
+    assert not work.ticker.is_alive()
+
+
+def test_a_part_that_fails_ends_the_lines_without_a_last_word(monkeypatch, capsys):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    try:
+        with Progress(1, 1, "cases", every=60):
+            raise KeyError
+    except KeyError:
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_jupyterlab_gets_a_bar_and_no_lines(monkeypatch, capsys):
+    monkeypatch.setenv("JPY_SESSION_NAME", "04_profile.ipynb")
+    bars = []
+
+    class Bar:
+        def __init__(self, **options) -> None:
+            self.options, self.n = options, 0
+            bars.append(self)
+
+        def update(self, size: float) -> None:
+            self.n += size
+
+        def set_postfix_str(self, text: str) -> None:
+            self.postfix = text
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr("tqdm.notebook.tqdm", Bar)
+    with Progress(30, 2, "cases", every=0.01) as work:
+        work.begin("a", 30)
+        work.done()
+    (bar,) = bars
+    assert (bar.options["total"], bar.n, bar.postfix, bar.closed) == (30, 30, "a", True)
+    assert "remaining" in bar.options["bar_format"] and capsys.readouterr().out == ""
+
+
+def test_a_headless_run_hands_these_lines_and_no_others_to_the_terminal():
+    said = []
+    shown = headless.Progress(said.append)
+    shown.write("progress: 3 of 9 cases\nan answer\n")
+    shown.flush()
+    assert said == ["  progress: 3 of 9 cases"]
+
+
+def test_seconds_are_said_as_people_do():
+    assert [progress.words(s) for s in (0.4, 99, 100, 5940, 6000, 36000)] == [
+        "0 s", "99 s", "2 min", "99 min", "1 h 40 min", "10 h 0 min",
+    ]
