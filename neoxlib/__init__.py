@@ -7,32 +7,41 @@ import sys
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
     sys.path.append(sys.path.pop(0))
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 __all__ = ["Engine", "Session", "__version__", "load"]
 __version__ = "0.1.0"
 
-_LAZY = {"load": "inference.engine", "Engine": "inference.engine", "Session": "ranks.session"}
-NOTHING = "module 'neoxlib' has no attribute {!r}"
 
+def face(package: str, **names: str) -> Callable[[str], Any]:
+    """A package's `__getattr__`: its modules, and `names` out of them, are imported on first use.
 
-def __getattr__(name: str) -> Any:
-    """Import on first use: `neoxlib.demo` or the command line's help must not wait for torch.
-
-    Also the modules of the package, so that a torch that cannot be imported is explained wherever it is met first.
+    So `neoxlib.demo` or the command line's help does not wait for torch, and a torch that cannot be
+    imported is explained wherever it is met first.
     """
-    if name.startswith("_"):
-        raise AttributeError(NOTHING.format(name))
-    path = f"neoxlib.{_LAZY.get(name, name)}"
-    try:
-        module = import_module(path)
-    except (ImportError, RuntimeError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == path:
-            raise AttributeError(NOTHING.format(name)) from None
-        from neoxlib.machine.runtime import torch_npu_error
 
-        if cure := torch_npu_error(error):
-            raise cure from error
-        raise
-    return getattr(module, name) if name in _LAZY else module
+    def get(name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        path = f"{package}.{names.get(name, name)}"
+        try:
+            module = import_module(path)
+        except (ImportError, RuntimeError) as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == path:
+                said = f"module {package!r} has no attribute {name!r}"
+                raise AttributeError(said) from None
+            from neoxlib.machine.runtime import torch_npu_error
+
+            if cure := torch_npu_error(error):
+                raise cure from error
+            raise
+        return getattr(module, name) if name in names else module
+
+    return get
+
+
+__getattr__ = face(
+    __name__, load="inference.engine", Engine="inference.engine", Session="ranks.session"
+)

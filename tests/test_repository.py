@@ -9,6 +9,7 @@ import sys
 import tomllib
 import venv
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -22,55 +23,97 @@ PACKAGE = ROOT / "neoxlib"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NOTEBOOK_FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-# Imports point up this list only, so that each module can be read knowing those before it.
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-# The README's map of the package is the order: imports point up it only, so that each room can be read by those above.
-ORDER = re.findall(r"^  (\w+(?:\.py|/)) ", README[README.index("neoxlib/\n") :], re.M)
+# One room per notebook: each line imports from the lines above it, and rooms of one line do not
+# import from each other. Imports inside functions and for type checking count.
+LAW = """
+errors demo process
+kernels machine
+model
+workbook
+checkpoint
+inference
+ranks exam
+speed setup align harness
+compare __main__
+"""
+LEVEL = {room: level for level, line in enumerate(LAW.split("\n")) for room in line.split()}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+ROOMS = {module: module.split(".")[1] for module in MODULES if "." in module}
 
 
 def imports(path: Path) -> set[str]:
-    """Modules of neoxlib that a file imports when it runs; those for type checking only do not count."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(node) for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test) for node in ast.walk(block)
-    }
+    """The modules of neoxlib that a file imports, wherever in it."""
     found = set()
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.ImportFrom) or id(node) in typing_only:
-            continue
-        if (node.module or "").partition(".")[0] != "neoxlib":
-            continue
-        if node.module in ("neoxlib", "neoxlib.kernels", "neoxlib.exam"):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        else:
-            found.add(node.module)
-    return {name.removeprefix("neoxlib.") for name in found}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative imports hide the room"
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {name if name in MODULES else node.module for name in names}
+    return {name for name in found if name in MODULES}
 
 
-def room(module: str) -> str:
-    """The file or folder of the map that a module is in: `tasks.data` is in `tasks/`."""
-    first = module.partition(".")[0]
-    return f"{first}/" if (PACKAGE / first).is_dir() else f"{first}.py"
+@pytest.mark.parametrize("module", ROOMS)
+def test_a_room_imports_only_from_rooms_to_its_left(module: str):
+    assert ROOMS[module] in LEVEL, "a room that the law does not name"
+    rooms = {ROOMS[name] for name in imports(MODULES[module]) if name in ROOMS}
+    level = LEVEL[ROOMS[module]]
+    assert not [room for room in rooms - {ROOMS[module]} if LEVEL[room] >= level]
 
 
-MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
-    for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"
-}
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: imports(path) - {module} for module, path in MODULES.items()}
+    while free := [module for module, needs in graph.items() if not needs]:
+        graph = {module: needs - set(free) for module, needs in graph.items() if needs}
+    assert not graph
 
 
-def test_the_readme_maps_every_file_once():
-    here = {room(module) for module in MODULES}
-    assert sorted(ORDER) == sorted(here)
+def test_a_room_holds_25_files_at_most():
+    rooms = Counter(room for module, room in ROOMS.items() if not module.startswith("neoxlib.demo"))
+    assert {room: count for room, count in rooms.items() if count > 26} == {}  # its __init__ is one
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_up_the_map_only(module: str):
-    own = ORDER.index(room(module))
-    below = [other for other in imports(MODULES[module]) if room(other) in ORDER and ORDER.index(room(other)) > own]
-    assert not below
+@pytest.mark.parametrize("word", ["torch.distributed", "torch_npu"])
+def test_a_library_is_imported_by_the_rooms_that_know_it_only(word: str):
+    allowed = {"torch.distributed": {"ranks", "demo"}, "torch_npu": {"kernels", "machine"}}[word]
+    pattern = re.compile(rf"^\s*(import|from) {re.escape(word)}\b", re.M)
+    found = {ROOMS.get(name) for name, path in MODULES.items() if pattern.search(path.read_text())}
+    assert found <= allowed
+
+
+@pytest.mark.parametrize("room", ["machine", "workbook"])
+def test_what_a_machine_and_a_workbook_are_is_known_without_torch(room: str):
+    names = [module for module in ROOMS if ROOMS[module] == room]
+    code = f"import sys, {', '.join(names)}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+TESTS = ROOT / "tests"
+ELSEWHERE = {  # files of tests of what is no single file of a room
+    "test_repository", "test_cli", "test_lm_eval", "exam/data/test_sources", "kernels/cpu/test_isas",
+    "ranks/test_replicas", "setup/test_doctor_on_hosts", "setup/test_npu_mistakes",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: str(path.relative_to(TESTS))
+)
+def test_a_file_is_tested_at_its_own_place(path: Path):
+    place = path.relative_to(TESTS).with_suffix("")
+    if place.parts[0] in ("notebooks", "npu_wheel", "benchmarks", "demo") or str(place) in ELSEWHERE:
+        return
+    tested = PACKAGE / place.with_name(f"{place.name.removeprefix('test_')}.py")
+    assert tested.is_file(), f"there is no {tested.relative_to(ROOT)}"
+
+
+def test_nothing_imports_from_a_file_of_tests():
+    pattern = re.compile(r"^\s*from tests[\w.]*\.test_\w+ import", re.M)
+    assert not [path for path in TESTS.rglob("*.py") if pattern.search(path.read_text())]
 
 
 def test_every_pin_is_the_constraint_that_was_tested():

@@ -1,5 +1,6 @@
 """Exams: questions from a folder, prompts by named rules, letters scored by the model, accuracies with intervals."""
 
+from neoxlib import face
 from neoxlib.exam.browser import Browser
 from neoxlib.exam.calibration import confidence_bins, expected_calibration_error, trust
 from neoxlib.exam.data.load import Task, load_task
@@ -19,3 +20,5 @@ __all__ = [
     "read_questions", "readable", "rescore", "rules", "shortened", "summary", "trust", "verdict",
     "write_files",
 ]
+
+__getattr__ = face(__name__)

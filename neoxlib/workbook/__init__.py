@@ -1,1 +1,5 @@
 """Run folders, parameters, headless runs, and the pages that are made of them."""
+
+from neoxlib import face
+
+__getattr__ = face(__name__, Run="run", Note="table")

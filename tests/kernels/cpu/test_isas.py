@@ -19,7 +19,7 @@ from tests.support.oracle_models import ids_for, make_oracle
 
 FLAGS = {name: set(re.findall(r"\w+", line)) for name, line in re.findall(
     r"^(flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)}.get("flags", set())  # fmt: skip
-AVX512 = ("-march=x86-64-v3", "-include", str(Path(__file__).parents[1] / "support" / "avx512.h"))
+AVX512 = ("-march=x86-64-v3", "-include", str(Path(__file__).parents[2] / "support" / "avx512.h"))
 CPUS = {
     "without AVX": ({"sse4_2"}, ("-march=x86-64-v2",)),
     "AVX2": ({"avx2", "fma", "f16c"}, ("-march=x86-64-v3",)),
