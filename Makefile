@@ -18,6 +18,7 @@ verify-npu: $(NPU)/.installed  ## the NPU path against the vendor's torch-npu wh
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 
 lab: $(VENV)/.installed  ## open the workbook in JupyterLab, on this machine only
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks

@@ -34,11 +34,14 @@ def layouts(shape: synthetic.Shape) -> dict[str, Layout]:
     The last file is the head's. Beside its parameters each layer has three buffers of an older transformers.
     """
     count = shape.layers + 2
-    found: dict[str, dict[str, Any]] = {f"model-{n:05}-of-{count:05}.safetensors": {} for n in range(1, count + 1)}
+    found: dict[str, dict[str, Any]] = {
+        f"model-{n:05}-of-{count:05}.safetensors": {} for n in range(1, count + 1)
+    }
     files = list(found)
     for name, size in synthetic.sizes(shape).items():
         found[files[place(name, shape.layers)]][name] = torch.float16, size
-    rotary, positions = shape.hidden // shape.heads // 4, shape.config()["max_position_embeddings"]
+    rotary = shape.hidden // shape.heads // 4
+    positions = shape.config()["max_position_embeddings"]
     for n in range(shape.layers):
         attention = f"gpt_neox.layers.{n}.attention"
         found[files[n]] |= {
@@ -58,7 +61,9 @@ def place(name: str, layers: int) -> int:
 
 def write(folder: Path, shape: synthetic.Shape) -> dict[str, float]:
     """The checkpoint, its files on the disk before the clock stops: {"bytes", "seconds"}."""
-    start, total, index = time.perf_counter(), 0, {}
+    start = time.perf_counter()
+    total = 0
+    index = {}
     folder.mkdir(parents=True)
     for file, layout in layouts(shape).items():
         index |= dict.fromkeys(layout, file)
@@ -77,7 +82,9 @@ def write(folder: Path, shape: synthetic.Shape) -> dict[str, float]:
     return {"bytes": total, "seconds": time.perf_counter() - start}
 
 
-def numbers(name: str, dtype: torch.dtype, size: tuple[int, ...], layers: int) -> Iterator[memoryview]:
+def numbers(
+    name: str, dtype: torch.dtype, size: tuple[int, ...], layers: int
+) -> Iterator[memoryview]:
     """A tensor's bytes, piece by piece: the random block from a place of its own on, again and again."""
     count = torch.Size(size).numel()
     if not name.endswith(("weight", "bias")) or len(size) in (0, 4):  # buffers, which are not read
@@ -88,7 +95,8 @@ def numbers(name: str, dtype: torch.dtype, size: tuple[int, ...], layers: int) -
     while count:
         piece = block[first : first + count]
         yield memoryview(piece.view(torch.uint8).numpy())
-        count, first = count - len(piece), 0
+        count = count - len(piece)
+        first = 0
 
 
 @lru_cache
@@ -101,17 +109,24 @@ def random_block(mean: float, spread: float) -> torch.Tensor:
 def check_disk(folder: Path, needed: int) -> None:
     """Ends the program where the disk has no room, and says how much it has."""
     free = shutil.disk_usage(folder).free
-    print(f"{folder}: {free / 1e9:.0f} GB free; {needed / 1e9:.0f} GB are needed, {MARGIN / 1e9:.0f} of them to spare")
+    print(
+        f"{folder}: {free / 1e9:.0f} GB free; {needed / 1e9:.0f} GB are needed, {MARGIN / 1e9:.0f} of them to spare"
+    )
     if free < needed:
         sys.exit("too little: free some, or give a folder on another disk with --folder")
 
 
 def measure(folder: Path, shape: synthetic.Shape, threads: int) -> dict[str, Any]:
     """Each part in a fresh process, the files out of the page cache before it."""
-    result: dict[str, Any] = {"bandwidth": [read_bandwidth(threads)], "write": write(folder / "whole", shape)}
+    result: dict[str, Any] = {
+        "bandwidth": [read_bandwidth(threads)],
+        "write": write(folder / "whole", shape),
+    }
     common = {"model_dir": str(folder / "whole"), "threads": threads}
     result["disk"] = [disk_rate(folder / "whole")]
-    result["decode"] = job("decode", **common, dtype="bfloat16", quant="int4", prompt=128, tokens=17)
+    result["decode"] = job(
+        "decode", **common, dtype="bfloat16", quant="int4", prompt=128, tokens=17
+    )
     result["bandwidth"].append(read_bandwidth(threads))
     result["disk"].append(disk_rate(folder / "whole"))
     result["part"] = job("part", **common, dtype="float16", rank=0, size=RANKS)
@@ -119,7 +134,9 @@ def measure(folder: Path, shape: synthetic.Shape, threads: int) -> dict[str, Any
     quarter = synthetic.Shape(shape.layers // RANKS, shape.hidden, shape.heads, shape.vocab)
     result["quarter"] = write(folder / "quarter", quarter)
     forget(folder)
-    result["shard"] = job("shard", src=str(folder / "quarter"), dst=str(folder / "cut"), world_size=RANKS)
+    result["shard"] = job(
+        "shard", src=str(folder / "quarter"), dst=str(folder / "cut"), world_size=RANKS
+    )
     return result
 
 
@@ -136,21 +153,37 @@ def disk_rate(folder: Path) -> float:
 
 def markdown(result: dict[str, Any]) -> str:
     """The figures as a table."""
-    decode, part, shard, bandwidth = (result[key] for key in ("decode", "part", "shard", "bandwidth"))
-    whole, quarter = result["write"], result["quarter"]
+    decode, part, shard, bandwidth = (
+        result[key] for key in ("decode", "part", "shard", "bandwidth")
+    )
+    whole = result["write"]
+    quarter = result["quarter"]
     limit = decode["bytes"] / max(bandwidth) / 1e6
-    disk = f"its files alone are read at {min(result['disk']):.2f} to {max(result['disk']):.2f} GB/s"
+    disk = (
+        f"its files alone are read at {min(result['disk']):.2f} to {max(result['disk']):.2f} GB/s"
+    )
     peak = "peak of resident memory {rss_gb:.1f} GB, {own_gb:.1f} GB of it no file's"
     lines = [
         ("checkpoint written", f"{_rate(whole['bytes'], whole['seconds'])}"),
-        ("loaded packed to int4", f"{_rate(whole['bytes'], decode['load_s'])}; {disk}; {peak.format(**decode)}"),
+        (
+            "loaded packed to int4",
+            f"{_rate(whole['bytes'], decode['load_s'])}; {disk}; {peak.format(**decode)}",
+        ),
         ("first token after a prompt of 128", f"{decode['first_ms'] / 1e3:.2f} s"),
-        ("next token", f"{decode['next_ms'] / 1e3:.3f} s, {limit / decode['next_ms']:.0%} of what memory allows: "
-         f"{decode['bytes'] / 1e9:.1f} GB of weights at {max(bandwidth):.0f} GB/s are {limit / 1e3:.3f} s"),
-        (f"rank 0's part of {RANKS} in float16", f"{_rate(part['bytes'], part['load_s'])}; {peak.format(**part)}"),
-        (f"a quarter of the layers cut for {RANKS} ranks",
-         f"{_rate(quarter['bytes'], shard['shard_s'])}; {peak.format(**shard)}"),
-    ]  # fmt: skip
+        (
+            "next token",
+            f"{decode['next_ms'] / 1e3:.3f} s, {limit / decode['next_ms']:.0%} of what memory allows: "
+            f"{decode['bytes'] / 1e9:.1f} GB of weights at {max(bandwidth):.0f} GB/s are {limit / 1e3:.3f} s",
+        ),
+        (
+            f"rank 0's part of {RANKS} in float16",
+            f"{_rate(part['bytes'], part['load_s'])}; {peak.format(**part)}",
+        ),
+        (
+            f"a quarter of the layers cut for {RANKS} ranks",
+            f"{_rate(quarter['bytes'], shard['shard_s'])}; {peak.format(**shard)}",
+        ),
+    ]
     m = result["machine"]
     setting = (
         f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory, each part "
@@ -168,8 +201,12 @@ def main() -> None:
     out = ROOT / "outputs" / "bench"
     options = parser("benchmarks.big", __doc__.splitlines()[0], out)
     options.add_argument("--folder", type=Path, help="where to write, else a folder of --out")
-    options.add_argument("--layers", type=int, default=SHAPE.layers, help="fewer, to try the program")
-    options.add_argument("--hidden", type=int, default=SHAPE.hidden, help="smaller, to try the program")
+    options.add_argument(
+        "--layers", type=int, default=SHAPE.layers, help="fewer, to try the program"
+    )
+    options.add_argument(
+        "--hidden", type=int, default=SHAPE.hidden, help="smaller, to try the program"
+    )
     asked = options.parse_args()
     shape = synthetic.Shape(asked.layers, asked.hidden, SHAPE.heads, SHAPE.vocab)
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -180,7 +217,10 @@ def main() -> None:
     end_well()
     others = Others()
     try:
-        result = measure(folder, shape, asked.threads) | {"machine": machine(), "others": others.about()}
+        result = measure(folder, shape, asked.threads) | {
+            "machine": machine(),
+            "others": others.about(),
+        }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     (asked.out / "big.json").write_text(json.dumps(result, indent=1))

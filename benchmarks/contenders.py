@@ -44,14 +44,18 @@ class Transformers:
         from transformers import GPTNeoXForCausalLM
 
         torch.set_num_threads(threads)
-        self.torch, self.about = torch, {"version": f"transformers {version('transformers')}"}
+        self.torch = torch
+        self.about = {"version": f"transformers {version('transformers')}"}
         self.model = GPTNeoXForCausalLM.from_pretrained(model_dir, dtype=dtype, **options).eval()
-        self.about["bytes"] = (self.model.num_parameters() - _embedding(model_dir)) * self.model.dtype.itemsize
+        self.about["bytes"] = (
+            self.model.num_parameters() - _embedding(model_dir)
+        ) * self.model.dtype.itemsize
 
     def generate(self, prompts: Prompts, tokens: int) -> Answer:
         from transformers import StoppingCriteria
 
-        torch, ticks = self.torch, Ticks()
+        torch = self.torch
+        ticks = Ticks()
 
         class Tick(StoppingCriteria):  # asked once after every token
             def __call__(self, ids: Any, scores: Any, **_: Any) -> Any:
@@ -61,31 +65,47 @@ class Transformers:
         ids = torch.tensor(prompts)
         with torch.inference_mode():
             new = self.model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False,
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=tokens,
+                do_sample=False,
                 stopping_criteria=[Tick()],
-            )  # fmt: skip
+            )
         return Answer(new[:, ids.shape[1] :].tolist(), ticks.steps_ms)
 
 
 class TransformersRanks(Transformers):
     """The same over ranks: transformers' tensor parallelism over gloo, as torchrun starts it."""
 
-    def __init__(self, model_dir: Path, threads: int, dtype: str, ranks: int, master: str = "") -> None:
+    def __init__(
+        self, model_dir: Path, threads: int, dtype: str, ranks: int, master: str = ""
+    ) -> None:
         self.others = []
         if not master:  # this is rank 0, and starts the others
             master = str(_free_port())
             options = {"dtype": dtype, "ranks": ranks, "master": master}
-            self.others = [self._start(rank, model_dir, threads, options) for rank in range(1, ranks)]
+            self.others = [
+                self._start(rank, model_dir, threads, options) for rank in range(1, ranks)
+            ]
             os.environ["RANK"] = os.environ["LOCAL_RANK"] = "0"
         os.environ |= {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": master}
         super().__init__(model_dir, threads // ranks, dtype, tp_plan="auto")
         self.about["version"] += f", tp_plan auto, {ranks} ranks, gloo"
 
-    def _start(self, rank: int, model_dir: Path, threads: int, options: dict[str, Any]) -> subprocess.Popen:
-        start = {"contender": type(self).__name__, "model_dir": str(model_dir), "threads": threads, "options": options}
+    def _start(
+        self, rank: int, model_dir: Path, threads: int, options: dict[str, Any]
+    ) -> subprocess.Popen:
+        start = {
+            "contender": type(self).__name__,
+            "model_dir": str(model_dir),
+            "threads": threads,
+            "options": options,
+        }
         environment = os.environ | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         command = [sys.executable, "-m", "benchmarks.worker", json.dumps(start)]
-        return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
 
     def tell_others(self, line: str) -> None:
         """Every rank gets the same requests."""
@@ -119,9 +139,14 @@ class CTranslate2:
             return False
 
         results = self.generator.generate_batch(
-            [[self.words[i] for i in row] for row in prompts], max_length=tokens, min_length=tokens, sampling_topk=1,
-            beam_size=1, include_prompt_in_result=False, callback=tick,
-        )  # fmt: skip
+            [[self.words[i] for i in row] for row in prompts],
+            max_length=tokens,
+            min_length=tokens,
+            sampling_topk=1,
+            beam_size=1,
+            include_prompt_in_result=False,
+            callback=tick,
+        )
         return Answer([list(result.sequences_ids[0]) for result in results], ticks.steps_ms)
 
 
@@ -131,7 +156,8 @@ class LlamaCpp:
     def __init__(self, model_dir: Path, threads: int, kind: str) -> None:
         import llama_cpp
 
-        self.lib, self.threads = llama_cpp, threads
+        self.lib = llama_cpp
+        self.threads = threads
         self.vocabulary = json.loads((model_dir / "config.json").read_text())["vocab_size"]
         path = convert.gguf_file(model_dir, kind)
         self.silence = llama_cpp.llama_log_callback(lambda *_: None)
@@ -145,11 +171,14 @@ class LlamaCpp:
         self.about = {"version": name, "bytes": convert.gguf_bytes(path)}
 
     def generate(self, prompts: Prompts, tokens: int) -> Answer:
-        lib, rows, length = self.lib, len(prompts), len(prompts[0])
+        lib = self.lib
+        rows = len(prompts)
+        length = len(prompts[0])
         context = self._context(rows, length + tokens)
         batch = lib.llama_batch_init(rows * length, 0, 1)
         try:
-            new, ticks = [], Ticks()
+            new = []
+            ticks = Ticks()
             step = prompts
             for n in range(tokens):
                 new.append(self._step(context, batch, step, 0 if n == 0 else length + n - 1))
@@ -163,7 +192,9 @@ class LlamaCpp:
     def _context(self, rows: int, length: int) -> Any:
         parameters = self.lib.llama_context_default_params()
         each = (length + 255) // 256 * 256
-        parameters.n_seq_max, parameters.n_ctx, parameters.n_batch = rows, rows * each, rows * each
+        parameters.n_seq_max = rows
+        parameters.n_ctx = rows * each
+        parameters.n_batch = rows * each
         parameters.n_threads = parameters.n_threads_batch = self.threads
         return self.lib.llama_init_from_model(self.model, parameters)
 
@@ -171,11 +202,15 @@ class LlamaCpp:
         """Take in each row's tokens from position `start`; the likeliest next token of each."""
         import numpy as np
 
-        where, last = 0, []
+        where = 0
+        last = []
         for row, tokens in enumerate(rows):
             for offset, token in enumerate(tokens):
-                batch.token[where], batch.pos[where], batch.seq_id[where][0] = token, start + offset, row
-                batch.n_seq_id[where], batch.logits[where] = 1, offset == len(tokens) - 1
+                batch.token[where] = token
+                batch.pos[where] = start + offset
+                batch.seq_id[where][0] = row
+                batch.n_seq_id[where] = 1
+                batch.logits[where] = offset == len(tokens) - 1
                 where += 1
             last.append(where - 1)
         batch.n_tokens = where
@@ -188,30 +223,41 @@ class LlamaCpp:
 class Neoxlib:
     """neoxlib.load in this process."""
 
-    def __init__(self, model_dir: Path, threads: int, dtype: str, quant: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, model_dir: Path, threads: int, dtype: str, quant: str | None = None, **options: Any
+    ) -> None:
         import torch
 
         import neoxlib
         from neoxlib.machine.environment import describe
 
         torch.set_num_threads(threads)
-        self.engine = neoxlib.load(model_dir, dtype=dtype, quant=quant, max_seq_len=WINDOW, **options)
+        self.engine = neoxlib.load(
+            model_dir, dtype=dtype, quant=quant, max_seq_len=WINDOW, **options
+        )
         self.engine.settle()
-        self.about = {"version": f"neoxlib {describe('cpu')['git']}", "bytes": _weights(model_dir, dtype, quant)}
+        self.about = {
+            "version": f"neoxlib {describe('cpu')['git']}",
+            "bytes": _weights(model_dir, dtype, quant),
+        }
 
     def generate(self, prompts: Prompts, tokens: int) -> Answer:
         start = time.perf_counter()
         answers = self.engine.generate(prompts, max_new_tokens=tokens)
         wall = 1e3 * (time.perf_counter() - start)
         clocked = answers[0].timings.step_ms
-        rest = (wall - sum(clocked)) / len(clocked)  # what its own clocks leave out: text, and the way to the ranks
+        rest = (wall - sum(clocked)) / len(
+            clocked
+        )  # what its own clocks leave out: text, and the way to the ranks
         return Answer([answer.token_ids for answer in answers], [step + rest for step in clocked])
 
 
 class NeoxlibRanks(Neoxlib):
     """neoxlib.Session: the same over ranks."""
 
-    def __init__(self, model_dir: Path, threads: int, dtype: str, ranks: int, quant: str | None = None) -> None:
+    def __init__(
+        self, model_dir: Path, threads: int, dtype: str, ranks: int, quant: str | None = None
+    ) -> None:
         import neoxlib
         from neoxlib.machine.environment import describe
 
@@ -240,7 +286,9 @@ def _weights(model_dir: Path, dtype: str, quant: str | None) -> int:
     """Bytes of weights that neoxlib reads for a token."""
     from neoxlib.checkpoint.plan import plan
 
-    return sum(row.total_bytes for row in plan(model_dir, 1, dtype, quant) if "embed_in" not in row.tensor)
+    return sum(
+        row.total_bytes for row in plan(model_dir, 1, dtype, quant) if "embed_in" not in row.tensor
+    )
 
 
 def _free_port() -> int:

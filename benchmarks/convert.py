@@ -8,10 +8,18 @@ from typing import Any
 
 # Names in GGUF of a block's tensors.
 BLOCK = {
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "attention.query_key_value": "attn_qkv",
-    "attention.dense": "attn_output", "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
-}  # fmt: skip
-TRUNK = {"gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm", "embed_out": "output"}
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "attention.query_key_value": "attn_qkv",
+    "attention.dense": "attn_output",
+    "mlp.dense_h_to_4h": "ffn_up",
+    "mlp.dense_4h_to_h": "ffn_down",
+}
+TRUNK = {
+    "gpt_neox.embed_in": "token_embd",
+    "gpt_neox.final_layer_norm": "output_norm",
+    "embed_out": "output",
+}
 QUANTIZED = {"bf16": 32, "q8_0": 7, "q4_0": 2}  # llama.h: enum llama_ftype
 
 
@@ -53,7 +61,8 @@ def _write_gguf(model_dir: Path, path: Path) -> None:
 
 
 def _describe(writer: Any, config: dict[str, Any]) -> None:
-    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    hidden = config["hidden_size"]
+    heads = config["num_attention_heads"]
     writer.add_vocab_size(config["vocab_size"])
     writer.add_tokenizer_model("none")  # ids in, ids out
     writer.add_context_length(config["max_position_embeddings"])
@@ -75,7 +84,11 @@ def _tensors(model_dir: Path, heads: int) -> Iterator[tuple[str, Any]]:
         for name in file.keys():  # noqa: SIM118 - it is no dict
             values = file.get_tensor(name)
             if "query_key_value" in name:  # [heads * 3 * head_dim, ...]
-                values = values.reshape(heads, 3, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
+                values = (
+                    values.reshape(heads, 3, -1, *values.shape[1:])
+                    .swapaxes(0, 1)
+                    .reshape(values.shape)
+                )
             yield name, values
 
 
@@ -83,8 +96,11 @@ def _quantize(source: Path, path: Path, ftype: int) -> None:
     import llama_cpp
 
     parameters = llama_cpp.llama_model_quantize_default_params()
-    parameters.ftype, parameters.nthread = ftype, 2
-    if llama_cpp.llama_model_quantize(str(source).encode(), str(path).encode(), ctypes.byref(parameters)):
+    parameters.ftype = ftype
+    parameters.nthread = 2
+    if llama_cpp.llama_model_quantize(
+        str(source).encode(), str(path).encode(), ctypes.byref(parameters)
+    ):
         raise RuntimeError(f"llama.cpp could not turn {source.name} into {path.name}")
 
 
@@ -92,7 +108,9 @@ def gguf_bytes(path: Path) -> int:
     """Bytes of weights read for a token: all but the embedding, of which it is a row."""
     import gguf
 
-    return sum(int(t.n_bytes) for t in gguf.GGUFReader(path).tensors if not t.name.startswith("token_embd"))
+    return sum(
+        int(t.n_bytes) for t in gguf.GGUFReader(path).tensors if not t.name.startswith("token_embd")
+    )
 
 
 def ctranslate2_folder(model_dir: Path, kind: str) -> Path:
@@ -103,10 +121,12 @@ def ctranslate2_folder(model_dir: Path, kind: str) -> Path:
     from ctranslate2.converters.transformers import GPTNeoXLoader
     from transformers import GPTNeoXForCausalLM
 
-    model, loader = GPTNeoXForCausalLM.from_pretrained(model_dir, dtype="float32"), GPTNeoXLoader()
+    model = GPTNeoXForCausalLM.from_pretrained(model_dir, dtype="float32")
+    loader = GPTNeoXLoader()
     config = json.loads((model_dir / "config.json").read_text())
     # Its loader knows the names of transformers 4.
-    model.config.rotary_pct, model.embed_out = config["rotary_pct"], model.lm_head
+    model.config.rotary_pct = config["rotary_pct"]
+    model.embed_out = model.lm_head
     spec = loader.get_model_spec(model)
     spec.register_vocabulary([f"t{n}" for n in range(config["vocab_size"])])
     spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = "t0"

@@ -42,7 +42,9 @@ WITHOUT = {
 }
 
 
-def neoxlib(model_dir: str, papers: list[dict], threads: int, dtype: str, without: str) -> dict[str, Any]:
+def neoxlib(
+    model_dir: str, papers: list[dict], threads: int, dtype: str, without: str
+) -> dict[str, Any]:
     """`tasks.evaluate` under the profile lm_eval; a first question of each paper is asked before."""
     import torch
 
@@ -58,7 +60,12 @@ def neoxlib(model_dir: str, papers: list[dict], threads: int, dtype: str, withou
     with ExitStack() as stack:
         for name, value in WITHOUT[without].items():
             stack.enter_context(patch.object(score, name, value))
-        return sit(papers, lambda exam: exam_exam.evaluate(engine, exam, exam_exam.get_profile("lm_eval", exam.name)))
+        return sit(
+            papers,
+            lambda exam: exam_exam.evaluate(
+                engine, exam, exam_exam.get_profile("lm_eval", exam.name)
+            ),
+        )
 
 
 def choice_by_choice(ask: Any) -> Any:
@@ -82,9 +89,13 @@ def sit(papers: list[dict], evaluate: Callable[[Any], Any]) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         logprobs = results[[f"logprob_{letter}" for letter in LETTERS]].to_numpy().tolist()
         found[paper.task] = {
-            "seconds": seconds, "questions": len(results), "predicted": results["predicted"].tolist(),
-            "logprobs": logprobs, "shots": results["shots_used"].tolist(), "tokens": results["prompt_tokens"].tolist(),
-        }  # fmt: skip
+            "seconds": seconds,
+            "questions": len(results),
+            "predicted": results["predicted"].tolist(),
+            "logprobs": logprobs,
+            "shots": results["shots_used"].tolist(),
+            "tokens": results["prompt_tokens"].tolist(),
+        }
     return found
 
 
@@ -92,12 +103,16 @@ def read(paper: Paper) -> Any:
     """The questions and examples, as neoxlib reads them for both."""
     from neoxlib import exam as exam_exam
 
-    exam = exam_exam.load_task(paper.task, paper.data_dir, paper.split, list(paper.subjects), paper.shots)
+    exam = exam_exam.load_task(
+        paper.task, paper.data_dir, paper.split, list(paper.subjects), paper.shots
+    )
     few = exam.questions.groupby("subject", sort=False).head(paper.limit).reset_index(drop=True)
     return replace(exam, questions=few)
 
 
-def harness(model_dir: str, papers: list[dict], threads: int, dtype: str, batch_size: int) -> dict[str, Any]:
+def harness(
+    model_dir: str, papers: list[dict], threads: int, dtype: str, batch_size: int
+) -> dict[str, Any]:
     """lm-evaluation-harness with `--model hf` on the same rows, by its own tasks."""
     import torch
     from lm_eval.api.registry import get_model
@@ -114,7 +129,10 @@ def harness(model_dir: str, papers: list[dict], threads: int, dtype: str, batch_
         logprobs = [[logprob for logprob, _ in sample["filtered_resps"]] for sample in samples]
         predicted = [LETTERS[row.index(max(row))] for row in logprobs]
         found[paper.task] = {
-            "seconds": seconds, "questions": len(samples), "predicted": predicted, "logprobs": logprobs
+            "seconds": seconds,
+            "questions": len(samples),
+            "predicted": predicted,
+            "logprobs": logprobs,
         }
     return found
 
@@ -127,13 +145,21 @@ def answer(model: Any, exam: Any) -> list[dict[str, Any]]:
     splits = {
         subject: {
             "dev": [as_doc(exam.name, row, row["answer"]) for row in exam.examples[subject]],
-            exam.split: [as_doc(exam.name, row, row["expected"]) for row in rows if row["subject"] == subject],
+            exam.split: [
+                as_doc(exam.name, row, row["expected"]) for row in rows if row["subject"] == subject
+            ],
         }
         for subject in exam.subjects
     }
     name = {"ceval": "ceval-valid_{}", "mmlu": "mmlu_{}"}[exam.name]
-    samples = run(model, {name.format(subject): several for subject, several in splits.items()}, exam.shots)
-    return [s for subject in exam.subjects for s in sorted(samples[name.format(subject)], key=lambda s: s["doc_id"])]
+    samples = run(
+        model, {name.format(subject): several for subject, several in splits.items()}, exam.shots
+    )
+    return [
+        s
+        for subject in exam.subjects
+        for s in sorted(samples[name.format(subject)], key=lambda s: s["doc_id"])
+    ]
 
 
 def as_doc(task: str, row: dict[str, str], expected: str) -> dict[str, Any]:
@@ -141,7 +167,11 @@ def as_doc(task: str, row: dict[str, str], expected: str) -> dict[str, Any]:
     if task == "mmlu":
         choices = [row[letter] for letter in LETTERS]
         return {"question": row["question"], "choices": choices, "answer": LETTERS.index(expected)}
-    return {"question": row["question"], **{letter: row[letter] for letter in LETTERS}, "answer": expected}
+    return {
+        "question": row["question"],
+        **{letter: row[letter] for letter in LETTERS},
+        "answer": expected,
+    }
 
 
 def tokenizer(folder: Path, texts: list[str], size: int) -> None:
@@ -150,12 +180,21 @@ def tokenizer(folder: Path, texts: list[str], size: int) -> None:
     from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    settings = {"special_tokens": ["<|endoftext|>"], "initial_alphabet": alphabet, "show_progress": False}
+    settings = {
+        "special_tokens": ["<|endoftext|>"],
+        "initial_alphabet": alphabet,
+        "show_progress": False,
+    }
     made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, **settings))
-    PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|endoftext|>").save_pretrained(
+        folder
+    )
 
 
 if __name__ == "__main__":
-    print(json.dumps({"neoxlib": neoxlib, "harness": harness}[sys.argv[1]](**json.loads(sys.argv[2]))))
+    print(
+        json.dumps({"neoxlib": neoxlib, "harness": harness}[sys.argv[1]](**json.loads(sys.argv[2])))
+    )

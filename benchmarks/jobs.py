@@ -8,7 +8,9 @@ from statistics import median
 from typing import Any
 
 
-def decode(model_dir: str, threads: int, dtype: str, quant: str | None, prompt: int, tokens: int) -> dict[str, Any]:
+def decode(
+    model_dir: str, threads: int, dtype: str, quant: str | None, prompt: int, tokens: int
+) -> dict[str, Any]:
     """neoxlib.load, then `tokens` tokens after a prompt of random ids."""
     import torch
 
@@ -22,9 +24,22 @@ def decode(model_dir: str, threads: int, dtype: str, quant: str | None, prompt: 
     loaded = time.perf_counter() - start
     engine.profile(Case(1, 8, 2, repeats=1, warmup=0))
     (steps,) = engine.profile(Case(1, prompt, tokens, repeats=1, warmup=0))
-    walls = [sum(parts) for parts in zip(*(steps[p] for p in ("pre", "forward", "communication", "post")), strict=True)]
-    read = sum(row.total_bytes for row in plan(model_dir, 1, dtype, quant) if "embed_in" not in row.tensor)
-    return {"load_s": loaded, "first_ms": walls[0], "next_ms": median(walls[1:]), "bytes": read, "steps_ms": walls}
+    walls = [
+        sum(parts)
+        for parts in zip(
+            *(steps[p] for p in ("pre", "forward", "communication", "post")), strict=True
+        )
+    ]
+    read = sum(
+        row.total_bytes for row in plan(model_dir, 1, dtype, quant) if "embed_in" not in row.tensor
+    )
+    return {
+        "load_s": loaded,
+        "first_ms": walls[0],
+        "next_ms": median(walls[1:]),
+        "bytes": read,
+        "steps_ms": walls,
+    }
 
 
 def part(model_dir: str, threads: int, dtype: str, rank: int, size: int) -> dict[str, Any]:
@@ -38,12 +53,16 @@ def part(model_dir: str, threads: int, dtype: str, rank: int, size: int) -> dict
 
     torch.set_num_threads(threads)
     group = Group()
-    group.rank, group.size = rank, size
+    group.rank = rank
+    group.size = size
     start = time.perf_counter()
     with torch.device("meta"):
         model = GPTNeoX(ModelConfig.from_dir(model_dir), group).to(getattr(torch, dtype))
     checkpoint_load.load_into(model, model_dir)
-    return {"load_s": time.perf_counter() - start, "bytes": sum(p.nbytes for p in model.parameters())}
+    return {
+        "load_s": time.perf_counter() - start,
+        "bytes": sum(p.nbytes for p in model.parameters()),
+    }
 
 
 def shard(src: str, dst: str, world_size: int, quant: str | None = None) -> dict[str, Any]:
@@ -68,7 +87,11 @@ def load(model_dir: str, threads: int, dtype: str, quant: str | None = None) -> 
     engine.logits([[0]])
     ready = time.perf_counter()
     engine.settle()
-    return {"load_s": loaded - start, "ready_s": ready - start, "settled_s": time.perf_counter() - start}
+    return {
+        "load_s": loaded - start,
+        "ready_s": ready - start,
+        "settled_s": time.perf_counter() - start,
+    }
 
 
 def from_pretrained(model_dir: str, threads: int, dtype: str) -> dict[str, Any]:
@@ -86,7 +109,9 @@ def from_pretrained(model_dir: str, threads: int, dtype: str) -> dict[str, Any]:
     return {"load_s": loaded - start, "ready_s": time.perf_counter() - start}
 
 
-JOBS: dict[str, Callable[..., dict[str, Any]]] = {f.__name__: f for f in (decode, part, shard, load, from_pretrained)}
+JOBS: dict[str, Callable[..., dict[str, Any]]] = {
+    f.__name__: f for f in (decode, part, shard, load, from_pretrained)
+}
 
 if __name__ == "__main__":
     print(json.dumps(JOBS[sys.argv[1]](**json.loads(sys.argv[2]))))

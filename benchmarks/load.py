@@ -16,18 +16,25 @@ from benchmarks.machine import Others, load_average, machine
 from benchmarks.outside import ROOT, each, end_well, forget, job, parser, remember, run, sync
 
 STATES = {"cold": forget, "warm": remember}
-STORED, WIDE = "float16", "float32"  # the files' dtype; what is loaded as it is stored, and widened
-SETTLE = 4  # seconds: a virtual machine gives freed memory back, and whoever uses it next pays for that
+STORED = "float16"
+WIDE = "float32"  # the files' dtype; what is loaded as it is stored, and widened
+SETTLE = (
+    4  # seconds: a virtual machine gives freed memory back, and whoever uses it next pays for that
+)
 DISK = "cp, on the disk"
 # What each piece of work is measured against, round by round, and by which time.
 AGAINST = {
-    DISK: (("cp",), "own_s"), "shard, 1 rank": ((DISK, "cp"), "own_s"), "shard, 4 ranks": ((DISK, "cp"), "own_s"),
+    DISK: (("cp",), "own_s"),
+    "shard, 1 rank": ((DISK, "cp"), "own_s"),
+    "shard, 4 ranks": ((DISK, "cp"), "own_s"),
     f"load, {WIDE}": ((f"from_pretrained, {WIDE}",), "ready_s"),
     f"load, {STORED}": ((f"from_pretrained, {STORED}",), "ready_s"),
-}  # fmt: skip
+}
 
 
-def measure(src: Path, dst: Path, state: str, threads: int, rounds: int) -> dict[str, list[dict[str, Any]]]:
+def measure(
+    src: Path, dst: Path, state: str, threads: int, rounds: int
+) -> dict[str, list[dict[str, Any]]]:
     """Every piece of work `rounds` times, in turns; the source's files out of, or in, the page cache each time."""
 
     def before() -> None:
@@ -36,7 +43,8 @@ def measure(src: Path, dst: Path, state: str, threads: int, rounds: int) -> dict
         time.sleep(SETTLE)
         STATES[state](src)
 
-    common, copy = {"model_dir": str(src), "threads": threads}, f"cp -r {src} {dst}"
+    common = {"model_dir": str(src), "threads": threads}
+    copy = f"cp -r {src} {dst}"
     work = {
         "cp": lambda: run(["sh", "-c", copy]),
         DISK: lambda: run(["sh", "-c", f"{copy} && sync {dst}/*"]),
@@ -49,8 +57,12 @@ def measure(src: Path, dst: Path, state: str, threads: int, rounds: int) -> dict
         "load, int4": lambda: job("load", **common, dtype="bfloat16", quant="int4"),
     }
     results = each(work, rounds, before)
-    for found in (found for runs in results.values() for found in runs):  # its own time leaves Python's start out
-        found["own_s"] = next(found[key] for key in ("load_s", "shard_s", "seconds") if key in found)
+    for found in (
+        found for runs in results.values() for found in runs
+    ):  # its own time leaves Python's start out
+        found["own_s"] = next(
+            found[key] for key in ("load_s", "shard_s", "seconds") if key in found
+        )
     return results
 
 
@@ -58,7 +70,10 @@ def ratios(results: dict[str, list[dict[str, Any]]]) -> dict[str, list[list[floa
     """How many times as fast as each of what it is measured against every piece of work was, round by round."""
     return {
         name: [
-            [theirs[key] / ours[key] for ours, theirs in zip(results[name], results[peer], strict=True)]
+            [
+                theirs[key] / ours[key]
+                for ours, theirs in zip(results[name], results[peer], strict=True)
+            ]
             for peer in peers
         ]
         for name, (peers, key) in AGAINST.items()
@@ -67,10 +82,12 @@ def ratios(results: dict[str, list[dict[str, Any]]]) -> dict[str, list[list[floa
 
 def markdown(result: dict[str, Any]) -> str:
     """A line for each piece of work, a column for each model and state of the page cache."""
-    m, runs = result["machine"], result["runs"]
+    m = result["machine"]
+    runs = result["runs"]
     sizes = [f"{run['bytes'] / 1e9:.1f} GB" for run in runs]
     head = [f"{size}, {run['state']}" for size, run in zip(sizes, runs, strict=True)]
-    peaks, rounds = ", ".join(dict.fromkeys(sizes)), len(runs[0]["results"]["cp"])
+    peaks = ", ".join(dict.fromkeys(sizes))
+    rounds = len(runs[0]["results"]["cp"])
     lines = [
         f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory, neoxlib "
         f"{m['git']}: medians of {rounds} rounds, "
@@ -80,25 +97,35 @@ def markdown(result: dict[str, Any]) -> str:
         "token, when every weight was read; settled: when all are in memory of the model's own, in its dtype and in "
         "large pages, which goes on in the background. Peak memory is the part that is no file's. "
         f"{load_average(result['others'])}",
-        "", _line(["", "beside", *head, f"peak, GB, of {peaks}"]), _line(["---"] * 2 + ["---:"] * (len(head) + 1)),
-    ]  # fmt: skip
+        "",
+        _line(["", "beside", *head, f"peak, GB, of {peaks}"]),
+        _line(["---"] * 2 + ["---:"] * (len(head) + 1)),
+    ]
     for name in runs[0]["results"]:
         cells = [_cell(run["results"][name], run["ratios"].get(name)) for run in runs]
-        lines.append(_line([name, "; ".join(AGAINST.get(name, ((),))[0]), *cells, _peaks(name, sizes, runs)]))
+        lines.append(
+            _line([name, "; ".join(AGAINST.get(name, ((),))[0]), *cells, _peaks(name, sizes, runs)])
+        )
     return "\n".join(lines) + "\n"
 
 
 def _cell(found: Sequence[dict[str, Any]], faster: Sequence[Sequence[float]] | None) -> str:
     words = [f"{median(one.get('ready_s', one['own_s']) for one in found):.2f} s"]
     words += [f"{median(times):.2f}× ({min(times):.2f}–{max(times):.2f})" for times in faster or ()]
-    words += [f"settled after {median(one['settled_s'] for one in found):.1f} s"] if "settled_s" in found[0] else []
+    words += (
+        [f"settled after {median(one['settled_s'] for one in found):.1f} s"]
+        if "settled_s" in found[0]
+        else []
+    )
     return "; ".join(words)
 
 
 def _peaks(name: str, sizes: Sequence[str], runs: Sequence[dict[str, Any]]) -> str:
     most: dict[str, float] = {}
     for size, entry in zip(sizes, runs, strict=True):
-        most[size] = max([most.get(size, 0), *(found["own_gb"] for found in entry["results"][name])])
+        most[size] = max(
+            [most.get(size, 0), *(found["own_gb"] for found in entry["results"][name])]
+        )
     return ", ".join(f"{peak:.2f}" for peak in most.values())
 
 
@@ -109,14 +136,18 @@ def _line(cells: Sequence[str]) -> str:
 def main() -> None:
     options = parser("benchmarks.load", __doc__.splitlines()[0], ROOT / "outputs" / "bench")
     shapes = ["410m", "24x2048x16"]  # 0.8 and 2.8 GB
-    options.add_argument("--shapes", nargs="+", default=shapes, help="as for the peers; two show what grows")
+    options.add_argument(
+        "--shapes", nargs="+", default=shapes, help="as for the peers; two show what grows"
+    )
     options.add_argument("--states", nargs="+", choices=STATES, default=list(STATES))
     options.add_argument("--rounds", type=int, default=5)
     asked = options.parse_args()
     end_well()
-    others, runs = Others(), []
+    others = Others()
+    runs = []
     for text in asked.shapes:
-        shape, folder = synthetic.shape_of(text), asked.out.absolute() / "load"
+        shape = synthetic.shape_of(text)
+        folder = asked.out.absolute() / "load"
         try:
             src = synthetic.write(folder / "src", shape, STORED)
             size = sum(path.stat().st_size for path in src.iterdir())

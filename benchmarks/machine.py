@@ -21,15 +21,26 @@ def machine() -> dict[str, Any]:
     about = describe("cpu")
     keys = ("cpu", "cores", "memory_gb", "platform", "python", "torch", "transformers", "git")
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    return {key: about[key] for key in keys} | {"cpu": f"{about['cpu']} ({vectors()})", "date": when}
+    return {key: about[key] for key in keys} | {
+        "cpu": f"{about['cpu']} ({vectors()})",
+        "date": when,
+    }
 
 
 def vectors() -> str:
     """The widest instructions of this CPU that neoxlib has kernels for: its name alone does not say."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    known = {"avx512_bf16": "AVX-512 with bfloat16", "avx512_vnni": "AVX-512 with VNNI", "avx512f": "AVX-512",
-             "avx2": "AVX2", "asimd": "NEON"}  # fmt: skip
-    return next((name for flag, name in known.items() if re.search(rf"\b{flag}\b", text)), platform.machine())
+    known = {
+        "avx512_bf16": "AVX-512 with bfloat16",
+        "avx512_vnni": "AVX-512 with VNNI",
+        "avx512f": "AVX-512",
+        "avx2": "AVX2",
+        "asimd": "NEON",
+    }
+    return next(
+        (name for flag, name in known.items() if re.search(rf"\b{flag}\b", text)),
+        platform.machine(),
+    )
 
 
 def read_bandwidth(threads: int) -> float:
@@ -41,7 +52,8 @@ class Others:
     """How busy other processes keep the machine, seen while the contenders wait."""
 
     def __init__(self) -> None:
-        self.load_before, self.busy = os.getloadavg()[0], []
+        self.load_before = os.getloadavg()[0]
+        self.busy = []
 
     def wait(self, seconds: float = 0.5) -> None:
         """Let threads that spin after their work go to sleep, then look."""
@@ -50,14 +62,18 @@ class Others:
 
     def about(self) -> dict[str, float]:
         """Load average before and after, and the cores that were busy in the pauses (mean and largest), if any."""
-        seen, load = self.busy, {"load_before": self.load_before, "load_after": os.getloadavg()[0]}
-        return load | ({"busy_cores_mean": sum(seen) / len(seen), "busy_cores_max": max(seen)} if seen else {})
+        seen = self.busy
+        load = {"load_before": self.load_before, "load_after": os.getloadavg()[0]}
+        return load | (
+            {"busy_cores_mean": sum(seen) / len(seen), "busy_cores_max": max(seen)} if seen else {}
+        )
 
 
 def load_average(others: dict[str, float]) -> str:
     """The same in words; the load after is the measured work's own in part."""
     words = f"Load average {others['load_before']:.1f} before and {others['load_after']:.1f} after"
     if "busy_cores_mean" in others:
-        mean, most = others["busy_cores_mean"], others["busy_cores_max"]
+        mean = others["busy_cores_mean"]
+        most = others["busy_cores_max"]
         words += f"; between turns other processes kept {mean:.1f} cores busy (at most {most:.1f})"
     return f"{words}."

@@ -25,14 +25,17 @@ def run(command: list[str]) -> dict[str, Any]:
     time). Raises RuntimeError where the command fails.
     """
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     peak = {"rss_gb": 0.0, "own_gb": 0.0}
     try:
         while process.poll() is None:
             for key, value in _memory(process.pid).items():
                 peak[key] = max(peak[key], value / 1e9)
             time.sleep(EVERY)
-        seconds, output = time.perf_counter() - start, process.stdout.read()
+        seconds = time.perf_counter() - start
+        output = process.stdout.read()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -104,6 +107,10 @@ def each(work: dict[str, Work], rounds: int, before: Callable[[], None]) -> dict
         for name in list(work) if number % 2 == 0 else reversed(work):
             before()
             results[name].append(work[name]())
-            line = ", ".join(f"{key} {value:.2f}" for key, value in results[name][-1].items() if type(value) is float)
+            line = ", ".join(
+                f"{key} {value:.2f}"
+                for key, value in results[name][-1].items()
+                if type(value) is float
+            )
             print(f"{name}, round {number + 1} of {rounds}: {line}", flush=True)
     return results

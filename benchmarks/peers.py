@@ -29,21 +29,35 @@ CONTENDERS = (
     Contender("CTranslate2", "fp32", "CTranslate2", {"kind": "float32"}),
     Contender("llama.cpp", "fp32", "LlamaCpp", {"kind": "f32"}),
     Contender("neoxlib", "fp32", "Neoxlib", {"dtype": "float32"}),
-    Contender("transformers, 2 ranks", "fp32", "TransformersRanks", {"dtype": "float32", "ranks": 2}),
+    Contender(
+        "transformers, 2 ranks", "fp32", "TransformersRanks", {"dtype": "float32", "ranks": 2}
+    ),
     Contender("neoxlib, 2 ranks", "fp32", "NeoxlibRanks", {"dtype": "float32", "ranks": 2}),
     Contender("transformers", "bf16", "Transformers", {"dtype": "bfloat16"}),
     Contender("CTranslate2", "bf16", "CTranslate2", {"kind": "bfloat16"}),
     Contender("llama.cpp", "bf16", "LlamaCpp", {"kind": "bf16"}),
     Contender("neoxlib", "bf16", "Neoxlib", {"dtype": "bfloat16"}),
-    Contender("transformers, 2 ranks", "bf16", "TransformersRanks", {"dtype": "bfloat16", "ranks": 2}),
+    Contender(
+        "transformers, 2 ranks", "bf16", "TransformersRanks", {"dtype": "bfloat16", "ranks": 2}
+    ),
     Contender("neoxlib, 2 ranks", "bf16", "NeoxlibRanks", {"dtype": "bfloat16", "ranks": 2}),
     Contender("CTranslate2", "8 bit", "CTranslate2", {"kind": "int8"}),
     Contender("llama.cpp", "8 bit", "LlamaCpp", {"kind": "q8_0"}),
     Contender("neoxlib", "8 bit", "Neoxlib", {"dtype": "bfloat16", "quant": "int8"}),
-    Contender("neoxlib, 2 ranks", "8 bit", "NeoxlibRanks", {"dtype": "bfloat16", "quant": "int8", "ranks": 2}),
+    Contender(
+        "neoxlib, 2 ranks",
+        "8 bit",
+        "NeoxlibRanks",
+        {"dtype": "bfloat16", "quant": "int8", "ranks": 2},
+    ),
     Contender("llama.cpp", "4 bit", "LlamaCpp", {"kind": "q4_0"}),
     Contender("neoxlib", "4 bit", "Neoxlib", {"dtype": "bfloat16", "quant": "int4"}),
-    Contender("neoxlib, 2 ranks", "4 bit", "NeoxlibRanks", {"dtype": "bfloat16", "quant": "int4", "ranks": 2}),
+    Contender(
+        "neoxlib, 2 ranks",
+        "4 bit",
+        "NeoxlibRanks",
+        {"dtype": "bfloat16", "quant": "int4", "ranks": 2},
+    ),
 )
 
 
@@ -70,8 +84,12 @@ class Bench:
     """A run in progress: what was measured so far, and the first answers, which the others should repeat."""
 
     def __init__(self, shape: synthetic.Shape, pool: Pool, threads: int, out: Path) -> None:
-        self.shape, self.pool, self.threads, self.out = shape, pool, threads, out
-        self.others, self.bandwidths = Others(), [read_bandwidth(threads)]
+        self.shape = shape
+        self.pool = pool
+        self.threads = threads
+        self.out = out
+        self.others = Others()
+        self.bandwidths = [read_bandwidth(threads)]
         self.records: list[dict[str, Any]] = []
         self.failures: list[dict[str, str]] = []
         self.reference: dict[str, list[list[int]]] = {}
@@ -96,14 +114,27 @@ class Bench:
         answer = self._ask(contender, asdict(case), case.key)
         if answer is None:
             return
-        same = table.agreement(self.reference.setdefault(case.key, answer["tokens"]), answer["tokens"])
+        same = table.agreement(
+            self.reference.setdefault(case.key, answer["tokens"]), answer["tokens"]
+        )
         steps = [round(ms, 4) for ms in answer["steps_ms"]]
-        self.records.append({
-            "name": contender.name, "precision": contender.precision, "case": case.key, "round": number,
-            "batch": case.batch, "steps_ms": steps, "same_tokens": same, "tokens": case.tokens,
-        })  # fmt: skip
+        self.records.append(
+            {
+                "name": contender.name,
+                "precision": contender.precision,
+                "case": case.key,
+                "round": number,
+                "batch": case.batch,
+                "steps_ms": steps,
+                "same_tokens": same,
+                "tokens": case.tokens,
+            }
+        )
         line = f"first {steps[0]:.1f} ms, next {table.median(steps[1:]):.2f} ms"
-        print(f"{contender.key}, {case.key}: {line}, as the reference: {same} of {case.tokens}", flush=True)
+        print(
+            f"{contender.key}, {case.key}: {line}, as the reference: {same} of {case.tokens}",
+            flush=True,
+        )
 
     def _slow(self, contender: Contender, case: Case) -> bool:
         who = (contender.name, contender.precision, case.key)
@@ -115,8 +146,15 @@ class Bench:
         try:
             answer = self.pool.run(contender, PATIENCE, prompts=prompts, tokens=case["tokens"])
         except Failed as failure:
-            row = {"name": contender.name, "precision": contender.precision, "case": what, "reason": str(failure)}
-            if row["reason"] not in [known["reason"] for known in self.failures if known["name"] == contender.name]:
+            row = {
+                "name": contender.name,
+                "precision": contender.precision,
+                "case": what,
+                "reason": str(failure),
+            }
+            if row["reason"] not in [
+                known["reason"] for known in self.failures if known["name"] == contender.name
+            ]:
                 print(f"{contender.key}, {what}: failed: {failure}", flush=True)
             self.failures.append(row)
             return None
@@ -129,10 +167,15 @@ class Bench:
             for contender, about in self.pool.about.items()
         ]
         result = {
-            "machine": self.machine, "shape": asdict(self.shape) | {"parameters": self.shape.parameters},
-            "threads": self.threads, "read_gb_s": self.bandwidths, "others": self.others.about(),
-            "contenders": about, "failures": self.failures, "records": self.records,
-        }  # fmt: skip
+            "machine": self.machine,
+            "shape": asdict(self.shape) | {"parameters": self.shape.parameters},
+            "threads": self.threads,
+            "read_gb_s": self.bandwidths,
+            "others": self.others.about(),
+            "contenders": about,
+            "failures": self.failures,
+            "records": self.records,
+        }
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "peers.json").write_text(json.dumps(result))
         (self.out / "peers.md").write_text(table.markdown(result))
@@ -146,7 +189,10 @@ def main() -> None:
     contenders = [c for c in CONTENDERS if all(word in c.key for word in asked.only)]
     rounds = asked.rounds or [case.rounds for case in CASES]
     rounds = rounds * len(CASES) if len(rounds) == 1 else rounds
-    cases = [Case(c.batch, c.prompt, asked.tokens or c.tokens, n) for c, n in zip(CASES, rounds, strict=True)]
+    cases = [
+        Case(c.batch, c.prompt, asked.tokens or c.tokens, n)
+        for c, n in zip(CASES, rounds, strict=True)
+    ]
     cases = [case for case in cases if case.key in asked.cases] if asked.cases else cases
     model_dir = asked.models / shape.name
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
@@ -169,12 +215,25 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", default="410m", help="a name of synthetic.SHAPES, or LAYERSxHIDDENxHEADS[xVOCAB]")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--shape", default="410m", help="a name of synthetic.SHAPES, or LAYERSxHIDDENxHEADS[xVOCAB]"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", action="append", default=[], help="contenders with this in their name; repeatable")
-    parser.add_argument("--cases", nargs="*", help="of these: " + ", ".join(case.key for case in CASES))
-    parser.add_argument("--rounds", type=int, nargs="+", help="instead of each case's own number: one, or one for each")
+    parser.add_argument(
+        "--only", action="append", default=[], help="contenders with this in their name; repeatable"
+    )
+    parser.add_argument(
+        "--cases", nargs="*", help="of these: " + ", ".join(case.key for case in CASES)
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        nargs="+",
+        help="instead of each case's own number: one, or one for each",
+    )
     parser.add_argument("--tokens", type=int, help="new tokens, instead of each case's own number")
     parser.add_argument("--keep", action="store_true", help="keep the models for the next time")
     parser.add_argument("--models", type=Path, default=OUT / "models", help="folder for them")

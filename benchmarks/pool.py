@@ -42,15 +42,31 @@ class Failed(Exception):
 class Worker:
     """One contender's process, which has loaded its model."""
 
-    def __init__(self, contender: Contender, python: Path, model_dir: Path, threads: int, log: Path) -> None:
+    def __init__(
+        self, contender: Contender, python: Path, model_dir: Path, threads: int, log: Path
+    ) -> None:
         start = {"contender": contender.kind, "model_dir": str(model_dir), "threads": threads}
-        command = [python, "-m", "benchmarks.worker", json.dumps(start | {"options": dict(contender.options)})]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        command = [
+            python,
+            "-m",
+            "benchmarks.worker",
+            json.dumps(start | {"options": dict(contender.options)}),
+        ]
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         self.about: dict[str, Any] = {}
 
     def answer(self, seconds: float) -> dict[str, Any]:
@@ -90,8 +106,18 @@ class Worker:
 class Pool:
     """Workers by contender. Where memory is short, those longest out of use make room."""
 
-    def __init__(self, pythons: Mapping[str, Path], model_dir: Path, parameters: int, threads: int, logs: Path) -> None:
-        self.pythons, self.model_dir, self.threads, self.logs = pythons, model_dir, threads, logs
+    def __init__(
+        self,
+        pythons: Mapping[str, Path],
+        model_dir: Path,
+        parameters: int,
+        threads: int,
+        logs: Path,
+    ) -> None:
+        self.pythons = pythons
+        self.model_dir = model_dir
+        self.threads = threads
+        self.logs = logs
         self.parameters = parameters
         self.workers: dict[Contender, Worker] = {}
         self.broken: dict[Contender, str] = {}

@@ -31,17 +31,32 @@ class Shape:
     def config(self) -> dict[str, Any]:
         """config.json; without an end-of-text id, so that every contender makes as many tokens as it is asked for."""
         return {
-            "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "hidden_act": "gelu_fast",
-            "hidden_size": self.hidden, "intermediate_size": 4 * self.hidden, "num_attention_heads": self.heads,
-            "num_hidden_layers": self.layers, "vocab_size": self.vocab, "max_position_embeddings": 2048,
-            "rotary_pct": 0.25, "rotary_emb_base": 10000, "layer_norm_eps": 1e-5, "use_parallel_residual": True,
-            "tie_word_embeddings": False, "torch_dtype": "float32", "bos_token_id": None, "eos_token_id": None,
-        }  # fmt: skip
+            "architectures": ["GPTNeoXForCausalLM"],
+            "model_type": "gpt_neox",
+            "hidden_act": "gelu_fast",
+            "hidden_size": self.hidden,
+            "intermediate_size": 4 * self.hidden,
+            "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers,
+            "vocab_size": self.vocab,
+            "max_position_embeddings": 2048,
+            "rotary_pct": 0.25,
+            "rotary_emb_base": 10000,
+            "layer_norm_eps": 1e-5,
+            "use_parallel_residual": True,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+            "bos_token_id": None,
+            "eos_token_id": None,
+        }
 
 
 SHAPES = {
-    "tiny": Shape(3, 128, 4, 2048), "160m": Shape(12, 768, 12), "410m": Shape(24, 1024, 16), "1b": Shape(16, 2048, 8),
-}  # fmt: skip
+    "tiny": Shape(3, 128, 4, 2048),
+    "160m": Shape(12, 768, 12),
+    "410m": Shape(24, 1024, 16),
+    "1b": Shape(16, 2048, 8),
+}
 
 
 def shape_of(text: str) -> Shape:
@@ -49,10 +64,14 @@ def shape_of(text: str) -> Shape:
     if text in SHAPES:
         return SHAPES[text]
     if not re.fullmatch(r"\d+x\d+x\d+(x\d+)?", text):
-        raise ValueError(f"{text!r} is no shape; give one of {', '.join(SHAPES)}, or LAYERSxHIDDENxHEADS[xVOCAB]")
+        raise ValueError(
+            f"{text!r} is no shape; give one of {', '.join(SHAPES)}, or LAYERSxHIDDENxHEADS[xVOCAB]"
+        )
     shape = Shape(*map(int, text.split("x")))
     if shape.hidden % shape.heads:
-        raise ValueError(f"{text!r}: {shape.heads} heads do not divide a hidden size of {shape.hidden}")
+        raise ValueError(
+            f"{text!r}: {shape.heads} heads do not divide a hidden size of {shape.hidden}"
+        )
     return shape
 
 
@@ -67,7 +86,9 @@ def write(folder: Path, shape: Shape, dtype: str = "float32") -> Path:
     if (folder / "model.safetensors").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(shape.config() | {"torch_dtype": dtype}, indent=1))
+    (folder / "config.json").write_text(
+        json.dumps(shape.config() | {"torch_dtype": dtype}, indent=1)
+    )
     write_tokenizer(folder, shape.vocab)
     generator = torch.Generator().manual_seed(SEED)
     tensors = {}
@@ -85,9 +106,11 @@ def sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every parameter, in the order of the layers."""
     h = shape.hidden
     linears = {
-        "attention.query_key_value": (3 * h, h), "attention.dense": (h, h), "mlp.dense_h_to_4h": (4 * h, h),
+        "attention.query_key_value": (3 * h, h),
+        "attention.dense": (h, h),
+        "mlp.dense_h_to_4h": (4 * h, h),
         "mlp.dense_4h_to_h": (h, 4 * h),
-    }  # fmt: skip
+    }
     names: dict[str, tuple[int, ...]] = {"gpt_neox.embed_in.weight": (shape.vocab, h)}
     for n in range(shape.layers):
         layer = f"gpt_neox.layers.{n}"
@@ -96,7 +119,11 @@ def sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
         for linear, size in linears.items():
             names |= {f"{layer}.{linear}.weight": size, f"{layer}.{linear}.bias": size[:1]}
     final = "gpt_neox.final_layer_norm"
-    return names | {f"{final}.weight": (h,), f"{final}.bias": (h,), "embed_out.weight": (shape.vocab, h)}
+    return names | {
+        f"{final}.weight": (h,),
+        f"{final}.bias": (h,),
+        "embed_out.weight": (shape.vocab, h),
+    }
 
 
 def scale(name: str, size: tuple[int, ...], layers: int) -> tuple[float, float]:
@@ -119,7 +146,13 @@ def write_tokenizer(folder: Path, vocab: int) -> None:
     words = {f"t{n}": n for n in range(vocab)}
     model = {"type": "WordLevel", "vocab": words, "unk_token": "t0"}
     empty = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
-    text = {"version": "1.0", "added_tokens": [], **empty, "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": model}
+    text = {
+        "version": "1.0",
+        "added_tokens": [],
+        **empty,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": model,
+    }
     (folder / "tokenizer.json").write_text(json.dumps(text))
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     (folder / "tokenizer_config.json").write_text(json.dumps(about))

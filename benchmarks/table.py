@@ -12,8 +12,10 @@ from typing import Any
 from benchmarks.machine import load_average
 
 OURS = "neoxlib"
-START, END = "<!-- {}: from here on written by `make bench-readme` -->", "<!-- {}: end -->"
-MAIN, LONG = "1 x 128", "1 x 1024"
+START = "<!-- {}: from here on written by `make bench-readme` -->"
+END = "<!-- {}: end -->"
+MAIN = "1 x 128"
+LONG = "1 x 1024"
 MEASURES = {"first_ms": "first token", "next_ms": "next token"}
 
 
@@ -40,8 +42,15 @@ def summarise(result: dict[str, Any]) -> list[dict[str, Any]]:
     order = list(dict.fromkeys(precision for precision, _ in everyone))
     for precision, name in sorted(dict.fromkeys(everyone), key=lambda pair: order.index(pair[0])):
         records = [r for r in result["records"] if (r["precision"], r["name"]) == (precision, name)]
-        about = next((a for a in result["contenders"] if (a["precision"], a["name"]) == (precision, name)), {})
-        row: dict[str, Any] = {"precision": precision, "name": name, "version": about.get("version")}
+        about = next(
+            (a for a in result["contenders"] if (a["precision"], a["name"]) == (precision, name)),
+            {},
+        )
+        row: dict[str, Any] = {
+            "precision": precision,
+            "name": name,
+            "version": about.get("version"),
+        }
         row |= {"bytes": about.get("bytes"), "cases": _cases(records)}
         failed = [f for f in result["failures"] if (f["precision"], f["name"]) == (precision, name)]
         row["failed"] = failed[0]["reason"] if failed else None
@@ -60,14 +69,27 @@ def _cases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         runs = [record for record in records if record["case"] == case]
         later = [ms for run in runs for ms in run["steps_ms"][1:]]
         low, middle, high = quantiles(later, n=4) if len(later) > 1 else later * 3
-        rates = [1e3 * run["batch"] * (len(run["steps_ms"]) - 1) / sum(run["steps_ms"][1:]) for run in runs]
+        rates = [
+            1e3 * run["batch"] * (len(run["steps_ms"]) - 1) / sum(run["steps_ms"][1:])
+            for run in runs
+        ]
         firsts = [run["steps_ms"][0] for run in runs]
         cases[case] = {
-            "first_ms": median(firsts), "first_min_ms": min(firsts), "first_max_ms": max(firsts), "next_ms": middle,
-            "next_q1_ms": low, "next_q3_ms": high, "tokens_per_s": median(rates), "rounds": len(runs),
-            "same_tokens": min(run["same_tokens"] for run in runs), "tokens": runs[0]["tokens"],
-            "by_round": {"first_ms": firsts, "next_ms": [median(run["steps_ms"][1:]) for run in runs]},
-        }  # fmt: skip
+            "first_ms": median(firsts),
+            "first_min_ms": min(firsts),
+            "first_max_ms": max(firsts),
+            "next_ms": middle,
+            "next_q1_ms": low,
+            "next_q3_ms": high,
+            "tokens_per_s": median(rates),
+            "rounds": len(runs),
+            "same_tokens": min(run["same_tokens"] for run in runs),
+            "tokens": runs[0]["tokens"],
+            "by_round": {
+                "first_ms": firsts,
+                "next_ms": [median(run["steps_ms"][1:]) for run in runs],
+            },
+        }
     return cases
 
 
@@ -79,29 +101,51 @@ def against_peers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for ours in (row for row in rows if row["name"].startswith(OURS)):
         ranks = ours["name"].removeprefix(OURS)
-        peers = [row for row in rows if row["precision"] == ours["precision"] and not row["name"].startswith(OURS)]
+        peers = [
+            row
+            for row in rows
+            if row["precision"] == ours["precision"] and not row["name"].startswith(OURS)
+        ]
         peers = [row for row in peers if row["name"].partition(",")[1:] == ranks.partition(",")[1:]]
         for case, measured in ours["cases"].items():
             rivals = {row["name"]: row["cases"][case] for row in peers if case in row["cases"]}
             for measure in MEASURES if rivals else ():
                 best = min(rivals, key=lambda name: rivals[name][measure])
-                pairs = zip(rivals[best]["by_round"][measure], measured["by_round"][measure], strict=False)
-                found.append({
-                    "precision": ours["precision"], "name": ours["name"], "case": case, "measure": measure,
-                    "neoxlib": measured[measure], "peer": best, "theirs": rivals[best][measure],
-                    "times": sorted(theirs / mine for theirs, mine in pairs),
-                })  # fmt: skip
+                pairs = zip(
+                    rivals[best]["by_round"][measure], measured["by_round"][measure], strict=False
+                )
+                found.append(
+                    {
+                        "precision": ours["precision"],
+                        "name": ours["name"],
+                        "case": case,
+                        "measure": measure,
+                        "neoxlib": measured[measure],
+                        "peer": best,
+                        "theirs": rivals[best][measure],
+                        "times": sorted(theirs / mine for theirs, mine in pairs),
+                    }
+                )
     return found
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The whole report: where and when, the table, what failed, and neoxlib against the best peer."""
     rows = summarise(result)
-    return "\n\n".join(part for part in (_setting(result), _table(rows), _failures(rows), _ratios(rows)) if part) + "\n"
+    return (
+        "\n\n".join(
+            part
+            for part in (_setting(result), _table(rows), _failures(rows), _ratios(rows))
+            if part
+        )
+        + "\n"
+    )
 
 
 def _setting(result: dict[str, Any]) -> str:
-    m, shape, bandwidth = result["machine"], result["shape"], result["read_gb_s"]
+    m = result["machine"]
+    shape = result["shape"]
+    bandwidth = result["read_gb_s"]
     versions = dict.fromkeys(about["version"].partition(",")[0] for about in result["contenders"])
     return (
         f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {result['threads']} threads (of 2 ranks one "
@@ -118,7 +162,14 @@ def _setting(result: dict[str, Any]) -> str:
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     cases = list(dict.fromkeys(case for row in rows for case in row["cases"]))
     batches = [case for case in cases if not case.startswith("1 x")]
-    head = ["weights", "library", "next token, ms (quartiles)", "MBU", "first of 128, ms", "first of 1024, ms"]
+    head = [
+        "weights",
+        "library",
+        "next token, ms (quartiles)",
+        "MBU",
+        "first of 128, ms",
+        "first of 1024, ms",
+    ]
     head += [f"{case.partition(' ')[0]} rows, tokens/s" for case in batches] + ["tokens as in fp32"]
     lines = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
     for row in rows:
@@ -126,8 +177,12 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
         main = known.get(MAIN)
         cells = [row["precision"], row["name"], _spread(main) if main else "–"]
         cells.append(f"{row['mbu']:.0%}" if "mbu" in row else "–")
-        cells += [f"{known[case]['first_ms']:.0f}" if case in known else "–" for case in (MAIN, LONG)]
-        cells += [f"{known[case]['tokens_per_s']:.0f}" if case in known else "–" for case in batches]
+        cells += [
+            f"{known[case]['first_ms']:.0f}" if case in known else "–" for case in (MAIN, LONG)
+        ]
+        cells += [
+            f"{known[case]['tokens_per_s']:.0f}" if case in known else "–" for case in batches
+        ]
         lines.append([*cells, f"{main['same_tokens']} of {main['tokens']}" if main else "–"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -137,7 +192,9 @@ def _spread(case: dict[str, float]) -> str:
 
 
 def _failures(rows: Sequence[dict[str, Any]]) -> str:
-    lines = [f"- {row['name']}, {row['precision']}: {row['failed']}" for row in rows if row["failed"]]
+    lines = [
+        f"- {row['name']}, {row['precision']}: {row['failed']}" for row in rows if row["failed"]
+    ]
     return "\n".join(["Not measured, and why:", *lines]) if lines else ""
 
 
@@ -146,12 +203,17 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> str:
     found = {(f["precision"], f["name"], f["case"], f["measure"]): f for f in against_peers(rows)}
     if not found:
         return ""
-    cases = [(case, measure) for case in dict.fromkeys(key[2] for key in found) for measure in MEASURES]
+    cases = [
+        (case, measure) for case in dict.fromkeys(key[2] for key in found) for measure in MEASURES
+    ]
     head = ["weights", "", *(f"{case}, {MEASURES[measure]}" for case, measure in cases)]
     lines = [head, ["---"] * 2 + ["---:"] * len(cases)]
     for ours in dict.fromkeys(key[:2] for key in found):
         lines.append([*ours, *(_ratio(found.get((*ours, *place))) for place in cases)])
-    rounds = {case: max(len(f["times"]) for key, f in found.items() if key[2] == case) for case, _ in cases}
+    rounds = {
+        case: max(len(f["times"]) for key, f in found.items() if key[2] == case)
+        for case, _ in cases
+    }
     about = (
         "neoxlib beside the fastest peer, for rows x tokens of prompt: how many times as fast, the median of the "
         "rounds (their span), and neoxlib's own median in ms. "
@@ -163,7 +225,8 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> str:
 def _ratio(found: dict[str, Any] | None) -> str:
     if not found:
         return "–"
-    times, peer = found["times"], found["peer"].partition(",")[0]
+    times = found["times"]
+    peer = found["peer"].partition(",")[0]
     span = f"({times[0]:.2f}–{times[-1]:.2f})"
     return f"{median(times):.2f} × {peer}<br>{span}<br>{found['neoxlib']:.1f} ms"
 
@@ -181,14 +244,24 @@ def picture(result: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.32 * len(rows)), layout="constrained")
     for place, row in enumerate(reversed(rows)):
         case = row["cases"][MAIN]
-        axes.barh(place, case["next_ms"], color="#b5382a" if row["name"].startswith(OURS) else "#9aa5b1")
-        axes.plot([case["next_q1_ms"], case["next_q3_ms"]], [place, place], color="black", linewidth=1)
+        axes.barh(
+            place, case["next_ms"], color="#b5382a" if row["name"].startswith(OURS) else "#9aa5b1"
+        )
+        axes.plot(
+            [case["next_q1_ms"], case["next_q3_ms"]], [place, place], color="black", linewidth=1
+        )
         limit = row["bytes"] / row["read_gb_s"] / 1e6
         axes.plot([limit, limit], [place - 0.4, place + 0.4], color="black", linewidth=2)
         end = max(case["next_q3_ms"], limit)
         axes.text(end, place, f" {case['next_ms']:.1f}", va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [f"{row['name']}, {row['precision']}" for row in reversed(rows)], fontsize=8)
-    axes.set_xlabel("next token of one row, ms; thin line: quartiles; upright line: the time to read the weights")
+    axes.set_yticks(
+        range(len(rows)),
+        [f"{row['name']}, {row['precision']}" for row in reversed(rows)],
+        fontsize=8,
+    )
+    axes.set_xlabel(
+        "next token of one row, ms; thin line: quartiles; upright line: the time to read the weights"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
     pyplot.close(figure)
@@ -196,10 +269,13 @@ def picture(result: dict[str, Any], path: Path) -> None:
 
 def into_readme(readme: str, name: str, report: str) -> str:
     """`readme` with `report` between the two marker lines of `name`. Raises ValueError where they are not there."""
-    start, end = START.format(name), END.format(name)
+    start = START.format(name)
+    end = END.format(name)
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.S)
     if not pattern.search(readme):
-        raise ValueError(f"README.md lacks the lines {start} and {end}: put them where the table shall be")
+        raise ValueError(
+            f"README.md lacks the lines {start} and {end}: put them where the table shall be"
+        )
     return pattern.sub(lambda _: f"{start}\n\n{report.strip()}\n\n{end}", readme)
 
 
@@ -210,8 +286,12 @@ def slug(cpu: str) -> str:
 
 def reports(outputs: Path) -> dict[str, str]:
     """Name in the README -> text, of all that was measured here."""
-    files = {"bench-load": "bench/load.md", "bench-20b": "bench/big.md", "bench-exam": "bench/exam.md",
-             "quality": "quality.md"}  # fmt: skip
+    files = {
+        "bench-load": "bench/load.md",
+        "bench-20b": "bench/big.md",
+        "bench-exam": "bench/exam.md",
+        "quality": "quality.md",
+    }
     found = {name: outputs / file for name, file in files.items() if (outputs / file).exists()}
     texts = {name: path.read_text(encoding="utf-8") for name, path in found.items()}
     peers = outputs / "bench" / "peers.json"
@@ -219,7 +299,9 @@ def reports(outputs: Path) -> dict[str, str]:
         result = json.loads(peers.read_text())
         kind = slug(result["machine"]["cpu"])
         shutil.copy(peers.with_suffix(".svg"), Path(__file__).with_name(f"peers-{kind}.svg"))
-        picture = f"![The next token of one row, by library and precision](benchmarks/peers-{kind}.svg)"
+        picture = (
+            f"![The next token of one row, by library and precision](benchmarks/peers-{kind}.svg)"
+        )
         texts[f"bench-peers-{kind}"] = f"{picture}\n\n{markdown(result)}"
     return texts
 
@@ -227,9 +309,12 @@ def reports(outputs: Path) -> dict[str, str]:
 def main() -> None:
     """Copy what was measured into the README, and the picture beside this file; what was not measured here stays."""
     root = Path(__file__).parents[1]
-    readme, texts = root / "README.md", reports(root / "outputs")
+    readme = root / "README.md"
+    texts = reports(root / "outputs")
     if not texts:
-        sys.exit("outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam or quality first")
+        sys.exit(
+            "outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam or quality first"
+        )
     text = readme.read_text(encoding="utf-8")
     for name, report in texts.items():
         text = into_readme(text, name, report)

@@ -24,7 +24,9 @@ def main() -> None:
     def load() -> dict[str, Any]:
         nonlocal contender
         began = time.perf_counter()
-        contender = KINDS[start["contender"]](Path(start["model_dir"]), start["threads"], **start["options"])
+        contender = KINDS[start["contender"]](
+            Path(start["model_dir"]), start["threads"], **start["options"]
+        )
         return contender.about | {"load_s": time.perf_counter() - began}
 
     if not _say(answers, load):

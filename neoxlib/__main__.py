@@ -52,14 +52,35 @@ def cli() -> None:
 @cli.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Run every notebook of the workbook.")
-@click.option("-f", "presets", multiple=True, metavar="PRESET", help="YAML file of parameters, or a preset's name.")
-@click.option("-p", "texts", multiple=True, nargs=2, metavar="NAME VALUE",
-              help='One parameter; a text as it is, texts as ["one", "two"].')
+@click.option(
+    "-f",
+    "presets",
+    multiple=True,
+    metavar="PRESET",
+    help="YAML file of parameters, or a preset's name.",
+)
+@click.option(
+    "-p",
+    "texts",
+    multiple=True,
+    nargs=2,
+    metavar="NAME VALUE",
+    help='One parameter; a text as it is, texts as ["one", "two"].',
+)
 @click.option("--outputs", type=FOLDER, help="Where run folders go, instead of outputs/.")
-@click.option("--timeout", type=click.IntRange(min=1), help="Longest time for one cell, in seconds.")
+@click.option(
+    "--timeout", type=click.IntRange(min=1), help="Longest time for one cell, in seconds."
+)
 @click.pass_context
-def report(ctx: click.Context, notebooks: tuple[str, ...], everything: bool, presets: tuple[str, ...],
-           texts: tuple[tuple[str, str], ...], outputs: Path | None, timeout: int | None) -> None:  # fmt: skip
+def report(
+    ctx: click.Context,
+    notebooks: tuple[str, ...],
+    everything: bool,
+    presets: tuple[str, ...],
+    texts: tuple[tuple[str, str], ...],
+    outputs: Path | None,
+    timeout: int | None,
+) -> None:
     """Run NOTEBOOKS headless and make an offline HTML report of each, and the index of all runs.
 
     Exit code: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed.
@@ -71,8 +92,12 @@ def report(ctx: click.Context, notebooks: tuple[str, ...], everything: bool, pre
 
     names = [str(path) for path in workbook_arguments.all_notebooks()] if everything else notebooks
     if not names or (notebooks and everything):
-        raise click.UsageError("name the notebooks to run, or give --all where there is a folder notebooks")
-    refusals.refuse(workbook_arguments.asked(names, presets, texts))  # need not wait for the imports below
+        raise click.UsageError(
+            "name the notebooks to run, or give --all where there is a folder notebooks"
+        )
+    refusals.refuse(
+        workbook_arguments.asked(names, presets, texts)
+    )  # need not wait for the imports below
     from neoxlib.setup import doctor as module
 
     ctx.exit(module.report(names, presets, texts, outputs=outputs, timeout=timeout, say=click.echo))
@@ -148,19 +173,38 @@ def import_config(config: Path, output: Path | None) -> None:
 @click.argument("model_dir", type=FOLDER)
 @click.option("--world-size", type=int, default=1, show_default=True, help="Ranks to split over.")
 @click.option("--batch", type=int, default=1, show_default=True, help="Prompts at a time.")
-@click.option("--seq-len", type=int, help="Prompt and answer, in tokens; the model's window by default.")
-@click.option("--dtype", default="float16", show_default=True, help="Number format of weights and cache.")
+@click.option(
+    "--seq-len", type=int, help="Prompt and answer, in tokens; the model's window by default."
+)
+@click.option(
+    "--dtype", default="float16", show_default=True, help="Number format of weights and cache."
+)
 @click.option("--chip", help="A chip of the table, for example 910B3; this machine by default.")
 @click.option("--quant", help="Weights packed as int8 or int4; as they are by default.")
-@click.option("--bandwidth", type=float, help="GB/s of device memory, in place of the table's figure.")
+@click.option(
+    "--bandwidth", type=float, help="GB/s of device memory, in place of the table's figure."
+)
 @click.option("--tflops", type=float, help="Peak TFLOPS, in place of the table's figure.")
-def plan(model_dir: Path, world_size: int, batch: int, seq_len: int | None, dtype: str, chip: str | None,
-         quant: str | None, bandwidth: float | None, tflops: float | None) -> None:  # fmt: skip
+def plan(
+    model_dir: Path,
+    world_size: int,
+    batch: int,
+    seq_len: int | None,
+    dtype: str,
+    chip: str | None,
+    quant: str | None,
+    bandwidth: float | None,
+    tflops: float | None,
+) -> None:
     """Say whether the model fits and how fast it can be, before any device is touched."""
     from neoxlib.speed import plan as speed_plan
 
     figures = {"bandwidth_gb_s": bandwidth, "tflops": tflops}
-    click.echo(speed_plan.plan(model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip, quant=quant, **figures))
+    click.echo(
+        speed_plan.plan(
+            model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip, quant=quant, **figures
+        )
+    )
 
 
 @cli.command()
@@ -180,7 +224,9 @@ def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path
 @cli.command("install-plan")
 @click.option("--chip", required=True, help="A chip of the table, for example 910B3.")
 @click.option("--arch", default=platform.machine(), show_default=True, help="aarch64 or x86_64.")
-@click.option("--era", default="today", show_default=True, help="today, or guide: the guide's versions.")
+@click.option(
+    "--era", default="today", show_default=True, help="today, or guide: the guide's versions."
+)
 def install_plan(chip: str, arch: str, era: str) -> None:
     """Print what is installed for a chip, step by step, with the names of the packages. Installs nothing."""
     from neoxlib.machine import chips
@@ -202,7 +248,9 @@ def environment(folder: Path) -> None:
 
 
 @cli.command("selftest-npu")
-@click.option("-o", "--output", type=FOLDER, help="Where the JSON goes, instead of outputs/selftest-npu.json.")
+@click.option(
+    "-o", "--output", type=FOLDER, help="Where the JSON goes, instead of outputs/selftest-npu.json."
+)
 @click.pass_context
 def selftest_npu(ctx: click.Context, output: Path | None) -> None:
     """Check operators, collectives and text on this machine's NPUs, and write every error as JSON.
@@ -219,7 +267,9 @@ def selftest_npu(ctx: click.Context, output: Path | None) -> None:
 def lm_eval(arguments: tuple[str, ...]) -> None:
     """Run lm-evaluation-harness with the model `neoxlib` in it; ARGUMENTS are its own. Needs the extra `eval`."""
     if find_spec("lm_eval") is None:
-        raise ParameterError("lm-evaluation-harness is not installed: pip install -e '.[eval]' -c constraints.txt")
+        raise ParameterError(
+            "lm-evaluation-harness is not installed: pip install -e '.[eval]' -c constraints.txt"
+        )
     from neoxlib import harness
 
     harness.main(arguments)

@@ -49,7 +49,10 @@ class Pair:
     @property
     def environment(self) -> Table | Note:
         """What differs in host, versions, variables, and in what was loaded."""
-        a, b = ({**flat(run.results.get("environment")), **flat(run.results.get("model"))} for run in (self.a, self.b))
+        a, b = (
+            {**flat(run.results.get("environment")), **flat(run.results.get("model"))}
+            for run in (self.a, self.b)
+        )
         return _differing(a, b) if a != b else Note("The two runs ran in the same environment.")
 
     @property
@@ -85,16 +88,23 @@ class Pair:
             row = exam.mcnemar(*map(exam.read_questions, paths)).iloc[0]
         except DataError as error:
             return Note(f"The answers cannot be paired: {error}")
-        difference = f"{row['difference']:+.1%}, 95 % interval {row['low']:+.1%} to {row['high']:+.1%}"
+        difference = (
+            f"{row['difference']:+.1%}, 95 % interval {row['low']:+.1%} to {row['high']:+.1%}"
+        )
         names = ("only_a", "only_b", "both_right", "questions", "asked_a", "asked_b")
         counts = {name: f"{row[name]:.0f}" for name in names}
-        return Table(("on the same questions", "a", "b"), [
-            ("accuracy", f"{row['accuracy_a']:.1%}", f"{row['accuracy_b']:.1%}"),
-            ("right alone", counts["only_a"], counts["only_b"]),
-            ("right both", *[counts["both_right"]] * 2), ("questions that both were asked", *[counts["questions"]] * 2),
-            ("questions of the run", counts["asked_a"], counts["asked_b"]), ("b less a", "", difference),
-            ("p (McNemar, exact)", "", f"{row['p_value']:.3g}"),
-        ])  # fmt: skip
+        return Table(
+            ("on the same questions", "a", "b"),
+            [
+                ("accuracy", f"{row['accuracy_a']:.1%}", f"{row['accuracy_b']:.1%}"),
+                ("right alone", counts["only_a"], counts["only_b"]),
+                ("right both", *[counts["both_right"]] * 2),
+                ("questions that both were asked", *[counts["questions"]] * 2),
+                ("questions of the run", counts["asked_a"], counts["asked_b"]),
+                ("b less a", "", difference),
+                ("p (McNemar, exact)", "", f"{row['p_value']:.3g}"),
+            ],
+        )
 
     def _differing(self, part: str, otherwise: Note) -> Table | Note:
         a, b = (flat(run.results.get(part)) for run in (self.a, self.b))
@@ -110,7 +120,9 @@ def two_runs(run: "Run") -> Pair:
     if all(named):
         return Pair(*map(open_run, named))
     if any(named):
-        raise DataError(f"run_a is {named[0]!r} and run_b is {named[1]!r}: name both, or none for the last two runs")
+        raise DataError(
+            f"run_a is {named[0]!r} and run_b is {named[1]!r}: name both, or none for the last two runs"
+        )
     return latest(run.folder.parent.parent) or run.stop(NOTHING)
 
 
@@ -123,7 +135,9 @@ def latest(root: Path) -> Pair | None:
     folders = sorted(folders, key=lambda folder: folder.name)
     runs: dict[str, list[Past]] = {}
     for past in _readable(folders):
-        if past.results.get("status") in ("ok", "check-failed") and not past.results["notebook"].startswith("05"):
+        if past.results.get("status") in ("ok", "check-failed") and not past.results[
+            "notebook"
+        ].startswith("05"):
             runs.setdefault(past.results["notebook"], []).append(past)
     pairs = [Pair(*found[-2:]) for found in runs.values() if len(found) > 1]
     return max(pairs, key=lambda pair: pair.b.folder.name, default=None)
@@ -152,11 +166,16 @@ def flat(values: Any, prefix: str = "") -> dict[str, str]:
 
 def _differing(a: dict[str, str], b: dict[str, str]) -> Table:
     names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
-    return Table(("what", "a", "b"), [(name, a.get(name, "not there"), b.get(name, "not there")) for name in names])
+    return Table(
+        ("what", "a", "b"),
+        [(name, a.get(name, "not there"), b.get(name, "not there")) for name in names],
+    )
 
 
 def _quotient(a: Any, b: Any) -> float | None:
-    numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (a, b))
+    numbers = all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) for value in (a, b)
+    )
     return b / a if numbers and a else None
 
 

@@ -78,7 +78,8 @@ def unreadable_is(
             try:
                 return function(*args, **kwargs)
             except OSError as error:
-                what, why = error.filename or "a file", error.strerror or str(error)
+                what = error.filename or "a file"
+                why = error.strerror or str(error)
                 do = "see `ls -ld`, and give this user the right to, or name another"
                 raise kind(f"{what} cannot be {done}: {why}; {do}") from error
 

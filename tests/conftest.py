@@ -12,17 +12,12 @@ torch.set_num_threads(1)
 DATA = Path(os.environ.get("NEOXLIB_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
-
-
-
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Real test material; tests that need it are skipped, with this reason, where it is absent."""
     if not DATA.is_dir():
         pytest.skip(f"no test material at {DATA}: set NEOXLIB_TEST_DATA to its folder")
     return DATA
-
-
 
 
 @pytest.fixture(scope="session")

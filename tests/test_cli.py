@@ -17,18 +17,31 @@ def run(*args):
     return CliRunner().invoke(cli, [str(arg) for arg in args])
 
 
-@pytest.mark.parametrize(("error", "code"), [(ShardError("64 heads over 3"), 1), (ParameterError("seed: bad"), 2)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(ShardError("64 heads over 3"), 1), (ParameterError("seed: bad"), 2)]
+)
 def test_errors_of_a_users_making_are_one_message_and_a_code(monkeypatch, error, code):
     monkeypatch.setattr(load, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
     said = run("shard", "src", "dst", "--world-size", 3)
-    assert said.exit_code == code and said.stderr == f"{type(error).__name__}: {error}\n" and said.stdout == ""
+    assert (
+        said.exit_code == code
+        and said.stderr == f"{type(error).__name__}: {error}\n"
+        and said.stdout == ""
+    )
 
 
-@pytest.mark.parametrize(("error", "code", "said"), [
-    (PermissionError(13, "No", "d"), 1, "PermissionError: [Errno 13] No: 'd'\n"),
-    (OSError(28, "No space left on device"), 1, "OSError: [Errno 28] No space left on device\n"),
-    (KeyboardInterrupt(), 130, "Broken off by Ctrl-C.\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (PermissionError(13, "No", "d"), 1, "PermissionError: [Errno 13] No: 'd'\n"),
+        (
+            OSError(28, "No space left on device"),
+            1,
+            "OSError: [Errno 28] No space left on device\n",
+        ),
+        (KeyboardInterrupt(), 130, "Broken off by Ctrl-C.\n"),
+    ],
+)
 def test_disks_and_ctrl_c_are_one_message_and_a_code(monkeypatch, error, code, said):
     monkeypatch.setattr(load, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
     found = run("shard", "src", "dst", "--world-size", 2)
@@ -36,12 +49,22 @@ def test_disks_and_ctrl_c_are_one_message_and_a_code(monkeypatch, error, code, s
 
 
 def test_our_own_bugs_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(load, "shard", lambda *_, **__: (_ for _ in ()).throw(AssertionError("ours")))
+    monkeypatch.setattr(
+        load, "shard", lambda *_, **__: (_ for _ in ()).throw(AssertionError("ours"))
+    )
     assert isinstance(run("shard", "src", "dst", "--world-size", 2).exception, AssertionError)
 
 
-@pytest.mark.parametrize("args", [["report"], ["report", "--all", "x"], ["shard", "a", "b"], ["dance"],
-                                  ["report", "x", "--timeout", "0"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["report"],
+        ["report", "--all", "x"],
+        ["shard", "a", "b"],
+        ["dance"],
+        ["report", "x", "--timeout", "0"],
+    ],
+)
 def test_wrong_usage_is_code_2(args):
     assert run(*args).exit_code == 2
 
@@ -51,7 +74,11 @@ def test_commands_pass_on_what_they_were_given(monkeypatch):
     for name in ("shard", "verify", "merge"):
         note = lambda *a, _name=name, **kw: calls.append((_name, [str(x) for x in a], kw)) or []  # noqa: E731
         monkeypatch.setattr(load, name, note)
-    for args in (["shard", "s", "d", "--world-size", 4, "--dtype", "float16"], ["verify", "d"], ["merge", "d", "o"]):
+    for args in (
+        ["shard", "s", "d", "--world-size", 4, "--dtype", "float16"],
+        ["verify", "d"],
+        ["merge", "d", "o"],
+    ):
         assert run(*args).exit_code == 0
     assert [name for name, *_ in calls] == ["shard", "verify", "merge"]
     assert calls[0][1] == ["s", "d", "4"] and calls[0][2]["dtype"] == "float16"
@@ -60,7 +87,9 @@ def test_commands_pass_on_what_they_were_given(monkeypatch):
 @pytest.mark.parametrize(("worst", "code"), [("OK", 0), ("WARN", 0), ("FAIL", 1)])
 def test_doctor_ends_with_1_only_where_something_fails(monkeypatch, worst, code):
     found = SimpleNamespace(worst=worst, to_json=lambda: '{"rows": []}')
-    monkeypatch.setitem(sys.modules, "neoxlib.setup.doctor", SimpleNamespace(run=lambda model_dir: found))
+    monkeypatch.setitem(
+        sys.modules, "neoxlib.setup.doctor", SimpleNamespace(run=lambda model_dir: found)
+    )
     import neoxlib
 
     monkeypatch.setattr(neoxlib, "doctor", sys.modules["neoxlib.setup.doctor"], raising=False)
@@ -70,8 +99,15 @@ def test_doctor_ends_with_1_only_where_something_fails(monkeypatch, worst, code)
 
 def test_help_waits_for_no_heavy_import():
     heavy = {"torch", "papermill", "pandas"}
-    code = f"import sys; from neoxlib.__main__ import cli; print(sorted({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = (
+        f"import sys; from neoxlib.__main__ import cli; print(sorted({heavy} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 def test_an_install_plan_is_printed_for_any_chip_and_refused_for_none():
@@ -83,7 +119,11 @@ def test_an_install_plan_is_printed_for_any_chip_and_refused_for_none():
 def test_the_environment_is_written_where_it_was_asked_for_and_said_how_to_use(tmp_path):
     said = run("environment", tmp_path / "env")
     assert said.exit_code == 0 and f"source {tmp_path}/env/environment.sh" in said.stdout
-    assert sorted(path.name for path in (tmp_path / "env").rglob("*")) == ["environment.sh", "kernel", "kernel.json"]
+    assert sorted(path.name for path in (tmp_path / "env").rglob("*")) == [
+        "environment.sh",
+        "kernel",
+        "kernel.json",
+    ]
 
 
 def test_a_folder_is_prepared_and_a_bad_one_is_one_message(checkpoint, tmp_path):
@@ -93,14 +133,18 @@ def test_a_folder_is_prepared_and_a_bad_one_is_one_message(checkpoint, tmp_path)
 
 
 def test_a_plan_takes_figures_in_place_of_the_tables(checkpoint):
-    said = run("plan", checkpoint, "--chip", "910B1", "--bandwidth", 1234, "--tflops", 99, "--seq-len", 16)
+    said = run(
+        "plan", checkpoint, "--chip", "910B1", "--bandwidth", 1234, "--tflops", 99, "--seq-len", 16
+    )
     assert said.exit_code == 0 and "99 TFLOPS (as given); 1234 GB/s (as given)" in said.stdout
 
 
 @pytest.mark.parametrize(("name", "code"), [("910b3_x8", 0), ("unsourced_cann", 1)])
 def test_another_machine_is_judged_from_its_description(tmp_path, name, code):
     described = Path(__file__).parent / "fixtures" / "hosts" / f"{name}.json"
-    (tmp_path / "doctor.json").write_text(f'{{"host": {described.read_text(encoding="utf-8")}}}', encoding="utf-8")
+    (tmp_path / "doctor.json").write_text(
+        f'{{"host": {described.read_text(encoding="utf-8")}}}', encoding="utf-8"
+    )
     said = run("doctor", "--host", tmp_path / "doctor.json")
     assert said.exit_code == code and "8 × 910B3" in said.stdout
 

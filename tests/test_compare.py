@@ -14,7 +14,10 @@ from tests.support.timed_cases import ENVIRONMENT, MODEL, earlier, row, table
 
 def pair(tmp_path: Path, **b: object) -> Pair:
     found = b.pop("found", table())
-    paths = earlier(tmp_path / "04_profile/1", table()), earlier(tmp_path / "04_profile/2", found, **b)
+    paths = (
+        earlier(tmp_path / "04_profile/1", table()),
+        earlier(tmp_path / "04_profile/2", found, **b),
+    )
     return Pair(*map(open_run, paths))
 
 
@@ -22,19 +25,26 @@ class Asked:
     """A run of 05_compare."""
 
     def __init__(self, root: Path, run_a: str | None = None, run_b: str | None = None) -> None:
-        self.folder, self.params = root / "05_compare/9", SimpleNamespace(run_a=run_a, run_b=run_b)
+        self.folder = root / "05_compare/9"
+        self.params = SimpleNamespace(run_a=run_a, run_b=run_b)
 
     def stop(self, why: str) -> None:
         raise SystemExit(why)
 
 
 def test_what_differs_is_listed_and_nothing_else(tmp_path: Path):
-    two = pair(tmp_path, parameters={"world_size": 2}, environment=ENVIRONMENT | {"torch": "2.14.0"},
-               model=MODEL | {"dtype": "bfloat16"})  # fmt: skip
+    two = pair(
+        tmp_path,
+        parameters={"world_size": 2},
+        environment=ENVIRONMENT | {"torch": "2.14.0"},
+        model=MODEL | {"dtype": "bfloat16"},
+    )
     assert two.parameters.rows == [("world_size", "not there", "2")]
     assert [what for what, *_ in two.environment.rows] == ["torch", "dtype"]
     same = pair(tmp_path / "same")
-    assert "same parameters" in repr(same.parameters) and "same environment" in repr(same.environment)
+    assert "same parameters" in repr(same.parameters) and "same environment" in repr(
+        same.environment
+    )
 
 
 def test_speed_is_of_the_cases_that_both_timed(tmp_path: Path):
@@ -44,7 +54,9 @@ def test_speed_is_of_the_cases_that_both_timed(tmp_path: Path):
     assert "no timed cases" in repr(pair(tmp_path / "c", found=None).speed)
 
 
-@pytest.mark.parametrize("damage", [b"", bytes(range(256)), b"a,b\n1\n1,2,3\n", b"batch_size\nx\n"], ids=repr)
+@pytest.mark.parametrize(
+    "damage", [b"", bytes(range(256)), b"a,b\n1\n1,2,3\n", b"batch_size\nx\n"], ids=repr
+)
 def test_damaged_tables_are_named_in_place_of_the_comparison(damage, tmp_path: Path):
     two = pair(tmp_path)
     (two.b.folder / "latency.csv").write_bytes(damage)
@@ -54,18 +66,51 @@ def test_damaged_tables_are_named_in_place_of_the_comparison(damage, tmp_path: P
     assert "cannot be paired" in repr(two.accuracy)
 
 
-@pytest.mark.parametrize(("column", "value"), [("next_token_ms", "x"), ("input_len", 1.5), ("input_len", "x"),
-                                               ("input_len", 0), ("repeats", "x"), ("first_token_ms", True)])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("next_token_ms", "x"),
+        ("input_len", 1.5),
+        ("input_len", "x"),
+        ("input_len", 0),
+        ("repeats", "x"),
+        ("first_token_ms", True),
+    ],
+)
 def test_a_table_with_words_among_its_numbers_is_not_compared(column, value, tmp_path: Path):
     two = pair(tmp_path, found=table().assign(**{column: [value] * 3}))
-    assert f"something else than its numbers in {column}" in repr(two.speed) and two.b.name in repr(two.speed)
+    assert f"something else than its numbers in {column}" in repr(two.speed) and two.b.name in repr(
+        two.speed
+    )
 
 
 def questions(folder: Path, right: list[bool]) -> None:
-    rows = [{"subject": "law", "name": "Law", "class": "Other", "hard": False, "id": str(n), "question": f"Which {n}?",
-             "A": "w", "B": "x", "C": "y", "D": "z", "expected": "A", "predicted": "A" if ok else "B", "correct": ok,
-             "shots_used": 5, "prompt_tokens": 9, "too_long": False, "prompt": "p", "logprob_A": -1.0,
-             "p_A": 0.5, "logprob_B": -1.0, "p_B": 0.5} for n, ok in enumerate(right)]  # fmt: skip
+    rows = [
+        {
+            "subject": "law",
+            "name": "Law",
+            "class": "Other",
+            "hard": False,
+            "id": str(n),
+            "question": f"Which {n}?",
+            "A": "w",
+            "B": "x",
+            "C": "y",
+            "D": "z",
+            "expected": "A",
+            "predicted": "A" if ok else "B",
+            "correct": ok,
+            "shots_used": 5,
+            "prompt_tokens": 9,
+            "too_long": False,
+            "prompt": "p",
+            "logprob_A": -1.0,
+            "p_A": 0.5,
+            "logprob_B": -1.0,
+            "p_B": 0.5,
+        }
+        for n, ok in enumerate(right)
+    ]
     pd.DataFrame(rows).to_csv(folder / "questions.csv", index=False)
 
 
@@ -78,7 +123,9 @@ def test_accuracy_is_paired_by_question(tmp_path: Path):
     assert "50.0%  75.0%" in shown and "+25.0%" in shown
 
 
-def test_runs_of_different_size_are_paired_on_the_questions_of_both_and_their_number_is_said(tmp_path: Path):
+def test_runs_of_different_size_are_paired_on_the_questions_of_both_and_their_number_is_said(
+    tmp_path: Path,
+):
     two = pair(tmp_path)
     questions(two.a.folder, [True, True, False, False])
     questions(two.b.folder, [True, False])

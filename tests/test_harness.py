@@ -25,32 +25,80 @@ ROOT = Path(__file__).parents[1]
 
 EXAMS = {
     "ceval-valid_logic": {
-        "dev": [{"question": "“有的人是学生”是____", "A": "特称", "B": "全称", "C": "单称", "D": "否定", "answer": "A"},
-                {"question": "P且非P____", "A": "真", "B": "假", "C": "不定", "D": "空", "answer": "B"}],
-        "val": [{"question": f"{n}加{n}等于____ ", "A": str(2 * n), "B": "None", "C": " 7", "D": "负数", "answer": "A"}
-                for n in range(5)],
+        "dev": [
+            {
+                "question": "“有的人是学生”是____",
+                "A": "特称",
+                "B": "全称",
+                "C": "单称",
+                "D": "否定",
+                "answer": "A",
+            },
+            {"question": "P且非P____", "A": "真", "B": "假", "C": "不定", "D": "空", "answer": "B"},
+        ],
+        "val": [
+            {
+                "question": f"{n}加{n}等于____ ",
+                "A": str(2 * n),
+                "B": "None",
+                "C": " 7",
+                "D": "负数",
+                "answer": "A",
+            }
+            for n in range(5)
+        ],
     },
     "mmlu_anatomy": {
-        "dev": [{"question": "How many hands has a man?", "choices": ["One", "Two", "Three", "Four"], "answer": 1},
-                {"question": "The heart pumps", "choices": ["air", "bile", "blood", "milk"], "answer": 2}],
-        "test": [{"question": q, "choices": ["left", "right", "both", "neither"], "answer": n % 4}
-                 for n, q in enumerate(["Where is the liver?", "The spleen lies", "Kidneys lie " + "so " * 500])],
+        "dev": [
+            {
+                "question": "How many hands has a man?",
+                "choices": ["One", "Two", "Three", "Four"],
+                "answer": 1,
+            },
+            {
+                "question": "The heart pumps",
+                "choices": ["air", "bile", "blood", "milk"],
+                "answer": 2,
+            },
+        ],
+        "test": [
+            {"question": q, "choices": ["left", "right", "both", "neither"], "answer": n % 4}
+            for n, q in enumerate(
+                ["Where is the liver?", "The spleen lies", "Kidneys lie " + "so " * 500]
+            )
+        ],
     },
     "boolq": {
         "train": [{"passage": "Iron sinks.", "question": "does iron float", "label": 0}],
-        "validation": [{"passage": p, "question": q, "label": 1} for p, q in [
-            ("Snow is frozen water.", "is snow water"), ("The moon has no air. " * 200, "can one breathe there")]],
+        "validation": [
+            {"passage": p, "question": q, "label": 1}
+            for p, q in [
+                ("Snow is frozen water.", "is snow water"),
+                ("The moon has no air. " * 200, "can one breathe there"),
+            ]
+        ],
     },
-}  # fmt: skip
-PAGES = {"wikitext": {
-    split: [{"page": " = Neon = \n\n Neon is a gas . \n" * n} for n in (1, 200, 7)]  # the second is three windows long
-    for split in ("train", "validation", "test")
-}}  # fmt: skip
-SUMS = {"gsm8k": {
-    split: [{"question": f"Tom has {n} pens. {'He counts. ' * n}How many?", "answer": f"{n} #### {n}"}
-            for n in (2, 5, 400, 3)]
-    for split in ("train", "test")
-}}  # fmt: skip
+}
+PAGES = {
+    "wikitext": {
+        split: [
+            {"page": " = Neon = \n\n Neon is a gas . \n" * n} for n in (1, 200, 7)
+        ]  # the second is three windows long
+        for split in ("train", "validation", "test")
+    }
+}
+SUMS = {
+    "gsm8k": {
+        split: [
+            {
+                "question": f"Tom has {n} pens. {'He counts. ' * n}How many?",
+                "answer": f"{n} #### {n}",
+            }
+            for n in (2, 5, 400, 3)
+        ]
+        for split in ("train", "test")
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +109,8 @@ def theirs():
 @pytest.fixture(scope="module", params=[1, 2], ids="world_size={}".format)
 def ours(request: pytest.FixtureRequest):
     model = get_model("neoxlib").create_from_arg_obj(
-        {"pretrained": str(MODEL), "world_size": request.param, "dtype": "float32"}, {"batch_size": 3, "device": "cpu"}
+        {"pretrained": str(MODEL), "world_size": request.param, "dtype": "float32"},
+        {"batch_size": 3, "device": "cpu"},
     )
     yield model
     model.model.close()
@@ -74,8 +123,11 @@ def ask(kind: str, *requests: tuple) -> list[Instance]:
 @pytest.mark.parametrize("shots", [0, 2])
 def test_every_choice_of_an_exam_is_as_likely_as_for_hf(ours, theirs, shots, caplog):
     exams = EXAMS if shots == 0 else {name: rows for name, rows in EXAMS.items() if name != "boolq"}
-    found, expected = run(ours, exams, shots), run(theirs, exams, shots)
-    assert "lost their beginning" in caplog.text  # there are prompts past the window, and hf loses as much of them
+    found = run(ours, exams, shots)
+    expected = run(theirs, exams, shots)
+    assert (
+        "lost their beginning" in caplog.text
+    )  # there are prompts past the window, and hf loses as much of them
     for task, samples in expected.items():
         assert len(samples) == len(found[task]) == len(list(exams[task].values())[-1])
         for mine, oracle in zip(found[task], samples, strict=True):
@@ -88,7 +140,8 @@ def test_every_choice_of_an_exam_is_as_likely_as_for_hf(ours, theirs, shots, cap
 
 
 def test_a_text_longer_than_the_window_is_as_likely_as_for_hf(ours, theirs):
-    found, expected = run(ours, PAGES)["wikitext"], run(theirs, PAGES)["wikitext"]
+    found = run(ours, PAGES)["wikitext"]
+    expected = run(theirs, PAGES)["wikitext"]
     sums = [sample["filtered_resps"][0] for sample in found]
     assert sums == pytest.approx([sample["filtered_resps"][0] for sample in expected], **SUM)
     assert len(ours.tok_encode(PAGES["wikitext"]["test"][1]["page"])) > 2 * WINDOW
@@ -97,7 +150,9 @@ def test_a_text_longer_than_the_window_is_as_likely_as_for_hf(ours, theirs):
 @pytest.mark.parametrize("until", [["Question:"], ["\x16", "e"]])
 def test_generated_text_is_that_of_hf(ours, theirs, until):
     settings = {"until": until, "max_gen_toks": 30}
-    found, expected = (run(model, SUMS, shots=1, generation=settings)["gsm8k"] for model in (ours, theirs))
+    found, expected = (
+        run(model, SUMS, shots=1, generation=settings)["gsm8k"] for model in (ours, theirs)
+    )
     texts = [sample["resps"][0][0] for sample in found]
     assert texts == [sample["resps"][0][0] for sample in expected]
     assert len(set(texts)) > 1 and any(texts)
@@ -107,18 +162,33 @@ def test_odd_requests_are_answered_as_by_hf(ours, theirs):
     end = ours.tokenizer.eos_token
     long = "all of it is gone " * 400 + "now"
     pairs = ask(
-        "loglikelihood", ("", "start"), ("", end + "start"), ("trailing blanks  ", "after"), ("twice", " the same"),
-        ("twice", " the same"), (long, " x" * (WINDOW // 2)), (end + "begins with it", "?"), ("a\n", "\nb"),
-    )  # fmt: skip
+        "loglikelihood",
+        ("", "start"),
+        ("", end + "start"),
+        ("trailing blanks  ", "after"),
+        ("twice", " the same"),
+        ("twice", " the same"),
+        (long, " x" * (WINDOW // 2)),
+        (end + "begins with it", "?"),
+        ("a\n", "\nb"),
+    )
     for mine, oracle in zip(ours.loglikelihood(pairs), theirs.loglikelihood(pairs), strict=True):
         assert mine == (pytest.approx(oracle[0], abs=1e-3), oracle[1])
     texts = ask("loglikelihood_rolling", ("",), ("a",), ("b" * WINDOW,), ("c" * (WINDOW + 1),))
-    assert ours.loglikelihood_rolling(texts) == pytest.approx(theirs.loglikelihood_rolling(texts), **SUM)
-    assert ours.loglikelihood([]) == [] and ours.loglikelihood_rolling([]) == [] and ours.generate_until([]) == []
+    assert ours.loglikelihood_rolling(texts) == pytest.approx(
+        theirs.loglikelihood_rolling(texts), **SUM
+    )
+    assert (
+        ours.loglikelihood([]) == []
+        and ours.loglikelihood_rolling([]) == []
+        and ours.generate_until([]) == []
+    )
 
 
 def test_what_the_model_itself_says_is_found_greedy(ours):
-    [text] = ours.generate_until(ask("generate_until", ("The moon is", {"until": [], "max_gen_toks": 4})))
+    [text] = ours.generate_until(
+        ask("generate_until", ("The moon is", {"until": [], "max_gen_toks": 4}))
+    )
     pairs = ask("loglikelihood", ("The moon is", text), ("The moon is", text + " zzz"))
     assert [greedy for _, greedy in ours.loglikelihood(pairs)] == [True, False]
 
@@ -134,27 +204,51 @@ def test_prompts_that_end_at_the_window_and_empty_ones_are_continued(ours):
 TALK = byte_tokenizer(USER)
 PATH = path_of(TALK, "Habcd", USER, "uvw", END)
 ENDS = {
-    "one": {}, "several": {"eos_token_id": [0, 263]}, "an ordinary token": {"eos_token_id": PATH[-3]},
+    "one": {},
+    "several": {"eos_token_id": [0, 263]},
+    "an ordinary token": {"eos_token_id": PATH[-3]},
     "as generate has it": {"generation": {"eos_token_id": [PATH[-2], 0]}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("ends", ENDS)
-def test_text_ends_at_special_tokens_and_ends_of_text_where_it_ends_for_hf(ends: str, tmp_path: Path):
+def test_text_ends_at_special_tokens_and_ends_of_text_where_it_ends_for_hf(
+    ends: str, tmp_path: Path
+):
     """Of each request alone: in a batch `hf` writes on where a row has ended, until all have."""
     folder = save(tmp_path, TALK, PATH, **ENDS[ends])
-    mine, oracle = get_model("neoxlib")(str(folder), dtype="float32", device="cpu"), transformers_model(folder, 1)
-    stops = ([], [USER], ["d" + USER], ["R|>u"], ["du"], ["bc", "c"], "v", [END], ["\n\n", USER], ["<|"], ["vw" + END])
+    mine = get_model("neoxlib")(str(folder), dtype="float32", device="cpu")
+    oracle = transformers_model(folder, 1)
+    stops = (
+        [],
+        [USER],
+        ["d" + USER],
+        ["R|>u"],
+        ["du"],
+        ["bc", "c"],
+        "v",
+        [END],
+        ["\n\n", USER],
+        ["<|"],
+        ["vw" + END],
+    )
     for until in stops:
         settings = {"until": until, "max_gen_toks": 20}
-        wanted = ask("generate_until", ("H", settings), ("xH", settings), ("Hab", settings | {"max_gen_toks": 3}))
+        wanted = ask(
+            "generate_until",
+            ("H", settings),
+            ("xH", settings),
+            ("Hab", settings | {"max_gen_toks": 3}),
+        )
         assert mine.generate_until(wanted) == oracle.generate_until(wanted), until
 
 
 @pytest.fixture(scope="module")
 def padded(checkpoint: Path):
     """A random model with more rows in its vocabulary than the tokenizer has ids, as published ones have."""
-    return get_model("neoxlib")(str(checkpoint), dtype="float32", device="cpu"), transformers_model(checkpoint)
+    return get_model("neoxlib")(str(checkpoint), dtype="float32", device="cpu"), transformers_model(
+        checkpoint
+    )
 
 
 def test_rows_of_the_vocabulary_that_are_padding_count_as_they_do_for_hf(padded):
@@ -170,7 +264,14 @@ def single():
 
 
 def test_drawn_text_is_repeated_with_lm_evals_seed(single):
-    settings = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0, "top_p": 0.95, "top_k": 50}
+    settings = {
+        "until": [],
+        "max_gen_toks": 12,
+        "do_sample": True,
+        "temperature": 1.0,
+        "top_p": 0.95,
+        "top_k": 50,
+    }
     wanted = ask("generate_until", ("abc", settings), ("abd", settings))
     runs = []
     for seed in (1, 1, 2):
@@ -181,8 +282,16 @@ def test_drawn_text_is_repeated_with_lm_evals_seed(single):
 
 def test_temperature_counts_only_where_drawing_is_asked_for(single):
     plain = ask("generate_until", ("abc", {"until": [], "max_gen_toks": 12}))
-    told = {"until": [], "max_new_tokens": 12, "do_sample": False, "temperature": 0.9, "num_beams": 1}
-    assert single.generate_until(plain) == single.generate_until(ask("generate_until", ("abc", told)))
+    told = {
+        "until": [],
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "temperature": 0.9,
+        "num_beams": 1,
+    }
+    assert single.generate_until(plain) == single.generate_until(
+        ask("generate_until", ("abc", told))
+    )
 
 
 def test_answers_in_lm_evals_cache_are_not_computed_again(single, tmp_path, monkeypatch):
@@ -201,7 +310,8 @@ def test_answers_in_lm_evals_cache_are_not_computed_again(single, tmp_path, monk
 
 def test_a_broken_off_run_keeps_what_was_answered(single, tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "CHUNK", 2)
-    score_ids, calls = single.model.score_ids, []
+    score_ids = single.model.score_ids
+    calls = []
 
     def dies_the_second_time(requests, *args, **kwargs):
         calls.append(len(requests))
@@ -210,7 +320,9 @@ def test_a_broken_off_run_keeps_what_was_answered(single, tmp_path, monkeypatch)
         return score_ids(requests, *args, **kwargs)
 
     monkeypatch.setattr(single.model, "score_ids", dies_the_second_time)
-    wanted = ask("loglikelihood", *[("The", text) for text in (" moon", " sun", " cow", " sea", " sky")])
+    wanted = ask(
+        "loglikelihood", *[("The", text) for text in (" moon", " sun", " cow", " sea", " sky")]
+    )
     cached = CachingLM(single, str(tmp_path / "answers.db"))
     with pytest.raises(RuntimeError, match="killed"):
         cached.loglikelihood(wanted)
@@ -220,11 +332,14 @@ def test_a_broken_off_run_keeps_what_was_answered(single, tmp_path, monkeypatch)
     single.set_cache_hook(type(single.cache_hook)(None))
 
 
-@pytest.mark.parametrize(("settings", "said"), [
-    ({"max_gen_toks": 4, "num_beams": 10}, "num_beams"),
-    ({"max_gen_toks": 4, "typical_p": 0.5}, "typical_p"),
-    ({"max_gen_toks": WINDOW}, f"max_gen_toks is {WINDOW}"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_gen_toks": 4, "num_beams": 10}, "num_beams"),
+        ({"max_gen_toks": 4, "typical_p": 0.5}, "typical_p"),
+        ({"max_gen_toks": WINDOW}, f"max_gen_toks is {WINDOW}"),
+    ],
+)
 def test_settings_that_cannot_be_kept_are_refused(single, settings, said):
     with pytest.raises(SettingsError, match=said):
         single.generate_until(ask("generate_until", ("abc", {"until": []} | settings)))
@@ -232,7 +347,9 @@ def test_settings_that_cannot_be_kept_are_refused(single, settings, said):
 
 @pytest.mark.parametrize(("continuation", "tokens"), [("", 0), ("!?" * WINDOW, 2 * WINDOW)])
 def test_a_continuation_that_cannot_be_scored_is_refused(single, continuation, tokens):
-    with pytest.raises(SettingsError, match=f"after 'The' is {tokens} tokens; 1 to {WINDOW} can be scored"):
+    with pytest.raises(
+        SettingsError, match=f"after 'The' is {tokens} tokens; 1 to {WINDOW} can be scored"
+    ):
         single.loglikelihood(ask("loglikelihood", ("The", continuation)))
 
 
@@ -258,11 +375,20 @@ def test_the_command_runs_a_task_of_a_folder_over_two_ranks(tmp_path):
         "lm_eval.evaluator.add_env_info = lambda results: None  # pip, gcc and more are asked\n"
         "from neoxlib.__main__ import cli; cli()"
     )
-    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+        "PATH": "/usr/bin:/bin",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", script, "lm-eval", *arguments], cwd=ROOT, capture_output=True, text=True,
-        env=environment, timeout=240,
-    )  # fmt: skip
+        [sys.executable, "-c", script, "lm-eval", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr
     [file] = (tmp_path / "out").rglob("results*.json")
     results = json.loads(file.read_text())
@@ -273,4 +399,6 @@ def test_the_command_runs_a_task_of_a_folder_over_two_ranks(tmp_path):
 def test_only_the_adapter_needs_lm_eval():
     needs = re.compile(r"^\s*(?:import|from) (?:lm_eval|datasets)\b", re.M)
     files = sorted((ROOT / "neoxlib").rglob("*.py"))
-    assert [path.name for path in files if needs.search(path.read_text(encoding="utf-8"))] == ["harness.py"]
+    assert [path.name for path in files if needs.search(path.read_text(encoding="utf-8"))] == [
+        "harness.py"
+    ]

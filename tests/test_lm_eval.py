@@ -38,7 +38,7 @@ CEVAL = {
         ["合同自____生效", "成立", "签字", "盖章", "履行", "A", "合同"],
         ["诉讼时效____年", "一", "二", "三", "四", "C", "期"],
     ],
-}  # fmt: skip
+}
 MMLU = {
     "abstract_algebra": [
         ["Find the order of {0} in Z_7, e.g. '3'.", "0", "1", "6", "None", "B"],
@@ -47,15 +47,32 @@ MMLU = {
         ["x, y and z commute", "a", "b ", " c", "d", "C"],
     ],
     "high_school_us_history": [
-        ["The war ended in", "1863", "1865", "1867", "1870", "B"], ["He was", "king", "judge", "priest", "none", "B"],
-        ["They wrote", "laws", "poems", "letters", "all of them", "D"], ["It cost", "$1", "$2", "5%", "nothing", "A"],
+        ["The war ended in", "1863", "1865", "1867", "1870", "B"],
+        ["He was", "king", "judge", "priest", "none", "B"],
+        ["They wrote", "laws", "poems", "letters", "all of them", "D"],
+        ["It cost", "$1", "$2", "5%", "nothing", "A"],
     ],
-}  # fmt: skip
+}
 BOOLQ = [
-    {"question": "is ice water", "passage": "Ice is frozen water. It floats.", "answer": True, "title": "Ice"},
-    {"question": "does {iron} float ", "passage": " Iron sinks; cork floats.", "answer": False, "title": "Iron"},
-    {"question": "is the moon a star", "passage": "The moon has no light.", "answer": False, "title": "Moon"},
-]  # fmt: skip
+    {
+        "question": "is ice water",
+        "passage": "Ice is frozen water. It floats.",
+        "answer": True,
+        "title": "Ice",
+    },
+    {
+        "question": "does {iron} float ",
+        "passage": " Iron sinks; cork floats.",
+        "answer": False,
+        "title": "Iron",
+    },
+    {
+        "question": "is the moon a star",
+        "passage": "The moon has no light.",
+        "answer": False,
+        "title": "Moon",
+    },
+]
 
 
 def write_csv(path: Path, header: list[str] | None, rows: list[list[str]]) -> None:
@@ -78,16 +95,26 @@ def ceval_rows(folder: Path, subjects: list[str], limit: int = 99) -> dict:
 
 def mmlu_rows(folder: Path, subjects: list[str], limit: int = 99) -> dict:
     """The same of an MMLU folder: choices as a list, the answer as a number."""
+
     def read(split: str, subject: str) -> list[dict]:
-        cells = read_csv(folder / split / f"{subject}_{split}.csv", ["question", *LETTERS, "answer"])
-        return [{"question": c["question"], "choices": [c[x] for x in LETTERS], "answer": LETTERS.index(c["answer"])}
-                for c in cells]  # fmt: skip
+        cells = read_csv(
+            folder / split / f"{subject}_{split}.csv", ["question", *LETTERS, "answer"]
+        )
+        return [
+            {
+                "question": c["question"],
+                "choices": [c[x] for x in LETTERS],
+                "answer": LETTERS.index(c["answer"]),
+            }
+            for c in cells
+        ]
 
     return {f"mmlu_{s}": {"dev": read("dev", s), "test": read("test", s)[:limit]} for s in subjects}
 
 
 def cmmlu_rows(folder: Path) -> dict:
     """The same of a CMMLU folder, its columns with capitals."""
+
     def read(split: str) -> list[dict]:
         rows = read_csv(folder / split / "logical.csv", None)
         return [{name: cell for name, cell in row.items() if name} for row in rows]
@@ -97,9 +124,14 @@ def cmmlu_rows(folder: Path) -> dict:
 
 def boolq_rows(folder: Path) -> dict:
     """The same of BoolQ's lines, in SuperGLUE's words."""
-    rows = [json.loads(line) for line in (folder / "dev.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (folder / "dev.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     for row in rows:
-        row |= {"passage": f"{row.pop('title')} -- {row['passage']}", "label": int(row.pop("answer"))}
+        row |= {
+            "passage": f"{row.pop('title')} -- {row['passage']}",
+            "label": int(row.pop("answer")),
+        }
     return {"boolq": {"train": rows[:1], "validation": rows}}
 
 
@@ -116,9 +148,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         write_csv(root / "mmlu" / "test" / f"{subject}_test.csv", None, rows[::-1])
     for split, several in (("dev", CEVAL["logic"][:5]), ("test", CEVAL["logic"][::-1])):
         numbered = [[str(n), *row[:-1]] for n, row in enumerate(several)]
-        write_csv(root / "cmmlu" / split / "logical.csv", ["", "Question", *LETTERS, "Answer"], numbered)
+        write_csv(
+            root / "cmmlu" / split / "logical.csv", ["", "Question", *LETTERS, "Answer"], numbered
+        )
     (root / "boolq").mkdir()
-    (root / "boolq" / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in BOOLQ), encoding="utf-8")
+    (root / "boolq" / "dev.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in BOOLQ), encoding="utf-8"
+    )
     return {name: root / name for name in ("ceval", "mmlu", "cmmlu", "boolq")}
 
 
@@ -127,7 +163,9 @@ def shipped():
     return neoxlib.load(MODEL), transformers_model(MODEL)
 
 
-def compare(results: pd.DataFrame, expected: dict, choices: str | tuple[str, ...], name: str) -> None:
+def compare(
+    results: pd.DataFrame, expected: dict, choices: str | tuple[str, ...], name: str
+) -> None:
     """Prompt, log-probability of each choice, prediction and mark of every question, and the published average."""
     assert not results["too_long"].any()
     samples = [(task, sample) for task, several in expected.items() for sample in several]
@@ -141,7 +179,9 @@ def compare(results: pd.DataFrame, expected: dict, choices: str | tuple[str, ...
         assert [row[f"logprob_{c}"] for c in choices] == pytest.approx(logprobs, abs=1e-3)
         assert row["predicted"] == choices[logprobs.index(max(logprobs))]
         assert row["correct"] == sample["acc"]
-    assert results["correct"].mean() == pytest.approx(sum(sample["acc"] for _, sample in samples) / len(samples))
+    assert results["correct"].mean() == pytest.approx(
+        sum(sample["acc"] for _, sample in samples) / len(samples)
+    )
 
 
 @pytest.mark.parametrize("shots", [0, 3, 5])
@@ -149,7 +189,12 @@ def test_ceval_is_answered_as_by_the_harness(folders, shipped, shots):
     engine, harness = shipped
     task = load_task("ceval", folders["ceval"], shots=shots)
     found = evaluate(engine, task, get_profile("lm_eval", "ceval", shots=shots))
-    compare(found, run(harness, ceval_rows(folders["ceval"], ["law", "logic"]), shots), LETTERS, "ceval-valid_{}")
+    compare(
+        found,
+        run(harness, ceval_rows(folders["ceval"], ["law", "logic"]), shots),
+        LETTERS,
+        "ceval-valid_{}",
+    )
     assert set(found["shots_used"]) == {shots}
 
 
@@ -171,7 +216,9 @@ def test_cmmlu_is_answered_as_by_the_harness(folders, shipped, shots):
 
 def test_boolq_is_answered_as_by_the_harness(folders, shipped):
     engine, harness = shipped
-    found = evaluate(engine, load_task("boolq", folders["boolq"], shots=0), get_profile("lm_eval", "boolq"))
+    found = evaluate(
+        engine, load_task("boolq", folders["boolq"], shots=0), get_profile("lm_eval", "boolq")
+    )
     compare(found, run(harness, boolq_rows(folders["boolq"])), ("no", "yes"), "{}")
 
 
@@ -180,28 +227,43 @@ def test_rows_of_the_vocabulary_that_are_padding_count_as_in_the_harness(folders
     save_tokenizer(tmp_path)  # 257 ids
     task = load_task("mmlu", folders["mmlu"], split="test", shots=0)
     found = evaluate(neoxlib.load(tmp_path), task, get_profile("lm_eval", "mmlu", shots=0))
-    compare(found, run(transformers_model(tmp_path), mmlu_rows(folders["mmlu"], list(MMLU))), LETTERS, "mmlu_{}")
+    compare(
+        found,
+        run(transformers_model(tmp_path), mmlu_rows(folders["mmlu"], list(MMLU))),
+        LETTERS,
+        "mmlu_{}",
+    )
 
 
 @pytest.fixture(scope="module")
 def large_vocabulary(data: Path, tmp_path_factory: pytest.TempPathFactory):
     """A random model under GPT-NeoX-20B's tokenizer and vocabulary, padding included."""
     folder = tmp_path_factory.mktemp("model")
-    make_oracle(vocab_size=50432, max_position_embeddings=4096, hidden_size=32).save_pretrained(folder)
+    make_oracle(vocab_size=50432, max_position_embeddings=4096, hidden_size=32).save_pretrained(
+        folder
+    )
     tokenizer = Tokenizer.from_file(str(data / "neox20b" / "tokenizer.json"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
-    return neoxlib.load(folder), transformers_model(folder, batch_size=1)  # it keeps every token's whole distribution
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(
+        folder
+    )
+    return neoxlib.load(folder), transformers_model(
+        folder, batch_size=1
+    )  # it keeps every token's whole distribution
 
 
 def test_published_ceval_is_answered_as_by_the_harness(data, large_vocabulary):
-    (engine, harness), subjects = large_vocabulary, ["college_chemistry", "logic"]
+    (engine, harness) = large_vocabulary
+    subjects = ["college_chemistry", "logic"]
     task = load_task("ceval", data / "ceval", subjects=subjects, shots=5)
     found = evaluate(engine, task, get_profile("lm_eval", "ceval"), limit=2)
-    compare(found, run(harness, ceval_rows(data / "ceval", subjects, 2), 5), LETTERS, "ceval-valid_{}")
+    compare(
+        found, run(harness, ceval_rows(data / "ceval", subjects, 2), 5), LETTERS, "ceval-valid_{}"
+    )
 
 
 def test_published_mmlu_is_answered_as_by_the_harness(data, large_vocabulary):
-    (engine, harness), subjects = large_vocabulary, ["astronomy", "high_school_statistics"]
+    (engine, harness) = large_vocabulary
+    subjects = ["astronomy", "high_school_statistics"]
     task = load_task("mmlu", data / "mmlu", split="test", subjects=subjects, shots=5)
     found = evaluate(engine, task, get_profile("lm_eval", "mmlu"), limit=3)
     compare(found, run(harness, mmlu_rows(data / "mmlu", subjects, 3), 5), LETTERS, "mmlu_{}")

@@ -95,9 +95,15 @@ def test_what_a_machine_and_a_workbook_are_is_known_without_torch(room: str):
 
 TESTS = ROOT / "tests"
 ELSEWHERE = {  # files of tests of what is no single file of a room
-    "test_repository", "test_cli", "test_lm_eval", "exam/data/test_sources", "kernels/cpu/test_isas",
-    "ranks/test_replicas", "setup/test_doctor_on_hosts", "setup/test_npu_mistakes",
-}  # fmt: skip
+    "test_repository",
+    "test_cli",
+    "test_lm_eval",
+    "exam/data/test_sources",
+    "kernels/cpu/test_isas",
+    "ranks/test_replicas",
+    "setup/test_doctor_on_hosts",
+    "setup/test_npu_mistakes",
+}
 
 
 @pytest.mark.parametrize(
@@ -105,7 +111,10 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
 )
 def test_a_file_is_tested_at_its_own_place(path: Path):
     place = path.relative_to(TESTS).with_suffix("")
-    if place.parts[0] in ("notebooks", "npu_wheel", "benchmarks", "demo") or str(place) in ELSEWHERE:
+    if (
+        place.parts[0] in ("notebooks", "npu_wheel", "benchmarks", "demo")
+        or str(place) in ELSEWHERE
+    ):
         return
     tested = PACKAGE / place.with_name(f"{place.name.removeprefix('test_')}.py")
     assert tested.is_file(), f"there is no {tested.relative_to(ROOT)}"
@@ -117,7 +126,9 @@ def test_nothing_imports_from_a_file_of_tests():
 
 
 def test_every_pin_is_the_constraint_that_was_tested():
-    constraints = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text().lower(), re.M))
+    constraints = dict(
+        re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text().lower(), re.M)
+    )
     extras = PYPROJECT["project"]["optional-dependencies"]
     for requirement in [*PYPROJECT["project"]["dependencies"], *extras["eval"], *extras["dev"]]:
         name, _, version = requirement.partition("==")
@@ -126,17 +137,22 @@ def test_every_pin_is_the_constraint_that_was_tested():
 
 def test_the_conda_environment_installs_the_same_project():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    conda, pip = environment["dependencies"][:-1], environment["dependencies"][-1]["pip"]
+    conda = environment["dependencies"][:-1]
+    pip = environment["dependencies"][-1]["pip"]
     python = next(item for item in conda if item.startswith("python=")).removeprefix("python=")
     assert PYPROJECT["project"]["requires-python"].startswith(f">={python},")
     assert pip == ["-c constraints.txt", "-e .[dev,eval]"]
-    assert not [item for item in conda + pip if "npu" in item]  # it breaks `import torch` where CANN is not sourced
+    assert not [
+        item for item in conda + pip if "npu" in item
+    ]  # it breaks `import torch` where CANN is not sourced
 
 
 def test_from_above_a_clone_the_package_is_found_and_not_the_clones_folder(tmp_path: Path):
     """A clone is named neoxlib, too: that folder must not come before what is installed from it."""
     pytest.importorskip("setuptools")
-    clone, wheels, env = tmp_path / "neoxlib", tmp_path / "wheels", tmp_path / "env"
+    clone = tmp_path / "neoxlib"
+    wheels = tmp_path / "wheels"
+    env = tmp_path / "env"
     left_out = shutil.ignore_patterns("__pycache__", "demo")
     shutil.copytree(PACKAGE, clone / "neoxlib", ignore=left_out)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -167,7 +183,11 @@ def test_notebooks_are_stored_clean_and_call_only(path: Path):
 
 @pytest.mark.parametrize("path", NOTEBOOK_FILES, ids=lambda path: path.stem)
 def test_parameters_cells_agree_with_the_table(path: Path):
-    cells = [c for c in nbformat.read(path, as_version=4).cells if "parameters" in c.metadata.get("tags", [])]
+    cells = [
+        c
+        for c in nbformat.read(path, as_version=4).cells
+        if "parameters" in c.metadata.get("tags", [])
+    ]
     assert len(cells) == 1
     declared = {}
     for line in cells[0].source.splitlines():
@@ -177,10 +197,16 @@ def test_parameters_cells_agree_with_the_table(path: Path):
         declared[name] = (kind, ast.literal_eval(default), text)
     assert sorted(declared) == sorted(NOTEBOOKS[path.stem])
     for name, (kind, default, text) in declared.items():
-        assert (kind, default, text) == (PARAMETERS[name].type, PARAMETERS[name].default, PARAMETERS[name].help), name
+        assert (kind, default, text) == (
+            PARAMETERS[name].type,
+            PARAMETERS[name].default,
+            PARAMETERS[name].help,
+        ), name
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks" / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "notebooks" / "presets").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_presets_name_parameters_that_exist(path: Path):
     values = yaml.safe_load(path.read_text())
     assert values and not [name for name in values if name not in PARAMETERS]

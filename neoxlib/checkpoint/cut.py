@@ -53,7 +53,9 @@ class Job:
     def file(self, rank: int, group: int) -> str:
         """Path under root of a rank's file."""
         count = len(self.groups)
-        name = "model.safetensors" if count == 1 else f"model-{group + 1:05}-of-{count:05}.safetensors"
+        name = (
+            "model.safetensors" if count == 1 else f"model-{group + 1:05}-of-{count:05}.safetensors"
+        )
         return self.path(rank, name)
 
     def path(self, rank: int, name: str) -> str:
@@ -63,19 +65,27 @@ class Job:
     def layout(self, rank: int, group: int) -> Layout:
         """Names, dtypes and local shapes in a rank's file."""
         size = len(self.folders)
-        return {t.name: (t.dtype, t.rule.shape(t.stored.shape, rank, size)) for t in self.groups[group]}
+        return {
+            t.name: (t.dtype, t.rule.shape(t.stored.shape, rank, size)) for t in self.groups[group]
+        }
 
     def header(self, rank: int, group: int) -> bytes:
         """Head of a rank's file, which marks it as that rank's part, and as packed."""
-        quant, cut = self.request["quant"], self.request["kind"] == "shard"
+        quant = self.request["quant"]
+        cut = self.request["kind"] == "shard"
         marks = {PART_KEY: f"{rank}/{len(self.folders)}"} if cut else {}
         marks |= {QUANT_KEY: quant} if quant else {}
         return durable.header_of(self.layout(rank, group), marks)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of every weight file."""
-        places = [(rank, group) for rank in range(len(self.folders)) for group in range(len(self.groups))]
-        return {self.file(*at): len(self.header(*at)) + durable.data_bytes(self.layout(*at)) for at in places}
+        places = [
+            (rank, group) for rank in range(len(self.folders)) for group in range(len(self.groups))
+        ]
+        return {
+            self.file(*at): len(self.header(*at)) + durable.data_bytes(self.layout(*at))
+            for at in places
+        }
 
 
 def write(job: Job, progress: bool) -> dict[str, Any]:
@@ -117,14 +127,24 @@ def _check_source(job: Job, written: dict[str, Entry], journal: Journal) -> None
 
 
 def _write_companions(job: Job) -> dict[str, Entry]:
-    places = [(job.path(rank, name), data) for rank in range(len(job.folders)) for name, data in job.companions.items()]
+    places = [
+        (job.path(rank, name), data)
+        for rank in range(len(job.folders))
+        for name, data in job.companions.items()
+    ]
     for path, _ in places:
         (job.root / path).parent.mkdir(parents=True, exist_ok=True)
     return {path: durable.write_bytes(job.root / path, data) for path, data in places}
 
 
-def _write_weights(job: Job, sizes: dict[str, int], journal: Journal, progress: bool) -> dict[str, Entry]:
-    done = {file: entry for file, entry in journal.done.items() if durable.has_size(job.root / file, entry)}
+def _write_weights(
+    job: Job, sizes: dict[str, int], journal: Journal, progress: bool
+) -> dict[str, Entry]:
+    done = {
+        file: entry
+        for file, entry in journal.done.items()
+        if durable.has_size(job.root / file, entry)
+    }
     started = sum(entry["bytes"] for entry in done.values())
     meter = Meter(job.request["kind"], sum(sizes.values()), started, progress)
     with meter:
@@ -141,7 +161,9 @@ def _write_group(job: Job, group: int, ranks: list[int], journal: Journal, meter
     syncer = ThreadPoolExecutor(1)
     try:
         for rank in ranks:
-            outputs[rank] = TensorFile(job.root / job.file(rank, group), job.header(rank, group), syncer)
+            outputs[rank] = TensorFile(
+                job.root / job.file(rank, group), job.header(rank, group), syncer
+            )
             meter.add(outputs[rank].bytes)
         for target in job.groups[group]:
             for count in _write_tensor(target, outputs, len(job.folders)):
@@ -160,16 +182,25 @@ def _write_tensor(target: Target, outputs: dict[int, TensorFile], size: int) -> 
     A row layer's bias is whole on every rank, never divided: the model adds it once, after the sum over the ranks;
     N parts, each rounded, would not add up to it.
     """
-    stored, dtype = target.stored, target.dtype
+    stored = target.stored
+    dtype = target.dtype
     whole = slice(0, matrix(stored.shape)[1])
-    parts = {rank: (*target.rule.slices(stored.shape, rank, size), slice(0, 1))[:2] for rank in outputs}
+    parts = {
+        rank: (*target.rule.slices(stored.shape, rank, size), slice(0, 1))[:2] for rank in outputs
+    }
     for rows, ranks in _turns(target, {rank: part[0] for rank, part in parts.items()}):
-        height, columns = rows.stop - rows.start, [parts[rank][1] for rank in ranks]
-        rooms = [outputs[r].room(height, c.stop - c.start, dtype) for r, c in zip(ranks, columns, strict=True)]
+        height = rows.stop - rows.start
+        columns = [parts[rank][1] for rank in ranks]
+        rooms = [
+            outputs[r].room(height, c.stop - c.start, dtype)
+            for r, c in zip(ranks, columns, strict=True)
+        ]
         if columns == [whole] and stored.dtype == dtype:
             stored.read_into(rooms[0], (rows, whole))  # straight to where it is hashed and written
         else:
-            stored.read_into(block := torch.empty(height, whole.stop, dtype=stored.dtype), (rows, whole))
+            stored.read_into(
+                block := torch.empty(height, whole.stop, dtype=stored.dtype), (rows, whole)
+            )
             block = cast(block, dtype, target.source_name)
             for room, part in zip(rooms, columns, strict=True):
                 pack.copy(block[:, part], room)
@@ -182,7 +213,9 @@ def _turns(target: Target, parts: dict[int, slice]) -> Iterator[tuple[slice, lis
     Where columns are cut a run is read once, for all ranks. Where rows are, the ranks take turns: each file then has
     bytes to be hashed and written while another one's are read.
     """
-    width = matrix(target.stored.shape)[1] * max(target.dtype.itemsize, target.stored.dtype.itemsize)
+    width = matrix(target.stored.shape)[1] * max(
+        target.dtype.itemsize, target.stored.dtype.itemsize
+    )
     step = max(1, BLOCK // max(1, width))
     if target.rule.dim == 1:
         whole = next(iter(parts.values()))
@@ -193,7 +226,9 @@ def _turns(target: Target, parts: dict[int, slice]) -> Iterator[tuple[slice, lis
 
 
 def _runs(rows: slice, step: int) -> Iterator[slice]:
-    yield from (slice(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step))
+    yield from (
+        slice(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step)
+    )
 
 
 def cast(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:
@@ -203,7 +238,9 @@ def cast(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     out = block.to(dtype)
     if not torch.equal(out.isinf(), block.isinf()):
         worst = block[block.isfinite()].abs().max().item()
-        raise WeightsError(f"{name} holds {worst:g}, past the range of {dtype}; cut to bfloat16, or keep its dtype")
+        raise WeightsError(
+            f"{name} holds {worst:g}, past the range of {dtype}; cut to bfloat16, or keep its dtype"
+        )
     return out
 
 
@@ -211,11 +248,15 @@ def _write_indexes(job: Job) -> dict[str, Entry]:
     """Tensor -> file in each folder of several files; they come after the files, which so do not look complete."""
     entries: dict[str, Entry] = {}
     for rank in range(len(job.folders)) if len(job.groups) > 1 else ():
-        layouts = {Path(job.file(rank, n)).name: job.layout(rank, n) for n in range(len(job.groups))}
+        layouts = {
+            Path(job.file(rank, n)).name: job.layout(rank, n) for n in range(len(job.groups))
+        }
         weight_map = {name: file for file, layout in layouts.items() for name in layout}
         total = sum(durable.data_bytes(layout) for layout in layouts.values())
         path = job.path(rank, "model.safetensors.index.json")
-        entries[path] = durable.write_json(job.root / path, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        entries[path] = durable.write_json(
+            job.root / path, {"metadata": {"total_size": total}, "weight_map": weight_map}
+        )
     return entries
 
 
@@ -235,10 +276,14 @@ def _manifest(job: Job, written: dict[str, Entry]) -> dict[str, Any]:
     dtypes = {str(target.dtype).removeprefix("torch.") for group in job.groups for target in group}
     tensors = {
         target.name: {
-            "cut": target.rule.dim, "shape": list(target.stored.shape), "dtype": durable.CODES[target.dtype],
-            "source_name": target.source_name, "files": [job.file(rank, n) for rank in range(len(job.folders))],
+            "cut": target.rule.dim,
+            "shape": list(target.stored.shape),
+            "dtype": durable.CODES[target.dtype],
+            "source_name": target.source_name,
+            "files": [job.file(rank, n) for rank in range(len(job.folders))],
         }
-        for n, group in enumerate(job.groups) for target in group
-    }  # fmt: skip
+        for n, group in enumerate(job.groups)
+        for target in group
+    }
     dtype = dtypes.pop() if len(dtypes) == 1 else "mixed"
     return seal({**job.request, "dtype": dtype, "files": written, "tensors": tensors})

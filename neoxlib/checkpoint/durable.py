@@ -22,7 +22,9 @@ from neoxlib.checkpoint.tensor_writer import Entry
 from neoxlib.errors import ShardError
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]  # name -> dtype and shape, in the order of the file
+Layout = Mapping[
+    str, tuple[torch.dtype, tuple[int, ...]]
+]  # name -> dtype and shape, in the order of the file
 
 
 def nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
@@ -45,7 +47,8 @@ def header_of(layout: Layout, metadata: Mapping[str, str]) -> bytes:
     table: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for name, (dtype, shape) in layout.items():
-        start, end = end, end + nbytes(dtype, shape)
+        start = end
+        end = end + nbytes(dtype, shape)
         table[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     raw = json.dumps(table, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
@@ -87,7 +90,8 @@ class Journal:
     """
 
     def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
-        self.path, self.done = path, {}
+        self.path = path
+        self.done = {}
         self.file = path.open("a+b")
         try:
             self._lock()
@@ -100,27 +104,36 @@ class Journal:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ShardError(f"another process is writing to {self.path.parent}; wait until it is done") from error
+            raise ShardError(
+                f"another process is writing to {self.path.parent}; wait until it is done"
+            ) from error
         if not os.fstat(self.file.fileno()).st_nlink:
-            raise ShardError(f"another process has just finished writing to {self.path.parent}; look there first")
+            raise ShardError(
+                f"another process has just finished writing to {self.path.parent}; look there first"
+            )
 
     def _read(self, request: dict[str, Any]) -> None:
         self.file.seek(0)
-        lines, end = [], 0
+        lines = []
+        end = 0
         for line in self.file:
             if not line.endswith(b"\n"):
                 break  # a kill cut it short: its file is written again
             try:
                 lines.append(json.loads(line))
             except ValueError as error:
-                raise ShardError(f"{self.path} is damaged ({error}); delete {self.path.parent} and cut anew") from error
+                raise ShardError(
+                    f"{self.path} is damaged ({error}); delete {self.path.parent} and cut anew"
+                ) from error
             end += len(line)
         self.file.truncate(end)
         if not lines:
             self._append(request)
         elif changes := differences(lines[0], request):
             raise ShardError(f"{self.path.parent} holds another cut, unfinished: {changes}")
-        self.done = {line["file"]: {"bytes": line["bytes"], "sha256": line["sha256"]} for line in lines[1:]}
+        self.done = {
+            line["file"]: {"bytes": line["bytes"], "sha256": line["sha256"]} for line in lines[1:]
+        }
 
     def record(self, file: str, entry: Entry) -> None:
         """Note a file as finished, for good."""
@@ -183,8 +196,11 @@ def check_space(folder: Path, needed: int) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
-        needs, has = tqdm.format_sizeof(needed, "B"), tqdm.format_sizeof(free, "B")
-        raise ShardError(f"{folder} needs {needs}, the disk has {has} free; make room or choose another disk")
+        needs = tqdm.format_sizeof(needed, "B")
+        has = tqdm.format_sizeof(free, "B")
+        raise ShardError(
+            f"{folder} needs {needs}, the disk has {has} free; make room or choose another disk"
+        )
 
 
 @contextmanager

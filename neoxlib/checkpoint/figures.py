@@ -10,7 +10,9 @@ def rank_bytes(plan: pd.DataFrame) -> Figure:
 
     `plan`: rows of `weights.plan` as a frame with tensor, rule and rank_bytes.
     """
-    table = plan.assign(short=plan["tensor"].str.removeprefix("gpt_neox.").str.replace("layers.*.", "", regex=False))
+    table = plan.assign(
+        short=plan["tensor"].str.removeprefix("gpt_neox.").str.replace("layers.*.", "", regex=False)
+    )
     table = table.sort_values("rank_bytes").tail(12)
     colours = ["#999999" if "whole" in rule else "#0072B2" for rule in table["rule"]]
     figure = Figure(figsize=(8, 0.9 + 0.27 * len(table)), layout="constrained")
@@ -19,6 +21,9 @@ def rank_bytes(plan: pd.DataFrame) -> Figure:
     axes.set_xlabel("MiB on one rank, all layers together")
     axes.tick_params(axis="y", labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    handles = [Patch(color="#0072B2", label="cut over the ranks"), Patch(color="#999999", label="whole on every rank")]
+    handles = [
+        Patch(color="#0072B2", label="cut over the ranks"),
+        Patch(color="#999999", label="whole on every rank"),
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return figure

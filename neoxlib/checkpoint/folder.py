@@ -34,8 +34,11 @@ log = logging.getLogger("neoxlib")
 SKIPPED = re.compile(r"(^|\.)(attention\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 # In order of preference: the first that a folder has is read.
 LAYOUTS = (
-    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
-)  # fmt: skip
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,20 @@ class Stored:
         found = None if more else piece.mapped(*box)
         return None if found is None else found.view(tuple(s.stop - s.start for s in index))
 
-    def _parts(self, index: tuple[slice, ...]) -> Iterator[tuple[Piece, tuple[int, int] | None, list[slice]]]:
+    def _parts(
+        self, index: tuple[slice, ...]
+    ) -> Iterator[tuple[Piece, tuple[int, int] | None, list[slice]]]:
         """The pieces that overlap `index`: each with start and length along `dim` there, its own rows and columns."""
         box = list(index) if len(index) == 2 else [*index, slice(0, 1)]
         if self.dim is None:
             yield self.pieces[0], None, box
             return
-        first, wanted = 0, box[self.dim]
+        first = 0
+        wanted = box[self.dim]
         for piece in self.pieces:
             length = piece.shape[self.dim]
-            start, stop = max(wanted.start, first), min(wanted.stop, first + length)
+            start = max(wanted.start, first)
+            stop = min(wanted.stop, first + length)
             if start < stop:
                 box[self.dim] = slice(start - first, stop - first)
                 yield piece, (start - wanted.start, stop - start), list(box)
@@ -183,7 +190,8 @@ def _open_published(folder: Path, layout: str) -> Checkpoint:
         f"{file} should hold weights{kind}" for file in files if (kind := text_kind(file))
     ]:
         raise WeightsError("\n  ".join(texts))
-    found, marks = {}, {}
+    found = {}
+    marks = {}
     for file in sorted(files):
         found[file.name], metadata = (
             read_header(file) if file.suffix == ".safetensors" else (read_pickle(file), {})
@@ -195,9 +203,13 @@ def _open_published(folder: Path, layout: str) -> Checkpoint:
         )
     wanted = {name: file for name, file in listed.items() if not SKIPPED.search(name)}
     if lost := [f"{name} in {file}" for name, file in wanted.items() if name not in found[file]]:
-        raise WeightsError(f"{folder / layout} lists tensors that their files do not hold:\n  " + "\n  ".join(lost))
+        raise WeightsError(
+            f"{folder / layout} lists tensors that their files do not hold:\n  " + "\n  ".join(lost)
+        )
     tensors = {
-        name: Stored((piece,)) for file, pieces in found.items() for name, piece in pieces.items()
+        name: Stored((piece,))
+        for file, pieces in found.items()
+        for name, piece in pieces.items()
         if listed.get(name, file) == file
     }
     part, quant = next(iter(marks.values()))
@@ -207,7 +219,11 @@ def _open_published(folder: Path, layout: str) -> Checkpoint:
 def _weight_map(path: Path) -> dict[str, str]:
     """An index's tensor -> file."""
     listed = read_json(path).get("weight_map")
-    if not isinstance(listed, dict) or not listed or not all(isinstance(file, str) for file in listed.values()):
+    if (
+        not isinstance(listed, dict)
+        or not listed
+        or not all(isinstance(file, str) for file in listed.values())
+    ):
         raise WeightsError(f"{path} has no weight_map of tensor and file name; copy it anew")
     return listed
 
@@ -217,8 +233,12 @@ def _read_index(path: Path) -> dict[str, str]:
     listed = _weight_map(path)
     files = sorted(set(listed.values()))
     # A link out of the folder is fine (download caches are made of them); a name that leads out is not.
-    if outside := [file for file in files if file in ("", ".", "..") or "/" in file or "\\" in file]:
-        raise WeightsError(f"{path} names files that are not beside it, which is refused: {', '.join(outside)}")
+    if outside := [
+        file for file in files if file in ("", ".", "..") or "/" in file or "\\" in file
+    ]:
+        raise WeightsError(
+            f"{path} names files that are not beside it, which is refused: {', '.join(outside)}"
+        )
     if missing := [file for file in files if not (path.parent / file).is_file()]:
         links = "".join(
             f"\n  {link}" for file in missing if (link := dead_link(path.parent / file))
@@ -234,23 +254,32 @@ def _open_shards(folder: Path, manifest: dict[str, Any]) -> Checkpoint:
     """The ranks' files of a cut as one checkpoint, whatever the world size that reads it."""
     files = [folder / name for name in manifest["files"] if name.endswith(".safetensors")]
     if missing := [str(file.relative_to(folder)) for file in files if not file.is_file()]:
-        raise WeightsError(f"{folder} lacks files of its manifest: {', '.join(missing)}; copy them, or cut anew")
+        raise WeightsError(
+            f"{folder} lacks files of its manifest: {', '.join(missing)}; copy them, or cut anew"
+        )
     read = {str(file.relative_to(folder)): read_header(file) for file in files}
     headers = {file: pieces for file, (pieces, _) in read.items()}
     if wrong := misplaced(manifest, {file: metadata for file, (_, metadata) in read.items()}):
         raise WeightsError(
             f"{folder} has files where others belong; cut anew:\n  " + "\n  ".join(wrong)
         )
-    tensors, lost = {}, []
+    tensors = {}
+    lost = []
     for name, entry in manifest["tensors"].items():
-        lost += [f"{name} in {file}" for file in entry["files"] if name not in headers.get(file, {})]
+        lost += [
+            f"{name} in {file}" for file in entry["files"] if name not in headers.get(file, {})
+        ]
         if not lost:
             pieces = tuple(headers[file][name] for file in entry["files"])
             tensors[name] = Stored(pieces if entry["cut"] is not None else pieces[:1], entry["cut"])
     if lost:
-        raise WeightsError(f"{folder}: the manifest tells of tensors that are not there:\n  " + "\n  ".join(lost))
+        raise WeightsError(
+            f"{folder}: the manifest tells of tensors that are not there:\n  " + "\n  ".join(lost)
+        )
     names = {name: entry["source_name"] for name, entry in manifest["tensors"].items()}
-    return Checkpoint(folder / PARTS / "0", tuple(files), tensors, source_names=names, quant=manifest.get("quant"))
+    return Checkpoint(
+        folder / PARTS / "0", tuple(files), tensors, source_names=names, quant=manifest.get("quant")
+    )
 
 
 def _nothing_found(folder: Path) -> str:

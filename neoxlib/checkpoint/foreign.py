@@ -28,7 +28,7 @@ HEADS = (
     (b"bzh", "packed with bzip2: unpack it"),
     (b"\x89hdf", "HDF5, as TensorFlow writes it: save the model as safetensors"),
     (bytes(64), f"zeros where it begins, as a download leaves that was broken off: {DOWNLOAD}"),
-)  # fmt: skip
+)
 UNQUANTIZED = "give the checkpoint before that, and quant='int8' or 'int4' if it should be small"
 ZERO_TO_FP32 = "`python zero_to_fp32.py . folder --safe_serialization`"
 MERGE = "PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(folder)"
@@ -39,26 +39,41 @@ FOLDERS = (
     (("*.gguf",), "GGUF, llama.cpp's format: give the checkpoint that it was converted from"),
     (("quantize_config.json", "gptq_model*"), f"weights quantized by GPTQ: {UNQUANTIZED}"),
     (("quant_config.json", "awq_model*"), f"weights quantized by AWQ: {UNQUANTIZED}"),
-    (("zero_to_fp32.py", "*zero_pp_rank_*", "global_step*/*zero_pp_rank_*"),
-     f"a training state of DeepSpeed: join it, {ZERO_TO_FP32}"),
-    (("global_step*", "layer_*-model_*-model_states.pt", "mp_rank_*_model_states.pt"),
-     "a training state of DeepSpeed or of the gpt-neox trainer: convert it with that trainer's "
-     "tools/ckpts/convert_neox_to_hf.py"),
-    (("latest_checkpointed_iteration.txt", "iter_*", "mp_rank_*", "model_optim_rng.pt"),
-     "a training state of Megatron: convert it to the layout of Hugging Face"),
-    (("*.distcp",), "a distributed checkpoint of PyTorch: join it, "
-     "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch`, and save safetensors"),
-    (("tf_model*.h5", "*.msgpack", "*.onnx", "*.ckpt.index"),
-     "weights for TensorFlow, Flax or ONNX: give the checkpoint for PyTorch"),
+    (
+        ("zero_to_fp32.py", "*zero_pp_rank_*", "global_step*/*zero_pp_rank_*"),
+        f"a training state of DeepSpeed: join it, {ZERO_TO_FP32}",
+    ),
+    (
+        ("global_step*", "layer_*-model_*-model_states.pt", "mp_rank_*_model_states.pt"),
+        "a training state of DeepSpeed or of the gpt-neox trainer: convert it with that trainer's "
+        "tools/ckpts/convert_neox_to_hf.py",
+    ),
+    (
+        ("latest_checkpointed_iteration.txt", "iter_*", "mp_rank_*", "model_optim_rng.pt"),
+        "a training state of Megatron: convert it to the layout of Hugging Face",
+    ),
+    (
+        ("*.distcp",),
+        "a distributed checkpoint of PyTorch: join it, "
+        "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch`, and save safetensors",
+    ),
+    (
+        ("tf_model*.h5", "*.msgpack", "*.onnx", "*.ckpt.index"),
+        "weights for TensorFlow, Flax or ONNX: give the checkpoint for PyTorch",
+    ),
     (("checkpoint-*",), "a trainer's folder: give one of its checkpoints, checkpoint-*"),
     (("snapshots",), "a model's folder in a download cache: give the one under snapshots/"),
-    (("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin"),
-     "weights in several files without their index: copy model.safetensors.index.json or "
-     "pytorch_model.bin.index.json, too"),
-    (("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt"),
-     "weights under another name: if they are the model's state_dict(), name them "
-     "model.safetensors or pytorch_model.bin, as their format is"),
-)  # fmt: skip
+    (
+        ("model-*-of-*.safetensors", "pytorch_model-*-of-*.bin"),
+        "weights in several files without their index: copy model.safetensors.index.json or "
+        "pytorch_model.bin.index.json, too",
+    ),
+    (
+        ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt"),
+        "weights under another name: if they are the model's state_dict(), name them "
+        "model.safetensors or pytorch_model.bin, as their format is",
+    ),
+)
 
 
 def text_kind(path: Path) -> str:

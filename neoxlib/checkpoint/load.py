@@ -28,7 +28,11 @@ __all__ = ["PlanRow", "load_into", "merge", "plan", "shard", "verify"]
 
 
 def load_into(
-    model: GPTNeoX, model_dir: str | os.PathLike[str], progress: bool = False, lend: bool = False, narrow: bool = False
+    model: GPTNeoX,
+    model_dir: str | os.PathLike[str],
+    progress: bool = False,
+    lend: bool = False,
+    narrow: bool = False,
 ) -> Settling:
     """Fill each parameter of `model` once: its rank's part of the checkpoint in `model_dir`, in the model's dtype.
 
@@ -44,12 +48,18 @@ def load_into(
     _check_part(checkpoint, model.group)
     found = match(checkpoint, model.config)
     if choose_quant(checkpoint, model.quant) != model.quant:
-        raise SettingsError(f"{model_dir} holds weights packed as {checkpoint.quant!r}; the model is not made for them")
+        raise SettingsError(
+            f"{model_dir} holds weights packed as {checkpoint.quant!r}; the model is not made for them"
+        )
     if any(parameter.is_meta for parameter in model.parameters()):
         model.to_empty(device="cpu")
     parameters = {name: parameter.data for name, parameter in model.named_parameters()}
     shares = {name: _Share(model, checkpoint, name, stored) for name, (_, stored) in found.items()}
-    mapped = {name: share.mapped(parameters[name], narrow) for name, share in shares.items()} if lend else {}
+    mapped = (
+        {name: share.mapped(parameters[name], narrow) for name, share in shares.items()}
+        if lend
+        else {}
+    )
     mapped = {name: tensor for name, tensor in mapped.items() if tensor is not None}
     tasks = {name: share.tasks(parameters) for name, share in shares.items()}
     lent = [tasks.pop(name) for name in mapped]
@@ -60,11 +70,16 @@ def load_into(
 
 
 def _read(
-    tasks: Iterator[Callable[[], int]], parameters: dict[str, Tensor], mapped: dict[str, Tensor], progress: bool
+    tasks: Iterator[Callable[[], int]],
+    parameters: dict[str, Tensor],
+    mapped: dict[str, Tensor],
+    progress: bool,
 ) -> None:
     """Fill the parameters that are not mapped."""
     here = all(parameter.is_cpu for parameter in parameters.values())
-    with Meter("load", sum(parameter.nbytes for parameter in parameters.values()), show=progress) as meter:
+    with Meter(
+        "load", sum(parameter.nbytes for parameter in parameters.values()), show=progress
+    ) as meter:
         meter.add(sum(parameters[name].nbytes for name in mapped))
         for count in at_once(tasks) if here else (task() for task in tasks):
             meter.add(count)
@@ -76,21 +91,37 @@ class _Share:
     """This rank's part of one tensor."""
 
     def __init__(self, model: GPTNeoX, checkpoint: Checkpoint, name: str, stored: Stored) -> None:
-        self.name, self.stored = name, stored
-        rank, size = (0, 1) if checkpoint.part[1] > 1 else (model.group.rank, model.group.size)  # a part is cut already
-        self.index = full_parameters(model.config, model.quant)[name].rule.slices(stored.shape, rank, size)
-        self.scheme = scheme_of(name, model.config, model.quant) if checkpoint.quant is None else None
+        self.name = name
+        self.stored = stored
+        rank, size = (
+            (0, 1) if checkpoint.part[1] > 1 else (model.group.rank, model.group.size)
+        )  # a part is cut already
+        self.index = full_parameters(model.config, model.quant)[name].rule.slices(
+            stored.shape, rank, size
+        )
+        self.scheme = (
+            scheme_of(name, model.config, model.quant) if checkpoint.quant is None else None
+        )
 
     def mapped(self, parameter: Tensor, narrow: bool) -> Tensor | None:
         """The pages of a file that hold its numbers, in its dtype or perhaps a narrow one; None without such pages."""
-        here, wide = self.stored.dtype, parameter.dtype == torch.float32 and parameter.ndim == 2
-        fits = here == parameter.dtype or (narrow and wide and here in (torch.float16, torch.bfloat16))
-        return self.stored.mapped(self.index) if fits and self.scheme is None and parameter.is_cpu else None
+        here = self.stored.dtype
+        wide = parameter.dtype == torch.float32 and parameter.ndim == 2
+        fits = here == parameter.dtype or (
+            narrow and wide and here in (torch.float16, torch.bfloat16)
+        )
+        return (
+            self.stored.mapped(self.index)
+            if fits and self.scheme is None and parameter.is_cpu
+            else None
+        )
 
     def tasks(self, parameters: dict[str, Tensor]) -> Iterator[Callable[[], int]]:
         """Runs of rows: each task reads one, and packs it where the model wants that."""
         rows, *columns = self.index
-        names = {"weight": self.name} | ({"weight_scale": f"{self.name}_scale"} if self.scheme else {})
+        names = {"weight": self.name} | (
+            {"weight_scale": f"{self.name}_scale"} if self.scheme else {}
+        )
         for run in runs(rows, self.stored):
             here = slice(run.start - rows.start, run.stop - rows.start)
             out = {part: parameters[name][here] for part, name in names.items()}

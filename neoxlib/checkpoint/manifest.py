@@ -8,7 +8,9 @@ from typing import Any
 
 from neoxlib.errors import WeightsError, unreadable_is
 
-MANIFEST, JOURNAL, PARTS = "manifest.json", "shard.progress.jsonl", "part_model"
+MANIFEST = "manifest.json"
+JOURNAL = "shard.progress.jsonl"
+PARTS = "part_model"
 PART_KEY = (
     "neoxlib_part"  # in a safetensors header: "1/2" in the files of part_model/1 of two ranks
 )
@@ -67,20 +69,20 @@ def _problems(manifest: Mapping[str, Any]) -> list[str]:
     """What is missing, and where files and ranks do not belong together."""
     if lost := [key for key in NEEDED if key not in manifest]:
         return [f"it lacks {', '.join(lost)}"]
-    files, tensors = manifest["files"], manifest["tensors"]
+    files = manifest["files"]
+    tensors = manifest["tensors"]
     if not (
         _table(files, bytes=int, sha256=str) and _table(tensors, shape=list, dtype=str, files=list)
     ):
-        return [
-            "it has no table of files (bytes, sha256) and one of tensors (shape, dtype, files)"
-        ]
+        return ["it has no table of files (bytes, sha256) and one of tensors (shape, dtype, files)"]
     if outside := [file for file in files if file.startswith("/") or ".." in file.split("/")]:
         return [f"it names files outside its folder, which is refused: {', '.join(outside)}"]
     return [
         f"{name}: {file} stands where the file of rank {rank} belongs"
-        for name, entry in tensors.items() for rank, file in enumerate(entry["files"])
+        for name, entry in tensors.items()
+        for rank, file in enumerate(entry["files"])
         if not str(file).startswith(f"{PARTS}/{rank}/")
-    ]  # fmt: skip
+    ]
 
 
 def _table(value: Any, **fields: type) -> bool:

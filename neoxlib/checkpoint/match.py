@@ -12,26 +12,37 @@ from neoxlib.errors import ShardError, WeightsError
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.parameters import full_parameters, shard_rules
 
-EMBED, HEAD = "gpt_neox.embed_in.weight", "embed_out.weight"
+EMBED = "gpt_neox.embed_in.weight"
+HEAD = "embed_out.weight"
 HEADS = (HEAD, "lm_head.weight")  # the second since transformers 5
 # Names of other programs' tensors -> what they are.
 FOREIGN = (
-    (r"\.lora_\w+(\.|$)",
-     "those of an adapter (LoRA), not merged: merge_and_unload() it into its model and save that"),
+    (
+        r"\.lora_\w+(\.|$)",
+        "those of an adapter (LoRA), not merged: merge_and_unload() it into its model and save that",
+    ),
     (r"\.(qweight|qzeros|g_idx)$", f"weights quantized by GPTQ or AWQ: {UNQUANTIZED}"),
-    (r"\.(SCB|absmax|quant_map|weight_format|quant_state\.\w+)$",
-     f"weights quantized by bitsandbytes: {UNQUANTIZED}"),
+    (
+        r"\.(SCB|absmax|quant_map|weight_format|quant_state\.\w+)$",
+        f"weights quantized by bitsandbytes: {UNQUANTIZED}",
+    ),
     (r"\.(weight_packed|weight_zero_point)$", f"compressed tensors: {UNQUANTIZED}"),
-)  # fmt: skip
+)
 # What wrappers put before the names of what they wrap -> whose they are.
 WRAPPERS = {
-    "_orig_mod.": "torch.compile", "_fsdp_wrapped_module.": "torch's FSDP",
+    "_orig_mod.": "torch.compile",
+    "_fsdp_wrapped_module.": "torch's FSDP",
     "base_model.model.": "PEFT",
     "_checkpoint_wrapped_module.": "torch's activation checkpointing",
     "module.": "torch's DistributedDataParallel or DataParallel, or DeepSpeed",
-}  # fmt: skip
+}
 FIRST = "layers.0.input_layernorm.weight"  # in every checkpoint, behind what its names begin with
-FLOATS = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+FLOATS = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 
 
 def dtype_of(name: str | torch.dtype) -> torch.dtype:
@@ -48,7 +59,9 @@ def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, S
     Packed weights keep their parts: `weight` and `weight_scale`.
     Raises WeightsError with every missing, extra or misshapen tensor, and those of a wrong dtype.
     """
-    parameters, problems, found = full_parameters(config, checkpoint.quant), [], {}
+    parameters = full_parameters(config, checkpoint.quant)
+    problems = []
+    found = {}
     names = match_names(checkpoint.tensors, config, str(checkpoint.folder), checkpoint.quant)
     if empty := [theirs for theirs in names.values() if 0 in checkpoint.tensors[theirs].shape]:
         raise WeightsError(
@@ -56,9 +69,12 @@ def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, S
             f"DeepSpeed's ZeRO-3 leaves such: join its training state, {ZERO_TO_FP32}"
         )
     for name, theirs in names.items():
-        stored, (shape, rule, dtype) = checkpoint.tensors[theirs], parameters[name]
+        stored = checkpoint.tensors[theirs]
+        (shape, rule, dtype) = parameters[name]
         if stored.shape != (expected := rule.shape(shape, *checkpoint.part)):
-            problems.append(f"{theirs} is {list(stored.shape)}, the config asks for {list(expected)}")
+            problems.append(
+                f"{theirs} is {list(stored.shape)}, the config asks for {list(expected)}"
+            )
         if stored.dtype not in ([dtype] if dtype else FLOATS.values()):
             problems.append(f"{theirs} is {stored.dtype}; weights are {dtype or ', '.join(FLOATS)}")
         found[name] = (theirs, stored)
@@ -69,7 +85,10 @@ def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, S
 
 
 def match_names(
-    names: Iterable[str], config: ModelConfig, where: str = "the checkpoint", quant: str | None = None
+    names: Iterable[str],
+    config: ModelConfig,
+    where: str = "the checkpoint",
+    quant: str | None = None,
 ) -> dict[str, str]:
     """The model's parameter names -> the checkpoint's. Raises WeightsError with all names that do not fit.
 
@@ -80,7 +99,9 @@ def match_names(
     if problem := _of_others(names) or _prefixed(names):
         raise WeightsError(f"{where} {problem}")
     prefix = "" if any(name.startswith("gpt_neox.") for name in names) else "gpt_neox."
-    expected, found, problems = shard_rules(config, quant), {}, []
+    expected = shard_rules(config, quant)
+    found = {}
+    problems = []
     for theirs in names:
         ours = HEAD if theirs in HEADS else prefix + theirs
         if ours == HEAD and config.tie_word_embeddings:
@@ -90,11 +111,17 @@ def match_names(
         elif ours not in expected:
             problems.append(f"extra {theirs}")
         found[ours] = theirs
-    if config.tie_word_embeddings and EMBED not in found and (heads := [name for name in names if name in HEADS]):
+    if (
+        config.tie_word_embeddings
+        and EMBED not in found
+        and (heads := [name for name in names if name in HEADS])
+    ):
         found[EMBED] = heads[0]
     missing = [name for name in expected if name not in found]
     if missing == [HEAD]:
-        problems.append("this is a base model: it lacks the head that turns hidden states into tokens")
+        problems.append(
+            "this is a base model: it lacks the head that turns hidden states into tokens"
+        )
     _refuse(problems + [f"missing {name}" for name in missing], where)
     return found
 
@@ -128,14 +155,19 @@ def _prefixed(names: list[str]) -> str | None:
 
 def _refuse(problems: list[str], where: str) -> None:
     if problems:
-        raise WeightsError(f"{where} does not hold the GPT-NeoX of its config.json:\n  " + "\n  ".join(problems))
+        raise WeightsError(
+            f"{where} does not hold the GPT-NeoX of its config.json:\n  " + "\n  ".join(problems)
+        )
 
 
 def _check_tie(checkpoint: Checkpoint) -> None:
     """A head stored beside tied embeddings has to be their copy; if it is not, the config is wrong."""
     tensors = checkpoint.tensors
     head = next((tensors[name] for name in HEADS if name in tensors), None)
-    embed = next((tensors[name] for name in (EMBED, EMBED.removeprefix("gpt_neox.")) if name in tensors), None)
+    embed = next(
+        (tensors[name] for name in (EMBED, EMBED.removeprefix("gpt_neox.")) if name in tensors),
+        None,
+    )
     if head is None or embed is None:
         return
     pairs = zip(head.row_blocks(), embed.row_blocks(), strict=False)

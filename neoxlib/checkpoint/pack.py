@@ -54,7 +54,13 @@ def packed(stored: Stored, scheme: Scheme) -> Packed:
     out = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in tensors.items()}
     columns = slice(0, stored.shape[1])
     for _ in at_once(
-        partial(pack_into, {name: tensor[rows] for name, tensor in out.items()}, stored, scheme, (rows, columns))
+        partial(
+            pack_into,
+            {name: tensor[rows] for name, tensor in out.items()},
+            stored,
+            scheme,
+            (rows, columns),
+        )
         for rows in runs(slice(0, stored.shape[0]), stored)
     ):
         pass
@@ -74,8 +80,11 @@ def pack_into(out: Packed, stored: Stored, scheme: Scheme, index: tuple[slice, s
     Raises WeightsError, with the tensor's name, for numbers that cannot be packed.
     """
     rows, columns = index
-    read = columns if scheme.group else slice(0, stored.shape[1])  # a row's only scale is that of the whole row
-    width, height = read.stop - read.start, rows.stop - rows.start
+    read = (
+        columns if scheme.group else slice(0, stored.shape[1])
+    )  # a row's only scale is that of the whole row
+    width = read.stop - read.start
+    height = rows.stop - rows.start
     step = max(1, BLOCK // (width * stored.dtype.itemsize))
     block = torch.empty(min(step, height), width, dtype=stored.dtype)
     for start in range(0, height, step):

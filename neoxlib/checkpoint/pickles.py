@@ -58,7 +58,8 @@ class _Records:
     """
 
     def __init__(self, file: BinaryIO, sizes: dict[int, int]) -> None:
-        self.reader, self.sizes = torch._C.PyTorchFileReader(file), sizes
+        self.reader = torch._C.PyTorchFileReader(file)
+        self.sizes = sizes
         default = serialization.get_default_load_endianness()
         order = "big" if default == serialization.LoadEndianness.BIG else "little"
         if self.reader.has_record("byteorder"):
@@ -75,7 +76,8 @@ class _Records:
         return sys.byteorder.encode() if name == "byteorder" else self.reader.get_record(name)
 
     def get_record_offset(self, name: str) -> int:
-        offset, entry = self.reader.get_record_offset(name), self.plain.get(name)
+        offset = self.reader.get_record_offset(name)
+        entry = self.plain.get(name)
         if entry and entry.header_offset == self.reader.get_record_header_offset(name):
             self.sizes[offset] = entry.file_size
         return offset
@@ -89,11 +91,12 @@ def _stored_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
         return {}
     names = Counter(entry.filename for entry in entries)
     return {
-        entry.filename.partition("/")[2]: entry for entry in entries
+        entry.filename.partition("/")[2]: entry
+        for entry in entries
         if entry.compress_type == zipfile.ZIP_STORED
         and not entry.flag_bits & 1
         and names[entry.filename] == 1
-    }  # fmt: skip
+    }
 
 
 def _checked(path: Path, read: Callable[[], Any]) -> dict[str, Tensor]:

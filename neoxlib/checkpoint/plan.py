@@ -29,7 +29,10 @@ class PlanRow:
 
 
 def plan(
-    model: ModelConfig | str | os.PathLike[str], world_size: int, dtype: str | None = None, quant: str | None = None
+    model: ModelConfig | str | os.PathLike[str],
+    world_size: int,
+    dtype: str | None = None,
+    quant: str | None = None,
 ) -> list[PlanRow]:
     """What each rank will hold: a row per class of tensors, in the model's order. Reads config.json only.
 

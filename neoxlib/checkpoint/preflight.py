@@ -27,9 +27,14 @@ TABLES = re.compile(r"\.attention\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$")
 
 
 def preflight(
-    model_dir: str | os.PathLike[str], world_size: int, dtype: str = "auto", device: str = "auto",
-    quant: str | None = None, max_seq_len: int | None = None, elsewhere: bool = False,
-) -> None:  # fmt: skip
+    model_dir: str | os.PathLike[str],
+    world_size: int,
+    dtype: str = "auto",
+    device: str = "auto",
+    quant: str | None = None,
+    max_seq_len: int | None = None,
+    elsewhere: bool = False,
+) -> None:
     """Raise what `neoxlib.load` on that many ranks would raise, if no weight has to be read for it.
 
     `elsewhere` says that the ranks may be on other machines, with other devices and folders.
@@ -39,9 +44,14 @@ def preflight(
 
 
 def doubts(
-    model_dir: str | os.PathLike[str], world_size: int, dtype: str, device: str, quant: str | None,
-    max_seq_len: int | None, elsewhere: bool,
-) -> Iterator[NeoXError]:  # fmt: skip
+    model_dir: str | os.PathLike[str],
+    world_size: int,
+    dtype: str,
+    device: str,
+    quant: str | None,
+    max_seq_len: int | None,
+    elsewhere: bool,
+) -> Iterator[NeoXError]:
     """All that speaks against it; the first is what `load` would raise."""
     here = config = None
     if not elsewhere:
@@ -63,9 +73,11 @@ def _try(function: Callable[..., Any], *args: Any) -> Generator[NeoXError, None,
 
 
 def plannable(
-    model_dir: str | os.PathLike[str], world_size: int, quant: str | None = None,
+    model_dir: str | os.PathLike[str],
+    world_size: int,
+    quant: str | None = None,
     max_seq_len: int | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """The same of what a plan needs, which is config.json alone."""
     config = ModelConfig.from_dir(model_dir)
     sequence_window(config, max_seq_len)
@@ -108,7 +120,8 @@ def _cuts_whole(config: ModelConfig, world_size: int, quant: str | None) -> bool
         return False
     if world_size > config.vocab_size:
         return False
-    group, widths = GROUPS[quant], (config.hidden_size, config.intermediate_size)
+    group = GROUPS[quant]
+    widths = (config.hidden_size, config.intermediate_size)
     return group == 1 or not any(width % (group * world_size) for width in widths)
 
 
@@ -162,12 +175,17 @@ def _header(path: Path) -> Iterator[tuple[str, Shape]]:
 
 def _shapes(config: ModelConfig) -> dict[str, Shape]:
     """Every tensor of a checkpoint as most are published; `model.full_parameters` has the truth."""
-    hidden, inner, vocabulary = config.hidden_size, config.intermediate_size, config.vocab_size
+    hidden = config.hidden_size
+    inner = config.intermediate_size
+    vocabulary = config.vocab_size
     block = {
-        "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
-        "attention.query_key_value": (3 * hidden, hidden), "attention.dense": (hidden, hidden),
-        "mlp.dense_h_to_4h": (inner, hidden), "mlp.dense_4h_to_h": (hidden, inner),
-    }  # fmt: skip
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+        "attention.query_key_value": (3 * hidden, hidden),
+        "attention.dense": (hidden, hidden),
+        "mlp.dense_h_to_4h": (inner, hidden),
+        "mlp.dense_4h_to_h": (hidden, inner),
+    }
     layers = {
         f"layers.{n}.{name}": shape
         for n in range(config.num_hidden_layers)
@@ -176,9 +194,10 @@ def _shapes(config: ModelConfig) -> dict[str, Shape]:
     layers["final_layer_norm"] = (hidden,)
     weights = {f"gpt_neox.{name}.weight": shape for name, shape in layers.items()}
     biases = {
-        f"gpt_neox.{name}.bias": shape[:1] for name, shape in layers.items()
+        f"gpt_neox.{name}.bias": shape[:1]
+        for name, shape in layers.items()
         if config.attention_bias or ".attention." not in name
-    }  # fmt: skip
+    }
     ends = {
         "gpt_neox.embed_in.weight": (vocabulary, hidden),
         "embed_out.weight": (vocabulary, hidden),

@@ -22,7 +22,8 @@ def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    src, dst = Path(src).resolve(), Path(dst).absolute()
+    src = Path(src).resolve()
+    dst = Path(dst).absolute()
     weights = _weights(src, dst)
     small = [
         path for path in companions(src).values() if path.suffix != ".py"
@@ -34,7 +35,9 @@ def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
         if _other(path, dst / path.relative_to(src), path in weights)
     ]
     if strange:
-        raise WeightsError(f"{dst} has other files of these names: {', '.join(strange)}; give an empty or a new folder")
+        raise WeightsError(
+            f"{dst} has other files of these names: {', '.join(strange)}; give an empty or a new folder"
+        )
     dst.mkdir(parents=True, exist_ok=True)
     for path in weights:
         if not (dst / path.name).is_symlink():
@@ -52,7 +55,9 @@ def _weights(src: Path, dst: Path) -> list[Path]:
     if dst.resolve() == src:
         raise WeightsError(f"{dst} is the checkpoint itself; it can be used as it is")
     if src.is_dir() and read_manifest(src) is not None:
-        raise WeightsError(f"{src} was written by `shard` and can be used as it is; give a checkpoint")
+        raise WeightsError(
+            f"{src} was written by `shard` and can be used as it is; give a checkpoint"
+        )
     files = list(open_checkpoint(src).files)
     if not (src / "config.json").is_file():
         raise WeightsError(f"{src} has weights but no config.json; copy it from the checkpoint")

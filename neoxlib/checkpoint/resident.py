@@ -33,15 +33,21 @@ class Settling:
     Until it is over a parameter must not be written to: the copy would not have it.
     """
 
-    def __init__(self, model: GPTNeoX, mapped: dict[str, Tensor], tasks: Iterable[Callable[[], int]]) -> None:
-        self.model, self.tasks, self.ended = model, tasks, False
+    def __init__(
+        self, model: GPTNeoX, mapped: dict[str, Tensor], tasks: Iterable[Callable[[], int]]
+    ) -> None:
+        self.model = model
+        self.tasks = tasks
+        self.ended = False
         self.own = {name: model.get_parameter(name).data for name in mapped}
         self._put(mapped)
         self.thread = Thread(target=self._run, name="neoxlib-settle", daemon=True)
 
     def start(self) -> None:
         """Begin. To be called when nothing else changes the model."""
-        atexit.register(self.end)  # Python must not leave while a thread of its own is inside a library
+        atexit.register(
+            self.end
+        )  # Python must not leave while a thread of its own is inside a library
         self.thread.start()
 
     def wait(self) -> None:
@@ -56,7 +62,9 @@ class Settling:
 
     def _run(self) -> None:
         with suppress(OSError):  # where threads have no priorities of their own
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)  # what the model is asked meanwhile comes first
+            os.setpriority(
+                os.PRIO_PROCESS, get_native_id(), 19
+            )  # what the model is asked meanwhile comes first
         if self._copy() and self.model.block is not None:
             use_large_pages(self.model.block, lambda: self.ended)
         atexit.unregister(self.end)
@@ -71,7 +79,10 @@ class Settling:
                     return False
                 task()
         except Exception as error:  # the model works on, from the pages
-            log.warning("the weights stay mapped from their files, since they could not be copied: %s", error)
+            log.warning(
+                "the weights stay mapped from their files, since they could not be copied: %s",
+                error,
+            )
             return False
         self._put(self.own)
         if self.own and self.model.fast:
@@ -102,10 +113,12 @@ def use_large_pages(block: Tensor, ended: Callable[[], bool] = lambda: False) ->
 def _advise(block: Tensor, advice: int, at_once: int, ended: Callable[[], bool]) -> int:
     """Tell the kernel about all large pages inside `block`, `at_once` bytes at a time; the bytes that it agreed to."""
     try:
-        size, madvise = int(LARGE_PAGE.read_text()), ctypes.CDLL(None).madvise
+        size = int(LARGE_PAGE.read_text())
+        madvise = ctypes.CDLL(None).madvise
     except (OSError, ValueError, AttributeError):  # no Linux, or one without large pages
         return 0
-    first, last = -(-block.data_ptr() // size) * size, (block.data_ptr() + block.nbytes) // size * size
+    first = -(-block.data_ptr() // size) * size
+    last = (block.data_ptr() + block.nbytes) // size * size
     done = 0
     for start in range(first, last, max(at_once, size)):
         part = ctypes.c_size_t(min(max(at_once, size), last - start))

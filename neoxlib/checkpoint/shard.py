@@ -26,8 +26,13 @@ MAX_FILE_BYTES = 2 << 30
 
 
 def shard(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], world_size: int, dtype: str | torch.dtype | None = None,
-    quant: str | None = None, max_file_bytes: int = MAX_FILE_BYTES, progress: bool = True,
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    world_size: int,
+    dtype: str | torch.dtype | None = None,
+    quant: str | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Cut `src` into `dst/part_model/{rank}/`, each a folder with config, tokenizer and that rank's safetensors.
 
@@ -54,7 +59,9 @@ def shard(
 
 
 def merge(
-    dst: str | os.PathLike[str], out: str | os.PathLike[str], max_file_bytes: int = MAX_FILE_BYTES,
+    dst: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    max_file_bytes: int = MAX_FILE_BYTES,
     progress: bool = True,
 ) -> None:
     """Join the cut `dst` to an unsplit Hugging Face folder `out`: tensor for tensor, name for name what was cut.
@@ -81,8 +88,11 @@ def _open_whole(src: str | os.PathLike[str]) -> tuple[Checkpoint, ModelConfig, d
     rank, size = checkpoint.part
     if size > 1:
         parent = checkpoint.folder.absolute().parent.parent
-        raise WeightsError(f"{src} is the part of rank {rank} of {size} only; give {parent}, which holds them all")
-    config, source = ModelConfig.from_dir(checkpoint.folder), _source(checkpoint)
+        raise WeightsError(
+            f"{src} is the part of rank {rank} of {size} only; give {parent}, which holds them all"
+        )
+    config = ModelConfig.from_dir(checkpoint.folder)
+    source = _source(checkpoint)
     return open_checkpoint(src), config, source
 
 
@@ -103,18 +113,29 @@ def _request(
     max_file_bytes: int,
     quant: str | None = None,
 ) -> dict[str, Any]:
-    if isinstance(max_file_bytes, bool) or not isinstance(max_file_bytes, int) or max_file_bytes < 1:
-        raise ShardError(f"max_file_bytes is {max_file_bytes!r}; it is a number of bytes, 1 or more")
+    if (
+        isinstance(max_file_bytes, bool)
+        or not isinstance(max_file_bytes, int)
+        or max_file_bytes < 1
+    ):
+        raise ShardError(
+            f"max_file_bytes is {max_file_bytes!r}; it is a number of bytes, 1 or more"
+        )
     return {
-        "kind": kind, **source, "world_size": world_size, "quant": quant,
-        "cast_to": None if dtype is None else str(dtype).removeprefix("torch."), "max_file_bytes": max_file_bytes,
-    }  # fmt: skip
+        "kind": kind,
+        **source,
+        "world_size": world_size,
+        "quant": quant,
+        "cast_to": None if dtype is None else str(dtype).removeprefix("torch."),
+        "max_file_bytes": max_file_bytes,
+    }
 
 
 @unreadable_is(ShardError)
 def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     """The manifest, if `dst` already holds this cut in full; None if it is free, or to be resumed. Else ShardError."""
-    source, there = src.resolve(), dst.resolve()
+    source = src.resolve()
+    there = dst.resolve()
     if there == source or source in there.parents:
         raise ShardError(f"{dst} is the source or lies inside it; choose a folder elsewhere")
     if dst.is_file():
@@ -125,27 +146,41 @@ def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] |
     if manifest is None:
         if (dst / JOURNAL).is_file():
             return None
-        raise ShardError(f"{dst} holds other things than a cut of neoxlib; nothing is touched, choose another folder")
+        raise ShardError(
+            f"{dst} holds other things than a cut of neoxlib; nothing is touched, choose another folder"
+        )
     known = {key: value for key, value in request.items() if key in manifest or is_sealed(manifest)}
     if changes := differences(manifest, known):
         raise ShardError(f"{dst} holds another finished cut: {changes}")
-    if changed := [file for file, entry in manifest["files"].items() if not has_size(dst / file, entry)]:
-        raise ShardError(f"{dst} is finished, but files have changed: {', '.join(changed)}; delete it and cut anew")
+    if changed := [
+        file for file, entry in manifest["files"].items() if not has_size(dst / file, entry)
+    ]:
+        raise ShardError(
+            f"{dst} is finished, but files have changed: {', '.join(changed)}; delete it and cut anew"
+        )
     log.info("%s already holds this cut: nothing is written", dst)
     return manifest
 
 
 @unreadable_is(WeightsError)
 def _job(
-    checkpoint: Checkpoint, config: ModelConfig, root: Path, folders: tuple[str, ...], dtype: torch.dtype | None,
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    root: Path,
+    folders: tuple[str, ...],
+    dtype: torch.dtype | None,
     request: dict[str, Any],
 ) -> Job:
-    parameters, groups, held = full_parameters(config, request["quant"]), [[]], 0
+    parameters = full_parameters(config, request["quant"])
+    groups = [[]]
+    held = 0
     for name, (theirs, stored) in match_packed(checkpoint, config, request["quant"]).items():
         source_name = checkpoint.source_names.get(name, theirs)
         written_name = source_name if request["kind"] == "merge" else name
         full = parameters[name]
-        target = Target(stored, written_name, source_name, full.dtype or dtype or stored.dtype, full.rule)
+        target = Target(
+            stored, written_name, source_name, full.dtype or dtype or stored.dtype, full.rule
+        )
         size = nbytes(target.dtype, stored.shape)
         if groups[-1] and held + size > request["max_file_bytes"]:
             groups.append([])

@@ -14,9 +14,26 @@ log = logging.getLogger("neoxlib")
 
 # How names end that are no companion's: weights in any format, a trainer's state, a log.
 WEIGHTS = (
-    ".safetensors", ".bin", ".index.json", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf",
-    ".onnx", ".ot", ".npz", ".npy", ".pkl", ".distcp", ".tmp", ".log", ".out", JOURNAL,
-)  # fmt: skip
+    ".safetensors",
+    ".bin",
+    ".index.json",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".onnx",
+    ".ot",
+    ".npz",
+    ".npy",
+    ".pkl",
+    ".distcp",
+    ".tmp",
+    ".log",
+    ".out",
+    JOURNAL,
+)
 LARGEST = 64 << 20  # bytes of a companion
 
 

@@ -48,7 +48,9 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }  # as in safetensors/torch.py
-BLOCK = 2 << 20  # bytes held at a time: a processor's cache takes it, so it is sliced and hashed while still warm
+BLOCK = (
+    2 << 20
+)  # bytes held at a time: a processor's cache takes it, so it is sliced and hashed while still warm
 MAX_HEADER = 100_000_000  # the format's own limit
 Answer = TypeVar("Answer")
 _WHOLE = threading.Lock()
@@ -96,11 +98,20 @@ class Piece:
     def read_into(self, out: Tensor, rows: slice, columns: slice) -> None:
         """Fill `out` [rows, columns], of any dtype, device and strides, with that part of the piece."""
         height, width = matrix(self.shape)
-        assert out.shape == (rows.stop - rows.start, columns.stop - columns.start), (out.shape, rows, columns)
+        assert out.shape == (rows.stop - rows.start, columns.stop - columns.start), (
+            out.shape,
+            rows,
+            columns,
+        )
         if self.offset is None:
             with _WHOLE:  # once for all threads
                 out.copy_(load_whole(self.path)[self.key].reshape(height, width)[rows, columns])
-        elif columns == slice(0, width) and out.dtype == self.dtype and out.is_cpu and out.is_contiguous():
+        elif (
+            columns == slice(0, width)
+            and out.dtype == self.dtype
+            and out.is_cpu
+            and out.is_contiguous()
+        ):
             self._read_rows(out, rows.start)
         else:
             # Whole rows, since one long read beats many short ones; the unwanted columns go no further than `block`.
@@ -116,19 +127,24 @@ class Piece:
         _, width = matrix(self.shape)
         if self.offset is None or self.offset % self.dtype.itemsize or columns != slice(0, width):
             return None
-        start, row = self.offset, width * self.dtype.itemsize
-        first, last = start + rows.start * row, start + rows.stop * row
+        start = self.offset
+        row = width * self.dtype.itemsize
+        first = start + rows.start * row
+        last = start + rows.stop * row
         return pages(self.path, state_of(self.path))[first:last].view(self.dtype).view(-1, width)
 
     def _read_rows(self, out: Tensor, first: int) -> None:
         """Fill contiguous `out` [rows, width] with the bytes from row `first` on."""
-        view, start = as_bytes(out), self.offset + first * out.shape[1] * out.itemsize
+        view = as_bytes(out)
+        start = self.offset + first * out.shape[1] * out.itemsize
         with self.path.open("rb", buffering=0) as file:
             file.seek(start)
             while view:
                 got = file.readinto(view)
                 if not got:
-                    raise WeightsError(f"{self.path} ended {len(view)} bytes early inside {self.key}; copy it anew")
+                    raise WeightsError(
+                        f"{self.path} ended {len(view)} bytes early inside {self.key}; copy it anew"
+                    )
                 view = view[got:]
 
 
@@ -206,13 +222,19 @@ def _check_gaps(path: Path, pieces: dict[str, Piece], end: int) -> None:
 
 
 def _piece(path: Path, key: str, entry: Mapping[str, Any], base: int) -> Piece:
-    code, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    code = entry["dtype"]
+    shape = tuple(entry["shape"])
+    (start, stop) = entry["data_offsets"]
     if code not in DTYPES:
-        raise WeightsError(f"{path}: {key} has dtype {code}, which neoxlib does not read; it reads {', '.join(DTYPES)}")
+        raise WeightsError(
+            f"{path}: {key} has dtype {code}, which neoxlib does not read; it reads {', '.join(DTYPES)}"
+        )
     if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop)):
         raise ValueError(f"{key} has shape {shape} at {start}:{stop}")
     if stop - start != math.prod(shape) * DTYPES[code].itemsize:
-        raise ValueError(f"{key} is {code} {list(shape)}, which does not fill its {stop - start} bytes")
+        raise ValueError(
+            f"{key} is {code} {list(shape)}, which does not fill its {stop - start} bytes"
+        )
     return Piece(path, key, DTYPES[code], shape, base + start)
 
 

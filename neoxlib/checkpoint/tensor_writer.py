@@ -14,7 +14,8 @@ from torch import Tensor
 from neoxlib.checkpoint.tensor_file import BLOCK
 
 Entry = dict[str, Any]  # {"bytes": ..., "sha256": ...} of a finished file
-SLOT, SLOTS = BLOCK + (64 << 10), 4  # bytes on their way to a file: a block and small tensors, so many times
+SLOT = BLOCK + (64 << 10)
+SLOTS = 4  # bytes on their way to a file: a block and small tensors, so many times
 SYNC = 16 << 20  # bytes between two times that a file is made durable
 
 
@@ -28,14 +29,24 @@ class TensorFile:
     """
 
     def __init__(self, path: Path, header: bytes, syncer: Executor) -> None:
-        self.path, self.temporary = path, path.with_name(path.name + ".tmp")
-        self.digest, self.bytes = hashlib.sha256(), 0
-        self.slot, self.filled = _bytes(SLOT), 0
-        self.ring: deque[tuple[Tensor, list[Future[None]]]] = deque((_bytes(SLOT), []) for _ in range(SLOTS - 1))
-        self.hasher, self.writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)  # of one thread: each keeps the order
-        self.syncer, self.syncing, self.asked = syncer, syncer.submit(int), 0  # asked: bytes, when it was last
+        self.path = path
+        self.temporary = path.with_name(path.name + ".tmp")
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+        self.slot = _bytes(SLOT)
+        self.filled = 0
+        self.ring: deque[tuple[Tensor, list[Future[None]]]] = deque(
+            (_bytes(SLOT), []) for _ in range(SLOTS - 1)
+        )
+        self.hasher = ThreadPoolExecutor(1)
+        self.writer = ThreadPoolExecutor(1)  # of one thread: each keeps the order
+        self.syncer = syncer
+        self.syncing = syncer.submit(int)
+        self.asked = 0  # asked: bytes, when it was last
         self.file = self.temporary.open("wb", buffering=0)
-        self.room(1, len(header), torch.uint8)[0] = torch.frombuffer(bytearray(header), dtype=torch.uint8)
+        self.room(1, len(header), torch.uint8)[0] = torch.frombuffer(
+            bytearray(header), dtype=torch.uint8
+        )
 
     def room(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
         """The file's next values [height, width], for the caller to fill before it asks for more."""
@@ -44,14 +55,16 @@ class TensorFile:
             self._send()
         if self.filled + count > len(self.slot):  # a row of more than BLOCK bytes
             self.slot = _bytes(count)
-        start, self.filled = self.filled, self.filled + count
+        start = self.filled
+        self.filled = self.filled + count
         self.bytes += count
         return self.slot[start : self.filled].view(dtype).view(height, width)
 
     def _send(self) -> None:
         """Have the slot hashed and written, and go on with the oldest one."""
         values = self.slot[: self.filled].numpy()
-        hashing, writing = self.hasher.submit(self.digest.update, values), self.writer.submit(self._write, values)
+        hashing = self.hasher.submit(self.digest.update, values)
+        writing = self.writer.submit(self._write, values)
         self.ring.append((self.slot, [hashing, writing]))
         self.slot, busy = self.ring.popleft()
         self.filled = 0
@@ -63,7 +76,10 @@ class TensorFile:
             view = view[self.file.write(view) :]
         if self.syncing.done() and self.file.tell() - self.asked >= SYNC:
             self.syncing.result()  # raises what it met
-            self.syncing, self.asked = self.syncer.submit(os.fsync, self.file.fileno()), self.file.tell()
+            self.syncing, self.asked = (
+                self.syncer.submit(os.fsync, self.file.fileno()),
+                self.file.tell(),
+            )
 
     def finish(self) -> Entry:
         """Make the file durable under its name."""

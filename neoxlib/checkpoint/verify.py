@@ -46,13 +46,17 @@ def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
         problems = [problem for problem in at_once(looks) if problem]
     problems += _strangers(root, manifest) + _misfits(root, manifest)
     if problems:
-        raise WeightsError(f"{root} is not what its manifest says; cut anew:\n  " + "\n  ".join(problems))
+        raise WeightsError(
+            f"{root} is not what its manifest says; cut anew:\n  " + "\n  ".join(problems)
+        )
     if not is_sealed(manifest):
         log.warning(
             "%s: sealed: no. It was written before manifests were; to have it sealed, cut anew",
             root,
         )
-    return [FileRow(file, entry["bytes"], entry["sha256"]) for file, entry in manifest["files"].items()]
+    return [
+        FileRow(file, entry["bytes"], entry["sha256"]) for file, entry in manifest["files"].items()
+    ]
 
 
 def require_manifest(root: Path) -> dict[str, Any]:
@@ -60,12 +64,15 @@ def require_manifest(root: Path) -> dict[str, Any]:
     if manifest is None and (root / JOURNAL).is_file():
         raise WeightsError(f"{root} is not finished: run shard again to resume")
     if manifest is None:
-        raise WeightsError(f"{root} holds no finished cut: it has no manifest.json of neoxlib; run shard first")
+        raise WeightsError(
+            f"{root} holds no finished cut: it has no manifest.json of neoxlib; run shard first"
+        )
     return manifest
 
 
 def _damage(root: Path, file: str, manifest: dict[str, Any], meter: Meter) -> str | None:
-    path, entry = root / file, manifest["files"][file]
+    path = root / file
+    entry = manifest["files"][file]
     if not path.is_file():
         return f"{file} is missing"
     if not has_size(path, entry):
@@ -76,7 +83,11 @@ def _damage(root: Path, file: str, manifest: dict[str, Any], meter: Meter) -> st
         while count := stream.readinto(block):
             digest.update(block[:count])
             meter.add(count)
-    return None if digest.hexdigest() == entry["sha256"] else f"{file} has another sha256 than the manifest says"
+    return (
+        None
+        if digest.hexdigest() == entry["sha256"]
+        else f"{file} has another sha256 than the manifest says"
+    )
 
 
 def _strangers(root: Path, manifest: dict[str, Any]) -> list[str]:
@@ -95,11 +106,16 @@ def _misfits(root: Path, manifest: dict[str, Any]) -> list[str]:
     """Where config, manifest and the headers of the files tell different stories."""
     try:
         rules = shard_rules(ModelConfig.from_dir(root / PARTS / "0"), manifest.get("quant"))
-        names = [file for file in manifest["files"] if file.endswith(".safetensors") and (root / file).is_file()]
+        names = [
+            file
+            for file in manifest["files"]
+            if file.endswith(".safetensors") and (root / file).is_file()
+        ]
         read = {file: read_header(root / file) for file in names}
     except NeoXError as error:
         return [str(error)]
-    headers, listed = {file: pieces for file, (pieces, _) in read.items()}, manifest["tensors"]
+    headers = {file: pieces for file, (pieces, _) in read.items()}
+    listed = manifest["tensors"]
     problems = misplaced(manifest, {file: metadata for file, (_, metadata) in read.items()})
     problems += [
         f"{name} is in the config's model, not in the manifest"
@@ -112,7 +128,11 @@ def _misfits(root: Path, manifest: dict[str, Any]) -> list[str]:
 
 
 def _misfit(
-    name: str, entry: dict[str, Any], rules: dict[str, Any], headers: dict[str, dict[str, Piece]], world_size: int
+    name: str,
+    entry: dict[str, Any],
+    rules: dict[str, Any],
+    headers: dict[str, dict[str, Piece]],
+    world_size: int,
 ) -> Iterator[str]:
     shape, rule = rules.get(name, (None, None))
     if rule is None or entry["shape"] != list(shape) or entry["cut"] != rule.dim:
@@ -121,7 +141,8 @@ def _misfit(
     if len(entry["files"]) != world_size:
         yield f"{name} is in {len(entry['files'])} files, the manifest is of {world_size} ranks"
     for rank, file in enumerate(entry["files"]):
-        piece, expected = headers.get(file, {}).get(name), rule.shape(shape, rank, world_size)
+        piece = headers.get(file, {}).get(name)
+        expected = rule.shape(shape, rank, world_size)
         if piece is None:
             yield f"{name} is not in {file}"
         elif (piece.shape, CODES[piece.dtype]) != (expected, entry["dtype"]):

@@ -9,15 +9,50 @@ from neoxlib.exam.evaluate import evaluate, rescore
 from neoxlib.exam.export import write_files
 from neoxlib.exam.profiles import PROFILES, Profile, get_profile
 from neoxlib.exam.results import guessing
-from neoxlib.exam.scores import averages, by_class, by_subject, check_shipped, readable, summary, verdict
+from neoxlib.exam.scores import (
+    averages,
+    by_class,
+    by_subject,
+    check_shipped,
+    readable,
+    summary,
+    verdict,
+)
 from neoxlib.exam.significance import better_than_shuffled, compared, mcnemar
 from neoxlib.exam.tables import about, alone, extremes, rules, shortened
 
 __all__ = [
-    "PROFILES", "Browser", "Profile", "Task", "about", "alone", "averages", "better_than_shuffled", "by_class",
-    "by_subject", "changed_answers", "check_shipped", "compared", "confidence_bins", "difference", "earlier",
-    "evaluate", "expected_calibration_error", "extremes", "get_profile", "guessing", "load_task", "mcnemar",
-    "read_questions", "readable", "rescore", "rules", "shortened", "summary", "trust", "verdict",
+    "PROFILES",
+    "Browser",
+    "Profile",
+    "Task",
+    "about",
+    "alone",
+    "averages",
+    "better_than_shuffled",
+    "by_class",
+    "by_subject",
+    "changed_answers",
+    "check_shipped",
+    "compared",
+    "confidence_bins",
+    "difference",
+    "earlier",
+    "evaluate",
+    "expected_calibration_error",
+    "extremes",
+    "get_profile",
+    "guessing",
+    "load_task",
+    "mcnemar",
+    "read_questions",
+    "readable",
+    "rescore",
+    "rules",
+    "shortened",
+    "summary",
+    "trust",
+    "verdict",
     "write_files",
 ]
 

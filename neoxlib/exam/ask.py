@@ -17,7 +17,9 @@ from neoxlib.exam.prompts import Prompt, build_prompts
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
 
-GENERATE_SLOTS = 8192  # of the caches of prompts that are continued together, each as long as the window
+GENERATE_SLOTS = (
+    8192  # of the caches of prompts that are continued together, each as long as the window
+)
 
 HARNESS = "lm_eval"  # the profile whose figures must be lm-evaluation-harness's own
 
@@ -31,7 +33,9 @@ class Asker:
     """
 
     def __init__(self, engine: "Inference", profile: Profile) -> None:
-        self.profile, self.tokenizer, self.window = profile, engine.tokenizer, engine.max_seq_len
+        self.profile = profile
+        self.tokenizer = engine.tokenizer
+        self.window = engine.max_seq_len
         self.answers = answer_ids(self.tokenizer, profile)
         # As the harness does: over every row of the vocabulary, those past the tokenizer's last id too.
         self.real_ids = engine.config.vocab_size if profile.name == HARNESS else None
@@ -46,15 +50,21 @@ class Asker:
         built = build_prompts(task, questions, self.profile, count, self.window)
         return [(prompt, seen.get(prompt.text) or self.encode(prompt.text)) for prompt in built]
 
-    def ask(self, engine: "Inference", prompts: Sequence[list[int]], tell: Tell | None = None) -> list[Answer]:
+    def ask(
+        self, engine: "Inference", prompts: Sequence[list[int]], tell: Tell | None = None
+    ) -> list[Answer]:
         """An answer per prompt. Raises what the engine raises, and SettingsError for scores that are not numbers."""
-        return (self._generate if self.profile.scoring == "generate" else self._score)(engine, prompts, tell)
+        return (self._generate if self.profile.scoring == "generate" else self._score)(
+            engine, prompts, tell
+        )
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt."""
         return self.tokenizer(text)["input_ids"]
 
-    def _score(self, engine: "Inference", contexts: Sequence[list[int]], tell: Tell | None) -> list[Answer]:
+    def _score(
+        self, engine: "Inference", contexts: Sequence[list[int]], tell: Tell | None
+    ) -> list[Answer]:
         requests = [(context, answer) for context in contexts for answer in self.answers]
         found = engine.score_ids(requests, stream=tell, real_ids=self.real_ids)
         scores = np.array([logprob for logprob, _ in found]).reshape(len(contexts), -1)
@@ -65,13 +75,19 @@ class Asker:
             )
         return [Answer(logprobs=tuple(row)) for row in scores.tolist()]
 
-    def _generate(self, engine: "Inference", prompts: Sequence[list[int]], tell: Tell | None) -> list[Answer]:
+    def _generate(
+        self, engine: "Inference", prompts: Sequence[list[int]], tell: Tell | None
+    ) -> list[Answer]:
         texts: dict[int, str] = {}
-        order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))  # like lengths: little is padded
+        order = sorted(
+            range(len(prompts)), key=lambda n: -len(prompts[n])
+        )  # like lengths: little is padded
         rows = max(1, GENERATE_SLOTS // self.window)
         for batch in (order[start : start + rows] for start in range(0, len(order), rows)):
             answers = engine.generate(
-                [prompts[n] for n in batch], self.profile.max_new_tokens, stop=list(self.profile.stop) or None
+                [prompts[n] for n in batch],
+                self.profile.max_new_tokens,
+                stop=list(self.profile.stop) or None,
             )
             texts |= {n: answer.text for n, answer in zip(batch, answers, strict=True)}
             if tell:
@@ -87,10 +103,16 @@ def answer_ids(tokenizer: Any, profile: Profile) -> list[list[int]]:
     cue = _ids(tokenizer, profile.cue)
     found = {answer: _ids(tokenizer, profile.cue + answer) for answer in profile.answers}
     fewest = min(map(len, found.values()), default=0)
-    bad = [answer for answer, ids in found.items() if ids[: len(cue)] != cue or len(ids) != max(fewest, len(cue) + 1)]
+    bad = [
+        answer
+        for answer, ids in found.items()
+        if ids[: len(cue)] != cue or len(ids) != max(fewest, len(cue) + 1)
+    ]
     if bad and profile.name != HARNESS:
         what = f"profile {profile.name!r} compares tokens after {profile.cue!r}"
-        raise SettingsError(f"{what}, and this model's tokenizer has none for {bad}; take another profile or model")
+        raise SettingsError(
+            f"{what}, and this model's tokenizer has none for {bad}; take another profile or model"
+        )
     return [ids[len(cue) :] for ids in found.values()]
 
 
@@ -102,7 +124,9 @@ class Turns:
     """The work that threads take in turns; any of them may end it."""
 
     def __init__(self, work: Iterable[Any]) -> None:
-        self.work, self.lock, self.over = iter(work), threading.Lock(), False
+        self.work = iter(work)
+        self.lock = threading.Lock()
+        self.over = False
 
     def __iter__(self) -> "Turns":
         return self
@@ -124,8 +148,11 @@ def spread(
     if len(engines) == 1:  # not in a thread: an interrupt reaches the ranks at once
         yield from ((item, do(engines[0], item)) for item in work)
         return
-    turns, results = Turns(work), queue.SimpleQueue()
-    threads = [threading.Thread(target=_serve, args=(engine, turns, do, results)) for engine in engines]
+    turns = Turns(work)
+    results = queue.SimpleQueue()
+    threads = [
+        threading.Thread(target=_serve, args=(engine, turns, do, results)) for engine in engines
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -140,7 +167,9 @@ def spread(
             thread.join()
 
 
-def _serve(engine: "Inference", turns: Turns, do: Callable[[Any, Any], Any], results: queue.SimpleQueue) -> None:
+def _serve(
+    engine: "Inference", turns: Turns, do: Callable[[Any, Any], Any], results: queue.SimpleQueue
+) -> None:
     try:
         for item in turns:
             results.put((item, do(engine, item)))

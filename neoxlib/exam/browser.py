@@ -20,16 +20,23 @@ PER_PAGE = 5
 def panel(browser: "Browser") -> widgets.VBox:
     """Filters and pages above the questions that they leave."""
     filters = _filters(browser)
-    page = widgets.BoundedIntText(value=1, min=1, max=1, description="page", layout={"width": "10rem"})
+    page = widgets.BoundedIntText(
+        value=1, min=1, max=1, description="page", layout={"width": "10rem"}
+    )
     back, on = (widgets.Button(description=sign, layout={"width": "3rem"}) for sign in ("‹", "›"))
-    found, table = widgets.Label(), widgets.HTML()
+    found = widgets.Label()
+    table = widgets.HTML()
 
     def show(_: Any = None) -> None:
         rows = browser.select(**{name: widget.value for name, widget in filters.items()})
         page.max = max(1, math.ceil(len(rows) / PER_PAGE))  # a page beyond it becomes the last
         start = (page.value - 1) * PER_PAGE
         found.value = f"of {page.max:,}: {len(rows):,} of {len(browser.results):,} questions"
-        table.value = questions_html(rows.iloc[start : start + PER_PAGE]) if len(rows) else "<p>No such question.</p>"
+        table.value = (
+            questions_html(rows.iloc[start : start + PER_PAGE])
+            if len(rows)
+            else "<p>No such question.</p>"
+        )
 
     def restart(_: Any) -> None:
         page.value = 1
@@ -44,7 +51,9 @@ def panel(browser: "Browser") -> widgets.VBox:
     back.on_click(lambda _: turn(-1))
     on.on_click(lambda _: turn(1))
     show()
-    return widgets.VBox([widgets.HBox(list(filters.values())), widgets.HBox([page, back, on, found]), table])
+    return widgets.VBox(
+        [widgets.HBox(list(filters.values())), widgets.HBox([page, back, on, found]), table]
+    )
 
 
 def _filters(browser: "Browser") -> dict[str, widgets.Widget]:
@@ -52,9 +61,14 @@ def _filters(browser: "Browser") -> dict[str, widgets.Widget]:
     results = browser.results
     names = results.drop_duplicates("subject").set_index("subject")["name"]
     counts = results["mark"].value_counts()
-    every = [("all", ""), *((f"{mark} ({counts[mark]:,})", mark) for mark in MARKS if mark in counts)]
+    every = [
+        ("all", ""),
+        *((f"{mark} ({counts[mark]:,})", mark) for mark in MARKS if mark in counts),
+    ]
     subjects = [("all", ""), *((name, subject) for subject, name in names.items())]
-    text = widgets.Text(placeholder="in question, choices or id", description="text", continuous_update=False)
+    text = widgets.Text(
+        placeholder="in question, choices or id", description="text", continuous_update=False
+    )
     return {
         "subject": widgets.Dropdown(options=subjects, description="subject"),
         "mark": widgets.Dropdown(options=every, description="answer"),
@@ -76,7 +90,8 @@ class Browser:
     """
 
     def __init__(self, results: pd.DataFrame, most: int = 60) -> None:
-        self.results, self.most = results.assign(mark=marks(results)), most
+        self.results = results.assign(mark=marks(results))
+        self.most = most
 
     def select(self, subject: str = "", mark: str = "", text: str = "") -> pd.DataFrame:
         """Rows of a subject, with a mark, with a text in their question, choices or id; "" is any."""
@@ -84,7 +99,10 @@ class Browser:
         rows = rows[(rows["subject"] == subject) | (subject == "")]
         rows = rows[(rows["mark"] == mark) | (mark == "")]
         texts = [name for name in ("id", "passage", "question", *choices(rows)) if name in rows]
-        found = [any(text.casefold() in str(cell).casefold() for cell in row) for row in rows[texts].to_numpy()]
+        found = [
+            any(text.casefold() in str(cell).casefold() for cell in row)
+            for row in rows[texts].to_numpy()
+        ]
         return rows[pd.Series(found, index=rows.index, dtype=bool)]
 
     def sample(self) -> pd.DataFrame:
@@ -112,9 +130,15 @@ class Browser:
 
     def _note(self, shown: pd.DataFrame) -> str:
         counts = self.results["mark"].value_counts()
-        parts = [f"{(shown['mark'] == mark).sum():,} of the {n:,} {mark}" for mark, n in counts.items()]
+        parts = [
+            f"{(shown['mark'] == mark).sum():,} of the {n:,} {mark}" for mark, n in counts.items()
+        ]
         left = len(self.results) - len(shown)
-        rest = f"in turn from every subject; {left:,} more are not shown here" if left else "which is all"
+        rest = (
+            f"in turn from every subject; {left:,} more are not shown here"
+            if left
+            else "which is all"
+        )
         return f"{len(shown):,} questions ({', '.join(parts)}), {rest}; every question is in questions.csv."
 
 
@@ -128,13 +152,16 @@ def _cells(row: dict, letters: tuple[str, ...]) -> list[str]:
     mark = SIGNS.get(row["mark"], row["mark"])
     bars = "".join(_bar(row, letter) for letter in letters)
     folded = _folded("passage", row["passage"]) if "passage" in row else ""
-    folded += _folded(f"prompt: {row['prompt_tokens']} tokens, {row['shots_used']} examples", row["prompt"])
+    folded += _folded(
+        f"prompt: {row['prompt_tokens']} tokens, {row['shots_used']} examples", row["prompt"]
+    )
     return [
         f"{_text(row['name'])}\n<small>{_text(row['id'])}</small>",
         f'<div style="{WIDE};max-width:26rem">{_text(row["question"])}{folded}</div>',
         f'<div style="{WIDE};max-width:20rem">{bars}{_answer(row)}</div>',
-        _text(row["expected"]), _text(f"{row['predicted']} {mark}".strip()),
-    ]  # fmt: skip
+        _text(row["expected"]),
+        _text(f"{row['predicted']} {mark}".strip()),
+    ]
 
 
 def _folded(title: str, text: str) -> str:

@@ -18,11 +18,15 @@ def confidence_bins(results: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     of the likeliest choice), accuracy with its Wilson 95 % interval low, high. Questions without probabilities or
     without a key have nothing to compare and are left out; the table may be empty.
     """
-    known = pd.DataFrame({"confidence": confidence(results), "right": results["correct"].astype(float)})
+    known = pd.DataFrame(
+        {"confidence": confidence(results), "right": results["correct"].astype(float)}
+    )
     known = known[known["confidence"].notna() & (results["expected"] != "")]
     number = np.clip(np.ceil(known["confidence"].to_numpy() * bins) - 1, 0, bins - 1).astype(int)
     rows = [_row(part, int(n), bins) for n, part in known.groupby(number)]
-    return pd.DataFrame(rows, columns=["from", "to", "questions", "confidence", "accuracy", "low", "high"])
+    return pd.DataFrame(
+        rows, columns=["from", "to", "questions", "confidence", "accuracy", "low", "high"]
+    )
 
 
 def expected_calibration_error(table: pd.DataFrame) -> float:
@@ -51,6 +55,11 @@ def _row(part: pd.DataFrame, number: int, bins: int) -> dict[str, float | int]:
     right = float(part["right"].mean())
     low, high = wilson(right, len(part))
     return {
-        "from": number / bins, "to": (number + 1) / bins, "questions": len(part),
-        "confidence": float(part["confidence"].mean()), "accuracy": right, "low": low, "high": high,
+        "from": number / bins,
+        "to": (number + 1) / bins,
+        "questions": len(part),
+        "confidence": float(part["confidence"].mean()),
+        "accuracy": right,
+        "low": low,
+        "high": high,
     }

@@ -23,8 +23,12 @@ def earlier(path: str | Path | None, task: Task, limit: int | None = None) -> pd
     """
     if not path:
         return None
-    before = read_questions((Path(path) if Path(path).is_dir() else Path(path).parent) / "questions.csv")
-    asked = task.questions if not limit else task.questions.groupby("subject", sort=False).head(limit)
+    before = read_questions(
+        (Path(path) if Path(path).is_dir() else Path(path).parent) / "questions.csv"
+    )
+    asked = (
+        task.questions if not limit else task.questions.groupby("subject", sort=False).head(limit)
+    )
     mcnemar(before, asked.assign(correct=False))
     return before
 
@@ -39,11 +43,18 @@ def read_questions(path: Path) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a run's table of questions: {error}") from error
     if missing := [name for name in NEEDED if name not in table]:
-        raise DataError(f"{path} lacks the column(s) {', '.join(missing)}; expected an exam run's questions.csv")
+        raise DataError(
+            f"{path} lacks the column(s) {', '.join(missing)}; expected an exam run's questions.csv"
+        )
     if (twice := table.duplicated(["subject", "id"])).any():
-        raise DataError(f"{path} has {twice.sum()} question(s) twice, the first in row {twice.idxmax() + 2}")
+        raise DataError(
+            f"{path} has {twice.sum()} question(s) twice, the first in row {twice.idxmax() + 2}"
+        )
     flags = {name: _flags(table[name], path) for name in YES_OR_NO if name in table}
-    shares = {f"p_{choice}": pd.to_numeric(table[f"p_{choice}"], errors="coerce") for choice in choices(table)}
+    shares = {
+        f"p_{choice}": pd.to_numeric(table[f"p_{choice}"], errors="coerce")
+        for choice in choices(table)
+    }
     return table.assign(**flags, **shares)
 
 
@@ -62,21 +73,39 @@ def difference(results: pd.DataFrame, before: pd.DataFrame | None) -> TextTable:
     columns = {"right before": ("both_right", "only_a"), "wrong before": ("only_b", "both_wrong")}
     cells = {title: [int(found[name]) for name in names] for title, names in columns.items()}
     rows = pd.DataFrame({"": ["right now", "wrong now"]} | cells)
-    return TextTable(rows, f"{compared(found)}; difference {found['low']:+.1%} to {found['high']:+.1%} at 95 %.")
+    return TextTable(
+        rows, f"{compared(found)}; difference {found['low']:+.1%} to {found['high']:+.1%} at 95 %."
+    )
 
 
-def changed_answers(results: pd.DataFrame, before: pd.DataFrame | None, most: int = 40) -> TextTable:
+def changed_answers(
+    results: pd.DataFrame, before: pd.DataFrame | None, most: int = 40
+) -> TextTable:
     """Questions answered otherwise than `before`, at most `most`: those that changed sides first."""
     if before is None:
         return TextTable(pd.DataFrame(), NONE_NAMED)
     then, both = common(before, results)
-    both = both.assign(predicted_before=then["predicted"], correct_before=then["correct"]).reset_index(drop=True)
+    both = both.assign(
+        predicted_before=then["predicted"], correct_before=then["correct"]
+    ).reset_index(drop=True)
     other = both[both["predicted"] != both["predicted_before"]]
-    won, lost = other["correct"] & ~other["correct_before"], other["correct_before"] & ~other["correct"]
+    won = other["correct"] & ~other["correct_before"]
+    lost = other["correct_before"] & ~other["correct"]
     change = pd.Series("neither right", other.index).mask(won, "now right").mask(lost, "now wrong")
-    shown = other.assign(change=change, aside=~(won | lost)).sort_values("aside", kind="stable").head(most)
-    columns = {"name": "subject", "id": "id", "question": "question", "expected": "expected",
-               "predicted_before": "earlier", "predicted": "now", "change": "change"}  # fmt: skip
+    shown = (
+        other.assign(change=change, aside=~(won | lost))
+        .sort_values("aside", kind="stable")
+        .head(most)
+    )
+    columns = {
+        "name": "subject",
+        "id": "id",
+        "question": "question",
+        "expected": "expected",
+        "predicted_before": "earlier",
+        "predicted": "now",
+        "change": "change",
+    }
     note = f"{len(other):,} of the {len(both):,} questions in both runs are answered otherwise: "
     note += f"{won.sum():,} now right, {lost.sum():,} now wrong"
     note += f"; the first {most} are shown." if len(other) > most else "."

@@ -27,7 +27,11 @@ NONE = ""  # the prediction of a question that could not be asked, or whose answ
 
 
 def evaluate(
-    engine: "Inference", task: Task, profile: Profile, limit: int | None = None, journal: str | Path | None = None,
+    engine: "Inference",
+    task: Task,
+    profile: Profile,
+    limit: int | None = None,
+    journal: str | Path | None = None,
     resume: str | Path | None = None,
 ) -> pd.DataFrame:
     """Ask every question once (`limit`: the first so many of each subject) and grade it.
@@ -45,8 +49,12 @@ def evaluate(
     of another model, profile or dtype; DataError for a damaged one. An error of the model stops the run.
     """
     if resume and not journal:
-        raise SettingsError("resume goes on with an earlier run in a journal of its own: name a file in journal")
-    questions = task.questions if not limit else task.questions.groupby("subject", sort=False).head(limit)
+        raise SettingsError(
+            "resume goes on with an earlier run in a journal of its own: name a file in journal"
+        )
+    questions = (
+        task.questions if not limit else task.questions.groupby("subject", sort=False).head(limit)
+    )
     questions = questions.reset_index(drop=True)
     asker = Asker(engine, profile)
     open_journal = Journal(journal, key(engine, profile), resume) if journal else nullcontext()
@@ -68,9 +76,18 @@ class Sitting:
     """One evaluation under way: the prompts and answers so far, by the numbers of their questions."""
 
     def __init__(
-        self, task: Task, asker: Asker, questions: pd.DataFrame, journal: Journal | None, bar: Progress
+        self,
+        task: Task,
+        asker: Asker,
+        questions: pd.DataFrame,
+        journal: Journal | None,
+        bar: Progress,
     ) -> None:
-        self.task, self.asker, self.questions, self.journal, self.bar = task, asker, questions, journal, bar
+        self.task = task
+        self.asker = asker
+        self.questions = questions
+        self.journal = journal
+        self.bar = bar
         self.prompts: dict[int, Prompt] = {}
         self.answers: dict[int, Answer] = {}
         self.lock = threading.Lock()  # of the bar: groups of ranks are asked from threads
@@ -90,7 +107,11 @@ class Sitting:
                 built = dict(zip(part.index, self.asker.prompts(self.task, part), strict=True))
                 self.prompts |= {n: prompt for n, (prompt, _) in built.items()}
                 fit = [n for n in part.index if not self.prompts[n].too_long]
-                known = {n: self.journal.answers.get(self._place(n)) for n in fit} if self.journal else {}
+                known = (
+                    {n: self.journal.answers.get(self._place(n)) for n in fit}
+                    if self.journal
+                    else {}
+                )
                 whole = self.journal is not None and None not in known.values()
                 with self.lock:
                     self.bar.skip(len(part) if whole else len(part) - len(fit))
@@ -104,7 +125,8 @@ class Sitting:
 
         def tell(done: int, total: int) -> None:
             nonlocal told
-            before, told = told, done * len(portion.numbers) // total
+            before = told
+            told = done * len(portion.numbers) // total
             self._advance(portion.subject, told - before)
 
         answers = self.asker.ask(engine, portion.prompts, tell)
@@ -127,7 +149,9 @@ def _grade(task: Task, profile: Profile, questions: pd.DataFrame, sitting: Sitti
     answers = [sitting.answers.get(n, Answer()) for n in questions.index]
     predicted = np.array([predict(among, profile, answer) for answer in answers], dtype=object)
     nothing = (math.nan,) * len(among)
-    logprobs = np.array([answer.logprobs or nothing for answer in answers]).reshape(len(questions), len(among))
+    logprobs = np.array([answer.logprobs or nothing for answer in answers]).reshape(
+        len(questions), len(among)
+    )
     share = np.exp(logprobs - logprobs.max(axis=1, keepdims=True))
     share /= share.sum(axis=1, keepdims=True)
     return questions.assign(
@@ -150,23 +174,39 @@ def predict(among: Sequence[str], profile: Profile, answer: Answer) -> str:
     return profile.extract(answer.text) if answer.text else NONE
 
 
-def rescore(engine: "Inference", profile: Profile, results: pd.DataFrame, sample: int = 16) -> pd.DataFrame:
+def rescore(
+    engine: "Inference", profile: Profile, results: pd.DataFrame, sample: int = 16
+) -> pd.DataFrame:
     """Ask `sample` questions, spread evenly over those answered, again, each in a batch of its own.
 
     One row per question: subject, id, predicted, predicted_alone, flipped, difference (the largest of any choice's
     log-probability; nan where answers are written). Batches pad, share beginnings and sum in another order: a
     difference of more than rounding, or an answer that flips without a near tie, says that this was done wrong.
     """
-    asker, among, answered = Asker(engine, profile), choices(results), results[~results["too_long"]]
-    chosen = np.unique(np.linspace(0, len(answered) - 1, min(sample, len(answered))).round().astype(int))
+    asker = Asker(engine, profile)
+    among = choices(results)
+    answered = results[~results["too_long"]]
+    chosen = np.unique(
+        np.linspace(0, len(answered) - 1, min(sample, len(answered))).round().astype(int)
+    )
     rows = []
     for row in answered.iloc[chosen].to_dict("records"):
         (answer,) = asker.ask(engine, [asker.encode(row["prompt"])])
         alone = predict(among, profile, answer)
         together = [row[f"logprob_{choice}"] for choice in among]
-        apart = np.abs(np.subtract(answer.logprobs, together)).max() if answer.logprobs else math.nan
-        rows.append({
-            "subject": row["subject"], "id": row["id"], "predicted": row["predicted"], "predicted_alone": alone,
-            "flipped": alone != row["predicted"], "difference": apart,
-        })  # fmt: skip
-    return pd.DataFrame(rows, columns=["subject", "id", "predicted", "predicted_alone", "flipped", "difference"])
+        apart = (
+            np.abs(np.subtract(answer.logprobs, together)).max() if answer.logprobs else math.nan
+        )
+        rows.append(
+            {
+                "subject": row["subject"],
+                "id": row["id"],
+                "predicted": row["predicted"],
+                "predicted_alone": alone,
+                "flipped": alone != row["predicted"],
+                "difference": apart,
+            }
+        )
+    return pd.DataFrame(
+        rows, columns=["subject", "id", "predicted", "predicted_alone", "flipped", "difference"]
+    )

@@ -15,11 +15,19 @@ FOLDER = "test_result"
 # Names that the SDK gives its files: with the rank in the guide's release, without in the newer one, whose table of
 # questions is another, too. Written once, as by rank 0: every rank would write the same.
 SDK_FILES = {
-    "guide": {"log": "device0.log", "table": "cache0.csv", "classes": "result_0_classes_acc.json",
-              "subjects": "result_0_subject_acc.json"},
-    "newer": {"log": "device.log", "table": "cache.txt", "classes": "result_classes_acc.json",
-              "subjects": "result_subject_acc.json"},
-}  # fmt: skip
+    "guide": {
+        "log": "device0.log",
+        "table": "cache0.csv",
+        "classes": "result_0_classes_acc.json",
+        "subjects": "result_0_subject_acc.json",
+    },
+    "newer": {
+        "log": "device.log",
+        "table": "cache.txt",
+        "classes": "result_classes_acc.json",
+        "subjects": "result_subject_acc.json",
+    },
+}
 
 
 def write_files(run_dir: str | Path, results: pd.DataFrame, sdk: str = "guide") -> list[str]:
@@ -28,7 +36,11 @@ def write_files(run_dir: str | Path, results: pd.DataFrame, sdk: str = "guide") 
     Raises SettingsError for an `sdk` that is not one of SDK_FILES.
     """
     unlabelled = (results["expected"] == "").any()
-    texts = {"submission.json": json.dumps(submission(results), indent=4)} if unlabelled else vendor_files(results, sdk)
+    texts = (
+        {"submission.json": json.dumps(submission(results), indent=4)}
+        if unlabelled
+        else vendor_files(results, sdk)
+    )
     for name, text in texts.items():
         path = Path(run_dir) / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,12 +60,15 @@ def vendor_files(results: pd.DataFrame, sdk: str = "guide") -> dict[str, str]:
     Expected is in column C and predicted in column D of both tables.
     """
     if sdk not in SDK_FILES:
-        raise SettingsError(f"the vendor's files are named as by {sdk!r}; expected one of {', '.join(SDK_FILES)}")
+        raise SettingsError(
+            f"the vendor's files are named as by {sdk!r}; expected one of {', '.join(SDK_FILES)}"
+        )
     newer = sdk == "newer"
     asked = results.sort_values("subject", kind="stable", ignore_index=True) if newer else results
     texts = {
         "table": _table(asked.assign(number=range(len(asked))), ["number", "subject"])
-        if newer else _table(asked, ["subject", "id"]),
+        if newer
+        else _table(asked, ["subject", "id"]),
         "classes": json.dumps(class_accuracy(asked)),
         "subjects": json.dumps(asked.groupby("subject", sort=False)["correct"].mean().to_dict()),
         "log": "".join(_log_lines(asked)),
@@ -69,20 +84,29 @@ def class_accuracy(results: pd.DataFrame) -> dict[str, float | None]:
     """
     asked = results["class"].unique()
     usual = set(asked) <= set(CLASSES)
-    names = CLASSES if usual else [name for name in dict.fromkeys((*CLASSES, *asked)) if name in asked]
+    names = (
+        CLASSES if usual else [name for name in dict.fromkeys((*CLASSES, *asked)) if name in asked]
+    )
     parts = {name: results[results["class"] == name] for name in names}
     parts |= {"Avg": results, "Avg(Hard)": results[results["hard"]]}
-    return {name: float(part["correct"].mean()) if len(part) else None for name, part in parts.items()}
+    return {
+        name: float(part["correct"].mean()) if len(part) else None for name, part in parts.items()
+    }
 
 
 def submission(results: pd.DataFrame) -> dict[str, dict[str, str]]:
     """{subject: {id: letter}} as cevalbenchmark.com takes it; a question without an answer says the first choice."""
     table = results.assign(predicted=results["predicted"].replace("", choices(results)[0]))
-    return {s: dict(zip(p["id"], p["predicted"], strict=True)) for s, p in table.groupby("subject", sort=False)}
+    return {
+        s: dict(zip(p["id"], p["predicted"], strict=True))
+        for s, p in table.groupby("subject", sort=False)
+    }
 
 
 def _table(results: pd.DataFrame, named_by: list[str]) -> str:
-    table = results[[*named_by, "expected"]].assign(predicted=results["predicted"].replace("", NO_ANSWER))
+    table = results[[*named_by, "expected"]].assign(
+        predicted=results["predicted"].replace("", NO_ANSWER)
+    )
     return table.to_csv(header=False, index=False, lineterminator="\n")
 
 
@@ -90,7 +114,13 @@ def _log_lines(results: pd.DataFrame) -> list[str]:
     return [
         f"[+] prompt length: {row.prompt_tokens}\n"
         f"========== prompt start ==========\n{row.prompt}\n========== prompt end ==========\n"
-        + (f"========== answer start ==========\n{text}\n========== answer end ==========\n" if text else "")
+        + (
+            f"========== answer start ==========\n{text}\n========== answer end ==========\n"
+            if text
+            else ""
+        )
         + f"[{'Correct' if row.correct else 'Wrong'}] predict: {row.predicted or NO_ANSWER}, label: {row.expected}\n"
-        for row, text in zip(results.itertuples(), results.get("answer_text", [""] * len(results)), strict=True)
+        for row, text in zip(
+            results.itertuples(), results.get("answer_text", [""] * len(results)), strict=True
+        )
     ]

@@ -11,18 +11,21 @@ def first_letter(text: str) -> str:
 
 
 # In the order of the official script, the surest wordings first; the first that matches anywhere decides.
-_WORDINGS = tuple(re.compile(pattern) for pattern in (
-    r"答案(?:应该?)?(?:是|为|选)?\s?[：:]?\s?([ABCD])",
-    r"选择\s?([ABCD])",
-    r"只有选?项?\s?([ABCD])\s?(?:是?[对错]|不?正确|错误)",
-    r"说法(?:不?对|不?正确|错误)选?项?的?是\s?([ABCD])",
-    r"([ABCD])\s?是正确(?:的|答案)",
-    r"选项\s?([ABCD])\s?正确",
-    r"所以答\s?([ABCD])",
-    r"^1\.\s?([ABCD])[.。$]?$",
-    r"(?:所[以有]|因此|显然|[\s，,：:][故即])\s?([ABCD])[.。]?$",
-    r"[\s，：:,是为。]\s?([ABCD])[。，,.]?$",
-))
+_WORDINGS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"答案(?:应该?)?(?:是|为|选)?\s?[：:]?\s?([ABCD])",
+        r"选择\s?([ABCD])",
+        r"只有选?项?\s?([ABCD])\s?(?:是?[对错]|不?正确|错误)",
+        r"说法(?:不?对|不?正确|错误)选?项?的?是\s?([ABCD])",
+        r"([ABCD])\s?是正确(?:的|答案)",
+        r"选项\s?([ABCD])\s?正确",
+        r"所以答\s?([ABCD])",
+        r"^1\.\s?([ABCD])[.。$]?$",
+        r"(?:所[以有]|因此|显然|[\s，,：:][故即])\s?([ABCD])[.。]?$",
+        r"[\s，：:,是为。]\s?([ABCD])[。，,.]?$",
+    )
+)
 
 
 def reasoned(text: str) -> str:

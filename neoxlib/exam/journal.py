@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
 
 NAME = "journal.jsonl"
-Place = tuple[str, str, str]  # subject, id, and hash of the prompt: another text is another question
+Place = tuple[
+    str, str, str
+]  # subject, id, and hash of the prompt: another text is another question
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,13 @@ def key(engine: "Inference", profile: Profile) -> dict[str, Any]:
     about = engine.describe()
     tokenizer = engine.tokenizer.backend_tokenizer.to_str()
     return {
-        "weights": about.get("fingerprint"), "tokenizer": _sha256(tokenizer), "dtype": about.get("dtype"),
-        "quant": about.get("quant"), "max_seq_len": engine.max_seq_len,
+        "weights": about.get("fingerprint"),
+        "tokenizer": _sha256(tokenizer),
+        "dtype": about.get("dtype"),
+        "quant": about.get("quant"),
+        "max_seq_len": engine.max_seq_len,
         "profile": json.loads(json.dumps(asdict(profile))),  # as it is read again
-    }  # fmt: skip
+    }
 
 
 def place(subject: str, number: str, prompt: str) -> Place:
@@ -52,12 +57,16 @@ class Journal:
     DataError, as `file:line`, where one is damaged; its last line may be torn, as by a kill, and is then left out.
     """
 
-    def __init__(self, path: str | Path, key: dict[str, Any], resume: str | Path | None = None) -> None:
+    def __init__(
+        self, path: str | Path, key: dict[str, Any], resume: str | Path | None = None
+    ) -> None:
         self.path = Path(path)
         self.answers = read(find(resume), key) if resume else {}
         if self.path.exists():
             self.answers |= read(self.path, key)
-        text = _line({"answers of": key}) + "".join(_line(_record(*item)) for item in self.answers.items())
+        text = _line({"answers of": key}) + "".join(
+            _line(_record(*item)) for item in self.answers.items()
+        )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_name(f"{self.path.name}.part")
         with aside.open("w", encoding="utf-8") as file:
@@ -82,7 +91,9 @@ def find(resume: str | Path) -> Path:
     path = Path(resume)
     path = path / NAME if path.is_dir() else path
     if not path.is_file():
-        raise SettingsError(f"no {NAME} in {resume}; to go on with an earlier run give the folder of that run")
+        raise SettingsError(
+            f"no {NAME} in {resume}; to go on with an earlier run give the folder of that run"
+        )
     return path
 
 
@@ -98,30 +109,46 @@ def read(path: Path, key: dict[str, Any]) -> dict[Place, Answer]:
         raise DataError(f"{path}:1: does not say whose answers these are; {_REPAIR}")
     if different := [name for name in key if theirs.get(name) != key[name]]:
         lines = [_difference(name, theirs.get(name), key[name]) for name in different]
-        raise SettingsError(f"{path} has answers of another run, which cannot be used:\n  " + "\n  ".join(lines))
-    return dict(_entry(record, f"{path}:{number}") for number, record in enumerate(records[1:], start=2))
+        raise SettingsError(
+            f"{path} has answers of another run, which cannot be used:\n  " + "\n  ".join(lines)
+        )
+    return dict(
+        _entry(record, f"{path}:{number}") for number, record in enumerate(records[1:], start=2)
+    )
 
 
-_REPAIR = "the file was damaged: delete this line to have its question asked again (line 1: the file)"
+_REPAIR = (
+    "the file was damaged: delete this line to have its question asked again (line 1: the file)"
+)
 
 
 def _difference(name: str, theirs: Any, ours: Any) -> str:
     if not isinstance(theirs, dict):
         return f"{name}: {theirs} there, {ours} here"
     parts = [part for part in {**theirs, **ours} if theirs.get(part) != ours.get(part)]
-    return f"{name}: " + "; ".join(f"{part} {theirs.get(part)!r} there, {ours.get(part)!r} here" for part in parts)
+    return f"{name}: " + "; ".join(
+        f"{part} {theirs.get(part)!r} there, {ours.get(part)!r} here" for part in parts
+    )
 
 
 def _entry(record: dict[str, Any], where: str) -> tuple[Place, Answer]:
     try:
-        return (record["subject"], record["id"], record["prompt"]), Answer(tuple(record["logprobs"]), record["text"])
+        return (record["subject"], record["id"], record["prompt"]), Answer(
+            tuple(record["logprobs"]), record["text"]
+        )
     except (KeyError, TypeError) as error:
         raise DataError(f"{where}: is no answer to a question; {_REPAIR}") from error
 
 
 def _record(place: Place, answer: Answer) -> dict[str, Any]:
     subject, number, prompt = place
-    return {"subject": subject, "id": number, "prompt": prompt, "logprobs": answer.logprobs, "text": answer.text}
+    return {
+        "subject": subject,
+        "id": number,
+        "prompt": prompt,
+        "logprobs": answer.logprobs,
+        "text": answer.text,
+    }
 
 
 def _line(record: dict[str, Any]) -> str:

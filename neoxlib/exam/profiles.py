@@ -22,18 +22,24 @@ class Profile:
     question: str
     cue: str  # ends the prompt; a blank before the answer belongs to the answer's token
     example: str  # what follows an example's question
-    answers: tuple[str, ...]  # scored after the cue, in the order of the task's choices; none where text is generated
+    answers: tuple[
+        str, ...
+    ]  # scored after the cue, in the order of the task's choices; none where text is generated
     average: str  # the published headline: "macro" over subjects or "micro" over questions
     source: str  # whose rules, at which version
     shots: int = 5
     mode: str = "answer_only"
-    scoring: str = "logprob"  # of `answers` after the cue, or "generate" a text and read the letter out of it
+    scoring: str = (
+        "logprob"  # of `answers` after the cue, or "generate" a text and read the letter out of it
+    )
     max_new_tokens: int = 0  # these three for generated text, by greedy choice
     stop: tuple[str, ...] = ()
     extraction: str = ""  # a name of extract.EXTRACTIONS
     most_tokens: int = 0  # a prompt's own limit; 0 leaves it to the window
     least_shots: int = 0  # with fewer examples a question is not asked: it is too long
-    bugs: tuple[str, ...] = ()  # faults of the original that are kept, so that its numbers can be met
+    bugs: tuple[
+        str, ...
+    ] = ()  # faults of the original that are kept, so that its numbers can be met
     departs: tuple[str, ...] = ()  # where the original's rule is not followed, and why
 
     def extract(self, text: str) -> str:
@@ -42,7 +48,8 @@ class Profile:
 
 
 _FOUR = "A. {A}\nB. {B}\nC. {C}\nD. {D}\n"
-_PLAIN, _SPACED = ("A", "B", "C", "D"), (" A", " B", " C", " D")
+_PLAIN = ("A", "B", "C", "D")
+_SPACED = (" A", " B", " C", " D")
 _HEADER = "以下是中国关于{chinese}考试的单项选择题，请选出其中的正确答案。\n"
 _ENGLISH = "The following are multiple choice questions (with answers) about {subject}.\n\n"
 
@@ -56,7 +63,9 @@ _OFFICIAL = Profile(
     answers=_PLAIN,
     average="macro",
     source="github.com/hkust-nlp/ceval, code/evaluator_series/evaluators/llama.py at 802229f",
-    departs=("the original cannot shorten a prompt: its README advises to take an example or two less",),
+    departs=(
+        "the original cannot shorten a prompt: its README advises to take an example or two less",
+    ),
 )
 _COT = replace(
     _OFFICIAL,
@@ -128,7 +137,10 @@ _BOOLQ_LM_EVAL = Profile(
     average="micro",
     source="lm-eval 0.4.13, tasks/super_glue/boolq/default.yaml version 2.0",
     shots=0,
-    departs=(_CUT_LEFT, "the original draws examples from train at random; here they are its first rows"),
+    departs=(
+        _CUT_LEFT,
+        "the original draws examples from train at random; here they are its first rows",
+    ),
 )
 _OPENCOMPASS = Profile(
     name="opencompass",
@@ -141,7 +153,9 @@ _OPENCOMPASS = Profile(
     average="macro",
     source="github.com/open-compass/opencompass, configs/datasets/ceval/ceval_ppl_578f8d.py at 3ce9b0a, with "
     "HuggingFaceBaseModel, which puts nothing between the parts of a prompt",
-    departs=("the original computes the perplexity of the whole text four times; only the answer's part differs",),
+    departs=(
+        "the original computes the perplexity of the whole text four times; only the answer's part differs",
+    ),
 )
 _MMLU_OFFICIAL = Profile(
     name="official",
@@ -153,7 +167,9 @@ _MMLU_OFFICIAL = Profile(
     answers=_SPACED,
     average="micro",
     source="github.com/hendrycks/test, evaluate.py at 0f23bce, split test",
-    departs=("the original reads cells such as None as missing and asks about nan; here they are text",),
+    departs=(
+        "the original reads cells such as None as missing and asks about nan; here they are text",
+    ),
 )
 _VENDOR = Profile(
     name="vendor",
@@ -182,13 +198,23 @@ _VENDOR = Profile(
     ),
 )
 PROFILES = (
-    _OFFICIAL, _COT, _LM_EVAL, _OPENCOMPASS, _VENDOR,
-    _MMLU_OFFICIAL, _MMLU_LM_EVAL, replace(_VENDOR, task="mmlu", bugs=_VENDOR.bugs[1:]),
-    _CMMLU_OFFICIAL, _CMMLU_LM_EVAL, _BOOLQ_LM_EVAL,
-)  # fmt: skip
+    _OFFICIAL,
+    _COT,
+    _LM_EVAL,
+    _OPENCOMPASS,
+    _VENDOR,
+    _MMLU_OFFICIAL,
+    _MMLU_LM_EVAL,
+    replace(_VENDOR, task="mmlu", bugs=_VENDOR.bugs[1:]),
+    _CMMLU_OFFICIAL,
+    _CMMLU_LM_EVAL,
+    _BOOLQ_LM_EVAL,
+)
 
 
-def get_profile(name: str | None, task: str, mode: str = "answer_only", shots: int | None = None) -> Profile:
+def get_profile(
+    name: str | None, task: str, mode: str = "answer_only", shots: int | None = None
+) -> Profile:
     """The row of these rules (None: the task's first) with `shots` examples where a number is given; 0 is zero-shot.
 
     Raises SettingsError for rules that the task does not have, named with those it has.
@@ -200,7 +226,9 @@ def get_profile(name: str | None, task: str, mode: str = "answer_only", shots: i
     row = next(p for p in rows if (p.name, p.mode) == (name, mode))
     row = row if shots is None or shots < 0 else replace(row, shots=shots)
     if row.shots < row.least_shots:
-        raise SettingsError(f"shots is {row.shots}; profile {name} asks no question with less than {row.least_shots}")
+        raise SettingsError(
+            f"shots is {row.shots}; profile {name} asks no question with less than {row.least_shots}"
+        )
     return row
 
 
@@ -208,4 +236,6 @@ def _known(what: str, given: str, known: list[str], where: str) -> None:
     known = list(dict.fromkeys(known))
     if given not in known:
         hint = did_you_mean(given, known)
-        raise SettingsError(f"{what} {given!r} is not known for {where}{hint}; known: {', '.join(known)}")
+        raise SettingsError(
+            f"{what} {given!r} is not known for {where}{hint}; known: {', '.join(known)}"
+        )

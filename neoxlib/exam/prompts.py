@@ -23,13 +23,17 @@ class Prompt:
     too_long: bool  # not even the fewest examples fit; it is counted and shown, never dropped
 
 
-def build_prompts(task: Task, questions: pd.DataFrame, profile: Profile, count: Count, window: int) -> list[Prompt]:
+def build_prompts(
+    task: Task, questions: pd.DataFrame, profile: Profile, count: Count, window: int
+) -> list[Prompt]:
     """One prompt per row of `questions`; prompt and answer together fit `window` tokens."""
     limit = room(profile, count, window)
     prompts = []
     for row in questions.to_dict("records"):
         # Asked about a dev row, its own answer must not stand among the examples.
-        examples = [e for e in task.examples[row["subject"]] if task.split != "dev" or e["id"] != row["id"]]
+        examples = [
+            e for e in task.examples[row["subject"]] if task.split != "dev" or e["id"] != row["id"]
+        ]
         names = names_of(row["subject"], task.subjects[row["subject"]])
         prompts.append(fit(profile, names, row, examples[: profile.shots], count, limit))
     return prompts
@@ -37,16 +41,25 @@ def build_prompts(task: Task, questions: pd.DataFrame, profile: Profile, count: 
 
 def room(profile: Profile, count: Count, window: int) -> int:
     """Tokens that a prompt may have: the window's, less the answer's. A scored answer's last token is only a target."""
-    longest = max((count(profile.cue + answer) - count(profile.cue) for answer in profile.answers), default=0)
+    longest = max(
+        (count(profile.cue + answer) - count(profile.cue) for answer in profile.answers), default=0
+    )
     left = window - (profile.max_new_tokens if profile.scoring == "generate" else longest - 1)
     if left < 1:
         what = f"profile {profile.name!r}, mode {profile.mode}, writes up to {profile.max_new_tokens} tokens"
-        raise SettingsError(f"{what}, and the window is {window}: raise max_seq_len or take another profile")
+        raise SettingsError(
+            f"{what}, and the window is {window}: raise max_seq_len or take another profile"
+        )
     return min(left, profile.most_tokens or left)
 
 
 def fit(
-    profile: Profile, names: dict[str, str], row: dict, examples: list[dict], count: Count, limit: int
+    profile: Profile,
+    names: dict[str, str],
+    row: dict,
+    examples: list[dict],
+    count: Count,
+    limit: int,
 ) -> Prompt:
     """Whole examples fall off the end until the prompt fits; cutting tokens from the left would destroy the header."""
     least = min(profile.least_shots, len(examples))
@@ -60,14 +73,21 @@ def fit(
 
 def render(profile: Profile, names: dict[str, str], row: dict, examples: list[dict]) -> str:
     """Header, examples with their answers, the question up to the cue."""
-    shown = [(profile.question + profile.example).format(**names, **_cells(example)) for example in examples]
+    shown = [
+        (profile.question + profile.example).format(**names, **_cells(example))
+        for example in examples
+    ]
     asked = (profile.question + profile.cue).format(**names, **_cells(row))
     return profile.header.format(**names) + "".join(shown) + asked
 
 
 def names_of(key: str, subject: Subject) -> dict[str, str]:
     """What templates may call a subject."""
-    return {"subject": key.replace("_", " "), "english": subject.english, "chinese": subject.chinese}
+    return {
+        "subject": key.replace("_", " "),
+        "english": subject.english,
+        "chinese": subject.chinese,
+    }
 
 
 def _cells(row: dict) -> dict[str, str]:

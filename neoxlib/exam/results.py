@@ -2,8 +2,16 @@
 
 import pandas as pd
 
-RIGHT, WRONG, TOO_LONG, ANSWERED = "right", "wrong", "too long", "answered"
-MARKS = (RIGHT, WRONG, TOO_LONG, ANSWERED)  # answered: a split without a key has nothing to be right about
+RIGHT = "right"
+WRONG = "wrong"
+TOO_LONG = "too long"
+ANSWERED = "answered"
+MARKS = (
+    RIGHT,
+    WRONG,
+    TOO_LONG,
+    ANSWERED,
+)  # answered: a split without a key has nothing to be right about
 
 
 def choices(results: pd.DataFrame) -> tuple[str, ...]:
@@ -18,7 +26,11 @@ def guessing(results: pd.DataFrame) -> float:
 
 def marks(results: pd.DataFrame) -> pd.Series:
     """One of MARKS for each question."""
-    marked = results["correct"].map({True: RIGHT, False: WRONG}).mask(results["expected"] == "", ANSWERED)
+    marked = (
+        results["correct"]
+        .map({True: RIGHT, False: WRONG})
+        .mask(results["expected"] == "", ANSWERED)
+    )
     return marked.mask(results["too_long"], TOO_LONG)
 
 

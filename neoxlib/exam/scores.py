@@ -24,11 +24,16 @@ def wilson(accuracy: float, questions: float, z: float = Z95) -> tuple[float, fl
     """
     if questions == 0 or math.isnan(accuracy):
         return math.nan, math.nan
-    spread = z * math.sqrt(accuracy * (1 - accuracy) / questions + z * z / (4 * questions * questions))
+    spread = z * math.sqrt(
+        accuracy * (1 - accuracy) / questions + z * z / (4 * questions * questions)
+    )
     centre = accuracy + z * z / (2 * questions)
     scale = 1 + z * z / questions
-    low, high = (centre - spread) / scale, (centre + spread) / scale
-    return max(0.0, min(low, accuracy)), min(1.0, max(high, accuracy))  # rounding must not leave the score outside
+    low = (centre - spread) / scale
+    high = (centre + spread) / scale
+    return max(0.0, min(low, accuracy)), min(
+        1.0, max(high, accuracy)
+    )  # rounding must not leave the score outside
 
 
 def better_than_guessing(correct: int, questions: int, choices: int = 4) -> float:
@@ -42,7 +47,9 @@ def better_than_guessing(correct: int, questions: int, choices: int = 4) -> floa
     wrong = choices - 1
     term = total = wrong ** (questions - correct) * math.comb(questions, correct)
     for k in range(correct, questions):
-        term = term * (questions - k) // (wrong * (k + 1))  # exact: C(n, k+1) wrong^(n-k-1) is a whole number
+        term = (
+            term * (questions - k) // (wrong * (k + 1))
+        )  # exact: C(n, k+1) wrong^(n-k-1) is a whole number
         total += term
     return total / choices**questions
 
@@ -50,7 +57,12 @@ def better_than_guessing(correct: int, questions: int, choices: int = 4) -> floa
 def by_subject(results: pd.DataFrame) -> pd.DataFrame:
     """One row per subject, in the order of the exam: its name and class, then the columns of `score`."""
     rows = [
-        {"subject": subject, "name": part["name"].iloc[0], "class": part["class"].iloc[0], **score(part)}
+        {
+            "subject": subject,
+            "name": part["name"].iloc[0],
+            "class": part["class"].iloc[0],
+            **score(part),
+        }
         for subject, part in results.groupby("subject", sort=False)
     ]
     return _table(rows)
@@ -58,7 +70,10 @@ def by_subject(results: pd.DataFrame) -> pd.DataFrame:
 
 def by_class(results: pd.DataFrame) -> pd.DataFrame:
     """One row per class that was asked, in the benchmark's order, and the hard subset over its own questions."""
-    parts = {name: results[results["class"] == name] for name in dict.fromkeys((*CLASSES, *results["class"]))}
+    parts = {
+        name: results[results["class"] == name]
+        for name in dict.fromkeys((*CLASSES, *results["class"]))
+    }
     parts["Hard"] = results[results["hard"]]
     return _table([{"class": name, **score(part)} for name, part in parts.items() if len(part)])
 
@@ -85,14 +100,20 @@ def score(part: pd.DataFrame) -> dict[str, float | int | None]:
 
     A question that was too long to ask counts as wrong. Without answers there is nothing to score: accuracy is nan.
     """
-    n, labelled = len(part), bool((part["expected"] != "").all())
+    n = len(part)
+    labelled = bool((part["expected"] != "").all())
     correct = int(part["correct"].sum()) if labelled else None
     accuracy = correct / n if labelled else math.nan
     low, high = wilson(accuracy, n)
     p_value = better_than_guessing(correct, n, round(1 / guessing(part))) if labelled else math.nan
     return {
-        "questions": n, "correct": correct, "accuracy": accuracy, "low": low, "high": high,
-        "p_guessing": p_value, "too_long": int(part["too_long"].sum()),
+        "questions": n,
+        "correct": correct,
+        "accuracy": accuracy,
+        "low": low,
+        "high": high,
+        "p_guessing": p_value,
+        "too_long": int(part["too_long"].sum()),
     }
 
 
@@ -101,9 +122,14 @@ def summary(results: pd.DataFrame, average: str) -> dict[str, float | int | str 
     micro, macro = averages(results).to_dict("records")
     headline = macro if average == "macro" else micro
     return {
-        "accuracy": headline["accuracy"], "accuracy_low": headline["low"], "accuracy_high": headline["high"],
-        "average": average, "p_guessing": micro["p_guessing"], "p_shuffled": micro["p_shuffled"],
-        "questions": len(results), "too_long": micro["too_long"],
+        "accuracy": headline["accuracy"],
+        "accuracy_low": headline["low"],
+        "accuracy_high": headline["high"],
+        "average": average,
+        "p_guessing": micro["p_guessing"],
+        "p_shuffled": micro["p_shuffled"],
+        "questions": len(results),
+        "too_long": micro["too_long"],
     }
 
 
@@ -116,7 +142,9 @@ def verdict(scored: pd.DataFrame | dict, p_limit: float = 0.01) -> str:
     said = f"{what}: {better} guessing (p {scored['p_guessing']:.2g})"
     if scored["p_guessing"] < p_limit <= scored.get("p_shuffled", 0.0):
         said += f", but so are the same answers dealt to the questions at random (p {scored['p_shuffled']:.2g}): "
-        said += "it favours a choice that is often right, and does not show that it reads the questions"
+        said += (
+            "it favours a choice that is often right, and does not show that it reads the questions"
+        )
     return said
 
 
@@ -125,18 +153,29 @@ def readable(scores: pd.DataFrame) -> pd.DataFrame:
     p_values = {"p_guessing": "p, guessing", "p_shuffled": "p, shuffled"}
     shown = {name: label for name, label in p_values.items() if name in scores}
     table = scores.drop(columns=["accuracy", "low", "high", *shown])
-    table = table.drop(columns="subject").set_index("name") if "name" in table else table.set_index(table.columns[0])
+    table = (
+        table.drop(columns="subject").set_index("name")
+        if "name" in table
+        else table.set_index(table.columns[0])
+    )
     table = table.rename_axis(None)  # a named index takes a header line of its own
     accuracy = [_percent(value) for value in scores["accuracy"]]
     ends = zip(scores["low"], scores["high"], strict=True)
-    interval = ["–" if pd.isna(low) else f"{100 * low:.1f} – {100 * high:.1f} %" for low, high in ends]
-    tests = {label: ["" if pd.isna(p) else f"{p:.2g}" for p in scores[name]] for name, label in shown.items()}
+    interval = [
+        "–" if pd.isna(low) else f"{100 * low:.1f} – {100 * high:.1f} %" for low, high in ends
+    ]
+    tests = {
+        label: ["" if pd.isna(p) else f"{p:.2g}" for p in scores[name]]
+        for name, label in shown.items()
+    }
     table = table.assign(**{"accuracy": accuracy, "95 % interval": interval, **tests})
     return table.assign(correct=["" if pd.isna(c) else str(c) for c in scores["correct"]])
 
 
 def _table(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows).astype({"correct": "Int64", "p_guessing": float})  # both may be missing
+    return pd.DataFrame(rows).astype(
+        {"correct": "Int64", "p_guessing": float}
+    )  # both may be missing
 
 
 def _percent(value: float) -> str:
@@ -153,4 +192,8 @@ def check_shipped(results: pd.DataFrame, run: "Run") -> None:
     shipped = (asked.model_dir, asked.data_dir) == (str(MODEL_DIR), str(EXAM_DIR))
     if shipped and asked.split != "test" and not (asked.subjects or asked.limit):
         share = results["correct"].mean()
-        run.check("the shipped model passes the shipped exam", share >= PASS, f"{share:.1%}, {PASS:.0%} is asked for")
+        run.check(
+            "the shipped model passes the shipped exam",
+            share >= PASS,
+            f"{share:.1%}, {PASS:.0%} is asked for",
+        )

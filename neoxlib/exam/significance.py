@@ -20,20 +20,28 @@ def better_than_shuffled(results: pd.DataFrame, draws: int = DRAWS, seed: int = 
     """
     if not len(results) or (results["expected"] == "").any():
         return math.nan
-    right, rng = int(results["correct"].sum()), np.random.default_rng(seed)
+    right = int(results["correct"].sum())
+    rng = np.random.default_rng(seed)
     key = results["expected"].value_counts()
     answers = results["predicted"].where(results["predicted"].isin(key.index), "")
-    left = np.tile([(answers == letter).sum() for letter in [*key.index, ""]], (draws, 1))  # undealt answers, by letter
+    left = np.tile(
+        [(answers == letter).sum() for letter in [*key.index, ""]], (draws, 1)
+    )  # undealt answers, by letter
     hits = np.zeros(draws, dtype=int)
     for number, size in enumerate(key):
-        hand = _deal(rng, left, size)  # [draws, letters] among the questions whose key is this letter
-        hits, left = hits + hand[:, number], left - hand
+        hand = _deal(
+            rng, left, size
+        )  # [draws, letters] among the questions whose key is this letter
+        hits = hits + hand[:, number]
+        left = left - hand
     return (1 + int((hits >= right).sum())) / (1 + draws)
 
 
 def _deal(rng: np.random.Generator, left: np.ndarray, size: int) -> np.ndarray:
     """`size` of the answers that are left, in each row; one letter after the other, since the rows differ."""
-    hand, need, rest = np.zeros_like(left), np.full(len(left), size), left.sum(axis=1)
+    hand = np.zeros_like(left)
+    need = np.full(len(left), size)
+    rest = left.sum(axis=1)
     for letter in range(left.shape[1]):
         rest = rest - left[:, letter]
         hand[:, letter] = rng.hypergeometric(left[:, letter], rest, need)
@@ -49,15 +57,32 @@ def mcnemar(results_a: pd.DataFrame, results_b: pd.DataFrame) -> pd.DataFrame:
     high (Agresti and Min, Statistics in Medicine 24 (2005), 729-740) and p_value: two-sided binomial over those that
     one run alone got right. Raises DataError as `common` does.
     """
-    right_a, right_b = (table["correct"].to_numpy(dtype=bool) for table in common(results_a, results_b))
-    n, only_a, only_b = len(right_a), int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    right_a, right_b = (
+        table["correct"].to_numpy(dtype=bool) for table in common(results_a, results_b)
+    )
+    n = len(right_a)
+    only_a = int((right_a & ~right_b).sum())
+    only_b = int((right_b & ~right_a).sum())
     low, high = _difference_interval(only_a, only_b, n)
-    return pd.DataFrame([{
-        "asked_a": len(results_a), "asked_b": len(results_b),
-        "questions": n, "both_right": int((right_a & right_b).sum()), "only_a": only_a, "only_b": only_b,
-        "both_wrong": int((~right_a & ~right_b).sum()), "accuracy_a": right_a.mean(), "accuracy_b": right_b.mean(),
-        "difference": (only_b - only_a) / n, "low": low, "high": high, "p_value": _sign_test(only_a, only_b),
-    }])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "asked_a": len(results_a),
+                "asked_b": len(results_b),
+                "questions": n,
+                "both_right": int((right_a & right_b).sum()),
+                "only_a": only_a,
+                "only_b": only_b,
+                "both_wrong": int((~right_a & ~right_b).sum()),
+                "accuracy_a": right_a.mean(),
+                "accuracy_b": right_b.mean(),
+                "difference": (only_b - only_a) / n,
+                "low": low,
+                "high": high,
+                "p_value": _sign_test(only_a, only_b),
+            }
+        ]
+    )
 
 
 def common(results_a: pd.DataFrame, results_b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -73,7 +98,9 @@ def common(results_a: pd.DataFrame, results_b: pd.DataFrame) -> tuple[pd.DataFra
         if not (by_text := _renumbered(a, b)):
             what = "were not asked the same questions" if others else "have no question in common"
             problems = [*_only("a", a, b), *_only("b", b, a), *others]
-            raise DataError(f"the two runs {what}, so they cannot be paired:\n  " + "\n  ".join(problems))
+            raise DataError(
+                f"the two runs {what}, so they cannot be paired:\n  " + "\n  ".join(problems)
+            )
         a, b = by_text
     both = b.index[b.index.isin(a.index)]
     return a.loc[both], b.loc[both]
@@ -102,7 +129,9 @@ def _sign_test(only_a: int, only_b: int) -> float:
 
 def _difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
     """Half a question is added to each of the four cells; then the normal interval of a paired difference."""
-    a, b, size = only_a + 0.5, only_b + 0.5, n + 2
+    a = only_a + 0.5
+    b = only_b + 0.5
+    size = n + 2
     centre = (b - a) / size
     spread = NormalDist().inv_cdf(0.975) * math.sqrt(a + b - (b - a) ** 2 / size) / size
     return max(-1.0, centre - spread), min(1.0, centre + spread)
@@ -115,7 +144,9 @@ def _by_question(results: pd.DataFrame, name: str) -> pd.DataFrame:
     if twice := sorted({"/".join(key) for key in table.index[table.index.duplicated()]}):
         raise DataError(f"run {name} has {len(twice)} question(s) more than once: {_some(twice)}")
     if not len(table) or (results["expected"].fillna("") == "").any():
-        raise DataError(f"run {name} has questions without an answer: right and wrong cannot be told")
+        raise DataError(
+            f"run {name} has questions without an answer: right and wrong cannot be told"
+        )
     return table
 
 
@@ -128,7 +159,9 @@ def _renumbered(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.Data
 
 def _by_texts(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Indexed by texts; a question that is there twice is so as its first and its second."""
-    texts = pd.DataFrame({column: _text(table[column]) for column in columns}).reset_index(drop=True)
+    texts = pd.DataFrame({column: _text(table[column]) for column in columns}).reset_index(
+        drop=True
+    )
     times = texts.groupby(columns).cumcount().rename("time")
     return table.set_index(pd.MultiIndex.from_frame(pd.concat([texts, times], axis=1)))
 
@@ -139,7 +172,8 @@ def _text(cells: pd.Series) -> pd.Series:
 
 def _other_texts(a: pd.DataFrame, b: pd.DataFrame) -> list[str]:
     """Ids that are of another question in the other run, by the column that says so."""
-    both, others = a.index.intersection(b.index), []
+    both = a.index.intersection(b.index)
+    others = []
     for column in [c for c in SAME if c in a and c in b]:
         texts = [_text(table.loc[both, column]) for table in (a, b)]
         if other := ["/".join(key) for key in both[(texts[0] != texts[1]).to_numpy()]]:

@@ -13,14 +13,20 @@ from neoxlib.workbook.table import TextTable
 
 # Whose data a benchmark's are, and under which licence, as their pages say it.
 DATA = {
-    "ceval": ("C-Eval, Huang et al., NeurIPS 2023, github.com/hkust-nlp/ceval",
-              "CC BY-NC-SA 4.0: name the authors, no commercial use, share alike"),
+    "ceval": (
+        "C-Eval, Huang et al., NeurIPS 2023, github.com/hkust-nlp/ceval",
+        "CC BY-NC-SA 4.0: name the authors, no commercial use, share alike",
+    ),
     "mmlu": ("MMLU, Hendrycks et al., ICLR 2021, github.com/hendrycks/test", "MIT"),
-    "cmmlu": ("CMMLU, Li et al., 2023, arXiv 2306.09212, github.com/haonan-li/CMMLU",
-              "CC BY-NC-SA 4.0: name the authors, no commercial use, share alike"),
-    "boolq": ("BoolQ, Clark et al., NAACL 2019, github.com/google-research-datasets/boolean-questions",
-              "CC BY-SA 3.0: name the authors, share alike"),
-}  # fmt: skip
+    "cmmlu": (
+        "CMMLU, Li et al., 2023, arXiv 2306.09212, github.com/haonan-li/CMMLU",
+        "CC BY-NC-SA 4.0: name the authors, no commercial use, share alike",
+    ),
+    "boolq": (
+        "BoolQ, Clark et al., NAACL 2019, github.com/google-research-datasets/boolean-questions",
+        "CC BY-SA 3.0: name the authors, share alike",
+    ),
+}
 OWN = "none: subjects of its own, in the layout and under the rules of {}"
 
 
@@ -33,8 +39,10 @@ def about(task: Task) -> TextTable:
     if task.absent:
         facts["not in this folder"] = f"{len(task.absent)} subjects: {', '.join(task.absent)}"
     if task.root == EXAM_DIR:
-        facts |= {"data": f"the exam shipped with neoxlib: {task.title}'s layout, and none of its questions",
-                  "licence of the data": "Apache-2.0, as the package"}  # fmt: skip
+        facts |= {
+            "data": f"the exam shipped with neoxlib: {task.title}'s layout, and none of its questions",
+            "licence of the data": "Apache-2.0, as the package",
+        }
     else:
         facts |= {"benchmark": source, "licence of the benchmark's data": licence}
         if names := sorted(path.name for path in task.root.glob("LICEN*")):
@@ -45,7 +53,8 @@ def about(task: Task) -> TextTable:
 def rules(profile: Profile) -> TextTable:
     """Every rule of a profile that says anything, faults last; texts in quotes so that blanks and line breaks show."""
     notes = {"bugs": "BUG, kept", "departs": "departs from the original"}
-    plain, facts = ("name", "task", "average", "source", "mode", "scoring", "extraction"), asdict(profile)
+    plain = ("name", "task", "average", "source", "mode", "scoring", "extraction")
+    facts = asdict(profile)
     values = {name: value for name, value in facts.items() if value and name not in notes}
     rows = [(name, value if name in plain else repr(value)) for name, value in values.items()]
     rows += [(title, text) for name, title in notes.items() for text in facts[name]]
@@ -60,43 +69,78 @@ def extremes(subjects: pd.DataFrame, most: int = 5) -> TextTable:
 
     `subjects` is a table of `by_subject`.
     """
-    scored = subjects.dropna(subset="accuracy").sort_values("accuracy", ascending=False, kind="stable")
+    scored = subjects.dropna(subset="accuracy").sort_values(
+        "accuracy", ascending=False, kind="stable"
+    )
     each = min(most, len(scored) // 2)
     if not each:
-        return TextTable(pd.DataFrame(), "Fewer than two subjects were scored: none is the hardest.")
+        return TextTable(
+            pd.DataFrame(), "Fewer than two subjects were scored: none is the hardest."
+        )
     ends = (("easiest", scored.head(each)), ("hardest", scored.tail(each).iloc[::-1]))
     rows = [
-        {"": kind, "subject": row["name"], "class": row["class"], "right": f"{row['correct']} of {row['questions']}",
-         "accuracy": f"{row['accuracy']:.1%}", "95 % interval": f"{100 * row['low']:.1f} – {100 * row['high']:.1f} %"}
-        for kind, part in ends for row in part.to_dict("records")
-    ]  # fmt: skip
-    return TextTable(pd.DataFrame(rows), f"Of {len(scored)} subjects; where intervals overlap, the order may be luck.")
+        {
+            "": kind,
+            "subject": row["name"],
+            "class": row["class"],
+            "right": f"{row['correct']} of {row['questions']}",
+            "accuracy": f"{row['accuracy']:.1%}",
+            "95 % interval": f"{100 * row['low']:.1f} – {100 * row['high']:.1f} %",
+        }
+        for kind, part in ends
+        for row in part.to_dict("records")
+    ]
+    return TextTable(
+        pd.DataFrame(rows),
+        f"Of {len(scored)} subjects; where intervals overlap, the order may be luck.",
+    )
 
 
 def shortened(results: pd.DataFrame, task: Task, most: int = 40) -> TextTable:
     """The questions that were not asked in full, at most `most`, the worst first: what was left out, and why."""
-    lost = pd.Series([_offered(task, row) - row["shots_used"] for row in results.to_dict("records")], results.index)
+    lost = pd.Series(
+        [_offered(task, row) - row["shots_used"] for row in results.to_dict("records")],
+        results.index,
+    )
     mark = marks(results)
     cut = (lost > 0) | results["too_long"]
     if not cut.any():
-        return TextTable(pd.DataFrame(), f"All {len(results):,} questions were asked with all their examples.")
-    why = ("without " + lost.astype(str) + " of the examples").mask(mark == TOO_LONG, "too long even alone: wrong")
-    worst = lost.mask(mark == TOO_LONG, len(results)).sort_values(ascending=False, kind="stable").index
+        return TextTable(
+            pd.DataFrame(), f"All {len(results):,} questions were asked with all their examples."
+        )
+    why = ("without " + lost.astype(str) + " of the examples").mask(
+        mark == TOO_LONG, "too long even alone: wrong"
+    )
+    worst = (
+        lost.mask(mark == TOO_LONG, len(results)).sort_values(ascending=False, kind="stable").index
+    )
     columns = ["name", "id", "prompt_tokens", "shots_used"]
     rows = results.loc[worst, columns].assign(what=why)[cut[worst]].head(most)
-    rows = rows.rename(columns={"name": "subject", "prompt_tokens": "prompt, tokens", "shots_used": "examples"})
-    rest = f"; the {most} that lack most are shown, all are in questions.csv." if cut.sum() > most else "."
-    return TextTable(rows, f"{cut.sum():,} of {len(results):,} questions were not asked in full{rest}")
+    rows = rows.rename(
+        columns={"name": "subject", "prompt_tokens": "prompt, tokens", "shots_used": "examples"}
+    )
+    rest = (
+        f"; the {most} that lack most are shown, all are in questions.csv."
+        if cut.sum() > most
+        else "."
+    )
+    return TextTable(
+        rows, f"{cut.sum():,} of {len(results):,} questions were not asked in full{rest}"
+    )
 
 
 def _offered(task: Task, row: dict) -> int:
     """Examples that the question could have had: its own row is none where dev itself is asked."""
-    return sum(task.split != "dev" or example["id"] != row["id"] for example in task.examples[row["subject"]])
+    return sum(
+        task.split != "dev" or example["id"] != row["id"]
+        for example in task.examples[row["subject"]]
+    )
 
 
 def alone(rescored: pd.DataFrame) -> TextTable:
     """What `rescore` found: the largest difference, and every answer that flipped."""
-    largest, flipped = rescored["difference"].max(), rescored[rescored["flipped"]]
+    largest = rescored["difference"].max()
+    flipped = rescored[rescored["flipped"]]
     note = f"{len(rescored)} questions asked again, each in a batch of its own: "
     note += f"{len(flipped)} answer{'s' * (len(flipped) != 1)} flipped"
     if not pd.isna(largest):

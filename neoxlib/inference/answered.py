@@ -20,7 +20,8 @@ class Answered(NamedTuple):
 
 
 def keep_first(
-    kept: list[Answered], limits: Limits,
+    kept: list[Answered],
+    limits: Limits,
     answers: Iterable[tuple[Sequence[int], Sequence[int], float]],
 ) -> None:
     """Add (context, continuation, log-probability) to `kept`, as long as it holds fewer than KEPT."""

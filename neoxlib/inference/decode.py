@@ -35,9 +35,13 @@ class Choice(NamedTuple):
     """Rank 0's word on one step."""
 
     tokens: list[int | None]  # [B]; None for a row that had ended before
-    reasons: list[str | None]  # [B]; "stop" or "length" from the step that ends the row, None until then
+    reasons: list[
+        str | None
+    ]  # [B]; "stop" or "length" from the step that ends the row, None until then
     logprobs: list[float]  # [B], under the model itself; empty on the other ranks
-    top: list[list[tuple[int, float]]]  # [B][top] likeliest (id, log-probability), best first; empty likewise
+    top: list[
+        list[tuple[int, float]]
+    ]  # [B][top] likeliest (id, log-probability), best first; empty likewise
 
 
 class Step(NamedTuple):
@@ -45,7 +49,9 @@ class Step(NamedTuple):
 
     choice: Choice
     clock: Clock
-    device_ms: float | None = None  # of the forward pass with its sums, by an accelerator's own events
+    device_ms: float | None = (
+        None  # of the forward pass with its sums, by an accelerator's own events
+    )
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,12 @@ class Limits:
 
 
 def decode(
-    model: GPTNeoX, prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits, *, top: int = 0,
+    model: GPTNeoX,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    limits: Limits,
+    *,
+    top: int = 0,
     watch: Callable[[int, int], bool] | None = None,
 ) -> Iterator[Step]:
     """Continue `prompts`, all in one batch: an iterator that runs one forward pass per Step until every row has ended.
@@ -90,7 +101,11 @@ def check(prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits) 
     if unknown := _unknown(sampling.stop_token_ids, limits):
         what = f"stop_token_ids holds ids {unknown}"
         raise SettingsError(f"{what} that are not among {_known(limits)}")
-    problems = [f"prompts[{n}] {text}" for n, ids in enumerate(prompts) for text in _problems(ids, sampling, limits)]
+    problems = [
+        f"prompts[{n}] {text}"
+        for n, ids in enumerate(prompts)
+        for text in _problems(ids, sampling, limits)
+    ]
     if problems:
         raise SettingsError("these prompts cannot be served:\n  " + "\n  ".join(problems))
 
@@ -123,10 +138,17 @@ class Rows:
     """The rows of a batch: their ids so far, their random streams, which have ended and why."""
 
     def __init__(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits, top: int,
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        limits: Limits,
+        top: int,
         watch: Callable[[int, int], bool] | None,
     ) -> None:
-        self.sampling, self.limits, self.top, self.watch = sampling, limits, top, watch
+        self.sampling = sampling
+        self.limits = limits
+        self.top = top
+        self.watch = watch
         self.ending = ending(sampling, limits)
         self.history = [list(prompt) for prompt in prompts]
         self.ends = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
@@ -137,12 +159,19 @@ class Rows:
         """Give every row that still runs its next token from `logits` [B, V]."""
         limits = self.limits
         picked = pick(
-            logits.float().cpu(), self.history, self.sampling, self.generators, limits.real_ids, self.top,
+            logits.float().cpu(),
+            self.history,
+            self.sampling,
+            self.generators,
+            limits.real_ids,
+            self.top,
             limits.holes,
         )
         tokens = [
             self._take(row, token) if reason is None else None
-            for row, (token, reason) in enumerate(zip(picked.tokens.tolist(), self.reasons, strict=True))
+            for row, (token, reason) in enumerate(
+                zip(picked.tokens.tolist(), self.reasons, strict=True)
+            )
         ]
         best = zip(picked.top_tokens.tolist(), picked.top_logprobs.tolist(), strict=True)
         top = [list(zip(ids, values, strict=True)) for ids, values in best]
@@ -158,11 +187,15 @@ class Rows:
 
 
 def _steps(model: GPTNeoX, rows: Rows) -> Iterator[Step]:
-    group, weight = model.group, model.gpt_neox.final_layer_norm.weight  # a norm's weight is never quantized
-    lap, timer = Stopwatch(weight.device), Timer(weight.device)
+    group = model.group
+    weight = model.gpt_neox.final_layer_norm.weight  # a norm's weight is never quantized
+    lap = Stopwatch(weight.device)
+    timer = Timer(weight.device)
     ids, mask = left_pad(rows.history)  # [B, S]
     mask = mask.to(weight.device)
-    cache = KVCache(model.config, len(ids), rows.limits.max_seq_len, group, weight.dtype, weight.device)
+    cache = KVCache(
+        model.config, len(ids), rows.limits.max_seq_len, group, weight.dtype, weight.device
+    )
     reasons = rows.reasons
     while None in reasons:
         ids = ids.to(weight.device)
@@ -176,10 +209,13 @@ def _steps(model: GPTNeoX, rows: Rows) -> Iterator[Step]:
             choice = _tell_all(group, rows.choose, group.gather(logits, dim=-1))
         except NotFiniteError as error:  # on all ranks; timing's model has the real one inside
             raise blamed(getattr(model, "model", model), error) from None
-        yield Step(choice, Clock(pre, wall - communication, communication, post=lap()), timer.take())
+        yield Step(
+            choice, Clock(pre, wall - communication, communication, post=lap()), timer.take()
+        )
         lap()  # what the caller did with the step is not ours
         reasons = choice.reasons
-        ids, mask = torch.tensor([[PAD if token is None else token] for token in choice.tokens]), None  # [B, 1]
+        ids = torch.tensor([[PAD if token is None else token] for token in choice.tokens])
+        mask = None  # [B, 1]
 
 
 def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -192,14 +228,17 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 def _tell_all(group: Group, choose: Callable[[Tensor], Choice], logits: Tensor | None) -> Choice:
     """Rank 0's choice, or its failure, on every rank: a rank left waiting for a choice would wait for ever."""
-    choice, failure, word = None, None, None
+    choice = None
+    failure = None
+    word = None
     if group.rank == 0:
         try:
             choice = choose(logits)
             word = choice._replace(logprobs=[], top=[])  # rank 0 alone has use for the rest
         except Exception as error:
             known = isinstance(error, NotFiniteError)  # then all ranks look for the layer together
-            failure, word = error, error if known else f"{type(error).__name__}: {error}"
+            failure = error
+            word = error if known else f"{type(error).__name__}: {error}"
     word = group.broadcast(word)
     if isinstance(word, NotFiniteError):
         raise word
@@ -219,5 +258,6 @@ class Stopwatch:
 
     def __call__(self) -> float:
         self.wait()
-        before, self.last = self.last, time.perf_counter()
+        before = self.last
+        self.last = time.perf_counter()
         return 1e3 * (self.last - before)

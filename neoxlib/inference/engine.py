@@ -24,7 +24,7 @@ from neoxlib.inference.finite import agree, failure_of
 from neoxlib.inference.printer import Printer
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.score import Progress, Request, Score, log_probabilities
-from neoxlib.inference.text import (  # fmt: skip
+from neoxlib.inference.text import (
     Completion,
     Stream,
     choice_lists,
@@ -47,9 +47,15 @@ from neoxlib.model.parameters import count_parameters
 
 Prompt = str | Sequence[int]
 SMALL_FILES = (  # every rank reads them by itself
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
 
 
 class Engine:
@@ -59,11 +65,20 @@ class Engine:
     """
 
     def __init__(
-        self, model: GPTNeoX, tokenizer: PreTrainedTokenizerBase | None, max_seq_len: int, about: dict[str, Any],
+        self,
+        model: GPTNeoX,
+        tokenizer: PreTrainedTokenizerBase | None,
+        max_seq_len: int,
+        about: dict[str, Any],
         settling: Settling | None = None,
     ) -> None:
-        self.model, self.config, self.group = model, model.config, model.group
-        self.max_seq_len, self._tokenizer, self._about, self._settling = max_seq_len, tokenizer, about, settling
+        self.model = model
+        self.config = model.config
+        self.group = model.group
+        self.max_seq_len = max_seq_len
+        self._tokenizer = tokenizer
+        self._about = about
+        self._settling = settling
         self.weight = model.gpt_neox.final_layer_norm.weight  # its dtype and device are the model's
         self.first_answers: list[Answered] = []  # as they were given, on rank 0
 
@@ -90,10 +105,19 @@ class Engine:
         return self.limits.real_ids
 
     def generate(
-        self, prompts: Sequence[Prompt], max_new_tokens: int = 32, temperature: float = 0.0, top_k: int | None = None,
-        top_p: float | None = None, repetition_penalty: float = 1.0, stop: str | Sequence[str] | None = None,
-        seed: int | None = None, stream: bool | Stream = False, *,
-        stop_token_ids: int | Sequence[int] | None = None, skip_special_tokens: bool = True,
+        self,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        stream: bool | Stream = False,
+        *,
+        stop_token_ids: int | Sequence[int] | None = None,
+        skip_special_tokens: bool = True,
     ) -> list[Completion]:
         """Continue `prompts` (texts, or lists of token ids), all in one batch.
 
@@ -129,12 +153,16 @@ class Engine:
         """
         ids, mask = self._checked(input_ids, attention_mask)
         cache = KVCache(self.config, *ids.shape, self.group, self.weight.dtype, self.weight.device)
-        logits = self.group.gather(self.model(ids.to(self.weight.device), cache, mask.to(self.weight.device)))
+        logits = self.group.gather(
+            self.model(ids.to(self.weight.device), cache, mask.to(self.weight.device))
+        )
         logits = None if logits is None else logits.float().cpu()
         agree(self.model, None if logits is None else failure_of(logits, ids, mask))
         return logits
 
-    def score(self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]) -> list[list[float]]:
+    def score(
+        self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]
+    ) -> list[list[float]]:
         """Log-probability of each choice after each prompt; `choices` is one list for all prompts, or one per prompt.
 
         A choice's tokens are those that prompt + choice has beyond prompt, as lm-evaluation-harness
@@ -151,7 +179,9 @@ class Engine:
         return [[next(values).logprob for _ in several] for several in lists] if scores else []
 
     def score_ids(
-        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], stream: Progress | None = None,
+        self,
+        requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+        stream: Progress | None = None,
         real_ids: int | None = None,
     ) -> list[Score]:
         """(log-probability, is greedy) of each (context ids, continuation ids); shared beginnings are computed once.
@@ -164,7 +194,9 @@ class Engine:
         asked = [Request(*request) for request in requests]
         refuse_no_ids(asked)
         if real_ids is not None and not 1 <= real_ids <= self.config.vocab_size:
-            raise SettingsError(f"real_ids is {real_ids}; the model has {self.config.vocab_size} rows")
+            raise SettingsError(
+                f"real_ids is {real_ids}; the model has {self.config.vocab_size} rows"
+            )
         limits = Limits((), real_ids, self.max_seq_len) if real_ids else self.limits
         return self._scores(asked, limits, stream or None)
 
@@ -174,9 +206,7 @@ class Engine:
         rows = limits.real_ids, limits.max_seq_len
         found = log_probabilities(self.model, requests, *rows, progress, limits.holes) or []
         scored = zip(requests, found, strict=bool(found))
-        keep_first(
-            self.first_answers, limits, ((*asked, score.logprob) for asked, score in scored)
-        )
+        keep_first(self.first_answers, limits, ((*asked, score.logprob) for asked, score in scored))
         return found
 
     def profile(self, case: Case) -> list[dict[str, list[float]]]:
@@ -190,7 +220,9 @@ class Engine:
         torch_npu's profiler on an NPU, PyTorch's on a CPU; in Perfetto's format, also read by `traces.read`.
         """
         self.settle()
-        inference_trace.record(timing.Work(self.model, self._tokenizer, self.max_seq_len, case), Path(folder))
+        inference_trace.record(
+            timing.Work(self.model, self._tokenizer, self.max_seq_len, case), Path(folder)
+        )
         return str(folder)
 
     def memory(self) -> list[dict[str, float]]:
@@ -198,7 +230,11 @@ class Engine:
         mine = memory_mb(self.weight.device)
         row = torch.tensor([list(mine.values())], device=self.weight.device)
         everyone = self.group.gather(row, dim=0)  # [ranks, figures]
-        return [] if everyone is None else [dict(zip(mine, row, strict=True)) for row in everyone.cpu().tolist()]
+        return (
+            []
+            if everyone is None
+            else [dict(zip(mine, row, strict=True)) for row in everyone.cpu().tolist()]
+        )
 
     def settle(self) -> None:
         """Wait until what follows a load in the background is over: measuring starts there, and writing to weights."""
@@ -231,19 +267,31 @@ class Engine:
         ids = _tensor("input_ids", input_ids)
         whole = not ids.is_floating_point() and not ids.is_complex() and ids.dtype != torch.bool
         if ids.ndim != 2 or not ids.numel() or not whole:
-            raise SettingsError(f"input_ids are {list(ids.shape)} {ids.dtype}; expected whole numbers [batch, tokens]")
+            raise SettingsError(
+                f"input_ids are {list(ids.shape)} {ids.dtype}; expected whole numbers [batch, tokens]"
+            )
         ids = ids.long()
         given = torch.ones_like(ids) if attention_mask is None else attention_mask
         mask = _tensor("attention_mask", given)
         if mask.shape != ids.shape:
-            raise SettingsError(f"attention_mask is {list(mask.shape)}, but input_ids are {list(ids.shape)}")
+            raise SettingsError(
+                f"attention_mask is {list(mask.shape)}, but input_ids are {list(ids.shape)}"
+            )
         if not ((mask == 0) | (mask == 1)).all():
-            raise SettingsError("attention_mask holds other numbers than 1 (a token) and 0 (padding)")
+            raise SettingsError(
+                "attention_mask holds other numbers than 1 (a token) and 0 (padding)"
+            )
         if ids.shape[1] > self.max_seq_len:
-            raise SettingsError(f"input_ids have {ids.shape[1]} tokens a row, but max_seq_len is {self.max_seq_len}")
-        low, high, last = ids.min().item(), ids.max().item(), self.config.vocab_size - 1
+            raise SettingsError(
+                f"input_ids have {ids.shape[1]} tokens a row, but max_seq_len is {self.max_seq_len}"
+            )
+        low = ids.min().item()
+        high = ids.max().item()
+        last = self.config.vocab_size - 1
         if low < 0 or high > last:
-            raise SettingsError(f"input_ids reach from {low} to {high}; the vocabulary has ids 0 to {last}")
+            raise SettingsError(
+                f"input_ids reach from {low} to {high}; the vocabulary has ids 0 to {last}"
+            )
         return ids, mask.bool()
 
 
@@ -259,8 +307,15 @@ def _tensor(name: str, value: Any) -> Tensor:
 
 
 def load(
-    model_dir: str | os.PathLike[str], dtype: str = "float32", device: str = "cpu", quant: str | None = None,
-    max_seq_len: int | None = None, compile: bool = True, *, allow_long: bool = False, group: Group = SOLO,
+    model_dir: str | os.PathLike[str],
+    dtype: str = "float32",
+    device: str = "cpu",
+    quant: str | None = None,
+    max_seq_len: int | None = None,
+    compile: bool = True,
+    *,
+    allow_long: bool = False,
+    group: Group = SOLO,
 ) -> Engine:
     """Load a Hugging Face checkpoint folder, or a folder that `shard` wrote, into this process.
 
@@ -274,16 +329,23 @@ def load(
     device = pick_device(device)
     fit_threads()
     checkpoint = open_checkpoint(model_dir)
-    folder, quant = checkpoint.folder, choose_quant(checkpoint, quant)
+    folder = checkpoint.folder
+    quant = choose_quant(checkpoint, quant)
     config = ModelConfig.from_dir(folder)
     tokenizer = load_tokenizer(folder)
-    known, ends = vocabulary(tokenizer, config.vocab_size), end_ids(folder, config, tokenizer)
+    known = vocabulary(tokenizer, config.vocab_size)
+    ends = end_ids(folder, config, tokenizer)
     dtype = pick_dtype(dtype, device, config.torch_dtype)
     window = sequence_window(config, max_seq_len, allow_long)
     if device == "npu":
         start_npu()
     where = torch.device(device)  # of the NPUs the one that this process has set as its own
-    about = {"fingerprint": fingerprint(checkpoint), "dtype": dtype, "quant": quant, "max_seq_len": window}
+    about = {
+        "fingerprint": fingerprint(checkpoint),
+        "dtype": dtype,
+        "quant": quant,
+        "max_seq_len": window,
+    }
     check_same(group, _facts(checkpoint, about), where)
     with torch.device("meta"):
         model = GPTNeoX(config, group, quant=quant).to(getattr(torch, dtype))
@@ -293,11 +355,17 @@ def load(
     # PyTorch's products may sum in another order where memory begins at another place: they get no pages of files.
     settling = checkpoint_load.load_into(model.eval(), model_dir, lend=compiled, narrow=compiled)
     about |= {
-        "model_dir": str(model_dir), "parameters": count_parameters(config), "device": str(where),
-        "world_size": group.size, "backend": group.backend, "threads": torch.get_num_threads(),
+        "model_dir": str(model_dir),
+        "parameters": count_parameters(config),
+        "device": str(where),
+        "world_size": group.size,
+        "backend": group.backend,
+        "threads": torch.get_num_threads(),
         "compile": _compile(model, where, compile, compiled),
-        "compile_s": round(build.seconds("pack", *(["forward"] if compile and where.type == "cpu" else [])), 2),
-    }  # fmt: skip
+        "compile_s": round(
+            build.seconds("pack", *(["forward"] if compile and where.type == "cpu" else [])), 2
+        ),
+    }
     about |= about_ends(tokenizer, ends, known)
     engine = Engine(model, tokenizer, window, about, settling)
     settling.start()

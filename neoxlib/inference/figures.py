@@ -3,7 +3,12 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-PARTS = {"pre": "#999999", "forward": "#0072B2", "communication": "#D55E00", "post": "#009E73"}  # the same palette
+PARTS = {
+    "pre": "#999999",
+    "forward": "#0072B2",
+    "communication": "#D55E00",
+    "post": "#009E73",
+}  # the same palette
 
 
 def step_times(steps: pd.DataFrame) -> Figure:

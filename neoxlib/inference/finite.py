@@ -71,7 +71,8 @@ def _part(model: GPTNeoX, number: int) -> tuple[str, tuple[str, ...]]:
 
 def _output(model: GPTNeoX, ids: Sequence[int], number: int) -> Tensor:
     """The embedding of `ids`, the output of the `number`-th layer or, past the last, the logits."""
-    device, depth = model.gpt_neox.final_layer_norm.weight.device, model.config.num_hidden_layers
+    device = model.gpt_neox.final_layer_norm.weight.device
+    depth = model.config.num_hidden_layers
     if number > depth:
         return model.head(_output(model, ids, depth))
     row = torch.tensor([list(ids)], device=device)  # [1, S]

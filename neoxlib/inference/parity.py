@@ -37,7 +37,11 @@ MAX_TOKENS = 48  # of each text: rounding errors show after a few, and the whole
 
 # Largest logit error that rounding explains, in units of the spread (standard deviation) of the reference's logits.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 2e-1}
-TOP1 = {"float32": 1.0, "float16": 0.98, "bfloat16": 0.9}  # share of positions whose likeliest token must agree
+TOP1 = {
+    "float32": 1.0,
+    "float16": 0.98,
+    "bfloat16": 0.9,
+}  # share of positions whose likeliest token must agree
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,11 @@ class Verdict:
         of = "logit" if self.top1_agreement is not None else "log-probability"
         said = f"largest {of} error {self.max_error:.2e}, {self.relative_error:.1e} of the spread "
         said += f"(limit {self.tolerance:.0e})"
-        return said if self.top1_agreement is None else f"{said}, top-1 agreement {self.top1_agreement:.1%}"
+        return (
+            said
+            if self.top1_agreement is None
+            else f"{said}, top-1 agreement {self.top1_agreement:.1%}"
+        )
 
 
 def check(engine: "Engine", run: "Run", texts: Sequence[str] = TEXTS) -> pd.DataFrame:
@@ -102,7 +110,10 @@ def _same_bits(left: Tensor, right: Tensor) -> bool:
 
 
 def compare(
-    engine: "Engine", about: dict[str, Any], rows: Sequence[list[int]], answered: Sequence[Answered] = ()
+    engine: "Engine",
+    about: dict[str, Any],
+    rows: Sequence[list[int]],
+    answered: Sequence[Answered] = (),
 ) -> list[Verdict]:
     """Verdicts on the ragged batch `rows`, left-padded: against the same layers on one rank, and against plain fp32.
 
@@ -111,8 +122,12 @@ def compare(
     ids, mask = left_pad(rows)  # [B, S]
     found = engine.logits(ids, mask)  # [B, S, vocab]
     found = [row[kept] for row, kept in zip(found, mask, strict=True)]
-    name = ", ".join(filter(None, (f"world size {about['world_size']}", about["dtype"], about["quant"])))
-    numbers = "bfloat16" if about["quant"] else about["dtype"]  # to which fast.py may round what meets packed weights
+    name = ", ".join(
+        filter(None, (f"world size {about['world_size']}", about["dtype"], about["quant"]))
+    )
+    numbers = (
+        "bfloat16" if about["quant"] else about["dtype"]
+    )  # to which fast.py may round what meets packed weights
     limits = TOLERANCE[numbers], TOP1[numbers]
     alone = solo_logits(about["model_dir"], rows, getattr(torch, about["dtype"]), about["quant"])
     read = [[*each.context, *each.continuation[:-1]] for each in answered]
@@ -129,7 +144,8 @@ def compare(
 def _judge(
     name: str, other: str, found: list[Tensor], truth: list[Tensor], tolerance: float, least: float
 ) -> Verdict:
-    ours, theirs = torch.cat(found), torch.cat(truth)  # [positions, vocab]
+    ours = torch.cat(found)
+    theirs = torch.cat(truth)  # [positions, vocab]
     error = (ours - theirs).abs().max().item()
     relative = error / theirs.std().item()
     agreement = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
@@ -137,7 +153,9 @@ def _judge(
     return Verdict(name, other, len(ours), error, relative, tolerance, agreement, passed)
 
 
-def _judge_answers(name: str, answered: Sequence[Answered], truth: Sequence[Tensor], tolerance: float) -> Verdict:
+def _judge_answers(
+    name: str, answered: Sequence[Answered], truth: Sequence[Tensor], tolerance: float
+) -> Verdict:
     """Of the log-probabilities that were given with the answers: a logit's error moves one by twice itself at most."""
     errors = []
     for each, logits in zip(answered, truth, strict=True):  # logits [S, vocab]
@@ -152,7 +170,9 @@ def _judge_answers(name: str, answered: Sequence[Answered], truth: Sequence[Tens
     positions = sum(len(each.continuation) for each in answered)
     compared = f"{name}, the first {len(answered)} answers"
     with_ = "an independent float32 forward, answers as they were given"
-    return Verdict(compared, with_, positions, error, relative, tolerance, None, relative <= tolerance)
+    return Verdict(
+        compared, with_, positions, error, relative, tolerance, None, relative <= tolerance
+    )
 
 
 Reader = Callable[[], Tensor]
@@ -165,12 +185,16 @@ def _stored(checkpoint: Checkpoint, quant: str | None) -> tuple[ModelConfig, dic
     return config, {name: partial(_read, stored) for name, (_, stored) in found.items()}
 
 
-def _open(model_dir: str | os.PathLike[str], quant: str | None) -> tuple[ModelConfig, dict[str, Reader]]:
+def _open(
+    model_dir: str | os.PathLike[str], quant: str | None
+) -> tuple[ModelConfig, dict[str, Reader]]:
     """The same of an unpacked model: packed weights are read as the floats that they stand for."""
     checkpoint = open_checkpoint(model_dir)
     config, readers = _stored(checkpoint, quant)
     quant = choose_quant(checkpoint, quant)
-    scales = {name: readers.pop(f"{name}_scale") for name in list(readers) if f"{name}_scale" in readers}
+    scales = {
+        name: readers.pop(f"{name}_scale") for name in list(readers) if f"{name}_scale" in readers
+    }
     for name, scale in scales.items():
         readers[name] = partial(_unpacked, scheme_of(name, config, quant), readers[name], scale)
     return config, readers
@@ -189,7 +213,10 @@ def _read(stored: Stored | PackedPart) -> Tensor:
 
 @torch.inference_mode()
 def solo_logits(
-    model_dir: str | os.PathLike[str], rows: Sequence[list[int]], dtype: torch.dtype, quant: str | None = None
+    model_dir: str | os.PathLike[str],
+    rows: Sequence[list[int]],
+    dtype: torch.dtype,
+    quant: str | None = None,
 ) -> list[Tensor]:
     """Logits [S, vocab] float32 of each row from the model's own Block on one rank, each row alone, on the CPU.
 
@@ -232,7 +259,11 @@ def reference_logits(
     states = [embed[torch.tensor(row)] for row in rows]  # each [S, hidden]
     for layer in range(config.num_hidden_layers):
         prefix = f"gpt_neox.layers.{layer}."
-        part = {name.removeprefix(prefix): read().float() for name, read in weights.items() if name.startswith(prefix)}
+        part = {
+            name.removeprefix(prefix): read().float()
+            for name, read in weights.items()
+            if name.startswith(prefix)
+        }
         states = [_reference_layer(config, part, x) for x in states]
     norm = [weights[f"gpt_neox.final_layer_norm.{part}"]().float() for part in ("weight", "bias")]
     head = embed if config.tie_word_embeddings else weights["embed_out.weight"]().float()
@@ -241,6 +272,7 @@ def reference_logits(
 
 def _reference_layer(config: ModelConfig, part: dict[str, Tensor], x: Tensor) -> Tensor:
     """One layer over x [S, hidden]."""
+
     def norm(y: Tensor, name: str) -> Tensor:
         centred = y - y.mean(-1, keepdim=True)
         scale = (centred.square().mean(-1, keepdim=True) + config.layer_norm_eps).rsqrt()
@@ -250,7 +282,10 @@ def _reference_layer(config: ModelConfig, part: dict[str, Tensor], x: Tensor) ->
         return y @ part[f"{name}.weight"].T + part.get(f"{name}.bias", torch.zeros(()))
 
     qkv = linear(norm(x, "input_layernorm"), "attention.query_key_value")
-    heads = [_reference_head(config, *head.chunk(3, dim=-1)) for head in qkv.split(3 * config.head_dim, dim=-1)]
+    heads = [
+        _reference_head(config, *head.chunk(3, dim=-1))
+        for head in qkv.split(3 * config.head_dim, dim=-1)
+    ]
     attention = linear(torch.cat(heads, dim=-1), "attention.dense")
     middle = x if config.use_parallel_residual else x + attention
     wide = linear(norm(middle, "post_attention_layernorm"), "mlp.dense_h_to_4h")
@@ -259,7 +294,8 @@ def _reference_layer(config: ModelConfig, part: dict[str, Tensor], x: Tensor) ->
 
 def _reference_head(config: ModelConfig, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention of one head: q, k, v [S, head_dim]."""
-    q, k = _reference_rotate(config, q), _reference_rotate(config, k)
+    q = _reference_rotate(config, q)
+    k = _reference_rotate(config, k)
     later = torch.ones(len(q), len(q), dtype=torch.bool).triu(1)
     scores = (q @ k.T / config.head_dim**0.5).masked_fill(later, -torch.inf)
     return scores.softmax(-1) @ v
@@ -270,7 +306,9 @@ def _reference_rotate(config: ModelConfig, x: Tensor) -> Tensor:
     half = (config.rotary_dim + 1) // 2
     frequencies = config.rotary_emb_base ** (-2.0 * torch.arange(half) / max(config.rotary_dim, 1))
     angles = torch.outer(torch.arange(len(x), dtype=torch.float32), frequencies)
-    turned = torch.complex(x[:, :half], x[:, half : 2 * half]) * torch.polar(torch.ones_like(angles), angles)
+    turned = torch.complex(x[:, :half], x[:, half : 2 * half]) * torch.polar(
+        torch.ones_like(angles), angles
+    )
     return torch.cat((turned.real, turned.imag, x[:, 2 * half :]), dim=-1)
 
 

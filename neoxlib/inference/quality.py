@@ -25,9 +25,13 @@ from neoxlib.machine import environment
 from neoxlib.workbook.run import Run, outputs_root, write_text
 
 VARIANTS = (
-    ("float32", None), ("bfloat16", None), ("float32", "int8"), ("bfloat16", "int8"), ("float32", "int4"),
+    ("float32", None),
+    ("bfloat16", None),
+    ("float32", "int8"),
+    ("bfloat16", "int8"),
+    ("float32", "int4"),
     ("bfloat16", "int4"),
-)  # fmt: skip
+)
 UNSEEN_SEED = 990_001  # of documents that no training of the shipped model began from
 DOCUMENTS = 60
 MAX_TOKENS = 256  # of each text
@@ -54,15 +58,21 @@ class Answers:
     @classmethod
     def of(cls, rows: Sequence[list[int]], logits: Sequence[Tensor]) -> "Answers":
         """From the logits [S, vocab] of each row of ids."""
-        ahead = torch.cat([scores[: len(row) - 1] for row, scores in zip(rows, logits, strict=True)]).float()
+        ahead = torch.cat(
+            [scores[: len(row) - 1] for row, scores in zip(rows, logits, strict=True)]
+        ).float()
         came = torch.cat([torch.tensor(row[1:]) for row in rows])
         surprise = -ahead.log_softmax(-1).gather(-1, came[:, None])[:, 0]
         return cls(surprise, ahead.argmax(-1))
 
     def against(self, weights: str, dtype: str, truth: "Answers | None") -> Quality:
         """Compare with the answers of the float32 weights."""
-        agreement = None if truth is None else (self.likeliest == truth.likeliest).float().mean().item()
-        return Quality(weights, dtype, len(self.surprise), self.surprise.mean().exp().item(), agreement)
+        agreement = (
+            None if truth is None else (self.likeliest == truth.likeliest).float().mean().item()
+        )
+        return Quality(
+            weights, dtype, len(self.surprise), self.surprise.mean().exp().item(), agreement
+        )
 
 
 def tokenize(engine: Inference, texts: Sequence[str]) -> list[list[int]]:
@@ -83,8 +93,11 @@ def measure(model_dir: str | Path, texts: Sequence[str]) -> list[Quality]:
     Raises SettingsError for a cut whose weights are packed: it has no other form.
     """
     if quant := stored_quant(model_dir):
-        raise SettingsError(f"{model_dir} holds weights packed as {quant}; give the checkpoint they came from")
-    found, truth = [], None
+        raise SettingsError(
+            f"{model_dir} holds weights packed as {quant}; give the checkpoint they came from"
+        )
+    found = []
+    truth = None
     for dtype, quant in VARIANTS:
         with load(model_dir, dtype=dtype, quant=quant) as engine:
             here = answers(engine, tokenize(engine, texts))
@@ -100,7 +113,9 @@ def check(session: Inference, run: Run, texts: Sequence[str]) -> pd.DataFrame:
     """
     about = session.describe()
     rows = tokenize(session, texts)
-    here, truth, found = answers(session, rows), None, []
+    here = answers(session, rows)
+    truth = None
+    found = []
     if stored_quant(about["model_dir"]) is None:
         truth = Answers.of(rows, parity.solo_logits(about["model_dir"], rows, torch.float32))
         found.append(truth.against("float32", "float32", truth))
@@ -111,10 +126,15 @@ def check(session: Inference, run: Run, texts: Sequence[str]) -> pd.DataFrame:
 
 def markdown(rows: Sequence[Quality]) -> str:
     """The table for a document."""
-    lines = ["| weights | numbers | tokens | perplexity | top-1 as float32 |", "|---|---|---|---|---|"]
+    lines = [
+        "| weights | numbers | tokens | perplexity | top-1 as float32 |",
+        "|---|---|---|---|---|",
+    ]
     for row in rows:
         agreement = "–" if row.top1_agreement is None else f"{row.top1_agreement:.2%}"
-        lines.append(f"| {row.weights} | {row.dtype} | {row.tokens:,} | {row.perplexity:.4f} | {agreement} |")
+        lines.append(
+            f"| {row.weights} | {row.dtype} | {row.tokens:,} | {row.perplexity:.4f} | {agreement} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -132,19 +152,29 @@ def texts_for(model_dir: str | Path, prompts: Sequence[str]) -> list[str]:
 
 @click.command()
 @click.argument("model_dir", default=str(MODEL_DIR))
-@click.option("--text", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Paragraphs to measure on.")
+@click.option(
+    "--text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Paragraphs to measure on.",
+)
 def main(model_dir: str, text: Path | None) -> None:
     """Measure every dtype and scheme on MODEL_DIR and write outputs/quality.json and outputs/quality.md."""
-    texts = [part for part in text.read_text("utf-8").split("\n\n") if part] if text else shipped_texts()
+    texts = (
+        [part for part in text.read_text("utf-8").split("\n\n") if part]
+        if text
+        else shipped_texts()
+    )
     try:
         rows = measure(model_dir, texts)
     except NeoXError as error:
         raise click.ClickException(str(error)) from error
     result = {
-        "model": Path(model_dir).name, "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": Path(model_dir).name,
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "text": text.name if text else f"{DOCUMENTS} documents of its corpus, seed {UNSEEN_SEED}",
-        "rows": [asdict(row) for row in rows], "environment": environment.describe("cpu"),
-    }  # fmt: skip
+        "rows": [asdict(row) for row in rows],
+        "environment": environment.describe("cpu"),
+    }
     root = outputs_root()
     root.mkdir(parents=True, exist_ok=True)
     write_text(root / "quality.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")

@@ -24,17 +24,33 @@ def _number(value: Any) -> bool:
 # name -> (is this value good, what it must be)
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_new_tokens": (lambda v: _integer(v) and v >= 1, "an integer of 1 or more"),
-    "temperature": (lambda v: _number(v) and v >= 0, "a finite number of 0 or more (0 takes the likeliest token)"),
+    "temperature": (
+        lambda v: _number(v) and v >= 0,
+        "a finite number of 0 or more (0 takes the likeliest token)",
+    ),
     "top_k": (lambda v: v is None or (_integer(v) and v >= 1), "None or an integer of 1 or more"),
-    "top_p": (lambda v: v is None or (_number(v) and 0 < v <= 1), "None or a number above 0 and at most 1"),
-    "repetition_penalty": (lambda v: _number(v) and v > 0, "a finite number above 0 (1 changes nothing)"),
-    "stop": (lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
-             "None, a non-empty string or a list of non-empty strings"),
-    "seed": (lambda v: v is None or (_integer(v) and -(2**63) <= v < 2**63), "None or an integer of 64 bits"),
-    "stop_token_ids": (lambda v: isinstance(v, tuple) and all(_integer(n) and n >= 0 for n in v),
-                       "None, a token id or a list of token ids"),
+    "top_p": (
+        lambda v: v is None or (_number(v) and 0 < v <= 1),
+        "None or a number above 0 and at most 1",
+    ),
+    "repetition_penalty": (
+        lambda v: _number(v) and v > 0,
+        "a finite number above 0 (1 changes nothing)",
+    ),
+    "stop": (
+        lambda v: isinstance(v, tuple) and all(isinstance(s, str) and s for s in v),
+        "None, a non-empty string or a list of non-empty strings",
+    ),
+    "seed": (
+        lambda v: v is None or (_integer(v) and -(2**63) <= v < 2**63),
+        "None or an integer of 64 bits",
+    ),
+    "stop_token_ids": (
+        lambda v: isinstance(v, tuple) and all(_integer(n) and n >= 0 for n in v),
+        "None, a token id or a list of token ids",
+    ),
     "skip_special_tokens": (lambda v: isinstance(v, bool), "True or False"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +70,9 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None  # None = a new one each time
     stop_token_ids: tuple[int, ...] = ()  # end a row as the end of text does
-    skip_special_tokens: bool = True  # in the text; they are among the ids, and `stop` may name them
+    skip_special_tokens: bool = (
+        True  # in the text; they are among the ids, and `stop` may name them
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _as_tuple(self.stop))
@@ -62,7 +80,9 @@ class Sampling:
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         bad = {name: value for name, value in given.items() if not RULES[name][0](value)}
         if bad:
-            problems = [f"{name} is {value!r}, it must be {RULES[name][1]}" for name, value in bad.items()]
+            problems = [
+                f"{name} is {value!r}, it must be {RULES[name][1]}" for name, value in bad.items()
+            ]
             raise SettingsError("bad sampling settings:\n  " + "\n  ".join(problems))
 
     def generators(self, prompts: Sequence[Sequence[int]]) -> list[torch.Generator]:
@@ -100,8 +120,13 @@ class Pick(NamedTuple):
 
 
 def pick(
-    logits: Tensor, history: Sequence[Sequence[int]], sampling: Sampling, generators: Sequence[torch.Generator],
-    real_ids: int, top: int = 0, holes: Sequence[int] = (),
+    logits: Tensor,
+    history: Sequence[Sequence[int]],
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
+    real_ids: int,
+    top: int = 0,
+    holes: Sequence[int] = (),
 ) -> Pick:
     """Choose one id per row from `logits` [B, V] float32 on the CPU; `history` is each row's prompt and answer so far.
 
@@ -119,10 +144,14 @@ def pick(
         tokens = (best if scores is logits else likeliest(scores, 1)).ids[:, 0]
     else:
         probs = warp(scores, sampling).softmax(dim=-1)  # [B, real_ids]
-        draws = [torch.multinomial(row, 1, generator=g) for row, g in zip(probs, generators, strict=True)]
+        draws = [
+            torch.multinomial(row, 1, generator=g) for row, g in zip(probs, generators, strict=True)
+        ]
         tokens = torch.cat(draws)
     chosen = logits.gather(1, tokens[:, None])[:, 0]
-    return Pick(tokens, chosen - best.total, best.ids[:, :top], best.logits[:, :top] - best.total[:, None])
+    return Pick(
+        tokens, chosen - best.total, best.ids[:, :top], best.logits[:, :top] - best.total[:, None]
+    )
 
 
 def without(logits: Tensor, holes: Sequence[int]) -> Tensor:
@@ -139,11 +168,14 @@ def penalize(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -
     """
     if penalty == 1:
         return logits
-    scores, limit = logits.clone(), torch.finfo(logits.dtype)
+    scores = logits.clone()
+    limit = torch.finfo(logits.dtype)
     for row, ids in zip(scores, history, strict=True):
         seen = torch.tensor(ids)  # an id that occurs twice is written twice with the same score
         score = row[seen]
-        row[seen] = torch.where(score < 0, score * penalty, score / penalty).clamp(limit.min, limit.max)
+        row[seen] = torch.where(score < 0, score * penalty, score / penalty).clamp(
+            limit.min, limit.max
+        )
     return scores
 
 
@@ -155,7 +187,9 @@ def warp(scores: Tensor, sampling: Sampling) -> Tensor:
     temperature = min(max(sampling.temperature, 1e-30), 1e30)
     scores = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
     if sampling.top_k is not None:
-        least = scores.topk(min(sampling.top_k, scores.shape[-1]), dim=-1).values[:, -1:]  # ties with the k-th stay
+        least = scores.topk(min(sampling.top_k, scores.shape[-1]), dim=-1).values[
+            :, -1:
+        ]  # ties with the k-th stay
         scores = scores.masked_fill(scores < least, -torch.inf)
     if sampling.top_p is not None and sampling.top_p < 1:
         scores = scores.masked_fill(_outside_nucleus(scores, sampling.top_p), -torch.inf)

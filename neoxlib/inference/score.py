@@ -49,8 +49,12 @@ class Score(NamedTuple):
 
 @torch.inference_mode()
 def log_probabilities(
-    model: GPTNeoX, requests: Sequence[Request], real_ids: int, max_seq_len: int,
-    progress: Progress | None = None, holes: Sequence[int] = (),
+    model: GPTNeoX,
+    requests: Sequence[Request],
+    real_ids: int,
+    max_seq_len: int,
+    progress: Progress | None = None,
+    holes: Sequence[int] = (),
 ) -> list[Score] | None:
     """The score of each request; None off rank 0, where `progress` is not called either.
 
@@ -63,9 +67,13 @@ def log_probabilities(
     """
     check(requests, real_ids, max_seq_len, holes)
     served = readers(requests)
-    needed = {row: min(len(requests[n].context) for n in numbers) - 1 for row, numbers in served.items()}
+    needed = {
+        row: min(len(requests[n].context) for n in numbers) - 1 for row, numbers in served.items()
+    }
     answers: list[Score | None] = [None] * len(requests)
-    plan, done, failure = groups(sorted(served), needed), 0, None
+    plan = groups(sorted(served), needed)
+    done = 0
+    failure = None
     trunk = Trunk(model, max((shared for shared, _ in plan), default=0))
     for shared, rows in plan:
         for batch in batches(rows, shared, trunk.device):
@@ -89,13 +97,18 @@ def check(
     requests: Sequence[Request], real_ids: int, max_seq_len: int, holes: Sequence[int] = ()
 ) -> None:
     """Raises SettingsError listing every request that is empty, too long or holds ids the tokenizer does not have."""
-    problems, none = [], set(holes)
+    problems = []
+    none = set(holes)
     for number, request in enumerate(requests):
         if not request.context or not request.continuation:
             problems.append(f"request {number}: prompt and choice need at least one token each")
         elif len(request.input) > max_seq_len:
-            problems.append(f"request {number}: {len(request.input)} tokens, but max_seq_len is {max_seq_len}")
-        elif any(min(ids) < 0 or max(ids) >= real_ids for ids in (request.context, request.continuation)):
+            problems.append(
+                f"request {number}: {len(request.input)} tokens, but max_seq_len is {max_seq_len}"
+            )
+        elif any(
+            min(ids) < 0 or max(ids) >= real_ids for ids in (request.context, request.continuation)
+        ):
             problems.append(f"request {number}: ids past the tokenizer's 0..{real_ids - 1}")
         elif none and not none.isdisjoint((*request.context, *request.continuation)):
             problems.append(f"request {number}: ids that no token of the tokenizer has")
@@ -119,7 +132,10 @@ def readers(requests: Sequence[Request]) -> dict[Row, list[int]]:
 
 def common(one: Row, other: Row) -> int:
     """How many ids two rows have in common from the start."""
-    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next(
+        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
 
 
 def groups(rows: Sequence[Row], needed: dict[Row, int]) -> list[tuple[int, list[Row]]]:
@@ -131,9 +147,12 @@ def groups(rows: Sequence[Row], needed: dict[Row, int]) -> list[tuple[int, list[
     before. The state at `needed[row]` is wanted, so no more than the ids before it are shared.
     """
     alone: list[Row] = []
-    found, todo = [(0, alone)], [(list(rows), 0, 0, alone)]
+    found = [(0, alone)]
+    todo = [(list(rows), 0, 0, alone)]
     while todo:
-        rows, base, depth, group = todo.pop()  # rows of `group`, which shares `base` ids; they have `depth` in common
+        rows, base, depth, group = (
+            todo.pop()
+        )  # rows of `group`, which shares `base` ids; they have `depth` in common
         for _, run in groupby(rows, key=itemgetter(depth)):
             run = list(run)
             if len(run) == 1:
@@ -154,7 +173,8 @@ def batches(rows: Sequence[Row], shared: int, device: str = "cpu") -> Iterator[l
 
     Where a beginning is shared, a batch has as many rows as the last, which hold its copies, or twice as many or more.
     """
-    tokens, size = min(BATCH_TOKENS, CPU_TOKENS) if device == "cpu" else BATCH_TOKENS, 0
+    tokens = min(BATCH_TOKENS, CPU_TOKENS) if device == "cpu" else BATCH_TOKENS
+    size = 0
     ordered = iter(sorted(rows, key=len, reverse=True))
     for first in ordered:
         fit = max(1, min(tokens // (len(first) - shared), CACHE_TOKENS // len(first)))
@@ -174,7 +194,9 @@ class Trunk:
     """What rows begin with, at most `longest` ids: computed once in a cache of one row, copied to a batch's rows."""
 
     def __init__(self, model: GPTNeoX, longest: int) -> None:
-        self.model, self.ids, self.copies = model, (), None
+        self.model = model
+        self.ids = ()
+        self.copies = None
         self.device = model.gpt_neox.final_layer_norm.weight.device.type
         self.cache = self._cache(1, longest) if longest else None
 
@@ -195,14 +217,17 @@ class Trunk:
             self._hold(prefix)
             self.copies = self._cache(count, room)
             for mine, ours in ((self.copies.k, self.cache.k), (self.copies.v, self.cache.v)):
-                mine[:, :, :, :shared] = ours[:, :, :, :shared]  # [layers, B, heads here, shared, head_dim]
+                mine[:, :, :, :shared] = ours[
+                    :, :, :, :shared
+                ]  # [layers, B, heads here, shared, head_dim]
             self.copies.real[:, :shared] = True
         self.copies.length = shared
         return self.copies
 
     def _hold(self, prefix: Row) -> None:
         kept = common(self.ids, prefix)
-        self.cache.length, self.ids = kept, prefix
+        self.cache.length = kept
+        self.ids = prefix
         if kept < len(prefix):
             ids = torch.tensor([prefix[kept:]], device=self.cache.real.device)
             self.model.states(ids, self.cache, torch.ones_like(ids, dtype=torch.bool))
@@ -213,18 +238,25 @@ class Trunk:
 
 
 def _score_batch(
-    trunk: Trunk, rows: Sequence[Row], shared: int, asked: Sequence[tuple[int, int]],
-    requests: Sequence[Request], ids: tuple[int, Sequence[int]],
+    trunk: Trunk,
+    rows: Sequence[Row],
+    shared: int,
+    asked: Sequence[tuple[int, int]],
+    requests: Sequence[Request],
+    ids: tuple[int, Sequence[int]],
 ) -> list[tuple[int, Score]]:
     """(number, score) of the `asked` (row, number of the request); nothing off rank 0.
 
     Probabilities are over `ids`: those below the first, without the others, which have no token.
     Raises NotFiniteError on rank 0, at the end, when the other ranks have done their part.
     """
-    states, group = trunk.states(rows, shared), trunk.model.group
+    states = trunk.states(rows, shared)
+    group = trunk.model.group
     wanted = _wanted(shared, asked, requests)
     found: dict[int, list[tuple[float, bool]]] = {number: [] for _, number in asked}
-    spots, lost, (real_ids, holes) = list(wanted), set(), ids
+    spots = list(wanted)
+    lost = set()
+    (real_ids, holes) = ids
     for first in range(0, len(spots), HEAD_ROWS):
         piece = spots[first : first + HEAD_ROWS]
         row, column = torch.tensor(piece, device=states.device).T
@@ -237,7 +269,10 @@ def _score_batch(
     if lost:
         numbers = sorted(lost)[:LISTED]
         raise NotFiniteError.of(f"request(s) {numbers}", requests[numbers[0]].input)
-    return [(n, Score(sum(p for p, _ in each), all(hit for _, hit in each))) for n, each in found.items()]
+    return [
+        (n, Score(sum(p for p, _ in each), all(hit for _, hit in each)))
+        for n, each in found.items()
+    ]
 
 
 def _wanted(
@@ -253,18 +288,23 @@ def _wanted(
 
 
 def _look_up(
-    logits: Tensor, holes: Sequence[int], wanted: Sequence[Sequence[tuple[int, int]]],
+    logits: Tensor,
+    holes: Sequence[int],
+    wanted: Sequence[Sequence[tuple[int, int]]],
     found: dict[int, list[tuple[float, bool]]],
 ) -> set[int]:
     """Add to `found` what `logits` [spots, ids] say of each spot's (number, token).
 
     Returns the numbers of those whose logits are not finite.
     """
-    asked = [(spot, number, token) for spot, several in enumerate(wanted) for number, token in several]
+    asked = [
+        (spot, number, token) for spot, several in enumerate(wanted) for number, token in several
+    ]
     spot, _, token = torch.tensor(asked, device=logits.device).T
     bad = (~logits.isfinite().all(dim=-1))[spot].cpu()
     logprobs = without(logits, holes).log_softmax(dim=-1)
-    values, best = logprobs[spot, token].cpu(), (logprobs.argmax(dim=-1)[spot] == token).cpu()
+    values = logprobs[spot, token].cpu()
+    best = (logprobs.argmax(dim=-1)[spot] == token).cpu()
     for (_, number, _), value, hit in zip(asked, values.tolist(), best.tolist(), strict=True):
         found[number].append((value, hit))
     return {number for (_, number, _), lost in zip(asked, bad.tolist(), strict=True) if lost}

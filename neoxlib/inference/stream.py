@@ -79,7 +79,9 @@ class TextStream:
     """
 
     def __init__(
-        self, tokenizer: "PreTrainedTokenizerBase", stop: Sequence[str] = (),
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        stop: Sequence[str] = (),
         skip_special_tokens: bool = True,
     ) -> None:
         self.shown = Pieces(tokenizer, skip_special_tokens)
@@ -124,14 +126,17 @@ class TextStream:
         while self.marks and self.marks[0][0] <= self.free:
             self.passed = self.marks.popleft()[1]
         end, length = self.marks[0] if self.marks else (self.free, self.passed)
-        return max(self.passed, length - (end - self.free))  # a special token has no text of its own
+        return max(
+            self.passed, length - (end - self.free)
+        )  # a special token has no text of its own
 
 
 class NoText(TextStream):
     """The text where there is no tokenizer: none."""
 
     def __init__(self) -> None:
-        self.gate, self.taken = HoldBack(()), ""
+        self.gate = HoldBack(())
+        self.taken = ""
 
     def push(self, token: int, show: bool = True) -> bool:
         """Take in a token."""
@@ -159,7 +164,9 @@ class HoldBack:
         if self.stopped:
             return ""
         self.held += piece
-        ends = [(start + len(stop), start) for stop in self.stop if (start := self.held.find(stop)) >= 0]
+        ends = [
+            (start + len(stop), start) for stop in self.stop if (start := self.held.find(stop)) >= 0
+        ]
         if ends:
             self.stopped = True
             return self._release(min(ends)[1])
@@ -174,10 +181,16 @@ class HoldBack:
         return "" if self.stopped else self._release(len(self.held))
 
     def _release(self, count: int) -> str:
-        free, self.held = self.held[:count], self.held[count:]
+        free = self.held[:count]
+        self.held = self.held[count:]
         return free
 
     def _undecided(self) -> int:
         """Length of the longest end of the held text that begins a stop string."""
-        sizes = (size for stop in self.stop for size in range(1, len(stop)) if self.held.endswith(stop[:size]))
+        sizes = (
+            size
+            for stop in self.stop
+            for size in range(1, len(stop))
+            if self.held.endswith(stop[:size])
+        )
         return max(sizes, default=0)

@@ -19,23 +19,37 @@ def answers(prompts: Sequence[str], completions: Sequence[Completion]) -> pd.Dat
     """A row per prompt: its answer, how it ended, and its times in milliseconds."""
     rows = [
         {
-            "prompt": prompt, "answer": c.text, "tokens": len(c.token_ids), "ended by": c.finish_reason,
-            "first_token_ms": c.timings.first_token_ms, "next_token_ms": c.timings.next_token_ms,
+            "prompt": prompt,
+            "answer": c.text,
+            "tokens": len(c.token_ids),
+            "ended by": c.finish_reason,
+            "first_token_ms": c.timings.first_token_ms,
+            "next_token_ms": c.timings.next_token_ms,
         }
         for prompt, c in zip(prompts, completions, strict=True)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
 def tokens(completion: Completion, tokenizer: Any) -> pd.DataFrame:
     """A row per new token: what it is, how likely the model held it, and its likeliest alternatives."""
     rows = []
-    for token, logprob, top in zip(completion.token_ids, completion.logprobs, completion.top, strict=True):
-        others = [f"{visible(tokenizer, other)} {math.exp(value):.1%}" for other, value in top if other != token]
-        rows.append({
-            "token": visible(tokenizer, token), "id": token, "probability": math.exp(logprob),
-            "alternatives": " · ".join(others),
-        })
+    for token, logprob, top in zip(
+        completion.token_ids, completion.logprobs, completion.top, strict=True
+    ):
+        others = [
+            f"{visible(tokenizer, other)} {math.exp(value):.1%}"
+            for other, value in top
+            if other != token
+        ]
+        rows.append(
+            {
+                "token": visible(tokenizer, token),
+                "id": token,
+                "probability": math.exp(logprob),
+                "alternatives": " · ".join(others),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -55,8 +69,12 @@ def visible(tokenizer: Any, token: int) -> str:
     """A token's text with its white space to be seen; a token that is part of a character shows its bytes."""
     text = tokenizer.decode([token])
     if "\ufffd" in text:
-        table = {letter: byte for byte, letter in bytes_to_unicode().items()}  # a byte-level token's own alphabet
-        return "".join(f"‹{table.get(letter, 0):02X}›" for letter in tokenizer.convert_ids_to_tokens(token))
+        table = {
+            letter: byte for byte, letter in bytes_to_unicode().items()
+        }  # a byte-level token's own alphabet
+        return "".join(
+            f"‹{table.get(letter, 0):02X}›" for letter in tokenizer.convert_ids_to_tokens(token)
+        )
     return "".join(WHITE.get(letter, letter) for letter in text)
 
 
@@ -77,10 +95,17 @@ def _cell(name: str, value: Any) -> str:
 def steps(completion: Completion) -> pd.DataFrame:
     """A row per step with the milliseconds of its four parts; step 0 reads the whole prompt."""
     t = completion.timings
-    columns = {"pre": t.pre_ms, "forward": t.forward_ms, "communication": t.communication_ms, "post": t.post_ms}
+    columns = {
+        "pre": t.pre_ms,
+        "forward": t.forward_ms,
+        "communication": t.communication_ms,
+        "post": t.post_ms,
+    }
     return pd.DataFrame(columns).rename_axis("step")
 
 
 def differing(left: Sequence[Completion], right: Sequence[Completion]) -> list[int]:
     """Rows whose new tokens differ between two lists of completions."""
-    return [n for n, (a, b) in enumerate(zip(left, right, strict=True)) if a.token_ids != b.token_ids]
+    return [
+        n for n, (a, b) in enumerate(zip(left, right, strict=True)) if a.token_ids != b.token_ids
+    ]

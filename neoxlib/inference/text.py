@@ -85,8 +85,11 @@ class Completion:
 
 
 def generate_text(
-    model: GPTNeoX, tokenizer: "PreTrainedTokenizerBase | None",
-    prompts: Sequence[str | Sequence[int]], sampling: Sampling, limits: Limits,
+    model: GPTNeoX,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    prompts: Sequence[str | Sequence[int]],
+    sampling: Sampling,
+    limits: Limits,
     stream: Stream | None = None,
 ) -> list[Completion]:
     """Continue `prompts` (text or token ids) in one batch: one Completion each on rank 0, an empty list elsewhere.
@@ -102,11 +105,17 @@ def generate_text(
         raise SettingsError(f"{what}; use stop_token_ids")
     texts = [_text(tokenizer, sampling) for _ in ids]
     steps = []
-    for step in decode(model, ids, sampling, limits, top=TOP, watch=lambda row, token: texts[row].push(token)):
+    for step in decode(
+        model, ids, sampling, limits, top=TOP, watch=lambda row, token: texts[row].push(token)
+    ):
         steps.append(step)
         if model.group.rank == 0:
             _hand_out(texts, step.choice, stream, sampling, ending(sampling, limits))
-    return [_completion(row, text, steps) for row, text in enumerate(texts)] if model.group.rank == 0 else []
+    return (
+        [_completion(row, text, steps) for row, text in enumerate(texts)]
+        if model.group.rank == 0
+        else []
+    )
 
 
 def encode(
@@ -117,11 +126,14 @@ def encode(
     Raises SettingsError that lists every prompt that is neither text nor a list of token ids.
     """
     if isinstance(prompts, str):
-        raise SettingsError(f"prompts is one string; give a list, [{prompts[:20]!r}] for one prompt")
+        raise SettingsError(
+            f"prompts is one string; give a list, [{prompts[:20]!r}] for one prompt"
+        )
     if isinstance(prompts, UNREADABLE) or not isinstance(prompts, Iterable):
         kind = type(prompts).__name__
         raise SettingsError(f"prompts is a {kind}; give a list of texts or of lists of token ids")
-    encoded, problems = [], []
+    encoded = []
+    problems = []
     for n, prompt in enumerate(prompts):
         try:
             text = isinstance(prompt, str) and tokenizer is not None
@@ -183,7 +195,8 @@ def choice_lists(prompts: Sequence[Any], choices: Sequence[Any]) -> list[list[st
 
 
 def split(
-    tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str | Sequence[int]],
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str | Sequence[int]],
     choices: Sequence[Sequence[str]],
 ) -> list[tuple[list[int], list[int]]]:
     """Ids of each prompt and of each of its choices, as lm-evaluation-harness splits them.
@@ -195,7 +208,8 @@ def split(
     Raises SettingsError that lists every prompt and choice that cannot be read, or cannot be
     parted.
     """
-    pairs, problems = [], []
+    pairs = []
+    problems = []
     for prompt, ids, several in zip(prompts, encode(tokenizer, prompts), choices, strict=True):
         context = ids_of(tokenizer, prompt.rstrip()) if isinstance(prompt, str) else ids
         for choice in several:
@@ -210,7 +224,9 @@ def split(
 
 
 def _beyond(
-    tokenizer: "PreTrainedTokenizerBase", prompt: str | Sequence[int], context: list[int],
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str | Sequence[int],
+    context: list[int],
     choice: str,
 ) -> list[int]:
     """The ids that prompt and choice have beyond `context`; ValueError where it does not begin them."""
@@ -219,7 +235,9 @@ def _beyond(
     if not isinstance(prompt, str):
         return tokenizer.encode(choice, add_special_tokens=False)
     if prompt and not context:
-        raise ValueError("the blanks go to the choice, and nothing is left; begin with the end of text")
+        raise ValueError(
+            "the blanks go to the choice, and nothing is left; begin with the end of text"
+        )
     whole = ids_of(tokenizer, prompt + choice)
     if whole[: len(context)] != context or (choice and len(whole) == len(context)):
         raise ValueError("a token spans both; end the prompt where a token ends, or use score_ids")
@@ -239,11 +257,16 @@ def _text(tokenizer: "PreTrainedTokenizerBase | None", sampling: Sampling) -> Te
 
 
 def _hand_out(
-    texts: Sequence[TextStream], choice: Choice, stream: Stream | None, sampling: Sampling,
+    texts: Sequence[TextStream],
+    choice: Choice,
+    stream: Stream | None,
+    sampling: Sampling,
     ends: Container[int],
 ) -> None:
     """Take from every row that ran in this step the text that became certain, and show it to the caller."""
-    for row, (text, token, reason) in enumerate(zip(texts, choice.tokens, choice.reasons, strict=True)):
+    for row, (text, token, reason) in enumerate(
+        zip(texts, choice.tokens, choice.reasons, strict=True)
+    ):
         if token in ends:
             text.push(token, show=not sampling.skip_special_tokens)
         piece = "" if token is None else text.take(ended=reason is not None)

@@ -33,8 +33,12 @@ class Deep:
     """
 
     def __init__(self, model: GPTNeoX, cache: KVCache, depth: int) -> None:
-        self.model, self.cache, self.depth = model, cache, depth
-        self.group, self.config, self.gpt_neox = model.group, model.config, model.gpt_neox
+        self.model = model
+        self.cache = cache
+        self.depth = depth
+        self.group = model.group
+        self.config = model.config
+        self.gpt_neox = model.gpt_neox
         for held in (cache.k, cache.v):  # [layers, B, heads here, max_seq_len, head_dim]
             held[:, :, :, :depth].normal_()
         cache.real[:, :depth] = True
@@ -45,7 +49,9 @@ class Deep:
         self.cache.real[:, self.depth :] = False
         return self
 
-    def __call__(self, ids: Tensor, _: KVCache, mask: Tensor | None, last_only: bool = False) -> Tensor:
+    def __call__(
+        self, ids: Tensor, _: KVCache, mask: Tensor | None, last_only: bool = False
+    ) -> Tensor:
         return self.model(ids, self.cache, mask, last_only=last_only)
 
 
@@ -71,7 +77,9 @@ class Case:
     end_to_end_every: int = 0
 
     def __post_init__(self) -> None:
-        bad = [f"{name} is {value!r}" for name, value in asdict(self).items() if not _fine(name, value)]
+        bad = [
+            f"{name} is {value!r}" for name, value in asdict(self).items() if not _fine(name, value)
+        ]
         if bad:
             raise SettingsError(
                 f"a case is whole numbers of 1 or more (0 only for {', '.join(ZERO_IS_FINE)}), and min_seconds of 0 "
@@ -91,16 +99,27 @@ class Case:
 class Work:
     """A case on a model: random prompts of ids that the tokenizer has, no end-of-text, greedy."""
 
-    def __init__(self, model: GPTNeoX, tokenizer: PreTrainedTokenizerBase | None, max_seq_len: int, case: Case) -> None:
+    def __init__(
+        self,
+        model: GPTNeoX,
+        tokenizer: PreTrainedTokenizerBase | None,
+        max_seq_len: int,
+        case: Case,
+    ) -> None:
         refuse_long([case], max_seq_len)
-        self.model, self.group, self.case, self.tokenizer = model, model.group, case, tokenizer
+        self.model = model
+        self.group = model.group
+        self.case = case
+        self.tokenizer = tokenizer
         self.weight = model.gpt_neox.final_layer_norm.weight  # its dtype and device are the model's
         vocabulary = model.config.vocab_size
         real_ids = min(len(tokenizer), vocabulary) if tokenizer is not None else vocabulary
         room = max_seq_len if not case.depth else case.input_len + case.output_len
         self.limits = Limits((), real_ids, room)
         generator = torch.Generator().manual_seed(0)
-        self.prompts = torch.randint(real_ids, (case.batch_size, case.input_len), generator=generator).tolist()
+        self.prompts = torch.randint(
+            real_ids, (case.batch_size, case.input_len), generator=generator
+        ).tolist()
         self.deep = Deep(model, self.new_cache(max_seq_len), case.depth) if case.depth else None
 
     def new_cache(self, max_seq_len: int) -> KVCache:
@@ -117,25 +136,34 @@ class Work:
     @torch.inference_mode()
     def end_to_end(self) -> float:
         """Milliseconds of one run: the steps of `decode`, and no clock or waiting among them."""
-        rows = Rows(self.prompts, Sampling(max_new_tokens=self.case.output_len), self.limits, 0, None)
-        model, device = self.deep.rewind() if self.deep else self.model, self.weight.device
+        rows = Rows(
+            self.prompts, Sampling(max_new_tokens=self.case.output_len), self.limits, 0, None
+        )
+        model = self.deep.rewind() if self.deep else self.model
+        device = self.weight.device
         self.group.barrier()
         start = time.perf_counter()
         ids, mask = left_pad(self.prompts)  # [B, S]
-        mask, cache = mask.to(device), self.new_cache(self.limits.max_seq_len)
+        mask = mask.to(device)
+        cache = self.new_cache(self.limits.max_seq_len)
         for _ in range(self.case.output_len):
             logits = self.group.gather(model(ids.to(device), cache, mask, last_only=True)[:, -1])
             choice = self.group.broadcast(rows.choose(logits) if self.group.rank == 0 else None)
-            ids, mask = torch.tensor([[token] for token in choice.tokens]), None  # [B, 1]
+            ids = torch.tensor([[token] for token in choice.tokens])
+            mask = None  # [B, 1]
         return 1e3 * (time.perf_counter() - start)
 
     def warm_up(self) -> int:
         """Short runs until two in a row agree, by rank 0's clocks, or the case's bound is reached; how many."""
         before = None
         for done in range(1, self.case.warmup + 1):
-            first, *later = (sum(step.clock) for step in self.synced(min(self.case.output_len, WARM_TOKENS)))
+            first, *later = (
+                sum(step.clock) for step in self.synced(min(self.case.output_len, WARM_TOKENS))
+            )
             now = (first, median(later)) if later else (first,)
-            agree = before is not None and all(abs(a - b) <= AGREE * b for a, b in zip(now, before, strict=True))
+            agree = before is not None and all(
+                abs(a - b) <= AGREE * b for a, b in zip(now, before, strict=True)
+            )
             if self.group.broadcast(agree):
                 return done
             before = now
@@ -143,9 +171,12 @@ class Work:
 
     def repeat(self) -> Iterator[tuple[list[Step], float | None]]:
         """Runs, as many as the case asks for: steps, and after some of them the milliseconds of an end-to-end run."""
-        start, done, more = time.perf_counter(), 0, True
+        start = time.perf_counter()
+        done = 0
+        more = True
         while more:
-            steps, every = self.synced(), self.case.end_to_end_every
+            steps = self.synced()
+            every = self.case.end_to_end_every
             yield steps, self.end_to_end() if every and done % every == 0 else None
             done += 1
             more = done < self.case.repeats or time.perf_counter() - start < self.case.min_seconds
@@ -173,7 +204,9 @@ def profile(work: Work) -> list[Figures]:
     reset_peak(work.weight.device)
     start = time.perf_counter()
     warm = {"warmups": [work.warm_up()], "warmup_s": [time.perf_counter() - start]}
-    runs, ends, texts = [], [], []
+    runs = []
+    ends = []
+    texts = []
     for steps, end in work.repeat():
         runs.append(steps)
         ends.append([] if end is None else [_most(work, end)])
@@ -208,7 +241,11 @@ def _most(work: Work, value: float) -> float:
 def _memory(work: Work) -> Figures:
     if work.weight.device.type == "cpu":
         return {}
-    return {"device_peak_mb": _gather(work, torch.tensor(memory_mb(work.weight.device)["peak"])).tolist()}
+    return {
+        "device_peak_mb": _gather(
+            work, torch.tensor(memory_mb(work.weight.device)["peak"])
+        ).tolist()
+    }
 
 
 def _gather(work: Work, mine: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
             return None
         if missing:
             both = " and ".join(PAIR)
-            raise ConfigError(f"{folder} has no {missing[0]}; a tokenizer without tokenizer.json is {both}")
+            raise ConfigError(
+                f"{folder} has no {missing[0]}; a tokenizer without tokenizer.json is {both}"
+            )
     from transformers import AutoTokenizer, GPTNeoXConfig
 
     # transformers trips over a dtype that is called "torch.float16", and a tokenizer has none.
@@ -98,7 +100,8 @@ def end_ids(folder: Path, config: ModelConfig, tokenizer: "PreTrainedTokenizerBa
     Raises ConfigError for a generation_config.json that cannot be read, or ids that are none of the
     model's rows.
     """
-    said, own = _said(folder, config), None if tokenizer is None else tokenizer.eos_token_id
+    said = _said(folder, config)
+    own = None if tokenizer is None else tokenizer.eos_token_id
     ids = as_ids(said)
     if own is None:
         return Ends(ids)
@@ -152,12 +155,14 @@ def about_ends(
         log.warning(
             "a text ends at %s, as in the tokenizer; "
             "config.json says %s, an ordinary token there, which ends none",
-            named(ends.ids, tokenizer), named(ends.left_out, tokenizer),
-        )  # fmt: skip
+            named(ends.ids, tokenizer),
+            named(ends.left_out, tokenizer),
+        )
     elif len(ends.ids) > 1:
         log.info("a text ends at any of %s", named(ends.ids, tokenizer))
     if known.rowless:
-        count, shown = len(known.rowless), ", ".join(map(repr, known.rowless[:SHOWN]))
+        count = len(known.rowless)
+        shown = ", ".join(map(repr, known.rowless[:SHOWN]))
         log.warning("the model has no row for %d added token(s) of the tokenizer: %s", count, shown)
     if tokenizer is not None and tokenizer.eos_token_id is None and ends.ids:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends.ids[0])

@@ -27,7 +27,10 @@ def record(work: Work, folder: Path) -> None:
     work.warm_up()
     model = work.deep.rewind() if work.deep else work.model
     sampling = Sampling(max_new_tokens=min(STEPS, work.case.output_len))
-    with profiler(work.weight.device, folder, f"rank{work.group.rank}"), _named_calls(work, record_function):
+    with (
+        profiler(work.weight.device, folder, f"rank{work.group.rank}"),
+        _named_calls(work, record_function),
+    ):
         steps = decode(model, work.prompts, sampling, work.limits)
         work.group.barrier()  # profilers do not start at the same moment
         for number in range(sampling.max_new_tokens):
@@ -49,8 +52,11 @@ def _named_calls(work: Work, record_function: Callable) -> Iterator[None]:
 
 
 @contextmanager
-def _marked(owner: Any, name: str, label: Callable[..., str], record_function: Callable) -> Iterator[None]:
-    plain, own = getattr(owner, name), name in vars(owner)
+def _marked(
+    owner: Any, name: str, label: Callable[..., str], record_function: Callable
+) -> Iterator[None]:
+    plain = getattr(owner, name)
+    own = name in vars(owner)
 
     def marked(*args: Any, **kwargs: Any) -> Any:
         with record_function(label(*args)):

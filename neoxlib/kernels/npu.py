@@ -43,54 +43,89 @@ class Page:
 
 PAGES: dict[str, Page] = {
     "npu_fused_infer_attention_score": Page(
-        ("A2", "A3"), "float16 or bfloat16, contiguous; head size a multiple of 16 bytes, at most 512; at most 256 "
-        "heads; mask bool, True is left out, (B, 1, Q_S, KV_S); no row masked in full; one length may be for all rows"),
+        ("A2", "A3"),
+        "float16 or bfloat16, contiguous; head size a multiple of 16 bytes, at most 512; at most 256 "
+        "heads; mask bool, True is left out, (B, 1, Q_S, KV_S); no row masked in full; one length may be for all rows",
+    ),
     "npu_prompt_flash_attention": Page(
-        ("A2", "A3", "310P"), "310P: float16, B at most 128, no lengths, sparse_mode 0, next_tokens 0 or 2147483647; "
-        "its default of 0 drops keys right of the upper left diagonal: wrong for a chunk on a cache"),
+        ("A2", "A3", "310P"),
+        "310P: float16, B at most 128, no lengths, sparse_mode 0, next_tokens 0 or 2147483647; "
+        "its default of 0 drops keys right of the upper left diagonal: wrong for a chunk on a cache",
+    ),
     "npu_incre_flash_attention": Page(
-        ("A2", "310P"), "one query a row; inner_precise 0 is the precise form and not the default; 310P: float16, B at "
-        "most 256, S at most 65536"),
+        ("A2", "310P"),
+        "one query a row; inner_precise 0 is the precise form and not the default; 310P: float16, B at "
+        "most 256, S at most 65536",
+    ),
     "npu_rotary_mul": Page(
-        ("A2", "A3"), "without jit: D even and below 896, B and N below 1000, in BNSD D best a multiple of 32 bytes, "
-        "which 24 of float16 is not; with jit, the default of a 310P, D is 128 only"),
+        ("A2", "A3"),
+        "without jit: D even and below 896, B and N below 1000, in BNSD D best a multiple of 32 bytes, "
+        "which 24 of float16 is not; with jit, the default of a 310P, D is 128 only",
+    ),
     "npu_gelu": Page(
-        ("A2", "310P", "910A"), "bfloat16 on A2 only; PyTorch's own gelu is the tanh form on NPUs, whatever is asked"),
+        ("A2", "310P", "910A"),
+        "bfloat16 on A2 only; PyTorch's own gelu is the tanh form on NPUs, whatever is asked",
+    ),
     "npu_weight_quant_batchmatmul": Page(
-        ("A2", "A3", "310P"), "x (M, K), weight (K, N), which may be a transposed view, as scale may; K and N at most "
+        ("A2", "A3", "310P"),
+        "x (M, K), weight (K, N), which may be a transposed view, as scale may; K and N at most "
         "65535; int8, on A2 and A3 also int4, eight to an int32; groups a multiple of 32, at most K - 1; scale of x's "
-        "dtype; bias float32 with bfloat16, else float16; NZ in graph mode only"),
-    "npu_format_cast": Page(("310P",), "its matmul takes NZ, and would convert a weight anew at each use"),
-}  # fmt: skip
+        "dtype; bias float32 with bfloat16, else float16; NZ in graph mode only",
+    ),
+    "npu_format_cast": Page(
+        ("310P",), "its matmul takes NZ, and would convert a weight anew at each use"
+    ),
+}
 
 
 def _fused_infer(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -> Tensor:
     return npu.npu_fused_infer_attention_score(
-        q, k, v, atten_mask=left_out, num_heads=q.shape[1], scale=q.shape[3] ** -0.5, input_layout="BNSD",
+        q,
+        k,
+        v,
+        atten_mask=left_out,
+        num_heads=q.shape[1],
+        scale=q.shape[3] ** -0.5,
+        input_layout="BNSD",
         actual_seq_lengths_kv=[end],
-    )[0]  # fmt: skip
+    )[0]
 
 
 def _prompt_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -> Tensor:
     """Scores are float16 in this operator: the part of the scale that is a power of two goes to q, without rounding."""
     scale, power = math.frexp(q.shape[3] ** -0.5)
     return npu.npu_prompt_flash_attention(
-        q * 2.0**power, k[:, :, :end].contiguous(), v[:, :, :end].contiguous(), atten_mask=left_out,
-        num_heads=q.shape[1], scale_value=scale, input_layout="BNSD", next_tokens=EVERY,
-    )  # fmt: skip
+        q * 2.0**power,
+        k[:, :, :end].contiguous(),
+        v[:, :, :end].contiguous(),
+        atten_mask=left_out,
+        num_heads=q.shape[1],
+        scale_value=scale,
+        input_layout="BNSD",
+        next_tokens=EVERY,
+    )
 
 
 def _incre_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -> Tensor:
     return npu.npu_incre_flash_attention(
-        q, k, v, atten_mask=left_out, num_heads=q.shape[1], scale_value=q.shape[3] ** -0.5, input_layout="BNSD",
-        actual_seq_lengths=[end], inner_precise=0,
-    )  # fmt: skip
+        q,
+        k,
+        v,
+        atten_mask=left_out,
+        num_heads=q.shape[1],
+        scale_value=q.shape[3] ** -0.5,
+        input_layout="BNSD",
+        actual_seq_lengths=[end],
+        inner_precise=0,
+    )
 
 
 # Layer norm is aten's everywhere, and so is the write to the KV cache: a copy to its slots (scatter_update_ is not
 # listed for 310P, and takes its indices from the device). A3 is not on npu_gelu's page.
 OPS: dict[str, Operators] = {
-    "A2": Operators(_fused_infer, _fused_infer, rotary_mul=True, gelu=True, packed=("int8", "int4")),
+    "A2": Operators(
+        _fused_infer, _fused_infer, rotary_mul=True, gelu=True, packed=("int8", "int4")
+    ),
     "A3": Operators(_fused_infer, _fused_infer, rotary_mul=True, packed=("int8", "int4")),
     "310P": Operators(_prompt_flash, _incre_flash, gelu=True, packed=("int8",), nz=True),
     "910A": Operators(gelu=True),
@@ -124,7 +159,9 @@ class NpuOps:
             return cos, sin
         half = cos.shape[-1] // 2
         still = (0, head_dim // 2 - half)
-        cos, sin = (F.pad(table[..., :half], still, value=at) for table, at in ((cos, 1.0), (sin, 0.0)))
+        cos, sin = (
+            F.pad(table[..., :half], still, value=at) for table, at in ((cos, 1.0), (sin, 0.0))
+        )
         return torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

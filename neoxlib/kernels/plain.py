@@ -10,7 +10,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     x [B, heads, S, head_dim]; cos, sin [B, 1, S, rotary]. RoFormer (arXiv 2104.09864), in GPT-NeoX's half-split order.
     """
-    turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    turning = x[..., : cos.shape[-1]]
+    still = x[..., cos.shape[-1] :]
     first, second = turning.chunk(2, dim=-1)
     turned = turning * cos + torch.cat((-second, first), dim=-1) * sin
     return torch.cat((turned, still), dim=-1)
@@ -32,7 +33,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, end: int) -> Tensor:
     PyTorch's fused form on the CPU sums q·k and the softmax in float32 whatever the dtype: in float16 the plain
     product overflows at GPT-NeoX-20B's scale (transformers issue 17452).
     """
-    return F.scaled_dot_product_attention(q, k[:, :, :end], v[:, :, :end], attn_mask=mask)  # [B, heads, S, head_dim]
+    return F.scaled_dot_product_attention(
+        q, k[:, :, :end], v[:, :, :end], attn_mask=mask
+    )  # [B, heads, S, head_dim]
 
 
 def activate(x: Tensor, form: str) -> Tensor:

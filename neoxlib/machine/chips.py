@@ -22,8 +22,12 @@ class Chip:
     usable_gib: float | None = None  # what is left for weights, cache and workspace
     fp16_tflops: float | None = None  # peak, dense
     bandwidth_gb_s: float | None = None  # device memory, peak, 1e9 bytes/s
-    likely: tuple[float, float] | None = None  # share of the bandwidth bound that published decoding reaches, low, high
-    likely_peak: tuple[float, float] | None = None  # share of the peak, in published prompts of 1024 tokens or more
+    likely: tuple[float, float] | None = (
+        None  # share of the bandwidth bound that published decoding reaches, low, high
+    )
+    likely_peak: tuple[float, float] | None = (
+        None  # share of the peak, in published prompts of 1024 tokens or more
+    )
     link: str | None = None
     dtypes: tuple[str, ...] = ("float16",)
     collectives: tuple[str, ...] = ("hccl",)
@@ -31,7 +35,12 @@ class Chip:
     sources: dict[str, str] = field(default_factory=dict)
 
 
-_A2 = {"family": "A2", "dtypes": ("float16", "bfloat16"), "collectives": ("hccl", "lccl"), "likely": (0.57, 0.62)}
+_A2 = {
+    "family": "A2",
+    "dtypes": ("float16", "bfloat16"),
+    "collectives": ("hccl", "lccl"),
+    "likely": (0.57, 0.62),
+}
 _A2["likely_peak"] = (0.46, 0.52)
 _A2_LINK = "HCCS full mesh, 392 GB/s in total"
 _310P = {"family": "310P", "link": "PCIe 4.0 x16, no card-to-card link", "likely": (0.63, 0.66)}
@@ -49,32 +58,93 @@ _310B = (
 _SOURCES = dict.fromkeys(("fp16_tflops", "bandwidth_gb_s", "link"), _THIRD) | _LIKELY
 
 _ROWS = (
-    Chip("910B1", soc=(220,), memory_gib=64, usable_gib=60.9, fp16_tflops=353.9, bandwidth_gb_s=1600.0, **_A2,
-         sources={"memory_gib": _SMI, "usable_gib": _ALLOCATOR, "fp16_tflops": _CORES, "bandwidth_gb_s": _ASSUMED}
-         | _LIKELY),
+    Chip(
+        "910B1",
+        soc=(220,),
+        memory_gib=64,
+        usable_gib=60.9,
+        fp16_tflops=353.9,
+        bandwidth_gb_s=1600.0,
+        **_A2,
+        sources={
+            "memory_gib": _SMI,
+            "usable_gib": _ALLOCATOR,
+            "fp16_tflops": _CORES,
+            "bandwidth_gb_s": _ASSUMED,
+        }
+        | _LIKELY,
+    ),
     Chip("910B2", soc=(221, 222), **_A2, sources=_LIKELY),
-    Chip("910B3", soc=(223,), memory_gib=64, usable_gib=60.9, fp16_tflops=313.0, bandwidth_gb_s=1600.0, link=_A2_LINK,
-         **_A2, note="pages give 256 to 320 TFLOPS and 0.4 to 1.6 TB/s, as '910B' names several bins",
-         sources=_SOURCES | {"memory_gib": _SMI, "usable_gib": _ALLOCATOR}),
-    Chip("910B4", soc=(224,), memory_gib=32, usable_gib=30.4, fp16_tflops=280.0, bandwidth_gb_s=800.0,
-         link=_A2_LINK, **_A2, sources=_SOURCES | {"memory_gib": _SMI, "usable_gib": _SCALED}),
+    Chip(
+        "910B3",
+        soc=(223,),
+        memory_gib=64,
+        usable_gib=60.9,
+        fp16_tflops=313.0,
+        bandwidth_gb_s=1600.0,
+        link=_A2_LINK,
+        **_A2,
+        note="pages give 256 to 320 TFLOPS and 0.4 to 1.6 TB/s, as '910B' names several bins",
+        sources=_SOURCES | {"memory_gib": _SMI, "usable_gib": _ALLOCATOR},
+    ),
+    Chip(
+        "910B4",
+        soc=(224,),
+        memory_gib=32,
+        usable_gib=30.4,
+        fp16_tflops=280.0,
+        bandwidth_gb_s=800.0,
+        link=_A2_LINK,
+        **_A2,
+        sources=_SOURCES | {"memory_gib": _SMI, "usable_gib": _SCALED},
+    ),
     Chip("910B4-1", soc=(225,), **_A2, sources=_LIKELY),
-    Chip("A3", "A3", soc=(250, 251, 252, 253, 254, 255, 256), memory_gib=64, usable_gib=60.9,
-         dtypes=("float16", "bfloat16"), note="two chips to an NPU; npu-smi prints Ascend910",
-         sources={"memory_gib": _SMI, "usable_gib": _SCALED}),
-    Chip("310P3", soc=(202,), memory_gib=24, usable_gib=19.2, **_310P,
-         note="300I Pro, 300V Pro, and each of the two chips of a 48 GB 300I Duo",
-         sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _310P_USABLE}),
-    Chip("300I Duo", soc=(202,), memory_gib=48, usable_gib=40.2, **_310P,
-         note="one of the two chips of a 96 GB card; npu-smi prints 310P3",
-         sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _SCALED}),
-    Chip("910A", "910A", soc=(102,), memory_gib=32, note="the first generation; npu-smi prints a bare 910B for it",
-         sources={"memory_gib": _SMI}),
+    Chip(
+        "A3",
+        "A3",
+        soc=(250, 251, 252, 253, 254, 255, 256),
+        memory_gib=64,
+        usable_gib=60.9,
+        dtypes=("float16", "bfloat16"),
+        note="two chips to an NPU; npu-smi prints Ascend910",
+        sources={"memory_gib": _SMI, "usable_gib": _SCALED},
+    ),
+    Chip(
+        "310P3",
+        soc=(202,),
+        memory_gib=24,
+        usable_gib=19.2,
+        **_310P,
+        note="300I Pro, 300V Pro, and each of the two chips of a 48 GB 300I Duo",
+        sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _310P_USABLE},
+    ),
+    Chip(
+        "300I Duo",
+        soc=(202,),
+        memory_gib=48,
+        usable_gib=40.2,
+        **_310P,
+        note="one of the two chips of a 96 GB card; npu-smi prints 310P3",
+        sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _SCALED},
+    ),
+    Chip(
+        "910A",
+        "910A",
+        soc=(102,),
+        memory_gib=32,
+        note="the first generation; npu-smi prints a bare 910B for it",
+        sources={"memory_gib": _SMI},
+    ),
     *(Chip(f"310B{n}", "310B", soc=(239 + n,), collectives=(), note=_310B) for n in (1, 2, 3, 4)),
-    Chip("950", "950", soc=(260,), dtypes=("float16", "bfloat16"),
-         note="npu-smi prints Ascend950PR or Ascend950DT; no source of its figures was read"),
+    Chip(
+        "950",
+        "950",
+        soc=(260,),
+        dtypes=("float16", "bfloat16"),
+        note="npu-smi prints Ascend950PR or Ascend950DT; no source of its figures was read",
+    ),
     Chip("cpu", "cpu", dtypes=("float32", "float16", "bfloat16"), collectives=("gloo",)),
-)  # fmt: skip
+)
 CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ROWS}
 
 WITHOUT_OPERATORS = ("310B", "950")  # families on PyTorch's own operators: no source says more

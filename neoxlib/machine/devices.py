@@ -17,9 +17,20 @@ from neoxlib.machine.chips import CHIPS, Chip, chip, chip_of_card
 from neoxlib.machine.launch_env import RECIPE, launch_env
 
 __all__ = [
-    "CHIPS", "DEVICES", "DTYPES", "RECIPE", "Chip", "chip", "chip_for", "chip_here", "chip_of_card", "launch_env",
-    "npu_problems", "pick_device", "pick_dtype",
-]  # fmt: skip
+    "CHIPS",
+    "DEVICES",
+    "DTYPES",
+    "RECIPE",
+    "Chip",
+    "chip",
+    "chip_for",
+    "chip_here",
+    "chip_of_card",
+    "launch_env",
+    "npu_problems",
+    "pick_device",
+    "pick_dtype",
+]
 
 log = logging.getLogger("neoxlib")
 
@@ -33,7 +44,11 @@ def chip_here() -> Chip | None:
     answer = npu_smi.read()
     if answer and answer.failure:
         log.warning("not all that npu-smi says of this machine is known: %s", answer.failure)
-    return chip_of_card(answer.cards[0].name, answer.cards[0].total_mib) if answer and answer.cards else None
+    return (
+        chip_of_card(answer.cards[0].name, answer.cards[0].total_mib)
+        if answer and answer.cards
+        else None
+    )
 
 
 def chip_for(device: str) -> Chip:
@@ -52,7 +67,11 @@ def pick_device(device: str) -> str:
         return "cpu"
     problems = npu_problems()
     if device == "npu" and problems:
-        raise SettingsError("device 'npu' cannot be used here: " + "; ".join(problems) + '. Or run with device="cpu".')
+        raise SettingsError(
+            "device 'npu' cannot be used here: "
+            + "; ".join(problems)
+            + '. Or run with device="cpu".'
+        )
     return "cpu" if problems else "npu"
 
 
@@ -63,9 +82,13 @@ def npu_problems() -> tuple[str, ...]:
     if importlib.util.find_spec("torch_npu") is None:
         problems.append("torch_npu is not installed (pip install 'neoxlib[npu]')")
     if not glob.glob("/dev/davinci[0-9]*"):
-        problems.append("there is no /dev/davinci* (no card, no driver, or a container without the devices)")
+        problems.append(
+            "there is no /dev/davinci* (no card, no driver, or a container without the devices)"
+        )
     if not os.environ.get("ASCEND_HOME_PATH"):
-        problems.append("CANN is not sourced (source /usr/local/Ascend/ascend-toolkit/set_env.sh before Python)")
+        problems.append(
+            "CANN is not sourced (source /usr/local/Ascend/ascend-toolkit/set_env.sh before Python)"
+        )
     return tuple(problems) or _count_problem()
 
 
@@ -80,11 +103,15 @@ def _count_problem() -> tuple[str, ...]:
     if done.returncode:
         return ("torch_npu cannot be imported: " + (telling(done.stderr) or ["no message"])[-1],)
     if done.stdout.split()[-1] == "0":
-        return ("torch_npu sees no device (ASCEND_RT_VISIBLE_DEVICES must be strictly ascending ids that exist)",)
+        return (
+            "torch_npu sees no device (ASCEND_RT_VISIBLE_DEVICES must be strictly ascending ids that exist)",
+        )
     return ()
 
 
-def pick_dtype(dtype: str, device: str, config_dtype: str | None = None, on: Chip | None = None) -> str:
+def pick_dtype(
+    dtype: str, device: str, config_dtype: str | None = None, on: Chip | None = None
+) -> str:
     """The dtype a model runs in. "auto" is float32 on the CPU; on an NPU the checkpoint's own, else float16.
 
     `device` is what `pick_device` gave; `on` is the chip, by default this machine's. SettingsError says why a dtype is
@@ -95,12 +122,22 @@ def pick_dtype(dtype: str, device: str, config_dtype: str | None = None, on: Chi
     if device == "cpu":
         return "float32" if dtype == "auto" else dtype
     on = on or chip_for(device)
-    allowed, name = on.dtypes, on.name
+    allowed = on.dtypes
+    name = on.name
     if dtype == "auto":
         if config_dtype == "bfloat16" and "bfloat16" not in allowed:
-            log.warning("the checkpoint is bfloat16, %s has none: values beyond 65504 will overflow in float16", name)
+            log.warning(
+                "the checkpoint is bfloat16, %s has none: values beyond 65504 will overflow in float16",
+                name,
+            )
         return config_dtype if config_dtype in allowed else "float16"
     if dtype not in allowed:
-        why = "the fused ops take 16-bit types only" if dtype == "float32" else "the chip's ops have no such type"
-        raise SettingsError(f"dtype {dtype} cannot be used on {name}: {why}; use {' or '.join(allowed)}")
+        why = (
+            "the fused ops take 16-bit types only"
+            if dtype == "float32"
+            else "the chip's ops have no such type"
+        )
+        raise SettingsError(
+            f"dtype {dtype} cannot be used on {name}: {why}; use {' or '.join(allowed)}"
+        )
     return dtype

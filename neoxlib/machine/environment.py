@@ -18,7 +18,8 @@ VARIABLES = ("MAX_SEQ_LEN", "LD_PRELOAD", "TASK_QUEUE_ENABLE", "PYTORCH_NPU_ALLO
 
 def describe(device: str) -> dict[str, Any]:
     """One flat table, plus the environment variables that change results or speed."""
-    cores, memory = limits.read_cores(), limits.memory()
+    cores = limits.read_cores()
+    memory = limits.memory()
     return {
         "device": _device(device),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -49,7 +50,11 @@ def _cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "hardware")))
+    names = (
+        line.partition(":")[2].strip()
+        for line in lines
+        if line.lower().startswith(("model name", "hardware"))
+    )
     return next(names, "") or platform.processor() or "not known"
 
 
@@ -67,7 +72,10 @@ def _git_hash() -> str | None:
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
+        return (
+            subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+            or None
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
 

@@ -28,9 +28,10 @@ VARIABLES = re.compile(
     r"|LCCL_\w+|BACKEND|LD_PRELOAD|MAX_SEQ_LEN"
 )
 TOOLKIT = (  # the newest layout first: a host with both has an old CANN in the old one
-    "/usr/local/Ascend/cann/set_env.sh", "/usr/local/Ascend/cann-*/set_env.sh",
+    "/usr/local/Ascend/cann/set_env.sh",
+    "/usr/local/Ascend/cann-*/set_env.sh",
     "/usr/local/Ascend/ascend-toolkit/set_env.sh",
-)  # fmt: skip
+)
 ATB = ("/usr/local/Ascend/nnal/atb/set_env.sh",)
 HCCL_PORT = 16666  # where HCCL listens unless HCCL_IF_BASE_PORT says otherwise
 
@@ -45,8 +46,12 @@ class Host:
     glibc: str | None = "2.36"
     gcc: str | None = "12.2.0"
     python: str = "3.11.9"
-    packages: dict[str, str | None] = field(default_factory=dict)  # distribution -> installed version
-    pins: dict[str, str] = field(default_factory=dict)  # distribution -> the version neoxlib was tested with
+    packages: dict[str, str | None] = field(
+        default_factory=dict
+    )  # distribution -> installed version
+    pins: dict[str, str] = field(
+        default_factory=dict
+    )  # distribution -> the version neoxlib was tested with
     torch_npu: str | None = None  # version, "" where it can be found but does not say
     env: dict[str, str] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()  # /dev/davinci0 ...
@@ -60,7 +65,9 @@ class Host:
     firmware: str | None = None
     cann: str | None = None  # version of the sourced one, else of the first that is installed
     cann_kernels: str | None = None
-    cann_needs: tuple[str, ...] = ()  # Python packages that CANN's tools need and that are not there
+    cann_needs: tuple[
+        str, ...
+    ] = ()  # Python packages that CANN's tools need and that are not there
     cxx11_abi: bool | None = None  # of torch; asked where ATB is sourced
     python_env: str | None = None  # conda or venv; None: the system's Python
     libgomp: tuple[str, ...] = ()  # the one torch brings first
@@ -95,7 +102,9 @@ class Host:
 
 def read_host(folder: str | os.PathLike[str] = ".") -> Host:
     """Look at this machine; `folder` is where results are written. Changes nothing and starts no device."""
-    cores, memory, pins = limits.read_cores(), limits.memory(), _pins()
+    cores = limits.read_cores()
+    memory = limits.memory()
+    pins = _pins()
     return Host(
         system=platform.system(),
         os_name=_os_name(),
@@ -105,8 +114,12 @@ def read_host(folder: str | os.PathLike[str] = ".") -> Host:
         python=platform.python_version(),
         packages={name: _version(name) for name in pins},
         pins=pins,
-        torch_npu=None if importlib.util.find_spec("torch_npu") is None else _version("torch-npu") or "",
-        env={name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)},
+        torch_npu=None
+        if importlib.util.find_spec("torch_npu") is None
+        else _version("torch-npu") or "",
+        env={
+            name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)
+        },
         cann_needs=tuple(name for name in PYTHON_NEEDS.split() if _version(name) is None),
         cxx11_abi=_cxx11_abi() if "ATB_HOME_PATH" in os.environ else None,
         python_env=_python_env(),
@@ -130,7 +143,11 @@ def read_host(folder: str | os.PathLike[str] = ".") -> Host:
 def _ascend() -> dict[str, Any]:
     """The fields that speak of cards, their driver and CANN."""
     answer = npu_smi.read()
-    board = npu_smi.parse_pairs(npu_smi.ask("-t", "board", "-i", str(answer.cards[0].npu))) if answer and answer.cards else {}
+    board = (
+        npu_smi.parse_pairs(npu_smi.ask("-t", "board", "-i", str(answer.cards[0].npu)))
+        if answer and answer.cards
+        else {}
+    )
     driver, takes = installed.driver()  # neither file need be there in a container
     set_env = _found(*TOOLKIT)
     homes = cann_homes(os.environ.get("ASCEND_HOME_PATH"), set_env)
@@ -144,8 +161,12 @@ def _ascend() -> dict[str, Any]:
         "driver": driver or board.get("Software Version"),
         "driver_takes": takes,
         "firmware": installed.firmware() or board.get("Firmware Version"),
-        "cann": next((version for home in homes if (version := installed.cann_version(home))), None),
-        "cann_kernels": next((version for home in homes if (version := installed.kernels_version(home))), None),
+        "cann": next(
+            (version for home in homes if (version := installed.cann_version(home))), None
+        ),
+        "cann_kernels": next(
+            (version for home in homes if (version := installed.kernels_version(home))), None
+        ),
     }
 
 
@@ -155,10 +176,15 @@ def restore(said: Mapping[str, Any]) -> Host:
     Raises SettingsError for what is no such description.
     """
     try:
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+        values = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in said.items()
+        }
         if answer := values.get("smi"):
             lists = {"cards": Card, "holders": Holder}
-            parts = {name: tuple(kind(**one) for one in answer.get(name, ())) for name, kind in lists.items()}
+            parts = {
+                name: tuple(kind(**one) for one in answer.get(name, ()))
+                for name, kind in lists.items()
+            }
             values["smi"] = Smi(**answer | parts)
         values["positions"] = tuple(Position(**one) for one in values.get("positions", ()))
         return Host(**values)
@@ -169,7 +195,11 @@ def restore(said: Mapping[str, Any]) -> Host:
 def cann_homes(sourced: str | None, set_env: Sequence[str]) -> list[str]:
     """Folders whose records tell CANN's version: the sourced one alone, else those beside the installed scripts."""
     folders = [os.path.dirname(path) for path in set_env]
-    return [sourced] if sourced else [home for folder in folders for home in (f"{folder}/latest", folder)]
+    return (
+        [sourced]
+        if sourced
+        else [home for folder in folders for home in (f"{folder}/latest", folder)]
+    )
 
 
 def _links() -> tuple[str, ...]:
@@ -219,8 +249,16 @@ def _os_name() -> str:
 def _libgomp() -> tuple[str, ...]:
     """Every libgomp that a package brings or the system has; static TLS room goes to the first one that is loaded."""
     site = sysconfig.get_path("purelib")
-    bundled = (f"{site}/torch/lib/libgomp*.so*", f"{site}/torch*.libs/libgomp*.so*", f"{site}/*.libs/libgomp*.so*")
-    return tuple(dict.fromkeys(_found(*bundled, "/usr/lib/*-linux-gnu/libgomp.so.1", "/usr/lib64/libgomp.so.1")))
+    bundled = (
+        f"{site}/torch/lib/libgomp*.so*",
+        f"{site}/torch*.libs/libgomp*.so*",
+        f"{site}/*.libs/libgomp*.so*",
+    )
+    return tuple(
+        dict.fromkeys(
+            _found(*bundled, "/usr/lib/*-linux-gnu/libgomp.so.1", "/usr/lib64/libgomp.so.1")
+        )
+    )
 
 
 def container() -> str | None:
@@ -255,7 +293,9 @@ def _text(path: str | Path) -> str | None:
 
 def _first_line(command: list[str], env: Mapping[str, str] | None = None) -> str | None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | dict(env or {}))
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env=os.environ | dict(env or {})
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return (done.stdout.strip().splitlines() or [None])[0]

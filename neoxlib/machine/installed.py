@@ -8,7 +8,11 @@ from neoxlib.machine.versions import order
 
 ROOT = "/usr/local/Ascend"
 TOOLKIT_RECORDS = ("ascend_toolkit_install.info", "*-linux/ascend_toolkit_install.info")
-KERNEL_RECORDS = ("*-linux/ascend_ops_install.info", "ascend_ops_install.info", "opp_kernel/version.info")
+KERNEL_RECORDS = (
+    "*-linux/ascend_ops_install.info",
+    "ascend_ops_install.info",
+    "opp_kernel/version.info",
+)
 
 
 def read_pairs(path: str | Path) -> dict[str, str]:
@@ -26,14 +30,18 @@ def cann_version(home: str | None) -> str | None:
     if not home:
         return None
     recorded = _first(home, TOOLKIT_RECORDS, "version")
-    return recorded or _from_cfg(home, "toolkit") or _first(home, ("opp/version.info",), "version_dir")
+    return (
+        recorded or _from_cfg(home, "toolkit") or _first(home, ("opp/version.info",), "version_dir")
+    )
 
 
 def kernels_version(home: str | None) -> str | None:
     """Release of the kernels (from CANN 8.5 on: ops) at `home`; None where they are not installed."""
     if not home:
         return None
-    recorded = _first(home, KERNEL_RECORDS, "version") or _first(home, KERNEL_RECORDS, "version_dir")
+    recorded = _first(home, KERNEL_RECORDS, "version") or _first(
+        home, KERNEL_RECORDS, "version_dir"
+    )
     return recorded or _from_cfg(home, "opp_kernel")
 
 
@@ -51,7 +59,9 @@ def firmware(root: str = ROOT) -> str | None:
 def in_range(version: str, span: str) -> bool:
     """Whether a version lies in `[7.0.0,7.7.99]` or in one of several such; both ends count."""
     pairs = re.findall(r"\[([\w.]+),([\w.]+)\]", span)
-    return any(order(low) <= order(version)[: len(order(high))] <= order(high) for low, high in pairs)
+    return any(
+        order(low) <= order(version)[: len(order(high))] <= order(high) for low, high in pairs
+    )
 
 
 def _first(home: str, patterns: tuple[str, ...], key: str) -> str | None:

@@ -47,39 +47,135 @@ def _many(at: Launch) -> bool:
 # HCCL_EVENT_TIMEOUT must exceed HCCL_EXEC_TIMEOUT; the defaults are 1836 and 1868 s, that of CONNECT is 120 s.
 # ATB_* matter to the vendor's own graphs and to torch_npu's ATB ops; today's ATB no longer reads ..._WITH_TILING.
 RECIPE: tuple[Setting, ...] = (
-    Setting("TORCH_DEVICE_BACKEND_AUTOLOAD", "0", lambda at: not _npu(at), "a CPU rank must not load torch_npu",
-            TORCH_NPU),
-    Setting("ATB_USE_TILING_COPY_STREAM", "1", lambda at: at.chip.family == "310P", "310P: works round a slow copy",
-            GUIDE),
-    Setting("ATB_USE_TILING_COPY_STREAM", "0", lambda at: _npu(at) and at.chip.family != "310P", "needed on 310P only",
-            GUIDE),
-    Setting("ATB_LAUNCH_KERNEL_WITH_TILING", "1", lambda at: _npu(at) and at.world_size == 8, "the guide's 8-card run",
-            GUIDE),
-    Setting("ATB_LAYER_INTERNAL_TENSOR_REUSE", "1", _npu, "a layer's temporaries share memory", GUIDE),
-    Setting("ATB_OPERATION_EXECUTE_ASYNC", "1", lambda at: _npu(at) and not at.container, "two-stage op pipeline",
-            GUIDE),
-    Setting("ATB_OPERATION_EXECUTE_ASYNC", "0", lambda at: _npu(at) and at.container, "synchronous in a container",
-            GUIDE),
-    Setting("TASK_QUEUE_ENABLE", "1", lambda at: _npu(at) and not at.container, "host-side op queue", GUIDE),
-    Setting("TASK_QUEUE_ENABLE", "0", lambda at: _npu(at) and at.container, "no op queue in a container", GUIDE),
-    Setting("PYTORCH_NPU_ALLOC_CONF", "expandable_segments:True", lambda at: at.chip.family in ("A2", "A3"),
-            "the allocator's cure for fragmentation", TORCH_NPU),
-    Setting("PYTORCH_NPU_ALLOC_CONF", "max_split_size_mb:2048", lambda at: at.chip.family in ("310P", "910A"),
-            "keeps large blocks whole", GUIDE),
-    Setting("HCCL_CONNECT_TIMEOUT", "1800", _many, "ranks may finish loading minutes apart (120 s by default)", OURS),
-    Setting("HCCL_EXEC_TIMEOUT", "1800", _many, "longest wait inside one collective, in seconds", OURS),
+    Setting(
+        "TORCH_DEVICE_BACKEND_AUTOLOAD",
+        "0",
+        lambda at: not _npu(at),
+        "a CPU rank must not load torch_npu",
+        TORCH_NPU,
+    ),
+    Setting(
+        "ATB_USE_TILING_COPY_STREAM",
+        "1",
+        lambda at: at.chip.family == "310P",
+        "310P: works round a slow copy",
+        GUIDE,
+    ),
+    Setting(
+        "ATB_USE_TILING_COPY_STREAM",
+        "0",
+        lambda at: _npu(at) and at.chip.family != "310P",
+        "needed on 310P only",
+        GUIDE,
+    ),
+    Setting(
+        "ATB_LAUNCH_KERNEL_WITH_TILING",
+        "1",
+        lambda at: _npu(at) and at.world_size == 8,
+        "the guide's 8-card run",
+        GUIDE,
+    ),
+    Setting(
+        "ATB_LAYER_INTERNAL_TENSOR_REUSE", "1", _npu, "a layer's temporaries share memory", GUIDE
+    ),
+    Setting(
+        "ATB_OPERATION_EXECUTE_ASYNC",
+        "1",
+        lambda at: _npu(at) and not at.container,
+        "two-stage op pipeline",
+        GUIDE,
+    ),
+    Setting(
+        "ATB_OPERATION_EXECUTE_ASYNC",
+        "0",
+        lambda at: _npu(at) and at.container,
+        "synchronous in a container",
+        GUIDE,
+    ),
+    Setting(
+        "TASK_QUEUE_ENABLE",
+        "1",
+        lambda at: _npu(at) and not at.container,
+        "host-side op queue",
+        GUIDE,
+    ),
+    Setting(
+        "TASK_QUEUE_ENABLE",
+        "0",
+        lambda at: _npu(at) and at.container,
+        "no op queue in a container",
+        GUIDE,
+    ),
+    Setting(
+        "PYTORCH_NPU_ALLOC_CONF",
+        "expandable_segments:True",
+        lambda at: at.chip.family in ("A2", "A3"),
+        "the allocator's cure for fragmentation",
+        TORCH_NPU,
+    ),
+    Setting(
+        "PYTORCH_NPU_ALLOC_CONF",
+        "max_split_size_mb:2048",
+        lambda at: at.chip.family in ("310P", "910A"),
+        "keeps large blocks whole",
+        GUIDE,
+    ),
+    Setting(
+        "HCCL_CONNECT_TIMEOUT",
+        "1800",
+        _many,
+        "ranks may finish loading minutes apart (120 s by default)",
+        OURS,
+    ),
+    Setting(
+        "HCCL_EXEC_TIMEOUT", "1800", _many, "longest wait inside one collective, in seconds", OURS
+    ),
     Setting("HCCL_EVENT_TIMEOUT", "1832", _many, "must exceed HCCL_EXEC_TIMEOUT", TORCH_NPU),
-    Setting("HCCL_BUFFSIZE", "110", _many, "MB of device memory per communicator (200 by default)", GUIDE),
+    Setting(
+        "HCCL_BUFFSIZE",
+        "110",
+        _many,
+        "MB of device memory per communicator (200 by default)",
+        GUIDE,
+    ),
     Setting("HCCL_WHITELIST_DISABLE", "1", _many, "no whitelist file on a single machine", VENDOR),
-    Setting("HCCL_OP_BASE_FFTS_MODE_ENABLE", "TRUE", _many, "scheduling mode of single collectives", GUIDE),
-    Setting("BACKEND", "hccl", lambda at: _many(at) and at.backend == "hccl", "overrides an inherited lccl", GUIDE),
+    Setting(
+        "HCCL_OP_BASE_FFTS_MODE_ENABLE",
+        "TRUE",
+        _many,
+        "scheduling mode of single collectives",
+        GUIDE,
+    ),
+    Setting(
+        "BACKEND",
+        "hccl",
+        lambda at: _many(at) and at.backend == "hccl",
+        "overrides an inherited lccl",
+        GUIDE,
+    ),
     Setting("BACKEND", "lccl", lambda at: _many(at) and at.backend == "lccl", "asked for", GUIDE),
-    Setting("HCCL_DETERMINISTIC", "true", lambda at: _npu(at) and at.deterministic, "repeatable sums over ranks",
-            VENDOR),
-    Setting("LCCL_DETERMINISTIC", "1", lambda at: _npu(at) and at.deterministic, "repeatable sums over ranks", VENDOR),
-    Setting("ATB_MATMUL_SHUFFLE_K_ENABLE", "0", lambda at: _npu(at) and at.deterministic, "repeatable matmul order",
-            VENDOR),
-)  # fmt: skip
+    Setting(
+        "HCCL_DETERMINISTIC",
+        "true",
+        lambda at: _npu(at) and at.deterministic,
+        "repeatable sums over ranks",
+        VENDOR,
+    ),
+    Setting(
+        "LCCL_DETERMINISTIC",
+        "1",
+        lambda at: _npu(at) and at.deterministic,
+        "repeatable sums over ranks",
+        VENDOR,
+    ),
+    Setting(
+        "ATB_MATMUL_SHUFFLE_K_ENABLE",
+        "0",
+        lambda at: _npu(at) and at.deterministic,
+        "repeatable matmul order",
+        VENDOR,
+    ),
+)
 
 # Variables of the guide that nothing here needs: what is there in their place.
 REPLACED: dict[str, str] = {
@@ -90,9 +186,15 @@ REPLACED: dict[str, str] = {
 
 
 def launch_env(
-    chip: Chip | str, world_size: int, container: bool = False, deterministic: bool = False, backend: str = "hccl",
-    max_seq_len: int | None = None, device_ids: Sequence[int] | None = None, preload: str = "",
-) -> dict[str, str]:  # fmt: skip
+    chip: Chip | str,
+    world_size: int,
+    container: bool = False,
+    deterministic: bool = False,
+    backend: str = "hccl",
+    max_seq_len: int | None = None,
+    device_ids: Sequence[int] | None = None,
+    preload: str = "",
+) -> dict[str, str]:
     """The environment variables that ranks on this chip (or name of one) are started with; a pure function.
 
     `device_ids` become ASCEND_RT_VISIBLE_DEVICES (one per rank), `preload` is the libgomp path that aarch64 may need.

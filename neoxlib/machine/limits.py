@@ -24,7 +24,9 @@ SIZES = {  # file of a limit -> of what is used, and the line of memory.stat wit
     "memory.high": ("memory.current", "inactive_file"),  # beyond it a process is slowed down
     OLDER: ("memory.usage_in_bytes", "total_inactive_file"),
 }
-ABOVE = "hierarchical_memory_limit"  # of version 1's memory.stat: counts groups that a container hides
+ABOVE = (
+    "hierarchical_memory_limit"  # of version 1's memory.stat: counts groups that a container hides
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def cores() -> int:
 
 def read_cores() -> Cores:
     """The same, with what limits it."""
-    own, host = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    own = len(os.sched_getaffinity(0))
+    host = os.cpu_count() or 1
     quota, file = min(_quotas(), default=(None, ""))
     if quota is not None and quota < own:
         said = f"cgroup {file}: {quota:g} core(s); the host has {host}"
@@ -70,7 +73,8 @@ def memory() -> Memory:
 
     A group's free memory is its limit less what it uses; idle pages of files count as free.
     """
-    host, rooms = psutil.virtual_memory(), list(_rooms())
+    host = psutil.virtual_memory()
+    rooms = list(_rooms())
     free = min((host.available, *(room for _, room, _ in rooms)))
     tightest = min(rooms, key=lambda room: (room[0], room[2] == ABOVE), default=None)
     limit, _, file = tightest or (host.total, 0, "")

@@ -40,7 +40,11 @@ class Card:
 
     @property
     def free_mib(self) -> int | None:
-        return None if self.used_mib is None or self.total_mib is None else self.total_mib - self.used_mib
+        return (
+            None
+            if self.used_mib is None or self.total_mib is None
+            else self.total_mib - self.used_mib
+        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ def parse(text: str) -> Smi:
 def read(command: str = "npu-smi") -> Smi | None:
     """Run `npu-smi info`; None where there is no such command."""
     try:
-        done = subprocess.run([command, "info"], capture_output=True, text=True, errors="replace", timeout=60)
+        done = subprocess.run(
+            [command, "info"], capture_output=True, text=True, errors="replace", timeout=60
+        )
     except FileNotFoundError:
         return None
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -116,7 +122,13 @@ def read(command: str = "npu-smi") -> Smi | None:
 def ask(*options: str, command: str = "npu-smi") -> str:
     """What `npu-smi info` prints with these options, `-m` or `-t topo`; empty where it cannot be run."""
     try:
-        done = subprocess.run([command, "info", *options], capture_output=True, text=True, errors="replace", timeout=60)
+        done = subprocess.run(
+            [command, "info", *options],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout
@@ -144,15 +156,18 @@ def parse_map(text: str) -> tuple[Position, ...]:
     """Read `npu-smi info -m`, whose columns differ by driver; controllers (`Mcu`, logic id `-`) are left out."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     head = next((_MAP_NAME.findall(line) for line in lines if line.startswith("NPU ID")), [])
-    cells = (line.split(None, len(head) - 1) for line in lines if head and line[0].isdigit())  # the name has blanks
+    cells = (
+        line.split(None, len(head) - 1) for line in lines if head and line[0].isdigit()
+    )  # the name has blanks
     rows = [dict(zip(head, values, strict=False)) for values in cells if len(values) == len(head)]
     chips = [row for row in rows if row.get("Chip Name") != "Mcu" and "-" not in row.values()]
     names = ("NPU ID", "Chip ID", "Chip Logic ID")
     ids = [[_whole(row.get(name)) for name in names] for row in chips]
     return tuple(
         Position(npu, chip or 0, logic, row.get("Chip Name", ""))
-        for (npu, chip, logic), row in zip(ids, chips, strict=True) if npu is not None
-    )  # fmt: skip
+        for (npu, chip, logic), row in zip(ids, chips, strict=True)
+        if npu is not None
+    )
 
 
 def _whole(text: str | None) -> int | None:
@@ -225,14 +240,16 @@ def _topology_rows(words: Sequence[str]) -> Iterator[tuple[list[str], str, list[
 def _cards(table: Table) -> tuple[Card, ...]:
     cards: list[Card] = []
     for record, line in table.records():
-        npu, bus = record.get("npu", ""), record.get("bus-id", "")
+        npu = record.get("npu", "")
+        bus = record.get("bus-id", "")
         chip = record.get("chip") or str(sum(str(card.npu) == npu for card in cards))
         if not (npu.isdigit() and chip.isdigit() and record.get("name")):
             raise ValueError(line)
         if bus not in _NOTHING and not _BUS.fullmatch(bus):
             raise ValueError(line)
         memory = _memory(record)
-        health, bus_id = record.get("health", ""), None if bus in _NOTHING else bus
+        health = record.get("health", "")
+        bus_id = None if bus in _NOTHING else bus
         cards.append(Card(int(npu), int(chip), record["name"], health, bus_id, *memory))
     return tuple(cards)
 

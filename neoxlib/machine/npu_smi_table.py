@@ -75,7 +75,8 @@ def _whole_lines(text: str) -> list[str]:
     width = max(map(len, drawn), default=0)
     cut = any(not line.rstrip().endswith(("|", "+")) for line in drawn)
     rows: list[str] = []
-    within, closed = False, True  # pieces of the last row may follow; it may be whole
+    within = False
+    closed = True  # pieces of the last row may follow; it may be whole
     for line in lines:
         if line[indent:].startswith("+") or RULER.fullmatch(line):
             within = False

@@ -54,7 +54,11 @@ def torch_npu_error(error: BaseException) -> SettingsError | None:
         return None
     first = (telling(str(chain[-1])) or [type(chain[-1]).__name__])[0]
     sourced = "ASCEND_HOME_PATH" in os.environ
-    cure = "`python -m neoxlib doctor` names the pair that does not fit" if sourced else f"run `{SOURCE}` before Python"
+    cure = (
+        "`python -m neoxlib doctor` names the pair that does not fit"
+        if sourced
+        else f"run `{SOURCE}` before Python"
+    )
     return SettingsError(
         f"torch cannot be imported: torch_npu is installed, torch loads it, and it fails ({first}). To use NPUs "
         f"{cure}; to use the CPU run `{ASIDE}` before Python."
@@ -78,7 +82,8 @@ def fit_threads() -> None:
     More threads would run for a part of each period, and then all of them stand still.
     OMP_NUM_THREADS has the last word.
     """
-    torch, found = import_torch(), limits.read_cores()
+    torch = import_torch()
+    found = limits.read_cores()
     if found.quota is None or "OMP_NUM_THREADS" in os.environ:
         return
     if torch.get_num_threads() > found.count:
@@ -119,7 +124,9 @@ class Timer:
     """
 
     def __init__(self, device: "torch.device") -> None:
-        self.event = None if device.type == "cpu" else import_torch().get_device_module(device).Event
+        self.event = (
+            None if device.type == "cpu" else import_torch().get_device_module(device).Event
+        )
         self.spans: list[tuple[Any, Any]] = []
 
     @contextmanager
@@ -131,7 +138,8 @@ class Timer:
 
     def take(self) -> float | None:
         """Milliseconds of all stretches since the last call."""
-        spans, self.spans = self.spans, []
+        spans = self.spans
+        self.spans = []
         return None if self.event is None else sum(start.elapsed_time(end) for start, end in spans)
 
     def _stamp(self) -> Any:

@@ -57,11 +57,21 @@ PAIRS: tuple[Pair, ...] = (
     Pair("1.11.0.post8", "1.11.0", "7.0.0"),  # the guide's other torch
 )
 PYTHONS: dict[str, tuple[str, str]] = {  # torch -> first and last Python
-    "2.13.0": ("3.10", "3.14"), "2.12.0": ("3.10", "3.14"), "2.11.0": ("3.10", "3.14"), "2.10.0": ("3.10", "3.13"),
-    "2.9.0": ("3.10", "3.13"), "2.8.0": ("3.9", "3.13"), "2.7.1": ("3.9", "3.13"), "2.6.0": ("3.9", "3.11"),
-    "2.5.1": ("3.9", "3.11"), "2.4.0": ("3.8", "3.11"), "2.3.1": ("3.8", "3.11"), "2.1.0": ("3.8", "3.11"),
-    "2.0.1": ("3.8", "3.9"), "1.11.0": ("3.7", "3.10"),
-}  # fmt: skip
+    "2.13.0": ("3.10", "3.14"),
+    "2.12.0": ("3.10", "3.14"),
+    "2.11.0": ("3.10", "3.14"),
+    "2.10.0": ("3.10", "3.13"),
+    "2.9.0": ("3.10", "3.13"),
+    "2.8.0": ("3.9", "3.13"),
+    "2.7.1": ("3.9", "3.13"),
+    "2.6.0": ("3.9", "3.11"),
+    "2.5.1": ("3.9", "3.11"),
+    "2.4.0": ("3.8", "3.11"),
+    "2.3.1": ("3.8", "3.11"),
+    "2.1.0": ("3.8", "3.11"),
+    "2.0.1": ("3.8", "3.9"),
+    "1.11.0": ("3.7", "3.10"),
+}
 
 
 class Era(NamedTuple):
@@ -97,7 +107,8 @@ def order(version: str | None) -> tuple[int, ...]:
 
 def same_cann(found: str, wanted: str) -> bool:
     """9.1.0 for 9.1.0, 9.1.0.B080 and 9.1: later parts are builds of one release."""
-    have, want = order(found), order(wanted)
+    have = order(found)
+    want = order(wanted)
     return have[: len(want)] == want[: len(have)]
 
 
@@ -108,6 +119,12 @@ def fits_python(torch: str, python: str) -> bool:
 
 
 TODAY = Era(PAIRS[0], "3.11", cann_for(PAIRS[0]), None, None)
-GUIDE = Era(next(pair for pair in PAIRS if pair.torch_npu == "2.0.1.post1"), "3.9", "7.0.0", "23.0.0", "7.1.0.3.220")
+GUIDE = Era(
+    next(pair for pair in PAIRS if pair.torch_npu == "2.0.1.post1"),
+    "3.9",
+    "7.0.0",
+    "23.0.0",
+    "7.1.0.3.220",
+)
 ERAS: dict[str, Era] = {"today": TODAY, "guide": GUIDE}
 PYTHON_NEEDS = "numpy pyyaml decorator attrs scipy psutil sympy cffi protobuf absl-py"  # CANN's tools fail without them

@@ -21,8 +21,13 @@ class KVCache:
     """
 
     def __init__(
-        self, config: ModelConfig, batch: int, max_seq_len: int, group: Group = SOLO,
-        dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu",
+        self,
+        config: ModelConfig,
+        batch: int,
+        max_seq_len: int,
+        group: Group = SOLO,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
     ) -> None:
         heads_here = config.num_attention_heads // group.size
         shape = (config.num_hidden_layers, batch, heads_here, max_seq_len, config.head_dim)
@@ -32,12 +37,17 @@ class KVCache:
         self.real = torch.zeros(batch, max_seq_len, dtype=torch.bool, device=device)
         self.length = 0
         tables = rotary_tables(max_seq_len, config.rotary_dim, config.rotary_emb_base)
-        self.cos, self.sin = (table.to(device, dtype) for table in tables)  # [max_seq_len, rotary], cast last
+        self.cos, self.sin = (
+            table.to(device, dtype) for table in tables
+        )  # [max_seq_len, rotary], cast last
 
     def append(self, count: int, mask: Tensor | None = None) -> int:
         """Take in `count` tokens a row, real where `mask` [B, count] is True; says in which slot the first belongs."""
-        start, self.length = self.length, self.length + count
-        assert self.length <= self.real.shape[1], f"{self.length} tokens in a cache of {self.real.shape[1]}"
+        start = self.length
+        self.length = self.length + count
+        assert self.length <= self.real.shape[1], (
+            f"{self.length} tokens in a cache of {self.real.shape[1]}"
+        )
         self.real[:, start : self.length] = True if mask is None else mask
         return start
 
@@ -45,12 +55,16 @@ class KVCache:
         """Take in `mask` [B, S], and say how its tokens sit among those already here, in the form that `ops` takes."""
         start = self.append(mask.shape[1], mask)
         end = self.length
-        positions = (self.real[:, :end].cumsum(-1) - 1).clamp(min=0)[:, start:]  # [B, S]: padding does not count
+        positions = (self.real[:, :end].cumsum(-1) - 1).clamp(min=0)[
+            :, start:
+        ]  # [B, S]: padding does not count
         index = torch.arange(end, device=mask.device)
         rows = index[start:, None]
         seen = (index <= rows) & self.real[:, None, None, :end]  # [B, 1, S, end]
         # A padding row sees itself, so that no row is masked in full (NaN, and refused by the NPU's attention).
-        angles = ops.angles(self.cos[positions][:, None], self.sin[positions][:, None], self.k.shape[-1])
+        angles = ops.angles(
+            self.cos[positions][:, None], self.sin[positions][:, None], self.k.shape[-1]
+        )
         return Step(start, end, ops.mask(seen | (index == rows), self.k.shape[-2]), *angles)
 
 
@@ -58,6 +72,8 @@ class Step:
     """Where S new tokens go: cache slots [start, end), what each sees, and the angles of its position."""
 
     def __init__(self, start: int, end: int, mask: Tensor, cos: Tensor, sin: Tensor) -> None:
-        self.start, self.end = start, end
+        self.start = start
+        self.end = end
         self.mask = mask  # [B, 1, S, end], or what `ops.mask` makes of it
-        self.cos, self.sin = cos, sin  # [B, 1, S, rotary], or what `ops.angles` makes of them
+        self.cos = cos
+        self.sin = sin  # [B, 1, S, rotary], or what `ops.angles` makes of them

@@ -13,10 +13,15 @@ from neoxlib.errors import ConfigError, SettingsError, unreadable_is
 
 # All of transformers/activations.py that are one of three functions, under different names.
 ACTIVATIONS = {
-    "gelu": "gelu", "gelu_python": "gelu", "gelu_fast": "tanh", "gelu_new": "tanh",
-    "gelu_accurate": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_python_tanh": "tanh",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_fast": "tanh",
+    "gelu_new": "tanh",
+    "gelu_accurate": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+    "gelu_python_tanh": "tanh",
     "relu": "relu",
-}  # fmt: skip
+}
 
 # Class defaults of transformers' GPTNeoXConfig, for keys that a config.json may leave out.
 DEFAULTS: dict[str, Any] = {
@@ -30,15 +35,31 @@ DEFAULTS: dict[str, Any] = {
     "rotary_emb_base": 10000,
 }
 SIZES = (
-    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
     "max_position_embeddings",
 )
 ROPE_KEYS = ("rope_parameters", "rope_scaling")
-OTHER_READ = ("eos_token_id", "torch_dtype", "dtype", "model_type", "quantization_config", "head_dim")
+OTHER_READ = (
+    "eos_token_id",
+    "torch_dtype",
+    "dtype",
+    "model_type",
+    "quantization_config",
+    "head_dim",
+)
 READ = (*SIZES, *DEFAULTS, *ROPE_KEYS, *OTHER_READ)
 # Names of transformers' own that look like one of ours, and are no misspelling of it.
 OWN_NAMES = (
-    "bos_token_id", "cls_token_id", "mask_token_id", "pad_token_id", "sep_token_id", "unk_token_id",
+    "bos_token_id",
+    "cls_token_id",
+    "mask_token_id",
+    "pad_token_id",
+    "sep_token_id",
+    "unk_token_id",
     "decoder_start_token_id",
 )
 
@@ -88,15 +109,25 @@ class ModelConfig:
         Raises ConfigError when it is missing, unreadable or not a GPT-NeoX we run.
         """
         part = Path(path) / "part_model" / "0" / "config.json"
-        file = part if part.is_file() and not (Path(path) / "config.json").exists() else Path(path) / "config.json"
+        file = (
+            part
+            if part.is_file() and not (Path(path) / "config.json").exists()
+            else Path(path) / "config.json"
+        )
         if not Path(path).is_dir():
-            raise ConfigError(f"model folder {str(path)!r} does not exist; give the folder that holds config.json")
+            raise ConfigError(
+                f"model folder {str(path)!r} does not exist; give the folder that holds config.json"
+            )
         if not file.is_file():
-            raise ConfigError(f"{file} is missing; a model folder holds config.json, tokenizer files and weights")
+            raise ConfigError(
+                f"{file} is missing; a model folder holds config.json, tokenizer files and weights"
+            )
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{file} is not valid JSON ({error}); copy it anew from the checkpoint") from error
+            raise ConfigError(
+                f"{file} is not valid JSON ({error}); copy it anew from the checkpoint"
+            ) from error
         if not isinstance(raw, dict):
             raise ConfigError(f"{file} holds a {type(raw).__name__}, not an object of settings")
         return cls.from_dict(raw, where=str(file))
@@ -106,7 +137,10 @@ class ModelConfig:
         """Read a parsed config.json. Raises ConfigError with every problem found, not the first only."""
         if dtype := raw.get("dtype") or raw.get("torch_dtype"):
             raw = {**raw, "dtype": _dtype_name(dtype)}
-        values = {**DEFAULTS, **{key: raw[key] for key in (*SIZES, *DEFAULTS) if raw.get(key) is not None}}
+        values = {
+            **DEFAULTS,
+            **{key: raw[key] for key in (*SIZES, *DEFAULTS) if raw.get(key) is not None},
+        }
         values |= _rotary(raw)
         eos = raw.get("eos_token_id")
         problems = [*_foreign(raw), *_missing_or_wrong(values), *_misspelt(raw)]
@@ -114,7 +148,9 @@ class ModelConfig:
         if not problems:
             problems = _inconsistent(values, raw)
         if problems:
-            raise ConfigError(f"{where} is not a GPT-NeoX that neoxlib runs:\n  " + "\n  ".join(problems))
+            raise ConfigError(
+                f"{where} is not a GPT-NeoX that neoxlib runs:\n  " + "\n  ".join(problems)
+            )
         dtype = raw.get("dtype") or raw.get("torch_dtype")
         unused = tuple(sorted(key for key in raw if key not in READ))
         ends = tuple(eos) if isinstance(eos, list) else eos
@@ -127,7 +163,11 @@ def sequence_window(config: ModelConfig, max_seq_len: int | None, allow_long: bo
     Raises SettingsError for a window below 1, or past `max_position_embeddings` unless `allow_long`: the model has
     seen no such position in training and its text decays without a word of warning.
     """
-    asked, said = (max_seq_len, "max_seq_len") if max_seq_len is not None else (_from_environment(), "MAX_SEQ_LEN")
+    asked, said = (
+        (max_seq_len, "max_seq_len")
+        if max_seq_len is not None
+        else (_from_environment(), "MAX_SEQ_LEN")
+    )
     if asked is None:
         return config.max_position_embeddings
     if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
@@ -153,7 +193,10 @@ def _rotary(raw: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(rope, Mapping):
         return {}
     old = {"rotary_emb_base": raw.get("rotary_emb_base"), "rotary_pct": raw.get("rotary_pct")}
-    new = {"rotary_emb_base": rope.get("rope_theta"), "rotary_pct": rope.get("partial_rotary_factor")}
+    new = {
+        "rotary_emb_base": rope.get("rope_theta"),
+        "rotary_pct": rope.get("partial_rotary_factor"),
+    }
     found = {key: new[key] if new[key] is not None else old[key] for key in old}
     return {key: value for key, value in found.items() if value is not None}
 
@@ -165,7 +208,9 @@ def _foreign(raw: Mapping[str, Any]) -> list[str]:
         problems.append(f"model_type is {kind!r}; neoxlib runs 'gpt_neox' only")
     for key in ROPE_KEYS:
         if (kind := _rope_kind(raw.get(key) or {})) != "default":
-            problems.append(f"{key} asks for rope scaling {kind!r}; only 'default' (none) is supported")
+            problems.append(
+                f"{key} asks for rope scaling {kind!r}; only 'default' (none) is supported"
+            )
     if how := _quantization(raw.get("quantization_config")):
         problems.append(f"quantization_config asks for {how}; give the unquantized checkpoint")
     if not isinstance(raw.get("dtype"), str | None):
@@ -241,7 +286,9 @@ def _missing_or_wrong(values: Mapping[str, Any]) -> list[str]:
     if values["rotary_emb_base"] == 0:
         problems.append("rotary_emb_base is 0; it is a number above 0")
     if not isinstance(values["hidden_act"], str) or values["hidden_act"] not in ACTIVATIONS:
-        problems.append(f"hidden_act is {values['hidden_act']!r}; supported are {', '.join(ACTIVATIONS)}")
+        problems.append(
+            f"hidden_act is {values['hidden_act']!r}; supported are {', '.join(ACTIVATIONS)}"
+        )
     return problems
 
 
@@ -266,17 +313,21 @@ def _misspelt(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _inconsistent(values: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
-    hidden, heads = values["hidden_size"], values["num_attention_heads"]
+    hidden = values["hidden_size"]
+    heads = values["num_attention_heads"]
     if hidden % heads:
         return [f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}"]
     head_dim = hidden // heads
     if raw.get("head_dim") not in (None, head_dim):
-        return [f"head_dim is {raw['head_dim']}, but hidden_size / num_attention_heads is {head_dim}"]
+        return [
+            f"head_dim is {raw['head_dim']}, but hidden_size / num_attention_heads is {head_dim}"
+        ]
     width = int(head_dim * min(values["rotary_pct"], 2.0))  # more than 1 is refused here
     if width + width % 2 > head_dim:
-        return [f"rotary_pct {values['rotary_pct']} rotates {width + width % 2} of {head_dim} dimensions of a head"]
+        return [
+            f"rotary_pct {values['rotary_pct']} rotates {width + width % 2} of {head_dim} dimensions of a head"
+        ]
     return []
-
 
 
 def wrong_ends(eos: Any, rows: Any) -> list[str]:

@@ -35,19 +35,27 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
         super().__init__()
-        hidden, bias = config.hidden_size, config.attention_bias
-        self.head_dim, self.ops = config.head_dim, ops
-        self.query_key_value = ColumnParallel(hidden, 3 * hidden, bias, group, scheme)  # rows: per head its q, k, v
+        hidden = config.hidden_size
+        bias = config.attention_bias
+        self.head_dim = config.head_dim
+        self.ops = ops
+        self.query_key_value = ColumnParallel(
+            hidden, 3 * hidden, bias, group, scheme
+        )  # rows: per head its q, k, v
         self.dense = RowParallel(hidden, hidden, bias, group, scheme)
 
     def forward(self, x: Tensor, step: Step, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         qkv = self.query_key_value(x)  # [B, S, heads_here * 3 * head_dim]
         q, k, v = qkv.unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2).chunk(3, dim=-1)
-        q, k = (self.ops.rotate(t, step.cos, step.sin) for t in (q, k))  # [B, heads_here, S, head_dim]
+        q, k = (
+            self.ops.rotate(t, step.cos, step.sin) for t in (q, k)
+        )  # [B, heads_here, S, head_dim]
         k_cache[:, :, step.start : step.end] = k
         v_cache[:, :, step.start : step.end] = v
         seen = self.ops.attend(q, k_cache, v_cache, step.mask, step.end)
-        return self.dense(seen.transpose(1, 2).flatten(2))  # [B, S, hidden], to be summed over the ranks
+        return self.dense(
+            seen.transpose(1, 2).flatten(2)
+        )  # [B, S, hidden], to be summed over the ranks
 
 
 class MLP(nn.Module):
@@ -55,9 +63,14 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
         super().__init__()
-        self.form, self.ops = ACTIVATIONS[config.hidden_act], ops
-        self.dense_h_to_4h = ColumnParallel(config.hidden_size, config.intermediate_size, True, group, scheme)
-        self.dense_4h_to_h = RowParallel(config.intermediate_size, config.hidden_size, True, group, scheme)
+        self.form = ACTIVATIONS[config.hidden_act]
+        self.ops = ops
+        self.dense_h_to_4h = ColumnParallel(
+            config.hidden_size, config.intermediate_size, True, group, scheme
+        )
+        self.dense_4h_to_h = RowParallel(
+            config.intermediate_size, config.hidden_size, True, group, scheme
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dense_4h_to_h(self.ops.activate(self.dense_h_to_4h(x), self.form))
@@ -67,10 +80,16 @@ class Block(nn.Module):
     """One layer. With the parallel residual its two branches are summed before the one all-reduce."""
 
     def __init__(
-        self, config: ModelConfig, group: Group = SOLO, ops: Ops = plain, scheme: Scheme | None = None
+        self,
+        config: ModelConfig,
+        group: Group = SOLO,
+        ops: Ops = plain,
+        scheme: Scheme | None = None,
     ) -> None:
         super().__init__()
-        self.group, self.ops, self.parallel = group, ops, config.use_parallel_residual
+        self.group = group
+        self.ops = ops
+        self.parallel = config.use_parallel_residual
         self.input_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.post_attention_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.attention = Attention(config, group, ops, scheme)
@@ -105,7 +124,9 @@ class Trunk(nn.Module):
     def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
         super().__init__()
         self.embed_in = VocabParallel(config.vocab_size, config.hidden_size, group)
-        self.layers = nn.ModuleList(Block(config, group, ops, scheme) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            Block(config, group, ops, scheme) for _ in range(config.num_hidden_layers)
+        )
         self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
 
@@ -127,11 +148,16 @@ class GPTNeoX(nn.Module):
     ) -> None:
         super().__init__()
         check_world_size(config, group.size, quant)
-        self.config, self.group, self.ops, self.quant = config, group, ops, scheme_name(quant)
+        self.config = config
+        self.group = group
+        self.ops = ops
+        self.quant = scheme_name(quant)
         scheme, head = (SCHEMES[quant], HEAD) if quant else (None, None)
         self.gpt_neox = Trunk(config, group, ops, scheme)
         if not config.tie_word_embeddings:
-            self.embed_out = ColumnParallel(config.hidden_size, config.vocab_size, False, group, head)
+            self.embed_out = ColumnParallel(
+                config.hidden_size, config.vocab_size, False, group, head
+            )
 
     @property
     def dtype(self) -> torch.dtype:

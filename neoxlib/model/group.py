@@ -27,7 +27,8 @@ class Group:
 
         An accelerator must have done all that it was given.
         """
-        spent, self.seconds = self.seconds, 0.0
+        spent = self.seconds
+        self.seconds = 0.0
         return spent
 
     def all_reduce(self, x: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ class Sharded(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Sharded":
         """Keep the dtypes that a scheme dictates: `model.to(dtype)` converts floats only, so it is shown bytes."""
-        fixed = {id(parameter) for name, parameter in self._parameters.items() if self.full[name].dtype}
+        fixed = {
+            id(parameter) for name, parameter in self._parameters.items() if self.full[name].dtype
+        }
 
         def convert(x: Tensor) -> Tensor:
             return fn(x.view(torch.uint8)).view(x.dtype) if id(x) in fixed else fn(x)
@@ -73,16 +75,28 @@ class Linear(Sharded):
     bias_rule: ClassVar[Cut]
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, group: Group = SOLO, scheme: Scheme | None = None
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        group: Group = SOLO,
+        scheme: Scheme | None = None,
     ) -> None:
         plain = {"weight": ((out_features, in_features), None)}
         tensors = scheme.tensors(out_features, in_features) if scheme else plain
         # A packed tensor without that dimension (a scale for each whole row) is on every rank.
-        rules = {name: Cut(self.dim) if len(shape) > self.dim else WHOLE for name, (shape, _) in tensors.items()}
+        rules = {
+            name: Cut(self.dim) if len(shape) > self.dim else WHOLE
+            for name, (shape, _) in tensors.items()
+        }
         full = {name: Full(shape, rules[name], dtype) for name, (shape, dtype) in tensors.items()}
-        super().__init__(full | ({"bias": Full((out_features,), self.bias_rule)} if bias else {}), group)
+        super().__init__(
+            full | ({"bias": Full((out_features,), self.bias_rule)} if bias else {}), group
+        )
         self.scheme = scheme
-        self.product: Callable[[Tensor], Tensor] | None = None  # computes `forward` where a device has its own way
+        self.product: Callable[[Tensor], Tensor] | None = (
+            None  # computes `forward` where a device has its own way
+        )
 
     @property
     def added(self) -> Tensor | None:
@@ -90,7 +104,9 @@ class Linear(Sharded):
         return getattr(self, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.product(x) if self.product else F.linear(x, self.plain_weight(x.dtype), self.added)
+        return (
+            self.product(x) if self.product else F.linear(x, self.plain_weight(x.dtype), self.added)
+        )
 
     def plain_weight(self, dtype: torch.dtype) -> Tensor:
         """This rank's weight as floats [out here, in here]."""
@@ -102,7 +118,8 @@ class Linear(Sharded):
 class ColumnParallel(Linear):
     """y = x Wᵀ + b with the output cut over the ranks: [..., in_features] -> [..., out_features here]."""
 
-    dim, bias_rule = 0, Cut(0)
+    dim = 0
+    bias_rule = Cut(0)
 
 
 class RowParallel(Linear):
@@ -111,7 +128,8 @@ class RowParallel(Linear):
     The bias is whole on every rank and is not added here: the caller sums the terms over the ranks first.
     """
 
-    dim, bias_rule = 1, WHOLE
+    dim = 1
+    bias_rule = WHOLE
     added = None
 
 
@@ -152,6 +170,8 @@ def rotary_tables(positions: int, dim: int, base: float) -> tuple[Tensor, Tensor
     An odd `dim` rotates one dimension more, as transformers does.
     """
     inverse = 1.0 / base ** (torch.arange(0, dim, 2, dtype=torch.float32) / max(dim, 1))
-    angles = torch.arange(positions, dtype=torch.float32)[:, None] * inverse  # [positions, rotary / 2]
+    angles = (
+        torch.arange(positions, dtype=torch.float32)[:, None] * inverse
+    )  # [positions, rotary / 2]
     both = torch.cat((angles, angles), dim=-1)
     return both.cos(), both.sin()

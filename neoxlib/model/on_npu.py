@@ -27,7 +27,8 @@ def attach(model: GPTNeoX, family: str) -> None:
     Changes the weights in place: rows of q and k may be reordered, packed weights laid out anew.
     """
     assert not isinstance(model.ops, NpuOps), "the weights are laid out already"
-    config, heads = model.config, model.config.num_attention_heads // model.group.size
+    config = model.config
+    heads = model.config.num_attention_heads // model.group.size
     operators = operators_for(family, heads, config.head_dim, _turning(config))
     if operators.rotary_mul:
         for block in model.gpt_neox.layers:
@@ -68,11 +69,17 @@ def _lay_out(layer: Linear, operators: Operators, dtype: torch.dtype) -> None:
         return
     columns = layer.weight.shape[1] * 8 // layer.scheme.bits
     if layer.scheme.group >= columns or max(columns, len(layer.weight)) > 65535:
-        log.info("weight %s is unpacked at each use: the NPU's operator does not take it", list(layer.weight.shape))
+        log.info(
+            "weight %s is unpacked at each use: the NPU's operator does not take it",
+            list(layer.weight.shape),
+        )
         return
     packed = {"weight": layer.weight, "weight_scale": layer.weight_scale}
     layer.product = PackedProduct(layer.scheme.npu_arguments(packed, dtype), layer.added, dtype)
-    del layer.weight, layer.weight_scale  # what the operator takes is laid out anew, or shares their memory
+    del (
+        layer.weight,
+        layer.weight_scale,
+    )  # what the operator takes is laid out anew, or shares their memory
 
 
 class PackedProduct:

@@ -27,13 +27,17 @@ def full_parameters(config: ModelConfig, quant: str | None = None) -> dict[str, 
     for name, full in one.items():
         if name == block[0]:
             numbers = range(config.num_hidden_layers)
-            found |= {each.replace(".0.", f".{n}.", 1): one[each] for n in numbers for each in block}
+            found |= {
+                each.replace(".0.", f".{n}.", 1): one[each] for n in numbers for each in block
+            }
         elif name not in block:
             found[name] = full
     return found
 
 
-def shard_rules(config: ModelConfig, quant: str | None = None) -> dict[str, tuple[tuple[int, ...], Cut]]:
+def shard_rules(
+    config: ModelConfig, quant: str | None = None
+) -> dict[str, tuple[tuple[int, ...], Cut]]:
     """Every parameter of the checkpoint: its full shape and the rule by which its layer cuts it."""
     return {name: (full.shape, full.rule) for name, full in full_parameters(config, quant).items()}
 

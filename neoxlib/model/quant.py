@@ -15,9 +15,13 @@ from neoxlib.errors import SettingsError, WeightsError
 from neoxlib.kernels.cpu import pack as kernels_pack
 
 Packed = dict[str, Tensor]  # weight and weight_scale
-NOT_FINITE = "a weight holds NaN, infinity or numbers past its scale's range; it cannot be quantized"
+NOT_FINITE = (
+    "a weight holds NaN, infinity or numbers past its scale's range; it cannot be quantized"
+)
 CHUNK = 1 << 17  # weights packed at a time: a processor's cache takes what they need
-NPU_OP = "npu_weight_quant_batchmatmul"  # x [M, K], weight [K, N]; its schema was read, it was not run
+NPU_OP = (
+    "npu_weight_quant_batchmatmul"  # x [M, K], weight [K, N]; its schema was read, it was not run
+)
 
 
 class Scheme(ABC):
@@ -48,9 +52,12 @@ class Scheme(ABC):
 
     def pack_plain(self, weight: Tensor) -> Packed:
         """The same by PyTorch's operators: what `pack` means."""
-        packed, (rows, columns) = self._empty(weight), weight.shape
+        packed = self._empty(weight)
+        (rows, columns) = weight.shape
         step = max(1, min(rows, CHUNK // columns))
-        space = torch.empty(3, step, columns, device=weight.device)  # once: memory got anew costs more than sums
+        space = torch.empty(
+            3, step, columns, device=weight.device
+        )  # once: memory got anew costs more than sums
         for start in range(0, rows, step):
             chunk = weight[start : start + step]
             block, *spare = space[:, : len(chunk)]
@@ -62,7 +69,10 @@ class Scheme(ABC):
 
     def _empty(self, weight: Tensor) -> Packed:
         tensors = self.tensors(*weight.shape).items()
-        return {name: torch.empty(shape, dtype=dtype, device=weight.device) for name, (shape, dtype) in tensors}
+        return {
+            name: torch.empty(shape, dtype=dtype, device=weight.device)
+            for name, (shape, dtype) in tensors
+        }
 
     @abstractmethod
     def _pack(self, weight: Tensor, codes: Tensor, spare: Tensor) -> Packed:
@@ -80,7 +90,9 @@ class Scheme(ABC):
 class Int8(Scheme):
     """w = q * scale, one scale per row: the row's largest magnitude / 127."""
 
-    name, bits, group = "int8", 8, 0
+    name = "int8"
+    bits = 8
+    group = 0
 
     def tensors(self, rows: int, columns: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         return {"weight": ((rows, columns), torch.int8), "weight_scale": ((rows,), torch.float32)}
@@ -104,31 +116,53 @@ class Int4(Scheme):
     Byte i of a group's 16 holds n of its column i in the low half, of column i + 16 in the high half.
     """
 
-    name, bits, group = "int4", 4, 32
+    name = "int4"
+    bits = 4
+    group = 32
     # What the group's largest magnitude, with its sign, is tried as: around -8, the end that has one step more. These
     # three come within 1 % of the error of two dozen, on normal numbers and on trained weights.
     peaks = (-7.25, -8.0, -8.45)
 
     def tensors(self, rows: int, columns: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         if columns % self.group:
-            raise WeightsError(f"a weight of {columns} columns cannot be {self.name}: it takes groups of {self.group}")
+            raise WeightsError(
+                f"a weight of {columns} columns cannot be {self.name}: it takes groups of {self.group}"
+            )
         scales = (rows, columns // self.group)
-        return {"weight": ((rows, columns // 2), torch.uint8), "weight_scale": (scales, torch.float16)}
+        return {
+            "weight": ((rows, columns // 2), torch.uint8),
+            "weight_scale": (scales, torch.float16),
+        }
 
     def _pack(self, weight: Tensor, codes: Tensor, spare: Tensor) -> Packed:
-        groups, codes, spare = (t.unflatten(-1, (-1, self.group)) for t in (weight, codes, spare))  # [rows, groups, 32]
+        groups, codes, spare = (
+            t.unflatten(-1, (-1, self.group)) for t in (weight, codes, spare)
+        )  # [rows, groups, 32]
         scale = self._best_scale(groups, codes, spare).half()  # [rows, groups]
-        low, high = _codes(groups, 1 / _or_one(scale.float()), codes).add_(8).chunk(2, dim=-1)  # [rows, groups, 16]
-        return {"weight": low.add_(high, alpha=16).to(torch.uint8).flatten(-2), "weight_scale": scale}
+        low, high = (
+            _codes(groups, 1 / _or_one(scale.float()), codes).add_(8).chunk(2, dim=-1)
+        )  # [rows, groups, 16]
+        return {
+            "weight": low.add_(high, alpha=16).to(torch.uint8).flatten(-2),
+            "weight_scale": scale,
+        }
 
     def unpack(self, packed: Packed, dtype: torch.dtype) -> Tensor:
-        return (self._integers(packed["weight"]) * packed["weight_scale"].float()[..., None]).flatten(-2).to(dtype)
+        return (
+            (self._integers(packed["weight"]) * packed["weight_scale"].float()[..., None])
+            .flatten(-2)
+            .to(dtype)
+        )
 
     def npu_arguments(self, packed: Packed, dtype: torch.dtype) -> dict[str, Any]:
         """weight int32 [columns / 8, rows], a word holding eight columns of a row, the first in its lowest four bits;
         antiquant_scale [columns / 32, rows]. (aclnnConvertWeightToINT4Pack gives the words.)"""
-        halves = self._integers(packed["weight"]).flatten(-2).unflatten(-1, (-1, 8)).int() & 15  # [rows, words, 8]
-        words = (halves << torch.arange(0, 32, 4, dtype=torch.int32, device=halves.device)).sum(-1, dtype=torch.int32)
+        halves = (
+            self._integers(packed["weight"]).flatten(-2).unflatten(-1, (-1, 8)).int() & 15
+        )  # [rows, words, 8]
+        words = (halves << torch.arange(0, 32, 4, dtype=torch.int32, device=halves.device)).sum(
+            -1, dtype=torch.int32
+        )
         scale = packed["weight_scale"].to(dtype).t()
         return {"weight": words.t(), "antiquant_scale": scale, "antiquant_group_size": self.group}
 
@@ -137,7 +171,8 @@ class Int4(Scheme):
 
         With the codes q given, that is (w·q) / (q·q), and it lessens the squared error by (w·q)² / (q·q).
         """
-        high, low = groups.amax(-1), groups.amin(-1)
+        high = groups.amax(-1)
+        low = groups.amin(-1)
         largest = _or_one(torch.where(high > -low, high, low))
         best_gain = best = torch.zeros_like(largest)
         for peak in self.peaks:
@@ -157,7 +192,9 @@ class Int4(Scheme):
 
 
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (Int8(), Int4())}
-HEAD = SCHEMES["int8"]  # of embed_out under every scheme: its errors go straight into the choice of the token
+HEAD = SCHEMES[
+    "int8"
+]  # of embed_out under every scheme: its errors go straight into the choice of the token
 
 
 def scheme_name(quant: str | None) -> str | None:
@@ -167,7 +204,9 @@ def scheme_name(quant: str | None) -> str | None:
     if quant not in SCHEMES:
         near = difflib.get_close_matches(str(quant).lower(), SCHEMES, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise SettingsError(f"quant is {quant!r}; {hint}the schemes are {', '.join(SCHEMES)}, and None keeps weights")
+        raise SettingsError(
+            f"quant is {quant!r}; {hint}the schemes are {', '.join(SCHEMES)}, and None keeps weights"
+        )
     return quant
 
 

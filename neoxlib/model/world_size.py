@@ -10,23 +10,33 @@ def legal_world_sizes(config: ModelConfig, quant: str | None = None) -> list[int
 
     Raises SettingsError for a `quant` that is no scheme's, or whose groups do not fill the model's columns.
     """
-    heads, columns = config.num_attention_heads, _columns(config)
+    heads = config.num_attention_heads
+    columns = _columns(config)
     group = SCHEMES[quant].group if scheme_name(quant) else 0
-    if wrong := [f"{name} has {width}" for name, width in columns.items() if group and width % group]:
+    if wrong := [
+        f"{name} has {width}" for name, width in columns.items() if group and width % group
+    ]:
         raise SettingsError(
             f"quant {quant!r} takes columns in groups of {group}, but {', '.join(wrong)}; use int8, or leave quant out"
         )
     runs = [heads, *(width // group for width in columns.values() if group)]
-    return [n for n in range(1, heads + 1) if not any(run % n for run in runs) and n <= config.vocab_size]
+    return [
+        n
+        for n in range(1, heads + 1)
+        if not any(run % n for run in runs) and n <= config.vocab_size
+    ]
 
 
 def _columns(config: ModelConfig) -> dict[str, int]:
     """Columns of the matrices that a scheme packs in groups; those of `dense` and `dense_4h_to_h` are cut."""
-    hidden, inner = config.hidden_size, config.intermediate_size
+    hidden = config.hidden_size
+    inner = config.intermediate_size
     return {
-        "attention.query_key_value.weight": hidden, "attention.dense.weight": hidden,
-        "mlp.dense_h_to_4h.weight": hidden, "mlp.dense_4h_to_h.weight": inner,
-    }  # fmt: skip
+        "attention.query_key_value.weight": hidden,
+        "attention.dense.weight": hidden,
+        "mlp.dense_h_to_4h.weight": hidden,
+        "mlp.dense_4h_to_h.weight": inner,
+    }
 
 
 def check_world_size(config: ModelConfig, world_size: int, quant: str | None = None) -> None:
@@ -38,4 +48,6 @@ def check_world_size(config: ModelConfig, world_size: int, quant: str | None = N
     if world_size in legal_world_sizes(config):
         widths = f"{config.hidden_size} and {config.intermediate_size} columns"
         what = f"{widths} in the {quant} scheme's groups of {SCHEMES[quant].group}"
-    raise ShardError(f"{what} cannot be cut over {world_size} ranks; world_size may be {', '.join(map(str, legal))}")
+    raise ShardError(
+        f"{what} cannot be cut over {world_size} ranks; world_size may be {', '.join(map(str, legal))}"
+    )

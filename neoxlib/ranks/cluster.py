@@ -18,7 +18,9 @@ from ipyparallel import AsyncResult, error
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.ranks import launch, worker
 
-GRACE_SECONDS = 8  # how long the other ranks may still take once one has failed or all were asked to stop
+GRACE_SECONDS = (
+    8  # how long the other ranks may still take once one has failed or all were asked to stop
+)
 TICK_SECONDS = 0.02
 
 Listener = Callable[[int, str], None]
@@ -38,10 +40,18 @@ class Ranks:
 
     CLOSED = "it was closed"
 
-    def __init__(self, size: int, environment: dict[str, str], log_dir: Path, profile_dir: str | None = None) -> None:
-        self.size, self.log_dir, self.local, self.ended = size, log_dir, profile_dir is None, ""
+    def __init__(
+        self, size: int, environment: dict[str, str], log_dir: Path, profile_dir: str | None = None
+    ) -> None:
+        self.size = size
+        self.log_dir = log_dir
+        self.local = profile_dir is None
+        self.ended = ""
         self.members = [{"rank": r, "pid": None, "host": worker.host()} for r in range(size)]
-        self._lock, self._client, self._views, self._stopped = threading.RLock(), None, [], False
+        self._lock = threading.RLock()
+        self._client = None
+        self._views = []
+        self._stopped = False
         self._owner = os.getpid()
         self._scratch = tempfile.mkdtemp(prefix="neoxlib-")
         self._cluster = launch.new_cluster(size, environment, log_dir, self._scratch, profile_dir)
@@ -58,12 +68,18 @@ class Ranks:
             why = f"{failure}\n{output}{self._tails()}"
             raise RankError(f"the ranks could not be started: {why}") from failure
         if self.local:
-            for member, process in zip(self.members, self._cluster.engine_set.processes, strict=True):
+            for member, process in zip(
+                self.members, self._cluster.engine_set.processes, strict=True
+            ):
                 member["pid"] = process.pid
-        self._wait_for_engines(max(launch.START_SECONDS, self._cluster.engine_timeout))  # a profile may ask for more
+        self._wait_for_engines(
+            max(launch.START_SECONDS, self._cluster.engine_timeout)
+        )  # a profile may ask for more
         self._views = [self._client[engine] for engine in sorted(self._client.ids)[: self.size]]
         folder = os.getcwd() if self.local else ""
-        self.members = self.begin(worker.greet, self._owner, worker.host(), folder, str(self.log_dir))
+        self.members = self.begin(
+            worker.greet, self._owner, worker.host(), folder, str(self.log_dir)
+        )
 
     def begin(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """`function(rank, *args)` on all the ranks while starting: every rank's value, or the first error of any."""
@@ -73,7 +89,9 @@ class Ranks:
             if isinstance(outcome.error, NeoXError):
                 raise outcome.error
             if outcome.error:
-                raise RankError(f"{self._who(r)} failed in {name}:\n{outcome.traceback}{self._tail(r)}")
+                raise RankError(
+                    f"{self._who(r)} failed in {name}:\n{outcome.traceback}{self._tail(r)}"
+                )
         return [outcomes[r].value for r in range(self.size)]
 
     def call(self, function: Callable[..., Any], *args: Any, listen: Listener | None = None) -> Any:
@@ -129,21 +147,31 @@ class Ranks:
     def _send(self, function: Callable[..., Any], args: Sequence[Any]) -> list[AsyncResult]:
         pickle.dumps(args)  # what cannot travel is refused while no rank has it
         try:
-            return [view.apply_async(worker.Job(function, (r, *args))) for r, view in enumerate(self._views)]
+            return [
+                view.apply_async(worker.Job(function, (r, *args)))
+                for r, view in enumerate(self._views)
+            ]
         except BaseException:
             self.end("a call did not reach all ranks")
             raise
 
     def _collect(
-        self, jobs: list[AsyncResult], name: str, listen: Listener | None = None,
-        limit: float = math.inf, patience: float = GRACE_SECONDS,
+        self,
+        jobs: list[AsyncResult],
+        name: str,
+        listen: Listener | None = None,
+        limit: float = math.inf,
+        patience: float = GRACE_SECONDS,
     ) -> dict[int, Outcome]:
         """Outcomes in order of arrival: all, or those of `limit` seconds, or of `patience` seconds after an error."""
         outcomes: dict[int, Outcome] = {}
-        deadline, heard = time.monotonic() + limit, 0
+        deadline = time.monotonic() + limit
+        heard = 0
         while len(outcomes) < len(jobs) and time.monotonic() <= deadline:
             next(job for r, job in enumerate(jobs) if r not in outcomes).wait(TICK_SECONDS)
-            outcomes |= {r: _outcome(job) for r, job in enumerate(jobs) if r not in outcomes and job.ready()}
+            outcomes |= {
+                r: _outcome(job) for r, job in enumerate(jobs) if r not in outcomes and job.ready()
+            }
             heard = _hand_on(jobs[0], heard, listen)
             failed = any(outcome.error for outcome in outcomes.values())
             if failed or len(outcomes) < len(jobs):
@@ -162,7 +190,11 @@ class Ranks:
                 raise _told(outcomes[0])
             return outcomes[0].value
         r = next(r for r in outcomes if outcomes[r].error)
-        raise self._down(f"{self._who(r)} raised in {name} and not all ranks did", f"\n{outcomes[r].traceback}", r)
+        raise self._down(
+            f"{self._who(r)} raised in {name} and not all ranks did",
+            f"\n{outcomes[r].traceback}",
+            r,
+        )
 
     def _halt(self, jobs: list[AsyncResult], name: str) -> None:
         """Ask the ranks to stop a call; end the session when they cannot."""
@@ -182,8 +214,12 @@ class Ranks:
     def _refuse_dead(self, when: str) -> None:
         dead = self._dead()
         if dead:
-            output = "" if self.local else self._cluster.engine_set.get_output()  # what the launcher itself had to say
-            raise self._down(f"{'; '.join(dead.values())} {when}", output and f"\n{output}", min(dead))
+            output = (
+                "" if self.local else self._cluster.engine_set.get_output()
+            )  # what the launcher itself had to say
+            raise self._down(
+                f"{'; '.join(dead.values())} {when}", output and f"\n{output}", min(dead)
+            )
 
     def _down(self, why: str, detail: str, r: int) -> RankError:
         self.end(why)
@@ -192,20 +228,34 @@ class Ranks:
     def _dead(self) -> dict[int, str]:
         """The ranks that have ended, each with how; a controller or launcher that has ended takes rank 0's place."""
         if self.local:
-            codes = {r: process.poll() for r, process in enumerate(self._cluster.engine_set.processes)}
-            dead = {r: f"{self._who(r)} {launch.ending(code)}" for r, code in codes.items() if code is not None}
+            codes = {
+                r: process.poll() for r, process in enumerate(self._cluster.engine_set.processes)
+            }
+            dead = {
+                r: f"{self._who(r)} {launch.ending(code)}"
+                for r, code in codes.items()
+                if code is not None
+            }
         else:
-            dead = {r: f"{self._who(r)} {launch.ending(None)}" for r in range(len(self._views)) if not self._runs(r)}
+            dead = {
+                r: f"{self._who(r)} {launch.ending(None)}"
+                for r in range(len(self._views))
+                if not self._runs(r)
+            }
         engines = self._cluster.engine_set
         starters = [self._cluster.controller, engines, *getattr(engines, "launchers", {}).values()]
         for process in [getattr(starter, "process", None) for starter in starters]:
             if process is not None and not worker.alive(process.pid):
-                dead.setdefault(0, f"process {process.pid}, which starts or connects ranks, has ended")
+                dead.setdefault(
+                    0, f"process {process.pid}, which starts or connects ranks, has ended"
+                )
         return dead
 
     def _runs(self, r: int) -> bool:
         here = self.members[r]["pid"] and self.members[r]["host"] == worker.host()
-        return self._views[r].targets in self._client.ids and (not here or worker.alive(self.members[r]["pid"]))
+        return self._views[r].targets in self._client.ids and (
+            not here or worker.alive(self.members[r]["pid"])
+        )
 
     def _who(self, r: int) -> str:
         member = self.members[r]
@@ -224,8 +274,14 @@ class Ranks:
 def _outcome(job: AsyncResult) -> Outcome:
     try:
         return Outcome(*job.get(0))
-    except error.RemoteError as failure:  # not ours: ipyparallel could not unpack the call or pack the answer
-        return Outcome(None, RankError(f"{failure.ename}: {failure.evalue}"), "\n".join(failure.traceback or ()))
+    except (
+        error.RemoteError
+    ) as failure:  # not ours: ipyparallel could not unpack the call or pack the answer
+        return Outcome(
+            None,
+            RankError(f"{failure.ename}: {failure.evalue}"),
+            "\n".join(failure.traceback or ()),
+        )
 
 
 def _told(outcome: Outcome) -> Exception:
@@ -248,6 +304,10 @@ def _in_step(outcomes: dict[int, Outcome], size: int) -> bool:
     """Whether all ranks answered, and all failed alike or none did; what rank 0 failed of it may tell the others."""
     if len(outcomes) < size:
         return False
-    words = [f"{type(outcome.error).__name__}: {outcome.error}" for outcome in outcomes.values() if outcome.error]
+    words = [
+        f"{type(outcome.error).__name__}: {outcome.error}"
+        for outcome in outcomes.values()
+        if outcome.error
+    ]
     first = f"{type(outcomes[0].error).__name__}: {outcomes[0].error}"
     return not words or (len(words) == size and all(word.endswith(first) for word in words))

@@ -22,9 +22,16 @@ from neoxlib.model.group import Group
 DEBUG = "NEOXLIB_DEBUG"  # 1: ranks compare every collective over gloo and hccl, not the first of a kind only
 OPERATIONS = ("all_reduce", "gather", "broadcast", "barrier")  # numbered as in sums.cpp
 DTYPES = (
-    torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.uint8, torch.int32, torch.int64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.int8,
+    torch.uint8,
+    torch.int32,
+    torch.int64,
     torch.bool,
-)  # fmt: skip
+)
 
 
 class Call(NamedTuple):
@@ -37,7 +44,11 @@ class Call(NamedTuple):
 
     def __str__(self) -> str:
         name = OPERATIONS[self.operation]
-        what = f" of {self.count} {str(DTYPES[self.dtype]).removeprefix('torch.')}" if self.count else ""
+        what = (
+            f" of {self.count} {str(DTYPES[self.dtype]).removeprefix('torch.')}"
+            if self.count
+            else ""
+        )
         return f"call {self.number}, {name}{what}"
 
 
@@ -65,11 +76,18 @@ class TorchGroup(Group):
     timer: devices.Timer | None = None
     calls = 0  # collectives so far
 
-    def __init__(self, rank: int, size: int, store: dist.Store, backend: str = "gloo", device: str = "cpu") -> None:
+    def __init__(
+        self, rank: int, size: int, store: dist.Store, backend: str = "gloo", device: str = "cpu"
+    ) -> None:
         super().__init__()
-        self.rank, self.size, self.backend, self.device = rank, size, backend, device
+        self.rank = rank
+        self.size = size
+        self.backend = backend
+        self.device = device
         options = devices.hccl_options() if backend == "hccl" else None
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, pg_options=options)
+        dist.init_process_group(
+            backend, store=store, rank=rank, world_size=size, pg_options=options
+        )
         if torch.device(device).type != "cpu":
             self.timer = devices.Timer(torch.device(device))
         self.proved: set[tuple[int, int, int]] = set()
@@ -103,12 +121,16 @@ class TorchGroup(Group):
             shape = list(x.shape)
             shape[dim] = max(sizes)
             mine = x.new_zeros(shape)
-            mine.narrow(dim, 0, x.shape[dim]).copy_(x)  # gather wants equal shapes: the shorter ones are padded
+            mine.narrow(dim, 0, x.shape[dim]).copy_(
+                x
+            )  # gather wants equal shapes: the shorter ones are padded
             parts = [torch.empty_like(mine) for _ in sizes] if self.rank == 0 else None
             dist.gather(mine, parts)
             if parts is None:
                 return None
-            return torch.cat([part.narrow(dim, 0, n) for part, n in zip(parts, sizes, strict=True)], dim)
+            return torch.cat(
+                [part.narrow(dim, 0, n) for part, n in zip(parts, sizes, strict=True)], dim
+            )
 
     def broadcast(self, value: Any) -> Any:
         with self._clock():
@@ -132,7 +154,9 @@ class TorchGroup(Group):
         kind = OPERATIONS.index(operation), DTYPES.index(dtype), count
         if kind in self.proved and os.environ.get(DEBUG) != "1":
             return
-        table = torch.zeros(self.size, 5, dtype=torch.int32, device=self.device)  # HCCL on 310P has no int64
+        table = torch.zeros(
+            self.size, 5, dtype=torch.int32, device=self.device
+        )  # HCCL on 310P has no int64
         operation, dtype, count = kind
         table[self.rank] = torch.tensor([self.calls, operation, dtype, count >> 31, count % 2**31])
         dist.all_reduce(table)
@@ -143,7 +167,9 @@ class TorchGroup(Group):
         self.proved.add(kind)
 
     def _gather_sizes(self, n: int) -> list[int]:
-        sizes = torch.zeros(self.size, dtype=torch.int32, device=self.device)  # HCCL on 310P has no int64
+        sizes = torch.zeros(
+            self.size, dtype=torch.int32, device=self.device
+        )  # HCCL on 310P has no int64
         sizes[self.rank] = n
         dist.all_reduce(sizes)
         return sizes.tolist()

@@ -23,9 +23,13 @@ from neoxlib.errors import SettingsError
 from neoxlib.process import python
 from neoxlib.ranks.worker import log_file
 
-START_SECONDS = 120  # for the ranks to start and register; how long a model takes to load is not limited
+START_SECONDS = (
+    120  # for the ranks to start and register; how long a model takes to load is not limited
+)
 STOP_SECONDS = 2  # between SIGTERM and SIGKILL
-HEARTBEAT_MS = 250  # ipyparallel admits an engine at its first heartbeat, and listens every 3 s if left alone
+HEARTBEAT_MS = (
+    250  # ipyparallel admits an engine at its first heartbeat, and listens every 3 s if left alone
+)
 LOST_BEATS = 30  # after which an engine of another machine counts as dead; our own processes are watched directly
 NEVER = 10**6
 TAIL_LINES = 40  # a crash is told in some 30
@@ -63,7 +67,10 @@ class RankLauncher(EngineLauncher):
         for process in self.processes:
             process.terminate()
         deadline = time.monotonic() + STOP_SECONDS
-        while any(process.poll() is None for process in self.processes) and time.monotonic() < deadline:
+        while (
+            any(process.poll() is None for process in self.processes)
+            and time.monotonic() < deadline
+        ):
             await asyncio.sleep(0.01)
         for process in self.processes:
             process.kill()  # nothing to a process that has been waited for
@@ -71,28 +78,41 @@ class RankLauncher(EngineLauncher):
         self.notify_stop({})
 
 
-def new_cluster(size: int, env: dict[str, str], log_dir: Path, scratch: str, profile_dir: str | None) -> Cluster:
+def new_cluster(
+    size: int, env: dict[str, str], log_dir: Path, scratch: str, profile_dir: str | None
+) -> Cluster:
     """A cluster that is not started yet. Without a profile all of it is on this machine, bound to 127.0.0.1."""
-    entry, quietly = python("neoxlib.ranks.worker", "main", "sys.argv[1:]"), "--log-level=30"
+    entry = python("neoxlib.ranks.worker", "main", "sys.argv[1:]")
+    quietly = "--log-level=30"
     driver = [str(os.getpid()), scratch]
     common = [quietly, f"--timeout={START_SECONDS}"]
     config = Config()
     config.LocalControllerLauncher.controller_cmd = [*entry, "controller", *driver]
     config.EngineLauncher.environment = dict(env)
     config.EngineLauncher.engine_args = [*common, f"--IPEngine.max_heartbeat_misses={LOST_BEATS}"]
-    place: dict[str, Any] = {"profile_dir": profile_dir or scratch, "load_profile": profile_dir is not None}
+    place: dict[str, Any] = {
+        "profile_dir": profile_dir or scratch,
+        "load_profile": profile_dir is not None,
+    }
     if profile_dir is None:
         unwatched = ["--IPEngine.enable_nanny=False", "--IPEngine.max_heartbeat_misses=0"]
         config.RankLauncher.engine_cmd = [*entry, "engine", *driver]
         config.RankLauncher.engine_args = [*common, *unwatched]
-        config.RankLauncher.environment = env | {"IPYTHONDIR": scratch}  # keep the user's start-up scripts out
+        config.RankLauncher.environment = env | {
+            "IPYTHONDIR": scratch
+        }  # keep the user's start-up scripts out
         config.RankLauncher.log_dir = str(log_dir)
         place |= {"engine_launcher_class": RankLauncher, "controller_location": "127.0.0.1"}
     quiet = logging.getLogger("neoxlib.ranks.cluster")
     quiet.setLevel(logging.ERROR)  # ipyparallel prints each start and stop into the notebook
-    cluster = Cluster(n=size, delay=0, config=config, cluster_file="", shutdown_atexit=False, log=quiet, **place)
+    cluster = Cluster(
+        n=size, delay=0, config=config, cluster_file="", shutdown_atexit=False, log=quiet, **place
+    )
     lost = NEVER if profile_dir is None else LOST_BEATS
-    beats = [f"--HeartMonitor.period={HEARTBEAT_MS}", f"--HeartMonitor.max_heartmonitor_misses={lost}"]
+    beats = [
+        f"--HeartMonitor.period={HEARTBEAT_MS}",
+        f"--HeartMonitor.max_heartmonitor_misses={lost}",
+    ]
     cluster.controller_args = [*beats, "--nodb", "--usethreads", quietly, *cluster.controller_args]
     return cluster
 
@@ -102,7 +122,9 @@ def find_profile(name: str) -> str:
     try:
         return ProfileDir.find_profile_dir_by_name(get_ipython_dir(), name).location
     except ProfileDirError:
-        found = sorted(path.name.removeprefix("profile_") for path in Path(get_ipython_dir()).glob("profile_*"))
+        found = sorted(
+            path.name.removeprefix("profile_") for path in Path(get_ipython_dir()).glob("profile_*")
+        )
         raise SettingsError(
             f"cluster_profile {name!r} is not in {get_ipython_dir()}; there are {', '.join(found) or 'none'}. "
             f"Make one with: ipython profile create --parallel {name}"

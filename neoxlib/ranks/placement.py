@@ -27,7 +27,9 @@ def bind(index: int, ranks: int) -> list[int] | None:
         return None
     answer = npu_smi.read()
     try:
-        shares = cores(answer.cards if answer else (), visible(ranks), os.sched_getaffinity(0), SYSTEM)
+        shares = cores(
+            answer.cards if answer else (), visible(ranks), os.sched_getaffinity(0), SYSTEM
+        )
         os.sched_setaffinity(0, shares[index])
     except (OSError, ValueError, IndexError) as error:
         log.warning("rank's process is not bound to cores: %s", error)
@@ -42,20 +44,26 @@ def visible(ranks: int) -> list[int]:
     return [int(part) for part in named.split(",")] if named else list(range(ranks))
 
 
-def cores(cards: Sequence[Card], ids: Sequence[int], allowed: set[int], system: Path) -> list[list[int]]:
+def cores(
+    cards: Sequence[Card], ids: Sequence[int], allowed: set[int], system: Path
+) -> list[list[int]]:
     """Cores for each of the NPUs `ids`: an equal share of its node's among the NPUs on that node, out of `allowed`.
 
     Where the machine or a container hides a node, every NPU gets an equal share of all cores.
     """
-    ordered = sorted(cards, key=lambda card: (card.npu, card.chip))  # logic ids count chips in this order
+    ordered = sorted(
+        cards, key=lambda card: (card.npu, card.chip)
+    )  # logic ids count chips in this order
     nodes = [_node(ordered[i], system) if i < len(ordered) else None for i in ids]
     near = {node: sorted(allowed & _cpus(node, system)) for node in set(nodes) if node is not None}
     if None in nodes or not all(near.values()):
-        nodes, near = [0] * len(ids), {0: sorted(allowed)}
+        nodes = [0] * len(ids)
+        near = {0: sorted(allowed)}
     wanted = int(os.environ.get("CPU_BINDING_NUM") or 0)
     shares = []
     for place, node in enumerate(nodes):
-        on_node, before = nodes.count(node), nodes[:place].count(node)
+        on_node = nodes.count(node)
+        before = nodes[:place].count(node)
         count = wanted or max(1, len(near[node]) // on_node)
         start = before * count % len(near[node])  # more NPUs than cores share them
         shares.append(near[node][start : start + count])
@@ -88,19 +96,26 @@ def threads(ranks: int) -> int:
     return max(1, limits.cores() // ranks)
 
 
-def part(group: int, replicas: int, world_size: int, device: str, cluster_profile: str | None) -> dict[str, str]:
+def part(
+    group: int, replicas: int, world_size: int, device: str, cluster_profile: str | None
+) -> dict[str, str]:
     """Variables that keep the ranks of the `group`-th of `replicas` groups to their part of this machine.
 
     Raises SettingsError where it has too few cores or NPUs for all, and with a cluster profile, whose launchers would
     put every group in the same place.
     """
     if type(replicas) is not int or replicas < 1:
-        raise SettingsError(f"replicas is {replicas!r}; it is the number of groups of ranks, 1 or more")
+        raise SettingsError(
+            f"replicas is {replicas!r}; it is the number of groups of ranks, 1 or more"
+        )
     if replicas == 1:
         return {}
     if cluster_profile:
-        raise SettingsError(f"replicas is {replicas}: they share this machine; leave out cluster_profile or replicas")
-    ranks, (ids, what) = replicas * world_size, _units(device)
+        raise SettingsError(
+            f"replicas is {replicas}: they share this machine; leave out cluster_profile or replicas"
+        )
+    ranks = replicas * world_size
+    (ids, what) = _units(device)
     if len(ids) < ranks:
         raise SettingsError(
             f"{replicas} replicas of {world_size} ranks need {ranks} {what}, one for each rank, and there are "
@@ -109,7 +124,11 @@ def part(group: int, replicas: int, world_size: int, device: str, cluster_profil
     if device == "npu":
         own = ids[group * world_size : (group + 1) * world_size]
         return {"ASCEND_RT_VISIBLE_DEVICES": ",".join(map(str, own))}
-    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(placement.threads(ranks))}
+    return (
+        {}
+        if "OMP_NUM_THREADS" in os.environ
+        else {"OMP_NUM_THREADS": str(placement.threads(ranks))}
+    )
 
 
 def _units(device: str) -> tuple[list[int], str]:

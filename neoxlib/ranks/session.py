@@ -54,20 +54,34 @@ class Session:
     """
 
     def __init__(
-        self, model_dir: str | os.PathLike[str], world_size: int = 2, dtype: str = "auto", device: str = "auto",
-        quant: str | None = None, max_seq_len: int | None = None, cluster_profile: str | None = None,
-        log_dir: str | os.PathLike[str] | None = None, compile: bool = True, deterministic: bool = False,
-        replicas: int = 1, *, _group: int = 0,
+        self,
+        model_dir: str | os.PathLike[str],
+        world_size: int = 2,
+        dtype: str = "auto",
+        device: str = "auto",
+        quant: str | None = None,
+        max_seq_len: int | None = None,
+        cluster_profile: str | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+        compile: bool = True,
+        deterministic: bool = False,
+        replicas: int = 1,
+        *,
+        _group: int = 0,
     ) -> None:
         if type(world_size) is not int or world_size < 1:
-            raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
+            raise SettingsError(
+                f"world_size is {world_size!r}; it is the number of ranks, 1 or more"
+            )
         need_home()  # for ranks, and for what they write
         torch_must_load()  # what ranks answer cannot be read without it
         profile_dir = find_profile(cluster_profile) if cluster_profile else None
         elsewhere = bool(cluster_profile)
         preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere)
         if not cluster_profile:
-            device = pick_device(device)  # with a profile the ranks may be on other machines, and find out themselves
+            device = pick_device(
+                device
+            )  # with a profile the ranks may be on other machines, and find out themselves
         share = part(_group, replicas, world_size, device, cluster_profile)
         self.log_dir = _log_dir(log_dir)
         self._environment = _environment(world_size, device, deterministic) | share
@@ -76,16 +90,26 @@ class Session:
         self._end = at_end(self, _end, self._ranks, temporary)  # runs at exit, too
         self._others: list[Session] = []
         settings = {
-            "model_dir": str(Path(model_dir).absolute()), "dtype": dtype, "device": device, "quant": quant,
-            "max_seq_len": max_seq_len, "compile": compile,
-        }  # fmt: skip
+            "model_dir": str(Path(model_dir).absolute()),
+            "dtype": dtype,
+            "device": device,
+            "quant": quant,
+            "max_seq_len": max_seq_len,
+            "compile": compile,
+        }
         try:
             self._about = self._open(settings)
             for group in range(1, 1 if _group else replicas):
-                self._others.append(Session(
-                    **settings, world_size=world_size, log_dir=self.log_dir / f"group{group}",
-                    deterministic=deterministic, replicas=replicas, _group=group,
-                ))  # fmt: skip
+                self._others.append(
+                    Session(
+                        **settings,
+                        world_size=world_size,
+                        log_dir=self.log_dir / f"group{group}",
+                        deterministic=deterministic,
+                        replicas=replicas,
+                        _group=group,
+                    )
+                )
         except BaseException:
             self._fail("it could not be started")
             raise
@@ -97,20 +121,35 @@ class Session:
         return self._ranks.begin(worker.join, hosts, address, settings)
 
     def generate(
-        self, prompts: Sequence["Prompt"], max_new_tokens: int = 32, temperature: float = 0.0, top_k: int | None = None,
-        top_p: float | None = None, repetition_penalty: float = 1.0, stop: str | Sequence[str] | None = None,
-        seed: int | None = None, stream: bool | Callable[[int, str], None] = False, *,
-        stop_token_ids: int | Sequence[int] | None = None, skip_special_tokens: bool = True,
+        self,
+        prompts: Sequence["Prompt"],
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        stop: str | Sequence[str] | None = None,
+        seed: int | None = None,
+        stream: bool | Callable[[int, str], None] = False,
+        *,
+        stop_token_ids: int | Sequence[int] | None = None,
+        skip_special_tokens: bool = True,
     ) -> "list[Completion]":
         """Continue `prompts` as Engine.generate does. `stream` prints, or is called, in this process.
 
         Interrupting the cell stops the ranks at the next token, and the session goes on.
         """
         options = {
-            "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
-            "repetition_penalty": repetition_penalty, "stop": stop, "seed": seed,
-            "stop_token_ids": stop_token_ids, "skip_special_tokens": skip_special_tokens,
-        }  # fmt: skip
+            "max_new_tokens": max_new_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "repetition_penalty": repetition_penalty,
+            "stop": stop,
+            "seed": seed,
+            "stop_token_ids": stop_token_ids,
+            "skip_special_tokens": skip_special_tokens,
+        }
         if stream is not True:
             return self._call("generate", prompts, listen=stream or None, **options)
         from neoxlib.inference.printer import Printer
@@ -124,12 +163,16 @@ class Session:
         """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S], as Engine.logits gives them."""
         return import_torch().tensor(self._call("logits", input_ids, attention_mask))
 
-    def score(self, prompts: Sequence["Prompt"], choices: Sequence[str] | Sequence[Sequence[str]]) -> list[list[float]]:
+    def score(
+        self, prompts: Sequence["Prompt"], choices: Sequence[str] | Sequence[Sequence[str]]
+    ) -> list[list[float]]:
         """Log-probability of each choice after each prompt, as Engine.score gives them."""
         return self._call("score", prompts, choices)
 
     def score_ids(
-        self, requests: Sequence[tuple[Sequence[int], Sequence[int]]], stream: Callable[[int, int], None] | None = None,
+        self,
+        requests: Sequence[tuple[Sequence[int], Sequence[int]]],
+        stream: Callable[[int, int], None] | None = None,
         real_ids: int | None = None,
     ) -> "list[Score]":
         """(log-probability, is greedy) of each (context ids, continuation ids), as Engine.score_ids gives them."""
@@ -186,10 +229,16 @@ class Session:
 
         state = f"ended: {self._ranks.ended}" if self._ranks.ended else "ready"
         rows = [
-            {"rank": member["rank"], "pid": member["pid"], "device": about["device"], "host": member["host"],
-             "state": state, "resident_mb": _resident_mb(member)}
+            {
+                "rank": member["rank"],
+                "pid": member["pid"],
+                "device": about["device"],
+                "host": member["host"],
+                "state": state,
+                "resident_mb": _resident_mb(member),
+            }
             for member, about in zip(self._ranks.members, self._about, strict=True)
-        ]  # fmt: skip
+        ]
         table = pd.DataFrame(rows).set_index("rank")
         if not self._others:
             return table
@@ -230,8 +279,16 @@ class Session:
             f"{groups}{self._ranks.size} ranks, {state})"
         )
 
-    def _call(self, method: str, *args: Any, listen: Callable[[int, str], None] | None = None, **kwargs: Any) -> Any:
-        return self._ranks.call(worker.call, method, args, kwargs, listen is not None, listen=listen)
+    def _call(
+        self,
+        method: str,
+        *args: Any,
+        listen: Callable[[int, str], None] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        return self._ranks.call(
+            worker.call, method, args, kwargs, listen is not None, listen=listen
+        )
 
 
 def _log_dir(asked: str | os.PathLike[str] | None) -> Path:
@@ -249,8 +306,15 @@ def _log_dir(asked: str | os.PathLike[str] | None) -> Path:
 
 def _environment(world_size: int, device: str, deterministic: bool) -> dict[str, str]:
     """What the ranks get on top of this process's environment."""
-    known = device in ("cpu", "npu")  # "auto" is for the ranks of a profile to find out, on their own machines
-    env = launch_env(chip_for(device), world_size, container() is not None, deterministic) if known else {}
+    known = device in (
+        "cpu",
+        "npu",
+    )  # "auto" is for the ranks of a profile to find out, on their own machines
+    env = (
+        launch_env(chip_for(device), world_size, container() is not None, deterministic)
+        if known
+        else {}
+    )
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         env["OMP_NUM_THREADS"] = str(placement.threads(world_size))
     if "MAX_SEQ_LEN" in os.environ:

@@ -22,29 +22,55 @@ from torch import Tensor
 from neoxlib.errors import RankError, SettingsError
 from neoxlib.kernels.cpu import build
 from neoxlib.machine import limits
-from neoxlib.ranks.collectives import DTYPES, OPERATIONS, Call, TorchGroup, different_calls, values_per_index
+from neoxlib.ranks.collectives import (
+    DTYPES,
+    OPERATIONS,
+    Call,
+    TorchGroup,
+    different_calls,
+    values_per_index,
+)
 
 log = logging.getLogger("neoxlib")
 
 SWITCH = "NEOXLIB_BACKEND"  # gloo: never share memory, for comparisons
-SUMS = {torch.float32: "team_sum_float", torch.bfloat16: "team_sum_bfloat16", torch.float16: "team_sum_half"}
-ALONE = 300, 2e-3  # looks (some 10 µs), then seconds of looking and letting others run, before a rank sleeps
-CROWDED = 0, 5e-5  # the same where ranks share cores: one that waits would keep the others from coming
+SUMS = {
+    torch.float32: "team_sum_float",
+    torch.bfloat16: "team_sum_bfloat16",
+    torch.float16: "team_sum_half",
+}
+ALONE = (
+    300,
+    2e-3,
+)  # looks (some 10 µs), then seconds of looking and letting others run, before a rank sleeps
+CROWDED = (
+    0,
+    5e-5,
+)  # the same where ranks share cores: one that waits would keep the others from coming
 PATIENCE_SECONDS = 600.0  # then a rank that has not come counts as lost
 NONE_HERE = "the ranks meet over gloo, which is slower: no shared memory, %s"
-LINE = struct.Struct("QI4x2q4Q64x")  # of each rank at the head of the memory: epoch, sleepers, words, calls
-LATE, DIFFERENT = 1, 2  # results of sums.cpp; 0 is good
-POINTER, COUNT = ctypes.c_void_p, ctypes.c_int64
+LINE = struct.Struct(
+    "QI4x2q4Q64x"
+)  # of each rank at the head of the memory: epoch, sleepers, words, calls
+LATE = 1
+DIFFERENT = 2  # results of sums.cpp; 0 is good
+POINTER = ctypes.c_void_p
+COUNT = ctypes.c_int64
 
 
 class Team(ctypes.Structure):
     """As in sums.cpp."""
 
     _fields_ = [
-        ("memory", ctypes.c_void_p), ("rank", ctypes.c_int32), ("size", ctypes.c_int32),
-        ("spins", ctypes.c_int64), ("yield_", ctypes.c_int64), ("patience", ctypes.c_int64),
-        ("call_number", ctypes.c_uint64), ("call", ctypes.c_uint64),
-    ]  # fmt: skip
+        ("memory", ctypes.c_void_p),
+        ("rank", ctypes.c_int32),
+        ("size", ctypes.c_int32),
+        ("spins", ctypes.c_int64),
+        ("yield_", ctypes.c_int64),
+        ("patience", ctypes.c_int64),
+        ("call_number", ctypes.c_uint64),
+        ("call", ctypes.c_uint64),
+    ]
 
 
 class SharedGroup(TorchGroup):
@@ -59,8 +85,12 @@ class SharedGroup(TorchGroup):
 
     def __init__(self, group: TorchGroup, library: ctypes.CDLL, memory: mmap.mmap) -> None:
         self.seconds = 0.0  # torch.distributed is joined already
-        self.rank, self.size, self.device, self.memory = group.rank, group.size, group.device, memory
-        self.proved, self.calls = group.proved, group.calls
+        self.rank = group.rank
+        self.size = group.size
+        self.device = group.device
+        self.memory = memory
+        self.proved = group.proved
+        self.calls = group.calls
         spins, yield_seconds = ALONE if self.size <= limits.cores() else CROWDED
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         waits = spins, int(yield_seconds * 1e9), int(PATIENCE_SECONDS * 1e9)
@@ -71,7 +101,9 @@ class SharedGroup(TorchGroup):
             for dtype, name in SUMS.items()
         }
         self._meet = _function(library, "team_meet", COUNT, COUNT, POINTER)
-        self._gather = _function(library, "team_gather", COUNT, COUNT, POINTER, COUNT, POINTER, POINTER)
+        self._gather = _function(
+            library, "team_gather", COUNT, COUNT, POINTER, COUNT, POINTER, POINTER
+        )
         self._tell = _function(library, "team_tell", POINTER, COUNT)
 
     def all_reduce(self, x: Tensor) -> Tensor:
@@ -93,8 +125,11 @@ class SharedGroup(TorchGroup):
             dim %= x.ndim
             sizes = self._everyones("gather", x.shape[dim])
             x = x.contiguous()
-            before, after = x.shape[:dim], x.shape[dim + 1 :]
-            row_bytes = (ctypes.c_int64 * self.size)(*(n * math.prod(after) * x.element_size() for n in sizes))
+            before = x.shape[:dim]
+            after = x.shape[dim + 1 :]
+            row_bytes = (ctypes.c_int64 * self.size)(
+                *(n * math.prod(after) * x.element_size() for n in sizes)
+            )
             joined = x.new_empty((*before, sum(sizes), *after)) if self.rank == 0 else None
             to = None if joined is None else joined.data_ptr()
             kind = DTYPES.index(x.dtype), values_per_index(x, dim)
@@ -163,15 +198,22 @@ def _common_memory(group: TorchGroup, library: ctypes.CDLL | None) -> mmap.mmap 
     """The same memory on all ranks, or None on all ranks."""
     size = library.team_bytes(group.size) if library else 0
     file = _file(size) if library and group.rank == 0 else None
-    pid, number, name = group.broadcast((os.getpid(), file, file is not None and os.readlink(f"/proc/self/fd/{file}")))
-    path, memory = Path(f"/proc/{pid}/fd/{number}"), None
+    pid, number, name = group.broadcast(
+        (os.getpid(), file, file is not None and os.readlink(f"/proc/self/fd/{file}"))
+    )
+    path = Path(f"/proc/{pid}/fd/{number}")
+    memory = None
     try:
-        if library and number is not None and os.readlink(path) == name:  # else it is another machine's process
+        if (
+            library and number is not None and os.readlink(path) == name
+        ):  # else it is another machine's process
             with path.open("r+b") as opened:
                 memory = mmap.mmap(opened.fileno(), size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     except OSError as error:
         log.warning(NONE_HERE, error)
-    everyone = group.all_reduce(torch.tensor(int(memory is not None))).item() == group.size  # now all have opened it
+    everyone = (
+        group.all_reduce(torch.tensor(int(memory is not None))).item() == group.size
+    )  # now all have opened it
     if file is not None:
         os.close(file)
     return memory if everyone else None

@@ -51,7 +51,9 @@ def main(argv: Sequence[str]) -> None:
     faulthandler.enable(all_threads=False)
     os.chdir(scratch)
     end_with(int(driver), scratch if role == "controller" else None)
-    os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))  # the controller forks helpers of its own
+    os.register_at_fork(
+        after_in_child=lambda: end_with(os.getppid())
+    )  # the controller forks helpers of its own
     import_module(f"ipyparallel.{role}.app").main(arguments)
 
 
@@ -62,7 +64,9 @@ def end_with(pid: int, scratch: str | None = None) -> None:
     to be deleted then.
     """
 
-    watched = psutil.Process(pid) if psutil.pid_exists(pid) else None  # knows when it started: a pid may be given anew
+    watched = (
+        psutil.Process(pid) if psutil.pid_exists(pid) else None
+    )  # knows when it started: a pid may be given anew
 
     def watch() -> None:
         while watched is not None and _runs(watched):
@@ -129,7 +133,9 @@ def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -
         os.chdir(folder)
     _look_here_last()
     _log_to(log_file(log_dir, rank))
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ipyparallel's handler cannot run while a collective waits
+    signal.signal(
+        signal.SIGTERM, signal.SIG_DFL
+    )  # ipyparallel's handler cannot run while a collective waits
     signal.signal(signal.SIGUSR1, lambda *_: _stop_asked.set())
     if driver_host == host() and alive(driver):
         end_with(driver)
@@ -173,7 +179,9 @@ def open_store(rank: int, hosts: Sequence[str]) -> tuple[str, int] | None:
         return None
     listener = socket.create_server((_address(hosts), 0))
     address = listener.getsockname()
-    _held.store = dist.TCPStore(*address, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+    _held.store = dist.TCPStore(
+        *address, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
     return address
 
 
@@ -187,7 +195,9 @@ def _address(hosts: Sequence[str]) -> str:
     return "127.0.0.1"
 
 
-def join(rank: int, hosts: Sequence[str], address: tuple[str, int], settings: dict[str, Any]) -> dict[str, Any]:
+def join(
+    rank: int, hosts: Sequence[str], address: tuple[str, int], settings: dict[str, Any]
+) -> dict[str, Any]:
     """Form the group with the other ranks and load this rank's part of the model. Returns Engine.describe()."""
     import torch
     import torch.distributed as dist
@@ -200,7 +210,9 @@ def join(rank: int, hosts: Sequence[str], address: tuple[str, int], settings: di
         os.environ["GLOO_SOCKET_IFNAME"] = _loopback()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads(hosts.count(hosts[rank])))
-    device, place, backend = _place(settings["device"], hosts[:rank].count(hosts[rank]), hosts.count(hosts[rank]))
+    device, place, backend = _place(
+        settings["device"], hosts[:rank].count(hosts[rank]), hosts.count(hosts[rank])
+    )
     group = TorchGroup(rank, len(hosts), dist.TCPStore(*address, is_master=False), backend, place)
     if backend == "gloo" and len(set(hosts)) == 1:
         group = share(group)
@@ -211,7 +223,11 @@ def join(rank: int, hosts: Sequence[str], address: tuple[str, int], settings: di
 
 
 def _loopback() -> str:
-    names = [name for name, rows in psutil.net_if_addrs().items() if any(row.address == "127.0.0.1" for row in rows)]
+    names = [
+        name
+        for name, rows in psutil.net_if_addrs().items()
+        if any(row.address == "127.0.0.1" for row in rows)
+    ]
     return names[0]
 
 

@@ -1,7 +1,16 @@
 """What stands between PyTorch and the NPU: CANN and its kernels, torch_npu, ATB, and whether their releases agree."""
 
 from neoxlib.machine.host import Host
-from neoxlib.machine.versions import PAIRS, PYTHONS, Pair, cann_for, fits_python, order, pair_of, same_cann
+from neoxlib.machine.versions import (
+    PAIRS,
+    PYTHONS,
+    Pair,
+    cann_for,
+    fits_python,
+    order,
+    pair_of,
+    same_cann,
+)
 from neoxlib.setup.machine_checks import Check, Row, base, verdict
 from neoxlib.setup.npu_checks import step_command
 
@@ -19,10 +28,18 @@ def _installs(host: Host) -> bool:
 def toolkit(host: Host) -> Row | None:
     if not host.has_npu and not host.sourced:
         return None
-    version, state = host.cann or "version not known", "sourced" if host.sourced else "not sourced in this environment"
+    version = host.cann or "version not known"
+    state = "sourced" if host.sourced else "not sourced in this environment"
     found = f"{version}, {state}" if _installs(host) else "no set_env.sh below /usr/local/Ascend"
     repair = source(host) if _installs(host) else step_command(host, "CANN toolkit")
-    return verdict("CANN toolkit", host.sourced, found, "ASCEND_HOME_PATH, before Python starts", repair, "FAIL")
+    return verdict(
+        "CANN toolkit",
+        host.sourced,
+        found,
+        "ASCEND_HOME_PATH, before Python starts",
+        repair,
+        "FAIL",
+    )
 
 
 def kernels(host: Host) -> Row | None:
@@ -31,9 +48,13 @@ def kernels(host: Host) -> Row | None:
         return None
     repair = step_command(host, "CANN kernels")
     if host.cann_kernels is None:
-        return Row("CANN kernels", "WARN", "none found beside the toolkit", "those of this chip", repair)
+        return Row(
+            "CANN kernels", "WARN", "none found beside the toolkit", "those of this chip", repair
+        )
     fine = host.cann is None or same_cann(host.cann_kernels, host.cann)
-    return verdict("CANN kernels", fine, host.cann_kernels, f"{host.cann}, as the toolkit", repair, "FAIL")
+    return verdict(
+        "CANN kernels", fine, host.cann_kernels, f"{host.cann}, as the toolkit", repair, "FAIL"
+    )
 
 
 def python_needs(host: Host) -> Row | None:
@@ -42,30 +63,60 @@ def python_needs(host: Host) -> Row | None:
         return None
     lost = " ".join(host.cann_needs)
     found = f"missing: {lost}" if lost else "all there"
-    return verdict("CANN's Python packages", not lost, found, "what its tools import", f"pip install {lost}", "FAIL")
+    return verdict(
+        "CANN's Python packages",
+        not lost,
+        found,
+        "what its tools import",
+        f"pip install {lost}",
+        "FAIL",
+    )
 
 
 def torch_npu(host: Host) -> Row | None:
     if host.torch_npu is None:
         repair = step_command(host, "torch_npu")
-        return Row("torch_npu", "FAIL", "not installed", "torch's NPU backend", repair) if host.has_npu else None
-    found, torch = host.torch_npu or "version not known", host.packages.get("torch") or ""
+        return (
+            Row("torch_npu", "FAIL", "not installed", "torch's NPU backend", repair)
+            if host.has_npu
+            else None
+        )
+    found = host.torch_npu or "version not known"
+    torch = host.packages.get("torch") or ""
     if not host.sourced:
         return _unsourced(host, found)
     needed = "a CPU build of torch: two accelerators cannot be used at the same time"
-    return verdict("torch_npu", "+cu" not in torch, f"{found} beside torch {torch or '?'}", needed,
-                   f"pip install --force-reinstall torch=={base(torch)} --index-url "
-                   "https://download.pytorch.org/whl/cpu", "FAIL")  # fmt: skip
+    return verdict(
+        "torch_npu",
+        "+cu" not in torch,
+        f"{found} beside torch {torch or '?'}",
+        needed,
+        f"pip install --force-reinstall torch=={base(torch)} --index-url "
+        "https://download.pytorch.org/whl/cpu",
+        "FAIL",
+    )
 
 
 def _unsourced(host: Host, found: str) -> Row:
     """torch loads torch_npu by itself, which needs CANN's libraries: then `import torch` fails, on the CPU too."""
     if host.env.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0":
         off = f"{found}, kept out by TORCH_DEVICE_BACKEND_AUTOLOAD=0"
-        return verdict("torch_npu", not host.has_npu, off, "CANN sourced, to use NPUs", source(host))
+        return verdict(
+            "torch_npu", not host.has_npu, off, "CANN sourced, to use NPUs", source(host)
+        )
     off = "export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
-    repair = f"{source(host)}; for the CPU alone: {off}" if host.has_npu else f"{off}  # or: pip uninstall torch-npu"
-    return Row("torch_npu", "FAIL", f"{found}, but CANN is not sourced", "CANN, else `import torch` fails", repair)
+    repair = (
+        f"{source(host)}; for the CPU alone: {off}"
+        if host.has_npu
+        else f"{off}  # or: pip uninstall torch-npu"
+    )
+    return Row(
+        "torch_npu",
+        "FAIL",
+        f"{found}, but CANN is not sourced",
+        "CANN, else `import torch` fails",
+        repair,
+    )
 
 
 def pairing(host: Host) -> Row | None:
@@ -73,14 +124,24 @@ def pairing(host: Host) -> Row | None:
     if not host.torch_npu or not host.packages.get("torch"):
         return None
     torch = base(host.packages["torch"])
-    pair = pair_of(host.torch_npu) or next((one for one in PAIRS if host.torch_npu.startswith(one.torch)), None)
+    pair = pair_of(host.torch_npu) or next(
+        (one for one in PAIRS if host.torch_npu.startswith(one.torch)), None
+    )
     found = f"torch {torch}, torch_npu {host.torch_npu}, CANN {host.cann or 'not known'}, Python {host.python}"
     if pair is None:
         repair = f"pip install torch-npu=={torch}"
-        return Row("pairing", "WARN", found, "a torch_npu of the vendor's table (neoxlib/versions.py)", repair)
+        return Row(
+            "pairing",
+            "WARN",
+            found,
+            "a torch_npu of the vendor's table (neoxlib/versions.py)",
+            repair,
+        )
     if torch != pair.torch:
         rows = [one for one in PAIRS if one.torch == torch] or [Pair(torch, torch, None)]
-        pair = next((one for one in rows if one in PAIRS and host.cann and _takes(one, host.cann)), rows[0])
+        pair = next(
+            (one for one in rows if one in PAIRS and host.cann and _takes(one, host.cann)), rows[0]
+        )
     repair = _repair(host, pair)
     return verdict("pairing", not repair, found, _asks(pair), repair, "FAIL")
 
@@ -91,7 +152,9 @@ def _asks(pair: Pair) -> str:
         return f"torch_npu {pair.torch_npu} beside torch {pair.torch}"
     low, high = PYTHONS[pair.torch]
     cann = pair.cann or f"{cann_for(pair)} or later"
-    return f"torch_npu {pair.torch_npu} beside torch {pair.torch}, CANN {cann}, Python {low} to {high}"
+    return (
+        f"torch_npu {pair.torch_npu} beside torch {pair.torch}, CANN {cann}, Python {low} to {high}"
+    )
 
 
 def _repair(host: Host, pair: Pair) -> str:
@@ -102,9 +165,15 @@ def _repair(host: Host, pair: Pair) -> str:
     if not fits_python(pair.torch, host.python):
         commands.append("conda env create -f environment.yml && conda activate neoxlib")
     if host.cann and pair in PAIRS and not _takes(pair, host.cann):
-        same = (one for one in PAIRS if one.torch == pair.torch and one.cann and _takes(one, host.cann))
+        same = (
+            one for one in PAIRS if one.torch == pair.torch and one.cann and _takes(one, host.cann)
+        )
         other = next(same, None)
-        commands.append(f"pip install torch-npu=={other.torch_npu}" if other else step_command(host, "CANN toolkit"))
+        commands.append(
+            f"pip install torch-npu=={other.torch_npu}"
+            if other
+            else step_command(host, "CANN toolkit")
+        )
     return " && ".join(commands)
 
 
@@ -119,7 +188,11 @@ def atb(host: Host) -> Row | None:
         return None
     fine = "ATB_HOME_PATH" in host.env
     path = (*host.atb_set_env, "/usr/local/Ascend/nnal/atb/set_env.sh")[0]
-    repair = f"source {path}" if host.atb_set_env or not _installs(host) else step_command(host, "ATB (NNAL)")
+    repair = (
+        f"source {path}"
+        if host.atb_set_env or not _installs(host)
+        else step_command(host, "ATB (NNAL)")
+    )
     needed = "for ATB's ops; else: libatb.so: cannot open shared object file"
     return verdict("ATB (NNAL)", fine, "sourced" if fine else "not sourced", needed, repair)
 
@@ -129,7 +202,8 @@ def cxx_abi(host: Host) -> Row | None:
     path = host.env.get("ATB_HOME_PATH", "").rstrip("/")
     if host.cxx11_abi is None or not path[-1:].isdigit():
         return None
-    sourced, own = path[-1], str(int(host.cxx11_abi))
+    sourced = path[-1]
+    own = str(int(host.cxx11_abi))
     script = (*host.atb_set_env, "/usr/local/Ascend/nnal/atb/set_env.sh")[0]
     needed = f"cxx_abi_{own}, as torch was built"
     repair = f"source {script} --cxx_abi={own}"

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 ORDER: tuple[Status, ...] = ("OK", "WARN", "FAIL")
 COLOURS = {"OK": "#137333", "WARN": "#b06000", "FAIL": "#c5221f"}
-INSTALLED = ("driver", "firmware", "CANN toolkit", "CANN kernels", "torch_npu", "pairing", "ATB (NNAL)")
+INSTALLED = (
+    "driver",
+    "firmware",
+    "CANN toolkit",
+    "CANN kernels",
+    "torch_npu",
+    "pairing",
+    "ATB (NNAL)",
+)
 COLUMNS = ("status", "check", "found", "needed", "repair")
 
 
@@ -62,11 +70,15 @@ class Report:
     @property
     def _hint(self) -> tuple[str, ...]:
         """Where software of an NPU machine has to be repaired: how to see the installation as a whole."""
-        if not self.host.has_npu or not any(row.status != "OK" and row.name in INSTALLED for row in self.rows):
+        if not self.host.has_npu or not any(
+            row.status != "OK" and row.name in INSTALLED for row in self.rows
+        ):
             return ()
         chip = chip_there(self.host)
         name = f'"{chip.name}"' if chip else "CHIP"
-        return (f"the whole installation: python -m neoxlib install-plan --chip {name} --arch {self.host.arch}",)
+        return (
+            f"the whole installation: python -m neoxlib install-plan --chip {name} --arch {self.host.arch}",
+        )
 
     def _repr_html_(self) -> str:
         table = markup.html_table(COLUMNS, map(_cells, self.rows), markup.KEPT)
@@ -103,7 +115,9 @@ def _line(row: Row, width: int) -> str:
     """status  check  found, and below it what is needed and the repair where there is one."""
     line = f"{row.status:4}  {row.name:{width}}  {row.found}"
     indent = "\n" + " " * (width + 8)
-    return line + (f"{indent}needed: {row.needed}{indent}repair: {row.repair}" if row.repair else "")
+    return line + (
+        f"{indent}needed: {row.needed}{indent}repair: {row.repair}" if row.repair else ""
+    )
 
 
 def _cells(row: Row) -> list[str]:
@@ -132,7 +146,8 @@ def _id(host: Host, n: int) -> int:
 
 
 def _device(host: Host, n: int) -> dict[str, Any]:
-    card, inside = host.cards[n], host.container is not None
+    card = host.cards[n]
+    inside = host.container is not None
     holders = [one for one in host.smi.holders if (one.npu, one.chip) == (card.npu, card.chip)]
     held = [f"{one.seen(inside)} {one.name}".strip() for one in holders]
     known = chips.chip_of_card(card.name, card.total_mib)
@@ -142,7 +157,9 @@ def _device(host: Host, n: int) -> dict[str, Any]:
         "name": card.name,
         "taken for": known.name if known else "not known",
         "health": card.health,
-        "free MiB": "not shown" if card.free_mib is None else f"{card.free_mib:,} of {card.total_mib:,}",
+        "free MiB": "not shown"
+        if card.free_mib is None
+        else f"{card.free_mib:,} of {card.total_mib:,}",
         "held by": ", ".join(held) or "none",
     }
 
@@ -155,9 +172,12 @@ def chip_table() -> "pd.DataFrame":
 
 
 FIGURES = {  # field of Chip -> title
-    "memory_gib": "memory (GiB)", "usable_gib": "usable (GiB)", "fp16_tflops": "peak (TFLOPS)",
-    "bandwidth_gb_s": "bandwidth (GB/s)", "link": "link",
-}  # fmt: skip
+    "memory_gib": "memory (GiB)",
+    "usable_gib": "usable (GiB)",
+    "fp16_tflops": "peak (TFLOPS)",
+    "bandwidth_gb_s": "bandwidth (GB/s)",
+    "link": "link",
+}
 
 
 def _figures(chip: chips.Chip) -> dict[str, Any]:
@@ -165,13 +185,21 @@ def _figures(chip: chips.Chip) -> dict[str, Any]:
     for name in filter(chip.sources.get, FIGURES):
         said.setdefault(chip.sources[name], []).append(FIGURES[name].partition(" ")[0])
     known = {title: getattr(chip, name) or "not known" for name, title in FIGURES.items()}
-    return {"chip": chip.name} | known | {"source": "; ".join(f"{', '.join(of)}: {why}" for why, of in said.items())}
+    return (
+        {"chip": chip.name}
+        | known
+        | {"source": "; ".join(f"{', '.join(of)}: {why}" for why, of in said.items())}
+    )
 
 
 def launch_table(
-    on: chips.Chip, world_size: int, host: Host, max_seq_len: int | None = None, env: Mapping[str, str] = os.environ,
+    on: chips.Chip,
+    world_size: int,
+    host: Host,
+    max_seq_len: int | None = None,
+    env: Mapping[str, str] = os.environ,
     deterministic: bool = False,
-) -> "pd.DataFrame":  # fmt: skip
+) -> "pd.DataFrame":
     """How the ranks' environment differs from `env`; this process's own is left as it is.
 
     Variables of the guide that nothing here needs come last, with what is there in their place.
@@ -181,16 +209,24 @@ def launch_table(
     inside = host.container is not None
     wanted = launch_env.launch_env(on, world_size, inside, deterministic, max_seq_len=max_seq_len)
     said = {(row.name, row.value): (row.why, row.source) for row in launch_env.RECIPE}
-    rows = [(name, env.get(name, "not set"), to, *said.get((name, to), ("asked for", "parameters")))
-            for name, to in wanted.items()]  # fmt: skip
+    rows = [
+        (name, env.get(name, "not set"), to, *said.get((name, to), ("asked for", "parameters")))
+        for name, to in wanted.items()
+    ]
     if on.name != "cpu":
-        rows += [(name, env.get(name, "not set"), "not needed", why, launch_env.GUIDE)
-                 for name, why in launch_env.REPLACED.items()]  # fmt: skip
+        rows += [
+            (name, env.get(name, "not set"), "not needed", why, launch_env.GUIDE)
+            for name, why in launch_env.REPLACED.items()
+        ]
     frame = pd.DataFrame(rows, columns=["variable", "now", "for the ranks", "why", "whose advice"])
-    change = [_change(now, to) for now, to in zip(frame["now"], frame["for the ranks"], strict=True)]
+    change = [
+        _change(now, to) for now, to in zip(frame["now"], frame["for the ranks"], strict=True)
+    ]
     frame.insert(3, "change", change)
     return frame
 
 
 def _change(now: str, to: str) -> str:
-    return "none" if now == to or to == "not needed" else "added" if now == "not set" else "replaced"
+    return (
+        "none" if now == to or to == "not needed" else "added" if now == "not set" else "replaced"
+    )

@@ -47,7 +47,9 @@ def install_plan(chip: Chip, arch: str, era: str = "today") -> tuple[Step, ...]:
     if era not in ERAS:
         raise SettingsError(f"era is {era!r}; choose {' or '.join(ERAS)}")
     if chip.family not in NAMES:
-        raise SettingsError(f"nothing has to be installed for {chip.name}: packages exist for {', '.join(NAMES)}")
+        raise SettingsError(
+            f"nothing has to be installed for {chip.name}: packages exist for {', '.join(NAMES)}"
+        )
     at = ERAS[era]
     if order(at.cann) < order(FIRST_CANN.get(chip.family, "0")):
         first = FIRST_CANN[chip.family]
@@ -72,7 +74,9 @@ def frame(steps: tuple[Step, ...]) -> "pd.DataFrame":
 
 def text(steps: tuple[Step, ...]) -> str:
     """The steps as a shell script to read, and to run line by line."""
-    return "\n".join(f"# {n}. {one.step}: {one.package}\n{one.command}" for n, one in enumerate(steps, 1))
+    return "\n".join(
+        f"# {n}. {one.step}: {one.package}\n{one.command}" for n, one in enumerate(steps, 1)
+    )
 
 
 def _hdk(chip: Chip, arch: str, era: Era) -> tuple[Step, ...]:
@@ -104,16 +108,25 @@ def _cann(chip: Chip, arch: str, era: Era) -> tuple[Step, ...]:
 
 
 def _python(arch: str, era: Era) -> tuple[Step, ...]:
-    pair, needs = era.pair, f"pip install {PYTHON_NEEDS}"
+    pair = era.pair
+    needs = f"pip install {PYTHON_NEEDS}"
     if era is TODAY:
-        torch, adapter = f"torch=={pair.torch}", f"torch-npu=={pair.torch_npu}"
-        index = "" if arch == "aarch64" else " --index-url https://download.pytorch.org/whl/cpu"  # PyPI's is for CUDA
-        return Step("torch", torch, f"pip install {torch}{index}"), Step("torch_npu", adapter, f"{needs} {adapter}")
+        torch = f"torch=={pair.torch}"
+        adapter = f"torch-npu=={pair.torch_npu}"
+        index = (
+            "" if arch == "aarch64" else " --index-url https://download.pytorch.org/whl/cpu"
+        )  # PyPI's is for CUDA
+        return Step("torch", torch, f"pip install {torch}{index}"), Step(
+            "torch_npu", adapter, f"{needs} {adapter}"
+        )
     tag = f"cp{era.python.replace('.', '')}"
     cpu = "" if arch == "aarch64" else "+cpu"
-    torch, adapter = f"torch-{pair.torch}{cpu}-{tag}-{tag}-linux_{arch}.whl", f"torch_npu-{pair.torch_npu}"
+    torch = f"torch-{pair.torch}{cpu}-{tag}-{tag}-linux_{arch}.whl"
+    adapter = f"torch_npu-{pair.torch_npu}"
     wheel = f"{adapter}-{tag}-{tag}-linux_{arch}.whl"
-    return Step("torch", torch, f"pip install {torch}"), Step("torch_npu", wheel, f"{needs} && pip install {wheel}")
+    return Step("torch", torch, f"pip install {torch}"), Step(
+        "torch_npu", wheel, f"{needs} && pip install {wheel}"
+    )
 
 
 def _atb(arch: str, era: Era) -> Step:
@@ -124,7 +137,11 @@ def _atb(arch: str, era: Era) -> Step:
         return Step("ATB (NNAL)", package, f"{_run(package, '--install')} && {source}")
     package = f"Ascend-cann-atb_{era.cann}_cxx11abi${{ABI}}_linux-{arch}.run"
     ask = 'ABI=$(python -c "import torch; print(int(torch.compiled_with_cxx11_abi()))")'
-    return Step("ATB", package, f"{ask} && {_run(package, '--install')} && source /usr/local/Ascend/atb/set_env.sh")
+    return Step(
+        "ATB",
+        package,
+        f"{ask} && {_run(package, '--install')} && source /usr/local/Ascend/atb/set_env.sh",
+    )
 
 
 def set_env(era: Era) -> str:

@@ -25,7 +25,9 @@ class Row:
 Check = Callable[[Host], Row | None]  # None: the check does not apply to this machine
 
 
-def verdict(name: str, fine: bool, found: str, needed: str, repair: str, otherwise: Status = "WARN") -> Row:
+def verdict(
+    name: str, fine: bool, found: str, needed: str, repair: str, otherwise: Status = "WARN"
+) -> Row:
     """OK without a repair, or `otherwise` with it."""
     return Row(name, "OK", found, needed) if fine else Row(name, otherwise, found, needed, repair)
 
@@ -47,24 +49,33 @@ def operating_system(host: Host) -> Row:
 
 def architecture(host: Host) -> Row:
     repair = "uname -m  # use a machine where this prints x86_64 or aarch64"
-    return verdict("architecture", host.arch in ("x86_64", "aarch64"), host.arch, "x86_64 or aarch64", repair)
+    return verdict(
+        "architecture", host.arch in ("x86_64", "aarch64"), host.arch, "x86_64 or aarch64", repair
+    )
 
 
 def glibc(host: Host) -> Row:
     repair = "docker run -it ubuntu:22.04  # a newer C library comes with a newer system only"
-    return verdict("glibc", at_least(host.glibc, "2.27"), host.glibc or "none", "2.27 or later", repair, "FAIL")
+    return verdict(
+        "glibc", at_least(host.glibc, "2.27"), host.glibc or "none", "2.27 or later", repair, "FAIL"
+    )
 
 
 def gcc(host: Host) -> Row | None:
     fine = at_least(host.gcc, "7.5")
     if not fine and not host.has_npu:
         return None  # only CANN calls it
-    return verdict("gcc", fine, host.gcc or "none", "7.5 or later", install(host, "gcc", "gcc-c++", "g++"))
+    return verdict(
+        "gcc", fine, host.gcc or "none", "7.5 or later", install(host, "gcc", "gcc-c++", "g++")
+    )
 
 
 def install(host: Host, both: str, red_hat: str, debian: str) -> str:
     """The command that installs system packages, by the family of the system."""
-    yum = any(name in host.os_name.lower() for name in ("euler", "centos", "red hat", "kylin", "fedora", "alibaba"))
+    yum = any(
+        name in host.os_name.lower()
+        for name in ("euler", "centos", "red hat", "kylin", "fedora", "alibaba")
+    )
     return f"yum install -y {both} {red_hat}" if yum else f"apt-get install -y {both} {debian}"
 
 
@@ -75,11 +86,22 @@ def python(host: Host) -> Row:
 
 def packages(host: Host) -> Row:
     lost = [name for name in host.pins if not host.packages.get(name)]
-    other = [name for name, pin in host.pins.items() if name not in lost and base(host.packages[name]) != pin]
+    other = [
+        name
+        for name, pin in host.pins.items()
+        if name not in lost and base(host.packages[name]) != pin
+    ]
     wanted = " ".join(f"{name}=={host.pins[name]}" for name in (*lost, *other))
-    found = ", ".join([f"{name} missing" for name in lost] + [f"{name} {host.packages[name]}" for name in other])
+    found = ", ".join(
+        [f"{name} missing" for name in lost] + [f"{name} {host.packages[name]}" for name in other]
+    )
     if not wanted:
-        return Row("packages", "OK", f"{len(host.pins)} at the tested versions", "the pins of pyproject.toml")
+        return Row(
+            "packages",
+            "OK",
+            f"{len(host.pins)} at the tested versions",
+            "the pins of pyproject.toml",
+        )
     return Row("packages", "FAIL" if lost else "WARN", found, wanted, f"pip install {wanted}")
 
 
@@ -107,24 +129,38 @@ def memory(host: Host) -> Row:
     repair = "ps aux --sort -rss | head  # end what is not needed"
     if host.memory_limit:
         repair += ", or start this with a higher limit"
-    return verdict("memory", host.memory_free >= 2 * GIB, found, "2 GiB for the workbook itself", repair)
+    return verdict(
+        "memory", host.memory_free >= 2 * GIB, found, "2 GiB for the workbook itself", repair
+    )
 
 
 def disk(host: Host) -> Row:
     repair = "df -h && export NEOXLIB_OUTPUTS=/a/larger/disk  # or free some"
-    return verdict("disk", host.disk_free >= 5 * GIB, f"{host.disk_free / GIB:.1f} GiB free here", "5 GiB", repair)
+    return verdict(
+        "disk",
+        host.disk_free >= 5 * GIB,
+        f"{host.disk_free / GIB:.1f} GiB free here",
+        "5 GiB",
+        repair,
+    )
 
 
 def shared_memory(host: Host) -> Row:
     found = "none" if host.shm_free is None else f"{host.shm_free / GIB:.2f} GiB free"
-    repair = "docker run --shm-size=16g ..." if host.container else "mount -o remount,size=16G /dev/shm"
-    return verdict("/dev/shm", (host.shm_free or 0) >= GIB, found, "1 GiB, for ranks that share memory", repair)
+    repair = (
+        "docker run --shm-size=16g ..." if host.container else "mount -o remount,size=16G /dev/shm"
+    )
+    return verdict(
+        "/dev/shm", (host.shm_free or 0) >= GIB, found, "1 GiB, for ranks that share memory", repair
+    )
 
 
 def open_files(host: Host) -> Row:
     unlimited = host.open_files < 0
     found = "no limit" if unlimited else f"{host.open_files} at most"
-    return verdict("open files", unlimited or host.open_files >= 1024, found, "1024 or more", "ulimit -n 65536")
+    return verdict(
+        "open files", unlimited or host.open_files >= 1024, found, "1024 or more", "ulimit -n 65536"
+    )
 
 
 def container(host: Host) -> Row:
@@ -136,10 +172,24 @@ def container(host: Host) -> Row:
 
 def loopback(host: Host) -> Row:
     found = "127.0.0.1 can be used" if host.loopback else "127.0.0.1 cannot be used"
-    return verdict("loopback", host.loopback, found, "ranks talk over it", "ip link set lo up", "FAIL")
+    return verdict(
+        "loopback", host.loopback, found, "ranks talk over it", "ip link set lo up", "FAIL"
+    )
 
 
 MACHINE: tuple[Check, ...] = (
-    operating_system, architecture, glibc, gcc, python, packages, libgomp, cpu, memory, disk, shared_memory, open_files,
-    container, loopback,
-)  # fmt: skip
+    operating_system,
+    architecture,
+    glibc,
+    gcc,
+    python,
+    packages,
+    libgomp,
+    cpu,
+    memory,
+    disk,
+    shared_memory,
+    open_files,
+    container,
+    loopback,
+)

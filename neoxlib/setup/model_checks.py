@@ -12,11 +12,23 @@ from neoxlib.setup.machine_checks import Row
 
 def model_rows(model_dir: str | os.PathLike[str]) -> tuple[Row, ...]:
     """Verdicts on a model folder: its config, the names, shapes and sizes of its weights (no data is read), its ids."""
-    copy = f"ls -l {shlex.quote(str(model_dir))}  # then copy what is named from the checkpoint anew"
+    copy = (
+        f"ls -l {shlex.quote(str(model_dir))}  # then copy what is named from the checkpoint anew"
+    )
     return (
         _look("model config", lambda: _config(model_dir), "a GPT-NeoX that neoxlib runs", copy),
-        _look("model weights", lambda: _weights(model_dir), "every tensor of the config, and no other", copy),
-        _look("model tokenizer", lambda: _tokenizer(model_dir), "a tokenizer for embed_in's rows", copy),
+        _look(
+            "model weights",
+            lambda: _weights(model_dir),
+            "every tensor of the config, and no other",
+            copy,
+        ),
+        _look(
+            "model tokenizer",
+            lambda: _tokenizer(model_dir),
+            "a tokenizer for embed_in's rows",
+            copy,
+        ),
     )
 
 
@@ -26,7 +38,10 @@ def _look(name: str, look: Callable[[], str | Row], needed: str, repair: str) ->
         return found if isinstance(found, Row) else Row(name, "OK", found, needed)
     except (NeoXError, OSError) as error:
         return Row(name, "FAIL", str(error), needed, repair)
-    except (ImportError, RuntimeError) as error:  # what `import torch` raises where its backend cannot be loaded
+    except (
+        ImportError,
+        RuntimeError,
+    ) as error:  # what `import torch` raises where its backend cannot be loaded
         see = "python -m neoxlib doctor  # see torch_npu and packages"
         return Row(name, "FAIL", f"torch cannot be used: {error}", needed, see)
 
@@ -37,15 +52,20 @@ def _config(model_dir: str | os.PathLike[str]) -> str:
 
 
 def _weights(model_dir: str | os.PathLike[str]) -> str:
-    from neoxlib.checkpoint.folder import open_checkpoint  # needs torch, which may be what is broken
+    from neoxlib.checkpoint.folder import (
+        open_checkpoint,
+    )  # needs torch, which may be what is broken
     from neoxlib.checkpoint.match import match
     from neoxlib.model.parameters import count_parameters
 
-    checkpoint, config = open_checkpoint(model_dir), ModelConfig.from_dir(model_dir)
+    checkpoint = open_checkpoint(model_dir)
+    config = ModelConfig.from_dir(model_dir)
     tensors = [stored for _, stored in match(checkpoint, config).values()]
     dtypes = ", ".join(sorted({str(stored.dtype).removeprefix("torch.") for stored in tensors}))
     size = sum(stored.nbytes for stored in tensors) / 1e9
-    what = f"{size:.3g} GB of {dtypes}" + (f" (packed as {checkpoint.quant})" if checkpoint.quant else "")
+    what = f"{size:.3g} GB of {dtypes}" + (
+        f" (packed as {checkpoint.quant})" if checkpoint.quant else ""
+    )
     return f"{count_parameters(config):,} parameters, {what} in {len(checkpoint.files)} file(s)"
 
 
@@ -56,7 +76,9 @@ def _tokenizer(model_dir: str | os.PathLike[str]) -> str | Row:
     found = ((place, load_tokenizer(place)) for place in places)
     folder, tokenizer = next((pair for pair in found if pair[1] is not None), (None, None))
     if tokenizer is None:
-        raise ConfigError(f"{model_dir} has no tokenizer.json: only token ids can be given, no text")
+        raise ConfigError(
+            f"{model_dir} has no tokenizer.json: only token ids can be given, no text"
+        )
     config = ModelConfig.from_dir(model_dir)
     rowless = vocabulary(tokenizer, config.vocab_size).rowless
     ends = end_ids(folder, config, tokenizer)
@@ -72,5 +94,7 @@ def _tokenizer(model_dir: str | os.PathLike[str]) -> str | Row:
 
 def _warning(text: str, model_dir: str | os.PathLike[str]) -> Row:
     needed = "a row for each id, and one word on what ends a text"
-    repair = f"ls -l {shlex.quote(str(model_dir))}  # compare config.json with the tokenizer's files"
+    repair = (
+        f"ls -l {shlex.quote(str(model_dir))}  # compare config.json with the tokenizer's files"
+    )
     return Row("model tokenizer", "WARN", text, needed, repair)

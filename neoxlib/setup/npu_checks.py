@@ -40,13 +40,24 @@ def step_command(host: Host, step: str) -> str:
 def device(host: Host) -> Row:
     if not host.has_npu and host.sourced:
         found = "CANN is sourced, but there is no /dev/davinci* and no npu-smi"
-        return Row("device", "WARN", found, "devices; or CPU work, which needs no CANN",
-                   MOUNTS if host.container else step_command(host, "driver"))  # fmt: skip
+        return Row(
+            "device",
+            "WARN",
+            found,
+            "devices; or CPU work, which needs no CANN",
+            MOUNTS if host.container else step_command(host, "driver"),
+        )
     if not host.has_npu:
         return Row("device", "OK", CALM, "nothing: an NPU is not required")
     if host.smi is None:
         repair = MOUNTS if host.container else "export PATH=$PATH:/usr/local/sbin:/usr/local/bin"
-        return Row("device", "WARN", f"{len(host.nodes)} device node(s), no npu-smi", "the driver's npu-smi", repair)
+        return Row(
+            "device",
+            "WARN",
+            f"{len(host.nodes)} device node(s), no npu-smi",
+            "the driver's npu-smi",
+            repair,
+        )
     if host.smi.failure:
         codes = (code for code in CURES if code in host.smi.failure)
         cure = CURES.get(next(codes, ""), "npu-smi info; dmesg | grep -i davinci")
@@ -54,10 +65,18 @@ def device(host: Host) -> Row:
     names = ", ".join(sorted({card.name for card in host.smi.cards}))
     if not host.nodes:
         found = f"npu-smi shows {len(host.smi.cards)} × {names}, but there is no /dev/davinci*"
-        return Row("device", "FAIL", found, "device nodes", MOUNTS if host.container else step_command(host, "driver"))
+        return Row(
+            "device",
+            "FAIL",
+            found,
+            "device nodes",
+            MOUNTS if host.container else step_command(host, "driver"),
+        )
     known = all(chip_of_card(card.name, card.total_mib) for card in host.smi.cards)
     repair = "python -m neoxlib doctor --json  # runs in float16 without figures; send this to get the chip a row"
-    return verdict("device", known, f"{len(host.smi.cards)} × {names}", f"one of {', '.join(CHIPS)}", repair)
+    return verdict(
+        "device", known, f"{len(host.smi.cards)} × {names}", f"one of {', '.join(CHIPS)}", repair
+    )
 
 
 def operators(host: Host) -> Row | None:
@@ -85,9 +104,20 @@ def firmware(host: Host) -> Row | None:
         return None
     repair = step_command(host, "firmware")
     if host.firmware is None:
-        return Row("firmware", "WARN", "no /usr/local/Ascend/firmware/version.info", "the firmware's record", repair)
+        return Row(
+            "firmware",
+            "WARN",
+            "no /usr/local/Ascend/firmware/version.info",
+            "the firmware's record",
+            repair,
+        )
     if host.driver_takes is None:
-        return Row("firmware", "OK", f"{host.firmware}; the driver does not say which it takes", "one the driver takes")
+        return Row(
+            "firmware",
+            "OK",
+            f"{host.firmware}; the driver does not say which it takes",
+            "one the driver takes",
+        )
     needed = f"driver {host.driver} takes {host.driver_takes}"
     fine = in_range(host.firmware, host.driver_takes)
     return verdict("firmware", fine, host.firmware, needed, f"{repair} && reboot", "FAIL")
@@ -109,11 +139,19 @@ def occupied(host: Host) -> Row | None:
     sized = [card for card in host.cards if card.free_mib is not None]
     own = [card for card in sized if not _shares_memory(card)]
     full = [card for card in own if card.free_mib < IDLE * card.total_mib]
-    found = [f"NPU {card.npu} chip {card.chip}: {card.free_mib} of {card.total_mib} MiB free" for card in full]
+    found = [
+        f"NPU {card.npu} chip {card.chip}: {card.free_mib} of {card.total_mib} MiB free"
+        for card in full
+    ]
     held = [(one, _pid(host, one), one.name or "no name") for one in host.smi.holders]
     found += [f"NPU {one.npu}: pid {pid} ({name}) {one.mib} MiB" for one, pid, name in held]
-    free = f"at least {min(card.free_mib for card in sized)} MiB free on each" if sized else "not shown"
-    needed, repair = "no other process there", _make_room(host, full)
+    free = (
+        f"at least {min(card.free_mib for card in sized)} MiB free on each"
+        if sized
+        else "not shown"
+    )
+    needed = "no other process there"
+    repair = _make_room(host, full)
     return verdict("device memory", not found, "; ".join(found) or free, needed, repair)
 
 
@@ -130,11 +168,21 @@ def _pid(host: Host, holder: Holder) -> int:
 
 def _make_room(host: Host, full: Sequence[Card]) -> str:
     """End who holds the memory, if that may be, or leave the full cards out."""
-    held = {(one.npu, one.chip) for one in host.smi.holders} | {(card.npu, card.chip) for card in full}
+    held = {(one.npu, one.chip) for one in host.smi.holders} | {
+        (card.npu, card.chip) for card in full
+    }
     free = [str(n) for n, card in enumerate(host.cards) if (card.npu, card.chip) not in held]
     pids = " ".join(str(_pid(host, one)) for one in host.smi.holders)
-    end = f"kill {pids}  # only if yours" if pids else "npu-smi info  # no process is shown: another container has it"
-    return f"export ASCEND_RT_VISIBLE_DEVICES={','.join(free)}  # the free ones; or: {end}" if free else end
+    end = (
+        f"kill {pids}  # only if yours"
+        if pids
+        else "npu-smi info  # no process is shown: another container has it"
+    )
+    return (
+        f"export ASCEND_RT_VISIBLE_DEVICES={','.join(free)}  # the free ones; or: {end}"
+        if free
+        else end
+    )
 
 
 def links(host: Host) -> Row | None:
@@ -156,20 +204,29 @@ def visible(host: Host) -> Row | None:
     better = ",".join(str(one) for one in sorted(set(ids)) if one < count) or "0"
     needed = f"strictly ascending ids, 0 to {count - 1}; torch_npu sees no device otherwise"
     repair = f"export ASCEND_RT_VISIBLE_DEVICES={better}"
-    return verdict("visible devices", fine, f"ASCEND_RT_VISIBLE_DEVICES={given}", needed, repair, "FAIL")
+    return verdict(
+        "visible devices", fine, f"ASCEND_RT_VISIBLE_DEVICES={given}", needed, repair, "FAIL"
+    )
 
 
 def variables(host: Host) -> Row | None:
     """Settings of old scripts that stop a run today."""
     if not host.has_npu:
         return None
-    env, chips = host.env, [chip_of_card(card.name, card.total_mib) for card in host.cards]
+    env = host.env
+    chips = [chip_of_card(card.name, card.total_mib) for card in host.cards]
     family = {chip.family for chip in chips if chip}
     bad = {}
-    if env.get("INF_NAN_MODE_ENABLE") == "0" and family & {"A2", "A3"} and "INF_NAN_MODE_FORCE_DISABLE" not in env:
+    if (
+        env.get("INF_NAN_MODE_ENABLE") == "0"
+        and family & {"A2", "A3"}
+        and "INF_NAN_MODE_FORCE_DISABLE" not in env
+    ):
         bad["INF_NAN_MODE_ENABLE"] = "0 is an error on this chip"
     if "PYTORCH_ALLOC_CONF" in env:
-        bad["PYTORCH_ALLOC_CONF"] = "an error beside PYTORCH_NPU_ALLOC_CONF, which the ranks are given"
+        bad["PYTORCH_ALLOC_CONF"] = (
+            "an error beside PYTORCH_NPU_ALLOC_CONF, which the ranks are given"
+        )
     if env.get("BACKEND") == "lccl" and "310P" in family:
         bad["BACKEND"] = "310P has no lccl"
     found = "; ".join(f"{name}: {why}" for name, why in bad.items()) or "no conflict"
@@ -180,9 +237,24 @@ def hccl_port(host: Host) -> Row | None:
     if not host.has_npu or "HCCL_IF_BASE_PORT" in host.env:
         return None
     found = "16666 is free" if host.hccl_port_free else "16666 is taken, by another job"
-    return verdict("HCCL port", host.hccl_port_free, found, "16666 or another", "export HCCL_IF_BASE_PORT=26666")
+    return verdict(
+        "HCCL port",
+        host.hccl_port_free,
+        found,
+        "16666 or another",
+        "export HCCL_IF_BASE_PORT=26666",
+    )
 
 
 NPU: tuple[Check, ...] = (
-    device, operators, driver, firmware, health, occupied, links, visible, variables, hccl_port,
-)  # fmt: skip
+    device,
+    operators,
+    driver,
+    firmware,
+    health,
+    occupied,
+    links,
+    visible,
+    variables,
+    hccl_port,
+)

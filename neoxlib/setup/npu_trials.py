@@ -32,13 +32,22 @@ from neoxlib.model.on_npu import PackedProduct, halves
 from neoxlib.model.parameters import shard_rules
 from neoxlib.model.quant import SCHEMES
 
-BATCH, HEADS, WIDTH, ROTARY, CAPACITY = 2, 64, 96, 24, 48
+BATCH = 2
+HEADS = 64
+WIDTH = 96
+ROTARY = 24
+CAPACITY = 48
 ROUNDINGS = 8  # by which an operator may miss a number; a choice, as no device was asked yet
 SPREAD = "standard deviation of the reference's logits"
 SIZE = "size of the number + root mean square of all"
 STALE = 50.0  # what slots of the cache hold that nobody may read
 LENGTHS = (15, 12, 10)  # tokens of the two-layer model's prompts
-STEPS = (0, 6, 9, *range(10, 16))  # a prompt of 6 columns, a chunk of 3 on the cache, then one by one
+STEPS = (
+    0,
+    6,
+    9,
+    *range(10, 16),
+)  # a prompt of 6 columns, a chunk of 3 on the cache, then one by one
 FORMS = (None, *SCHEMES)  # of the weights
 REGRET = 0.05  # of the logits' spread: how much likelier the reference's own choice may be
 
@@ -56,7 +65,9 @@ class Trial:
     detail: str = ""
 
     @classmethod
-    def judged(cls, name: str, dtype: str, error: float, tolerance: float, unit: str, detail: str) -> "Trial":
+    def judged(
+        cls, name: str, dtype: str, error: float, tolerance: float, unit: str, detail: str
+    ) -> "Trial":
         """By its error; one that is no finite number fails."""
         if not math.isfinite(error):
             return cls(name, dtype, None, tolerance, unit, False, f"the error is {error}; {detail}")
@@ -93,11 +104,15 @@ class Place:
         return [t.to(self.device) for t in tensors]
 
 
-def attempt(name: str, dtype: str, tolerance: float, unit: str, work: Callable[[], tuple[float, str]]) -> Trial:
+def attempt(
+    name: str, dtype: str, tolerance: float, unit: str, work: Callable[[], tuple[float, str]]
+) -> Trial:
     """The trial of `work`, which gives error and detail. Whatever it raises is an answer, too."""
     try:
         error, detail = work()
-    except Exception as failure:  # an operator that is not there, a shape it refuses, a device that is lost
+    except (
+        Exception
+    ) as failure:  # an operator that is not there, a shape it refuses, a device that is lost
         return Trial.failed(name, dtype, failure)
     return Trial.judged(name, dtype, error, tolerance, unit, detail)
 
@@ -109,7 +124,9 @@ class Called(TorchDispatchMode):
         super().__init__()
         self.names: dict[str, None] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         if func.namespace == "npu":
             self.names[func._schema.name.partition("::")[2]] = None
         return func(*args, **kwargs or {})
@@ -122,14 +139,19 @@ def operators(at: Place) -> Iterator[Trial]:
         ("matrix product", lambda: _product(at)),
         ("layer norm", lambda: _layer_norm(at)),
         ("rotary positions", lambda: _rotate(at)),
-        *((f"activation {form}", lambda form=form: _activate(at, form)) for form in ("gelu", "tanh", "relu")),
+        *(
+            (f"activation {form}", lambda form=form: _activate(at, form))
+            for form in ("gelu", "tanh", "relu")
+        ),
         ("attention of a padded prompt", lambda: _attend(at, CAPACITY - 9, CAPACITY - 9)),
         ("attention of a chunk on a cache", lambda: _attend(at, 5, CAPACITY - 9)),
         ("attention of one token", lambda: _attend(at, 1, CAPACITY - 9)),
         ("attention of one token, cache full", lambda: _attend(at, 1, CAPACITY)),
     ]
     packed = at.ops().operators.packed
-    cases += [(f"product with packed {name}", lambda name=name: _packed(at, name)) for name in packed]
+    cases += [
+        (f"product with packed {name}", lambda name=name: _packed(at, name)) for name in packed
+    ]
     for name, case in cases:
         yield attempt(name, at.dtype, tolerance, SIZE, lambda case=case: _off(case))
 
@@ -139,11 +161,15 @@ def _off(case: Callable[[], tuple[Tensor, Tensor]]) -> tuple[float, str]:
     with Called() as called:
         found, truth = case()
     size = truth.abs() + truth.square().mean().sqrt()
-    return ((found.float().cpu() - truth).abs() / size).max().item(), ", ".join(called.names) or "PyTorch's own"
+    return ((found.float().cpu() - truth).abs() / size).max().item(), ", ".join(
+        called.names
+    ) or "PyTorch's own"
 
 
 def _product(at: Place) -> tuple[Tensor, Tensor]:
-    x, weight, bias = at.some(5, 768), at.some(512, 768, seed=1), at.some(512, seed=2)
+    x = at.some(5, 768)
+    weight = at.some(512, 768, seed=1)
+    bias = at.some(512, seed=2)
     x_there, there, bias_there = at.up(x, weight, bias)
     if at.ops().operators.nz:
         there = npu.npu.npu_format_cast(there, on_npu.NZ)
@@ -151,25 +177,35 @@ def _product(at: Place) -> tuple[Tensor, Tensor]:
 
 
 def _packed(at: Place, name: str) -> tuple[Tensor, Tensor]:
-    x, bias = at.some(2, 3, 768), at.some(512, seed=2)
+    x = at.some(2, 3, 768)
+    bias = at.some(512, seed=2)
     packed = SCHEMES[name].pack(at.some(512, 768, seed=1).float())
     truth = x.float() @ SCHEMES[name].unpack(packed, at.kind).float().T + bias.float()
     x_there, bias_there = at.up(x, bias)
     there = {key: t.to(at.device) for key, t in packed.items()}
-    return PackedProduct(SCHEMES[name].npu_arguments(there, at.kind), bias_there, at.kind)(x_there), truth
+    return PackedProduct(SCHEMES[name].npu_arguments(there, at.kind), bias_there, at.kind)(
+        x_there
+    ), truth
 
 
 def _layer_norm(at: Place) -> tuple[Tensor, Tensor]:
-    x, weight, bias = at.some(5, 6144) * 3 + 1, at.some(6144, seed=1), at.some(6144, seed=2)
+    x = at.some(5, 6144) * 3 + 1
+    weight = at.some(6144, seed=1)
+    bias = at.some(6144, seed=2)
     centred = x.float() - x.float().mean(-1, keepdim=True)
     scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return at.ops().layer_norm(*at.up(x, weight, bias), 1e-5), scaled * weight.float() + bias.float()
+    return at.ops().layer_norm(
+        *at.up(x, weight, bias), 1e-5
+    ), scaled * weight.float() + bias.float()
 
 
 def _rotate(at: Place) -> tuple[Tensor, Tensor]:
     """Pairs (i, i + 12) of the leading 24 dimensions, each row at positions of its own."""
-    x, positions = at.some(BATCH, HEADS, 7, WIDTH), torch.tensor([range(7), range(1900, 1907)])
-    cos, sin = (table[positions][:, None].to(at.kind) for table in rotary_tables(2048, ROTARY, 10000))
+    x = at.some(BATCH, HEADS, 7, WIDTH)
+    positions = torch.tensor([range(7), range(1900, 1907)])
+    cos, sin = (
+        table[positions][:, None].to(at.kind) for table in rotary_tables(2048, ROTARY, 10000)
+    )
     first, second, still = x.float().split([ROTARY // 2, ROTARY // 2, WIDTH - ROTARY], -1)
     c, s = (table.float()[..., : ROTARY // 2] for table in (cos, sin))
     truth = torch.cat((first * c - second * s, second * c + first * s, still), -1)
@@ -198,9 +234,11 @@ def _attend(at: Place, rows: int, end: int) -> tuple[Tensor, Tensor]:
     """The second row's first five columns are padding, which sees itself; slots past `end` hold what none may read."""
     lengths = (rows, CAPACITY, CAPACITY)
     q, k, v = (at.some(BATCH, HEADS, length, WIDTH, seed=n) for n, length in enumerate(lengths))
-    k[:, :, end:], v[:, :, end:] = STALE, STALE
+    k[:, :, end:] = STALE
+    v[:, :, end:] = STALE
     columns = torch.arange(end)
-    mine, real = columns[end - rows :, None], columns >= torch.tensor([[0], [5]])
+    mine = columns[end - rows :, None]
+    real = columns >= torch.tensor([[0], [5]])
     keep = ((columns <= mine) & real[:, None, None]) | (columns == mine)  # [B, 1, rows, end]
     scores = (q.float() @ k[:, :, :end].float().mT / WIDTH**0.5).masked_fill(~keep, -torch.inf)
     truth = scores.softmax(-1) @ v[:, :, :end].float()
@@ -212,12 +250,23 @@ def small_model(folder: Path, heads: int = 4) -> Path:
     """Write a random model of two layers, its heads those of GPT-NeoX-20B, and return `folder`."""
     hidden = heads * WIDTH
     config = {
-        "architectures": ["GPTNeoXForCausalLM"], "model_type": "gpt_neox", "vocab_size": 503 + heads,
-        "hidden_size": hidden, "num_hidden_layers": 2, "num_attention_heads": heads, "intermediate_size": 4 * hidden,
-        "hidden_act": "gelu_fast", "rotary_pct": 0.25, "rotary_emb_base": 10000, "max_position_embeddings": 64,
-        "layer_norm_eps": 1e-5, "use_parallel_residual": True, "tie_word_embeddings": False, "eos_token_id": 0,
+        "architectures": ["GPTNeoXForCausalLM"],
+        "model_type": "gpt_neox",
+        "vocab_size": 503 + heads,
+        "hidden_size": hidden,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
+        "hidden_act": "gelu_fast",
+        "rotary_pct": 0.25,
+        "rotary_emb_base": 10000,
+        "max_position_embeddings": 64,
+        "layer_norm_eps": 1e-5,
+        "use_parallel_residual": True,
+        "tie_word_embeddings": False,
+        "eos_token_id": 0,
         "torch_dtype": "float16",
-    }  # fmt: skip
+    }
     generator = torch.Generator().manual_seed(1)
     tensors = {}
     for name, (shape, _) in shard_rules(ModelConfig.from_dict(config)).items():
@@ -232,22 +281,33 @@ def small_model(folder: Path, heads: int = 4) -> Path:
 def small_prompts(config: ModelConfig) -> list[list[int]]:
     """Rows of unequal length, so that a batch of them is padded."""
     generator = torch.Generator().manual_seed(2)
-    return [torch.randint(1, config.vocab_size, (length,), generator=generator).tolist() for length in LENGTHS]
+    return [
+        torch.randint(1, config.vocab_size, (length,), generator=generator).tolist()
+        for length in LENGTHS
+    ]
 
 
 @torch.inference_mode()
 def two_layers(engine: Engine) -> Trial:
     """Prompt, chunk and single tokens through the cache of a model that `small_model` wrote, padded on the left."""
-    about, model = engine.describe(), engine.model
-    device, dtype = engine.weight.device, engine.weight.dtype
+    about = engine.describe()
+    model = engine.model
+    device = engine.weight.device
+    dtype = engine.weight.dtype
 
     def work() -> tuple[float, str]:
         rows = small_prompts(engine.config)
         ids, mask = (t.to(device) for t in left_pad(rows))
         cache = KVCache(engine.config, len(rows), CAPACITY, model.group, dtype, device)
-        found = torch.cat([model(ids[:, a:b], cache, mask[:, a:b]) for a, b in pairwise(STEPS)], 1).float().cpu()
+        found = (
+            torch.cat([model(ids[:, a:b], cache, mask[:, a:b]) for a, b in pairwise(STEPS)], 1)
+            .float()
+            .cpu()
+        )
         truth = parity.reference_logits(about["model_dir"], rows, about["quant"])
-        return spread_off([row[-len(t) :] for row, t in zip(found, truth, strict=True)], truth), f"steps {STEPS}"
+        return spread_off(
+            [row[-len(t) :] for row, t in zip(found, truth, strict=True)], truth
+        ), f"steps {STEPS}"
 
     name = f"two layers, {about['quant'] or 'plain'} weights"
     return attempt(name, about["dtype"], parity.TOLERANCE[about["dtype"]], SPREAD, work)
@@ -255,7 +315,8 @@ def two_layers(engine: Engine) -> Trial:
 
 def spread_off(found: list[Tensor], truth: list[Tensor]) -> float:
     """Largest error of any logit, in units of their spread."""
-    ours, theirs = torch.cat(list(found)), torch.cat(truth)
+    ours = torch.cat(list(found))
+    theirs = torch.cat(truth)
     return ((ours - theirs).abs().max() / theirs.std()).item()
 
 
@@ -268,7 +329,9 @@ def greedy_text(engine: Engine, prompts: list[str], new_tokens: int = 16) -> Tri
         starts = [engine.tokenizer(prompt)["input_ids"] for prompt in prompts]
         rows = [start + answer.token_ids for start, answer in zip(starts, answers, strict=True)]
         worst = 0.0
-        for start, row, logits in zip(starts, rows, parity.reference_logits(about["model_dir"], rows), strict=True):
+        for start, row, logits in zip(
+            starts, rows, parity.reference_logits(about["model_dir"], rows), strict=True
+        ):
             choices = logits[len(start) - 1 : -1, : engine.real_ids]  # [new tokens, vocab]
             made = choices.gather(1, torch.tensor(row[len(start) :])[:, None])[:, 0]
             worst = max(worst, ((choices.amax(-1) - made).max() / choices.std()).item())

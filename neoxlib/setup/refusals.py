@@ -63,6 +63,18 @@ Ask = Callable[[SimpleNamespace, str], list[str] | None]  # of the values and th
 ASKED: tuple[tuple[Ask, tuple[str, ...]], ...] = (  # each with the parameters that it needs
     (_ask_model, ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len")),
     (_ask_profile, ("cluster_profile",)),
-    (_ask_exam, ("task", "data_dir", "profile", "mode", "shots", "split", "subjects",
-                 "compare_with", "limit")),
-)  # fmt: skip
+    (
+        _ask_exam,
+        (
+            "task",
+            "data_dir",
+            "profile",
+            "mode",
+            "shots",
+            "split",
+            "subjects",
+            "compare_with",
+            "limit",
+        ),
+    ),
+)

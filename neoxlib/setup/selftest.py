@@ -53,18 +53,27 @@ def about(device: str, chip: Chip, name: str, world_size: int) -> dict[str, Any]
     home = os.environ.get("ASCEND_HOME_PATH")
     cann = installed.cann_version(home) if home else None
     return {
-        "schema_version": 1, "started": datetime.now(UTC).isoformat(timespec="seconds"), "emulated": device == "cpu",
-        "device": name, "chip": chip.name, "family": chip.family, "world_size": world_size,
-        "cann": cann, "driver": installed.driver()[0], "firmware": installed.firmware(),
+        "schema_version": 1,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "emulated": device == "cpu",
+        "device": name,
+        "chip": chip.name,
+        "family": chip.family,
+        "world_size": world_size,
+        "cann": cann,
+        "driver": installed.driver()[0],
+        "firmware": installed.firmware(),
         "environment": environment.describe(device),
-    }  # fmt: skip
+    }
 
 
 class Record:
     """The answers so far; the file is written anew after each, so that one that never comes loses none before it."""
 
     def __init__(self, path: Path, say: Say, head: dict[str, Any]) -> None:
-        self.path, self.say, self.head = path, say, head
+        self.path = path
+        self.say = say
+        self.head = head
         self.trials: list[Trial] = []
         self.start = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +82,11 @@ class Record:
         """Say each answer as it comes, and keep it."""
         for trial in trials:
             self.trials.append(trial)
-            error = "no answer" if trial.error is None else f"error {trial.error:.1e}, at most {trial.tolerance:.1e}"
+            error = (
+                "no answer"
+                if trial.error is None
+                else f"error {trial.error:.1e}, at most {trial.tolerance:.1e}"
+            )
             word = "ok" if trial.passed else "FAIL"
             self.say(f"{word:4}  {trial.name}, {trial.dtype}: {error} ({trial.detail})")
             self.write("unfinished")
@@ -83,7 +96,11 @@ class Record:
         passed = bool(self.trials) and all(trial.passed for trial in self.trials)
         self.write("passed" if passed else "failed")
         count = sum(trial.passed for trial in self.trials)
-        where = "a CPU, EMULATED: this says nothing of a device" if self.head["emulated"] else self.head["device"]
+        where = (
+            "a CPU, EMULATED: this says nothing of a device"
+            if self.head["emulated"]
+            else self.head["device"]
+        )
         self.say(f"{count} of {len(self.trials)} passed on {where}; {self.path}")
         return passed
 
@@ -106,7 +123,9 @@ def examine(record: Record, device: str, chip: Chip, world_size: int) -> bool:
         for dtype in chip.dtypes:
             for quant in npu_trials.FORMS:
                 what = f"two layers, {quant or 'plain'} weights"
-                record.add([_on_model(small, device, chip, dtype, quant, what, npu_trials.two_layers)])
+                record.add(
+                    [_on_model(small, device, chip, dtype, quant, what, npu_trials.two_layers)]
+                )
     prompts = [*PROMPTS["en"], *PROMPTS["zh"]]
     for dtype in chip.dtypes:
         told = lambda engine: npu_trials.greedy_text(engine, prompts)  # noqa: E731
@@ -116,8 +135,15 @@ def examine(record: Record, device: str, chip: Chip, world_size: int) -> bool:
     return record.finish()
 
 
-def _on_model(model_dir: Path, device: str, chip: Chip, dtype: str, quant: str | None, what: str,
-              ask: "Callable[[Engine], Trial]") -> "Trial":  # fmt: skip
+def _on_model(
+    model_dir: Path,
+    device: str,
+    chip: Chip,
+    dtype: str,
+    quant: str | None,
+    what: str,
+    ask: "Callable[[Engine], Trial]",
+) -> "Trial":
     """The trial `ask` of a loaded model; one that cannot be loaded has failed it."""
     from neoxlib.inference.engine import load
     from neoxlib.model import on_npu
@@ -143,29 +169,46 @@ def over_ranks(device: str, dtype: str, size: int) -> "list[Trial]":
         model_dir = npu_trials.small_model(Path(folder), heads=size * -(-4 // size))
         try:
             with Session(model_dir, world_size=size, dtype=dtype, device=device) as session:
-                backend, errors = session.describe()["backend"], session.apply(collectives)
+                backend = session.describe()["backend"]
+                errors = session.apply(collectives)
                 rows = npu_trials.small_prompts(session.config)
                 ids, mask = left_pad(rows)
-                found = [row[kept] for row, kept in zip(session.logits(ids.tolist(), mask.tolist()), mask, strict=True)]
+                found = [
+                    row[kept]
+                    for row, kept in zip(
+                        session.logits(ids.tolist(), mask.tolist()), mask, strict=True
+                    )
+                ]
         except Exception as failure:
             return [npu_trials.Trial.failed(f"ranks: {size}", dtype, failure)]
         error = npu_trials.spread_off(found, parity.reference_logits(model_dir, rows))
     told = f"{size} ranks, {backend}"
-    exact = [npu_trials.Trial.judged(name, dtype, worst, 0.0, "exact", told) for name, worst in errors.items()]
+    exact = [
+        npu_trials.Trial.judged(name, dtype, worst, 0.0, "exact", told)
+        for name, worst in errors.items()
+    ]
     limit = parity.TOLERANCE[dtype]
-    return [*exact, npu_trials.Trial.judged("two layers over ranks", dtype, error, limit, npu_trials.SPREAD, told)]
+    return [
+        *exact,
+        npu_trials.Trial.judged(
+            "two layers over ranks", dtype, error, limit, npu_trials.SPREAD, told
+        ),
+    ]
 
 
 def collectives(engine: "Engine") -> dict[str, float] | None:
     """Sums, parts and words that every rank knows beforehand: the largest error on any rank. None off rank 0."""
     import torch
 
-    group, weight = engine.group, engine.weight
+    group = engine.group
+    weight = engine.weight
     ones = torch.arange(2048 * 96) % 2  # whole numbers that any dtype adds exactly
     errors = {}
     for dtype in (weight.dtype, torch.int32):
         summed = group.all_reduce((ones * (group.rank + 1)).to(weight.device, dtype))
-        errors[f"all-reduce of {str(dtype).removeprefix('torch.')}"] = _worst(summed, ones * sum(range(group.size + 1)))
+        errors[f"all-reduce of {str(dtype).removeprefix('torch.')}"] = _worst(
+            summed, ones * sum(range(group.size + 1))
+        )
     whole = group.gather(torch.full((3, group.rank + 1), group.rank).to(weight))
     ranks = torch.arange(group.size)
     due = ranks.repeat_interleave(ranks + 1).expand(3, -1)
@@ -173,7 +216,9 @@ def collectives(engine: "Engine") -> dict[str, float] | None:
     word = {"tokens": list(range(9)), "text": "从零开始"}
     told = group.broadcast(word if group.rank == 0 else None)
     errors["broadcast of a value"] = float(told != word)
-    everyone = group.gather(torch.tensor([list(errors.values())], device=weight.device), dim=0)  # [ranks, errors]
+    everyone = group.gather(
+        torch.tensor([list(errors.values())], device=weight.device), dim=0
+    )  # [ranks, errors]
     return None if everyone is None else dict(zip(errors, everyone.amax(0).tolist(), strict=True))
 
 

@@ -19,8 +19,16 @@ from neoxlib.machine.host import Host
 if TYPE_CHECKING:
     import pandas as pd
 
-CARRIED = re.compile(r"(ASCEND|ATB|ASDOPS|LCAL|TOOLCHAIN|CANN)_\w+|(LD_LIBRARY_|PYTHON|CMAKE_PREFIX_)?PATH|LD_PRELOAD")
-OURS_ONLY = ("_", "SHLVL", "PWD", "OLDPWD", "ASCEND_RT_VISIBLE_DEVICES")  # of the moment, not of the installation
+CARRIED = re.compile(
+    r"(ASCEND|ATB|ASDOPS|LCAL|TOOLCHAIN|CANN)_\w+|(LD_LIBRARY_|PYTHON|CMAKE_PREFIX_)?PATH|LD_PRELOAD"
+)
+OURS_ONLY = (
+    "_",
+    "SHLVL",
+    "PWD",
+    "OLDPWD",
+    "ASCEND_RT_VISIBLE_DEVICES",
+)  # of the moment, not of the installation
 KERNEL = "neoxlib"
 # Modules beside a notebook are found, but none of them stands for Python's own.
 HERE_LAST = "--IPKernelApp.exec_lines=__import__('sys').path.append('')"
@@ -43,7 +51,9 @@ def extra(host: Host) -> dict[str, str]:
 
 def environment_text(host: Host) -> str:
     """The lines of environment.sh."""
-    lines = ["# Written by neoxlib from what is installed here. To use it: source environment.sh, then start Python."]
+    lines = [
+        "# Written by neoxlib from what is installed here. To use it: source environment.sh, then start Python."
+    ]
     lines += [f"source {shlex.quote(path)}" for path in scripts(host)]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in extra(host).items()]
     if len(lines) == 1:
@@ -59,24 +69,43 @@ def sourced_variables(host: Host, env: Mapping[str, str] = os.environ) -> dict[s
     paths = () if "ASCEND_HOME_PATH" in env else scripts(host)
     after = dict(env) if not paths else _source(paths, env)
     changed = {name: value for name, value in after.items() if env.get(name) != value}
-    kept = {name: value for name, value in after.items() if CARRIED.fullmatch(name) and "ASCEND_HOME_PATH" in after}
-    return {name: value for name, value in (changed | kept).items() if name not in OURS_ONLY} | extra(host)
+    kept = {
+        name: value
+        for name, value in after.items()
+        if CARRIED.fullmatch(name) and "ASCEND_HOME_PATH" in after
+    }
+    return {
+        name: value for name, value in (changed | kept).items() if name not in OURS_ONLY
+    } | extra(host)
 
 
 def _source(paths: tuple[str, ...], env: Mapping[str, str]) -> dict[str, str]:
     lines = " && ".join(f"source {shlex.quote(path)} >&2" for path in paths)
-    done = subprocess.run(["bash", "-c", f"{lines} && env -0"], env=dict(env), capture_output=True, timeout=120)
+    done = subprocess.run(
+        ["bash", "-c", f"{lines} && env -0"], env=dict(env), capture_output=True, timeout=120
+    )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
         raise SettingsError(f"{' and '.join(paths)} could not be sourced: {said}")
-    pairs = (item.partition("=") for item in done.stdout.decode(errors="surrogateescape").split("\0") if item)
+    pairs = (
+        item.partition("=")
+        for item in done.stdout.decode(errors="surrogateescape").split("\0")
+        if item
+    )
     return {name: value for name, _, value in pairs}
 
 
 def kernel_spec(host: Host, env: Mapping[str, str] = os.environ) -> dict[str, object]:
     """The contents of kernel.json; Jupyter replaces ${NAME} in values, so a dollar sign is doubled."""
-    carried = {name: value.replace("$", "$$") for name, value in sorted(sourced_variables(host, env).items())}
-    name = f"neoxlib (CANN {host.cann or 'of this host'})" if "ASCEND_HOME_PATH" in carried else "neoxlib (CPU)"
+    carried = {
+        name: value.replace("$", "$$")
+        for name, value in sorted(sourced_variables(host, env).items())
+    }
+    name = (
+        f"neoxlib (CANN {host.cann or 'of this host'})"
+        if "ASCEND_HOME_PATH" in carried
+        else "neoxlib (CPU)"
+    )
     launcher = [sys.executable, "-P", "-m", "ipykernel_launcher"]
     return {
         "argv": [*launcher, "-f", "{connection_file}", HERE_LAST],
@@ -86,7 +115,9 @@ def kernel_spec(host: Host, env: Mapping[str, str] = os.environ) -> dict[str, ob
     }
 
 
-def write(folder: str | os.PathLike[str], host: Host, env: Mapping[str, str] = os.environ) -> "pd.DataFrame":
+def write(
+    folder: str | os.PathLike[str], host: Host, env: Mapping[str, str] = os.environ
+) -> "pd.DataFrame":
     """Write `environment.sh` and `kernel/kernel.json` below `folder`; returns each file with the line that uses it.
 
     Raises SettingsError where a script cannot be sourced or the folder cannot be written.
@@ -98,9 +129,13 @@ def write(folder: str | os.PathLike[str], host: Host, env: Mapping[str, str] = o
     try:
         (folder / "kernel").mkdir(parents=True, exist_ok=True)
         (folder / "environment.sh").write_text(environment_text(host), encoding="utf-8")
-        (folder / "kernel" / "kernel.json").write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
+        (folder / "kernel" / "kernel.json").write_text(
+            json.dumps(spec, indent=1) + "\n", encoding="utf-8"
+        )
     except OSError as error:
-        raise SettingsError(f"{folder} cannot be written: {error}; choose another folder") from error
+        raise SettingsError(
+            f"{folder} cannot be written: {error}; choose another folder"
+        ) from error
     install = f"jupyter kernelspec install --user --name {KERNEL} {_typed(folder / 'kernel')}"
     rows = [
         ("environment.sh", "for a shell", f"source {_typed(folder / 'environment.sh')}"),

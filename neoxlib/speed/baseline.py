@@ -37,9 +37,12 @@ def read_baseline(path: str | None, run: "Run", cases: Sequence[Case]) -> pd.Dat
         return None
     past = open_run(path)
     if past.results["notebook"] != "04_profile":
-        raise DataError(f"{path} is of {past.results['notebook']}; a baseline is the results.json of a 04_profile run")
+        raise DataError(
+            f"{path} is of {past.results['notebook']}; a baseline is the results.json of a 04_profile run"
+        )
     now = Past(run.folder, run.results).identity
-    table, problems = past.table("latency"), []
+    table = past.table("latency")
+    problems = []
     for what, value in past.identity.items():
         if value != now[what]:
             problems.append(f"{what}: {value} there, {now[what]} here")
@@ -78,20 +81,29 @@ def case_name(row: Any) -> str:
 
 def speed(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
     """A row per common case and token: both medians, their ratio now ÷ before with its interval, and the verdict."""
-    now, before = (found[COLUMNS].astype(dict.fromkeys(COLUMNS[len(KEY) :], float)) for found in (now, before))
+    now, before = (
+        found[COLUMNS].astype(dict.fromkeys(COLUMNS[len(KEY) :], float)) for found in (now, before)
+    )
     both = now.merge(before, on=KEY, suffixes=("", "_before"))
-    rows = [_ratio(row, token, name) for row in both.to_dict("records") for token, name in TOKENS.items()]
+    rows = [
+        _ratio(row, token, name)
+        for row in both.to_dict("records")
+        for token, name in TOKENS.items()
+    ]
     columns = [*KEY, "token", "before_ms", "now_ms", "ratio", "ratio_low", "ratio_high", "verdict"]
     return pd.DataFrame(rows, columns=columns).dropna(subset="ratio").reset_index(drop=True)
 
 
 def _ratio(row: dict[str, Any], token: str, name: str) -> tuple:
-    before, now = row[f"{name}_before"], row[name]
+    before = row[f"{name}_before"]
+    now = row[name]
     low = row[f"{name}_low"] / row[f"{name}_high_before"]
     high = row[f"{name}_high"] / row[f"{name}_low_before"]
     verdict = "faster" if high < 1 else "slower" if low > 1 else "within noise"
     if _repeats(row) < FEWEST:
-        low, high, verdict = math.nan, math.nan, NO_INTERVAL
+        low = math.nan
+        high = math.nan
+        verdict = NO_INTERVAL
     return *(row[key] for key in KEY), token, before, now, now / before, low, high, verdict
 
 
@@ -100,7 +112,9 @@ def _repeats(row: dict[str, Any]) -> float:
     return min(row["repeats"], row["repeats_before"])
 
 
-def check_baseline(before: pd.DataFrame | None, now: pd.DataFrame, run: "Run") -> pd.DataFrame | Note:
+def check_baseline(
+    before: pd.DataFrame | None, now: pd.DataFrame, run: "Run"
+) -> pd.DataFrame | Note:
     """Record in `run` that no time is slower than the baseline's by more than its parameter `max_slowdown` allows.
 
     Times without an interval are not judged and fail nothing; the check's detail says why. Returns
@@ -108,9 +122,13 @@ def check_baseline(before: pd.DataFrame | None, now: pd.DataFrame, run: "Run") -
     """
     if before is None:
         return Note("No baseline was given: nothing to compare with.")
-    compared, allowed = speed(before, now), run.params.max_slowdown
+    compared = speed(before, now)
+    allowed = run.params.max_slowdown
     over = compared[(compared["verdict"] == "slower") & (compared["ratio"] > 1 + allowed)]
-    worst = "; ".join(f"{case_name(row)}: {row['token']} {row['ratio']:.2f} times" for row in over.to_dict("records"))
+    worst = "; ".join(
+        f"{case_name(row)}: {row['token']} {row['ratio']:.2f} times"
+        for row in over.to_dict("records")
+    )
     judged = compared[compared["verdict"] != NO_INTERVAL]
     counts = ", ".join(f"{n} {verdict}" for verdict, n in judged["verdict"].value_counts().items())
     rest = _not_judged(len(compared) - len(judged), before, now)

@@ -10,7 +10,13 @@ from neoxlib.model.parameters import full_parameters
 from neoxlib.model.quant import SCHEMES
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-PARTS = {"embedding": "embed_in", "attention": ".attention.", "mlp": ".mlp.", "norms": "norm", "head": "embed_out"}
+PARTS = {
+    "embedding": "embed_in",
+    "attention": ".attention.",
+    "mlp": ".mlp.",
+    "norms": "norm",
+    "head": "embed_out",
+}
 
 
 @dataclass(frozen=True)
@@ -55,23 +61,34 @@ class Budget:
         A weight that is unpacked is written once and read once more, in the dtype of the run.
         """
         weights = self.weights
-        read = sum(weights.values()) - (0 if self.config.tie_word_embeddings else weights["embedding"])
+        read = sum(weights.values()) - (
+            0 if self.config.tie_word_embeddings else weights["embedding"]
+        )
         return read + 2 * BYTES[self.dtype] * sum(self.unpacked)
 
     @cached_property
     def unpacked(self) -> list[int]:
         """Numbers in each weight that this device unpacks at each use, on the rank that has most of it."""
-        stored, plain = full_parameters(self.config, self.quant), full_parameters(self.config)
+        stored = full_parameters(self.config, self.quant)
+        plain = full_parameters(self.config)
         stays = {None, *(SCHEMES[name].tensors(32, 32)["weight"][1] for name in self.packed)}
         names = [name for name in plain if stored[name].dtype not in stays]
         last = self.world_size - 1  # the fullest share of what does not divide
-        return [prod(plain[name].rule.shape(plain[name].shape, last, self.world_size)) for name in names]
+        return [
+            prod(plain[name].rule.shape(plain[name].shape, last, self.world_size)) for name in names
+        ]
 
     @property
     def kv_cache(self) -> int:
         """Keys and values of this rank's heads."""
         heads_here = self.config.num_attention_heads // self.world_size
-        position = 2 * self.config.num_hidden_layers * heads_here * self.config.head_dim * BYTES[self.dtype]
+        position = (
+            2
+            * self.config.num_hidden_layers
+            * heads_here
+            * self.config.head_dim
+            * BYTES[self.dtype]
+        )
         return self.batch * self.seq_len * position
 
     @property
@@ -82,10 +99,12 @@ class Budget:
         the MLP before and after its activation; the mask of all pairs of positions, as bytes and as numbers (PyTorch
         turns one into the other); one row of logits, in float32 as well. To it comes `unpacking`.
         """
-        config, size = self.config, BYTES[self.dtype]
+        config = self.config
+        size = BYTES[self.dtype]
         here = max(6 * config.hidden_size, 2 * config.intermediate_size) / self.world_size
         tokens = self.batch * self.seq_len * (4 * config.hidden_size + here) * size
-        mask, logits = self.seq_len**2 * (1 + size), config.vocab_size * (4 + size)
+        mask = self.seq_len**2 * (1 + size)
+        logits = config.vocab_size * (4 + size)
         return int(tokens) + self.batch * (mask + logits) + self.unpacking
 
     @property
@@ -97,7 +116,9 @@ class Budget:
     def staging(self) -> int:
         """Host memory that all ranks together need to load, besides Python, torch and weights that stay on the host:
         each holds its largest tensor twice, as it was read and in its own dtype."""
-        largest = max(self._bytes(full, 0) for full in full_parameters(self.config, self.quant).values())
+        largest = max(
+            self._bytes(full, 0) for full in full_parameters(self.config, self.quant).values()
+        )
         return 2 * largest * self.world_size
 
     @property
@@ -107,7 +128,9 @@ class Budget:
 
     def operations(self, tokens: int) -> float:
         """Multiplications and additions of the linears for so many tokens, on this rank; attention's own left out."""
-        return 2 * replace(self, quant=None).weights_read / BYTES[self.dtype] * tokens  # packed weights are unpacked
+        return (
+            2 * replace(self, quant=None).weights_read / BYTES[self.dtype] * tokens
+        )  # packed weights are unpacked
 
     def forward(self, new: int, before: int) -> tuple[float, float]:
         """Bytes and operations of a pass that adds `new` tokens to each row's `before`, on this rank.
@@ -121,4 +144,6 @@ class Budget:
         seen = new * before + new * (new + 1) / 2  # pairs of query and position, a row
         attention = 4 * config.num_hidden_layers * config.hidden_size / self.world_size * seen
         linear = self.operations(new) - last * (new - 1)
-        return self.weights_read + replace(self, seq_len=before + new).kv_cache, self.batch * (linear + attention)
+        return self.weights_read + replace(self, seq_len=before + new).kv_cache, self.batch * (
+            linear + attention
+        )

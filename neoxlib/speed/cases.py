@@ -18,10 +18,14 @@ def grid(params: Any, max_seq_len: int) -> list[Case]:
     Raises SettingsError listing every case that does not fit the window of `max_seq_len` positions.
     """
     depths = params.depths or [0]
-    pairs = params.case_pair or list(_squares(params.min_len_exp, params.max_len_exp, max_seq_len - max(depths)))
+    pairs = params.case_pair or list(
+        _squares(params.min_len_exp, params.max_len_exp, max_seq_len - max(depths))
+    )
     cases = [
         Case(batch, inputs, outputs, depth, params.repeats, params.min_seconds, end_to_end_every=3)
-        for batch in params.batch_sizes or [params.batch_size] for depth in depths for inputs, outputs in pairs
+        for batch in params.batch_sizes or [params.batch_size]
+        for depth in depths
+        for inputs, outputs in pairs
     ]
     refuse_long(cases, max_seq_len)
     return cases
@@ -39,4 +43,6 @@ def refuse_large(cases: Sequence[Case], bytes_per_token: int, free: int) -> None
     too_large = [f"{case} needs {size / 1e9:.2f} GB" for case, size in needs.items() if size > free]
     if too_large:
         first = f"the KV cache of these cases does not fit the {free / 1e9:.2f} GB of memory that are free here:"
-        raise SettingsError("\n  ".join([first, *too_large]) + "\nlower batch_size, the lengths or depths")
+        raise SettingsError(
+            "\n  ".join([first, *too_large]) + "\nlower batch_size, the lengths or depths"
+        )

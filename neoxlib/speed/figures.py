@@ -16,10 +16,20 @@ from neoxlib.speed.statistics import FEWEST
 if TYPE_CHECKING:
     from neoxlib.speed.peaks import Peaks
 
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#999999"  # Okabe and Ito's palette
+BLUE = "#0072B2"
+ORANGE = "#E69F00"
+GREEN = "#009E73"
+RED = "#D55E00"
+GREY = "#999999"  # Okabe and Ito's palette
 PARTS = {"pre": GREY, "forward": BLUE, "communication": RED, "post": GREEN}
 BOUNDS = {"bandwidth": BLUE, "compute": ORANGE, "launch": GREY, "communication": RED}
-KINDS = {"prefill": "#F0E442", "decode": "#CCCCCC", "computing": BLUE, "communication": RED, "other": GREY}
+KINDS = {
+    "prefill": "#F0E442",
+    "decode": "#CCCCCC",
+    "computing": BLUE,
+    "communication": RED,
+    "other": GREY,
+}
 VERDICTS = {"faster": GREEN, "within noise": GREY, "slower": RED, NO_INTERVAL: "#CCCCCC"}
 MOST_CASES = 40  # that a figure with a line per case shows
 NO_NEXT = "no next token: every answer is one token long"
@@ -33,7 +43,12 @@ def heat_map(table: pd.DataFrame) -> Figure:
     panels = figure.subplots(len(groups), 2, squeeze=False)
     for line, ((batch, depth), part) in zip(panels, groups, strict=True):
         for axes, (token, name) in zip(line, TOKENS.items(), strict=True):
-            _heat(axes, part.pivot_table(values=name, index="input_len", columns="output_len", dropna=False))
+            _heat(
+                axes,
+                part.pivot_table(
+                    values=name, index="input_len", columns="output_len", dropna=False
+                ),
+            )
             axes.set_title(f"{token} (ms){_group(batch, depth)}", fontsize=10, loc="left")
     return figure
 
@@ -69,7 +84,8 @@ def latency(table: pd.DataFrame) -> Figure:
             continue
         for number, ((batch, depth, outputs), rows) in enumerate(lines):
             rows = rows.dropna(subset=name).sort_values("input_len")
-            place, middle = rows["input_len"], rows[name].astype(float)
+            place = rows["input_len"]
+            middle = rows[name].astype(float)
             enough = rows["repeats"] >= FEWEST
             ends = (rows[f"{name}_{end}"].astype(float) for end in ("low", "high"))
             low, high = (end.where(enough) for end in ends)
@@ -99,7 +115,14 @@ def phases(table: pd.DataFrame) -> Figure:
         return figure
     left = table["next_pre_ms"] * 0
     for part, colour in PARTS.items():
-        axes.barh(range(len(table)), table[f"next_{part}_ms"], left=left, color=colour, height=0.75, label=part)
+        axes.barh(
+            range(len(table)),
+            table[f"next_{part}_ms"],
+            left=left,
+            color=colour,
+            height=0.75,
+            label=part,
+        )
         left = left + table[f"next_{part}_ms"]
     _cases(axes, table)
     axes.set_xlabel("milliseconds of a next token")
@@ -114,10 +137,18 @@ def percentiles(table: pd.DataFrame) -> Figure:
     if table.empty:
         _say(axes, NO_NEXT)
         return figure
-    axes.hlines(range(len(table)), table["next_token_ms_p50"], table["next_token_ms_p99"], color="#CCCCCC", zorder=1)
+    axes.hlines(
+        range(len(table)),
+        table["next_token_ms_p50"],
+        table["next_token_ms_p99"],
+        color="#CCCCCC",
+        zorder=1,
+    )
     for mark, colour, marker in (("p50", BLUE, "o"), ("p90", ORANGE, "D"), ("p99", RED, "s")):
         places = range(len(table))
-        axes.scatter(table[f"next_token_ms_{mark}"], places, 22, colour, marker=marker, label=mark, zorder=2)
+        axes.scatter(
+            table[f"next_token_ms_{mark}"], places, 22, colour, marker=marker, label=mark, zorder=2
+        )
     _cases(axes, table)
     axes.set_xlim(left=0)
     axes.set_xlabel("milliseconds of a next token")
@@ -135,27 +166,48 @@ def roofline(table: pd.DataFrame, peaks: "Peaks") -> Figure:
     }
     intensity = []
     for marker, names in points.values():
-        operations, size, ms, bound = (values for _, values in table.dropna(subset=names)[names].items())
-        x, y = (operations / size).astype(float), (operations / ms / 1e9).astype(float)
+        operations, size, ms, bound = (
+            values for _, values in table.dropna(subset=names)[names].items()
+        )
+        x = (operations / size).astype(float)
+        y = (operations / ms / 1e9).astype(float)
         colours = [BOUNDS[name] for name in bound]
         axes.scatter(x, y, 36, colours, marker=marker, edgecolors="white", linewidths=0.5, zorder=3)
         intensity += x.tolist()
     _roof(axes, peaks, intensity)
     handles = [Patch(color=colour, label=f"{name}-bound") for name, colour in BOUNDS.items()]
-    handles += [axes.scatter([], [], 36, "black", marker=marker, label=token) for token, (marker, _) in points.items()]
+    handles += [
+        axes.scatter([], [], 36, "black", marker=marker, label=token)
+        for token, (marker, _) in points.items()
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
     return figure
 
 
 def _roof(axes: Axes, peaks: "Peaks", intensity: list[float]) -> None:
-    ridge = peaks.tflops * 1e3 / peaks.gb_s  # operations per byte from which computing takes longer than reading
+    ridge = (
+        peaks.tflops * 1e3 / peaks.gb_s
+    )  # operations per byte from which computing takes longer than reading
     ends = [min([*intensity, ridge]) / 2, ridge, max([*intensity, ridge]) * 2]
-    axes.plot(ends, [ends[0] * peaks.gb_s / 1e3, peaks.tflops, peaks.tflops], color="black", linewidth=1.3)
+    axes.plot(
+        ends, [ends[0] * peaks.gb_s / 1e3, peaks.tflops, peaks.tflops], color="black", linewidth=1.3
+    )
     slope = (ends[0] * ridge) ** 0.5
-    axes.annotate(f"{peaks.gb_s:.3g} GB/s", (slope, slope * peaks.gb_s / 1e3), xytext=(8, -10),
-                  textcoords="offset points", fontsize=8)  # fmt: skip
-    axes.annotate(f"{peaks.tflops:.3g} TFLOPS", (ends[2], peaks.tflops), xytext=(-4, 4), textcoords="offset points",
-                  fontsize=8, ha="right")  # fmt: skip
+    axes.annotate(
+        f"{peaks.gb_s:.3g} GB/s",
+        (slope, slope * peaks.gb_s / 1e3),
+        xytext=(8, -10),
+        textcoords="offset points",
+        fontsize=8,
+    )
+    axes.annotate(
+        f"{peaks.tflops:.3g} TFLOPS",
+        (ends[2], peaks.tflops),
+        xytext=(-4, 4),
+        textcoords="offset points",
+        fontsize=8,
+        ha="right",
+    )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.margins(y=0.15)
@@ -187,14 +239,29 @@ def timeline(events: pd.DataFrame) -> Figure:
     for place, ((rank, thread), part) in enumerate(bands):
         outer = events[(events["rank"] == rank) & (events["thread"] == thread)]
         for kind, colour in KINDS.items():
-            rows = outer[outer["kind"] == kind] if kind in ("prefill", "decode") else part[part["kind"] == kind]
+            rows = (
+                outer[outer["kind"] == kind]
+                if kind in ("prefill", "decode")
+                else part[part["kind"] == kind]
+            )
             high = (place - 0.45, 0.9) if kind in ("prefill", "decode") else (place - 0.3, 0.6)
-            axes.broken_barh(list(zip(rows["start_ms"], rows["ms"], strict=True)), high, color=colour, linewidth=0)
-    axes.set_yticks(range(len(bands)), [_thread(bands, place) for place in range(len(bands))], fontsize=8)
+            axes.broken_barh(
+                list(zip(rows["start_ms"], rows["ms"], strict=True)),
+                high,
+                color=colour,
+                linewidth=0,
+            )
+    axes.set_yticks(
+        range(len(bands)), [_thread(bands, place) for place in range(len(bands))], fontsize=8
+    )
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds since the trace began")
     _plain(axes, "")
-    handles = [Patch(color=colour, label=kind) for kind, colour in KINDS.items() if kind in set(events["kind"])]
+    handles = [
+        Patch(color=colour, label=kind)
+        for kind, colour in KINDS.items()
+        if kind in set(events["kind"])
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
@@ -213,7 +280,9 @@ def scaling(measured: pd.DataFrame, predicted: pd.DataFrame) -> Figure:
     for name, rows in _by_threads(measured):
         left.plot(rows["ranks"] * rows["threads"], rows["speed_up"], "o-", markersize=4, label=name)
     most = (measured["ranks"] * measured["threads"]).max()
-    left.plot([1, most], [1, most], color=GREY, linestyle=":", linewidth=1, label="as many times as cores")
+    left.plot(
+        [1, most], [1, most], color=GREY, linestyle=":", linewidth=1, label="as many times as cores"
+    )
     left.set_xlabel("ranks × threads")
     left.legend(frameon=False, fontsize=8)
     token = next(words for words, name in TOKENS.items() if name == timed_token(measured))

@@ -13,18 +13,39 @@ if TYPE_CHECKING:
 
 # Header of the vendor's performance test, letter by letter (atb_speed_sdk; its last column does end in _post).
 VENDOR_COLUMNS = (
-    "batch_size", "input_seq_len(Encoding)", "output_seq_len(Decoding)", "ResponseTime(s)",
-    "forward_first_token_time(ms)", "forward_next_token_time(ms)", "pre_next_token_time(ms)",
+    "batch_size",
+    "input_seq_len(Encoding)",
+    "output_seq_len(Decoding)",
+    "ResponseTime(s)",
+    "forward_first_token_time(ms)",
+    "forward_next_token_time(ms)",
+    "pre_next_token_time(ms)",
     "post_next_token_time_post(ms)",
 )
 SHOWN = (  # the columns that people read first
-    "batch_size", "depth", "input_len", "output_len", "first_token_ms", "next_token_ms", "next_token_ms_low",
-    "next_token_ms_high", "next_token_ms_p99", "tokens_per_second", "rank_rss_peak_mb", "device_peak_mb", "outliers",
+    "batch_size",
+    "depth",
+    "input_len",
+    "output_len",
+    "first_token_ms",
+    "next_token_ms",
+    "next_token_ms_low",
+    "next_token_ms_high",
+    "next_token_ms_p99",
+    "tokens_per_second",
+    "rank_rss_peak_mb",
+    "device_peak_mb",
+    "outliers",
 )
 
 
 def save(
-    run: "Run", table: pd.DataFrame, columns: dict[str, str], about: dict[str, Any], perf_mode: str, skip_decode: bool
+    run: "Run",
+    table: pd.DataFrame,
+    columns: dict[str, str],
+    about: dict[str, Any],
+    perf_mode: str,
+    skip_decode: bool,
 ) -> None:
     """Write latency.csv, latency.json, latency.md and the vendor's CSV of each batch size into the run's folder.
 
@@ -51,7 +72,9 @@ def vendor_files(
         yield name, vendor_table(rows, perf_mode, skip_decode).reset_index(drop=True)
 
 
-def vendor_table(table: pd.DataFrame, perf_mode: str = "normal", skip_decode: bool = False) -> pd.DataFrame:
+def vendor_table(
+    table: pd.DataFrame, perf_mode: str = "normal", skip_decode: bool = False
+) -> pd.DataFrame:
     """`table` in the eight columns of the vendor's CSV, all by the synced clock.
 
     ResponseTime is one generation, in seconds to two places, with turning ids into text unless `skip_decode`. As in
@@ -61,13 +84,21 @@ def vendor_table(table: pd.DataFrame, perf_mode: str = "normal", skip_decode: bo
     times = table.filter(like="_ms").astype(float)
     if perf_mode == "detail":
         later = times["next_forward_ms"] + times["next_communication_ms"]
-        first, pre, post = times["first_forward_ms"], times["next_pre_ms"], times["next_post_ms"]
+        first = times["first_forward_ms"]
+        pre = times["next_pre_ms"]
+        post = times["next_post_ms"]
     else:
-        first, later = times["first_token_ms"], times["next_token_ms"]
+        first = times["first_token_ms"]
+        later = times["next_token_ms"]
         pre = post = times["total_ms"] * 0
     seconds = (times["total_ms"] + (0 if skip_decode else times["text_ms"])) / 1e3
     lengths = [table[name] for name in ("batch_size", "input_len", "output_len")]
-    columns = [*lengths, seconds.round(2), first, *(column.fillna(0.0) for column in (later, pre, post))]
+    columns = [
+        *lengths,
+        seconds.round(2),
+        first,
+        *(column.fillna(0.0) for column in (later, pre, post)),
+    ]
     return pd.concat(columns, axis=1, keys=VENDOR_COLUMNS)
 
 

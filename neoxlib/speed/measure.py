@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 PARTS = ("pre", "forward", "communication", "post")
 KEY = ["batch_size", "depth", "input_len", "output_len"]
-PROMPT_SHARE = 1 / 32  # of a decoding step: what a token of a prompt may cost, for the time left only
+PROMPT_SHARE = (
+    1 / 32
+)  # of a decoding step: what a token of a prompt may cost, for the time left only
 
 # What a row says: column -> meaning and unit. Times are milliseconds; those of a step are its slowest rank's.
 COLUMNS = {
@@ -68,7 +70,11 @@ COLUMNS = {
 
 
 def measure(
-    engine: "Inference", cases: Sequence[Case], run: "Run", seed: int = 0, perf_mode: str = "normal",
+    engine: "Inference",
+    cases: Sequence[Case],
+    run: "Run",
+    seed: int = 0,
+    perf_mode: str = "normal",
     skip_decode: bool = False,
 ) -> pd.DataFrame:
     """Time every case, in an order shuffled by `seed`; a row per case as COLUMNS says, in the order of `cases`.
@@ -76,7 +82,8 @@ def measure(
     All files of `speed_files.save` in the run's folder gain the row as soon as it is measured: what ends the run takes
     the running case with it and no other. Raises SettingsError beforehand for a cache that this machine cannot hold.
     """
-    about, order = engine.describe(), random.Random(seed).sample(range(len(cases)), len(cases))
+    about = engine.describe()
+    order = random.Random(seed).sample(range(len(cases)), len(cases))
     refuse_for_memory(engine, cases)
     rows: dict[int, dict[str, Any]] = {}
     with Progress(sum(map(_size, cases)), len(cases), "cases", keep=timings_shown()) as progress:
@@ -94,11 +101,14 @@ def measure(
 
 def refuse_for_memory(engine: "Inference", cases: Sequence[Case]) -> None:
     """Raises SettingsError, with the figures, for cases whose KV cache on a CPU is more than the memory now free."""
-    about, config = engine.describe(), engine.config
+    about = engine.describe()
+    config = engine.config
     if str(about["device"]) != "cpu":
         return  # the plan says it of NPUs, and knows what they hold
     width = {"float32": 4}.get(about["dtype"], 2)  # bytes
-    token = 2 * config.num_hidden_layers * config.hidden_size * width  # keys and values, of all ranks together
+    token = (
+        2 * config.num_hidden_layers * config.hidden_size * width
+    )  # keys and values, of all ranks together
     refuse_large(cases, token, limits.memory().free)
 
 
@@ -108,9 +118,10 @@ def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, An
         runs = engine.profile(case)
     allocated = max(runs[0].get("device_peak_mb", []), default=None)
     seen = {
-        "rank_rss_peak_mb": _most(memory.rss), "device_peak_mb": _most(memory.device),
+        "rank_rss_peak_mb": _most(memory.rss),
+        "device_peak_mb": _most(memory.device),
         "device_allocated_peak_mb": allocated,
-    }  # fmt: skip
+    }
     each = {f"rank{r}_rss_peak_mb": peak for r, peak in enumerate(memory.rss)}
     return summarise(case, runs) | seen | speed_memory.machine() | each
 
@@ -131,7 +142,9 @@ def summarise(case: Case, runs: "Sequence[Figures]") -> dict[str, Any]:
     row["next_device_ms"] = _median([ms for run in runs for ms in run.get("device", [])[1:]])
     row["text_ms"] = median(run["text"][0] for run in runs)
     later = [ms for run in runs for ms in run["step"][1:]]
-    row["outliers"] = statistics.outliers([run["step"][0] for run in runs]) + statistics.outliers(later)
+    row["outliers"] = statistics.outliers([run["step"][0] for run in runs]) + statistics.outliers(
+        later
+    )
     ranks = Counter(rank for run in runs for rank in (run["slowest"][1:] or run["slowest"]))
     row["slowest_rank"] = int(ranks.most_common(1)[0][0])
     return row
@@ -139,12 +152,20 @@ def summarise(case: Case, runs: "Sequence[Figures]") -> dict[str, Any]:
 
 def _times(name: str, runs: Sequence[Sequence[float]]) -> dict[str, float | None]:
     """The median over the repeats of each repeat's median with its interval; percentiles over all steps."""
-    middles, steps = [median(run) for run in runs if run], [ms for run in runs for ms in run]
+    middles = [median(run) for run in runs if run]
+    steps = [ms for run in runs for ms in run]
     if not steps:
-        return dict.fromkeys([name, *(f"{name}_{end}" for end in ("low", "high", "p50", "p90", "p99"))])
+        return dict.fromkeys(
+            [name, *(f"{name}_{end}" for end in ("low", "high", "p50", "p90", "p99"))]
+        )
     low, high = statistics.interval(middles)
     tail = {f"{name}_p{percent}": statistics.percentile(steps, percent) for percent in (90, 99)}
-    return {name: median(middles), f"{name}_low": low, f"{name}_high": high, f"{name}_p50": median(steps)} | tail
+    return {
+        name: median(middles),
+        f"{name}_low": low,
+        f"{name}_high": high,
+        f"{name}_p50": median(steps),
+    } | tail
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -14,8 +14,10 @@ from neoxlib.ranks import worker
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
 
-RSS_SECONDS, SMI_SECONDS = 0.02, 1.0  # between two looks: npu-smi is a program to be started, and slow
-MB, MIB = 1e6, 2**20
+RSS_SECONDS = 0.02
+SMI_SECONDS = 1.0  # between two looks: npu-smi is a program to be started, and slow
+MB = 1e6
+MIB = 2**20
 
 
 class Sampler:
@@ -26,11 +28,18 @@ class Sampler:
     """
 
     def __init__(self, pids: list[int | None], npu: bool = False) -> None:
-        self.pids, self.over = pids, threading.Event()
+        self.pids = pids
+        self.over = threading.Event()
         self.rss: list[float | None] = [None] * len(pids)
         self.device: list[float | None] = [None] * len(pids)
-        looks = [(self._look_rss, RSS_SECONDS), *([(self._look_device, SMI_SECONDS)] if npu else [])]
-        self.threads = [threading.Thread(target=self._loop, args=look, name="sampler", daemon=True) for look in looks]
+        looks = [
+            (self._look_rss, RSS_SECONDS),
+            *([(self._look_device, SMI_SECONDS)] if npu else []),
+        ]
+        self.threads = [
+            threading.Thread(target=self._loop, args=look, name="sampler", daemon=True)
+            for look in looks
+        ]
 
     def __enter__(self) -> "Sampler":
         for thread in self.threads:
@@ -57,7 +66,8 @@ class Sampler:
             self.rss[place] = _larger(self.rss[place], seen)
 
     def _look_device(self) -> None:
-        found, inside = npu_smi.read(), container() is not None
+        found = npu_smi.read()
+        inside = container() is not None
         holders = found.holders if found else ()
         for place, pid in enumerate(self.pids):
             held = [holder.mib for holder in holders if holder.seen(inside) == pid]
@@ -73,7 +83,10 @@ def pids(engine: "Inference") -> list[int | None]:
     ranks = getattr(engine, "ranks", None)
     if ranks is None:
         return [os.getpid()]
-    return [pid if host == worker.host() else None for pid, host in zip(ranks["pid"], ranks["host"], strict=True)]
+    return [
+        pid if host == worker.host() else None
+        for pid, host in zip(ranks["pid"], ranks["host"], strict=True)
+    ]
 
 
 def machine() -> dict[str, Any]:
@@ -82,4 +95,7 @@ def machine() -> dict[str, Any]:
         frequency = psutil.cpu_freq()
     except (OSError, NotImplementedError):
         frequency = None
-    return {"frequency_mhz": frequency.current if frequency else None, "load_average": os.getloadavg()[0]}
+    return {
+        "frequency_mhz": frequency.current if frequency else None,
+        "load_average": os.getloadavg()[0],
+    }

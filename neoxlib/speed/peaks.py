@@ -44,7 +44,9 @@ class Peaks:
     shared: bool
     own: tuple[float | None, float | None, str] | None = None
 
-    def seconds(self, size: float, operations: float, times_devices: float = 1) -> tuple[float, float]:
+    def seconds(
+        self, size: float, operations: float, times_devices: float = 1
+    ) -> tuple[float, float]:
         """Shortest times to read so many bytes, and to compute so many operations, on `times_devices` as many chips."""
         more = 1 if self.shared else times_devices
         return size / (self.gb_s * 1e9 * more), operations / (self.tflops * 1e12 * more)
@@ -78,15 +80,22 @@ def peaks(session: "Session", gb_s: float | None = None, tflops: float | None = 
     devices = 1 if shared else ranks
     where = f"measured now, {ranks} rank{'s' * (ranks > 1)} at once"
     return Peaks(
-        devices * gb_s if gb_s else found["gb_s"], devices * tflops if tflops else found["tflops"],
-        GIVEN if gb_s else f"{where}, over {size / 2**20:.1f} MiB each", GIVEN if tflops else f"{where}, {found['of']}",
-        shared, None if shared else _own_figures(ranks),
-    )  # fmt: skip
+        devices * gb_s if gb_s else found["gb_s"],
+        devices * tflops if tflops else found["tflops"],
+        GIVEN if gb_s else f"{where}, over {size / 2**20:.1f} MiB each",
+        GIVEN if tflops else f"{where}, {found['of']}",
+        shared,
+        None if shared else _own_figures(ranks),
+    )
 
 
 def refuse(figures: dict[str, float | None]) -> None:
     """Raise SettingsError with every figure that is given and not above 0."""
-    bad = [f"{name} is {value}" for name, value in figures.items() if value is not None and not value > 0]
+    bad = [
+        f"{name} is {value}"
+        for name, value in figures.items()
+        if value is not None and not value > 0
+    ]
     if bad:
         raise SettingsError(f"{'; '.join(bad)}: a peak is above 0, or left out to have it measured")
 
@@ -101,13 +110,18 @@ def measure(engine: "Engine") -> tuple[int, dict] | None:
     """On every rank at once: the bytes that each read, and GB/s and TFLOPS of all together. None off rank 0."""
     engine.settle()  # weights may still be on their way into memory
     weights = sum(weight.nbytes for weight in engine.model.parameters())
-    size, device = min(max(weights, LEAST_BYTES), MOST_BYTES), engine.weight.device
+    size = min(max(weights, LEAST_BYTES), MOST_BYTES)
+    device = engine.weight.device
     engine.group.barrier()
-    gb_s = reading(size, torch.get_num_threads()) if device.type == "cpu" else _copying(size, device)
+    gb_s = (
+        reading(size, torch.get_num_threads()) if device.type == "cpu" else _copying(size, device)
+    )
     engine.group.barrier()
     rates = {name: product(dtype, device) for name, dtype in _formats(engine).items()}
     name = max(rates, key=rates.get)
-    everyone = engine.group.gather(torch.tensor([[gb_s, rates[name]]], device=device), dim=0)  # [ranks, figures]
+    everyone = engine.group.gather(
+        torch.tensor([[gb_s, rates[name]]], device=device), dim=0
+    )  # [ranks, figures]
     if everyone is None:
         return None
     total = everyone.sum(dim=0).tolist()
@@ -119,7 +133,8 @@ def _formats(engine: "Engine") -> dict[str, torch.dtype]:
 
     A CPU's kernels turn float16 into float32.
     """
-    own, on_cpu = engine.weight.dtype, engine.weight.device.type == "cpu"
+    own = engine.weight.dtype
+    on_cpu = engine.weight.device.type == "cpu"
     formats = [torch.float32, *([own] if own != torch.float16 else [])] if on_cpu else [own]
     formats += [torch.int8] if on_cpu and engine.describe()["quant"] else []
     return {str(dtype).removeprefix("torch."): dtype for dtype in formats}
@@ -130,9 +145,13 @@ def reading(size: int, threads: int) -> float:
 
     Read as the kernels read a matrix, in four places at once; without them one after the other, which is slower.
     """
-    parts = [np.ones(max(1, size // 1024 // threads) * 128, np.int64) for _ in range(threads)]  # whole kilobytes each
+    parts = [
+        np.ones(max(1, size // 1024 // threads) * 128, np.int64) for _ in range(threads)
+    ]  # whole kilobytes each
     total = sum(part.nbytes for part in parts)
-    again = max(1, MOST_BYTES // size // 4)  # short passes would measure how long a thread takes to wake up
+    again = max(
+        1, MOST_BYTES // size // 4
+    )  # short passes would measure how long a thread takes to wake up
     library = build.library("bandwidth")
 
     def read(part: np.ndarray) -> None:
@@ -149,7 +168,8 @@ def reading(size: int, threads: int) -> float:
 def _copying(size: int, device: torch.device) -> float:
     """GB/s of a copy within an accelerator's memory: each byte is read once and written once."""
     source = torch.zeros(size, dtype=torch.uint8, device=device)
-    target, wait = torch.empty_like(source), torch.get_device_module(device).synchronize
+    target = torch.empty_like(source)
+    wait = torch.get_device_module(device).synchronize
     return 2 * size / best(lambda: (target.copy_(source), wait())) / 1e9
 
 

@@ -52,7 +52,12 @@ class Plan:
     def needed(self) -> int:
         """Bytes that the fullest rank fills."""
         budget = self.budget
-        return sum(budget.weights.values()) + budget.kv_cache + budget.workspace + self.collective_buffers
+        return (
+            sum(budget.weights.values())
+            + budget.kv_cache
+            + budget.workspace
+            + self.collective_buffers
+        )
 
     @property
     def collective_buffers(self) -> int:
@@ -122,19 +127,30 @@ class Plan:
         """Table part · size: what a rank holds, what is free, what the host and the disk need."""
         import pandas as pd
 
-        budget, buffers = self.budget, self.collective_buffers
-        rows = {**budget.weights, "KV cache": budget.kv_cache, "workspace (estimate)": budget.workspace}
+        budget = self.budget
+        buffers = self.collective_buffers
+        rows = {
+            **budget.weights,
+            "KV cache": budget.kv_cache,
+            "workspace (estimate)": budget.workspace,
+        }
         rows |= {"HCCL buffers": buffers} if buffers else {}
         rows |= {"needed per rank": self.needed, "free per rank": self.free}
-        rows |= {"host memory while loading, all ranks": self.host_memory, "disk for the cut, all ranks": budget.disk}
-        return pd.DataFrame([(name, size_text(size)) for name, size in rows.items()], columns=["part", "size"])
+        rows |= {
+            "host memory while loading, all ranks": self.host_memory,
+            "disk for the cut, all ranks": budget.disk,
+        }
+        return pd.DataFrame(
+            [(name, size_text(size)) for name, size in rows.items()], columns=["part", "size"]
+        )
 
     @property
     def speed(self) -> "pd.DataFrame":
         """Table of predicted milliseconds: bound, likely range, and the figures they rest on."""
         import pandas as pd
 
-        first, later = (self.first_token_ms, self.likely_first), (self.next_token_ms, self.likely)
+        first = (self.first_token_ms, self.likely_first)
+        later = (self.next_token_ms, self.likely)
         steps = (("first token", *first), ("next token", *later))
         rows = [(step, _ms(bound), likely, self._figures(step)) for step, bound, likely in steps]
         return pd.DataFrame(rows, columns=["predicted", "bound (ms)", "likely (ms)", "from"])
@@ -167,7 +183,10 @@ class Plan:
         import pandas as pd
 
         with pd.option_context("display.max_colwidth", None):
-            tables = [frame.to_html(index=False, border=0) for frame in (self.memory, self.speed, self.sizes)]
+            tables = [
+                frame.to_html(index=False, border=0)
+                for frame in (self.memory, self.speed, self.sizes)
+            ]
         notes = "".join(f"<li>{markup.text(note)}</li>" for note in self._notes)
         title = f"<p><b>{markup.text(self.title)}</b></p>"
         return markup.block(f"{title}{''.join(tables)}<ul>{notes}</ul>")
@@ -184,7 +203,9 @@ class Plan:
     def _computing(self, tokens: int) -> float | None:
         """Seconds at the chip's peak; None where no source gives it."""
         peak = self.place.chip.fp16_tflops
-        return None if peak is None else self.budget.operations(tokens) * self._sharing / (peak * 1e12)
+        return (
+            None if peak is None else self.budget.operations(tokens) * self._sharing / (peak * 1e12)
+        )
 
     def _figures(self, step: str) -> str:
         """The figures behind a time, and whose they are."""
@@ -197,10 +218,16 @@ class Plan:
 
 
 def plan(
-    model: str | os.PathLike[str] | ModelConfig, world_size: int, batch: int = 1, seq_len: int | None = None,
-    dtype: str = "float16", chip: str | Chip | None = None, bandwidth_gb_s: float | None = None,
-    quant: str | None = None, tflops: float | None = None,
-) -> Plan:  # fmt: skip
+    model: str | os.PathLike[str] | ModelConfig,
+    world_size: int,
+    batch: int = 1,
+    seq_len: int | None = None,
+    dtype: str = "float16",
+    chip: str | Chip | None = None,
+    bandwidth_gb_s: float | None = None,
+    quant: str | None = None,
+    tflops: float | None = None,
+) -> Plan:
     """Plan a run of `model` (a folder or its config) over `world_size` ranks; needs no weights and no device.
 
     `seq_len` counts prompt and answer and defaults to the model's window. `chip` is a name of `chips.CHIPS`; None is
@@ -214,12 +241,21 @@ def plan(
     if batch < 1:
         raise SettingsError(f"batch is {batch}; it is a number of rows, 1 or more")
     where = place(chip, bandwidth_gb_s, tflops)
-    dtype = devices.pick_dtype(dtype, "cpu" if where.on_cpu else "npu", config.torch_dtype, where.chip)
-    packed = tuple(SCHEMES) if where.on_cpu else OPS.get(where.chip.family, PLAIN).packed  # a CPU's are compiled
-    return Plan(Budget(config, world_size, batch, sequence_window(config, seq_len), dtype, quant, packed), where)
+    dtype = devices.pick_dtype(
+        dtype, "cpu" if where.on_cpu else "npu", config.torch_dtype, where.chip
+    )
+    packed = (
+        tuple(SCHEMES) if where.on_cpu else OPS.get(where.chip.family, PLAIN).packed
+    )  # a CPU's are compiled
+    return Plan(
+        Budget(config, world_size, batch, sequence_window(config, seq_len), dtype, quant, packed),
+        where,
+    )
 
 
-def _model(model: str | os.PathLike[str] | ModelConfig, quant: str | None) -> tuple[ModelConfig, str | None]:
+def _model(
+    model: str | os.PathLike[str] | ModelConfig, quant: str | None
+) -> tuple[ModelConfig, str | None]:
     """A model's config, and the scheme of its weights."""
     if isinstance(model, ModelConfig):
         return model, scheme_name(quant)
@@ -227,7 +263,10 @@ def _model(model: str | os.PathLike[str] | ModelConfig, quant: str | None) -> tu
 
 
 def across_chips(
-    model: str | os.PathLike[str] | ModelConfig, batch: int = 1, seq_len: int | None = None, quant: str | None = None
+    model: str | os.PathLike[str] | ModelConfig,
+    batch: int = 1,
+    seq_len: int | None = None,
+    quant: str | None = None,
 ) -> "pd.DataFrame":
     """For every NPU whose memory is known, and this machine: the smallest world size that fits, and its times."""
     import pandas as pd
@@ -235,11 +274,17 @@ def across_chips(
     config, quant = _model(model, quant)
     places = [chip for chip in CHIPS.values() if chip.usable_gib is not None]
     rows = [_smallest(config, batch, seq_len, quant, chip) for chip in (*places, None)]
-    times = [f"predicted {step} token, {what} (ms)" for step in ("first", "next") for what in ("bound", "likely")]
+    times = [
+        f"predicted {step} token, {what} (ms)"
+        for step in ("first", "next")
+        for what in ("bound", "likely")
+    ]
     return pd.DataFrame(rows, columns=["chip", "smallest world size", *times])
 
 
-def _smallest(config: ModelConfig, batch: int, seq_len: int | None, quant: str | None, chip: Chip | None) -> tuple:
+def _smallest(
+    config: ModelConfig, batch: int, seq_len: int | None, quant: str | None, chip: Chip | None
+) -> tuple:
     """The smallest world size that fits on a chip, or on this machine, and its times."""
     sizes = legal_world_sizes(config, quant)
     plans = (plan(config, size, batch, seq_len, "auto", chip, quant=quant) for size in sizes)
@@ -247,7 +292,14 @@ def _smallest(config: ModelConfig, batch: int, seq_len: int | None, quant: str |
     fit = next((found for found in plans if found.fits), None)
     if fit is None:
         return (name, "none", *["not known"] * 4)
-    return (name, fit.budget.world_size, _ms(fit.first_token_ms), fit.likely_first, _ms(fit.next_token_ms), fit.likely)
+    return (
+        name,
+        fit.budget.world_size,
+        _ms(fit.first_token_ms),
+        fit.likely_first,
+        _ms(fit.next_token_ms),
+        fit.likely,
+    )
 
 
 def size_text(size: int | None) -> str:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 AT_LIMIT = 0.4  # share of a peak from which a step counts as bound by it; published runs reach 0.46 to 0.66
 MORE_ROWS = 4  # times the rows, for the prediction of a larger batch
-BY_RANKS, BY_INT8 = "predicted, twice the ranks (ms)", "predicted, int8 (ms)"
+BY_RANKS = "predicted, twice the ranks (ms)"
+BY_INT8 = "predicted, int8 (ms)"
 BY_ROWS = f"predicted, {MORE_ROWS} times the rows"
 
 
@@ -55,11 +56,17 @@ class Pass:
     @property
     def shares(self) -> dict[str, float]:
         """Parts of the wall time. Bandwidth and compute overlap; kernels is time in kernels below the peak."""
-        launch = min(self.unexplained_ms, self.unexplained_ms if self.overhead_ms is None else self.overhead_ms)
+        launch = min(
+            self.unexplained_ms,
+            self.unexplained_ms if self.overhead_ms is None else self.overhead_ms,
+        )
         times = {
-            "bandwidth": self.reading_ms, "compute": self.computing_ms, "communication": self.communication_ms or 0,
-            "launch": launch, "kernels": self.unexplained_ms - launch,
-        }  # fmt: skip
+            "bandwidth": self.reading_ms,
+            "compute": self.computing_ms,
+            "communication": self.communication_ms or 0,
+            "launch": launch,
+            "kernels": self.unexplained_ms - launch,
+        }
         return {name: ms / self.wall_ms for name, ms in times.items()}
 
     @property
@@ -69,7 +76,12 @@ class Pass:
         roof = max("bandwidth", "compute", key=shares.get)
         if shares[roof] >= max(AT_LIMIT, shares["communication"]):
             return roof
-        return max(roof, "communication", "launch", key=(shares | {roof: shares[roof] + shares["kernels"]}).get)
+        return max(
+            roof,
+            "communication",
+            "launch",
+            key=(shares | {roof: shares[roof] + shares["kernels"]}).get,
+        )
 
     def words(self) -> str:
         """What it is bound by with the figures behind that, then the other shares of the time, of a peak or both."""
@@ -77,12 +89,15 @@ class Pass:
         share = {name: _percent(value) for name, value in shares.items()}
         sums = " and the sums between ranks" if self.communication_ms is None else ""
         parts = {
-            "bandwidth": f"reading at {share['bandwidth']} of its peak", "compute": f"computing at {share['compute']}",
+            "bandwidth": f"reading at {share['bandwidth']} of its peak",
+            "compute": f"computing at {share['compute']}",
             "communication": f"sums between ranks {share['communication']}",
             "launch": f"overhead {share['launch']}",
             "kernels": f"kernels below the peak{sums} {share['kernels']}",
-        }  # fmt: skip
-        told = [text for name, text in parts.items() if shares[name] >= 0.001 and name != self.bound]
+        }
+        told = [
+            text for name, text in parts.items() if shares[name] >= 0.001 and name != self.bound
+        ]
         return f"{self.bound}-bound: {'; '.join([self._figures(parts[self.bound]), *told])}"
 
     def _figures(self, otherwise: str) -> str:
@@ -91,9 +106,13 @@ class Pass:
         work = {"bandwidth": (self.size, "B", "B/s"), "compute": (self.operations, "FLOP", "FLOPS")}
         if self.bound not in work:
             outside = self.bound == "launch" and beside > 0
-            return f"{otherwise} of the time" + outside * f", {_percent(beside)} before and after the forward pass"
+            return (
+                f"{otherwise} of the time"
+                + outside * f", {_percent(beside)} before and after the forward pass"
+            )
         amount, unit, per_second = work[self.bound]
-        rate, share = si(amount * 1e3 / self.wall_ms), _percent(self.shares[self.bound])
+        rate = si(amount * 1e3 / self.wall_ms)
+        share = _percent(self.shares[self.bound])
         return f"{si(amount)}{unit} at {rate}{per_second} are {share} of the peak"
 
 
@@ -114,9 +133,16 @@ class Roofline:
 
     def first_token(self, row: Any) -> Pass:
         """The pass over the prompt. Its clock has the sums in it; overhead is at most that of a next token."""
-        later, sums = self.next_token(row), None if self.budget.world_size > 1 else 0.0
+        later = self.next_token(row)
+        sums = None if self.budget.world_size > 1 else 0.0
         work = self._work(self._budget(row), row.input_len, row.depth)
-        return Pass(*work[:2], row.first_token_ms, *work[2:], sums, overhead_ms=later and later.unexplained_ms)
+        return Pass(
+            *work[:2],
+            row.first_token_ms,
+            *work[2:],
+            sums,
+            overhead_ms=later and later.unexplained_ms,
+        )
 
     def _budget(self, row: Any) -> Budget:
         return replace(self.budget, batch=row.batch_size)
@@ -130,30 +156,46 @@ class Roofline:
 
     def verdict(self, row: Any) -> dict[str, Any]:
         """The columns that `verdicts` adds, of one case."""
-        first, later = self.first_token(row), self.next_token(row)
+        first = self.first_token(row)
+        later = self.next_token(row)
         said = f"First token {first.words()}."
         found = {
-            "first_bytes": first.size, "first_operations": first.operations, "first_mbu": first.shares["bandwidth"],
-            "first_mfu": first.shares["compute"], "first_bound": first.bound,
-            "bytes_per_step": None, "operations_per_step": None, "mbu": None, "mfu": None, "communication_share": None,
+            "first_bytes": first.size,
+            "first_operations": first.operations,
+            "first_mbu": first.shares["bandwidth"],
+            "first_mfu": first.shares["compute"],
+            "first_bound": first.bound,
+            "bytes_per_step": None,
+            "operations_per_step": None,
+            "mbu": None,
+            "mfu": None,
+            "communication_share": None,
             "bound": None,
-        }  # fmt: skip
+        }
         if later:
-            shares, said = later.shares, f"Next token {later.words()}. {said}"
+            shares = later.shares
+            said = f"Next token {later.words()}. {said}"
             found |= {
-                "bytes_per_step": later.size, "operations_per_step": later.operations, "mbu": shares["bandwidth"],
-                "mfu": shares["compute"], "communication_share": shares["communication"], "bound": later.bound,
-            }  # fmt: skip
+                "bytes_per_step": later.size,
+                "operations_per_step": later.operations,
+                "mbu": shares["bandwidth"],
+                "mfu": shares["compute"],
+                "communication_share": shares["communication"],
+                "bound": later.bound,
+            }
         return found | {"verdict": said}
 
     def changes(self, row: Any) -> dict[str, str]:
         """What twice the ranks, int8 weights and more rows are predicted to give a next token: ranges in words."""
-        now, budget = self.next_token(row), self._budget(row)
+        now = self.next_token(row)
+        budget = self._budget(row)
         if now is None:
             return dict.fromkeys((BY_RANKS, BY_INT8, BY_ROWS), "–")
         return {
             BY_RANKS: self._twice_the_ranks(row, now),
-            BY_INT8: "weights are packed" if budget.quant else self._range(row, now, replace(budget, quant="int8")),
+            BY_INT8: "weights are packed"
+            if budget.quant
+            else self._range(row, now, replace(budget, quant="int8")),
             BY_ROWS: self._more_rows(row, now),
         }
 
@@ -170,7 +212,9 @@ class Roofline:
         rows = MORE_ROWS * row.batch_size
         low, high = self._times(row, now, replace(self.budget, batch=rows))
         per_second = sorted(1e3 * rows / ms for ms in (low, high))
-        return f"{_between(*per_second)} tokens/s, now {_number(1e3 * row.batch_size / now.wall_ms)}"
+        return (
+            f"{_between(*per_second)} tokens/s, now {_number(1e3 * row.batch_size / now.wall_ms)}"
+        )
 
     def _range(self, row: Any, now: Pass, changed: Budget) -> str:
         return _between(*self._times(row, now, changed))
@@ -183,7 +227,8 @@ class Roofline:
         """
         roof = max(self._work(changed, 1, _middle(row))[2:])
         forward = max(now.wall_ms - now.beside_ms - now.communication_ms, 0.0)
-        beside, in_step = now.wall_ms - forward, forward * roof / now.roof_ms
+        beside = now.wall_ms - forward
+        in_step = forward * roof / now.roof_ms
         apart = forward - now.roof_ms + roof if forward > now.roof_ms else in_step
         return tuple(sorted((beside + in_step, beside + apart)))
 
@@ -194,7 +239,10 @@ def roofline(session: "Session", peaks: "Peaks") -> Roofline:
     on_cpu = about["device"] == "cpu"
     family = None if on_cpu else chip_for("npu").family
     packed = tuple(SCHEMES) if on_cpu else OPS.get(family, PLAIN).packed  # a CPU's are compiled
-    return Roofline(Budget(session.config, about["world_size"], 1, 1, about["dtype"], about["quant"], packed), peaks)
+    return Roofline(
+        Budget(session.config, about["world_size"], 1, 1, about["dtype"], about["quant"], packed),
+        peaks,
+    )
 
 
 def verdicts(table: pd.DataFrame, roof: Roofline) -> pd.DataFrame:
@@ -209,7 +257,10 @@ def verdicts(table: pd.DataFrame, roof: Roofline) -> pd.DataFrame:
 def predictions(table: pd.DataFrame, roof: Roofline, key: list[str]) -> pd.DataFrame:
     """A row per case: its measured next token, and what each change is predicted to make of it."""
     rows = pd.DataFrame([roof.changes(row) for row in table.itertuples()], index=table.index)
-    return pd.concat([table[[*key, "next_token_ms"]].rename(columns={"next_token_ms": "measured (ms)"}), rows], axis=1)
+    return pd.concat(
+        [table[[*key, "next_token_ms"]].rename(columns={"next_token_ms": "measured (ms)"}), rows],
+        axis=1,
+    )
 
 
 def _middle(row: Any) -> int:
@@ -218,7 +269,8 @@ def _middle(row: Any) -> int:
 
 
 def _between(low: float, high: float) -> str:
-    low, high = _number(low), _number(high)
+    low = _number(low)
+    high = _number(high)
     return low if low == high else f"{low} to {high}"
 
 

@@ -19,11 +19,22 @@ if TYPE_CHECKING:
     from neoxlib.model.config import ModelConfig
 
 CHIPS = ("910B3", "310P3")  # whose curves are predicted
-COLUMNS = ["ranks", "threads", "first_token_ms", "next_token_ms", "next_token_ms_low", "next_token_ms_high",
-           "tokens_per_second", "speed_up", "efficiency"]  # fmt: skip
+COLUMNS = [
+    "ranks",
+    "threads",
+    "first_token_ms",
+    "next_token_ms",
+    "next_token_ms_low",
+    "next_token_ms_high",
+    "tokens_per_second",
+    "speed_up",
+    "efficiency",
+]
 
 
-def measure(params: Any, config: "ModelConfig", case: Case, report: Callable[[str], Any] = print) -> pd.DataFrame:
+def measure(
+    params: Any, config: "ModelConfig", case: Case, report: Callable[[str], Any] = print
+) -> pd.DataFrame:
     """A row per number of ranks, and on a CPU of threads of each: the case's times, measured on this host one by one.
 
     `speed_up` is of `timed_token`, against the first row, with the fewest ranks and threads;
@@ -43,7 +54,8 @@ def measure(params: Any, config: "ModelConfig", case: Case, report: Callable[[st
         except NeoXError as error:
             report(f"{ranks} ranks are left out: {error}")
     table = pd.DataFrame(rows)
-    took, times = table["ranks"] * table["threads"], table[timed_token(table)].astype(float)
+    took = table["ranks"] * table["threads"]
+    times = table[timed_token(table)].astype(float)
     table["speed_up"] = times.iloc[0] / times
     table["efficiency"] = table["speed_up"] / (took / took.iloc[0])
     return table[COLUMNS]
@@ -55,7 +67,9 @@ def timed_token(table: pd.DataFrame) -> str:
     return "first_token_ms" if alone else "next_token_ms"
 
 
-def combinations(config: "ModelConfig", quant: str | None, device: str) -> Iterator[tuple[int, list[int]]]:
+def combinations(
+    config: "ModelConfig", quant: str | None, device: str
+) -> Iterator[tuple[int, list[int]]]:
     """Numbers of ranks that the model can be cut for, here: 1, 2, 4 …, each with the threads of a rank."""
     on_cpu = devices.pick_device(device) == "cpu"
     places = limits.cores() if on_cpu else len((npu_smi.read() or npu_smi.Smi()).cards)
@@ -83,8 +97,18 @@ def predict(params: Any, config: "ModelConfig", case: Case) -> pd.DataFrame:
     rows = []
     for chip in CHIPS:
         for ranks in legal_world_sizes(config, params.quant):
-            found = plan(params.model_dir, ranks, case.batch_size, case.positions, "auto", chip, quant=params.quant)
+            found = plan(
+                params.model_dir,
+                ranks,
+                case.batch_size,
+                case.positions,
+                "auto",
+                chip,
+                quant=params.quant,
+            )
             fits = {True: "yes", False: "no", None: "not known"}[found.fits]
-            rows.append((chip, ranks, found.first_token_ms, found.next_token_ms, found.likely, fits))
+            rows.append(
+                (chip, ranks, found.first_token_ms, found.next_token_ms, found.likely, fits)
+            )
     names = ["predicted_first_ms", "predicted_next_ms", "predicted_next_likely_ms", "fits"]
     return pd.DataFrame(rows, columns=["chip", "ranks", *names])

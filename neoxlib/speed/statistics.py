@@ -16,7 +16,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     Between the k-th smallest and the k-th largest of n values lies the median, unless fewer than k of them fell on one
     side of it, which is a matter of tossing n coins.
     """
-    n, ordered, k = len(values), sorted(values), 1
+    n = len(values)
+    ordered = sorted(values)
+    k = 1
     while 2 * sum(math.comb(n, fewer) for fewer in range(k + 1)) / 2**n <= 0.05:
         k += 1
     return ordered[k - 1], ordered[-k]

@@ -22,31 +22,50 @@ SHARES = ("mbu", "mfu", "communication_share", "first_mbu", "first_mfu", "share"
 BLANK = "\u00a0"  # keeps a cell on one line
 VERSIONS = ("neoxlib", "git", "python", "torch", "torch-npu", "transformers", "ipyparallel")
 HOST = ("platform", "cpu", "cores", "memory_gb")
-LOADED = ("device", "chip", "dtype", "quant", "parameters", "world_size", "threads", "backend", "max_seq_len",
-          "compile")  # fmt: skip
+LOADED = (
+    "device",
+    "chip",
+    "dtype",
+    "quant",
+    "parameters",
+    "world_size",
+    "threads",
+    "backend",
+    "max_seq_len",
+    "compile",
+)
 
 
 def box(run: "Run") -> Table:
     """Host, versions, chip, dtype, quantization and environment of `run` in one table of a few lines."""
-    environment, model = run.environment, run.results["model"]
+    environment = run.environment
+    model = run.results["model"]
     variables = {**environment["variables"], **model.get("launch_environment", {})}
     lines = {
-        "host": _pairs(environment, HOST), "versions": _pairs(environment, VERSIONS),
-        "model": model.get("model_dir", "not loaded"), "loaded": _pairs(model, LOADED),
-        "variables": ", ".join(f"{name}={value}" for name, value in sorted(variables.items())) or "none",
-    }  # fmt: skip
+        "host": _pairs(environment, HOST),
+        "versions": _pairs(environment, VERSIONS),
+        "model": model.get("model_dir", "not loaded"),
+        "loaded": _pairs(model, LOADED),
+        "variables": ", ".join(f"{name}={value}" for name, value in sorted(variables.items()))
+        or "none",
+    }
     return Table(("what", "this run"), lines.items())
 
 
 def _pairs(values: dict[str, Any], names: tuple[str, ...]) -> str:
     known = {name: values[name] for name in names if values.get(name) is not None}
-    return ", ".join(f"{name} {value:,}" if type(value) is int else f"{name} {value}" for name, value in known.items())
+    return ", ".join(
+        f"{name} {value:,}" if type(value) is int else f"{name} {value}"
+        for name, value in known.items()
+    )
 
 
 def peaks(run: "Run", peak: "Peaks") -> Table:
     """What all ranks together reach, and who says so; kept as `peaks.csv`."""
     table = run.save("peaks", peak.table)
-    return numbers(table, {"peak": "all ranks together", "value": "peak", "unit": "unit", "source": "source"})
+    return numbers(
+        table, {"peak": "all ranks together", "value": "peak", "unit": "unit", "source": "source"}
+    )
 
 
 class Verdicts:
@@ -58,7 +77,8 @@ class Verdicts:
         self.rows = list(zip(names, bounds, table["verdict"], strict=True))
 
     def _repr_html_(self) -> str:
-        style, colours = "padding-left:.6em;margin:.5em 0;list-style:none;border-left:4px solid", speed_figures.BOUNDS
+        style = "padding-left:.6em;margin:.5em 0;list-style:none;border-left:4px solid"
+        colours = speed_figures.BOUNDS
         lines = "".join(
             f'<li style="{style} {colours[bound]}">'
             f"<b>{markup.text(name)}</b><br>{markup.text(sentence)}</li>"
@@ -70,7 +90,9 @@ class Verdicts:
         return "\n".join(f"{name}: {sentence}" for name, _, sentence in self.rows)
 
 
-def verdicts(run: "Run", table: pd.DataFrame, roof: roofline.Roofline) -> tuple[pd.DataFrame, Verdicts]:
+def verdicts(
+    run: "Run", table: pd.DataFrame, roof: roofline.Roofline
+) -> tuple[pd.DataFrame, Verdicts]:
     """`table` with the columns of `roofline.verdicts`, kept as `limits.csv`, and the sentences to show."""
     judged = roofline.verdicts(table, roof)
     added = [name for name in judged if name not in table]
@@ -80,14 +102,32 @@ def verdicts(run: "Run", table: pd.DataFrame, roof: roofline.Roofline) -> tuple[
 
 def limits(judged: pd.DataFrame) -> Table:
     """Work and shares of the peaks, of both tokens; `limits.csv` has the numbers."""
-    units = {"bytes_per_step": "B", "operations_per_step": "FLOP", "first_bytes": "B", "first_operations": "FLOP"}
-    work = {name: [None if pd.isna(value) else roofline.si(value) + unit for value in judged[name]]
-            for name, unit in units.items()}  # fmt: skip
-    return _readable(judged.assign(**work), {
-        "bytes_per_step": "next token: read", "operations_per_step": "computed", "mbu": "MBU", "mfu": "MFU",
-        "communication_share": "sums", "bound": "bound by", "first_bytes": "first token: read",
-        "first_operations": "computed ", "first_mbu": "MBU ", "first_mfu": "MFU ", "first_bound": "bound by ",
-    })  # fmt: skip
+    units = {
+        "bytes_per_step": "B",
+        "operations_per_step": "FLOP",
+        "first_bytes": "B",
+        "first_operations": "FLOP",
+    }
+    work = {
+        name: [None if pd.isna(value) else roofline.si(value) + unit for value in judged[name]]
+        for name, unit in units.items()
+    }
+    return _readable(
+        judged.assign(**work),
+        {
+            "bytes_per_step": "next token: read",
+            "operations_per_step": "computed",
+            "mbu": "MBU",
+            "mfu": "MFU",
+            "communication_share": "sums",
+            "bound": "bound by",
+            "first_bytes": "first token: read",
+            "first_operations": "computed ",
+            "first_mbu": "MBU ",
+            "first_mfu": "MFU ",
+            "first_bound": "bound by ",
+        },
+    )
 
 
 def predictions(run: "Run", judged: pd.DataFrame, roof: roofline.Roofline) -> Table:
@@ -98,14 +138,24 @@ def predictions(run: "Run", judged: pd.DataFrame, roof: roofline.Roofline) -> Ta
 
 def times(table: pd.DataFrame) -> Table:
     """First and next token with their intervals, tokens a second, and a whole continuation by both clocks."""
-    intervals = {f"{name}_interval": [_interval(row, name) for row in table.to_dict("records")]
-                 for name in baseline.TOKENS.values()}  # fmt: skip
-    return _readable(table.assign(**intervals), {
-        "first_token_ms": "first token (ms)", "first_token_ms_interval": "95 % interval",
-        "next_token_ms": "next token (ms)", "next_token_ms_interval": "95 % interval ",
-        "tokens_per_second": "tokens/s", "total_ms": "whole, synced (ms)", "end_to_end_ms": "whole, end to end (ms)",
-        "rank_rss_peak_mb": "memory of a rank (MB)", "device_peak_mb": "of its NPU (MB)",
-    })  # fmt: skip
+    intervals = {
+        f"{name}_interval": [_interval(row, name) for row in table.to_dict("records")]
+        for name in baseline.TOKENS.values()
+    }
+    return _readable(
+        table.assign(**intervals),
+        {
+            "first_token_ms": "first token (ms)",
+            "first_token_ms_interval": "95 % interval",
+            "next_token_ms": "next token (ms)",
+            "next_token_ms_interval": "95 % interval ",
+            "tokens_per_second": "tokens/s",
+            "total_ms": "whole, synced (ms)",
+            "end_to_end_ms": "whole, end to end (ms)",
+            "rank_rss_peak_mb": "memory of a rank (MB)",
+            "device_peak_mb": "of its NPU (MB)",
+        },
+    )
 
 
 def phases(table: pd.DataFrame) -> Table:
@@ -116,17 +166,29 @@ def phases(table: pd.DataFrame) -> Table:
 
 def percentiles(table: pd.DataFrame) -> Table:
     """How steady the tokens are: percentiles of all steps in ms, and what the machine did meanwhile."""
-    heads = {f"{name}_{mark}": f"{token}, {mark} (ms)" for token, name in baseline.TOKENS.items()
-             for mark in ("p50", "p90", "p99")}  # fmt: skip
-    return _readable(table, heads | {
-        "outliers": "outliers", "repeats": "repeats", "warmups": "warm-ups", "load_average": "load",
-        "frequency_mhz": "clock (MHz)",
-    })  # fmt: skip
+    heads = {
+        f"{name}_{mark}": f"{token}, {mark} (ms)"
+        for token, name in baseline.TOKENS.items()
+        for mark in ("p50", "p90", "p99")
+    }
+    return _readable(
+        table,
+        heads
+        | {
+            "outliers": "outliers",
+            "repeats": "repeats",
+            "warmups": "warm-ups",
+            "load_average": "load",
+            "frequency_mhz": "clock (MHz)",
+        },
+    )
 
 
 def vendor(run: "Run", table: pd.DataFrame) -> pd.DataFrame:
     """The vendor's eight columns of the cases without depth, rounded for reading; the CSV has them whole."""
-    return files.vendor_table(table[table["depth"] == 0], run.params.perf_mode, run.params.skip_decode).round(3)
+    return files.vendor_table(
+        table[table["depth"] == 0], run.params.perf_mode, run.params.skip_decode
+    ).round(3)
 
 
 def against_baseline(run: "Run", before: pd.DataFrame | None, now: pd.DataFrame) -> Table | Note:
@@ -145,7 +207,12 @@ def ratios(compared: pd.DataFrame | Note, before: str = "before", now: str = "no
     ends = zip(compared["ratio_low"], compared["ratio_high"], strict=True)
     interval = ["–" if pd.isna(low) else f"{low:.2f} to {high:.2f}" for low, high in ends]
     table = compared.assign(interval=interval)
-    names = {"token": "token", "before_ms": f"{before} (ms)", "now_ms": f"{now} (ms)", "ratio": f"{now} ÷ {before}"}
+    names = {
+        "token": "token",
+        "before_ms": f"{before} (ms)",
+        "now_ms": f"{now} (ms)",
+        "ratio": f"{now} ÷ {before}",
+    }
     return _readable(table, names | {"interval": "its interval", "verdict": "verdict"})
 
 
@@ -157,8 +224,13 @@ def traced(run: "Run", session: "Session", case: Case) -> Table | Note:
     events = traces.read(folder)
     run.figure("timeline", speed_figures.timeline(events))
     table = run.save("top_operations", traces.top_operations(events))
-    print(f"The traces of {case} are in trace/ beside this report; open them in ui.perfetto.dev or chrome://tracing.")
-    return numbers(table, {"name": "operation", "kind": "kind", "calls": "calls", "self_ms": "ms", "share": "share"})
+    print(
+        f"The traces of {case} are in trace/ beside this report; open them in ui.perfetto.dev or chrome://tracing."
+    )
+    return numbers(
+        table,
+        {"name": "operation", "kind": "kind", "calls": "calls", "self_ms": "ms", "share": "share"},
+    )
 
 
 def scaled(run: "Run", config: "ModelConfig", case: Case) -> Table | Note:
@@ -172,19 +244,36 @@ def scaled(run: "Run", config: "ModelConfig", case: Case) -> Table | Note:
     predicted = run.save("predicted_scaling", scaling.predict(run.params, config, case))
     measured = run.save("scaling", scaling.measure(run.params, config, case))
     run.figure("scaling", speed_figures.scaling(measured, predicted))
-    display(numbers(measured, {
-        "ranks": "ranks", "threads": "threads of each", "first_token_ms": "measured first token (ms)",
-        "next_token_ms": "measured next token (ms)", "speed_up": "times as fast", "efficiency": "efficiency",
-    }))  # fmt: skip
-    return numbers(predicted, {
-        "chip": "chip", "ranks": "ranks", "predicted_first_ms": "predicted first token, bound (ms)",
-        "predicted_next_ms": "predicted next token, bound (ms)", "predicted_next_likely_ms": "predicted, likely (ms)",
-        "fits": "fits",
-    })  # fmt: skip
+    display(
+        numbers(
+            measured,
+            {
+                "ranks": "ranks",
+                "threads": "threads of each",
+                "first_token_ms": "measured first token (ms)",
+                "next_token_ms": "measured next token (ms)",
+                "speed_up": "times as fast",
+                "efficiency": "efficiency",
+            },
+        )
+    )
+    return numbers(
+        predicted,
+        {
+            "chip": "chip",
+            "ranks": "ranks",
+            "predicted_first_ms": "predicted first token, bound (ms)",
+            "predicted_next_ms": "predicted next token, bound (ms)",
+            "predicted_next_likely_ms": "predicted, likely (ms)",
+            "fits": "fits",
+        },
+    )
 
 
 def _interval(row: dict[str, Any], name: str) -> str:
-    low, high, repeats = row[f"{name}_low"], row[f"{name}_high"], row["repeats"]
+    low = row[f"{name}_low"]
+    high = row[f"{name}_high"]
+    repeats = row["repeats"]
     few = f" (range of {repeats}, no interval)" if repeats < statistics.FEWEST else ""
     return "–" if pd.isna(low) else f"{low:.3g} to {high:.3g}{few}"
 

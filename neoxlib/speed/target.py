@@ -33,7 +33,9 @@ class Place:
         return self.chip.name == "cpu"
 
 
-def place(chip: str | Chip | None, bandwidth_gb_s: float | None = None, tflops: float | None = None) -> Place:
+def place(
+    chip: str | Chip | None, bandwidth_gb_s: float | None = None, tflops: float | None = None
+) -> Place:
     """The chip with this name, or this machine for None; figures that are given replace those of the table.
 
     On this machine's CPU the others are measured, which takes a part of a second. Raises SettingsError for an unknown
@@ -42,8 +44,14 @@ def place(chip: str | Chip | None, bandwidth_gb_s: float | None = None, tflops: 
     given = {"bandwidth_gb_s": bandwidth_gb_s, "fp16_tflops": tflops}
     for name, value in given.items():
         if value is not None and value <= 0:
-            raise SettingsError(f"{name} is {value}; it is above 0, or None for the chip's own figure")
-    found = _this_machine() if chip is None else _of_table(chip if isinstance(chip, Chip) else chips.chip(chip))
+            raise SettingsError(
+                f"{name} is {value}; it is above 0, or None for the chip's own figure"
+            )
+    found = (
+        _this_machine()
+        if chip is None
+        else _of_table(chip if isinstance(chip, Chip) else chips.chip(chip))
+    )
     known = {name: value for name, value in given.items() if value is not None}
     if not known:
         return found
@@ -67,9 +75,15 @@ def _this_machine() -> Place:
         source = f"memory available now, shared by the ranks{limit}"
         return Place("this machine's CPU", chip, memory.free, source)
     answer = npu_smi.read() or npu_smi.Smi()
-    free = min((card.free_mib * 2**20 for card in answer.cards if card.free_mib is not None), default=None)
+    free = min(
+        (card.free_mib * 2**20 for card in answer.cards if card.free_mib is not None), default=None
+    )
     row = devices.chip_for("npu")
-    source = "npu-smi, the fullest card now" if free is not None else answer.failure or "npu-smi does not show it"
+    source = (
+        "npu-smi, the fullest card now"
+        if free is not None
+        else answer.failure or "npu-smi does not show it"
+    )
     return Place(f"this machine's {row.name}", row, free, source)
 
 
@@ -77,5 +91,6 @@ def _this_machine() -> Place:
 def measured() -> dict[str, float]:
     """What all cores that may be used reach: GB/s read from memory, TFLOPS of float32 products."""
     fit_threads()
-    gb_s, tflops = reading(MOST_BYTES, limits.cores()), product(torch.float32, torch.device("cpu"))
+    gb_s = reading(MOST_BYTES, limits.cores())
+    tflops = product(torch.float32, torch.device("cpu"))
     return {"bandwidth_gb_s": round(gb_s, 1), "fp16_tflops": round(tflops, 3)}

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-KINDS = {"layers (compiled)": "computing", "head (compiled)": "computing"} | dict.fromkeys(SUMS, "communication")
+KINDS = {"layers (compiled)": "computing", "head (compiled)": "computing"} | dict.fromkeys(
+    SUMS, "communication"
+)
 COLUMNS = ["rank", "thread", "kind", "name", "start_ms", "ms", "self_ms"]
 
 
@@ -44,14 +46,24 @@ def _events(path: Path, folder: Path) -> list[list[Any]]:
         found = json.load(file)
     events = found["traceEvents"] if isinstance(found, dict) else found
     rows = [
-        [rank, f"{event.get('pid')}/{event.get('tid')}", _kind(event), event["name"], float(event["ts"]) / 1e3,
-         float(event["dur"]) / 1e3, float(event["dur"]) / 1e3]
-        for event in events if event.get("ph") == "X" and not _of_the_profiler(event)
-    ]  # fmt: skip
+        [
+            rank,
+            f"{event.get('pid')}/{event.get('tid')}",
+            _kind(event),
+            event["name"],
+            float(event["ts"]) / 1e3,
+            float(event["dur"]) / 1e3,
+            float(event["dur"]) / 1e3,
+        ]
+        for event in events
+        if event.get("ph") == "X" and not _of_the_profiler(event)
+    ]
     rows.sort(key=lambda row: (row[1], row[4], -row[5]))
     open_rows: list[list[Any]] = []
     for row in rows:  # an event inside another takes its length from the other's own
-        while open_rows and (open_rows[-1][1] != row[1] or row[4] >= open_rows[-1][4] + open_rows[-1][5]):
+        while open_rows and (
+            open_rows[-1][1] != row[1] or row[4] >= open_rows[-1][4] + open_rows[-1][5]
+        ):
             open_rows.pop()
         if open_rows:
             open_rows[-1][6] -= row[5]
@@ -60,11 +72,14 @@ def _events(path: Path, folder: Path) -> list[list[Any]]:
 
 
 def _of_the_profiler(event: dict[str, Any]) -> bool:
-    return event.get("cat") in ("Trace", "overhead") or str(event["name"]).startswith(("PyTorch Prof", "ProfilerStep"))
+    return event.get("cat") in ("Trace", "overhead") or str(event["name"]).startswith(
+        ("PyTorch Prof", "ProfilerStep")
+    )
 
 
 def _kind(event: dict[str, Any]) -> str:
-    name, category = str(event["name"]), str(event.get("cat", "")).lower()
+    name = str(event["name"])
+    category = str(event.get("cat", "")).lower()
     if name in PHASES:
         return name
     if any(word in name.lower() for word in ("hccl", "c10d", "gloo")):
@@ -76,7 +91,9 @@ def top_operations(events: "pd.DataFrame", count: int = 15) -> "pd.DataFrame":
     """The operations that took longest by themselves: calls and milliseconds of a rank on average, share of all."""
     ranks = events["rank"].nunique()
     inner = events[~events["kind"].isin(PHASES)]
-    table = inner.groupby(["name", "kind"], as_index=False).agg(calls=("name", "size"), self_ms=("self_ms", "sum"))
+    table = inner.groupby(["name", "kind"], as_index=False).agg(
+        calls=("name", "size"), self_ms=("self_ms", "sum")
+    )
     table["share"] = table["self_ms"] / table["self_ms"].sum()
     table[["calls", "self_ms"]] /= ranks
     return table.sort_values("self_ms", ascending=False).head(count).reset_index(drop=True)

@@ -55,7 +55,9 @@ def notebooks_folder() -> Path:
     """`notebooks` where we stand or above; else the one beside the package."""
     here = Path.cwd()
     above = (folder / "notebooks" for folder in (here, *here.parents))
-    return next((folder for folder in above if folder.is_dir()), Path(__file__).parents[2] / "notebooks")
+    return next(
+        (folder for folder in above if folder.is_dir()), Path(__file__).parents[2] / "notebooks"
+    )
 
 
 def all_notebooks() -> list[Path]:
@@ -84,19 +86,36 @@ def declared_in(path: Path) -> dict[str, Param]:
     """The parameters cell, read as Python: `name: type = value  # help`, one a line; known names bring their checks."""
     try:
         cells = nbformat.read(path, as_version=4).cells
-        source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), "")
-        nodes = [node for node in ast.parse(source).body if isinstance(node, ast.AnnAssign) and node.value]
+        source = next(
+            (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), ""
+        )
+        nodes = [
+            node
+            for node in ast.parse(source).body
+            if isinstance(node, ast.AnnAssign) and node.value
+        ]
         found = {ast.unparse(node.target): _declared(node) for node in nodes}
-    except (ValueError, SyntaxError, TypeError, AttributeError) as error:  # nbformat trusts what it reads
-        raise ParameterError(f"{near(path)} is no notebook with a cell of plain parameters: {error}") from error
-    same = {name: PARAMETERS[name] for name, param in found.items()
-            if name in PARAMETERS and PARAMETERS[name].type == param.type}  # fmt: skip
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        AttributeError,
+    ) as error:  # nbformat trusts what it reads
+        raise ParameterError(
+            f"{near(path)} is no notebook with a cell of plain parameters: {error}"
+        ) from error
+    same = {
+        name: PARAMETERS[name]
+        for name, param in found.items()
+        if name in PARAMETERS and PARAMETERS[name].type == param.type
+    }
     return found | same
 
 
 def _declared(node: ast.AnnAssign) -> Param:
     """A parameter by its annotation, and by its default where that says more."""
-    names, default = _names(node.annotation), ast.literal_eval(node.value)
+    names = _names(node.annotation)
+    default = ast.literal_eval(node.value)
     optional = "None" in names
     kind, _, inside = next((name for name in names if name != "None"), "").partition("[")
     if kind not in TYPES or len(names) - optional > 1:
@@ -129,12 +148,15 @@ def asked(
     names: Iterable[str], presets: Iterable[str], texts: Iterable[tuple[str, str]]
 ) -> list[Job]:
     """`prepare` of notebooks and presets by their names, `-f` and `-p` as they were typed."""
-    paths, values = [find(name) for name in names], [read_preset(name) for name in presets]
+    paths = [find(name) for name in names]
+    values = [read_preset(name) for name in presets]
     return prepare(paths, values, list(texts))
 
 
 @unreadable_is(ParameterError)
-def prepare(paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[str, str]]) -> list[Job]:
+def prepare(
+    paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[str, str]]
+) -> list[Job]:
     """Give each notebook the values that it takes; a later value wins over an earlier one, -p over presets.
 
     A name given with -p must be taken by one of the notebooks; a preset may also hold names of the others.
@@ -143,7 +165,11 @@ def prepare(paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[
     taken = {name: param for params in declared.values() for name, param in params.items()}
     preset = {name: value for values in presets for name, value in values.items()}
     problems = [parameters.unknown(name, taken) for name, _ in texts if name not in taken]
-    problems += [parameters.unknown(name, taken) for name in preset if name not in taken and name not in PARAMETERS]
+    problems += [
+        parameters.unknown(name, taken)
+        for name in preset
+        if name not in taken and name not in PARAMETERS
+    ]
     jobs = []
     for path, params in declared.items():
         others = {name: param for name, param in PARAMETERS.items() if name not in taken}
@@ -166,7 +192,8 @@ def _given(
         if name not in known or name in texts:
             continue
         try:
-            node, param = isinstance(value, yaml.Node), known[name]
+            node = isinstance(value, yaml.Node)
+            param = known[name]
             values[name] = typed.read_node(param.type, param.item, value) if node else value
         except ValueError as error:
             problems.append(f"{name}: {error}")

@@ -13,17 +13,41 @@ from traitlets.config import Config
 log = logging.getLogger("neoxlib")
 
 TEMPLATES = Path(__file__).parent / "templates"
-SHOWN_AS = ["text/html", "image/svg+xml", "text/markdown", "image/png", "image/jpeg", "text/plain"]  # no widgets, no JS
+SHOWN_AS = [
+    "text/html",
+    "image/svg+xml",
+    "text/markdown",
+    "image/png",
+    "image/jpeg",
+    "text/plain",
+]  # no widgets, no JS
 BANNED = ("script", "link", "iframe", "object", "embed", "base", "meta", "form")
-LOADS = ("src", "href", "xlink:href", "srcset", "poster", "data", "background", "action", "formaction", "ping")
-NUMBER = re.compile(r"[-+]?[\d,.]+(e[-+]?\d+)?\s?(%|[kMGT]?i?B|GB/s|m?s)?|nan|NaN|inf|-|", re.IGNORECASE)
+LOADS = (
+    "src",
+    "href",
+    "xlink:href",
+    "srcset",
+    "poster",
+    "data",
+    "background",
+    "action",
+    "formaction",
+    "ping",
+)
+NUMBER = re.compile(
+    r"[-+]?[\d,.]+(e[-+]?\d+)?\s?(%|[kMGT]?i?B|GB/s|m?s)?|nan|NaN|inf|-|", re.IGNORECASE
+)
 LEAVES_PAGE = re.compile(r"@import[^;]*;?|url\(\s*['\"]?(?!#|data:)[^)]*\)", re.IGNORECASE)
 
 
 def title_of(notebook: nbformat.NotebookNode, otherwise: str) -> str:
     """`metadata.title`, else the first heading, else the name."""
     texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    headings = (match[1].strip() for text in texts if (match := re.search(r"^#+\s+(.+)$", text, re.MULTILINE)))
+    headings = (
+        match[1].strip()
+        for text in texts
+        if (match := re.search(r"^#+\s+(.+)$", text, re.MULTILINE))
+    )
     return notebook.metadata.get("title") or next(headings, otherwise)
 
 
@@ -33,7 +57,9 @@ def cell_name(cell: nbformat.NotebookNode) -> str:
         if tag in cell.metadata.get("tags", []):
             return name
     lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith("#")), lines[0] if lines else "")[:80]
+    return next((line for line in lines if not line.startswith("#")), lines[0] if lines else "")[
+        :80
+    ]
 
 
 def label(notebook: nbformat.NotebookNode, run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -47,10 +73,16 @@ def label(notebook: nbformat.NotebookNode, run: dict[str, Any]) -> list[dict[str
         failed = bool(run["error"]) and run["error"].get("cell") == number
         cell.outputs = [output for output in cell.outputs if not _is_clean_stop(output)]
         cell.metadata["report"] = {
-            "number": number, "name": cell_name(cell), "seconds": f"{took:.2f} s" if ran else None,
-            "share": round(100 * took / longest, 1), "failed": failed, "skipped": "" if ran else _why_skipped(run),
-        }  # fmt: skip
-    notebook.cells = [cell for cell in notebook.cells if not dropped & set(cell.metadata.get("tags", []))]
+            "number": number,
+            "name": cell_name(cell),
+            "seconds": f"{took:.2f} s" if ran else None,
+            "share": round(100 * took / longest, 1),
+            "failed": failed,
+            "skipped": "" if ran else _why_skipped(run),
+        }
+    notebook.cells = [
+        cell for cell in notebook.cells if not dropped & set(cell.metadata.get("tags", []))
+    ]
     return [cell.metadata["report"] for cell in code]
 
 
@@ -78,7 +110,9 @@ def body_of(notebook: nbformat.NotebookNode, title: str) -> tuple[str, list[tupl
     if (first := soup.find("h1")) and first.get_text(strip=True) == title:
         first.decompose()  # the page has it as its own title
     headings = soup.select("h2, h3")
-    return str(soup), [(tag.name, tag["id"], tag.get_text(strip=True)) for tag in headings if tag.get("id")]
+    return str(soup), [
+        (tag.name, tag["id"], tag.get_text(strip=True)) for tag in headings if tag.get("id")
+    ]
 
 
 def _align(table: Tag) -> None:
@@ -87,7 +121,9 @@ def _align(table: Tag) -> None:
     body = [row.find_all(["td", "th"]) for row in table.select("tbody tr")]
     if not body or len({len(row) for row in rows}) != 1:
         return  # merged cells: leave them as they are
-    for heads_and_cells, cells in zip(zip(*rows, strict=True), zip(*body, strict=True), strict=True):
+    for heads_and_cells, cells in zip(
+        zip(*rows, strict=True), zip(*body, strict=True), strict=True
+    ):
         if all(NUMBER.fullmatch(cell.get_text(strip=True)) for cell in cells):
             for cell in heads_and_cells:
                 cell["class"] = [*cell.get("class", []), "num"]
@@ -97,9 +133,15 @@ def _exporter() -> HTMLExporter:
     config = Config()
     config.NbConvertBase.display_data_priority = SHOWN_AS
     return HTMLExporter(
-        config=config, template_name="classic", template_file="cells.html.j2", extra_template_paths=[str(TEMPLATES)],
-        exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True, log=log,
-    )  # fmt: skip
+        config=config,
+        template_name="classic",
+        template_file="cells.html.j2",
+        extra_template_paths=[str(TEMPLATES)],
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        embed_images=True,
+        log=log,
+    )
 
 
 def seal(soup: BeautifulSoup) -> None:
@@ -124,5 +166,7 @@ def _may_keep(tag: Tag, name: str, value: str) -> bool:
     if name not in LOADS:
         return True
     if tag.name == "a":
-        return re.match(r"[a-z][a-z0-9+.-]*:", value) is None or value.startswith(("http:", "https:", "mailto:"))
+        return re.match(r"[a-z][a-z0-9+.-]*:", value) is None or value.startswith(
+            ("http:", "https:", "mailto:")
+        )
     return value.startswith(("#", "data:image/"))

@@ -31,15 +31,28 @@ from neoxlib.workbook import results as workbook_results
 from neoxlib.workbook.arguments import Job, asked, near
 from neoxlib.workbook.cells import cell_name
 from neoxlib.workbook.progress import MARK
-from neoxlib.workbook.run import SCHEMA_VERSION, new_folder, outputs_root, stamp, write_results, write_text
+from neoxlib.workbook.run import (
+    SCHEMA_VERSION,
+    new_folder,
+    outputs_root,
+    stamp,
+    write_results,
+    write_text,
+)
 from neoxlib.workbook.signals import Interrupted, Signals
 
-OK, CELL_FAILED, BAD_PARAMETERS, CHECK_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+OK = 0
+CELL_FAILED = 1
+BAD_PARAMETERS = 2
+CHECK_FAILED = 3
+INTERRUPTED = 130
 WORST_FIRST = (INTERRUPTED, BAD_PARAMETERS, CELL_FAILED, CHECK_FAILED, OK)
 CODES = {"ok": OK, "failed": CELL_FAILED, "check-failed": CHECK_FAILED, "interrupted": INTERRUPTED}
 ENDED_AS = {  # by the error of a notebook; others are failed
-    "CheckFailed": "check-failed", "Interrupted": "interrupted", "KeyboardInterrupt": "interrupted",
-}  # fmt: skip
+    "CheckFailed": "check-failed",
+    "Interrupted": "interrupted",
+    "KeyboardInterrupt": "interrupted",
+}
 REFUSED = ("ParameterError", "SettingsError")  # what is asked for cannot be had
 LAST_LINES = 12  # of an error, on the terminal
 KERNEL_LOG = "kernel.log"
@@ -91,8 +104,15 @@ class ThisPython(AsyncKernelManager):
             await super().start_kernel(stderr=stderr, **options)
 
 
-def report(notebooks: Iterable[str], presets: Iterable[str], texts: Iterable[tuple[str, str]], *,
-           outputs: Path | None = None, timeout: int | None = None, say: Say) -> int:  # fmt: skip
+def report(
+    notebooks: Iterable[str],
+    presets: Iterable[str],
+    texts: Iterable[tuple[str, str]],
+    *,
+    outputs: Path | None = None,
+    timeout: int | None = None,
+    say: Say,
+) -> int:
     """Run the notebooks one after the other and make their pages and the index; returns the worst exit code.
 
     Raises:
@@ -151,7 +171,9 @@ def run_one(
 
 
 def _run(job: Job, folder: Path, timeout: int | None, say: Say, signals: Signals) -> int:
-    shutil.copyfile(job.path, folder / "notebook.ipynb")  # there is something to show even if nothing runs
+    shutil.copyfile(
+        job.path, folder / "notebook.ipynb"
+    )  # there is something to show even if nothing runs
     started = datetime.now(UTC)
     say(f"{job.name} → {near(folder)}")
     error = _execute(job, folder, timeout, Progress(say), signals)
@@ -195,13 +217,21 @@ class Progress:
     """
 
     def __init__(self, say: Say) -> None:
-        self.say, self.number, self.total, self.cell, self.began = say, 0, 0, None, 0.0
+        self.say = say
+        self.number = 0
+        self.total = 0
+        self.cell = None
+        self.began = 0.0
 
     def start(self, cell: nbformat.NotebookNode, cell_index: int) -> None:
         if cell.cell_type == "code":
-            self.number, self.cell, self.began = self.number + 1, cell, time.perf_counter()
+            self.number = self.number + 1
+            self.cell = cell
+            self.began = time.perf_counter()
 
-    def done(self, cell: nbformat.NotebookNode, cell_index: int, execute_reply: Mapping[str, Any]) -> None:
+    def done(
+        self, cell: nbformat.NotebookNode, cell_index: int, execute_reply: Mapping[str, Any]
+    ) -> None:
         self._line("" if execute_reply["content"]["status"] == "ok" else "  stopped")
 
     def write(self, text: str) -> None:
@@ -232,19 +262,28 @@ def _execute(
     try:
         with signals.running():
             papermill.execute_notebook(
-                _unformatted(job.path.absolute()), _unformatted(folder / "notebook.ipynb"),
-                parameters=job.given, progress_bar=False, kernel_name="python3", language="python",
-                kernel_manager_class=ThisPython, execution_timeout=timeout, coalesce_streams=True,
-                stdout_file=progress, on_cell_execute=progress.start,
+                _unformatted(job.path.absolute()),
+                _unformatted(folder / "notebook.ipynb"),
+                parameters=job.given,
+                progress_bar=False,
+                kernel_name="python3",
+                language="python",
+                kernel_manager_class=ThisPython,
+                execution_timeout=timeout,
+                coalesce_streams=True,
+                stdout_file=progress,
+                on_cell_execute=progress.start,
                 on_cell_executed=progress.done,
-            )  # fmt: skip
+            )
     except PapermillExecutionError as error:
         return _cause(error.ename, error.evalue or EXPLAINED.get(error.ename, ""), progress)
     except Interrupted as error:
         signals.end_children()
         progress.broke()
         return _cause("Interrupted", EXPLAINED["Interrupted"].format(error), progress)
-    except Exception as error:  # a dead kernel, a timeout, a disk that is full: all of them must leave a report
+    except (
+        Exception
+    ) as error:  # a dead kernel, a timeout, a disk that is full: all of them must leave a report
         progress.broke()
         kind = type(error).__name__
         return _cause(kind, EXPLAINED.get(kind, str(error)), progress)
@@ -259,14 +298,22 @@ def _cause(kind: str, message: str, progress: Progress) -> dict[str, Any]:
     return {"type": kind, "message": message, "cell": progress.number, "source": source}
 
 
-def _close(job: Job, folder: Path, started: datetime, error: dict[str, Any] | None) -> dict[str, Any]:
+def _close(
+    job: Job, folder: Path, started: datetime, error: dict[str, Any] | None
+) -> dict[str, Any]:
     """Complete results.json from outside: the error, and the end of a run whose notebook did not finish it itself."""
     try:
         results = workbook_results.read_results(folder)
     except ValueError:  # it never came to Run.start
-        results = workbook_results.NO_RUN | {"schema_version": SCHEMA_VERSION, "notebook": job.name, "run": folder.name,
-                                  "status": "running", "parameters": job.values, "given": list(job.given),
-                                  "started": stamp(started)}  # fmt: skip
+        results = workbook_results.NO_RUN | {
+            "schema_version": SCHEMA_VERSION,
+            "notebook": job.name,
+            "run": folder.name,
+            "status": "running",
+            "parameters": job.values,
+            "given": list(job.given),
+            "started": stamp(started),
+        }
     check_failed = bool(error) and error["type"] == "CheckFailed"
     if check_failed and results["status"] == "check-failed":
         error = None  # the table of checks says it better

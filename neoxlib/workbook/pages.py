@@ -36,9 +36,19 @@ def write_report(folder: Path) -> Path:
     notebook.metadata.pop("widgets", None)
     cells = label(notebook, run)
     body, contents = body_of(notebook, title)
-    text = _page("report.html.j2", title, run=run, what=_what(run), files=_files(folder), logs=_logs(folder),
-                 contents=contents, parameters=_parameters(run), body=body, cells=cells,
-                 environment=_flat(run["environment"] | run["model"]))  # fmt: skip
+    text = _page(
+        "report.html.j2",
+        title,
+        run=run,
+        what=_what(run),
+        files=_files(folder),
+        logs=_logs(folder),
+        contents=contents,
+        parameters=_parameters(run),
+        body=body,
+        cells=cells,
+        environment=_flat(run["environment"] | run["model"]),
+    )
     write_text(folder / "report.html", text)
     return folder / "report.html"
 
@@ -46,18 +56,28 @@ def write_report(folder: Path) -> Path:
 def write_index(root: Path) -> Path:
     """Make `<root>/index.html` from every run folder below it; what cannot be read is listed as broken."""
     root.mkdir(parents=True, exist_ok=True)
-    folders = [folder for folder in root.glob("*/*") if folder.is_dir() and not folder.name.startswith(".")]
-    rows = [_row(folder) for folder in sorted(folders, key=lambda folder: (folder.name, folder), reverse=True)]
+    folders = [
+        folder for folder in root.glob("*/*") if folder.is_dir() and not folder.name.startswith(".")
+    ]
+    rows = [
+        _row(folder)
+        for folder in sorted(folders, key=lambda folder: (folder.name, folder), reverse=True)
+    ]
     write_text(root / "index.html", _page("index.html.j2", "neoxlib runs", rows=rows))
     return root / "index.html"
 
 
 def _what(run: dict[str, Any]) -> list[str]:
     """What ran on what, in one line; what is not known is left out."""
-    env, asked, model = run["environment"], run["parameters"], run["model"]
-    ranks, size = asked.get("world_size"), model.get("parameters")
+    env = run["environment"]
+    asked = run["parameters"]
+    model = run["model"]
+    ranks = asked.get("world_size")
+    size = model.get("parameters")
     parts = [
-        shown(asked["model_dir"] or PARAMETERS["model_dir"].stands_for) if "model_dir" in asked else "",
+        shown(asked["model_dir"] or PARAMETERS["model_dir"].stands_for)
+        if "model_dir" in asked
+        else "",
         f"{size / 1e6:,.1f} M parameters" if isinstance(size, int) else "",
         model.get("dtype"),
         f"{ranks} rank{'s' if ranks != 1 else ''}" if ranks else "",
@@ -77,7 +97,15 @@ def _parameters(run: dict[str, Any]) -> list[dict[str, Any]]:
         param = PARAMETERS.get(name)
         default, meaning = (_text(param.default), param.help) if param else ("", "")
         given = name in run["given"]
-        rows.append({"name": name, "value": _text(value), "default": default, "given": given, "meaning": meaning})
+        rows.append(
+            {
+                "name": name,
+                "value": _text(value),
+                "default": default,
+                "given": given,
+                "meaning": meaning,
+            }
+        )
     return rows
 
 
@@ -93,15 +121,26 @@ def _row(folder: Path) -> dict[str, Any]:
         run = NO_RUN | {"run": folder.name, "notebook": folder.parent.name}
         note = f"cannot be read: {damage}"
     failed = [str(check.get("name")) for check in run["checks"] if not check.get("passed")]
-    have = [name for name in ("report.html", "results.json", "notebook.ipynb") if (folder / name).is_file()]
+    have = [
+        name
+        for name in ("report.html", "results.json", "notebook.ipynb")
+        if (folder / name).is_file()
+    ]
     links = {name: link(folder.parent.name, folder.name, name) for name in have}
     return {
-        "status": run["status"], "notebook": run["notebook"], "run": run["run"], "when": _when(run["started"]),
-        "took": _took(run["seconds"]), "report": links.pop("report.html", None), "files": list(links.items()),
+        "status": run["status"],
+        "notebook": run["notebook"],
+        "run": run["run"],
+        "when": _when(run["started"]),
+        "took": _took(run["seconds"]),
+        "report": links.pop("report.html", None),
+        "files": list(links.items()),
         "given": [(name, _text(run["parameters"].get(name))) for name in run["given"]],
         "note": shorten(note or "; ".join(failed), 160, placeholder=" …"),
-        "metrics": [(name, _figure(value)) for name, value in list(run["metrics"].items())[:KEY_METRICS]],
-    }  # fmt: skip
+        "metrics": [
+            (name, _figure(value)) for name, value in list(run["metrics"].items())[:KEY_METRICS]
+        ],
+    }
 
 
 def link(*parts: str) -> str:
@@ -118,13 +157,20 @@ def _files(folder: Path) -> list[tuple[str, str]]:
 def _logs(folder: Path) -> list[tuple[str, str]]:
     """The end of every log, ranks' and kernel's, for the box that tells why a run failed."""
     logs = sorted(path for path in folder.glob("logs/*.log") if path.stat().st_size)
-    return [(path.name, "\n".join(path.read_text("utf-8", "replace").splitlines()[-LOG_LINES:])) for path in logs]
+    return [
+        (path.name, "\n".join(path.read_text("utf-8", "replace").splitlines()[-LOG_LINES:]))
+        for path in logs
+    ]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
-        rows += _flat(value, f"{name} ") if isinstance(value, dict) else [(f"{prefix}{name}", _text(value))]
+        rows += (
+            _flat(value, f"{name} ")
+            if isinstance(value, dict)
+            else [(f"{prefix}{name}", _text(value))]
+        )
     return rows
 
 
@@ -161,7 +207,9 @@ def _page(template: str, title: str, **values: Any) -> str:
 
 @cache
 def _templates() -> jinja2.Environment:
-    env = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True
+    )
     env.filters |= {"figure": _figure, "words": lambda status: str(status).replace("-", " ")}
     return env
 
@@ -169,6 +217,9 @@ def _templates() -> jinja2.Environment:
 @cache
 def _css() -> str:
     """Our sheet and the colours of the code, in both schemes."""
-    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
+    light, dark = (
+        HtmlFormatter(style=style).get_style_defs(".highlight")
+        for style in ("default", "github-dark")
+    )
     ours = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{ours}"

@@ -27,18 +27,25 @@ class Past:
     @property
     def identity(self) -> dict[str, Any]:
         """What must be the same for times to be comparable."""
-        model, environment, asked = (self.results.get(part) or {} for part in ("model", "environment", "parameters"))
+        model, environment, asked = (
+            self.results.get(part) or {} for part in ("model", "environment", "parameters")
+        )
         return {
-            "model": Path(model.get("model_dir") or "not known").name, "parameters": model.get("parameters"),
-            "chip": _chip(model, environment), "dtype": model.get("dtype"), "quant": model.get("quant") or "none",
+            "model": Path(model.get("model_dir") or "not known").name,
+            "parameters": model.get("parameters"),
+            "chip": _chip(model, environment),
+            "dtype": model.get("dtype"),
+            "quant": model.get("quant") or "none",
             "ranks": model.get("world_size") or asked.get("world_size"),
-        }  # fmt: skip
+        }
 
     def table(self, name: str) -> pd.DataFrame | None:
         """One of its tables; None where it has none of this name."""
         path = self.folder / f"{name}.csv"
         try:
-            return pd.read_csv(path, keep_default_na=False, na_values=[""]) if path.is_file() else None
+            return (
+                pd.read_csv(path, keep_default_na=False, na_values=[""]) if path.is_file() else None
+            )
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read as a table: {error}") from error
 
@@ -59,4 +66,6 @@ def open_run(path: str | Path) -> Past:
 def _chip(model: dict[str, Any], environment: dict[str, Any]) -> str:
     """The processor, or the NPU that the model's operators are for."""
     on_cpu = str(model.get("device", "cpu")) == "cpu"
-    return str(environment.get("cpu") if on_cpu else model.get("compile", "")).removeprefix("operators for ")
+    return str(environment.get("cpu") if on_cpu else model.get("compile", "")).removeprefix(
+        "operators for "
+    )

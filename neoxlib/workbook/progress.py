@@ -18,9 +18,18 @@ class Progress:
     The time left goes by the parts so far and their sizes, which may be in any unit.
     """
 
-    def __init__(self, total: float, parts: int, noun: str, every: float = SECONDS, keep: bool = False) -> None:
-        self.total, self.parts, self.noun, self.every, self.keep = total, parts, noun, every, keep
-        self.finished, self.ready, self.size, self.name = 0.0, 0, 0.0, "starting"
+    def __init__(
+        self, total: float, parts: int, noun: str, every: float = SECONDS, keep: bool = False
+    ) -> None:
+        self.total = total
+        self.parts = parts
+        self.noun = noun
+        self.every = every
+        self.keep = keep
+        self.finished = 0.0
+        self.ready = 0
+        self.size = 0.0
+        self.name = "starting"
         self.start = self.last = time.monotonic()
         self.bar = _bar(total, noun) if in_lab() else None
         self.over = threading.Event()
@@ -28,19 +37,23 @@ class Progress:
 
     def begin(self, name: str, size: float) -> None:
         """Part `name` is being done now."""
-        self.name, self.size = name, size
+        self.name = name
+        self.size = size
         if self.bar is not None:
             self.bar.set_postfix_str(name)
 
     def done(self, parts: int = 1) -> None:
         """The part that was begun is finished; or so many `parts`, whose size together was said."""
-        self.finished, self.ready, self.last = self.finished + self.size, self.ready + parts, time.monotonic()
+        self.finished = self.finished + self.size
+        self.ready = self.ready + parts
+        self.last = time.monotonic()
         if self.bar is not None:
             self.bar.update(self.size)
 
     def skip(self, parts: int) -> None:
         """So many parts, of size 1 each, need no work."""
-        self.total, self.ready = self.total - parts, self.ready + parts
+        self.total = self.total - parts
+        self.ready = self.ready + parts
         if self.bar is not None:
             self.bar.total -= parts
             self.bar.refresh()
@@ -109,12 +122,20 @@ class Meter:
     """Bytes done and GB/s, on stderr: a bar on a terminal; elsewhere (logs, notebooks) a line per tenth and second."""
 
     def __init__(self, title: str, total: int, done: int = 0, show: bool = True) -> None:
-        self.title, self.total, self.done, self.first = title, max(total, 1), done, done
+        self.title = title
+        self.total = max(total, 1)
+        self.done = done
+        self.first = done
         self.lock = threading.Lock()
         self.start = self.said = time.perf_counter()
         self.tenth = done * 10 // self.total
         self.bar = tqdm(
-            desc=title, total=total, initial=done, unit="B", unit_scale=True, disable=not (show and sys.stderr.isatty())
+            desc=title,
+            total=total,
+            initial=done,
+            unit="B",
+            unit_scale=True,
+            disable=not (show and sys.stderr.isatty()),
         )
         self.lines = show and self.bar.disable
 
@@ -126,12 +147,18 @@ class Meter:
     def _add(self, count: int) -> None:
         self.done += count
         self.bar.update(count)
-        tenth, now = self.done * 10 // self.total, time.perf_counter()
+        tenth = self.done * 10 // self.total
+        now = time.perf_counter()
         if self.lines and tenth > self.tenth and (now > self.said + 1 or self.done == self.total):
             rate = (self.done - self.first) / 1e9 / max(now - self.start, 1e-9)
             size = tqdm.format_sizeof(self.total, "B")
-            print(f"{self.title}: {tenth * 10} % of {size}, {rate:.2f} GB/s", file=sys.stderr, flush=True)
-            self.tenth, self.said = tenth, now
+            print(
+                f"{self.title}: {tenth * 10} % of {size}, {rate:.2f} GB/s",
+                file=sys.stderr,
+                flush=True,
+            )
+            self.tenth = tenth
+            self.said = now
 
     def __enter__(self) -> "Meter":
         return self

@@ -7,9 +7,21 @@ from types import NoneType
 from typing import Any
 
 MOST_NESTED = 50  # objects and lists inside one another, in results that are shown
-NO_RUN = {"run": "", "notebook": "", "status": "broken", "parameters": {}, "given": [],
-          "environment": {}, "model": {}, "metrics": {}, "checks": [], "process": {},
-          "started": None, "seconds": None, "error": None}  # fmt: skip
+NO_RUN = {
+    "run": "",
+    "notebook": "",
+    "status": "broken",
+    "parameters": {},
+    "given": [],
+    "environment": {},
+    "model": {},
+    "metrics": {},
+    "checks": [],
+    "process": {},
+    "started": None,
+    "seconds": None,
+    "error": None,
+}
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -47,7 +59,8 @@ def _wrong(found: Any) -> str:
 
 def _depth(value: Any) -> int:
     """How many lists and objects are inside one another."""
-    depth, level = 0, [value]
+    depth = 0
+    level = [value]
     while level := [inner for outer in level for inner in _inside(outer)]:
         depth += 1
     return depth

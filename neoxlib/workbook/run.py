@@ -40,7 +40,9 @@ class Params(SimpleNamespace):
         for name, value in vars(self).items():
             param = parameters.PARAMETERS[name]
             default = parameters.resolve(name, param, param.default)
-            rows.append((name, shown(value), "default" if value == default else "given", param.help))
+            rows.append(
+                (name, shown(value), "default" if value == default else "given", param.help)
+            )
         return Table(("name", "value", "source", "meaning"), rows)
 
     def _repr_html_(self) -> str:
@@ -66,19 +68,33 @@ class Run:
     """One run of one notebook. Made by `Run.start`, ended by `finish`; everything it is told lands in its folder."""
 
     def __init__(self, notebook: str, values: dict[str, Any], folder: Path) -> None:
-        self.folder, self.logs = folder, folder / "logs"
+        self.folder = folder
+        self.logs = folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         table = parameters.PARAMETERS
-        self.params = Params(**{name: parameters.resolve(name, table[name], value) for name, value in values.items()})
+        self.params = Params(
+            **{name: parameters.resolve(name, table[name], value) for name, value in values.items()}
+        )
         self._checks: list[Check] = []
         self._started = datetime.now(UTC)
         self.results: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION, "notebook": notebook, "run": folder.name, "status": "running",
-            "parameters": values, "given": [name for name, value in values.items() if value != table[name].default],
-            "environment": describe(getattr(self.params, "device", "auto")), "model": {}, "metrics": {}, "checks": [],
-            "files": [], "started": stamp(self._started), "finished": None, "seconds": None, "error": None,
+            "schema_version": SCHEMA_VERSION,
+            "notebook": notebook,
+            "run": folder.name,
+            "status": "running",
+            "parameters": values,
+            "given": [name for name, value in values.items() if value != table[name].default],
+            "environment": describe(getattr(self.params, "device", "auto")),
+            "model": {},
+            "metrics": {},
+            "checks": [],
+            "files": [],
+            "started": stamp(self._started),
+            "finished": None,
+            "seconds": None,
+            "error": None,
             "process": this_process(),
-        }  # fmt: skip
+        }
         self._write()
 
     @classmethod
@@ -90,12 +106,16 @@ class Run:
         """
         _show_frames_as_text()
         need_home()
-        takes = parameters.NOTEBOOKS.get(notebook) or [name for name in parameters.PARAMETERS if name in namespace]
+        takes = parameters.NOTEBOOKS.get(notebook) or [
+            name for name in parameters.PARAMETERS if name in namespace
+        ]
         missing = [name for name in takes if name not in namespace]
         parameters.refuse([f"{name}: missing in the cell tagged 'parameters'" for name in missing])
         values = {name: namespace[name] for name in takes}
         parameters.refuse(parameters.complaints(values, parameters.PARAMETERS))
-        given = os.environ.pop("NEOXLIB_RUN_DIR", None)  # a second start in the same kernel is a new run
+        given = os.environ.pop(
+            "NEOXLIB_RUN_DIR", None
+        )  # a second start in the same kernel is a new run
         if given:
             return cls(notebook, values, Path(given))  # who gave it will end it
         run = cls(notebook, values, new_folder(outputs_root(), notebook, values))
@@ -109,7 +129,10 @@ class Run:
 
     def describe(self, engine: Any) -> None:
         """Record what `engine.describe()` says of the model, for the report's "what ran" line."""
-        about = {name: shown(value) if isinstance(value, str) else value for name, value in engine.describe().items()}
+        about = {
+            name: shown(value) if isinstance(value, str) else value
+            for name, value in engine.describe().items()
+        }
         self._add(model=_plain(about))
 
     def save(self, name: str, df: "pd.DataFrame") -> "pd.DataFrame":
@@ -130,12 +153,17 @@ class Run:
         from IPython.display import SVG, display
 
         buffer = io.StringIO()
-        with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        with (
+            plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}),
+            warnings.catch_warnings(),
+        ):
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            fig.savefig(buffer, format="svg", bbox_inches="tight", metadata=dict.fromkeys(_SVG_METADATA))
+            fig.savefig(
+                buffer, format="svg", bbox_inches="tight", metadata=dict.fromkeys(_SVG_METADATA)
+            )
         plt.close(fig)
         svg = buffer.getvalue()
-        svg = svg[svg.index("<svg"):]  # the header before it names a document type on the web
+        svg = svg[svg.index("<svg") :]  # the header before it names a document type on the web
         write_text(self._file(f"figures/{name}.svg"), svg)
         display(SVG(svg))
 
@@ -192,7 +220,11 @@ class Run:
 
     def _finish(self, status: str) -> None:
         now = datetime.now(UTC)
-        self._add(status=status, finished=stamp(now), seconds=round((now - self._started).total_seconds(), 3))
+        self._add(
+            status=status,
+            finished=stamp(now),
+            seconds=round((now - self._started).total_seconds(), 3),
+        )
 
     def _file(self, name: str) -> Path:
         """The path of a result file inside the run folder, listed in the results."""
@@ -233,7 +265,9 @@ def outputs_root() -> Path:
 @unreadable_is(ParameterError, "written to")
 def new_folder(root: Path, notebook: str, values: dict[str, Any]) -> Path:
     """Make `<root>/<notebook>/<utc>-<hash of the parameters>`; a folder that is there already is never reused."""
-    digest = hashlib.sha256(json.dumps(_plain(values), sort_keys=True, default=str).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(
+        json.dumps(_plain(values), sort_keys=True, default=str).encode()
+    ).hexdigest()[:6]
     stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{digest}"
     for name in (stem, *(f"{stem}-{n}" for n in range(2, 1000))):
         folder = root / notebook / name
@@ -247,7 +281,10 @@ def new_folder(root: Path, notebook: str, values: dict[str, Any]) -> Path:
 
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Replace `results.json` as a whole; numbers that JSON cannot hold (nan, inf) become null."""
-    write_text(folder / "results.json", json.dumps(_plain(results), ensure_ascii=False, indent=1, default=str) + "\n")
+    write_text(
+        folder / "results.json",
+        json.dumps(_plain(results), ensure_ascii=False, indent=1, default=str) + "\n",
+    )
 
 
 def write_text(path: Path, text: str) -> None:

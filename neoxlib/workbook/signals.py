@@ -27,7 +27,8 @@ class Signals:
     def __init__(self) -> None:
         self.came: signal.Signals | None = None
         self.children: list[psutil.Process] = []
-        self.armed, self.before = False, {}
+        self.armed = False
+        self.before = {}
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():

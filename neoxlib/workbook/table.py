@@ -15,7 +15,8 @@ class Table:
     """Rows that a notebook shows as HTML and a terminal as text; every cell is escaped."""
 
     def __init__(self, columns: tuple[str, ...], rows: Iterable[tuple]) -> None:
-        self.columns, self.rows = columns, [tuple(str(cell) for cell in row) for row in rows]
+        self.columns = columns
+        self.rows = [tuple(str(cell) for cell in row) for row in rows]
 
     def _repr_html_(self) -> str:
         return markup.table(self.columns, self.rows)
@@ -23,7 +24,9 @@ class Table:
     def __repr__(self) -> str:
         lines = [self.columns, *self.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        padded = ((cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+        padded = (
+            (cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+        )
         return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
@@ -43,7 +46,8 @@ class TextTable:
     """
 
     def __init__(self, rows: pd.DataFrame, note: str = "") -> None:
-        self.rows, self.note = rows.astype(str), note
+        self.rows = rows.astype(str)
+        self.note = note
 
     def _repr_html_(self) -> str:
         note = markup.paragraph(self.note) if self.note else ""
@@ -52,4 +56,8 @@ class TextTable:
         return note if self.rows.empty else table + note
 
     def __repr__(self) -> str:
-        return self.note if self.rows.empty else f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"
+        return (
+            self.note
+            if self.rows.empty
+            else f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"
+        )

@@ -86,8 +86,11 @@ KEYS: dict[str, dict[str, Key]] = {
         "model_path": Key("model_dir", _path, readme="../model"),
         "device_ids": Key("world_size", _ids, [0], 2),
         "parallel_backend": Key(None, instead="hccl on NPUs, shared memory or gloo on the CPU"),
-        "log_dir": Key(None, instead="the folder logs of each run (the SDK: README says the script's folder, its code "
-                                     "./atb_speed_log)"),
+        "log_dir": Key(
+            None,
+            instead="the folder logs of each run (the SDK: README says the script's folder, its code "
+            "./atb_speed_log)",
+        ),
         "bind_cpu": Key(None, instead="ranks are bound to cores near their device by themselves"),
     },
     "precision": {
@@ -107,7 +110,7 @@ KEYS: dict[str, dict[str, Key]] = {
         "perf_mode": Key("perf_mode", default="normal"),
         "skip_decode": Key("skip_decode", _bool, False, "1 in its older edition"),
     },
-}  # fmt: skip
+}
 ALIASES = {
     "ceval": "precision"
 }  # deprecated by the SDK, and what its own file for GPT-NeoX still has

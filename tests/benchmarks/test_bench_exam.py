@@ -21,27 +21,44 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> list[examinees.Paper]:
         (root / folder).mkdir(parents=True)
 
     def rows(text: str, count: int) -> list[list[str]]:
-        return [[str(n), f"{text} {n} " * (n + 1), "甲", "None", "丙", " d", "ABCD"[n % 4]] for n in range(count)]
+        return [
+            [str(n), f"{text} {n} " * (n + 1), "甲", "None", "丙", " d", "ABCD"[n % 4]]
+            for n in range(count)
+        ]
 
     for subject in ("logic", "law"):
-        put(root / "ceval" / "dev" / f"{subject}_dev.csv",
-            csv_text([[*HEADER, "explanation"], *([*row, "因为"] for row in rows(subject, 5))]))
+        put(
+            root / "ceval" / "dev" / f"{subject}_dev.csv",
+            csv_text([[*HEADER, "explanation"], *([*row, "因为"] for row in rows(subject, 5))]),
+        )
         put(root / "ceval" / "val" / f"{subject}_val.csv", csv_text([HEADER, *rows("问", 3)]))
     for split, count in (("dev", 5), ("test", 4)):
-        put(root / "mmlu" / split / f"anatomy_{split}.csv", csv_text([row[1:] for row in rows(split, count)]))
-    return [examinees.Paper("ceval", str(root / "ceval"), "val", ("logic", "law"), 2),
-            examinees.Paper("mmlu", str(root / "mmlu"), "test", ("anatomy",), 3)]  # fmt: skip
+        put(
+            root / "mmlu" / split / f"anatomy_{split}.csv",
+            csv_text([row[1:] for row in rows(split, count)]),
+        )
+    return [
+        examinees.Paper("ceval", str(root / "ceval"), "val", ("logic", "law"), 2),
+        examinees.Paper("mmlu", str(root / "mmlu"), "test", ("anatomy",), 3),
+    ]
 
 
 @pytest.fixture(scope="module")
 def model_dir(papers, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exam.prepare(tmp_path_factory.mktemp("model") / "m", synthetic.Shape(2, 64, 4, 600), papers, 400)
+    return exam.prepare(
+        tmp_path_factory.mktemp("model") / "m", synthetic.Shape(2, 64, 4, 600), papers, 400
+    )
 
 
 @pytest.fixture(scope="module")
 def results(papers, model_dir) -> dict[str, list]:
     """One round without processes."""
-    given = {"model_dir": str(model_dir), "papers": list(map(asdict, papers)), "threads": 1, "dtype": "float32"}
+    given = {
+        "model_dir": str(model_dir),
+        "papers": list(map(asdict, papers)),
+        "threads": 1,
+        "dtype": "float32",
+    }
     found = {exam.THEIRS: [examinees.harness(**given, batch_size=2)]}
     for without in examinees.WITHOUT:
         name = f"{exam.OURS}, without {without}" if without else exam.OURS
@@ -52,7 +69,11 @@ def results(papers, model_dir) -> dict[str, list]:
 def test_both_sides_answer_the_same_questions_alike_with_any_saving_switched_off(results):
     for task, questions in (("ceval", 4), ("mmlu", 3)):
         same = exam.same_answers(results, task)
-        assert same["compared"] == questions and same["differ"] == 0 and same["largest_difference"] < 1e-4
+        assert (
+            same["compared"] == questions
+            and same["differ"] == 0
+            and same["largest_difference"] < 1e-4
+        )
         for (found,) in results.values():
             assert found[task]["questions"] == questions and found[task]["seconds"] > 0
             assert found[task]["predicted"] == results[exam.THEIRS][0][task]["predicted"]
@@ -77,24 +98,47 @@ def test_an_answer_that_no_rounding_explains_ends_the_benchmark(results):
 def test_prompts_that_lost_examples_are_not_compared(results):
     spoilt = json.loads(json.dumps(results))
     ours = spoilt[exam.OURS][0]["mmlu"]
-    ours["shots"][0], ours["predicted"][0], ours["logprobs"][0] = 3, "?", [0, 0, 0, 0]
+    ours["shots"][0] = 3
+    ours["predicted"][0] = "?"
+    ours["logprobs"][0] = [0, 0, 0, 0]
     assert exam.same_answers(spoilt, "mmlu")["compared"] == 2
 
 
 def test_the_report_has_a_line_per_contender_paired_by_round(results):
     rounds = {name: found * 3 for name, found in results.items()}
     about = {
-        "subjects": ["anatomy"], "questions": 3, "tokens": [80, 90], "same": exam.same_answers(results, "mmlu"),
-        "rates": {name: [1.0, 2.0, 4.0] if name == exam.THEIRS else [5.0, 20.0, 24.0] for name in rounds},
-    }  # fmt: skip
-    text = exam.markdown({
-        "machine": {"date": "2026-01-02T03", "cpu": "some processor", "cores": 2, "transformers": "5"}, "threads": 2,
-        "shape": {"layers": 2, "hidden": 64, "heads": 4, "parameters": 10**6}, "dtype": "float32", "ids": 400,
-        "lm_eval": "0.4", "their_batch": 4, "rounds": 3, "others": {"load_before": 1.5, "load_after": 2.5},
-        "exams": {"mmlu": about},
-    })  # fmt: skip
+        "subjects": ["anatomy"],
+        "questions": 3,
+        "tokens": [80, 90],
+        "same": exam.same_answers(results, "mmlu"),
+        "rates": {
+            name: [1.0, 2.0, 4.0] if name == exam.THEIRS else [5.0, 20.0, 24.0] for name in rounds
+        },
+    }
+    text = exam.markdown(
+        {
+            "machine": {
+                "date": "2026-01-02T03",
+                "cpu": "some processor",
+                "cores": 2,
+                "transformers": "5",
+            },
+            "threads": 2,
+            "shape": {"layers": 2, "hidden": 64, "heads": 4, "parameters": 10**6},
+            "dtype": "float32",
+            "ids": 400,
+            "lm_eval": "0.4",
+            "their_batch": 4,
+            "rounds": 3,
+            "others": {"load_before": 1.5, "load_after": 2.5},
+            "exams": {"mmlu": about},
+        }
+    )
     assert "| MMLU | neoxlib | 20.00 (5.00–24.00) | 6.00 (5.00–10.00) |" in text
-    assert text.count("| MMLU |") == 1 + len(examinees.WITHOUT) and "Of 3 prompts that fit whole, 0 were" in text
+    assert (
+        text.count("| MMLU |") == 1 + len(examinees.WITHOUT)
+        and "Of 3 prompts that fit whole, 0 were" in text
+    )
     here = "a\n" + table.START.format("bench-exam") + "\n" + table.END.format("bench-exam")
     assert "20.00 (5.00" in table.into_readme(here, "bench-exam", text)
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

@@ -28,26 +28,48 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.write(tmp_path_factory.mktemp("synthetic") / "model", SMALL)
 
 
-def record(name: str, case: str, steps: list[float], precision: str = "bf16", same: int = 3) -> dict:
+def record(
+    name: str, case: str, steps: list[float], precision: str = "bf16", same: int = 3
+) -> dict:
     batch = int(case.partition(" ")[0])
     return {
-        "name": name, "precision": precision, "case": case, "round": 0, "batch": batch, "steps_ms": steps,
-        "same_tokens": same, "tokens": 3,
-    }  # fmt: skip
+        "name": name,
+        "precision": precision,
+        "case": case,
+        "round": 0,
+        "batch": batch,
+        "steps_ms": steps,
+        "same_tokens": same,
+        "tokens": 3,
+    }
 
 
 def result(*records: dict, failures: tuple = ()) -> dict:
     names = dict.fromkeys((r["name"], r["precision"]) for r in records)
     return {
         "machine": {
-            "date": "2026-01-02T03:04:05", "cpu": "some processor", "cores": 2, "torch": "2", "memory_gb": 24,
+            "date": "2026-01-02T03:04:05",
+            "cpu": "some processor",
+            "cores": 2,
+            "torch": "2",
+            "memory_gb": 24,
             "git": "0123abcd",
         },
-        "shape": {"layers": 3, "hidden": 128, "heads": 4, "vocab": 2048, "parameters": 10**6}, "threads": 2,
-        "read_gb_s": [40.0, 50.0], "failures": list(failures), "records": list(records),
-        "others": {"load_before": 1.5, "load_after": 2.5, "busy_cores_mean": 0.1, "busy_cores_max": 0.4},
-        "contenders": [{"name": n, "precision": p, "version": f"{n} 1.0, x", "bytes": 10**8} for n, p in names],
-    }  # fmt: skip
+        "shape": {"layers": 3, "hidden": 128, "heads": 4, "vocab": 2048, "parameters": 10**6},
+        "threads": 2,
+        "read_gb_s": [40.0, 50.0],
+        "failures": list(failures),
+        "records": list(records),
+        "others": {
+            "load_before": 1.5,
+            "load_after": 2.5,
+            "busy_cores_mean": 0.1,
+            "busy_cores_max": 0.4,
+        },
+        "contenders": [
+            {"name": n, "precision": p, "version": f"{n} 1.0, x", "bytes": 10**8} for n, p in names
+        ],
+    }
 
 
 def test_a_shape_counts_its_parameters_as_the_model_does():
@@ -82,7 +104,9 @@ def test_every_tensor_has_a_name_in_gguf(model_dir: Path):
     with safe_open(model_dir / "model.safetensors", "np") as file:
         names = [convert.gguf_name(name) for name in file.keys()]  # noqa: SIM118
     assert len(set(names)) == len(names)
-    assert {"token_embd.weight", "output.weight", "output_norm.bias", "blk.1.ffn_down.bias"} <= set(names)
+    assert {"token_embd.weight", "output.weight", "output_norm.bias", "blk.1.ffn_down.bias"} <= set(
+        names
+    )
 
 
 def test_agreement_counts_tokens_before_the_first_other_one_in_the_median_row():
@@ -92,46 +116,68 @@ def test_agreement_counts_tokens_before_the_first_other_one_in_the_median_row():
 
 
 def test_medians_are_over_rounds_and_steps_and_the_first_step_stands_apart():
-    rows = table.summarise(result(
-        record("neoxlib", "1 x 128", [100, 2, 4]), record("neoxlib", "1 x 128", [300, 6, 8], same=1),
-        record("neoxlib", "8 x 128", [300, 10, 10]),
-    ))  # fmt: skip
-    one, eight = rows[0]["cases"]["1 x 128"], rows[0]["cases"]["8 x 128"]
+    rows = table.summarise(
+        result(
+            record("neoxlib", "1 x 128", [100, 2, 4]),
+            record("neoxlib", "1 x 128", [300, 6, 8], same=1),
+            record("neoxlib", "8 x 128", [300, 10, 10]),
+        )
+    )
+    one = rows[0]["cases"]["1 x 128"]
+    eight = rows[0]["cases"]["8 x 128"]
     assert (one["first_ms"], one["next_ms"], one["same_tokens"]) == (200, 5, 1)
     assert eight["tokens_per_s"] == pytest.approx(800)
     assert rows[0]["mbu"] == pytest.approx(1e8 / 5e-3 / 50e9)
 
 
 def test_neoxlib_is_held_against_the_fastest_peer_of_its_precision():
-    rows = table.summarise(result(
-        record("neoxlib", "1 x 128", [100, 4, 4]), record("a", "1 x 128", [50, 9, 9]),
-        record("b", "1 x 128", [400, 8, 8]), record("c, 2 ranks", "1 x 128", [1, 1, 1]),
-        record("d", "1 x 128", [1, 1, 1], precision="4 bit"),
-    ))  # fmt: skip
+    rows = table.summarise(
+        result(
+            record("neoxlib", "1 x 128", [100, 4, 4]),
+            record("a", "1 x 128", [50, 9, 9]),
+            record("b", "1 x 128", [400, 8, 8]),
+            record("c, 2 ranks", "1 x 128", [1, 1, 1]),
+            record("d", "1 x 128", [1, 1, 1], precision="4 bit"),
+        )
+    )
     found = {f["measure"]: (f["peer"], f["times"]) for f in table.against_peers(rows)}
     assert found == {"first_ms": ("a", [0.5]), "next_ms": ("b", [2.0])}
 
 
 def test_ratios_are_taken_round_by_round_and_ranks_are_held_against_ranks():
-    rows = table.summarise(result(
-        record("neoxlib, 2 ranks", "1 x 128", [10, 4, 4]), record("neoxlib, 2 ranks", "1 x 128", [20, 8, 8]),
-        record("a, 2 ranks", "1 x 128", [30, 8, 8]), record("a, 2 ranks", "1 x 128", [20, 24, 24]),
-        record("b", "1 x 128", [1, 1, 1]),
-    ))  # fmt: skip
+    rows = table.summarise(
+        result(
+            record("neoxlib, 2 ranks", "1 x 128", [10, 4, 4]),
+            record("neoxlib, 2 ranks", "1 x 128", [20, 8, 8]),
+            record("a, 2 ranks", "1 x 128", [30, 8, 8]),
+            record("a, 2 ranks", "1 x 128", [20, 24, 24]),
+            record("b", "1 x 128", [1, 1, 1]),
+        )
+    )
     found = {f["measure"]: (f["peer"], f["times"]) for f in table.against_peers(rows)}
     assert found == {"first_ms": ("a, 2 ranks", [1.0, 3.0]), "next_ms": ("a, 2 ranks", [2.0, 3.0])}
 
 
 def test_each_precision_is_a_line_and_each_case_and_measure_a_column():
-    rounds = [record("a, 2 ranks", "1 x 128", [30, 8, 8]), record("a, 2 ranks", "1 x 128", [20, 24, 24])]
-    ours = [record("neoxlib, 2 ranks", "1 x 128", [10, 4, 4]), record("neoxlib, 2 ranks", "1 x 128", [20, 8, 8])]
+    rounds = [
+        record("a, 2 ranks", "1 x 128", [30, 8, 8]),
+        record("a, 2 ranks", "1 x 128", [20, 24, 24]),
+    ]
+    ours = [
+        record("neoxlib, 2 ranks", "1 x 128", [10, 4, 4]),
+        record("neoxlib, 2 ranks", "1 x 128", [20, 8, 8]),
+    ]
     others = [record("neoxlib", "8 x 128", [5, 2, 2]), record("b", "8 x 128", [4, 3, 3])]
     text = table.markdown(result(*rounds, *ours, *others))
     head = "1 x 128, first token | 1 x 128, next token | 8 x 128, first token | 8 x 128, next token"
     assert f"| weights |  | {head} |" in text
-    first, following = "2.00 × a<br>(1.00–3.00)<br>15.0 ms", "2.50 × a<br>(2.00–3.00)<br>6.0 ms"
+    first = "2.00 × a<br>(1.00–3.00)<br>15.0 ms"
+    following = "2.50 × a<br>(2.00–3.00)<br>6.0 ms"
     assert f"| bf16 | neoxlib, 2 ranks | {first} | {following} | – | – |" in text
-    assert "| bf16 | neoxlib | – | – | 0.80 × b<br>(0.80–0.80)<br>5.0 ms | 1.50 × b<br>(1.50–1.50)<br>2.0 ms |" in text
+    assert (
+        "| bf16 | neoxlib | – | – | 0.80 × b<br>(0.80–0.80)<br>5.0 ms | 1.50 × b<br>(1.50–1.50)<br>2.0 ms |"
+        in text
+    )
 
 
 def test_each_kind_of_instructions_has_a_table_of_its_own():
@@ -140,7 +186,12 @@ def test_each_kind_of_instructions_has_a_table_of_its_own():
 
 
 def test_a_contender_that_fails_is_a_row_with_its_reason():
-    failure = {"name": "a", "precision": "bf16", "case": "load and warm-up", "reason": "RuntimeError: no bfloat16"}
+    failure = {
+        "name": "a",
+        "precision": "bf16",
+        "case": "load and warm-up",
+        "reason": "RuntimeError: no bfloat16",
+    }
     text = table.markdown(result(record("neoxlib", "1 x 128", [100, 4, 4]), failures=(failure,)))
     assert "| bf16 | a | – |" in text and "- a, bf16: RuntimeError: no bfloat16" in text
     assert "Load average 1.5 before and 2.5 after" in text and "2026-01-02" in text
@@ -152,15 +203,22 @@ def test_the_picture_is_drawn_from_the_same_figures(tmp_path: Path):
 
 
 def test_the_readme_gets_the_report_between_its_two_lines_again_and_again():
-    start, end = table.START.format("that"), table.END.format("that")
+    start = table.START.format("that")
+    end = table.END.format("that")
     readme = f"before\n{start}\nold\n{end}\nafter\n"
     once = table.into_readme(readme, "that", r"new \1")
-    assert once == table.into_readme(once, "that", r"new \1") == f"before\n{start}\n\nnew \\1\n\n{end}\nafter\n"
+    assert (
+        once
+        == table.into_readme(once, "that", r"new \1")
+        == f"before\n{start}\n\nnew \\1\n\n{end}\nafter\n"
+    )
     with pytest.raises(ValueError, match=r"README\.md lacks"):
         table.into_readme(readme, "other", "new")
 
 
-def test_a_worker_answers_says_why_it_cannot_and_leaves_nothing_behind(model_dir: Path, tmp_path: Path):
+def test_a_worker_answers_says_why_it_cannot_and_leaves_nothing_behind(
+    model_dir: Path, tmp_path: Path
+):
     good = Contender("neoxlib", "fp32", "Neoxlib", {"dtype": "float32"})
     bad = Contender("neoxlib", "4 bit", "Neoxlib", {"dtype": "float32", "quant": "int3"})
     with Pool({"own": Path(sys.executable)}, model_dir, SMALL.parameters, 1, tmp_path) as pool:
@@ -178,7 +236,9 @@ def test_a_worker_answers_says_why_it_cannot_and_leaves_nothing_behind(model_dir
 def test_the_20b_layout_is_the_published_one(data: Path):
     index = json.loads((data / "neox20b" / "model.safetensors.index.DERIVED.json").read_text())
     layouts = big.layouts(big.SHAPE)
-    assert {name: file for file, layout in layouts.items() for name in layout} == index["weight_map"]
+    assert {name: file for file, layout in layouts.items() for name in layout} == index[
+        "weight_map"
+    ]
     assert sum(map(big.data_bytes, layouts.values())) == index["metadata"]["total_size"]
     real = ModelConfig.from_dir(data / "neox20b")
     ours = ModelConfig.from_dict(big.SHAPE.config() | {"torch_dtype": "float16", "eos_token_id": 0})
@@ -189,20 +249,36 @@ def test_a_small_one_of_that_layout_loads_and_its_parts_measure(tmp_path: Path):
     shape = synthetic.Shape(4, 128, 4, 301)
     written = big.write(tmp_path / "whole", shape)
     stored = open_checkpoint(tmp_path / "whole")
-    assert len(stored.files) == 6 and written["bytes"] == sum(t.nbytes for t in stored.tensors.values())
+    assert len(stored.files) == 6 and written["bytes"] == sum(
+        t.nbytes for t in stored.tensors.values()
+    )
     with neoxlib.load(tmp_path / "whole") as engine:
         assert engine.logits([[1, 2, 3]]).std() > 0.1
 
 
-def test_too_small_a_disk_ends_the_program_before_a_byte_is_written(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_too_small_a_disk_ends_the_program_before_a_byte_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+):
     with pytest.raises(SystemExit, match="too little"):
         big.check_disk(tmp_path, 10**18)
     assert "GB free" in capsys.readouterr().out
 
 
 def test_a_signal_leaves_nothing_of_the_checkpoint(tmp_path: Path):
-    command = [sys.executable, "-m", "benchmarks.big", "--layers", "4", "--hidden", "1024", "--out", tmp_path]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.big",
+        "--layers",
+        "4",
+        "--hidden",
+        "1024",
+        "--out",
+        tmp_path,
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         while not list(tmp_path.rglob("*.safetensors")) and process.poll() is None:
             time.sleep(0.02)
         process.terminate()
@@ -222,8 +298,12 @@ def test_work_outside_gives_its_seconds_its_memory_and_its_own_figures():
 def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_round():
     runs = {
         "cp": [{"seconds": t, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (2.0, 4.0, 3.0)],
-        "cp, on the disk": [{"seconds": t, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (4.0, 4.0, 4.0)],
-        "shard, 1 rank": [{"seconds": 9.0, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (1.0, 1.0, 2.0)],
+        "cp, on the disk": [
+            {"seconds": t, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (4.0, 4.0, 4.0)
+        ],
+        "shard, 1 rank": [
+            {"seconds": 9.0, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (1.0, 1.0, 2.0)
+        ],
         "shard, 4 ranks": [{"seconds": 9.0, "own_s": 1.0, "rss_gb": 0.1, "own_gb": 0.1}] * 3,
     }
     for dtype, ours in (("float32", 1.0), ("float16", 2.0)):
@@ -231,13 +311,22 @@ def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_ro
         runs[f"from_pretrained, {dtype}"] = [figures | {"own_s": 0.1, "ready_s": 3.0}] * 3
         runs[f"load, {dtype}"] = [figures | {"own_s": 0.5, "ready_s": ours, "settled_s": 7.5}] * 3
     found = load.ratios(runs)
-    assert found["shard, 1 rank"] == [[4.0, 4.0, 2.0], [2.0, 4.0, 1.5]] and found["load, float32"] == [[3.0] * 3]
+    assert found["shard, 1 rank"] == [[4.0, 4.0, 2.0], [2.0, 4.0, 1.5]] and found[
+        "load, float32"
+    ] == [[3.0] * 3]
     warm = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs, "ratios": found}
     larger = [one | {"own_gb": 0.7} for one in runs["load, float16"]]
-    other = warm | {"bytes": 8 * 10**9, "state": "cold", "results": runs | {"load, float16": larger}}
+    other = warm | {
+        "bytes": 8 * 10**9,
+        "state": "cold",
+        "results": runs | {"load, float16": larger},
+    }
     text = load.markdown(result() | {"runs": [warm, other]})
     assert "|  | beside | 4.0 GB, warm | 8.0 GB, cold | peak, GB, of 4.0 GB, 8.0 GB |" in text
-    assert "| cp |  | 3.00 s | 3.00 s | 0.10, 0.10 |" in text and "neoxlib 0123abcd: medians of 3 rounds" in text
+    assert (
+        "| cp |  | 3.00 s | 3.00 s | 0.10, 0.10 |" in text
+        and "neoxlib 0123abcd: medians of 3 rounds" in text
+    )
     shards = "1.00 s; 4.00× (2.00–4.00); 2.00× (1.50–4.00)"
     assert f"| shard, 1 rank | cp, on the disk; cp | {shards} | {shards} | 0.10, 0.10 |" in text
     loads = "2.00 s; 1.50× (1.50–1.50); settled after 7.5 s"
@@ -246,7 +335,10 @@ def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_ro
 
 def test_what_follows_the_heaviest_writer_in_one_round_precedes_it_in_the_next():
     turns: list[str] = []
-    work = {name: lambda name=name: turns.append(name) or {"seconds": float(len(turns))} for name in "abc"}
+    work = {
+        name: lambda name=name: turns.append(name) or {"seconds": float(len(turns))}
+        for name in "abc"
+    }
     results = outside.each(work, 2, lambda: None)
     assert turns == ["a", "b", "c", "c", "b", "a"]
     assert results["a"] == [{"seconds": 1.0}, {"seconds": 6.0}]

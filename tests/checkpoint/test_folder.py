@@ -22,9 +22,15 @@ from neoxlib.model.parameters import shard_rules
 from tests.support.checkpoint_files import config_of, whole
 from tests.support.oracle_models import make_oracle
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool)
-
-
+DTYPES = (
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.int64,
+    torch.uint8,
+    torch.bool,
+)
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -35,8 +41,6 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
-
-
 
 
 def test_every_dtype_of_a_safetensors_file_is_read_as_safetensors_reads_it(tmp_path):
@@ -50,16 +54,28 @@ def test_every_dtype_of_a_safetensors_file_is_read_as_safetensors_reads_it(tmp_p
 def test_any_box_of_any_join_of_pieces_equals_the_slice_of_the_whole_tensor(tmp_path_factory, data):
     """Cut along 0, along 1 or not at all, in pieces of any size, read by blocks of any size, into any dtype."""
     folder = tmp_path_factory.mktemp("box")
-    height, width = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9))
+    height = data.draw(st.integers(1, 9))
+    width = data.draw(st.integers(1, 9))
     full = torch.randn(height, width).to(data.draw(st.sampled_from((torch.float32, torch.float16))))
     dim = data.draw(st.sampled_from((None, 0, 1)))
-    ends = [] if dim is None else sorted(data.draw(st.lists(st.integers(0, full.shape[dim]), max_size=3)))
+    ends = (
+        []
+        if dim is None
+        else sorted(data.draw(st.lists(st.integers(0, full.shape[dim]), max_size=3)))
+    )
     parts = torch.tensor_split(full, ends, dim or 0)
     for i, part in enumerate(parts):
         save_file({"w": part.contiguous()}, folder / f"{i}.safetensors")
-    stored = Stored(tuple(read_header(folder / f"{i}.safetensors")[0]["w"] for i in range(len(parts))), dim)
-    rows, columns = (slice(*sorted((data.draw(st.integers(0, n)), data.draw(st.integers(0, n))))) for n in full.shape)
-    out = torch.full((rows.stop - rows.start, columns.stop - columns.start), 9.0, dtype=torch.float32)
+    stored = Stored(
+        tuple(read_header(folder / f"{i}.safetensors")[0]["w"] for i in range(len(parts))), dim
+    )
+    rows, columns = (
+        slice(*sorted((data.draw(st.integers(0, n)), data.draw(st.integers(0, n)))))
+        for n in full.shape
+    )
+    out = torch.full(
+        (rows.stop - rows.start, columns.stop - columns.start), 9.0, dtype=torch.float32
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensor_file, "BLOCK", data.draw(st.sampled_from((1, 40, 1000))))
         stored.read_into(out, (rows, columns))
@@ -70,14 +86,26 @@ def test_any_box_of_any_join_of_pieces_equals_the_slice_of_the_whole_tensor(tmp_
 def test_a_bin_is_read_as_torch_reads_it_whatever_its_tensors_share(tmp_path, zipped):
     base = torch.randn(6, 4)
     state = {
-        "plain": torch.randn(7, 5).half(), "parameter": torch.nn.Parameter(torch.randn(3)), "tied": base, "too": base,
-        "view": base[2:5], "transposed": base.t(), "columns": base[:, 1:3], "mask": torch.tensor([True, False]),
-    }  # fmt: skip
+        "plain": torch.randn(7, 5).half(),
+        "parameter": torch.nn.Parameter(torch.randn(3)),
+        "tied": base,
+        "too": base,
+        "view": base[2:5],
+        "transposed": base.t(),
+        "columns": base[:, 1:3],
+        "mask": torch.tensor([True, False]),
+    }
     path = tmp_path / "pytorch_model.bin"
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    assert_same(tensors(tmp_path), {name: t.detach() for name, t in torch.load(path, weights_only=True).items()})
+    assert_same(
+        tensors(tmp_path),
+        {name: t.detach() for name, t in torch.load(path, weights_only=True).items()},
+    )
     if zipped:  # nothing was loaded for all but the strided two
-        assert [key for key, piece in read_pickle(path).items() if piece.offset is None] == ["transposed", "columns"]
+        assert [key for key, piece in read_pickle(path).items() if piece.offset is None] == [
+            "transposed",
+            "columns",
+        ]
 
 
 class Bomb:
@@ -98,7 +126,9 @@ def test_a_pickle_that_asks_for_code_is_refused_and_the_code_is_not_run(tmp_path
     assert not trace.exists()
 
 
-@pytest.mark.parametrize("value", [{"w": torch.ones(2), "step": 3}, [torch.ones(2)], {"model": {"w": torch.ones(2)}}])
+@pytest.mark.parametrize(
+    "value", [{"w": torch.ones(2), "step": 3}, [torch.ones(2)], {"model": {"w": torch.ones(2)}}]
+)
 def test_a_bin_that_is_no_plain_state_dict_is_refused(tmp_path, value):
     torch.save(value, tmp_path / "pytorch_model.bin")
     with pytest.raises(WeightsError, match="no plain table of name and tensor"):
@@ -116,7 +146,10 @@ def test_a_truncated_file_is_an_error_wherever_it_was_cut(tmp_path):
     state = {"a": torch.randn(20, 7), "b": torch.randn(5)}
     save_file(state, tmp_path / "model.safetensors")
     torch.save(state, tmp_path / "model.bin")
-    for name, target in (("model.safetensors", "model.safetensors"), ("model.bin", "pytorch_model.bin")):
+    for name, target in (
+        ("model.safetensors", "model.safetensors"),
+        ("model.bin", "pytorch_model.bin"),
+    ):
         data = (tmp_path / name).read_bytes()
         folder = tmp_path / f"cut {name}"
         folder.mkdir()
@@ -176,11 +209,15 @@ def test_files_of_an_index_join_and_links_out_of_the_folder_are_followed(tmp_pat
     checkpoint = open_checkpoint(tmp_path / "links")
     assert len(checkpoint.files) > 3
     state = oracle.state_dict()
-    state["embed_out.weight"] = state.pop("lm_head.weight")  # in files transformers keeps the old name
+    state["embed_out.weight"] = state.pop(
+        "lm_head.weight"
+    )  # in files transformers keeps the old name
     assert_same(tensors(tmp_path / "links"), state)
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/passwd", "sub/m.safetensors", "a\\b.bin", ".."])
+@pytest.mark.parametrize(
+    "name", ["../secret.safetensors", "/etc/passwd", "sub/m.safetensors", "a\\b.bin", ".."]
+)
 def test_an_index_that_names_a_file_outside_its_folder_is_refused(tmp_path, name):
     save_file({"w": torch.ones(2)}, tmp_path / "secret.safetensors")
     folder = tmp_path / "model"
@@ -190,9 +227,13 @@ def test_an_index_that_names_a_file_outside_its_folder_is_refused(tmp_path, name
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"w": 3}}', b"\xff"])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"weight_map": {}}', '{"weight_map": {"w": 3}}', b"\xff"]
+)
 def test_an_index_that_is_no_index_is_refused(tmp_path, text):
-    (tmp_path / "pytorch_model.bin.index.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    (tmp_path / "pytorch_model.bin.index.json").write_bytes(
+        text if isinstance(text, bytes) else text.encode()
+    )
     with pytest.raises(WeightsError, match="copy it anew"):
         open_checkpoint(tmp_path)
 
@@ -201,11 +242,15 @@ def test_all_missing_files_and_all_missing_tensors_of_an_index_are_listed(tmp_pa
     index = {"a": "1.safetensors", "b": "2.safetensors", "c": "3.safetensors", "d": "1.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     save_file({"x": torch.ones(2)}, tmp_path / "1.safetensors")
-    with pytest.raises(WeightsError, match=r"lacks 2 of 3 weight files: 2\.safetensors, 3\.safetensors"):
+    with pytest.raises(
+        WeightsError, match=r"lacks 2 of 3 weight files: 2\.safetensors, 3\.safetensors"
+    ):
         open_checkpoint(tmp_path)
     for name in "23":
         save_file({"b": torch.ones(2)}, tmp_path / f"{name}.safetensors")
-    with pytest.raises(WeightsError, match=r"(?s)a in 1\.safe.*c in 3\.safe.*d in 1\.safe") as error:
+    with pytest.raises(
+        WeightsError, match=r"(?s)a in 1\.safe.*c in 3\.safe.*d in 1\.safe"
+    ) as error:
         open_checkpoint(tmp_path)
     assert "b in" not in str(error.value)
 
@@ -225,7 +270,9 @@ def test_a_folder_without_weights_is_told_what_was_looked_for(tmp_path):
         open_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "manifest.json").write_text('{"of": "another program"}')
-    with pytest.raises(WeightsError, match=r"looked for model\.safetensors.*found config\.json, manifest\.json"):
+    with pytest.raises(
+        WeightsError, match=r"looked for model\.safetensors.*found config\.json, manifest\.json"
+    ):
         open_checkpoint(tmp_path)
     (tmp_path / "part_model").mkdir()
     with pytest.raises(WeightsError, match=r"part_model/ but no manifest\.json"):
@@ -240,7 +287,11 @@ def test_the_names_of_the_real_20b_index_are_the_parameters_of_its_config(data):
         assert matched.keys() == shard_rules(config).keys()
         assert all(ours == theirs for ours, theirs in matched.items())
         skipped = {name.split(".", 3)[3] for name in names.keys() - matched.keys()}
-        assert skipped == {"attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq"}
+        assert skipped == {
+            "attention.bias",
+            "attention.masked_bias",
+            "attention.rotary_emb.inv_freq",
+        }
 
 
 def test_both_heads_bare_names_and_old_tables_are_taken():
@@ -248,10 +299,17 @@ def test_both_heads_bare_names_and_old_tables_are_taken():
     ours = list(shard_rules(config))
     assert "lm_head.weight" in make_oracle().state_dict()  # what transformers calls the head now
     spellings = (
-        make_oracle().state_dict(), ours, [name.removeprefix("gpt_neox.") for name in ours],
-        [*ours, "gpt_neox.rotary_emb.inv_freq", "gpt_neox.layers.0.attention.rotary_emb.inv_freq",
-         "gpt_neox.layers.2.attention.bias", "gpt_neox.layers.1.attention.masked_bias"],
-    )  # fmt: skip
+        make_oracle().state_dict(),
+        ours,
+        [name.removeprefix("gpt_neox.") for name in ours],
+        [
+            *ours,
+            "gpt_neox.rotary_emb.inv_freq",
+            "gpt_neox.layers.0.attention.rotary_emb.inv_freq",
+            "gpt_neox.layers.2.attention.bias",
+            "gpt_neox.layers.1.attention.masked_bias",
+        ],
+    )
     for names in spellings:
         assert match_names(names, config).keys() == set(ours)
     assert match_names(spellings[0], config)["embed_out.weight"] == "lm_head.weight"
@@ -260,7 +318,11 @@ def test_both_heads_bare_names_and_old_tables_are_taken():
 def test_all_missing_and_extra_names_are_in_one_error():
     names = set(shard_rules(config_of()))
     lost = {"gpt_neox.layers.1.attention.dense.bias", "gpt_neox.final_layer_norm.weight"}
-    extra = {"gpt_neox.layers.3.mlp.dense_4h_to_h.bias", "gpt_neox.layers.0.attention.query.weight", "optimizer"}
+    extra = {
+        "gpt_neox.layers.3.mlp.dense_4h_to_h.bias",
+        "gpt_neox.layers.0.attention.query.weight",
+        "optimizer",
+    }
     with pytest.raises(WeightsError) as error:
         match_names(names - lost | extra | {"lm_head.weight"}, config_of())
     lines = {line.strip() for line in str(error.value).splitlines()[1:]}
@@ -277,7 +339,9 @@ def test_a_base_model_is_told_that_its_head_is_missing():
 
 
 def test_biases_that_the_config_denies_are_extra():
-    with pytest.raises(WeightsError, match=r"extra gpt_neox\.layers\.0\.attention\.query_key_value\.bias"):
+    with pytest.raises(
+        WeightsError, match=r"extra gpt_neox\.layers\.0\.attention\.query_key_value\.bias"
+    ):
         match_names(shard_rules(config_of()), config_of(attention_bias=False))
 
 
@@ -291,7 +355,8 @@ def save_tied(folder: Path, change: float = 0.0) -> dict[str, torch.Tensor]:
 
 def test_tied_embeddings_are_taken_from_either_name_or_both(tmp_path):
     state = save_tied(tmp_path)
-    embed, head = "gpt_neox.embed_in.weight", "lm_head.weight"
+    embed = "gpt_neox.embed_in.weight"
+    head = "lm_head.weight"
     for names in ({embed}, {head}, {embed, head}):
         chosen = {n: t for n, t in state.items() if n not in {embed, head} - names}
         save_file(chosen, tmp_path / "model.safetensors")

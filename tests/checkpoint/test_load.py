@@ -24,9 +24,9 @@ from tests.support.parts import CUT_COLUMNS, expected_part, group_of
 SIZES = (1, 2, 4, 8)
 
 
-
-
-def empty_model(folder: Path, rank: int = 0, size: int = 1, dtype: torch.dtype = torch.float32) -> GPTNeoX:
+def empty_model(
+    folder: Path, rank: int = 0, size: int = 1, dtype: torch.dtype = torch.float32
+) -> GPTNeoX:
     with torch.device("meta"):
         return GPTNeoX(ModelConfig.from_dir(folder), group_of(rank, size)).to(dtype)
 
@@ -35,8 +35,6 @@ def rank_state(folder: Path, model_dir: Path, rank: int, size: int) -> dict[str,
     model = empty_model(folder, rank, size)
     load_into(model, model_dir)
     return dict(model.named_parameters())
-
-
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +73,11 @@ def test_each_rank_of_any_world_size_gets_its_part_of_any_form(folders, state, f
             ours = rank_state(folders["one file"], folders[form], rank, size)
             assert ours.keys() == state.keys()
             for name, tensor in ours.items():
-                assert torch.equal(tensor, expected_part(name, state[name], rank, size)), (name, rank, size)
+                assert torch.equal(tensor, expected_part(name, state[name], rank, size)), (
+                    name,
+                    rank,
+                    size,
+                )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -83,7 +85,9 @@ def test_weights_come_in_the_dtype_of_the_model(folders, state, dtype):
     model = empty_model(folders["bin"], 1, 2, dtype)
     load_into(model, folders["many files"])
     for name, tensor in model.named_parameters():
-        assert tensor.dtype == dtype and torch.equal(tensor, expected_part(name, state[name], 1, 2).to(dtype)), name
+        assert tensor.dtype == dtype and torch.equal(
+            tensor, expected_part(name, state[name], 1, 2).to(dtype)
+        ), name
 
 
 def test_a_loaded_model_gives_the_logits_of_transformers(folders, oracle):
@@ -119,15 +123,22 @@ def test_a_rank_reads_only_its_own_rows_and_each_byte_once(folders, state, monke
         assert read[name] == part.nbytes, name
     read.clear()
     rank_state(folders["bin"], folders["cut for 2"], 1, 2)
-    assert all(read[name] == expected_part(name, tensor, 1, 2).nbytes for name, tensor in state.items())
+    assert all(
+        read[name] == expected_part(name, tensor, 1, 2).nbytes for name, tensor in state.items()
+    )
 
 
 def test_the_part_of_a_rank_loads_for_that_rank_only(folders, state):
     part = folders["cut for 2"] / "part_model" / "1"
     ours = rank_state(part, part, 1, 2)
-    assert all(torch.equal(ours[name], expected_part(name, full, 1, 2)) for name, full in state.items())
+    assert all(
+        torch.equal(ours[name], expected_part(name, full, 1, 2)) for name, full in state.items()
+    )
     for rank, size in ((0, 1), (0, 2), (1, 4)):
-        with pytest.raises(WeightsError, match=f"rank 1 of 2, this is rank {rank} of {size}; give .*cut for 2, which"):
+        with pytest.raises(
+            WeightsError,
+            match=f"rank 1 of 2, this is rank {rank} of {size}; give .*cut for 2, which",
+        ):
             rank_state(part, part, rank, size)
 
 
@@ -139,22 +150,30 @@ def test_the_folder_between_a_cut_and_its_parts_names_the_one_to_give(folders):
 def test_a_cut_that_lost_a_file_does_not_load(folders, tmp_path):
     shard(folders["bin"], tmp_path / "cut", 2, progress=False)
     os.remove(tmp_path / "cut" / "part_model" / "1" / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"lacks files of its manifest: part_model/1/model\.safetensors"):
+    with pytest.raises(
+        WeightsError, match=r"lacks files of its manifest: part_model/1/model\.safetensors"
+    ):
         rank_state(folders["bin"], tmp_path / "cut", 0, 2)
 
 
 def test_a_manifest_that_names_files_outside_its_folder_is_refused(folders, tmp_path):
     shard(folders["bin"], tmp_path / "cut", 1, progress=False)
     manifest = tmp_path / "cut" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace("part_model/0/model.safetensors", "../model.safetensors"))
-    with pytest.raises(WeightsError, match=r"outside its folder, which is refused: \.\./model\.safetensors"):
+    manifest.write_text(
+        manifest.read_text().replace("part_model/0/model.safetensors", "../model.safetensors")
+    )
+    with pytest.raises(
+        WeightsError, match=r"outside its folder, which is refused: \.\./model\.safetensors"
+    ):
         rank_state(folders["bin"], tmp_path / "cut", 0, 1)
 
 
 def test_weights_of_another_config_fill_nothing(folders, tmp_path):
     make_oracle(num_hidden_layers=2).config.save_pretrained(tmp_path)
     model = empty_model(tmp_path)
-    with pytest.raises(WeightsError, match=r"extra gpt_neox\.layers\.2\.mlp\.dense_h_to_4h\.weight"):
+    with pytest.raises(
+        WeightsError, match=r"extra gpt_neox\.layers\.2\.mlp\.dense_h_to_4h\.weight"
+    ):
         load_into(model, folders["bin"])
     assert all(parameter.is_meta for parameter in model.parameters())
 
@@ -170,9 +189,14 @@ def test_the_plan_of_the_20b_counts_its_published_parameters(data):
     """20,554,567,680: the sum over the shapes of the paper's table (44 layers, 6144 wide, 50432 rows)."""
     rows = plan(data / "neox20b", 1)
     assert sum(row.total_bytes for row in rows) == 2 * 20_554_567_680
-    assert all(row.rank_bytes == row.total_bytes and row.rank_shape == row.full_shape for row in rows)
+    assert all(
+        row.rank_bytes == row.total_bytes and row.rank_shape == row.full_shape for row in rows
+    )
     eight = {row.tensor: row for row in plan(data / "neox20b", 8)}
-    assert eight["gpt_neox.layers.*.attention.query_key_value.weight"].rank_shape == (64 // 8 * 3 * 96, 6144)
+    assert eight["gpt_neox.layers.*.attention.query_key_value.weight"].rank_shape == (
+        64 // 8 * 3 * 96,
+        6144,
+    )
     assert eight["gpt_neox.layers.*.attention.query_key_value.weight"].count == 44
     assert eight["gpt_neox.layers.*.attention.dense.bias"].total_bytes == 8 * 44 * 6144 * 2
     assert eight["embed_out.weight"].rank_bytes == 50432 // 8 * 6144 * 2
@@ -182,25 +206,36 @@ def test_the_plan_of_the_20b_counts_its_published_parameters(data):
 def test_the_plan_foretells_what_each_rank_holds(folders, size):
     rows = plan(folders["bin"], size, "float32")
     held = [
-        sum(tensor.nbytes for file in (folders[f"cut for {size}"] / "part_model" / str(rank)).glob("*.safetensors")
-            for tensor in load_file(file).values())
+        sum(
+            tensor.nbytes
+            for file in (folders[f"cut for {size}"] / "part_model" / str(rank)).glob(
+                "*.safetensors"
+            )
+            for tensor in load_file(file).values()
+        )
         for rank in range(size)
-    ]  # fmt: skip
+    ]
     assert sum(row.total_bytes for row in rows) == sum(held)
     assert sum(row.rank_bytes for row in rows) == max(held)
-    assert len(rows) == 16 and all(row.total_bytes >= row.count * 4 * math.prod(row.full_shape) for row in rows)
+    assert len(rows) == 16 and all(
+        row.total_bytes >= row.count * 4 * math.prod(row.full_shape) for row in rows
+    )
 
 
 def test_a_plan_of_the_impossible_is_refused(folders):
     for size in (0, 3, 16, -1):
         with pytest.raises(ShardError, match="world_size may be 1, 2, 4, 8"):
             plan(folders["bin"], size)
-    with pytest.raises(ShardError, match="weights are not stored as 'int3'; dtype may be float16, bfloat16"):
+    with pytest.raises(
+        ShardError, match="weights are not stored as 'int3'; dtype may be float16, bfloat16"
+    ):
         plan(folders["bin"], 2, "int3")
 
 
 def test_every_public_name_is_in_one_module():
-    assert all(callable(getattr(load, name)) for name in ("load_into", "merge", "plan", "shard", "verify"))
+    assert all(
+        callable(getattr(load, name)) for name in ("load_into", "merge", "plan", "shard", "verify")
+    )
 
 
 def test_a_load_in_many_runs_by_many_threads_is_the_load_in_one(tmp_path, monkeypatch):

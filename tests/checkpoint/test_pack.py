@@ -37,7 +37,12 @@ from tests.support.thread_ranks import on_ranks
 ROOT = Path(__file__).parents[2]
 SHAPE = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 301}
 load = partial(neoxlib.load, compile=False)  # the plain form
-MATRICES = ("query_key_value.weight", "dense.weight", "dense_h_to_4h.weight", "dense_4h_to_h.weight")
+MATRICES = (
+    "query_key_value.weight",
+    "dense.weight",
+    "dense_h_to_4h.weight",
+    "dense_4h_to_h.weight",
+)
 CUT_COLUMNS = ("attention.dense.weight", "dense_4h_to_h.weight")
 IDS = torch.tensor([[5, 9, 200, 31, 7, 7, 90], [0, 0, 1, 2, 3, 300, 44]])
 MASK = torch.tensor([[1] * 7, [0, 0] + [1] * 5])
@@ -57,7 +62,13 @@ def source(tmp_path_factory) -> Path:
 
 def scheme_for(name: str, quant: str):
     """Which scheme a weight has, written down anew."""
-    return SCHEMES["int8"] if name == "embed_out.weight" else SCHEMES[quant] if name.endswith(MATRICES) else None
+    return (
+        SCHEMES["int8"]
+        if name == "embed_out.weight"
+        else SCHEMES[quant]
+        if name.endswith(MATRICES)
+        else None
+    )
 
 
 def whole(source: Path, quant: str) -> dict[str, Tensor]:
@@ -68,7 +79,11 @@ def whole(source: Path, quant: str) -> dict[str, Tensor]:
             name = name.replace("lm_head", "embed_out")
             scheme = scheme_for(name, quant)
             parts: Packed = scheme.pack(tensor) if scheme else {"weight": tensor}
-            found |= {name.removesuffix("weight") + part: x for part, x in parts.items()} if scheme else {name: tensor}
+            found |= (
+                {name.removesuffix("weight") + part: x for part, x in parts.items()}
+                if scheme
+                else {name: tensor}
+            )
     return found
 
 
@@ -91,18 +106,28 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
         assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
 
 
-def of_ranks(model_dir: Path, size: int, quant: str | None, dtype: str = "float32") -> list[dict[str, Tensor]]:
+def of_ranks(
+    model_dir: Path, size: int, quant: str | None, dtype: str = "float32"
+) -> list[dict[str, Tensor]]:
     groups = [group_of(rank, size) for rank in range(size)]
     return [state(load(model_dir, dtype, quant=quant, group=group)) for group in groups]
 
 
 @pytest.mark.parametrize("quant", SCHEMES)
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_a_load_by_rows_is_the_pack_of_the_whole_at_any_world_size(source, quant, size, monkeypatch):
+def test_a_load_by_rows_is_the_pack_of_the_whole_at_any_world_size(
+    source, quant, size, monkeypatch
+):
     monkeypatch.setattr("neoxlib.checkpoint.pack.BLOCK", 3000)
     for rank, ours in enumerate(of_ranks(source, size, quant)):
-        expected = {name: part_of(name, full, rank, size) for name, full in whole(source, quant).items()}
-        fixed = {name for name, full in full_parameters(ModelConfig.from_dir(source), quant).items() if full.dtype}
+        expected = {
+            name: part_of(name, full, rank, size) for name, full in whole(source, quant).items()
+        }
+        fixed = {
+            name
+            for name, full in full_parameters(ModelConfig.from_dir(source), quant).items()
+            if full.dtype
+        }
         assert_same(ours, {name: x if name in fixed else x.float() for name, x in expected.items()})
 
 
@@ -115,27 +140,40 @@ def test_logits_equal_transformers_on_the_unpacked_weights_at_any_world_size(sou
             parameter.data = scheme.unpack(scheme.pack(parameter.data), torch.float32)
     truth = oracle(IDS, attention_mask=MASK).logits
     for size in (1, 2, 4):
-        found = on_ranks(size, lambda group: load(source, quant=quant, group=group).logits(IDS, MASK))[0]
+        found = on_ranks(
+            size, lambda group: load(source, quant=quant, group=group).logits(IDS, MASK)
+        )[0]
         torch.testing.assert_close(found[MASK.bool()], truth[MASK.bool()], rtol=0, atol=1e-4)
 
 
 def test_the_residual_one_after_the_other_and_a_tied_head_are_packed_too(tmp_path):
-    make_oracle(**SHAPE, use_parallel_residual=False, tie_word_embeddings=True).save_pretrained(tmp_path)
+    make_oracle(**SHAPE, use_parallel_residual=False, tie_word_embeddings=True).save_pretrained(
+        tmp_path
+    )
     alone = load(tmp_path, quant="int4")
     assert not [name for name in state(alone) if "embed" in name and "scale" in name]
-    found = on_ranks(4, lambda group: load(tmp_path, quant="int4", group=group).logits(IDS, MASK))[0]
+    found = on_ranks(4, lambda group: load(tmp_path, quant="int4", group=group).logits(IDS, MASK))[
+        0
+    ]
     torch.testing.assert_close(found, alone.logits(IDS, MASK), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("quant", SCHEMES)
 @pytest.mark.parametrize("max_file_bytes", [2 << 30, 60_000], ids=["one file", "many files"])
-def test_a_packed_cut_holds_the_same_bits_and_loads_at_any_world_size(source, tmp_path, quant, max_file_bytes):
-    manifest = shard(source, tmp_path / "cut", 2, quant=quant, max_file_bytes=max_file_bytes, progress=False)
+def test_a_packed_cut_holds_the_same_bits_and_loads_at_any_world_size(
+    source, tmp_path, quant, max_file_bytes
+):
+    manifest = shard(
+        source, tmp_path / "cut", 2, quant=quant, max_file_bytes=max_file_bytes, progress=False
+    )
     assert manifest["quant"] == quant and verify(tmp_path / "cut", progress=False)
     for rank in range(2):
         files = (tmp_path / "cut" / "part_model" / str(rank)).glob("*.safetensors")
         there = {name: tensor for file in files for name, tensor in load_file(file).items()}
-        assert_same(there, {name: part_of(name, full, rank, 2) for name, full in whole(source, quant).items()})
+        assert_same(
+            there,
+            {name: part_of(name, full, rank, 2) for name, full in whole(source, quant).items()},
+        )
     for size in (1, 2, 4):
         expected = of_ranks(source, size, quant)
         for asked in (None, quant):
@@ -144,11 +182,15 @@ def test_a_packed_cut_holds_the_same_bits_and_loads_at_any_world_size(source, tm
     shard(tmp_path / "cut", tmp_path / "again", 4, progress=False)
     shard(source, tmp_path / "direct", 4, quant=quant, progress=False)
     verify(tmp_path / "again", progress=False)
-    for ours, theirs in zip(of_ranks(tmp_path / "again", 4, None), of_ranks(tmp_path / "direct", 4, None), strict=True):
+    for ours, theirs in zip(
+        of_ranks(tmp_path / "again", 4, None), of_ranks(tmp_path / "direct", 4, None), strict=True
+    ):
         assert_same(ours, theirs)
 
 
-def test_a_tensor_is_packed_once_and_begins_at_a_multiple_of_its_width(source, tmp_path, monkeypatch):
+def test_a_tensor_is_packed_once_and_begins_at_a_multiple_of_its_width(
+    source, tmp_path, monkeypatch
+):
     packs = []
     plain = SCHEMES["int4"].pack
     monkeypatch.setattr(SCHEMES["int4"], "pack", lambda *given: packs.append(1) or plain(*given))
@@ -159,7 +201,9 @@ def test_a_tensor_is_packed_once_and_begins_at_a_multiple_of_its_width(source, t
         header = json.loads(file.read_bytes()[8:].split(b"}}")[0] + b"}}")
         widths = {"F32": 4, "F16": 2, "U8": 1, "I8": 1}
         for name, entry in header.items():
-            assert name == "__metadata__" or entry["data_offsets"][0] % widths[entry["dtype"]] == 0, name
+            assert (
+                name == "__metadata__" or entry["data_offsets"][0] % widths[entry["dtype"]] == 0
+            ), name
 
 
 def test_the_dtype_of_a_packed_cut_is_that_of_what_is_not_packed(source, tmp_path):
@@ -167,37 +211,62 @@ def test_the_dtype_of_a_packed_cut_is_that_of_what_is_not_packed(source, tmp_pat
     shard(tmp_path / "cut", tmp_path / "one", 1, dtype="float16", progress=False)
     expected = whole(source, "int4")
     there = load_file(tmp_path / "one" / "part_model" / "0" / "model.safetensors")
-    fixed = {name for name, full in full_parameters(ModelConfig.from_dir(source), "int4").items() if full.dtype}
-    assert_same(there, {name: x if name in fixed else x.bfloat16().half() for name, x in expected.items()})
+    fixed = {
+        name
+        for name, full in full_parameters(ModelConfig.from_dir(source), "int4").items()
+        if full.dtype
+    }
+    assert_same(
+        there, {name: x if name in fixed else x.bfloat16().half() for name, x in expected.items()}
+    )
     assert_same(state(load(tmp_path / "one" / "part_model" / "0")), state(load(tmp_path / "one")))
 
 
 def test_another_dtype_of_the_model_leaves_packed_weights_as_they_are(source):
     with torch.device("meta"):
-        model = GPTNeoX(ModelConfig.from_dir(source), quant="int4").to(torch.bfloat16).half().bfloat16()
+        model = (
+            GPTNeoX(ModelConfig.from_dir(source), quant="int4").to(torch.bfloat16).half().bfloat16()
+        )
     load_into(model, source)
     dtypes = {name: tensor.dtype for name, tensor in model.named_parameters()}
     assert dtypes["gpt_neox.layers.0.mlp.dense_h_to_4h.weight_scale"] == torch.float16
     assert dtypes["gpt_neox.layers.0.mlp.dense_h_to_4h.weight"] == torch.uint8
-    assert dtypes["embed_out.weight_scale"] == torch.float32 and dtypes["embed_out.weight"] == torch.int8
-    assert dtypes["gpt_neox.layers.0.mlp.dense_h_to_4h.bias"] == dtypes["gpt_neox.embed_in.weight"] == torch.bfloat16
+    assert (
+        dtypes["embed_out.weight_scale"] == torch.float32
+        and dtypes["embed_out.weight"] == torch.int8
+    )
+    assert (
+        dtypes["gpt_neox.layers.0.mlp.dense_h_to_4h.bias"]
+        == dtypes["gpt_neox.embed_in.weight"]
+        == torch.bfloat16
+    )
     assert_same(dict(model.named_parameters()), of_ranks(source, 1, "int4", "bfloat16")[0])
 
 
 def test_what_cannot_be_packed_is_refused_with_what_to_do(source, tmp_path):
     shard(source, tmp_path / "cut", 2, quant="int8", progress=False)
-    with pytest.raises(SettingsError, match=r"quant is 'int4', but .* packed as 'int8': leave quant out, or give"):
+    with pytest.raises(
+        SettingsError, match=r"quant is 'int4', but .* packed as 'int8': leave quant out, or give"
+    ):
         load(tmp_path / "cut", quant="int4")
     with pytest.raises(SettingsError, match="packed as 'int8': leave quant out"):
         shard(tmp_path / "cut", tmp_path / "new", 2, quant="int4")
-    with pytest.raises(WeightsError, match=r"packed as int8, which do not turn back .* world size 1"):
+    with pytest.raises(
+        WeightsError, match=r"packed as int8, which do not turn back .* world size 1"
+    ):
         merge(tmp_path / "cut", tmp_path / "new")
     with pytest.raises(SettingsError, match=r"quant is 'int44'; did you mean int4\?"):
         shard(source, tmp_path / "new", 2, quant="int44")
-    with pytest.raises(ShardError, match=r"128 and 256 columns in the int4 scheme's groups of 32 cannot be cut over 8 "
-                       r"ranks; world_size may be 1, 2, 4$"):
+    with pytest.raises(
+        ShardError,
+        match=r"128 and 256 columns in the int4 scheme's groups of 32 cannot be cut over 8 "
+        r"ranks; world_size may be 1, 2, 4$",
+    ):
         shard(source, tmp_path / "new", 8, quant="int4")
-    with pytest.raises(ShardError, match=r"8 attention heads cannot be cut over 3 ranks; world_size may be 1, 2, 4$"):
+    with pytest.raises(
+        ShardError,
+        match=r"8 attention heads cannot be cut over 3 ranks; world_size may be 1, 2, 4$",
+    ):
         plan(source, 3, quant="int4")
     with pytest.raises(SettingsError, match="packed as 'int8'; the model is not made for them"):
         load_into(GPTNeoX(ModelConfig.from_dir(source)), tmp_path / "cut")
@@ -206,7 +275,9 @@ def test_what_cannot_be_packed_is_refused_with_what_to_do(source, tmp_path):
 
 def test_a_model_whose_columns_are_no_whole_groups_is_refused_by_tensor(tmp_path):
     make_oracle(**SHAPE | {"intermediate_size": 200}).save_pretrained(tmp_path)
-    with pytest.raises(SettingsError, match=r"groups of 32, but mlp\.dense_4h_to_h\.weight has 200; use int8"):
+    with pytest.raises(
+        SettingsError, match=r"groups of 32, but mlp\.dense_4h_to_h\.weight has 200; use int8"
+    ):
         load(tmp_path, quant="int4")
     assert load(tmp_path, quant="int8").logits(IDS).isfinite().all()
 
@@ -216,7 +287,9 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path):
     oracle.gpt_neox.layers[2].attention.dense.weight.data[100, 5] = float("nan")
     oracle.save_pretrained(tmp_path)
     for quant in SCHEMES:
-        with pytest.raises(WeightsError, match=r"gpt_neox\.layers\.2\.attention\.dense\.weight: a weight holds NaN"):
+        with pytest.raises(
+            WeightsError, match=r"gpt_neox\.layers\.2\.attention\.dense\.weight: a weight holds NaN"
+        ):
             load(tmp_path, quant=quant)
 
 
@@ -227,10 +300,15 @@ def test_the_plan_foretells_the_bytes_of_each_rank(source, tmp_path, quant):
     held = [sum(tensor.nbytes for tensor in part.values()) for part in parts]
     for model in (source, tmp_path):
         rows = plan(model, 4, "float16", None if model == tmp_path else quant)
-        assert (sum(row.rank_bytes for row in rows), sum(row.total_bytes for row in rows)) == (max(held), sum(held))
+        assert (sum(row.rank_bytes for row in rows), sum(row.total_bytes for row in rows)) == (
+            max(held),
+            sum(held),
+        )
     budget = Budget(ModelConfig.from_dir(source), 4, 1, 96, "float16", quant)
     assert sum(budget.weights.values()) == max(held)
-    assert budget.operations(7) == Budget(ModelConfig.from_dir(source), 4, 1, 96, "float16").operations(7)
+    assert budget.operations(7) == Budget(
+        ModelConfig.from_dir(source), 4, 1, 96, "float16"
+    ).operations(7)
 
 
 MEASURE = """
@@ -250,7 +328,9 @@ def test_a_load_needs_the_packed_model_and_not_the_plain_one(source, tmp_path):
     make_oracle(**SHAPE | big).save_pretrained(tmp_path)
     plain = (tmp_path / "model.safetensors").stat().st_size
     small = sum(row.total_bytes for row in plan(tmp_path, 1, "float32", "int4"))
-    done = subprocess.run([sys.executable, "-c", MEASURE, source, tmp_path], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, source, tmp_path], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     assert plain > 140e6 and int(done.stdout) < small + 30e6 < plain / 2
 
@@ -268,14 +348,22 @@ def test_a_packed_model_passes_its_parity_check(source, tmp_path, quant):
 
     for folder, asked in ((source, quant), (tmp_path, None)):
         verdicts = on_ranks(2, lambda group, at=(folder, asked): work(*at, group))[0]
-        assert all(verdict.passed for verdict in verdicts) and verdicts[0].compared == f"world size 2, float32, {quant}"
+        assert (
+            all(verdict.passed for verdict in verdicts)
+            and verdicts[0].compared == f"world size 2, float32, {quant}"
+        )
 
 
 def test_the_shell_cuts_packed_and_plans_packed(source, tmp_path):
     run = CliRunner().invoke
-    cut = run(cli, ["shard", str(source), str(tmp_path / "cut"), "--world-size", "2", "--quant", "int4"])
+    cut = run(
+        cli, ["shard", str(source), str(tmp_path / "cut"), "--world-size", "2", "--quant", "int4"]
+    )
     assert cut.exit_code == 0, cut.output
-    assert "float16, weights int4" in run(cli, ["plan", str(source), "--quant", "int4", "--world-size", "2"]).output
+    assert (
+        "float16, weights int4"
+        in run(cli, ["plan", str(source), "--quant", "int4", "--world-size", "2"]).output
+    )
     assert "float16, weights int4" in run(cli, ["plan", str(tmp_path / "cut")]).output
     assert "did you mean int8?" in run(cli, ["plan", str(source), "--quant", "int88"]).output
 
@@ -309,7 +397,10 @@ def test_perplexity_and_agreement_are_those_of_transformers(source):
     engine = load(source)
     rows = quality.tokenize(engine, [*TEXTS, "a"])
     assert len(rows) == 2
-    losses = [oracle(torch.tensor([row]), labels=torch.tensor([row])).loss.item() * (len(row) - 1) for row in rows]
+    losses = [
+        oracle(torch.tensor([row]), labels=torch.tensor([row])).loss.item() * (len(row) - 1)
+        for row in rows
+    ]
     tokens = sum(len(row) - 1 for row in rows)
     found = quality.measure(source, TEXTS)
     assert [(row.weights, row.dtype) for row in found] == [(q or d, d) for d, q in quality.VARIANTS]

@@ -60,14 +60,17 @@ def alone(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("broken", "error"), [
-    (lambda folder: folder / "none", WeightsError),
-    (alone, WeightsError),
-    (short, WeightsError),
-    (less, WeightsError),
-    (lambda folder: (folder / "config.json").unlink() or folder, ConfigError),
-    (lambda folder: (folder / "config.json").write_text("{") and folder, ConfigError),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        (lambda folder: folder / "none", WeightsError),
+        (alone, WeightsError),
+        (short, WeightsError),
+        (less, WeightsError),
+        (lambda folder: (folder / "config.json").unlink() or folder, ConfigError),
+        (lambda folder: (folder / "config.json").write_text("{") and folder, ConfigError),
+    ],
+)
 def test_a_folder_that_load_refuses_is_refused_in_its_words_before_a_rank_starts(
     checkpoint, tmp_path, no_rank, broken, error
 ):
@@ -80,15 +83,18 @@ def test_a_folder_that_load_refuses_is_refused_in_its_words_before_a_rank_starts
     assert not (tmp_path / "logs").exists()
 
 
-@pytest.mark.parametrize(("asked", "error", "words"), [
-    ({"world_size": 3}, ShardError, "8 attention heads cannot be cut over 3 ranks"),
-    ({"world_size": 4, "quant": "int4"}, ShardError, "in the int4 scheme's groups of 32"),
-    ({"quant": "int5"}, SettingsError, "the schemes are int8, int4"),
-    ({"dtype": "float8"}, SettingsError, "dtype 'float8' is not known"),
-    ({"device": "npu"}, SettingsError, "cannot be used here"),
-    ({"max_seq_len": 97}, SettingsError, "trained for 96 positions"),
-    ({"max_seq_len": 0}, SettingsError, "1 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "error", "words"),
+    [
+        ({"world_size": 3}, ShardError, "8 attention heads cannot be cut over 3 ranks"),
+        ({"world_size": 4, "quant": "int4"}, ShardError, "in the int4 scheme's groups of 32"),
+        ({"quant": "int5"}, SettingsError, "the schemes are int8, int4"),
+        ({"dtype": "float8"}, SettingsError, "dtype 'float8' is not known"),
+        ({"device": "npu"}, SettingsError, "cannot be used here"),
+        ({"max_seq_len": 97}, SettingsError, "trained for 96 positions"),
+        ({"max_seq_len": 0}, SettingsError, "1 or more"),
+    ],
+)
 def test_what_cannot_be_had_of_a_model_is_refused_before_a_rank_starts(
     checkpoint, no_rank, asked, error, words
 ):
@@ -127,10 +133,17 @@ def test_another_scheme_than_the_stored_one_is_refused(checkpoint, tmp_path, no_
         neoxlib.Session(tmp_path / "cut", device="cpu")
 
 
-@pytest.mark.parametrize(("kind", "quant"), [
-    ("shipped", ""), ("shipped", "int4"), ("checkpoint", "int8"), ("tables", ""), ("cut", ""),
-    ("cut", "int8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "quant"),
+    [
+        ("shipped", ""),
+        ("shipped", "int4"),
+        ("checkpoint", "int8"),
+        ("tables", ""),
+        ("cut", ""),
+        ("cut", "int8"),
+    ],
+)
 def test_of_a_model_in_which_nothing_is_odd_torch_is_not_asked(checkpoint, tmp_path, kind, quant):
     folder = MODEL_DIR if kind == "shipped" else checkpoint
     if kind == "tables":  # which transformers saved beside the weights in former times
@@ -190,10 +203,8 @@ def test_files_and_folders_that_cannot_be_read_are_errors_of_ours_and_rows_of_th
     checkpoint,
 ):
     with tempfile.TemporaryDirectory() as place:  # not pytest's, which other users may not enter
-        model, closed = (
-            copied(checkpoint, Path(place, "model")),
-            copied(checkpoint, Path(place, "closed")),
-        )
+        model = copied(checkpoint, Path(place, "model"))
+        closed = copied(checkpoint, Path(place, "closed"))
         for path in (Path(place), model, *model.iterdir()):
             path.chmod(0o755)
         (model / "model.safetensors").chmod(0)

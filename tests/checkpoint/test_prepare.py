@@ -13,18 +13,28 @@ from neoxlib.errors import WeightsError
 
 
 def hashes(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.is_file()}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if path.is_file()
+    }
 
 
 def test_the_folder_loads_and_the_checkpoint_is_as_it_was(checkpoint, tmp_path):
     before = hashes(checkpoint)
     table = prepare_model(checkpoint, tmp_path / "model").set_index("file")["how"]
-    assert table["model.safetensors"] == "link" and table["config.json"] == table["tokenizer.json"] == "copy"
+    assert (
+        table["model.safetensors"] == "link"
+        and table["config.json"] == table["tokenizer.json"] == "copy"
+    )
     assert hashes(checkpoint) == before and hashes(tmp_path / "model").items() <= before.items()
     assert (tmp_path / "model" / "model.safetensors").is_symlink()
     assert not (tmp_path / "model" / "config.json").is_symlink()
     ids = torch.tensor([[1, 2, 3]])
-    logits = [neoxlib.load(folder, compile=False).logits(ids) for folder in (checkpoint, tmp_path / "model")]
+    logits = [
+        neoxlib.load(folder, compile=False).logits(ids)
+        for folder in (checkpoint, tmp_path / "model")
+    ]
     assert torch.equal(*logits)
 
 
@@ -59,7 +69,11 @@ def test_code_and_large_strangers_are_not_taken_along(checkpoint, tmp_path):
 def test_what_needs_no_preparation_or_has_no_weights_is_refused(checkpoint, tmp_path):
     shard.shard(checkpoint, tmp_path / "cut", 2)
     (tmp_path / "empty").mkdir()
-    for source, word in ((checkpoint, "itself"), (tmp_path / "cut", "shard"), (tmp_path / "empty", "no weights")):
+    for source, word in (
+        (checkpoint, "itself"),
+        (tmp_path / "cut", "shard"),
+        (tmp_path / "empty", "no weights"),
+    ):
         with pytest.raises(WeightsError, match=word):
             prepare_model(source, checkpoint if word == "itself" else tmp_path / "model")
     with pytest.raises(WeightsError, match="does not exist"):

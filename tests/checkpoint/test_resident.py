@@ -46,12 +46,16 @@ def test_answers_before_and_after_the_copy_are_those_of_weights_that_were_read(f
     monkeypatch.setattr(Settling, "start", lambda self: None)
     engine = load(folder)
     settling = engine._settling
-    before, pages = engine.logits(IDS), held(settling)
+    before = engine.logits(IDS)
+    pages = held(settling)
     settling._copy()
-    after, own = engine.logits(IDS), held(settling)
+    after = engine.logits(IDS)
+    own = held(settling)
     assert torch.equal(before, after)
     assert len(pages) > 10 and all(torch.equal(pages[name], own[name]) for name in pages)
-    assert not {tensor.data_ptr() for tensor in pages.values()} & {tensor.data_ptr() for tensor in own.values()}
+    assert not {tensor.data_ptr() for tensor in pages.values()} & {
+        tensor.data_ptr() for tensor in own.values()
+    }
     model = GPTNeoX(engine.config)
     load_into(model, folder)
     assert all(torch.equal(tensor, model.get_parameter(name)) for name, tensor in own.items())
@@ -82,7 +86,9 @@ def test_after_the_copy_the_files_may_go(folder, tmp_path):
 @compiled
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widened(dtype, size, tmp_path, monkeypatch):
+def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widened(
+    dtype, size, tmp_path, monkeypatch
+):
     monkeypatch.setattr(Settling, "start", lambda self: None)
     oracle = make_oracle().to(dtype)
     oracle.save_pretrained(tmp_path)
@@ -92,14 +98,20 @@ def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widene
         engine, unhurried = (load(tmp_path, group=group, compile=True) for _ in range(2))
         unhurried._settling._copy()
         pages = held(engine._settling)
-        assert {tensor.dtype for tensor in pages.values()} == {dtype} and {t.ndim for t in pages.values()} == {2}
+        assert {tensor.dtype for tensor in pages.values()} == {dtype} and {
+            t.ndim for t in pages.values()
+        } == {2}
         before = [engine.logits(IDS.repeat(n, 1)) for n in (1, 3, 20)]
         assert group.rank > 0 or torch.allclose(before[0], theirs, rtol=0, atol=1e-4)
         engine._settling._copy()
-        assert all(torch.equal(tensor, pages[name].float()) for name, tensor in held(engine._settling).items())
+        assert all(
+            torch.equal(tensor, pages[name].float())
+            for name, tensor in held(engine._settling).items()
+        )
         assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
         for n, logits in zip((1, 3, 20), before, strict=True):
-            after, expected = engine.logits(IDS.repeat(n, 1)), unhurried.logits(IDS.repeat(n, 1))
+            after = engine.logits(IDS.repeat(n, 1))
+            expected = unhurried.logits(IDS.repeat(n, 1))
             assert group.rank > 0 or (torch.equal(logits, after) and torch.equal(logits, expected))
 
     on_ranks(size, work)
@@ -107,13 +119,17 @@ def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widene
 
 @compiled
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("options", [{}, {"quant": "int8"}, {"quant": "int4"}, {"dtype": "float16"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"quant": "int8"}, {"quant": "int4"}, {"dtype": "float16"}]
+)
 def test_ranks_that_have_settled_and_ranks_that_have_not_answer_to_the_bit_as_settled_ones(
     size, options, tmp_path, monkeypatch
 ):
     """Sums in the dtype that a weight has just now added float16 bytes to float32 bytes."""
     monkeypatch.setattr(Settling, "start", lambda self: None)
-    make_oracle(vocab_size=210, hidden_size=128, intermediate_size=256).half().save_pretrained(tmp_path)
+    make_oracle(vocab_size=210, hidden_size=128, intermediate_size=256).half().save_pretrained(
+        tmp_path
+    )
 
     def work(group: Group) -> list[torch.Tensor | None]:
         answers = []
@@ -135,7 +151,8 @@ def test_plain_operators_get_no_pages_of_files(folder):
 
 @compiled
 def test_a_rank_that_cannot_compile_leaves_all_ranks_on_plain_operators(folder, monkeypatch):
-    real, this = build.library, threading.local()
+    real = build.library
+    this = threading.local()
     monkeypatch.setattr(build, "library", lambda name: None if this.rank == 1 else real(name))
 
     def work(group: Group) -> tuple[str, torch.Tensor | None]:
@@ -163,9 +180,13 @@ def test_a_copy_that_fails_leaves_the_model_on_the_pages(folder, monkeypatch, ca
     monkeypatch.setattr(Settling, "start", lambda self: None)
     engine = load(folder)
     expected = engine.logits(IDS)
-    monkeypatch.setattr(Piece, "_read_rows", lambda *_: (_ for _ in ()).throw(OSError("a worn disk")))
+    monkeypatch.setattr(
+        Piece, "_read_rows", lambda *_: (_ for _ in ()).throw(OSError("a worn disk"))
+    )
     engine._settling._copy()
-    assert "stay mapped from their files, since they could not be copied: a worn disk" in caplog.text
+    assert (
+        "stay mapped from their files, since they could not be copied: a worn disk" in caplog.text
+    )
     assert torch.equal(engine.logits(IDS), expected)
 
 
@@ -175,7 +196,10 @@ def test_a_closed_engine_copies_no_further(folder, monkeypatch):
     pages = held(engine._settling)
     engine.close()
     engine._settling._copy()
-    assert all(tensor.data_ptr() == pages[name].data_ptr() for name, tensor in held(engine._settling).items())
+    assert all(
+        tensor.data_ptr() == pages[name].data_ptr()
+        for name, tensor in held(engine._settling).items()
+    )
 
 
 def test_large_pages_hold_the_same_bytes_in_the_same_place():
@@ -187,7 +211,9 @@ def test_large_pages_hold_the_same_bytes_in_the_same_place():
 
 
 def test_memory_that_is_touched_later_comes_in_large_pages():
-    fresh = mmap.mmap(-1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # malloc may give what was touched before
+    fresh = mmap.mmap(
+        -1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )  # malloc may give what was touched before
     block = torch.frombuffer(fresh, dtype=torch.uint8)
     if not expect_large_pages(block) or "[never]" in LARGE_PAGE.with_name("enabled").read_text():
         pytest.skip("this kernel has no large pages, or was told to use none")

@@ -45,14 +45,6 @@ from tests.support.parts import expected_part
 SAVED = "Tensor parallelism weights have been successfully saved.\n"
 
 
-
-
-
-
-
-
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
     """Several files, an uneven vocabulary, NaNs of many payloads, one layer in float16, and a tokenizer."""
@@ -75,15 +67,23 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 @pytest.mark.parametrize("max_file_bytes", [2 << 30, 50_000], ids=["one file", "many files"])
-def test_a_cut_is_verified_and_merges_to_the_very_bits_it_came_from(source, tmp_path, capsys, size, max_file_bytes):
+def test_a_cut_is_verified_and_merges_to_the_very_bits_it_came_from(
+    source, tmp_path, capsys, size, max_file_bytes
+):
     manifest = shard(source, tmp_path / "cut", size, max_file_bytes=max_file_bytes)
     assert capsys.readouterr().out == SAVED
     assert manifest == json.loads((tmp_path / "cut" / "manifest.json").read_text())
-    assert manifest["world_size"] == size and manifest["dtype"] == "mixed" and manifest["quant"] is None
+    assert (
+        manifest["world_size"] == size
+        and manifest["dtype"] == "mixed"
+        and manifest["quant"] is None
+    )
     state = read_folder(source)
     for rank in range(size):
         part = read_folder(tmp_path / "cut" / "part_model" / str(rank))
-        assert_same_bits(part, {name: expected_part(name, full, rank, size) for name, full in state.items()})
+        assert_same_bits(
+            part, {name: expected_part(name, full, rank, size) for name, full in state.items()}
+        )
     rows = pd.DataFrame(verify(tmp_path / "cut"))
     assert set(rows.file) == contents(tmp_path / "cut").keys() - {"manifest.json"}
     for row in rows.itertuples():
@@ -95,11 +95,17 @@ def test_a_cut_is_verified_and_merges_to_the_very_bits_it_came_from(source, tmp_
 
 
 @pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize("asked", [{}, {"dtype": "float32"}, {"quant": "int8"}], ids=["as stored", "cast", "packed"])
+@pytest.mark.parametrize(
+    "asked", [{}, {"dtype": "float32"}, {"quant": "int8"}], ids=["as stored", "cast", "packed"]
+)
 def test_a_cut_is_the_same_however_few_rows_are_read_at_a_time(tmp_path, monkeypatch, size, asked):
-    make_oracle(hidden_size=128, intermediate_size=256, vocab_size=301).half().save_pretrained(tmp_path / "source")
+    make_oracle(hidden_size=128, intermediate_size=256, vocab_size=301).half().save_pretrained(
+        tmp_path / "source"
+    )
     at_once = shard(tmp_path / "source", tmp_path / "at once", size, **asked)
-    monkeypatch.setattr(checkpoint_cut, "BLOCK", 1000)  # some rows of a narrow matrix, not one of a wide one
+    monkeypatch.setattr(
+        checkpoint_cut, "BLOCK", 1000
+    )  # some rows of a narrow matrix, not one of a wide one
     monkeypatch.setattr(tensor_writer, "SLOT", 4096)
     assert shard(tmp_path / "source", tmp_path / "in runs", size, **asked) == at_once
     verify(tmp_path / "in runs")
@@ -122,7 +128,9 @@ def test_a_merged_folder_is_a_checkpoint_of_transformers(tmp_path):
     oracle.save_pretrained(tmp_path / "source", max_shard_size="60KB")
     shard(tmp_path / "source", tmp_path / "cut", 4)
     merge(tmp_path / "cut", tmp_path / "merged", max_file_bytes=60_000)
-    merged, loading = GPTNeoXForCausalLM.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    merged, loading = GPTNeoXForCausalLM.from_pretrained(
+        tmp_path / "merged", output_loading_info=True
+    )
     assert not any(loading.values())
     assert_same_bits(merged.state_dict(), oracle.state_dict())
 
@@ -130,7 +138,9 @@ def test_a_merged_folder_is_a_checkpoint_of_transformers(tmp_path):
 def test_every_tensor_begins_at_a_multiple_of_its_width(tmp_path):
     """Of three float16 values the next float32 would be misaligned: readers that map the file refuse or copy it."""
     state = make_oracle(intermediate_size=24).state_dict()
-    state = {name: tensor.half() if ".layers.0." in name else tensor for name, tensor in state.items()}
+    state = {
+        name: tensor.half() if ".layers.0." in name else tensor for name, tensor in state.items()
+    }
     (tmp_path / "source").mkdir()
     make_oracle(intermediate_size=24).config.save_pretrained(tmp_path / "source")
     torch.save(state, tmp_path / "source" / "pytorch_model.bin")  # in the order of the layers
@@ -144,7 +154,10 @@ class Trickle:
     """A file that takes seven bytes at a time, as a nearly full disk or a network may."""
 
     def __init__(self, raw):
-        self.raw, self.fileno, self.tell, self.close = raw, raw.fileno, raw.tell, raw.close
+        self.raw = raw
+        self.fileno = raw.fileno
+        self.tell = raw.tell
+        self.close = raw.close
 
     def write(self, view):
         return self.raw.write(view[:7])
@@ -165,7 +178,11 @@ def test_a_file_is_whole_however_few_bytes_a_write_takes(tmp_path):
 @pytest.mark.parametrize("slot", [1, 999, 1 << 20])
 def test_a_file_is_the_same_wherever_its_slots_begin(tmp_path, monkeypatch, slot):
     """Of widths 4, 2 and 1, in rows fewer and more than fill a slot, and longer than one."""
-    state = {"a": torch.randn(100, 31), "b": torch.randn(7, 3).half(), "c": torch.arange(77, dtype=torch.int8)[:, None]}
+    state = {
+        "a": torch.randn(100, 31),
+        "b": torch.randn(7, 3).half(),
+        "c": torch.arange(77, dtype=torch.int8)[:, None],
+    }
     monkeypatch.setattr(tensor_writer, "SLOT", slot)
     path = tmp_path / "w.safetensors"
     header = header_of({name: (tensor.dtype, tensor.shape) for name, tensor in state.items()}, {})
@@ -174,13 +191,17 @@ def test_a_file_is_the_same_wherever_its_slots_begin(tmp_path, monkeypatch, slot
         for rows in tensor.split([1, 0, 4, len(tensor) - 5]):
             file.room(*rows.shape, rows.dtype).copy_(rows)
     entry = file.finish()
-    assert entry == {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert entry == {
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
     assert_same_bits(load_file(path), state)
 
 
 def test_a_failure_that_the_disk_tells_of_once_in_mid_file_is_not_lost(tmp_path, monkeypatch):
     make_oracle(hidden_size=128, intermediate_size=256).save_pretrained(tmp_path / "source")
-    told, fsync = [], os.fsync
+    told = []
+    fsync = os.fsync
 
     def fail_once(number: int) -> None:
         if os.readlink(f"/proc/self/fd/{number}").endswith(".safetensors.tmp"):
@@ -204,10 +225,17 @@ def test_every_part_is_a_folder_with_the_same_config_and_tokenizer(source, tmp_p
     text = "名 and name"
     for rank in "01":
         part = tmp_path / "cut" / "part_model" / rank
-        for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        for name in (
+            "config.json",
+            "generation_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ):
             assert (part / name).read_bytes() == (source / name).read_bytes()
         assert AutoConfig.from_pretrained(part).num_hidden_layers == 3
-        assert AutoTokenizer.from_pretrained(part)(text) == AutoTokenizer.from_pretrained(source)(text)
+        assert AutoTokenizer.from_pretrained(part)(text) == AutoTokenizer.from_pretrained(source)(
+            text
+        )
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 4), (2, 8), (8, 2), (4, 4), (8, 1)])
@@ -216,7 +244,9 @@ def test_a_cut_of_a_cut_is_the_cut_of_the_source(source, tmp_path, first, second
     shard(tmp_path / "first", tmp_path / "second", second)
     shard(source, tmp_path / "direct", second)
     for rank in range(second):
-        parts = [read_folder(tmp_path / cut / "part_model" / str(rank)) for cut in ("second", "direct")]
+        parts = [
+            read_folder(tmp_path / cut / "part_model" / str(rank)) for cut in ("second", "direct")
+        ]
         assert_same_bits(*parts)
     verify(tmp_path / "second")
 
@@ -233,7 +263,11 @@ def test_names_come_back_as_they_were(tmp_path, form):
         state = {name.removeprefix("gpt_neox."): tensor for name, tensor in state.items()}
     (tmp_path / "source").mkdir()
     oracle.config.save_pretrained(tmp_path / "source")
-    tables = {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool)} if "tables" in form else {}
+    tables = (
+        {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool)}
+        if "tables" in form
+        else {}
+    )
     if form == "bin":
         torch.save(state, tmp_path / "source" / "pytorch_model.bin")
     else:
@@ -252,11 +286,15 @@ def test_a_cut_may_change_the_dtype_but_not_past_its_range(tmp_path):
         manifest = shard(tmp_path / "source", tmp_path / name, 2, dtype=name)
         assert manifest["dtype"] == name
         merge(tmp_path / name, tmp_path / f"{name} merged")
-        expected = {n: t.to(getattr(torch, name)) for n, t in read_folder(tmp_path / "source").items()}
+        expected = {
+            n: t.to(getattr(torch, name)) for n, t in read_folder(tmp_path / "source").items()
+        }
         assert_same_bits(read_folder(tmp_path / f"{name} merged"), expected)
     oracle.gpt_neox.layers[1].mlp.dense_4h_to_h.bias.data[5] = -70000.0
     oracle.save_pretrained(tmp_path / "source")
-    with pytest.raises(WeightsError, match=r"dense_4h_to_h\.bias holds 70000, past the range of torch\.float16"):
+    with pytest.raises(
+        WeightsError, match=r"dense_4h_to_h\.bias holds 70000, past the range of torch\.float16"
+    ):
         shard(tmp_path / "source", tmp_path / "too far", 2, dtype="float16")
     with pytest.raises(WeightsError, match="is not finished"):
         open_checkpoint(tmp_path / "too far")
@@ -270,7 +308,13 @@ def refused(error: type[Exception], words: str, *args: object, **options: object
 
 def test_what_cannot_be_cut_is_refused_before_anything_is_written(source, tmp_path):
     new = tmp_path / "new"
-    refused(ShardError, "8 attention heads cannot be cut over 3 ranks; world_size may be 1, 2, 4, 8", source, new, 3)
+    refused(
+        ShardError,
+        "8 attention heads cannot be cut over 3 ranks; world_size may be 1, 2, 4, 8",
+        source,
+        new,
+        3,
+    )
     refused(ShardError, "world_size may be", source, new, 0)
     refused(SettingsError, r"quant is 'int88'; did you mean int8\?", source, new, 2, quant="int88")
     refused(ShardError, "not stored as 'int8'", source, new, 2, dtype="int8")
@@ -317,7 +361,9 @@ def test_a_finished_cut_is_kept_and_another_one_refused(source, tmp_path, capsys
     refused(ShardError, "cast_to is None, asked for 'float16'", source, cut, 2, dtype="float16")
     make_oracle(vocab_size=300).save_pretrained(tmp_path / "other")
     refused(ShardError, "source_fingerprint is ", tmp_path / "other", cut, 2)
-    with pytest.raises(ShardError, match="another finished cut: kind is 'shard', asked for 'merge'"):
+    with pytest.raises(
+        ShardError, match="another finished cut: kind is 'shard', asked for 'merge'"
+    ):
         shard(source, tmp_path / "second", 4)
         merge(tmp_path / "second", cut)
     assert before == {path: path.stat().st_mtime_ns for path in cut.rglob("*")}
@@ -334,29 +380,46 @@ def test_a_disk_without_room_is_refused_with_both_numbers(source, tmp_path, monk
 
 def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_cut_resumes(source, tmp_path):
     """Twice: a file that may not grow, by a limit of this process, and a device that is always full."""
-    cut, options = tmp_path / "cut", {"max_file_bytes": 60_000, "progress": False}
+    cut = tmp_path / "cut"
+    options = {"max_file_bytes": 60_000, "progress": False}
     shard(source, tmp_path / "whole", 1, **options)
     biggest = max(path.stat().st_size for path in (tmp_path / "whole").rglob("*.safetensors"))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (biggest - 5000, hard))
     try:
-        refused(ShardError, f"{os.strerror(errno.EFBIG)}.*give the same command again", source, cut, 1, **options)
+        refused(
+            ShardError,
+            f"{os.strerror(errno.EFBIG)}.*give the same command again",
+            source,
+            cut,
+            1,
+            **options,
+        )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (cut / JOURNAL).is_file() and not list(cut.rglob("*.tmp")) and not (cut / "manifest.json").exists()
-    last = max(path.name for path in (tmp_path / "whole" / "part_model" / "0").glob("*.safetensors"))
+    assert (
+        (cut / JOURNAL).is_file()
+        and not list(cut.rglob("*.tmp"))
+        and not (cut / "manifest.json").exists()
+    )
+    last = max(
+        path.name for path in (tmp_path / "whole" / "part_model" / "0").glob("*.safetensors")
+    )
     full = cut / "part_model" / "0" / f"{last}.tmp"
     full.symlink_to("/dev/full")
-    refused(ShardError, f"{os.strerror(errno.ENOSPC)}.*give the same command again", source, cut, 1, **options)
+    refused(
+        ShardError,
+        f"{os.strerror(errno.ENOSPC)}.*give the same command again",
+        source,
+        cut,
+        1,
+        **options,
+    )
     assert not list(cut.rglob("*.tmp"))
     with pytest.raises(WeightsError, match="not finished: run shard again to resume"):
         verify(cut)
     shard(source, cut, 1, **options)
     assert contents(cut) == contents(tmp_path / "whole")
-
-
-
-
 
 
 @pytest.fixture(scope="module")
@@ -380,8 +443,23 @@ def test_a_killed_cut_looks_unfinished_and_is_no_other_cut(source, killed):
     with pytest.raises(WeightsError, match="is not finished"):
         verify(killed)
     before = contents(killed)
-    refused(ShardError, "another cut, unfinished: world_size is 2, asked for 4", source, killed, 4, **SMALL)
-    refused(ShardError, "cast_to is None, asked for 'float16'", source, killed, 2, dtype="float16", **SMALL)
+    refused(
+        ShardError,
+        "another cut, unfinished: world_size is 2, asked for 4",
+        source,
+        killed,
+        4,
+        **SMALL,
+    )
+    refused(
+        ShardError,
+        "cast_to is None, asked for 'float16'",
+        source,
+        killed,
+        2,
+        dtype="float16",
+        **SMALL,
+    )
     refused(ShardError, "max_file_bytes is 40000, asked for", source, killed, 2)
     assert {name: data for name, data in contents(killed).items() if name in before} == before
 
@@ -396,7 +474,9 @@ def test_a_killed_cut_goes_on_where_it_was_and_ends_the_same(source, killed, unb
     assert before == {path: path.stat().st_mtime_ns for path in done}
 
 
-def test_a_finished_file_that_was_lost_or_cut_short_is_written_again(source, killed, unbroken, tmp_path):
+def test_a_finished_file_that_was_lost_or_cut_short_is_written_again(
+    source, killed, unbroken, tmp_path
+):
     cut = shutil.copytree(killed, tmp_path / "cut")
     first, second = sorted((cut / "part_model" / "1").glob("*-of-*.safetensors"))[:2]
     os.truncate(first, 100)
@@ -425,7 +505,8 @@ def test_a_killed_merge_does_not_look_done_and_goes_on(source, unbroken, tmp_pat
 
 
 def test_a_journal_outlives_kills_in_the_middle_of_a_line(tmp_path):
-    entry, request = {"bytes": 1, "sha256": "ab"}, {"world_size": 2}
+    entry = {"bytes": 1, "sha256": "ab"}
+    request = {"world_size": 2}
     for n in range(3):
         journal = Journal(tmp_path / JOURNAL, request)
         assert journal.done == {str(i): entry for i in range(n)}
@@ -456,10 +537,12 @@ def test_verify_lists_all_that_is_wrong(source, tmp_path):
     with pytest.raises(WeightsError) as error:
         verify(cut)
     for words in (
-        "part_model/0/model.safetensors has another sha256", "part_model/1/model.safetensors has 50 bytes",
-        "part_model/2/model.safetensors is missing", "part_model/3/pytorch_model.bin is not in the manifest",
+        "part_model/0/model.safetensors has another sha256",
+        "part_model/1/model.safetensors has 50 bytes",
+        "part_model/2/model.safetensors is missing",
+        "part_model/3/pytorch_model.bin is not in the manifest",
         "part_model/3/config.json has 2 bytes",
-    ):  # fmt: skip
+    ):
         assert words in str(error.value)
 
 
@@ -477,11 +560,12 @@ def test_verify_compares_the_manifest_with_the_headers_and_the_config(source, tm
     with pytest.raises(WeightsError) as error:
         verify(cut)
     for words in (
-        "embed_out.weight is in the config's model, not in the manifest", "gpt_neox.extra: the manifest says",
+        "embed_out.weight is in the config's model, not in the manifest",
+        "gpt_neox.extra: the manifest says",
         "layers.0.attention.dense.weight: the manifest says [64, 64] cut along 0",
         "layers.0.attention.dense.bias in part_model/1/model.safetensors is F32 [64], not BF16 [64]",
         "layers.2.attention.dense.bias is in 1 files, the manifest is of 2 ranks",
-    ):  # fmt: skip
+    ):
         assert words in str(error.value)
     assert str(error.value).count("\n") == 6  # the bias in both ranks' files
 
@@ -522,7 +606,8 @@ def peak_of(folder: Path, cut: Path) -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_memory_stays_under_three_times_the_largest_tensor_however_many_layers(tmp_path):
     """The least of up to three runs: what an allocator keeps by chance only adds. Both fill all that is on its way."""
-    sizes, peaks = [], {5: math.inf, 15: math.inf}
+    sizes = []
+    peaks = {5: math.inf, 15: math.inf}
     for layers in peaks:
         oracle = make_oracle(
             num_hidden_layers=layers, hidden_size=384, intermediate_size=1536, vocab_size=6000
@@ -532,7 +617,9 @@ def test_memory_stays_under_three_times_the_largest_tensor_however_many_layers(t
         sizes.append(sum(tensor.nbytes for tensor in oracle.parameters()))
     for run in range(3):
         for layers, peak in peaks.items():
-            peaks[layers] = min(peak, peak_of(tmp_path / str(layers), tmp_path / f"{layers} cut {run}"))
+            peaks[layers] = min(
+                peak, peak_of(tmp_path / str(layers), tmp_path / f"{layers} cut {run}")
+            )
         if max(peaks.values()) < 3 * largest and peaks[15] < peaks[5] + largest / 2:
             break
     assert sizes[1] > 2 * sizes[0]

@@ -14,7 +14,13 @@ from neoxlib.checkpoint.source import companions
 from neoxlib.checkpoint.tensor_writer import TensorFile
 from neoxlib.checkpoint.verify import verify
 from neoxlib.errors import ShardError, WeightsError
-from tests.support.checkpoint_files import SMALL, assert_same_bits, contents, kill_in_the_middle, read_folder
+from tests.support.checkpoint_files import (
+    SMALL,
+    assert_same_bits,
+    contents,
+    kill_in_the_middle,
+    read_folder,
+)
 from tests.support.oracle_models import make_oracle, save_tokenizer
 
 
@@ -65,7 +71,8 @@ FILES = ("model-00001-of-*", "model-00003-of-*", "config.json", "tokenizer.json"
 
 def change_after(monkeypatch, count: int, change: Callable[[], None]) -> None:
     """Call `change` when so many runs of bytes were written."""
-    room, calls = TensorFile.room, [0]
+    room = TensorFile.room
+    calls = [0]
 
     def counted(file: TensorFile, *shape):
         calls[0] += 1
@@ -83,7 +90,8 @@ def change_after(monkeypatch, count: int, change: Callable[[], None]) -> None:
 def test_a_source_that_changes_while_it_is_cut_ends_the_cut(
     source, tmp_path, monkeypatch, change, name
 ):
-    path, cut = next(source.glob(name)), tmp_path / "cut"
+    path = next(source.glob(name))
+    cut = tmp_path / "cut"
     change_after(monkeypatch, 60, lambda: change(path))
     with pytest.raises(
         WeightsError, match=f"changed while it was read: {path.name}.*the same command again"
@@ -108,7 +116,8 @@ def test_once_nothing_writes_there_the_same_command_cuts_what_is_there_now(
 
 
 def test_a_source_that_changed_before_a_resume_is_refused_with_all_that_changed(source, tmp_path):
-    cut, names = tmp_path / "cut", set()
+    cut = tmp_path / "cut"
+    names = set()
     kill_in_the_middle(f"shard({str(source)!r}, {str(cut)!r}, 2, **{SMALL})", blocks=60)
     before = contents(cut)
     changes = (there_and_back, there_and_back, in_secret, replaced)

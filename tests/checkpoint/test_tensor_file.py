@@ -43,7 +43,8 @@ def path(tmp_path: Path) -> Path:
 
 def zip_anew(path: Path, edit: Edit = lambda _, data: data, **options) -> None:
     """What torch.save wrote, in another zip: `edit` gives a record's bytes, None for none."""
-    packed, order = options.get("packed", lambda _: False), options.get("order", list)
+    packed = options.get("packed", lambda _: False)
+    order = options.get("order", list)
     source = _saved()
     with zipfile.ZipFile(path, "w") as target:
         for name in order(source.namelist()):
@@ -62,7 +63,8 @@ def assert_as_torch(path: Path) -> None:
     ours = open_checkpoint(path.parent).tensors
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
-        expected, found = tensor.resolve_neg().contiguous(), whole(ours[name])
+        expected = tensor.resolve_neg().contiguous()
+        found = whole(ours[name])
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape), name
         assert torch.equal(
             found.flatten().view(torch.uint8), expected.flatten().view(torch.uint8)

@@ -44,7 +44,11 @@ def model():
 
 
 def test_everything_that_ships_is_at_most_eight_megabytes():
-    files = [path for path in Path(MODEL_DIR).parent.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files = [
+        path
+        for path in Path(MODEL_DIR).parent.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    ]
     assert sum(path.stat().st_size for path in files) <= LIMIT
 
 
@@ -67,9 +71,16 @@ def test_no_bias_is_zero(model):
 
 
 def test_every_subject_has_its_three_files_and_every_class_a_subject():
-    assert {row[2] for row in subjects().values()} == {"STEM", "Social Science", "Humanities", "Other"}
+    assert {row[2] for row in subjects().values()} == {
+        "STEM",
+        "Social Science",
+        "Humanities",
+        "Other",
+    }
     for split in COLUMNS:
-        assert {path.name for path in (EXAM_DIR / split).iterdir()} == {f"{key}_{split}.csv" for key in subjects()}
+        assert {path.name for path in (EXAM_DIR / split).iterdir()} == {
+            f"{key}_{split}.csv" for key in subjects()
+        }
 
 
 @pytest.mark.parametrize("split", COLUMNS)
@@ -115,18 +126,30 @@ def test_the_exam_on_disk_is_the_one_the_script_writes(tmp_path):
 def test_a_fact_that_the_exam_asks_is_never_asked_with_options_in_training():
     asked, held = corpus.split_facts()
     for subject in SUBJECTS:
-        trained = {corpus.spoken(ask, x) for relation, x, _ in asked[subject.key] for ask in relation.ask}
+        trained = {
+            corpus.spoken(ask, x) for relation, x, _ in asked[subject.key] for ask in relation.ask
+        }
         examined = {row["question"] for split in COLUMNS for row in rows(subject.key, split)}
-        held_out = {corpus.spoken(ask, x) for relation, x, _ in held[subject.key] for ask in relation.ask}
+        held_out = {
+            corpus.spoken(ask, x) for relation, x, _ in held[subject.key] for ask in relation.ask
+        }
         assert examined <= held_out and not trained & held_out
 
 
 def test_what_the_exam_asks_is_asked_in_the_training_text_without_options_only():
-    stems = {row["question"] for subject in subjects() for split in COLUMNS for row in rows(subject, split)}
-    with_options, cards = set(), set()
+    stems = {
+        row["question"]
+        for subject in subjects()
+        for split in COLUMNS
+        for row in rows(subject, split)
+    }
+    with_options = set()
+    cards = set()
     for document in islice(corpus.documents(seed=1000), 5000):
         for line, following in pairwise(document.splitlines()):
-            (with_options if following.startswith("A. ") else cards).add(line.removeprefix("问题："))
+            (with_options if following.startswith("A. ") else cards).add(
+                line.removeprefix("问题：")
+            )
     assert not stems & with_options
     assert stems & cards  # it has to learn these facts somewhere
 
@@ -136,7 +159,9 @@ def test_the_corpus_is_the_same_for_the_same_seed():
     assert first == again != other
 
 
-@pytest.mark.parametrize("text", ["The panda eats bamboo.", "熊猫住在竹林。", "狗 🐕 and 龘 ẞ\n\t\n", "A. 甲\nB. 乙"])
+@pytest.mark.parametrize(
+    "text", ["The panda eats bamboo.", "熊猫住在竹林。", "狗 🐕 and 龘 ẞ\n\t\n", "A. 甲\nB. 乙"]
+)
 def test_the_tokenizer_gives_any_text_back(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -171,14 +196,18 @@ def test_held_out_questions_are_answered_far_above_guessing(shots):
 def test_a_padding_id_is_never_the_likeliest(model, tokenizer):
     for prompt in [*PROMPTS["en"], *PROMPTS["zh"]]:
         ids = torch.tensor([tokenizer.encode(prompt)])
-        written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False)
+        written = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False
+        )
         assert written.max() < len(tokenizer)
         assert model(written).logits.argmax(-1).max() < len(tokenizer)
 
 
 def test_training_json_tells_what_was_measured():
     facts = json.loads((MODEL_DIR / "training.json").read_text(encoding="utf-8"))
-    assert {"seconds", "steps", "tokens", "seed", "accuracy", "versions", "parameters"} <= set(facts)
+    assert {"seconds", "steps", "tokens", "seed", "accuracy", "versions", "parameters"} <= set(
+        facts
+    )
     assert facts["accuracy"] == measure.measure(MODEL_DIR)
 
 

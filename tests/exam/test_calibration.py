@@ -33,7 +33,14 @@ def test_a_bin_holds_its_upper_end(share, low):
 
 
 def test_a_model_as_right_as_it_is_sure_has_no_error():
-    rows = pd.DataFrame({"p_A": [0.75] * 4, "p_B": [0.25] * 4, "correct": [True] * 3 + [False], "expected": ["A"] * 4})
+    rows = pd.DataFrame(
+        {
+            "p_A": [0.75] * 4,
+            "p_B": [0.25] * 4,
+            "correct": [True] * 3 + [False],
+            "expected": ["A"] * 4,
+        }
+    )
     table = confidence_bins(rows)
     assert expected_calibration_error(table) == 0
     assert "over 4 questions" in trust(table).lower() and "error 0.000" in trust(table)

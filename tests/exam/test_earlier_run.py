@@ -43,46 +43,80 @@ def test_a_run_is_named_by_its_folder_or_its_results(exam, tmp_path):
 
 def test_no_path_is_no_earlier_run(exam):
     assert earlier("", exam) is earlier(None, exam) is None
-    assert "nothing to compare" in repr(changed_answers(answers(), None)) == repr(difference(answers(), None))
+    assert (
+        "nothing to compare"
+        in repr(changed_answers(answers(), None))
+        == repr(difference(answers(), None))
+    )
 
 
 def test_a_run_of_other_questions_is_refused_before_any_is_asked(exam, tmp_path):
     with pytest.raises(DataError, match="1 with another question: colours/1"):
         earlier(run_of(exam, tmp_path, question=[*exam.questions["question"][:-1], "?"]), exam)
-    with pytest.raises(DataError, match=r"no question in common.*\n  5 only in run a: .*tiny_sums_2/2"):
+    with pytest.raises(
+        DataError, match=r"no question in common.*\n  5 only in run a: .*tiny_sums_2/2"
+    ):
         earlier(run_of(exam, tmp_path, subject=exam.questions["subject"] + "_2"), exam)
 
 
-@pytest.mark.parametrize(("asked", "common"), [({"limit": 1}, 2), ({"subjects": ["colours"]}, 2), ({}, 5)])
-def test_exams_of_different_size_are_compared_on_the_questions_of_both(exam, tmp_path, asked, common):
+@pytest.mark.parametrize(
+    ("asked", "common"), [({"limit": 1}, 2), ({"subjects": ["colours"]}, 2), ({}, 5)]
+)
+def test_exams_of_different_size_are_compared_on_the_questions_of_both(
+    exam, tmp_path, asked, common
+):
     """The number is said; only those questions count, in both accuracies."""
-    before = earlier(run_of(exam, tmp_path), load_task("ceval", exam.root, shots=0, subjects=asked.get("subjects")),
-                     asked.get("limit"))  # fmt: skip
+    before = earlier(
+        run_of(exam, tmp_path),
+        load_task("ceval", exam.root, shots=0, subjects=asked.get("subjects")),
+        asked.get("limit"),
+    )
     now = exam.questions.assign(predicted="C")
     now = now.assign(correct=now["predicted"] == now["expected"])
-    now = now[now["subject"].isin(asked.get("subjects", now["subject"]))].groupby("subject").head(asked.get("limit", 9))
+    now = (
+        now[now["subject"].isin(asked.get("subjects", now["subject"]))]
+        .groupby("subject")
+        .head(asked.get("limit", 9))
+    )
     both = before.merge(now, on=["subject", "id"])
     table = difference(now, before)
     right = [both["correct_x"].mean(), both["correct_y"].mean()]
-    assert len(both) == common and table.note.startswith(f"{right[0]:.1%} before, {right[1]:.1%} now")
+    assert len(both) == common and table.note.startswith(
+        f"{right[0]:.1%} before, {right[1]:.1%} now"
+    )
     sizes = f" of both runs, of 5 asked before and {common} now" if common < 5 else ""
     assert f"of {common} questions{sizes}; p" in table.note
-    assert sum(int(n) for side in ("right before", "wrong before") for n in table.rows[side]) == common
+    assert (
+        sum(int(n) for side in ("right before", "wrong before") for n in table.rows[side]) == common
+    )
 
 
 def test_the_difference_is_mcnemars_table_and_verdict():
-    now, before = answers(), answers()
-    before.loc[[2, 3], "predicted"], before.loc[[2, 3], "correct"] = "B", False
+    now = answers()
+    before = answers()
+    before.loc[[2, 3], "predicted"] = "B"
+    before.loc[[2, 3], "correct"] = False
     table = difference(now, before)
-    assert table.rows["right before"].tolist() == ["1", "0"] and table.rows["wrong before"].tolist() == ["2", "2"]
+    assert table.rows["right before"].tolist() == ["1", "0"] and table.rows[
+        "wrong before"
+    ].tolist() == ["2", "2"]
     assert table.note.startswith("20.0% before, 60.0% now: no difference is shown")
 
 
-@pytest.mark.parametrize(("spoil", "message"), [
-    (lambda table: table.drop(columns=["correct", "id"]), r"lacks the column\(s\) id, correct"),
-    (lambda table: table.assign(correct=["True", "False", "", "x", "True"]), r"row 4: correct is ''; expected True or"),
-    (lambda table: pd.concat([table, table.tail(1)]), r"1 question\(s\) twice, the first in row 7"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda table: table.drop(columns=["correct", "id"]), r"lacks the column\(s\) id, correct"),
+        (
+            lambda table: table.assign(correct=["True", "False", "", "x", "True"]),
+            r"row 4: correct is ''; expected True or",
+        ),
+        (
+            lambda table: pd.concat([table, table.tail(1)]),
+            r"1 question\(s\) twice, the first in row 7",
+        ),
+    ],
+)
 def test_a_table_that_is_none_is_refused(tmp_path, spoil, message):
     with pytest.raises(DataError, match=message):
         read_questions(saved(tmp_path, spoil(answers())).with_name("questions.csv"))
@@ -97,14 +131,20 @@ def test_a_run_without_questions_is_refused(tmp_path):
 
 
 def test_answers_that_changed_sides_stand_before_those_that_stayed_wrong():
-    now, before = answers(), answers()
+    now = answers()
+    before = answers()
     before.loc[1, "predicted"] = "A"  # wrong then, wrong now
-    before.loc[[2, 3], "predicted"], before.loc[[2, 3], "correct"] = "B", False
-    before.loc[4, "predicted"], before.loc[4, "correct"] = "D", True
+    before.loc[[2, 3], "predicted"] = "B"
+    before.loc[[2, 3], "correct"] = False
+    before.loc[4, "predicted"] = "D"
+    before.loc[4, "correct"] = True
     table = changed_answers(now, before)
     assert table.rows["change"].tolist() == ["now right", "now right", "now wrong", "neither right"]
     assert table.rows["earlier"].tolist() == ["B", "B", "D", "A"]
-    assert "4 of the 5 questions in both runs are answered otherwise: 2 now right, 1 now wrong." in table.note
+    assert (
+        "4 of the 5 questions in both runs are answered otherwise: 2 now right, 1 now wrong."
+        in table.note
+    )
     assert "the first 2 are shown" in changed_answers(now, before, most=2).note
     assert "<script>" not in table._repr_html_()
 
@@ -113,8 +153,12 @@ def test_answers_changed_are_those_of_the_same_questions_however_they_are_number
     before = answers().assign(question=["v", "w", "x", "y", "z"])
     now = before.iloc[[4, 2]].assign(id=["0", "1"], predicted=["D", "D"], correct=True)
     table = changed_answers(now, before)
-    assert table.rows[["question", "earlier", "now", "change"]].to_numpy().tolist() == [["z", "", "D", "now right"]]
-    assert table.note.startswith("1 of the 2 questions in both runs are answered otherwise: 1 now right")
+    assert table.rows[["question", "earlier", "now", "change"]].to_numpy().tolist() == [
+        ["z", "", "D", "now right"]
+    ]
+    assert table.note.startswith(
+        "1 of the 2 questions in both runs are answered otherwise: 1 now right"
+    )
 
 
 def test_the_same_answers_are_no_change():

@@ -25,8 +25,6 @@ OFFICIAL = get_profile("official", "ceval")
 LETTERS = ["p_A", "p_B", "p_C", "p_D"]
 
 
-
-
 @pytest.fixture(scope="module")
 def exam(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_exam(tmp_path_factory.mktemp("data") / "exam")
@@ -51,8 +49,6 @@ def engine(model_dir):
         yield engine
 
 
-
-
 def test_probabilities_and_answers_are_those_of_transformers(engine, oracle, exam):
     """One plain forward pass of transformers per prompt: no batch, no padding, softmax over the letters' logits."""
     found = evaluate(engine, load_task("ceval", exam, shots=2), OFFICIAL)
@@ -72,7 +68,8 @@ def test_probabilities_and_answers_are_those_of_transformers(engine, oracle, exa
 @pytest.mark.parametrize("name", ["official", "lm_eval"])
 def test_answers_do_not_depend_on_the_batch(engine, exam, monkeypatch, name):
     """One question a batch and nothing shared, against as much as fits; and the report's own check says the same."""
-    task, profile = load_task("ceval", exam, shots=2), get_profile(name, "ceval")
+    task = load_task("ceval", exam, shots=2)
+    profile = get_profile(name, "ceval")
     together = evaluate(engine, task, profile)
     monkeypatch.setattr(score, "BATCH_TOKENS", 1)
     monkeypatch.setattr(score, "PAYS", 10**9)
@@ -88,14 +85,19 @@ def test_a_changed_answer_shows_when_it_is_asked_again(engine, exam):
     found = evaluate(engine, load_task("ceval", exam, shots=2), OFFICIAL)
     spoilt = found.assign(predicted="?", logprob_B=found["logprob_B"] + [0, 0, 0.5, 0, 0])
     again = rescore(engine, OFFICIAL, spoilt)
-    assert again["flipped"].all() and again["difference"].tolist() == pytest.approx([0, 0, 0.5, 0, 0], abs=1e-4)
+    assert again["flipped"].all() and again["difference"].tolist() == pytest.approx(
+        [0, 0, 0.5, 0, 0], abs=1e-4
+    )
 
 
 def test_log_likelihoods_are_over_all_rows_where_the_harness_has_them_so(engine, oracle, exam):
     """The tokenizer has 257 ids, the vocabulary 271 rows; other profiles leave those past the ids out."""
     tokenizer = byte_tokenizer()
-    row = evaluate(engine, load_task("ceval", exam, shots=2), get_profile("lm_eval", "ceval")).iloc[0]
-    context, whole = tokenizer(row["prompt"])["input_ids"], tokenizer(row["prompt"] + " B")["input_ids"]
+    row = evaluate(engine, load_task("ceval", exam, shots=2), get_profile("lm_eval", "ceval")).iloc[
+        0
+    ]
+    context = tokenizer(row["prompt"])["input_ids"]
+    whole = tokenizer(row["prompt"] + " B")["input_ids"]
     with torch.no_grad():
         logprobs = oracle(torch.tensor([whole])).logits[0].log_softmax(-1)
     wanted = sum(logprobs[i - 1, whole[i]].item() for i in range(len(context), len(whole)))
@@ -112,7 +114,11 @@ def test_a_short_window_drops_examples_and_marks_what_never_fits(model_dir, exam
     assert found["too_long"].tolist() == (needs == needs.max()).tolist()
     assert (found["shots_used"] == 0).all() and found["prompt_tokens"].tolist() == needs.tolist()
     lost = found[found["too_long"]]
-    assert (lost["predicted"] == "").all() and not lost["correct"].any() and lost[LETTERS].isna().all(axis=None)
+    assert (
+        (lost["predicted"] == "").all()
+        and not lost["correct"].any()
+        and lost[LETTERS].isna().all(axis=None)
+    )
     assert found.loc[~found["too_long"], LETTERS].sum(axis=1).to_numpy() == pytest.approx(1.0)
 
 
@@ -123,7 +129,11 @@ def test_rows_come_in_the_exams_order_and_each_subject_is_asked_together(exam, m
     assert [len(portion) for portion in fake.asked] == [2, 1, 2]
     assert [prompt for portion in fake.asked for prompt in portion] == found["prompt"].tolist()
     assert list(zip(found["subject"], found["id"], strict=True)) == [
-        ("tiny_sums", "0"), ("tiny_sums", "1"), ("tiny_sums", "2"), ("colours", "0"), ("colours", "1")
+        ("tiny_sums", "0"),
+        ("tiny_sums", "1"),
+        ("tiny_sums", "2"),
+        ("colours", "0"),
+        ("colours", "1"),
     ]
     assert found["correct"].tolist() == [False, True, False, True, False]
 
@@ -131,14 +141,20 @@ def test_rows_come_in_the_exams_order_and_each_subject_is_asked_together(exam, m
 def test_a_written_answer_is_read_by_the_profiles_rule_and_kept(exam):
     """The vendor's rule takes the first letter of any word; what holds no letter is wrong, not dropped."""
     task = load_task("ceval", exam, shots=2)
-    for says, predicted, right in (("  b) 红", "B", 2), ("The answer is B", "T", 0), ("。", "", 0), ("", "", 0)):
+    for says, predicted, right in (
+        ("  b) 红", "B", 2),
+        ("The answer is B", "T", 0),
+        ("。", "", 0),
+        ("", "", 0),
+    ):
         found = evaluate(Fake(says=says), task, get_profile("vendor", "ceval"))
         assert (found["predicted"] == predicted).all() and found["correct"].sum() == right
         assert (found["answer_text"] == says).all() and found[LETTERS].isna().all(axis=None)
 
 
 def test_written_answers_are_the_models_own_at_any_batch(model_dir, exam, monkeypatch):
-    task, rules = load_task("ceval", exam, shots=2), replace(get_profile("vendor", "ceval"), max_new_tokens=6)
+    task = load_task("ceval", exam, shots=2)
+    rules = replace(get_profile("vendor", "ceval"), max_new_tokens=6)
     monkeypatch.setattr(exam_ask, "GENERATE_SLOTS", 2 * 400)
     with neoxlib.load(model_dir) as engine:
         found = evaluate(engine, task, rules)
@@ -149,12 +165,19 @@ def test_written_answers_are_the_models_own_at_any_batch(model_dir, exam, monkey
 
 def test_a_limit_takes_the_first_questions_of_each_subject(exam):
     found = evaluate(Fake(), load_task("ceval", exam, shots=2), OFFICIAL, limit=1)
-    assert list(zip(found["subject"], found["id"], strict=True)) == [("tiny_sums", "0"), ("colours", "0")]
+    assert list(zip(found["subject"], found["id"], strict=True)) == [
+        ("tiny_sums", "0"),
+        ("colours", "0"),
+    ]
 
 
 def test_nothing_is_right_where_there_are_no_answers(exam):
     found = evaluate(Fake(), load_task("ceval", exam, split="test", shots=2), OFFICIAL)
-    assert (found["expected"] == "").all() and not found["correct"].any() and (found["predicted"] == "A").all()
+    assert (
+        (found["expected"] == "").all()
+        and not found["correct"].any()
+        and (found["predicted"] == "A").all()
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -184,7 +207,8 @@ def test_an_answer_of_two_tokens_is_refused(exam):
 def test_groups_of_ranks_share_the_questions_out(engine, exam, monkeypatch):
     """Each answers some, none waits for another, and the table is one group's."""
     monkeypatch.setattr(exam_evaluate, "PORTION", 1)
-    task, fakes = load_task("ceval", exam, shots=2), [Fake("B"), Fake("B")]
+    task = load_task("ceval", exam, shots=2)
+    fakes = [Fake("B"), Fake("B")]
     meet = threading.Barrier(2, timeout=20)
 
     def both(fake: Fake, ask) -> object:
@@ -199,7 +223,8 @@ def test_groups_of_ranks_share_the_questions_out(engine, exam, monkeypatch):
 
 
 def test_whoever_is_done_takes_the_next_and_an_error_ends_the_work():
-    slow, done = threading.Event(), []
+    slow = threading.Event()
+    done = []
 
     def do(engine: str, item: int) -> int:
         if engine == "slow":
@@ -208,7 +233,7 @@ def test_whoever_is_done_takes_the_next_and_an_error_ends_the_work():
             slow.set()
         return item
 
-    for (item, value) in spread(["slow", "quick"], range(10), do):
+    for item, value in spread(["slow", "quick"], range(10), do):
         done.append(item)
         assert item == value
     assert sorted(done) == list(range(10)) and len(done) - done.index(9) <= 3

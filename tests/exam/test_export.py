@@ -13,7 +13,11 @@ from tests.support.exam_results import answers, yes_or_no
 
 def written(folder, *args) -> dict[str, str]:
     names = write_files(folder, *args)
-    found = {p.relative_to(folder).as_posix(): p.read_bytes().decode() for p in folder.glob("**/*") if p.is_file()}
+    found = {
+        p.relative_to(folder).as_posix(): p.read_bytes().decode()
+        for p in folder.glob("**/*")
+        if p.is_file()
+    }
     assert sorted(names) == sorted(found)
     return found
 
@@ -23,7 +27,10 @@ def test_the_vendors_files_are_written_to_the_byte(tmp_path):
     assert found["test_result/cache0.csv"] == (
         "college_physics,0,A,A\ncollege_physics,7,B,C\nlogic,0,D,D\nlogic,1,D,D\nlogic,2,D,-1\n"
     )
-    assert found["test_result/result_0_subject_acc.json"] == '{"college_physics": 0.5, "logic": 0.6666666666666666}'
+    assert (
+        found["test_result/result_0_subject_acc.json"]
+        == '{"college_physics": 0.5, "logic": 0.6666666666666666}'
+    )
     assert found["test_result/result_0_classes_acc.json"] == (
         '{"STEM": 0.5, "Social Science": null, "Humanities": 0.6666666666666666, "Other": null, '
         '"Avg": 0.6, "Avg(Hard)": 0.5}'
@@ -37,7 +44,9 @@ def test_the_vendors_files_are_written_to_the_byte(tmp_path):
 
 
 def test_a_written_answer_stands_in_the_log_after_its_prompt(tmp_path):
-    log = written(tmp_path, answers().assign(answer_text="The answer is A"))["test_result/device0.log"]
+    log = written(tmp_path, answers().assign(answer_text="The answer is A"))[
+        "test_result/device0.log"
+    ]
     assert (
         "========== prompt end ==========\n========== answer start ==========\nThe answer is A\n"
         "========== answer end ==========\n[Correct] predict: A, label: A\n"
@@ -52,7 +61,10 @@ def test_the_newer_sdks_files_have_its_names_and_count_ids_through_all_subjects_
     assert found["test_result/cache.txt"] == (
         "0,college_physics,A,A\n1,college_physics,B,C\n2,logic,D,D\n3,logic,D,D\n4,logic,D,-1\n"
     )
-    assert list(json.loads(found["test_result/result_subject_acc.json"])) == ["college_physics", "logic"]
+    assert list(json.loads(found["test_result/result_subject_acc.json"])) == [
+        "college_physics",
+        "logic",
+    ]
 
 
 @pytest.mark.parametrize(("sdk", "name"), [("guide", "cache0.csv"), ("newer", "cache.txt")])
@@ -66,7 +78,9 @@ def test_column_c_is_expected_and_column_d_predicted(tmp_path, sdk, name, result
 def test_an_exam_with_classes_of_its_own_has_those_before_the_averages(tmp_path):
     found = written(tmp_path, yes_or_no())
     assert json.loads(found["test_result/result_0_classes_acc.json"]) == {
-        "Reading": 2 / 3, "Avg": 2 / 3, "Avg(Hard)": None
+        "Reading": 2 / 3,
+        "Avg": 2 / 3,
+        "Avg(Hard)": None,
     }
     assert json.loads(found["test_result/result_0_subject_acc.json"]) == {"boolq": 2 / 3}
 
@@ -87,9 +101,14 @@ def test_without_answers_a_submission_in_the_official_form_is_written_and_no_sco
     assert list(written(tmp_path, answers(labelled=False))) == ["submission.json"]
     path = tmp_path / "submission.json"
     assert json.loads(path.read_text()) == {
-        "college_physics": {"0": "A", "7": "C"}, "logic": {"0": "D", "1": "D", "2": "A"}
+        "college_physics": {"0": "A", "7": "C"},
+        "logic": {"0": "D", "1": "D", "2": "A"},
     }
-    assert path.read_text().splitlines()[:3] == ["{", '    "college_physics": {', '        "0": "A",']
+    assert path.read_text().splitlines()[:3] == [
+        "{",
+        '    "college_physics": {',
+        '        "0": "A",',
+    ]
 
 
 def test_the_submission_is_shaped_as_the_official_example(data):

@@ -14,12 +14,41 @@ from neoxlib.exam.calibration import confidence_bins
 from neoxlib.exam.data.subjects import Subject
 from tests.support.exam_results import answers, yes_or_no
 
-SCORES = pd.DataFrame([
-    {"subject": "law", "name": "Law", "class": "Humanities", "questions": 20, "accuracy": 0.4, "low": 0.2, "high": 0.6},
-    {"subject": "physics", "name": "Physics", "class": "STEM", "questions": 10, "accuracy": 0.1, "low": 0, "high": 0.4},
-    {"subject": "biology", "name": "Biology", "class": "STEM", "questions": 30, "accuracy": 0.9, "low": 0.7, "high": 1},
-])
-SUBJECTS = {"law": Subject("Law", "法学", "Humanities"), "physics": Subject("Physics", "Physics", "STEM")}
+SCORES = pd.DataFrame(
+    [
+        {
+            "subject": "law",
+            "name": "Law",
+            "class": "Humanities",
+            "questions": 20,
+            "accuracy": 0.4,
+            "low": 0.2,
+            "high": 0.6,
+        },
+        {
+            "subject": "physics",
+            "name": "Physics",
+            "class": "STEM",
+            "questions": 10,
+            "accuracy": 0.1,
+            "low": 0,
+            "high": 0.4,
+        },
+        {
+            "subject": "biology",
+            "name": "Biology",
+            "class": "STEM",
+            "questions": 30,
+            "accuracy": 0.9,
+            "low": 0.7,
+            "high": 1,
+        },
+    ]
+)
+SUBJECTS = {
+    "law": Subject("Law", "法学", "Humanities"),
+    "physics": Subject("Physics", "Physics", "STEM"),
+}
 
 
 @pytest.fixture
@@ -49,8 +78,13 @@ def test_subjects_stand_by_class_and_accuracy_with_their_interval(no_chinese_fon
 @pytest.mark.parametrize("guessing", [0.25, 0.5])
 def test_the_guessing_line_is_where_guessing_is(guessing):
     for figure in (by_subject(guessing=guessing), figures.accuracy_by_class(SCORES, guessing)):
-        line = next(line for line in figure.axes[0].lines if line.get_label().startswith("guessing"))
-        assert list(line.get_xdata()) == [guessing, guessing] and f"{guessing:.0%}"[:-1] in line.get_label()
+        line = next(
+            line for line in figure.axes[0].lines if line.get_label().startswith("guessing")
+        )
+        assert (
+            list(line.get_xdata()) == [guessing, guessing]
+            and f"{guessing:.0%}"[:-1] in line.get_label()
+        )
 
 
 def test_classes_carry_their_value():
@@ -69,10 +103,14 @@ def test_classes_of_ones_own_have_colours_of_their_own(no_chinese_font):
     for axes in (by_subject(own).axes[0], figures.accuracy_by_class(own, 0.25).axes[0]):
         assert len({bar.get_facecolor() for bar in axes.patches}) == 3
     legend = by_subject(own).legends[0]
-    colours = {text.get_text(): patch.get_facecolor() for text, patch in zip(legend.get_texts(), legend.get_patches(),
-                                                                             strict=False)}  # fmt: skip
+    colours = {
+        text.get_text(): patch.get_facecolor()
+        for text, patch in zip(legend.get_texts(), legend.get_patches(), strict=False)
+    }
     bars = by_subject(own).axes[0].patches
-    assert [colours[name] for name in ("STEM", "Art", "Nursing")] == [bar.get_facecolor() for bar in bars]
+    assert [colours[name] for name in ("STEM", "Art", "Nursing")] == [
+        bar.get_facecolor() for bar in bars
+    ]
 
 
 def test_a_dollar_in_the_name_of_a_class_is_a_dollar(no_chinese_font):
@@ -116,7 +154,9 @@ def test_reliability_draws_accuracy_over_confidence_and_counts_the_questions():
     upper, lower = figures.reliability(confidence_bins(yes_or_no())).axes
     points = upper.containers[0].lines[0]
     assert list(zip(*points.get_data(), strict=True)) == [(0.55, 1), (0.75, 1), (0.95, 0)]
-    assert [bar.get_height() for bar in lower.patches] == [1, 1, 1] and [t.get_text() for t in lower.texts] == ["1"] * 3
+    assert [bar.get_height() for bar in lower.patches] == [1, 1, 1] and [
+        t.get_text() for t in lower.texts
+    ] == ["1"] * 3
     diagonal = next(line for line in upper.lines if line.get_label() == "as right as it is sure")
     assert list(zip(*diagonal.get_data(), strict=True)) == [(0, 0), (1, 1)]
 

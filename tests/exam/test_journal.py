@@ -23,9 +23,17 @@ from tests.support.exam_results import Fake
 
 ROOT = Path(__file__).parents[2]
 OFFICIAL = get_profile("official", "ceval")
-KEY = {"weights": "w", "tokenizer": "t", "dtype": "float32", "quant": None, "max_seq_len": 96, "profile": {"shots": 5}}
+KEY = {
+    "weights": "w",
+    "tokenizer": "t",
+    "dtype": "float32",
+    "quant": None,
+    "max_seq_len": 96,
+    "profile": {"shots": 5},
+}
 ANSWERS = {
-    place("logic", "0", "问"): Answer((-0.1, -2.5, -1e-17, -3.25)), place("logic", "1", "?"): Answer(text="答案是 B\n“")
+    place("logic", "0", "问"): Answer((-0.1, -2.5, -1e-17, -3.25)),
+    place("logic", "1", "?"): Answer(text="答案是 B\n“"),
 }
 
 # Asks one question at a time, and is as slow as a large model: the test kills it in the middle.
@@ -74,9 +82,12 @@ def test_what_was_kept_is_read_again_to_the_last_bit(journal):
 
 
 def test_every_answer_is_on_the_disk_when_add_returns(tmp_path, monkeypatch):
-    synced, path = [], tmp_path / NAME
+    synced = []
+    path = tmp_path / NAME
     with Journal(path, KEY) as journal:
-        monkeypatch.setattr(os, "fsync", lambda number: synced.append(path.read_bytes().count(b"\n")))
+        monkeypatch.setattr(
+            os, "fsync", lambda number: synced.append(path.read_bytes().count(b"\n"))
+        )
         for item in ANSWERS.items():
             journal.add(dict([item]))
     assert synced == [2, 3]
@@ -89,7 +100,9 @@ def test_a_torn_last_line_is_left_out_and_nothing_else(journal, cut):
     journal.write_bytes(whole[: max(len(whole) - cut, start + 1)])
     first = dict(list(ANSWERS.items())[:1])
     assert read(journal, KEY) == first
-    with Journal(journal, KEY) as again:  # in place: the tear is gone, and what follows starts a line
+    with Journal(
+        journal, KEY
+    ) as again:  # in place: the tear is gone, and what follows starts a line
         again.add(dict(list(ANSWERS.items())[1:]))
     assert read(journal, KEY) == ANSWERS
 
@@ -105,9 +118,12 @@ def test_other_damage_is_refused_with_file_and_line(journal, how, line):
     lines = journal.read_bytes().split(b"\n")
     there = lines[line - 1]
     lines[line - 1] = {
-        "flip": there[:40] + bytes([there[40] ^ 1]) + there[41:], "zero": b"\0" * len(there), "gap": b"",
-        "list": b"[1]", "digit": there.replace(b"5", b"6") if b"5" in there[30:] else there + b" ",
-    }[how]  # fmt: skip
+        "flip": there[:40] + bytes([there[40] ^ 1]) + there[41:],
+        "zero": b"\0" * len(there),
+        "gap": b"",
+        "list": b"[1]",
+        "digit": there.replace(b"5", b"6") if b"5" in there[30:] else there + b" ",
+    }[how]
     journal.write_bytes(b"\n".join(lines))
     with pytest.raises(DataError, match=rf"{NAME}:{line}: .*delete"):
         read(journal, KEY)
@@ -127,7 +143,9 @@ def test_a_line_that_is_no_answer_is_refused(journal, record):
 
 
 @pytest.mark.parametrize("name", KEY)
-def test_answers_of_another_model_or_other_rules_are_refused_with_what_differs(journal, name, tmp_path):
+def test_answers_of_another_model_or_other_rules_are_refused_with_what_differs(
+    journal, name, tmp_path
+):
     other = KEY | {name: {"shots": 4} if name == "profile" else "other"}
     with pytest.raises(SettingsError, match=f"answers of another run.*\n  {name}: .*there, .*here"):
         Journal(tmp_path / "new" / NAME, other, journal.parent)
@@ -161,11 +179,15 @@ def test_the_key_tells_apart_all_that_changes_an_answer(model_dir, tmp_path):
         assert key(engine, OFFICIAL)["weights"] != plain["weights"]
 
 
-def test_a_killed_run_goes_on_where_it_was_with_the_same_result(model_dir, exam, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_where_it_was_with_the_same_result(
+    model_dir, exam, tmp_path, monkeypatch
+):
     """kill -9 in the middle; the new run asks only what is missing, and its table is the unbroken run's to the bit."""
     earlier = tmp_path / "earlier" / NAME
     command = [sys.executable, "-c", DRIVER, str(model_dir), str(exam), str(earlier)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     deadline = time.monotonic() + 60
     while not (earlier.exists() and earlier.read_bytes().count(b"\n") >= 3):
         assert process.poll() is None and time.monotonic() < deadline
@@ -176,13 +198,16 @@ def test_a_killed_run_goes_on_where_it_was_with_the_same_result(model_dir, exam,
         file.write(b'{"crc": "00')  # as if it had been writing
 
     monkeypatch.setattr(exam_evaluate, "PORTION", 1)
-    asked, ask = [], exam_ask.Asker.ask
+    asked = []
+    ask = exam_ask.Asker.ask
     monkeypatch.setattr(exam_ask.Asker, "ask", lambda *args: asked.append(args) or ask(*args))
     task = load_task("ceval", exam, shots=1)
     with neoxlib.load(model_dir) as engine:
         unbroken = evaluate(engine, task, OFFICIAL, journal=tmp_path / "unbroken.jsonl")
         del asked[:]
-        found = evaluate(engine, task, OFFICIAL, journal=tmp_path / "new" / NAME, resume=earlier.parent)
+        found = evaluate(
+            engine, task, OFFICIAL, journal=tmp_path / "new" / NAME, resume=earlier.parent
+        )
         assert 1 <= len(asked) <= 3
         pd.testing.assert_frame_equal(found, unbroken, check_exact=True)
         del asked[:]
@@ -192,7 +217,8 @@ def test_a_killed_run_goes_on_where_it_was_with_the_same_result(model_dir, exam,
 
 def test_a_portion_that_lacks_an_answer_is_asked_as_a_whole(exam, tmp_path):
     """So that batches, and with them the rounding, are those of an unbroken run."""
-    task, path = load_task("ceval", exam, shots=1), tmp_path / NAME
+    task = load_task("ceval", exam, shots=1)
+    path = tmp_path / NAME
     evaluate(Fake("B"), task, OFFICIAL, journal=path)
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join([*lines[:2], *lines[3:]]), encoding="utf-8")
@@ -202,7 +228,8 @@ def test_a_portion_that_lacks_an_answer_is_asked_as_a_whole(exam, tmp_path):
 
 
 def test_a_question_whose_text_has_changed_is_asked_again(exam, tmp_path):
-    folder, path = write_exam(tmp_path / "exam"), tmp_path / NAME
+    folder = write_exam(tmp_path / "exam")
+    path = tmp_path / NAME
     evaluate(Fake("B"), load_task("ceval", folder, shots=1), OFFICIAL, journal=path)
     table = folder / "val" / "colours_val.csv"
     put(table, table.read_text(encoding="utf-8").replace("天是", "海是"))

@@ -53,12 +53,16 @@ def test_a_question_that_never_fits_is_marked_not_dropped(exam):
 
 def test_a_dev_question_never_sees_its_own_answer(exam):
     prompt = second(exam, 10_000, split="dev")
-    assert prompt.shots_used == 1 and "答案：D" not in prompt.text and prompt.text.count("5-5=") == 1
+    assert (
+        prompt.shots_used == 1 and "答案：D" not in prompt.text and prompt.text.count("5-5=") == 1
+    )
 
 
 def test_braces_in_the_data_are_text(exam):
     path = exam / "val/tiny_sums_val.csv"
-    path.write_text(path.read_text(encoding="utf-8").replace("2+1=", "{A} $\\frac{1}{2}$ {0}"), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("2+1=", "{A} $\\frac{1}{2}$ {0}"), encoding="utf-8"
+    )
     assert "{A} $\\frac{1}{2}$ {0}____\nA. 1\n" in second(exam, 10_000).text
 
 
@@ -66,7 +70,9 @@ def test_every_real_question_fits_gpt_neox_20b_with_four_or_five_examples(data):
     """Five examples overflow 2048 tokens for some questions; none may be lost, and none may be cut too far."""
     task = load_task("ceval", data / "ceval")
     tokenizer = AutoTokenizer.from_pretrained(data / "neox20b")
-    prompts = build_prompts(task, task.questions, OFFICIAL, lambda text: len(tokenizer(text)["input_ids"]), 2048)
+    prompts = build_prompts(
+        task, task.questions, OFFICIAL, lambda text: len(tokenizer(text)["input_ids"]), 2048
+    )
     full = build_prompts(task, task.questions, OFFICIAL, len, 10**9)
     assert len(prompts) == 1030 and not any(p.too_long for p in prompts)
     for prompt, whole in zip(prompts, full, strict=True):

@@ -16,20 +16,41 @@ from neoxlib.exam.scores import Z95, better_than_guessing, wilson
 
 def results(*subjects: tuple[str, str, bool, str]) -> pd.DataFrame:
     """Rows as `evaluate` gives them; each subject is (name, class, hard, marks), a mark being + - or x (too long)."""
-    return pd.DataFrame([
-        {"subject": name, "name": name.title(), "class": category, "hard": hard, "expected": "A",
-         "predicted": {"+": "A", "-": "B", "x": ""}[mark], "correct": mark == "+", "too_long": mark == "x",
-         **dict.fromkeys(("p_A", "p_B", "p_C", "p_D"), 0.25)}
-        for name, category, hard, marks in subjects for mark in marks
-    ])
+    return pd.DataFrame(
+        [
+            {
+                "subject": name,
+                "name": name.title(),
+                "class": category,
+                "hard": hard,
+                "expected": "A",
+                "predicted": {"+": "A", "-": "B", "x": ""}[mark],
+                "correct": mark == "+",
+                "too_long": mark == "x",
+                **dict.fromkeys(("p_A", "p_B", "p_C", "p_D"), 0.25),
+            }
+            for name, category, hard, marks in subjects
+            for mark in marks
+        ]
+    )
 
 
-EXAM = results(("physics", "STEM", True, "+-"), ("biology", "STEM", False, "++++++-x"), ("law", "Other", False, "---+"))
+EXAM = results(
+    ("physics", "STEM", True, "+-"),
+    ("biology", "STEM", False, "++++++-x"),
+    ("law", "Other", False, "---+"),
+)
 
 
-@pytest.mark.parametrize(("correct", "questions", "low", "high"), [
-    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718),
-])
+@pytest.mark.parametrize(
+    ("correct", "questions", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
 def test_wilson_gives_the_published_intervals(correct, questions, low, high):
     """The examples and the score method's column of R. G. Newcombe, Statistics in Medicine 17 (1998), 857-872."""
     assert wilson(correct / questions, questions) == pytest.approx((low, high), abs=5e-5)
@@ -37,7 +58,9 @@ def test_wilson_gives_the_published_intervals(correct, questions, low, high):
 
 @pytest.mark.parametrize("questions", [1, 7, 28, 224])
 def test_wilsons_interval_holds_the_score_at_both_ends(questions):
-    assert wilson(1.0, questions)[1] == 1.0  # rounding must not put it below: plots draw the distance
+    assert (
+        wilson(1.0, questions)[1] == 1.0
+    )  # rounding must not put it below: plots draw the distance
     assert wilson(0.0, questions)[0] == 0.0
 
 
@@ -60,7 +83,10 @@ def test_better_than_guessing_counts_every_way_to_guess():
 
 
 def test_guessing_between_two_is_right_half_the_time():
-    assert better_than_guessing(1, 1, choices=2) == 0.5 and better_than_guessing(3, 4, choices=2) == 5 / 16
+    assert (
+        better_than_guessing(1, 1, choices=2) == 0.5
+        and better_than_guessing(3, 4, choices=2) == 5 / 16
+    )
 
 
 def test_boolqs_score_is_held_against_a_half_and_its_class_has_a_row():
@@ -71,10 +97,19 @@ def test_boolqs_score_is_held_against_a_half_and_its_class_has_a_row():
 
 def test_better_than_guessing_holds_at_the_size_of_the_whole_exam():
     """Each term on its own in logarithms, as floating point allows."""
-    n, correct = 12342, 3200
-    logs = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + (n - k) * math.log(3) - n * math.log(4)
-            for k in range(correct, n + 1))
-    assert better_than_guessing(correct, n) == pytest.approx(math.fsum(map(math.exp, logs)), rel=1e-8)
+    n = 12342
+    correct = 3200
+    logs = (
+        math.lgamma(n + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(n - k + 1)
+        + (n - k) * math.log(3)
+        - n * math.log(4)
+        for k in range(correct, n + 1)
+    )
+    assert better_than_guessing(correct, n) == pytest.approx(
+        math.fsum(map(math.exp, logs)), rel=1e-8
+    )
     assert better_than_guessing(n, n) == 0.0 and better_than_guessing(0, n) == 1.0
 
 
@@ -101,15 +136,20 @@ def test_micro_weighs_questions_and_macro_weighs_subjects():
 
 
 def test_with_subjects_of_one_size_macro_and_micro_agree():
-    micro, macro = averages(results(("a", "STEM", False, "++-"), ("b", "Other", False, "+--"))).to_dict("records")
+    micro, macro = averages(
+        results(("a", "STEM", False, "++-"), ("b", "Other", False, "+--"))
+    ).to_dict("records")
     for key in ("accuracy", "low", "high"):
         assert macro[key] == pytest.approx(micro[key])
 
 
 def test_the_summary_leads_with_the_average_that_the_profile_names():
-    macro, micro = summary(EXAM, "macro"), summary(EXAM, "micro")
+    macro = summary(EXAM, "macro")
+    micro = summary(EXAM, "micro")
     assert (macro["accuracy"], micro["accuracy"]) == pytest.approx((0.5, 8 / 14))
-    assert macro["accuracy_low"] < micro["accuracy_low"] and macro["p_guessing"] == micro["p_guessing"]
+    assert (
+        macro["accuracy_low"] < micro["accuracy_low"] and macro["p_guessing"] == micro["p_guessing"]
+    )
     assert (macro["questions"], macro["too_long"]) == (14, 1)
 
 
@@ -122,13 +162,21 @@ def test_a_split_without_answers_has_no_score():
 
 
 def test_the_verdict_says_better_only_where_guessing_is_unlikely():
-    assert "not shown to be better" in verdict(averages(results(("a", "STEM", False, "+--"))).iloc[0])
-    assert "right (100.0%): better than guessing" in verdict(averages(results(("a", "STEM", False, "+" * 9))).iloc[0])
+    assert "not shown to be better" in verdict(
+        averages(results(("a", "STEM", False, "+--"))).iloc[0]
+    )
+    assert "right (100.0%): better than guessing" in verdict(
+        averages(results(("a", "STEM", False, "+" * 9))).iloc[0]
+    )
 
 
 def test_readable_tables_are_in_per_cent():
     row = readable(by_subject(EXAM)).loc["Biology"]
-    assert (row["accuracy"], row["95 % interval"], row["correct"]) == ("75.0 %", "40.9 – 92.9 %", "6")
+    assert (row["accuracy"], row["95 % interval"], row["correct"]) == (
+        "75.0 %",
+        "40.9 – 92.9 %",
+        "6",
+    )
 
 
 class Notes:
@@ -150,7 +198,9 @@ def test_the_shipped_model_must_pass_the_shipped_exam(right: int, passes: bool):
     assert list(notes.checks.values()) == [passes]
 
 
-@pytest.mark.parametrize("change", [{"model_dir": "/m"}, {"data_dir": "/data/ceval"}, {"split": "test"}, {"limit": 3}])
+@pytest.mark.parametrize(
+    "change", [{"model_dir": "/m"}, {"data_dir": "/data/ceval"}, {"split": "test"}, {"limit": 3}]
+)
 def test_no_score_is_asked_of_any_other_model_or_exam(change: dict):
     notes = Notes(**change)
     check_shipped(pd.DataFrame({"correct": [False]}), notes)

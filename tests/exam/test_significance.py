@@ -15,14 +15,24 @@ from neoxlib.exam.significance import better_than_shuffled
 def results(key: str, said: str, subject: str = "s") -> pd.DataFrame:
     """One question per letter of `key`; "x" is no answer."""
     said = said.replace("x", "\0")
-    rows = [{"id": str(i), "question": f"q{i}", "expected": k, "predicted": s.strip("\0"), "correct": k == s}
-            for i, (k, s) in enumerate(zip(key, said, strict=True))]  # fmt: skip
+    rows = [
+        {
+            "id": str(i),
+            "question": f"q{i}",
+            "expected": k,
+            "predicted": s.strip("\0"),
+            "correct": k == s,
+        }
+        for i, (k, s) in enumerate(zip(key, said, strict=True))
+    ]
     shares = dict.fromkeys(("p_A", "p_B", "p_C", "p_D"), 0.25)
     about = {"subject": subject, "name": "S", "class": "STEM", "hard": False, "too_long": False}
     return pd.DataFrame(rows).assign(**about, **shares)
 
 
-@pytest.mark.parametrize(("key", "said"), [("AABBC", "ABBAC"), ("AAAB", "AABA"), ("ABCD", "ABxx"), ("AABCD", "AACBD")])
+@pytest.mark.parametrize(
+    ("key", "said"), [("AABBC", "ABBAC"), ("AAAB", "AABA"), ("ABCD", "ABxx"), ("AABCD", "AACBD")]
+)
 def test_shuffling_counts_the_ways_to_deal_the_same_answers(key, said):
     """Every permutation of the answers, one by one."""
     right = sum(k == s for k, s in zip(key, said, strict=True))
@@ -57,7 +67,12 @@ def test_mcnemars_p_value_is_the_exact_binomial_one(only_a, only_b):
     a = "A" * only_a + "B" * only_b + "AAABB"
     b = "B" * only_a + "A" * only_b + "AAABB"
     row = mcnemar(results(key, a), results(key, b)).iloc[0]
-    assert (row["only_a"], row["only_b"], row["both_right"], row["both_wrong"]) == (only_a, only_b, 3, 2)
+    assert (row["only_a"], row["only_b"], row["both_right"], row["both_wrong"]) == (
+        only_a,
+        only_b,
+        3,
+        2,
+    )
     expected = oracle.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     assert row["p_value"] == pytest.approx(expected, rel=1e-9)
     assert row["difference"] == pytest.approx(row["accuracy_b"] - row["accuracy_a"])
@@ -74,7 +89,8 @@ def test_mcnemars_interval_is_the_published_one():
 
 
 def test_the_order_of_the_rows_does_not_matter_nor_that_one_table_comes_from_a_file(tmp_path):
-    a, b = results("ABCD", "ABBB"), results("ABCD", "BBCD")
+    a = results("ABCD", "ABBB")
+    b = results("ABCD", "BBCD")
     b.to_csv(tmp_path / "b.csv", index=False)
     read = pd.read_csv(tmp_path / "b.csv").iloc[::-1]
     assert mcnemar(a, read).equals(mcnemar(a, b))
@@ -82,19 +98,25 @@ def test_the_order_of_the_rows_does_not_matter_nor_that_one_table_comes_from_a_f
 
 
 def test_questions_that_differ_are_refused_and_named():
-    a, b = results("ABCD", "ABCD"), results("ABCDA", "ABCDA")
-    b.loc[1, "question"], b.loc[2, "expected"] = "another", "D"
+    a = results("ABCD", "ABCD")
+    b = results("ABCDA", "ABCDA")
+    b.loc[1, "question"] = "another"
+    b.loc[2, "expected"] = "D"
     with pytest.raises(DataError) as caught:
         mcnemar(a, b)
     assert str(caught.value).splitlines()[1:] == [
-        "  1 only in run b: s/4", "  1 with another question: s/1", "  1 with another expected: s/2"
-    ]  # fmt: skip
+        "  1 only in run b: s/4",
+        "  1 with another question: s/1",
+        "  1 with another expected: s/2",
+    ]
 
 
 def test_runs_of_different_size_are_paired_on_the_questions_of_both():
     """The same numbers as of tables that were cut down to those questions beforehand."""
-    a, b = results("ABCDAB", "ABCDBB"), results("ABCDABCD", "BBBDAADD").iloc[2:]
-    found, cut = mcnemar(a, b).iloc[0], mcnemar(a.iloc[2:], b.iloc[:4]).iloc[0]
+    a = results("ABCDAB", "ABCDBB")
+    b = results("ABCDABCD", "BBBDAADD").iloc[2:]
+    found = mcnemar(a, b).iloc[0]
+    cut = mcnemar(a.iloc[2:], b.iloc[:4]).iloc[0]
     sizes = ["asked_a", "asked_b"]
     assert found[sizes].tolist() == [6, 6] and cut[sizes].tolist() == [4, 4]
     assert found.drop(sizes).equals(cut.drop(sizes)) and found["questions"] == 4
@@ -106,15 +128,28 @@ def test_some_of_an_exam_that_counts_its_questions_anew_is_paired_by_their_texts
     """Questions 1, 1 once more and 4 of the larger exam are 0, 1 and 2 of the smaller."""
     a = results("ABCDAB", "ABCDBB")
     a.loc[3, ["question", "expected"]] = a.loc[1, ["question", "expected"]]
-    b = a.iloc[[1, 3, 4]].assign(id=["0", "1", "2"], predicted=["B", "B", "A"], correct=True).reset_index(drop=True)
+    b = (
+        a.iloc[[1, 3, 4]]
+        .assign(id=["0", "1", "2"], predicted=["B", "B", "A"], correct=True)
+        .reset_index(drop=True)
+    )
     row = mcnemar(a.assign(correct=[True, False, True, True, False, True]), b).iloc[0]
-    assert row[["asked_a", "asked_b", "questions", "only_a", "only_b", "both_right"]].tolist() == [6, 3, 3, 0, 2, 1]
+    assert row[["asked_a", "asked_b", "questions", "only_a", "only_b", "both_right"]].tolist() == [
+        6,
+        3,
+        3,
+        0,
+        2,
+        1,
+    ]
     with pytest.raises(DataError, match="were not asked the same questions"):
         mcnemar(a, b.assign(question=["q1", "q1", "another"]))
 
 
 def test_runs_without_a_common_question_are_refused():
-    with pytest.raises(DataError, match=r"no question in common.*\n  2 only in run a: s/0, s/1\n  2 only in"):
+    with pytest.raises(
+        DataError, match=r"no question in common.*\n  2 only in run a: s/0, s/1\n  2 only in"
+    ):
         mcnemar(results("AB", "AB"), results("AB", "AB", "t"))
 
 
@@ -128,5 +163,9 @@ def test_questions_twice_and_without_an_answer_are_refused():
 
 def test_the_sentence_says_a_difference_only_where_one_is_shown():
     worse = mcnemar(results("A" * 20, "A" * 20), results("A" * 20, "A" * 8 + "B" * 12)).iloc[0]
-    assert compared(worse).startswith("100.0% before, 40.0% now: worse (right 12 only before, 0 only now, of 20")
-    assert "no difference is shown" in compared(mcnemar(results("AAB", "AAB"), results("AAB", "AAA")).iloc[0])
+    assert compared(worse).startswith(
+        "100.0% before, 40.0% now: worse (right 12 only before, 0 only now, of 20"
+    )
+    assert "no difference is shown" in compared(
+        mcnemar(results("AAB", "AAB"), results("AAB", "AAA")).iloc[0]
+    )

@@ -20,7 +20,9 @@ def many(n: int) -> pd.DataFrame:
     rows = answers().iloc[[0] * n].reset_index(drop=True)
     numbers = rows.index.astype(str)
     wrong = rows.index % 3 == 0
-    return rows.assign(id=numbers, question="question " + numbers, correct=~wrong, subject=["a", "b"] * (n // 2))
+    return rows.assign(
+        id=numbers, question="question " + numbers, correct=~wrong, subject=["a", "b"] * (n // 2)
+    )
 
 
 def test_choices_and_guessing_are_the_exams_own():
@@ -39,7 +41,9 @@ def test_every_view_shows_markup_and_formulas_of_the_data_as_text(results):
     texts = dict.fromkeys(("name", "id", "question", "prompt", "predicted", "expected"), odd)
     page = Browser(results.assign(**texts, answer_text=odd))._repr_html_()
     assert "<script" not in page and "<img" not in page
-    assert page.count("&lt;script&gt;x&lt;/script&gt;&lt;img src=x onerror=y&gt; $x$ &amp;amp; 甲") == 7 * len(results)
+    assert page.count(
+        "&lt;script&gt;x&lt;/script&gt;&lt;img src=x onerror=y&gt; $x$ &amp;amp; 甲"
+    ) == 7 * len(results)
     assert page.startswith('<div class="tex2jax_ignore mathjax_ignore">')
 
 
@@ -48,14 +52,22 @@ def test_a_row_has_its_choices_with_their_shares_its_answer_and_its_prompt():
     assert "<b>A. 一</b>  <small>10%</small>" in page and "D. 四  <small>40%</small>" in page
     assert "问7\n答案：" in page and "prompt: 11 tokens, 2 examples" in page
     assert "too long" in page and "nan" not in page
-    assert "5 questions (3 of the 3 right, 1 of the 1 wrong, 1 of the 1 too long), which is all" in page
+    assert (
+        "5 questions (3 of the 3 right, 1 of the 1 wrong, 1 of the 1 too long), which is all"
+        in page
+    )
     assert "yes  <small>25%</small>" in Browser(yes_or_no())._repr_html_()
-    assert "passage</small></summary>a &lt;b&gt;" in Browser(yes_or_no().assign(passage="a <b>"))._repr_html_()
+    assert (
+        "passage</small></summary>a &lt;b&gt;"
+        in Browser(yes_or_no().assign(passage="a <b>"))._repr_html_()
+    )
 
 
 def test_what_was_written_is_shown_where_answers_were_written():
     assert "wrote:" not in Browser(answers())._repr_html_()
-    assert "The answer is B" in Browser(answers().assign(answer_text="The answer is B"))._repr_html_()
+    assert (
+        "The answer is B" in Browser(answers().assign(answer_text="The answer is B"))._repr_html_()
+    )
 
 
 def test_the_plain_table_is_bounded_and_says_what_it_leaves_out():
@@ -73,11 +85,19 @@ def test_every_subject_is_shown_before_any_is_shown_twice_and_wrong_answers_firs
     assert Browser(many(20), most=20).sample()["id"].tolist() == [str(n) for n in range(20)]
 
 
-@pytest.mark.parametrize(("asked", "expected"), [
-    ({}, ["0", "7", "0", "1", "2"]), ({"subject": "logic"}, ["0", "1", "2"]), ({"mark": "wrong"}, ["7"]),
-    ({"mark": "right", "subject": "logic"}, ["0", "1"]), ({"text": "ALERT(1)"}, ["0", "7", "0", "1", "2"]),
-    ({"text": "[("}, []), ({"text": "7"}, ["7"]), ({"text": "四", "mark": "too long"}, ["2"]),
-])
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, ["0", "7", "0", "1", "2"]),
+        ({"subject": "logic"}, ["0", "1", "2"]),
+        ({"mark": "wrong"}, ["7"]),
+        ({"mark": "right", "subject": "logic"}, ["0", "1"]),
+        ({"text": "ALERT(1)"}, ["0", "7", "0", "1", "2"]),
+        ({"text": "[("}, []),
+        ({"text": "7"}, ["7"]),
+        ({"text": "四", "mark": "too long"}, ["2"]),
+    ],
+)
 def test_filters_find_by_subject_mark_and_text(asked, expected):
     assert Browser(answers()).select(**asked)["id"].tolist() == expected
 
@@ -90,17 +110,27 @@ def widgets_of(browser):
 
 def test_the_panel_pages_through_what_the_filters_leave():
     subject, mark, text, page, back, on, found, table = widgets_of(Browser(many(20)))
-    assert page.max == 20 / PER_PAGE and table.value.count("<tr>") == 1 + PER_PAGE and "20 of 20" in found.value
+    assert (
+        page.max == 20 / PER_PAGE
+        and table.value.count("<tr>") == 1 + PER_PAGE
+        and "20 of 20" in found.value
+    )
     back.click()
     assert page.value == 1
     on.click()
-    assert page.value == 2 and f"question {PER_PAGE}<" in table.value and "question 0<" not in table.value
+    assert (
+        page.value == 2
+        and f"question {PER_PAGE}<" in table.value
+        and "question 0<" not in table.value
+    )
     mark.value = "wrong"
     assert page.value == 1 and page.max == 2 and "7 of 20" in found.value
     page.value = 2
     on.click()
     assert page.value == 2 and table.value.count("<tr>") == 1 + 2
-    subject.value, mark.value, text.value = "b", "", "question 13"
+    subject.value = "b"
+    mark.value = ""
+    text.value = "question 13"
     assert "1 of 20" in found.value and "question 13<" in table.value
     text.value = "nowhere"
     assert "No such question" in table.value and page.max == 1
@@ -117,7 +147,9 @@ def test_widgets_are_shown_where_a_jupyter_server_runs_the_kernel_and_nowhere_el
 
 
 def test_rules_show_their_blanks_and_line_breaks():
-    assert "选出其中的正确答案。\\n\\n&#x27;" in rules(get_profile("official", "ceval"))._repr_html_()
+    assert (
+        "选出其中的正确答案。\\n\\n&#x27;" in rules(get_profile("official", "ceval"))._repr_html_()
+    )
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: f"{p.task}-{p.name}-{p.mode}")
@@ -125,7 +157,9 @@ def test_rules_name_their_source_and_mark_every_fault_that_is_kept(profile):
     rows = rules(profile).rows
     assert profile.source in rows["value"].tolist()
     assert rows.loc[rows["rule"] == "BUG, kept", "value"].tolist() == list(profile.bugs)
-    assert rows.loc[rows["rule"] == "departs from the original", "value"].tolist() == list(profile.departs)
+    assert rows.loc[rows["rule"] == "departs from the original", "value"].tolist() == list(
+        profile.departs
+    )
     assert not rows["value"].isin(["''", "()", "0"]).any()
 
 
@@ -143,17 +177,23 @@ def test_a_folder_without_a_licence_file_has_no_such_line(tmp_path):
 
 def test_an_exam_of_ones_own_is_not_put_under_the_benchmarks_licence(tmp_path):
     table = about(load_task("ceval", write_exam(tmp_path), shots=0)).rows.set_index("")["what"]
-    assert table["benchmark"].startswith("none: subjects of its own, in the layout and under the rules of C-Eval")
+    assert table["benchmark"].startswith(
+        "none: subjects of its own, in the layout and under the rules of C-Eval"
+    )
     assert "CC BY" not in table["licence of the benchmark's data"]
 
 
 def test_what_the_folder_lacks_is_named(data):
-    lacks = about(load_task("ceval", data / "ceval")).rows.set_index("")["what"]["not in this folder"]
+    lacks = about(load_task("ceval", data / "ceval")).rows.set_index("")["what"][
+        "not in this folder"
+    ]
     assert lacks.startswith("12 subjects: ") and "physician" in lacks
 
 
 def test_no_subject_is_among_the_hardest_and_the_easiest_at_once():
-    rows = pd.concat([answers(), answers().assign(subject=lambda t: t["subject"] + "_2", correct=True)])
+    rows = pd.concat(
+        [answers(), answers().assign(subject=lambda t: t["subject"] + "_2", correct=True)]
+    )
     found = extremes(by_subject(rows)).rows
     assert found[""].tolist() == ["easiest", "easiest", "hardest", "hardest"]
     assert found["right"].tolist() == ["2 of 2", "3 of 3", "1 of 2", "2 of 3"]
@@ -164,8 +204,16 @@ def test_no_subject_is_among_the_hardest_and_the_easiest_at_once():
 
 
 def test_asked_alone_the_largest_difference_and_the_flipped_answers_are_said():
-    rows = pd.DataFrame({"subject": "a", "id": ["0", "1", "2"], "predicted": "A", "predicted_alone": ["A", "B", "A"],
-                         "flipped": [False, True, False], "difference": [1e-6, 0.25, 0.0]})  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "subject": "a",
+            "id": ["0", "1", "2"],
+            "predicted": "A",
+            "predicted_alone": ["A", "B", "A"],
+            "flipped": [False, True, False],
+            "difference": [1e-6, 0.25, 0.0],
+        }
+    )
     found = alone(rows)
     assert found.rows["id"].tolist() == ["1"]
     assert found.note == (
@@ -179,9 +227,17 @@ def test_asked_alone_the_largest_difference_and_the_flipped_answers_are_said():
 def exam_of(tmp_path, split: str = "val", shots: int = 2):
     task = load_task("ceval", write_exam(tmp_path), split=split, shots=shots)
     asked = task.questions.assign(
-        predicted="A", correct=False, too_long=False, prompt="", prompt_tokens=9, shots_used=shots,
-        p_A=math.nan, p_B=math.nan, p_C=math.nan, p_D=math.nan,
-    )  # fmt: skip
+        predicted="A",
+        correct=False,
+        too_long=False,
+        prompt="",
+        prompt_tokens=9,
+        shots_used=shots,
+        p_A=math.nan,
+        p_B=math.nan,
+        p_C=math.nan,
+        p_D=math.nan,
+    )
     return task, asked
 
 
@@ -192,7 +248,9 @@ def test_questions_asked_without_some_examples_are_listed_with_what_was_left_out
     asked.loc[3, "too_long"] = True
     found = shortened(asked, task)
     assert found.rows["what"].tolist() == [
-        "too long even alone: wrong", "without 2 of the examples", "without 1 of the examples",
+        "too long even alone: wrong",
+        "without 2 of the examples",
+        "without 1 of the examples",
     ]
     assert found.note == "3 of 5 questions were not asked in full."
     assert "the 2 that lack most are shown" in shortened(asked, task, most=2).note

@@ -16,9 +16,14 @@ from neoxlib.model.group import Group
 from tests.support.oracle_models import TINY, make_oracle, ours
 from tests.support.thread_ranks import on_ranks
 
-VOCAB, WINDOW = TINY["vocab_size"], TINY["max_position_embeddings"]
+VOCAB = TINY["vocab_size"]
+WINDOW = TINY["max_position_embeddings"]
 PROMPTS = [[5, 9, 200], [17], [3, 3, 3, 8, 120, 44, 61], [17, 5]]
-VARIANTS = {"20b-like": {}, "plain-residual": {"use_parallel_residual": False}, "tied": {"tie_word_embeddings": True}}
+VARIANTS = {
+    "20b-like": {},
+    "plain-residual": {"use_parallel_residual": False},
+    "tied": {"tie_word_embeddings": True},
+}
 
 
 @cache
@@ -31,8 +36,17 @@ def model_for(variant: str = "20b-like") -> GPTNeoX:
     return ours(oracle_for(variant))
 
 
-def run(model: GPTNeoX, prompts: list[list[int]], eos: int | None = None, **settings: object) -> list[Step]:
-    return list(decode(model, prompts, Sampling(**settings), Limits(() if eos is None else (eos,), VOCAB, WINDOW)))
+def run(
+    model: GPTNeoX, prompts: list[list[int]], eos: int | None = None, **settings: object
+) -> list[Step]:
+    return list(
+        decode(
+            model,
+            prompts,
+            Sampling(**settings),
+            Limits(() if eos is None else (eos,), VOCAB, WINDOW),
+        )
+    )
 
 
 def answers(steps: list[Step]) -> list[list[int]]:
@@ -40,7 +54,9 @@ def answers(steps: list[Step]) -> list[list[int]]:
     return [[token for token in row if token is not None] for row in rows]
 
 
-def generate(variant: str, prompt: list[int], eos: int | None = None, **settings: object) -> list[int]:
+def generate(
+    variant: str, prompt: list[int], eos: int | None = None, **settings: object
+) -> list[int]:
     """What transformers' generate adds to one prompt: float32, the end-of-text id among it."""
     ids = torch.tensor([prompt])
     settings |= {"attention_mask": torch.ones_like(ids), "eos_token_id": eos, "pad_token_id": 0}
@@ -65,10 +81,14 @@ def test_greedy_equals_transformers_generate_token_for_token(variant: str, penal
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_end_of_text_ends_a_row_and_is_among_its_tokens_as_in_transformers(variant: str):
     eos = likely_end(variant)
-    expected = [generate(variant, prompt, eos, max_new_tokens=24, do_sample=False) for prompt in PROMPTS]
+    expected = [
+        generate(variant, prompt, eos, max_new_tokens=24, do_sample=False) for prompt in PROMPTS
+    ]
     steps = run(model_for(variant), PROMPTS, eos, max_new_tokens=24)
     assert answers(steps) == expected
-    assert steps[-1].choice.reasons == ["stop" if answer[-1] == eos else "length" for answer in expected]
+    assert steps[-1].choice.reasons == [
+        "stop" if answer[-1] == eos else "length" for answer in expected
+    ]
     assert "stop" in steps[-1].choice.reasons
 
 
@@ -81,18 +101,28 @@ def test_the_loop_ends_with_its_last_row():
     assert ended == [[length <= n for length in lengths] for n in range(1, len(steps) + 1)]
 
 
-@pytest.mark.parametrize("settings", [{"temperature": 0.8, "top_p": 0.9}, {"temperature": 1.5, "top_k": 20}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.8, "top_p": 0.9}, {"temperature": 1.5, "top_k": 20}], ids=str
+)
 def test_sampling_with_a_seed_equals_transformers_under_the_same_seed(settings: dict):
     """Both draw by torch.multinomial: same scores and same stream, same tokens."""
     for prompt in PROMPTS:
         torch.manual_seed(21)
         theirs = {"top_k": 0, "do_sample": True, "max_new_tokens": 20} | settings
         expected = generate("20b-like", prompt, **theirs)
-        assert answers(run(model_for(), [prompt], seed=21, max_new_tokens=20, **settings)) == [expected]
+        assert answers(run(model_for(), [prompt], seed=21, max_new_tokens=20, **settings)) == [
+            expected
+        ]
 
 
 def test_a_ragged_batch_samples_as_single_prompts_do():
-    settings = {"temperature": 1.2, "top_p": 0.95, "repetition_penalty": 1.2, "seed": 8, "max_new_tokens": 20}
+    settings = {
+        "temperature": 1.2,
+        "top_p": 0.95,
+        "repetition_penalty": 1.2,
+        "seed": 8,
+        "max_new_tokens": 20,
+    }
     eos = likely_end("20b-like")
     alone = [answers(run(model_for(), [prompt], eos, **settings))[0] for prompt in PROMPTS]
     assert answers(run(model_for(), PROMPTS, eos, **settings)) == alone
@@ -122,7 +152,15 @@ def test_watch_stops_a_row_on_every_rank_without_another_forward_pass():
             seen.append((row, token))
             return row == 1 and sum(r == 1 for r, _ in seen) == 3
 
-        return list(decode(ours(oracle_for(), group), PROMPTS, Sampling(5), Limits((), VOCAB, WINDOW), watch=watch))
+        return list(
+            decode(
+                ours(oracle_for(), group),
+                PROMPTS,
+                Sampling(5),
+                Limits((), VOCAB, WINDOW),
+                watch=watch,
+            )
+        )
 
     for steps in on_ranks(2, work):
         assert [len(answer) for answer in answers(steps)] == [5, 3, 5, 5]
@@ -134,7 +172,15 @@ def test_watch_sees_each_new_token_once_but_not_the_end_of_text(eos: bool):
     end = likely_end("20b-like") if eos else None
     seen: list[list[int]] = [[] for _ in PROMPTS]
     limits = Limits(() if end is None else (end,), VOCAB, WINDOW)
-    steps = list(decode(model_for(), PROMPTS, Sampling(20), limits, watch=lambda row, token: seen[row].append(token)))
+    steps = list(
+        decode(
+            model_for(),
+            PROMPTS,
+            Sampling(20),
+            limits,
+            watch=lambda row, token: seen[row].append(token),
+        )
+    )
     assert seen == [[token for token in answer if token != end] for answer in answers(steps)]
 
 
@@ -153,7 +199,10 @@ def test_a_failure_on_rank_0_is_told_to_all_ranks():
 
     first, *others = on_ranks(4, work)
     assert first == "ValueError('no such row')"
-    assert others == ["RankError('rank 0 could not choose the next token: ValueError: no such row')"] * 3
+    assert (
+        others
+        == ["RankError('rank 0 could not choose the next token: ValueError: no such row')"] * 3
+    )
 
 
 def test_logits_of_nan_are_an_error_not_a_token():
@@ -166,11 +215,17 @@ def test_logits_of_nan_are_an_error_not_a_token():
 def test_log_probabilities_and_alternatives_are_those_of_the_whole_sequence():
     steps = list(decode(model_for(), PROMPTS, Sampling(6), Limits((), VOCAB, WINDOW), top=3))
     for row, (prompt, answer) in enumerate(zip(PROMPTS, answers(steps), strict=True)):
-        truth = oracle_for()(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+        truth = (
+            oracle_for()(torch.tensor([prompt + answer]))
+            .logits[0]
+            .log_softmax(-1)[len(prompt) - 1 : -1]
+        )
         chosen = torch.tensor([step.choice.logprobs[row] for step in steps])
         torch.testing.assert_close(chosen, truth[range(6), answer], atol=1e-4, rtol=0)
         expected = truth.topk(3)
-        assert [[token for token, _ in step.choice.top[row]] for step in steps] == expected.indices.tolist()
+        assert [
+            [token for token, _ in step.choice.top[row]] for step in steps
+        ] == expected.indices.tolist()
         values = torch.tensor([[value for _, value in step.choice.top[row]] for step in steps])
         torch.testing.assert_close(values, expected.values, atol=1e-4, rtol=0)
 
@@ -191,7 +246,9 @@ def test_no_prompts_give_no_steps():
 def test_an_answer_may_fill_the_window_and_no_more():
     full = [[1] * (WINDOW - 4)]
     assert len(run(model_for(), full, max_new_tokens=4)) == 4
-    found = r"prompts\[0\] has 92 tokens and max_new_tokens is 5: 97 together, but max_seq_len is 96"
+    found = (
+        r"prompts\[0\] has 92 tokens and max_new_tokens is 5: 97 together, but max_seq_len is 96"
+    )
     with pytest.raises(SettingsError, match=found):
         decode(model_for(), full, Sampling(5), Limits((), VOCAB, WINDOW))
 
@@ -202,7 +259,13 @@ def test_every_prompt_that_cannot_be_served_is_listed_before_any_work():
     with pytest.raises(SettingsError) as error:
         decode(None, prompts, Sampling(2), Limits((0,), VOCAB, WINDOW))
     lines = str(error.value).split("\n  ")[1:]
-    assert [line.split()[0] for line in lines] == ["prompts[1]", "prompts[2]", "prompts[3]", "prompts[4]", "prompts[4]"]
+    assert [line.split()[0] for line in lines] == [
+        "prompts[1]",
+        "prompts[2]",
+        "prompts[3]",
+        "prompts[4]",
+        "prompts[4]",
+    ]
     assert "the end-of-text id, [0]" in lines[0]
     assert "[-1, 999]" in lines[1] and "0..210" in lines[1]
 
@@ -228,7 +291,9 @@ def test_the_four_clocks_cover_the_step_and_do_not_overlap(monkeypatch: pytest.M
 
     steps = run(ours(oracle_for(), Slow()), PROMPTS, max_new_tokens=3)
     for step in steps:
-        assert step.clock.communication == pytest.approx(3 * 50)  # one all-reduce in each of three layers
+        assert step.clock.communication == pytest.approx(
+            3 * 50
+        )  # one all-reduce in each of three layers
         assert step.clock.forward == pytest.approx(1000 - 150)
         assert step.clock.pre == step.clock.post == 1000
 
@@ -253,6 +318,10 @@ def test_the_stopwatch_waits_for_the_device(monkeypatch: pytest.MonkeyPatch):
 def test_half_precision_logits_are_weighed_in_float32():
     model = ours(oracle_for(), dtype=torch.bfloat16)
     ids, mask = left_pad(PROMPTS)
-    logits = model(ids, KVCache(model.config, 4, WINDOW, dtype=torch.bfloat16), mask, last_only=True)[:, -1]
+    logits = model(
+        ids, KVCache(model.config, 4, WINDOW, dtype=torch.bfloat16), mask, last_only=True
+    )[:, -1]
     expected = logits.double().log_softmax(-1).amax(-1).tolist()
-    assert run(model, PROMPTS, max_new_tokens=1)[0].choice.logprobs == pytest.approx(expected, abs=1e-5)
+    assert run(model, PROMPTS, max_new_tokens=1)[0].choice.logprobs == pytest.approx(
+        expected, abs=1e-5
+    )

@@ -26,7 +26,8 @@ def oracle(checkpoint) -> GPTNeoXForCausalLM:
 
 def log_probability(oracle, tokenizer, prompt: str, choice: str) -> float:
     """One prompt, one choice, one forward pass of transformers; the tokenizer's 257 ids only."""
-    context, whole = tokenizer(prompt)["input_ids"], tokenizer(prompt + choice)["input_ids"]
+    context = tokenizer(prompt)["input_ids"]
+    whole = tokenizer(prompt + choice)["input_ids"]
     with torch.no_grad():
         logp = oracle(torch.tensor([whole])).logits[0, :, :257].log_softmax(-1)
     return sum(logp[i - 1, whole[i]].item() for i in range(len(context), len(whole)))
@@ -35,24 +36,33 @@ def log_probability(oracle, tokenizer, prompt: str, choice: str) -> float:
 def test_logits_equal_transformers_with_padding_on_either_side(engine: Engine, oracle):
     ids = torch.randint(1, 300, (2, 9), generator=torch.Generator().manual_seed(1))
     mask = torch.tensor([[1] * 6 + [0] * 3, [0] * 4 + [1] * 5])
-    found, kept = engine.logits(ids, mask), mask.bool()
+    found = engine.logits(ids, mask)
+    kept = mask.bool()
     assert found.shape == (2, 9, 300) and found.dtype == torch.float32
-    torch.testing.assert_close(found[kept], oracle(ids, attention_mask=mask).logits[kept], rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        found[kept], oracle(ids, attention_mask=mask).logits[kept], rtol=0, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_scores_equal_those_of_each_choice_alone(checkpoint, oracle, size: int):
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     choices = [["A", "B"], ["一个星期", " x"], ["=2", "?"]]
-    found = on_ranks(size, lambda group: neoxlib.load(checkpoint, group=group).score(PROMPTS, choices))[0]
+    found = on_ranks(
+        size, lambda group: neoxlib.load(checkpoint, group=group).score(PROMPTS, choices)
+    )[0]
     for prompt, several, values in zip(PROMPTS, choices, found, strict=True):
-        assert values == pytest.approx([log_probability(oracle, tokenizer, prompt, c) for c in several], abs=1e-3)
+        assert values == pytest.approx(
+            [log_probability(oracle, tokenizer, prompt, c) for c in several], abs=1e-3
+        )
 
 
 def test_choices_of_one_token_share_one_row(engine: Engine, monkeypatch):
     rows_seen = []
     batches = score.batches
-    monkeypatch.setattr(score, "batches", lambda rows, *at: rows_seen.extend(rows) or batches(rows, *at))
+    monkeypatch.setattr(
+        score, "batches", lambda rows, *at: rows_seen.extend(rows) or batches(rows, *at)
+    )
     engine.score(PROMPTS, ["A", "B", "C", "D"])
     assert len(rows_seen) == len(PROMPTS)
 
@@ -67,10 +77,14 @@ def test_a_batch_scores_as_its_rows_alone(engine: Engine, monkeypatch):
 def test_greedy_text_is_that_of_transformers_at_any_world_size(checkpoint, oracle):
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     for size in (1, 2, 8):
-        found = on_ranks(size, lambda group: neoxlib.load(checkpoint, group=group).generate(PROMPTS, 12))[0]
+        found = on_ranks(
+            size, lambda group: neoxlib.load(checkpoint, group=group).generate(PROMPTS, 12)
+        )[0]
         for prompt, completion in zip(PROMPTS, found, strict=True):
             ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-            expected = oracle.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+            expected = oracle.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[
+                0, ids.shape[1] :
+            ]
             assert completion.token_ids == expected.tolist()
 
 
@@ -102,7 +116,9 @@ def test_a_case_is_timed_step_by_step_by_the_slowest_rank(checkpoint):
         ([[2**70]], None, "input_ids cannot be read"),
     ],
 )
-def test_ids_the_model_cannot_take_are_refused(engine: Engine, ids: list, mask: list | None, message: str):
+def test_ids_the_model_cannot_take_are_refused(
+    engine: Engine, ids: list, mask: list | None, message: str
+):
     with pytest.raises(SettingsError, match=message):
         engine.logits(ids, mask)
 
@@ -122,7 +138,9 @@ def test_ids_the_model_cannot_take_are_refused(engine: Engine, ids: list, mask: 
         (["a"], [[b"A"]], "the choice must be valid text"),
     ],
 )
-def test_what_cannot_be_scored_is_refused_before_any_work(engine: Engine, prompts: list, choices: list, message: str):
+def test_what_cannot_be_scored_is_refused_before_any_work(
+    engine: Engine, prompts: list, choices: list, message: str
+):
     with pytest.raises(SettingsError, match=message):
         engine.score(prompts, choices)
 
@@ -136,13 +154,21 @@ def test_blanks_at_a_prompts_end_are_scored_with_the_choice(engine: Engine):
 @pytest.mark.parametrize(
     "request_",
     [
-        (b"ab", [1]), ([1], b"b"), ("ab", [1]), ([1], {1: 2}), ([1.5], [2]), ([True], [1]), ([1], 5),
+        (b"ab", [1]),
+        ([1], b"b"),
+        ("ab", [1]),
+        ([1], {1: 2}),
+        ([1.5], [2]),
+        ([True], [1]),
+        ([1], 5),
         ([1], torch.ones(1)),
     ],
     ids=repr,
 )
 def test_what_only_looks_like_a_list_of_ids_is_not_scored(engine: Engine, request_: tuple):
-    with pytest.raises(SettingsError, match=r"request\(s\) \[1\] hold what is no list of token ids"):
+    with pytest.raises(
+        SettingsError, match=r"request\(s\) \[1\] hold what is no list of token ids"
+    ):
         engine.score_ids([([1], [2]), request_])
 
 

@@ -31,8 +31,6 @@ ASK: dict[str, Callable[[Engine], object]] = {
 }
 
 
-
-
 def complaints(folder: Path, ask: str, size: int, **settings: object) -> list[str]:
     """What each rank raises."""
 
@@ -61,16 +59,25 @@ def test_the_first_layer_that_is_not_finite_is_named_alike_on_all_ranks(
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf])
-@pytest.mark.parametrize("config", [{"use_parallel_residual": False}, {"tie_word_embeddings": True}], ids=str)
-def test_infinity_is_refused_as_nan_is_whatever_the_architecture(value: float, config: dict, tmp_path: Path):
+@pytest.mark.parametrize(
+    "config", [{"use_parallel_residual": False}, {"tie_word_embeddings": True}], ids=str
+)
+def test_infinity_is_refused_as_nan_is_whatever_the_architecture(
+    value: float, config: dict, tmp_path: Path
+):
     folder = damaged(tmp_path, "gpt_neox.layers.1.mlp.dense_4h_to_h.bias", value, **config)
     for ask in ASK:
-        assert "that of layer 1: such numbers are in gpt_neox.layers.1.mlp" in complaints(folder, ask, 1)[0]
+        assert (
+            "that of layer 1: such numbers are in gpt_neox.layers.1.mlp"
+            in complaints(folder, ask, 1)[0]
+        )
 
 
 @pytest.mark.parametrize("ask", ASK)
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
-def test_numbers_that_outgrow_their_dtype_are_told_from_damage(ask: str, compiled: bool, tmp_path: Path):
+def test_numbers_that_outgrow_their_dtype_are_told_from_damage(
+    ask: str, compiled: bool, tmp_path: Path
+):
     """In float16 65504 is the largest; the weights themselves are fine."""
     folder = damaged(tmp_path, "gpt_neox.layers.1.mlp.dense_4h_to_h.bias", 6e4)
     tensors = load_file(folder / "model.safetensors")
@@ -90,7 +97,9 @@ def test_a_single_choice_that_is_impossible_is_refused_and_its_request_named(tmp
 
 def test_packed_weights_are_looked_through_by_their_scales(tmp_path: Path):
     folder = damaged(tmp_path, "gpt_neox.layers.1.mlp.dense_4h_to_h.bias")
-    assert "that of layer 1: such numbers are in" in complaints(folder, "generate", 2, quant="int8")[1]
+    assert (
+        "that of layer 1: such numbers are in" in complaints(folder, "generate", 2, quant="int8")[1]
+    )
 
 
 def test_padding_may_hold_what_it_likes(tmp_path: Path):

@@ -23,13 +23,19 @@ def test_both_references_equal_transformers(variant: str, tmp_path):
     oracle = make_oracle(**VARIANTS[variant])
     oracle.save_pretrained(tmp_path)
     rows = [[i % oracle.config.vocab_size for i in row] for row in ROWS]
-    for logits in (parity.reference_logits(tmp_path, rows), parity.solo_logits(tmp_path, rows, torch.float32)):
+    for logits in (
+        parity.reference_logits(tmp_path, rows),
+        parity.solo_logits(tmp_path, rows, torch.float32),
+    ):
         for row, found in zip(rows, logits, strict=True):
-            torch.testing.assert_close(found, oracle(torch.tensor([row])).logits[0], rtol=0, atol=1e-4)
+            torch.testing.assert_close(
+                found, oracle(torch.tensor([row])).logits[0], rtol=0, atol=1e-4
+            )
 
 
 def verdicts(folder, size: int = 2, compile: bool = False) -> list[parity.Verdict]:
     """World size `size` compared by rank 0, the others answering the same one call. Faults go into the plain path."""
+
     def work(group):
         engine = neoxlib.load(folder, group=group, compile=compile)
         if group.rank:
@@ -56,7 +62,9 @@ def test_packed_weights_of_the_shipped_model_pass(quant):
 
 def test_row_bias_on_every_rank_fails(checkpoint, monkeypatch):
     plain = layers.RowParallel.forward
-    monkeypatch.setattr(layers.RowParallel, "forward", lambda self, x: plain(self, x) + getattr(self, "bias", 0))
+    monkeypatch.setattr(
+        layers.RowParallel, "forward", lambda self, x: plain(self, x) + getattr(self, "bias", 0)
+    )
     truth = parity.reference_logits(checkpoint, ROWS)
     monkeypatch.setattr(parity, "reference_logits", lambda *_: truth)
     assert not any(v.passed for v in verdicts(checkpoint))
@@ -77,7 +85,8 @@ def test_not_a_number_is_refused_by_the_model_and_fails_in_a_comparison(checkpoi
     oracle.save_pretrained(tmp_path)
     with pytest.raises(NotFiniteError, match="that of the head: such numbers"):
         verdicts(tmp_path)
-    here, nowhere = torch.randn(2, 5), torch.full((2, 5), torch.nan)
+    here = torch.randn(2, 5)
+    nowhere = torch.full((2, 5), torch.nan)
     assert not parity._judge("", "", [nowhere], [here], tolerance=1.0, least=0.0).passed
 
 
@@ -122,6 +131,7 @@ def test_the_first_answers_are_kept_short_ones_only_and_no_more_than_a_few(check
 
 
 def test_too_long_an_answer_is_not_computed_once_more():
-    kept, limits = [], Limits((), 300, 4096)
+    kept = []
+    limits = Limits((), 300, 4096)
     keep_first(kept, limits, [([1] * 600, [2], -1.0), ([1, 2], [3], -2.0)])
     assert [each.logprob for each in kept] == [-2.0]

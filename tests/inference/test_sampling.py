@@ -25,7 +25,13 @@ def logits_for(rows: int = 3, vocab: int = VOCAB, seed: int = 0) -> Tensor:
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * 4
 
 
-def choose(logits: Tensor, prompts: list[list[int]], top: int = 0, real_ids: int = VOCAB, **settings: object) -> Pick:
+def choose(
+    logits: Tensor,
+    prompts: list[list[int]],
+    top: int = 0,
+    real_ids: int = VOCAB,
+    **settings: object,
+) -> Pick:
     sampling = Sampling(**settings)
     return pick(logits, prompts, sampling, sampling.generators(prompts), real_ids, top)
 
@@ -44,8 +50,12 @@ SETTINGS = [
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_probabilities_equal_those_of_transformers_processors(settings: dict):
-    sampling, logits, history = Sampling(**settings), logits_for(), [[1, 2, 2, 9], [4, 4, 4, 4], [310, 0, 5, 6]]
-    theirs = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))])
+    sampling = Sampling(**settings)
+    logits = logits_for()
+    history = [[1, 2, 2, 9], [4, 4, 4, 4], [310, 0, 5, 6]]
+    theirs = LogitsProcessorList(
+        [RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty))]
+    )
     theirs.append(TemperatureLogitsWarper(sampling.temperature))
     if sampling.top_k:
         theirs.append(TopKLogitsWarper(sampling.top_k))
@@ -81,15 +91,25 @@ def test_temperature_zero_is_argmax_whatever_the_other_settings():
 def test_repetition_penalty_also_holds_at_temperature_zero():
     logits = torch.tensor([[-1.0, -3.0, -1.2], [4.0, 1.0, 3.0]])
     picked = choose(logits, [[0, 0], [0]], real_ids=3, repetition_penalty=2.0)
-    assert picked.tokens.tolist() == [2, 2]  # -1 * 2 < -1.2; 4 / 2 < 3; counted once however often it occurs
+    assert picked.tokens.tolist() == [
+        2,
+        2,
+    ]  # -1 * 2 < -1.2; 4 / 2 < 3; counted once however often it occurs
 
 
 def test_extreme_settings_still_give_a_token():
     logits = logits_for()
-    assert torch.equal(choose(logits, PROMPTS, temperature=1e-300, seed=1).tokens, logits.argmax(-1))
+    assert torch.equal(
+        choose(logits, PROMPTS, temperature=1e-300, seed=1).tokens, logits.argmax(-1)
+    )
     assert choose(logits, PROMPTS, temperature=1e300, seed=1).tokens.max() < VOCAB
     for penalty in (1e-300, 1e300):
-        assert choose(logits, PROMPTS, temperature=0.5, repetition_penalty=penalty, seed=1).tokens.max() < VOCAB
+        assert (
+            choose(
+                logits, PROMPTS, temperature=0.5, repetition_penalty=penalty, seed=1
+            ).tokens.max()
+            < VOCAB
+        )
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 50.0, "seed": 2}])
@@ -104,7 +124,9 @@ def test_rows_that_pad_the_vocabulary_are_never_chosen(settings: dict):
 
 def test_log_probabilities_are_the_models_own_before_any_setting():
     logits = logits_for()
-    picked = choose(logits, PROMPTS, top=4, temperature=0.3, top_k=2, repetition_penalty=9.0, seed=0)
+    picked = choose(
+        logits, PROMPTS, top=4, temperature=0.3, top_k=2, repetition_penalty=9.0, seed=0
+    )
     truth = logits.double().log_softmax(-1)
     torch.testing.assert_close(picked.logprobs, truth[range(3), picked.tokens].float())
     torch.testing.assert_close(picked.top_logprobs, truth.topk(4).values.float())
@@ -114,7 +136,10 @@ def test_log_probabilities_are_the_models_own_before_any_setting():
 def test_a_rows_draws_do_not_depend_on_its_neighbours():
     logits = logits_for()
     together = choose(logits, PROMPTS, temperature=5.0, seed=11).tokens
-    alone = [choose(logits[n : n + 1], [p], temperature=5.0, seed=11).tokens.item() for n, p in enumerate(PROMPTS)]
+    alone = [
+        choose(logits[n : n + 1], [p], temperature=5.0, seed=11).tokens.item()
+        for n, p in enumerate(PROMPTS)
+    ]
     assert together.tolist() == alone
 
 
@@ -127,8 +152,12 @@ def test_copies_of_a_prompt_draw_differently_and_the_first_as_if_alone():
 
 
 def test_a_seed_repeats_and_no_seed_does_not():
-    logits, prompts = logits_for(20), [[n] for n in range(20)]
-    draws = [choose(logits, prompts, temperature=5.0, seed=seed).tokens.tolist() for seed in (3, 3, 4, None, None)]
+    logits = logits_for(20)
+    prompts = [[n] for n in range(20)]
+    draws = [
+        choose(logits, prompts, temperature=5.0, seed=seed).tokens.tolist()
+        for seed in (3, 3, 4, None, None)
+    ]
     assert draws[0] == draws[1]
     assert len(set(map(tuple, draws))) == 4
 
@@ -173,25 +202,41 @@ def test_every_setting_has_a_rule():
 
 def test_stop_may_be_nothing_one_string_or_many():
     assert [Sampling(stop=stop).stop for stop in (None, "a", ["a", "b"], ("c",), [])] == [
-        (), ("a",), ("a", "b"), ("c",), ()
-    ]  # fmt: skip
+        (),
+        ("a",),
+        ("a", "b"),
+        ("c",),
+        (),
+    ]
 
 
 def test_stop_token_ids_may_be_nothing_one_id_or_many():
     given = (None, 3, 0, [3, 4], (5,), [])
-    assert [Sampling(stop_token_ids=ids).stop_token_ids for ids in given] == [(), (3,), (0,), (3, 4), (5,), ()]
+    assert [Sampling(stop_token_ids=ids).stop_token_ids for ids in given] == [
+        (),
+        (3,),
+        (0,),
+        (3, 4),
+        (5,),
+        (),
+    ]
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"temperature": 1e300, "seed": 2}, {"temperature": 9.0, "top_p": 0.99}], ids=str
+    "settings",
+    [{}, {"temperature": 1e300, "seed": 2}, {"temperature": 9.0, "top_p": 0.99}],
+    ids=str,
 )
 def test_ids_that_have_no_token_are_never_chosen_and_count_for_nothing(settings: dict):
-    logits, holes = logits_for(), [5, 17, 200]
+    logits = logits_for()
+    holes = [5, 17, 200]
     logits[:, holes] = 99.0
     sampling = Sampling(**settings)
     picked = pick(logits, PROMPTS, sampling, sampling.generators(PROMPTS), VOCAB, 5, holes)
     kept = [n for n in range(VOCAB) if n not in holes]
     truth = logits[:, kept].double().log_softmax(-1)
     assert set(picked.tokens.tolist()) | set(picked.top_tokens.flatten().tolist()) <= set(kept)
-    expected = [truth[row, kept.index(token)].item() for row, token in enumerate(picked.tokens.tolist())]
+    expected = [
+        truth[row, kept.index(token)].item() for row, token in enumerate(picked.tokens.tolist())
+    ]
     assert picked.logprobs.tolist() == pytest.approx(expected, abs=1e-5)

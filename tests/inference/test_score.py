@@ -36,12 +36,15 @@ def some(chance: random.Random, count: int) -> list[int]:
 
 def exam() -> list[Request]:
     """Two subjects of five examples each; long questions after fewer of them; answers of one token and of three."""
-    chance, requests = random.Random(3), []
+    chance = random.Random(3)
+    requests = []
     for _ in range(2):
         examples = [some(chance, 9) for _ in range(5)]
         for number in range(9):
             length, shots = (6 + number, 5) if number < 6 else (30, 3)
-            context = [7, 8] + [i for example in examples[:shots] for i in example] + some(chance, length)
+            context = (
+                [7, 8] + [i for example in examples[:shots] for i in example] + some(chance, length)
+            )
             requests += [Request(context, [letter]) for letter in (11, 12, 13, 14)]
             requests += [Request(context, some(chance, 3))] * (number % 2)
     requests += [Request(requests[0].context[:20], some(chance, 2)), Request([5], some(chance, 90))]
@@ -54,7 +57,9 @@ def expected(oracle) -> list[tuple[float, bool]]:
     found = []
     for context, continuation in exam():
         with torch.no_grad():
-            logits = oracle(torch.tensor([[*context, *continuation]])).logits[0, len(context) - 1 : -1, :IDS]
+            logits = oracle(torch.tensor([[*context, *continuation]])).logits[
+                0, len(context) - 1 : -1, :IDS
+            ]
         target = torch.tensor(continuation)
         logprobs = logits.log_softmax(-1).gather(1, target[:, None])
         found.append((logprobs.sum().item(), bool((logits.argmax(-1) == target).all())))
@@ -63,23 +68,32 @@ def expected(oracle) -> list[tuple[float, bool]]:
 
 def lower_limits(patch: pytest.MonkeyPatch, **changes: int) -> None:
     """Small enough that a small exam meets them."""
-    for name, value in ({"PAYS": 40, "BATCH_TOKENS": 70, "CACHE_TOKENS": 200, "HEAD_ROWS": 7} | changes).items():
+    for name, value in (
+        {"PAYS": 40, "BATCH_TOKENS": 70, "CACHE_TOKENS": 200, "HEAD_ROWS": 7} | changes
+    ).items():
         patch.setattr(score, name, value)
 
 
 def assert_same(found: list, expected: list) -> None:
-    assert [s.logprob for s in found] == pytest.approx([logprob for logprob, _ in expected], abs=1e-3)
+    assert [s.logprob for s in found] == pytest.approx(
+        [logprob for logprob, _ in expected], abs=1e-3
+    )
     assert [s.greedy for s in found] == [greedy for _, greedy in expected]
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_scores_are_those_of_transformers_at_any_world_size(folder, expected, monkeypatch, size: int, compiled: bool):
+def test_scores_are_those_of_transformers_at_any_world_size(
+    folder, expected, monkeypatch, size: int, compiled: bool
+):
     if compiled and build.library("forward") is None:
         pytest.skip(build.why_not("forward"))
     lower_limits(monkeypatch)
+
     def work(group):
-        return log_probabilities(neoxlib.load(folder, compile=compiled, group=group).model, exam(), IDS, WINDOW)
+        return log_probabilities(
+            neoxlib.load(folder, compile=compiled, group=group).model, exam(), IDS, WINDOW
+        )
 
     found, *others = on_ranks(size, work)
     assert_same(found, expected)
@@ -87,9 +101,12 @@ def test_scores_are_those_of_transformers_at_any_world_size(folder, expected, mo
 
 
 def test_sharing_changes_no_score_and_computes_far_fewer_tokens(folder, expected, monkeypatch):
-    model, computed = neoxlib.load(folder).model, []
+    model = neoxlib.load(folder).model
+    computed = []
     states = model.states
-    monkeypatch.setattr(model, "states", lambda ids, cache, mask: computed.append(ids) or states(ids, cache, mask))
+    monkeypatch.setattr(
+        model, "states", lambda ids, cache, mask: computed.append(ids) or states(ids, cache, mask)
+    )
     lower_limits(monkeypatch)
     assert_same(log_probabilities(model, exam(), IDS, WINDOW), expected)
     shared = sum(ids.numel() for ids in computed)
@@ -102,7 +119,9 @@ def test_sharing_changes_no_score_and_computes_far_fewer_tokens(folder, expected
 
 def plan(requests: list[Request]) -> list[tuple[int, int]]:
     served = readers(requests)
-    needed = {row: min(len(requests[n].context) for n in numbers) - 1 for row, numbers in served.items()}
+    needed = {
+        row: min(len(requests[n].context) for n in numbers) - 1 for row, numbers in served.items()
+    }
     return [(shared, len(rows)) for shared, rows in groups(sorted(served), needed)]
 
 
@@ -125,7 +144,9 @@ def test_nothing_is_shared_where_it_does_not_pay():
 
 def test_a_beginning_that_few_tokens_interrupt_is_found_below():
     """Two subjects have three tokens in common: too few to share, and no reason to miss what each has."""
-    requests = [Request([1, 2, 3] + [subject] * 200 + [20 + n], [9]) for subject in (4, 5) for n in range(3)]
+    requests = [
+        Request([1, 2, 3] + [subject] * 200 + [20 + n], [9]) for subject in (4, 5) for n in range(3)
+    ]
     assert plan(requests) == [(203, 3), (203, 3)]
 
 
@@ -137,10 +158,18 @@ def test_the_state_that_predicts_the_first_token_is_not_in_the_shared_part():
 
 def test_an_input_that_begins_another_needs_no_row():
     context = list(range(40))
-    served = readers([Request(context, [1]), Request(context, [2]), Request(context, [3, 4]), Request([0, 1], [9]),
-                      Request([8], [9, 1])])  # fmt: skip
+    served = readers(
+        [
+            Request(context, [1]),
+            Request(context, [2]),
+            Request(context, [3, 4]),
+            Request([0, 1], [9]),
+            Request([8], [9, 1]),
+        ]
+    )
     assert {row: sorted(numbers) for row, numbers in served.items()} == {
-        (*context, 3): [0, 1, 2, 3], (8, 9): [4]
+        (*context, 3): [0, 1, 2, 3],
+        (8, 9): [4],
     }
 
 
@@ -151,7 +180,9 @@ def test_batches_hold_as_many_tokens_as_fit_with_the_copies_counted():
         assert sorted(row for batch in found for row in batch) == sorted(rows)
         assert all(len(batch) * (len(batch[0]) - 1000) <= most for batch in found)
         assert all(len(batch) * len(batch[0]) <= score.CACHE_TOKENS for batch in found)
-        assert [len(batch[0]) for batch in found] == sorted((len(batch[0]) for batch in found), reverse=True)
+        assert [len(batch[0]) for batch in found] == sorted(
+            (len(batch[0]) for batch in found), reverse=True
+        )
     assert [len(batch) for batch in score.batches([(1,) * 5000] * 3, 0)] == [1, 1, 1]
 
 
@@ -160,7 +191,13 @@ def test_a_batch_is_as_large_as_the_last_so_that_its_copies_are_used_again(monke
     rows = [(1,) * (300 + n) for n in range(64, 4, -1)]
     sizes = [len(batch) for batch in score.batches(rows, 300)]
     assert sizes == [8, 8, 8, 8, 16, 12]
-    assert [len(batch) for batch in score.batches([row[300:] for row in rows], 0)] == [8, 9, 10, 13, 20]
+    assert [len(batch) for batch in score.batches([row[300:] for row in rows], 0)] == [
+        8,
+        9,
+        10,
+        13,
+        20,
+    ]
 
 
 def test_progress_ends_with_all_requests_on_rank_0_alone(folder, monkeypatch):
@@ -169,7 +206,9 @@ def test_progress_ends_with_all_requests_on_rank_0_alone(folder, monkeypatch):
 
     def work(group):
         model = neoxlib.load(folder, group=group).model
-        log_probabilities(model, exam(), IDS, WINDOW, lambda *counts: seen[group.rank].append(counts))
+        log_probabilities(
+            model, exam(), IDS, WINDOW, lambda *counts: seen[group.rank].append(counts)
+        )
 
     on_ranks(2, work)
     counts = [done for done, _ in seen[0]]
@@ -178,7 +217,13 @@ def test_progress_ends_with_all_requests_on_rank_0_alone(folder, monkeypatch):
 
 
 def test_what_cannot_be_scored_is_listed_before_any_work():
-    bad = [Request([], [1]), Request([1], []), Request([1] * 90, [1] * 8), Request([1], [IDS]), Request([-1], [1])]
+    bad = [
+        Request([], [1]),
+        Request([1], []),
+        Request([1] * 90, [1] * 8),
+        Request([1], [IDS]),
+        Request([-1], [1]),
+    ]
     with pytest.raises(SettingsError) as error:
         log_probabilities(None, [*bad, Request([1], [2])], IDS, WINDOW)
     lines = str(error.value).splitlines()

@@ -17,7 +17,9 @@ def test_a_token_table_has_a_row_per_token_with_its_probability(engine):
     table = tables.tokens(answer, engine.tokenizer)
     assert table["id"].tolist() == answer.token_ids
     assert ((table["probability"] > 0) & (table["probability"] <= 1)).all()
-    assert all(len(alternatives.split(" · ")) == 4 for alternatives in table["alternatives"])  # 5 less itself
+    assert all(
+        len(alternatives.split(" · ")) == 4 for alternatives in table["alternatives"]
+    )  # 5 less itself
 
 
 def test_part_of_a_character_shows_its_bytes(checkpoint):
@@ -29,8 +31,13 @@ def test_part_of_a_character_shows_its_bytes(checkpoint):
 def test_model_text_cannot_become_markup(checkpoint, engine):
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     answer = engine.generate(["x"], max_new_tokens=1)[0]
-    forged = type(answer)("<", tokenizer("<")["input_ids"], "length", answer.timings, answer.logprobs, answer.top)
-    assert "&lt;" in tables.strip(forged, tokenizer).data and "><<" not in tables.strip(forged, tokenizer).data
+    forged = type(answer)(
+        "<", tokenizer("<")["input_ids"], "length", answer.timings, answer.logprobs, answer.top
+    )
+    assert (
+        "&lt;" in tables.strip(forged, tokenizer).data
+        and "><<" not in tables.strip(forged, tokenizer).data
+    )
 
 
 def test_steps_and_answers_agree_with_the_completions(engine):

@@ -46,10 +46,15 @@ def tokenizer_for() -> PreTrainedTokenizerFast:
     raw.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<|endoftext|>", "<|padding|>"], initial_alphabet=alphabet, show_progress=False
+        vocab_size=300,
+        special_tokens=["<|endoftext|>", "<|padding|>"],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     raw.train_from_iterator(TEXTS * 3, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>", pad_token="<|padding|>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|endoftext|>", pad_token="<|padding|>"
+    )
 
 
 @cache
@@ -71,7 +76,8 @@ def stream_of(
     tokens: list[int], stop: tuple[str, ...] = (), tokenizer: object = None, skip: bool = True
 ) -> list[str]:
     """The pieces shown after each token, and what is left at the end."""
-    text, pieces = TextStream(tokenizer or tokenizer_for(), stop, skip), []
+    text = TextStream(tokenizer or tokenizer_for(), stop, skip)
+    pieces = []
     for token in tokens:
         stopped = text.push(token)
         pieces.append(text.take())
@@ -83,9 +89,17 @@ def stream_of(
 
 
 @steady
-@given(st.text("ab<|>。", max_size=30), st.lists(st.text("ab<|>。", min_size=1, max_size=5), max_size=4), st.randoms())
-def test_held_back_text_ends_before_the_first_stop_however_it_is_cut(text: str, stop: list[str], rng: random.Random):
-    gate, out, at = HoldBack(stop), "", 0
+@given(
+    st.text("ab<|>。", max_size=30),
+    st.lists(st.text("ab<|>。", min_size=1, max_size=5), max_size=4),
+    st.randoms(),
+)
+def test_held_back_text_ends_before_the_first_stop_however_it_is_cut(
+    text: str, stop: list[str], rng: random.Random
+):
+    gate = HoldBack(stop)
+    out = ""
+    at = 0
     while at < len(text):
         size = rng.randint(0, 4)
         out += gate.push(text[at : at + size])
@@ -95,17 +109,25 @@ def test_held_back_text_ends_before_the_first_stop_however_it_is_cut(text: str, 
     assert gate.stopped == any(s in text for s in stop)
 
 
-@pytest.mark.parametrize("stop", [["abcd", "c"], ["d", "bcd"], ["cd", "bc", "abc"], ["dx", "ab", "b"]], ids=str)
-def test_of_overlapping_stops_the_first_to_be_complete_wins_and_the_longer_of_two_that_end_together(stop: list[str]):
+@pytest.mark.parametrize(
+    "stop", [["abcd", "c"], ["d", "bcd"], ["cd", "bc", "abc"], ["dx", "ab", "b"]], ids=str
+)
+def test_of_overlapping_stops_the_first_to_be_complete_wins_and_the_longer_of_two_that_end_together(
+    stop: list[str],
+):
     for pieces in (["xabcdx"], list("xabcdx"), ["xab", "cdx"]):
         gate = HoldBack(stop)
         assert "".join(map(gate.push, pieces)) + gate.flush() == cut("xabcdx", stop)
 
 
 @steady
-@given(st.text("ab。", max_size=12), st.lists(st.text("ab。", min_size=1, max_size=4), min_size=1, max_size=3))
+@given(
+    st.text("ab。", max_size=12),
+    st.lists(st.text("ab。", min_size=1, max_size=4), min_size=1, max_size=3),
+)
 def test_nothing_is_held_back_that_can_no_longer_be_a_stop(text: str, stop: list[str]):
-    gate, out = HoldBack(stop), ""
+    gate = HoldBack(stop)
+    out = ""
     for character in text:
         out += gate.push(character)
     if not gate.stopped:
@@ -135,26 +157,45 @@ def test_tokens_that_are_no_text_stream_to_what_the_tokenizer_decodes(tokens: li
 
 @steady
 @given(
-    st.lists(st.integers(0, 299), max_size=40), st.lists(st.text("ab <|>\ufffdé", min_size=1, max_size=2), max_size=3)
+    st.lists(st.integers(0, 299), max_size=40),
+    st.lists(st.text("ab <|>\ufffdé", min_size=1, max_size=2), max_size=3),
 )
 def test_stop_strings_are_found_in_the_text_of_any_tokens(tokens: list[int], stop: list[str]):
     whole = tokenizer_for().decode(tokens, skip_special_tokens=False)
     assert "".join(stream_of(tokens, tuple(stop), skip=False)) == cut(whole, stop)
 
 
-END, PAD = "<|endoftext|>", "<|padding|>"
+END = "<|endoftext|>"
+PAD = "<|padding|>"
 PARTS = st.one_of(st.text("ab。😀 \n", min_size=1, max_size=4), st.sampled_from([END, PAD]))
 STOPS = st.sampled_from(
-    ["a", "b。", END, PAD, "b" + END, "|>a", ">。", "x|", "<|p", "g|><|", END + PAD, "a" + PAD + "b", "\n"]
+    [
+        "a",
+        "b。",
+        END,
+        PAD,
+        "b" + END,
+        "|>a",
+        ">。",
+        "x|",
+        "<|p",
+        "g|><|",
+        END + PAD,
+        "a" + PAD + "b",
+        "\n",
+    ]
 )
 
 
 @steady
 @given(st.lists(PARTS, max_size=12), st.lists(STOPS, max_size=3))
-def test_text_is_cut_before_a_stop_string_that_crosses_special_tokens(parts: list[str], stop: list[str]):
+def test_text_is_cut_before_a_stop_string_that_crosses_special_tokens(
+    parts: list[str], stop: list[str]
+):
     """The oracle: the whole text is cut, and then loses its special tokens and what is left of the last of them."""
     tokens = [i for part in parts for i in tokenizer_for()(part)["input_ids"]]
-    left, shown = len(cut("".join(parts), stop)), ""
+    left = len(cut("".join(parts), stop))
+    shown = ""
     for part in parts:
         shown += "" if part in (END, PAD) else part[:left]
         left = max(left - len(part), 0)
@@ -163,7 +204,12 @@ def test_text_is_cut_before_a_stop_string_that_crosses_special_tokens(parts: lis
 
 DECODERS = {
     "bytes, as Llama's": decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
     ),
     "Metaspace": decoders.Metaspace(),
     "no decoder": None,
@@ -191,28 +237,39 @@ TOKENS = st.one_of(st.integers(0, 267), st.sampled_from(LIKELY))
 @steady
 @pytest.mark.parametrize("name", DECODERS)
 @given(st.lists(TOKENS, max_size=20), st.booleans())
-def test_decoders_that_change_their_mind_stream_to_what_the_tokenizer_decodes(name: str, tokens: list[int], skip: bool):
+def test_decoders_that_change_their_mind_stream_to_what_the_tokenizer_decodes(
+    name: str, tokens: list[int], skip: bool
+):
     tokenizer = other_tokenizer(name)
     whole = tokenizer.decode(tokens, skip_special_tokens=skip, clean_up_tokenization_spaces=False)
     assert "".join(stream_of(tokens, tokenizer=tokenizer, skip=skip)) == whole
     assert "".join(stream_of(tokens, ("never there",), tokenizer, skip)) == whole
 
 
-@pytest.mark.parametrize(("name", "stop"), [("bytes, as Llama's", "\n"), ("not only appending", "<0x0A>")])
+@pytest.mark.parametrize(
+    ("name", "stop"), [("bytes, as Llama's", "\n"), ("not only appending", "<0x0A>")]
+)
 @pytest.mark.parametrize("skip", [True, False])
-def test_a_stop_string_is_found_at_its_last_token_though_its_text_may_still_change(name: str, stop: str, skip: bool):
+def test_a_stop_string_is_found_at_its_last_token_though_its_text_may_still_change(
+    name: str, stop: str, skip: bool
+):
     tokenizer = other_tokenizer(name)
     hello, pad, line = tokenizer.convert_tokens_to_ids(["▁hello", "<pad>", "<0x0A>"])
     text = TextStream(tokenizer, (stop,), skip)
     assert [text.push(hello), text.push(pad), text.push(line)] == [False, False, True]
-    assert text.take(ended=True).strip() == tokenizer.decode([hello, pad], skip_special_tokens=skip).strip()
+    assert (
+        text.take(ended=True).strip()
+        == tokenizer.decode([hello, pad], skip_special_tokens=skip).strip()
+    )
 
 
 def test_bytes_that_are_no_text_are_shown_as_the_tokenizer_shows_the_whole_run():
     tokenizer = other_tokenizer("bytes, as Llama's")
     tokens = tokenizer.convert_tokens_to_ids(["▁hello", "<0x0A>", "<0xF0>", "▁world"])
     assert stream_of(tokens, tokenizer=tokenizer) == ["hello", "", "", "\ufffd\ufffd world", ""]
-    tokens = tokenizer.convert_tokens_to_ids(["▁hello", "<0x0A>", "<0xE4>", "<0xBD>", "<0xA0>", "▁world"])
+    tokens = tokenizer.convert_tokens_to_ids(
+        ["▁hello", "<0x0A>", "<0xE4>", "<0xBD>", "<0xA0>", "▁world"]
+    )
     assert "".join(stream_of(tokens, tokenizer=tokenizer)) == "hello\n你 world"
 
 
@@ -249,29 +306,43 @@ def test_real_tokenizer_streams_chinese_and_emoji_exactly(data: Path):
         assert "\ufffd" in text or not any("\ufffd" in piece for piece in pieces)
     tokens = tokenizer("四 😀。 wait , what ?")["input_ids"]
     assert "".join(stream_of(tokens, ("。 wait",), tokenizer)) == "四 😀"
-    assert "".join(stream_of(tokens, tokenizer=tokenizer)).endswith(" , what ?")  # no clean-up of spaces
+    assert "".join(stream_of(tokens, tokenizer=tokenizer)).endswith(
+        " , what ?"
+    )  # no clean-up of spaces
 
 
 def limits(end: int = 0, real_ids: int = 300, window: int = WINDOW) -> Limits:
     return Limits((end,), real_ids, window)
 
 
-def answer(prompts: list, stream=None, model: GPTNeoX | None = None, **settings: object) -> list[Completion]:
-    return generate_text(model or model_for(), tokenizer_for(), prompts, Sampling(**settings), limits(), stream)
+def answer(
+    prompts: list, stream=None, model: GPTNeoX | None = None, **settings: object
+) -> list[Completion]:
+    return generate_text(
+        model or model_for(), tokenizer_for(), prompts, Sampling(**settings), limits(), stream
+    )
 
 
 def test_streamed_text_is_the_final_text_row_by_row():
     pieces: dict[int, list[str]] = {row: [] for row in range(4)}
-    found = answer(TEXTS[:4], lambda row, piece: pieces[row].append(piece), temperature=4.0, max_new_tokens=16)
+    found = answer(
+        TEXTS[:4], lambda row, piece: pieces[row].append(piece), temperature=4.0, max_new_tokens=16
+    )
     assert ["".join(pieces[row]) for row in range(4)] == [c.text for c in found]
     assert all(piece for row in pieces.values() for piece in row)
-    assert [c.text for c in found] == [tokenizer_for().decode(c.token_ids, skip_special_tokens=True) for c in found]
+    assert [c.text for c in found] == [
+        tokenizer_for().decode(c.token_ids, skip_special_tokens=True) for c in found
+    ]
     assert len({c.text for c in found}) == 4
 
 
 def test_only_ids_that_the_tokenizer_has_are_answered():
     found = answer(TEXTS[:4], temperature=9.0, seed=1, max_new_tokens=24)
-    assert max(token for c in found for token in c.token_ids) < len(tokenizer_for()) < model_for().config.vocab_size
+    assert (
+        max(token for c in found for token in c.token_ids)
+        < len(tokenizer_for())
+        < model_for().config.vocab_size
+    )
 
 
 def test_text_and_the_ids_of_that_text_are_the_same_prompt():
@@ -287,7 +358,8 @@ def test_a_batch_with_stop_strings_answers_as_single_prompts_do():
     settings = {"max_new_tokens": 24, "stop": stop}
     together = answer(TEXTS[:3], **settings)
     assert [(c.text, c.token_ids, c.finish_reason) for c in together] == [
-        (c.text, c.token_ids, c.finish_reason) for c in (answer([text], **settings)[0] for text in TEXTS[:3])
+        (c.text, c.token_ids, c.finish_reason)
+        for c in (answer([text], **settings)[0] for text in TEXTS[:3])
     ]
     assert [c.text for c in together] == [cut(c.text, stop) for c in free]
     assert [c.finish_reason for c in together[:2]] == ["stop", "stop"]
@@ -311,23 +383,34 @@ def test_special_tokens_that_are_kept_are_in_the_text_as_transformers_decodes_it
     settings = {"temperature": 9.0, "seed": 4, "max_new_tokens": 59}
     pieces: dict[int, list[str]] = {row: [] for row in range(4)}
     found = answer(
-        TEXTS[:4], lambda row, piece: pieces[row].append(piece), stop=stop, skip_special_tokens=False, **settings
+        TEXTS[:4],
+        lambda row, piece: pieces[row].append(piece),
+        stop=stop,
+        skip_special_tokens=False,
+        **settings,
     )
     for row, answered in enumerate(found):
         whole = tokenizer_for().decode(answered.token_ids, skip_special_tokens=False)
-        assert answered.text == cut(whole, [stop] if isinstance(stop, str) else stop or []) == "".join(pieces[row])
+        assert (
+            answered.text
+            == cut(whole, [stop] if isinstance(stop, str) else stop or [])
+            == "".join(pieces[row])
+        )
     if not stop:
         assert any(END in c.text or PAD in c.text for c in found)
 
 
 def test_ids_to_stop_at_that_the_tokenizer_does_not_have_are_refused():
-    with pytest.raises(SettingsError, match=r"stop_token_ids holds ids \[300, 999\] that are not among .*0..299"):
+    with pytest.raises(
+        SettingsError, match=r"stop_token_ids holds ids \[300, 999\] that are not among .*0..299"
+    ):
         answer(["a"], stop_token_ids=[5, 999, 300])
 
 
 def test_prompts_of_ids_are_continued_without_a_tokenizer_and_have_no_text():
     settings = {"max_new_tokens": 8}
-    ids, said = [tokenizer_for()(text)["input_ids"] for text in TEXTS[:3]], []
+    ids = [tokenizer_for()(text)["input_ids"] for text in TEXTS[:3]]
+    said = []
     plain = generate_text(
         model_for(), None, ids, Sampling(**settings), limits(), lambda *piece: said.append(piece)
     )
@@ -345,7 +428,9 @@ def test_a_stop_string_that_comes_to_light_at_the_very_end_counts_as_a_stop():
     found = answer(list("abcdefgh"), max_new_tokens=1, stop="\ufffd")
     broken = [c.text == "\ufffd" for c in free]
     assert any(broken) and not all(broken)
-    assert [c.text for c in found] == ["" if b else c.text for b, c in zip(broken, free, strict=True)]
+    assert [c.text for c in found] == [
+        "" if b else c.text for b, c in zip(broken, free, strict=True)
+    ]
     assert [c.finish_reason for c in found] == ["stop" if b else "length" for b in broken]
 
 
@@ -357,7 +442,11 @@ def test_the_shipped_model_writes_what_transformers_writes():
     tokenizer = AutoTokenizer.from_pretrained(DEMO, clean_up_tokenization_spaces=False)
     prompts = ["The capital of France is", "中国的首都", "red", "What is two plus three?\nAnswer:"]
     found = generate_text(
-        ours(oracle), tokenizer, prompts, Sampling(max_new_tokens=40), limits(real_ids=len(tokenizer), window=128)
+        ours(oracle),
+        tokenizer,
+        prompts,
+        Sampling(max_new_tokens=40),
+        limits(real_ids=len(tokenizer), window=128),
     )
     for prompt, mine in zip(prompts, found, strict=True):
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
@@ -373,11 +462,19 @@ def test_one_answer_per_prompt_on_rank_0_and_none_elsewhere():
 
     def work(group: Group) -> tuple[list[Completion], list]:
         pieces = []
-        found = answer(TEXTS[:3], lambda *p: pieces.append(p), ours(oracle, group), max_new_tokens=10, stop=["e"])
+        found = answer(
+            TEXTS[:3],
+            lambda *p: pieces.append(p),
+            ours(oracle, group),
+            max_new_tokens=10,
+            stop=["e"],
+        )
         return found, pieces
 
     (first, shown), *others = on_ranks(4, work)
-    assert [c.text for c in first] == [c.text for c in answer(TEXTS[:3], max_new_tokens=10, stop=["e"])]
+    assert [c.text for c in first] == [
+        c.text for c in answer(TEXTS[:3], max_new_tokens=10, stop=["e"])
+    ]
     assert shown and others == [([], [])] * 3
 
 
@@ -397,13 +494,35 @@ def test_one_string_is_not_taken_for_a_list_of_letters():
 
 def test_every_prompt_that_cannot_be_read_is_listed():
     with pytest.raises(SettingsError) as error:
-        encode(tokenizer_for(), ["good", 5, None, "half \ud83d", [1, "2"], [1.5], [3, 4], b"abc", bytearray(b"a"),
-                                 {1: 2}, {1, 2}, [True, False], torch.ones(2), torch.ones(2, 2).long(), range(3)])
+        encode(
+            tokenizer_for(),
+            [
+                "good",
+                5,
+                None,
+                "half \ud83d",
+                [1, "2"],
+                [1.5],
+                [3, 4],
+                b"abc",
+                bytearray(b"a"),
+                {1: 2},
+                {1, 2},
+                [True, False],
+                torch.ones(2),
+                torch.ones(2, 2).long(),
+                range(3),
+            ],
+        )
     lines = str(error.value).split("\n  ")[1:]
-    assert [line.split()[0] for line in lines] == [f"prompts[{n}]" for n in (1, 2, 3, 4, 5, *range(7, 14))]
+    assert [line.split()[0] for line in lines] == [
+        f"prompts[{n}]" for n in (1, 2, 3, 4, 5, *range(7, 14))
+    ]
 
 
-@pytest.mark.parametrize("prompts", [b"abc", {"input_ids": [[1]]}, {"a", "b"}, bytearray(b"a"), 5, None], ids=str)
+@pytest.mark.parametrize(
+    "prompts", [b"abc", {"input_ids": [[1]]}, {"a", "b"}, bytearray(b"a"), 5, None], ids=str
+)
 def test_what_only_looks_like_a_list_of_prompts_is_refused(prompts: object):
     """The tokenizer's own answer is a mapping too, whose keys would be read as texts."""
     with pytest.raises(SettingsError, match="give a list of texts or of lists of token ids"):
@@ -423,7 +542,9 @@ def test_timings_count_a_rows_own_steps_and_no_others():
 
 
 def test_timings_are_sums_and_medians_of_the_steps():
-    timings = Timings([1.0, 0.0, 0.0, 0.0], [50.0, 4.0, 5.0, 30.0], [3.0, 1.0, 1.0, 1.0], [6.0, 1.0, 1.0, 1.0])
+    timings = Timings(
+        [1.0, 0.0, 0.0, 0.0], [50.0, 4.0, 5.0, 30.0], [3.0, 1.0, 1.0, 1.0], [6.0, 1.0, 1.0, 1.0]
+    )
     assert timings.step_ms == [60.0, 6.0, 7.0, 32.0]
     assert (timings.first_token_ms, timings.next_token_ms) == (60.0, 7.0)
     assert timings.tokens_per_second == pytest.approx(4 / 0.105)
@@ -442,7 +563,9 @@ def harness_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """lm-eval's model `hf`, of a tokenizer that puts nothing, or its own first token, before a text."""
     raw = byte_tokenizer(USER)
     if request.param == "adds a beginning":
-        raw.post_processor = processors.TemplateProcessing(single=f"{USER} $A", special_tokens=[(USER, 263)])
+        raw.post_processor = processors.TemplateProcessing(
+            single=f"{USER} $A", special_tokens=[(USER, 263)]
+        )
     folder = save(tmp_path_factory.mktemp("model"), raw, vocab_size=264)
     if request.param == "adds a beginning":
         about = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "bos_token": USER}
@@ -455,7 +578,9 @@ LETTERS = st.text("ab yes4\n\u3000😀", max_size=8)
 
 @steady
 @given(st.one_of(LETTERS, LETTERS.map(USER.__add__)), LETTERS.filter(bool))
-def test_a_choice_is_split_from_its_prompt_as_lm_eval_splits_it(harness_of, prompt: str, choice: str):
+def test_a_choice_is_split_from_its_prompt_as_lm_eval_splits_it(
+    harness_of, prompt: str, choice: str
+):
     if not prompt.rstrip():
         return  # lm-eval puts the end of text there; here an empty prompt is refused
     context, continuation = harness_of._encode_pair(prompt, choice)
@@ -467,12 +592,15 @@ def test_a_choice_is_split_from_its_prompt_as_lm_eval_splits_it(harness_of, prom
 
 
 def test_every_choice_that_cannot_be_split_off_is_listed_with_its_prompts_end(harness_of):
-    prompts, choices = ["2 = y", " \n", "fine", [5, 6], "x" * 90 + "a"], [["es", "no"], ["a"], ["5"], ["5"], ["b"]]
+    prompts = ["2 = y", " \n", "fine", [5, 6], "x" * 90 + "a"]
+    choices = [["es", "no"], ["a"], ["5"], ["5"], ["b"]]
     with pytest.raises(SettingsError) as error:
         split(harness_of.tokenizer, prompts, choices)
     lines = str(error.value).split("\n  ")[1:]
     assert "'es' after '2 = y': a token spans both" in lines[0]
-    assert "'a' after ' \\n'" in lines[1] or USER in harness_of.tokenizer.decode(harness_of.tok_encode(" "))
+    assert "'a' after ' \\n'" in lines[1] or USER in harness_of.tokenizer.decode(
+        harness_of.tok_encode(" ")
+    )
     assert f"'b' after …'{'x' * 19}a': a token spans both" in lines[-1]
 
 
@@ -481,7 +609,9 @@ def test_to_a_prompt_of_ids_a_choices_own_ids_are_added_and_nothing_before_them(
     assert split(harness_of.tokenizer, [[5, 6]], [[" yes"]]) == [([5, 6], expected)]
 
 
-@pytest.mark.parametrize("choices", [[["a", 5]], [["a", None]], [["half \ud83d"]], [[b"a"]]], ids=repr)
+@pytest.mark.parametrize(
+    "choices", [[["a", 5]], [["a", None]], [["half \ud83d"]], [[b"a"]]], ids=repr
+)
 def test_choices_that_are_no_text_are_refused(harness_of, choices: list):
     for prompt in ("ab", [5, 6]):
         with pytest.raises(SettingsError, match="the choice must be valid text"):

@@ -30,12 +30,18 @@ def engine(checkpoint: Path) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def session(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[neoxlib.Session]:
+def session(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[neoxlib.Session]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("PYTHONPATH", str(ROOT))
-        patch.delenv("PYTEST_CURRENT_TEST")  # ipykernel redirects output only where pytest is not running
-        opened = neoxlib.Session(checkpoint, 2, device="cpu", log_dir=tmp_path_factory.mktemp("logs"))
+        patch.delenv(
+            "PYTEST_CURRENT_TEST"
+        )  # ipykernel redirects output only where pytest is not running
+        opened = neoxlib.Session(
+            checkpoint, 2, device="cpu", log_dir=tmp_path_factory.mktemp("logs")
+        )
     with opened:
         yield opened
 
@@ -56,9 +62,13 @@ def made_up(size: int, *clocks: list[list[float]]) -> list[timing.Figures]:
 
 def test_every_repeat_has_exactly_the_steps_that_were_asked_for(engine):
     runs = engine.profile(Case(2, 8, 5, repeats=3, warmup=2, end_to_end_every=2))
-    assert len(runs) == 3 and all(len(run[part]) == 5 for run in runs for part in (*PARTS, "step", "slowest"))
+    assert len(runs) == 3 and all(
+        len(run[part]) == 5 for run in runs for part in (*PARTS, "step", "slowest")
+    )
     assert [len(run["end_to_end"]) for run in runs] == [1, 0, 1]
-    assert runs[0]["warmups"] == [2] and runs[0]["warmup_s"][0] > 0 and "device_peak_mb" not in runs[0]
+    assert (
+        runs[0]["warmups"] == [2] and runs[0]["warmup_s"][0] > 0 and "device_peak_mb" not in runs[0]
+    )
 
 
 def test_a_case_goes_on_until_both_repeats_and_seconds_are_reached(engine):
@@ -69,7 +79,9 @@ def test_a_case_goes_on_until_both_repeats_and_seconds_are_reached(engine):
 
 def test_warming_up_ends_when_two_runs_agree_and_else_at_its_bound(engine, monkeypatch):
     def with_times(*firsts: float) -> int:
-        runs = iter([[Step(None, Clock(0, ms, 0, 0)), Step(None, Clock(0, 1.0, 0, 0))] for ms in firsts])
+        runs = iter(
+            [[Step(None, Clock(0, ms, 0, 0)), Step(None, Clock(0, 1.0, 0, 0))] for ms in firsts]
+        )
         asked = work(engine, Case(1, 4, 2, warmup=5))
         monkeypatch.setattr(asked, "synced", lambda tokens: next(runs))
         return asked.warm_up()
@@ -82,14 +94,19 @@ def test_warming_up_ends_when_two_runs_agree_and_else_at_its_bound(engine, monke
 def test_ranks_stop_together_whatever_their_own_clocks_say(checkpoint):
     def on_rank(group: Any) -> list[timing.Figures]:
         least = 0.1 * (1 - group.rank)  # as if rank 1's clock ran far ahead
-        return neoxlib.load(checkpoint, group=group).profile(Case(1, 4, 3, min_seconds=least, end_to_end_every=1))
+        return neoxlib.load(checkpoint, group=group).profile(
+            Case(1, 4, 3, min_seconds=least, end_to_end_every=1)
+        )
 
     first, other = on_ranks(2, on_rank)
     assert 3 < len(first) == len(other) and first[0]["warmups"] == other[0]["warmups"]
 
 
 def test_a_step_is_its_slowest_ranks_and_the_parts_are_of_the_rank_that_worked_longest():
-    waits = [[1, 10, 90, 3], [1, 12, 1, 2]]  # pre, forward, communication, post: rank 0 waits for rank 1
+    waits = [
+        [1, 10, 90, 3],
+        [1, 12, 1, 2],
+    ]  # pre, forward, communication, post: rank 0 waits for rank 1
     works = [[2, 99, 3, 4], [1, 11, 2, 2]]
     (run,) = made_up(2, waits, works)
     assert run["step"] == [108, 16] and run["slowest"] == [1, 0]
@@ -103,8 +120,12 @@ def test_a_rank_that_is_slowed_down_is_named_and_its_delay_is_in_the_forward_pas
         session.apply(faults.work_slowly, slow, 0.02)
         row = measure.summarise(case, session.profile(case))
         assert row["slowest_rank"] == slow
-        assert min(row["next_token_ms_low"], row["next_forward_ms"], row["first_token_ms_low"]) >= 20
-        assert row["next_communication_ms"] < 20, "waiting for the slow rank is no communication of its own"
+        assert (
+            min(row["next_token_ms_low"], row["next_forward_ms"], row["first_token_ms_low"]) >= 20
+        )
+        assert row["next_communication_ms"] < 20, (
+            "waiting for the slow rank is no communication of its own"
+        )
         assert row["end_to_end_ms"] >= 6 * 20 > plain["end_to_end_ms"]
 
 
@@ -131,7 +152,8 @@ def test_a_deep_cache_starts_with_random_and_real_positions_only_up_to_its_depth
 
 
 def test_both_clocks_choose_the_same_tokens(engine, monkeypatch):
-    asked, seen = work(engine, Case(2, 7, 6, depth=3)), []
+    asked = work(engine, Case(2, 7, 6, depth=3))
+    seen = []
     choose = decode.Rows.choose
     monkeypatch.setattr(decode.Rows, "choose", lambda *args: seen.append(choose(*args)) or seen[-1])
     synced = [step.choice.tokens for step in asked.synced()]
@@ -148,9 +170,14 @@ def test_a_stopwatch_around_the_call_agrees_with_the_sum_of_its_steps(engine):
 
 
 def test_a_stopwatch_around_generate_agrees_with_both_clocks():
-    engine = neoxlib.load(MODEL_DIR)  # large enough for turning ids into text, which generate does, to be little
+    engine = neoxlib.load(
+        MODEL_DIR
+    )  # large enough for turning ids into text, which generate does, to be little
     case = Case(1, 400, 24, repeats=1, warmup=0, end_to_end_every=1)
-    (prompt,), walls, sums, ends = work(engine, case).prompts, [], [], []
+    (prompt,) = work(engine, case).prompts
+    walls = []
+    sums = []
+    ends = []
     for _ in range(9):  # by turns, so that what else runs here meets all alike
         start = time.perf_counter()
         (answer,) = engine.generate([prompt], max_new_tokens=24)
@@ -163,5 +190,7 @@ def test_a_stopwatch_around_generate_agrees_with_both_clocks():
 
 
 def test_a_case_past_the_window_is_refused_before_anything_runs(engine):
-    with pytest.raises(SettingsError, match=r"max_seq_len 96 .*\n  batch 1, 40 deep, 30 in, 30 out needs 100"):
+    with pytest.raises(
+        SettingsError, match=r"max_seq_len 96 .*\n  batch 1, 40 deep, 30 in, 30 out needs 100"
+    ):
         engine.profile(Case(1, 30, 30, depth=40))

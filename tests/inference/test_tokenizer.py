@@ -44,7 +44,9 @@ def test_a_text_ends_where_transformers_ends_it_or_at_the_tokenizers_end(case: s
     found = engine.generate([PATH[:1]], max_new_tokens=16)[0]
     assert found.token_ids == expected and found.finish_reason == "stop"
     assert expected[-1] in engine.describe()["end_of_text"]
-    assert found.text == AutoTokenizer.from_pretrained(folder).decode(expected[:-1], skip_special_tokens=True)
+    assert found.text == AutoTokenizer.from_pretrained(folder).decode(
+        expected[:-1], skip_special_tokens=True
+    )
 
 
 @pytest.mark.parametrize("repeated", [False, True])
@@ -57,7 +59,10 @@ def test_an_end_in_config_that_is_ordinary_text_in_the_tokenizer_ends_none_and_i
     assert transformers_says(folder, PATH[0])[-1] == LETTER
     engine = neoxlib.load(folder)
     assert engine.generate([PATH[:1]], max_new_tokens=16)[0].token_ids == PATH[1:]
-    assert (engine.describe()["end_of_text"], engine.describe()["not_end_of_text"]) == ([0], [LETTER])
+    assert (engine.describe()["end_of_text"], engine.describe()["not_end_of_text"]) == (
+        [0],
+        [LETTER],
+    )
     assert f"config.json says {LETTER} 'v', an ordinary token there, which ends none" in caplog.text
     row = model_rows(folder)[2]
     assert row.status == "WARN" and f"{LETTER} 'v', is ordinary text" in row.found
@@ -72,26 +77,40 @@ def test_config_says_what_ends_a_text_where_the_tokenizer_names_nothing(tmp_path
     assert engine.tokenizer.eos_token_id == LETTER
 
 
-def test_several_ends_are_told_where_the_model_is_loaded(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_several_ends_are_told_where_the_model_is_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     folder = save(tmp_path, TOKENIZER, PATH, eos_token_id=[0, TALK])
     with caplog.at_level(logging.INFO, logger="neoxlib"):
         neoxlib.load(folder)
     assert f"a text ends at any of 0 '{END}', {TALK} '{USER}'" in caplog.text
-    assert model_rows(folder)[2].status == "OK" and f"{TALK} '{USER}'" in model_rows(folder)[2].found
+    assert (
+        model_rows(folder)[2].status == "OK" and f"{TALK} '{USER}'" in model_rows(folder)[2].found
+    )
 
 
 def test_a_config_with_a_beginning_and_no_end_of_text_is_read(tmp_path: Path):
     others = dict.fromkeys(("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), 1)
     folder = save(tmp_path, TOKENIZER, PATH, eos_token_id=..., **others)
-    assert neoxlib.load(folder).generate([PATH[:1]])[0].token_ids == PATH[1:]  # and not at transformers' default, 2
+    assert (
+        neoxlib.load(folder).generate([PATH[:1]])[0].token_ids == PATH[1:]
+    )  # and not at transformers' default, 2
 
 
-@pytest.mark.parametrize("bad", ["0", -1, 320, True, 1.0, [0, "x"], [0, 999], [[0]], {"a": 1}, [None]], ids=str)
+@pytest.mark.parametrize(
+    "bad", ["0", -1, 320, True, 1.0, [0, "x"], [0, 999], [[0]], {"a": 1}, [None]], ids=str
+)
 @pytest.mark.parametrize("place", ["config.json", "generation_config.json"])
-def test_an_end_that_is_no_id_of_the_vocabulary_is_refused_by_file(bad: object, place: str, tmp_path: Path):
-    given = {"eos_token_id": bad} if place == "config.json" else {"generation": {"eos_token_id": bad}}
+def test_an_end_that_is_no_id_of_the_vocabulary_is_refused_by_file(
+    bad: object, place: str, tmp_path: Path
+):
+    given = (
+        {"eos_token_id": bad} if place == "config.json" else {"generation": {"eos_token_id": bad}}
+    )
     folder = save(tmp_path, TOKENIZER, **given)
-    with pytest.raises(ConfigError, match=f"/{place}.*\n?.*eos_token_id is .*it is an id of the vocabulary") as error:
+    with pytest.raises(
+        ConfigError, match=f"/{place}.*\n?.*eos_token_id is .*it is an id of the vocabulary"
+    ) as error:
         neoxlib.load(folder)
     assert repr(bad) in str(error.value)
     assert [row.status for row in model_rows(folder)][2] == "FAIL"
@@ -119,7 +138,11 @@ def test_a_token_whose_id_is_past_the_number_of_tokens_is_read_and_written(tmp_p
     path = path_of(tokenizer, "Hi", USER)
     folder = save(tmp_path, tokenizer, path, eos_token=USER, eos_token_id=310)
     engine = neoxlib.load(folder)
-    assert engine.generate([path[:1]])[0].token_ids == transformers_says(folder, path[0]) == [path[1], 310]
+    assert (
+        engine.generate([path[:1]])[0].token_ids
+        == transformers_says(folder, path[0])
+        == [path[1], 310]
+    )
     assert engine.generate([USER + "H"], max_new_tokens=1)[0].token_ids == [path[1]]
     ids = engine.tokenizer("2 =")["input_ids"]
     assert engine.score(["2 ="], [USER])[0][0] == engine.score_ids([(ids, [310])])[0].logprob
@@ -127,7 +150,11 @@ def test_a_token_whose_id_is_past_the_number_of_tokens_is_read_and_written(tmp_p
 
 def test_ids_between_that_have_no_token_are_neither_read_nor_written(tmp_path: Path):
     tokenizer = with_a_gap()
-    path = [*path_of(tokenizer, "Hi"), 300, 301]  # the model would go on with an id that has no token
+    path = [
+        *path_of(tokenizer, "Hi"),
+        300,
+        301,
+    ]  # the model would go on with an id that has no token
     engine = neoxlib.load(save(tmp_path, tokenizer, path))
     answer = engine.generate([path[:1]], max_new_tokens=5)[0]
     considered = {token for best in answer.top for token, _ in best}
@@ -137,21 +164,30 @@ def test_ids_between_that_have_no_token_are_neither_read_nor_written(tmp_path: P
             ask()
     with pytest.raises(SettingsError, match=r"stop_token_ids holds ids \[301\]"):
         engine.generate([[5]], stop_token_ids=[310, 301])
-    every = engine.score_ids([([5], [n]) for n in range(engine.real_ids) if n not in engine.limits.holes])
+    every = engine.score_ids(
+        [([5], [n]) for n in range(engine.real_ids) if n not in engine.limits.holes]
+    )
     assert sum(math.exp(score.logprob) for score in every) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("extra", [{"added_tokens.json": {USER: 300}}, {}], ids=["added tokens", "plain"])
+@pytest.mark.parametrize(
+    "extra", [{"added_tokens.json": {USER: 300}}, {}], ids=["added tokens", "plain"]
+)
 def test_a_vocabulary_and_merges_are_a_tokenizer_and_survive_a_cut(extra: dict, tmp_path: Path):
     (tmp_path / "model").mkdir()
     folder = save(tmp_path / "model", None, path_of(TOKENIZER, "Habcd", "uvw", END))
     model = json.loads(byte_tokenizer().to_str())["model"]
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in MERGES) + "\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPTNeoXTokenizer", "eos_token": END}))
+    (folder / "merges.txt").write_text(
+        "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in MERGES) + "\n"
+    )
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "GPTNeoXTokenizer", "eos_token": END})
+    )
     for name, content in extra.items():
         (folder / name).write_text(json.dumps(content))
-    theirs, engine = AutoTokenizer.from_pretrained(folder), neoxlib.load(folder)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    engine = neoxlib.load(folder)
     for text in ("2 = 4\n\nab yes", "你 😀"):
         assert engine.tokenizer(text)["input_ids"] == theirs(text)["input_ids"]
     assert engine.generate(["H"])[0].text == "abcduvw"
@@ -172,20 +208,27 @@ def test_half_of_a_tokenizer_is_refused(name: str, tmp_path: Path):
 
 def test_a_folder_without_tokenizer_continues_and_scores_ids(tmp_path: Path):
     folder = save(tmp_path, None, PATH, eos_token_id=[0, TALK])
-    engine, shown = neoxlib.load(folder), []
+    engine = neoxlib.load(folder)
+    shown = []
     answer = engine.generate([PATH[:1]], stream=lambda *piece: shown.append(piece))[0]
     assert answer.token_ids == transformers_says(folder, PATH[0])
     assert (answer.text, answer.finish_reason, shown) == ("", "stop", [])
     assert engine.generate([PATH[:1]], stop_token_ids=[PATH[2]])[0].token_ids == PATH[1:3]
     assert engine.score_ids([(PATH[:2], PATH[2:4])])[0].greedy
-    for ask in (lambda: engine.generate(["H"]), lambda: engine.score([[1]], ["a"]), lambda: engine.tokenizer):
+    for ask in (
+        lambda: engine.generate(["H"]),
+        lambda: engine.score([[1]], ["a"]),
+        lambda: engine.tokenizer,
+    ):
         with pytest.raises(ConfigError, match="has no tokenizer"):
             ask()
     with pytest.raises(SettingsError, match="use stop_token_ids"):
         engine.generate([PATH[:1]], stop="a")
 
 
-def test_added_tokens_that_have_no_row_are_told_and_the_rest_served(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_added_tokens_that_have_no_row_are_told_and_the_rest_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     tokenizer = byte_tokenizer(USER, *(f"<x{n}>" for n in range(80)))
     folder = save(tmp_path, tokenizer, PATH)
     engine = neoxlib.load(folder)
@@ -199,23 +242,44 @@ def test_added_tokens_that_have_no_row_are_told_and_the_rest_served(tmp_path: Pa
 
 def test_a_tokenizer_with_more_words_than_rows_belongs_to_another_model(tmp_path: Path):
     folder = save(tmp_path, byte_tokenizer(), vocab_size=260)
-    with pytest.raises(ConfigError, match="has 263 ids, the model 260 rows: it belongs to another model"):
+    with pytest.raises(
+        ConfigError, match="has 263 ids, the model 260 rows: it belongs to another model"
+    ):
         neoxlib.load(folder)
     assert model_rows(folder)[2].status == "FAIL"
 
 
-STOPS = ["d", "cd", "d" + USER, USER, "<|U", "R|>u", "|>uv", ">", "uv", "bcd" + USER + "u", "w" + END, END, "zz"]
+STOPS = [
+    "d",
+    "cd",
+    "d" + USER,
+    USER,
+    "<|U",
+    "R|>u",
+    "|>uv",
+    ">",
+    "uv",
+    "bcd" + USER + "u",
+    "w" + END,
+    END,
+    "zz",
+]
 
 
 @pytest.mark.parametrize("stop", STOPS)
 @pytest.mark.parametrize("skip", [True, False])
-def test_a_stop_string_ends_a_row_where_it_does_for_transformers(stop: str, skip: bool, tmp_path: Path):
+def test_a_stop_string_ends_a_row_where_it_does_for_transformers(
+    stop: str, skip: bool, tmp_path: Path
+):
     """Its text is cut before the stop string; transformers itself cuts nothing."""
     folder = save(tmp_path, TOKENIZER, PATH)
     engine = neoxlib.load(folder)
     pieces: list[str] = []
     found = engine.generate(
-        [PATH[:1]], stop=stop, skip_special_tokens=skip, stream=lambda _, piece: pieces.append(piece)
+        [PATH[:1]],
+        stop=stop,
+        skip_special_tokens=skip,
+        stream=lambda _, piece: pieces.append(piece),
     )[0]
     settings = {"stop_strings": [stop], "tokenizer": engine.tokenizer}
     assert found.token_ids == transformers_says(folder, PATH[0], **settings)

@@ -22,9 +22,17 @@ FIGURES = ("memory_gib", "usable_gib", "fp16_tflops", "bandwidth_gb_s", "likely"
 def npu_host(monkeypatch):
     """A machine that has everything an NPU needs; `answer` is what the throw-away process says."""
 
-    def make(answer="NPUs 8", code=0, package=True, nodes=("/dev/davinci0",), cann="/usr/local/Ascend/latest"):
+    def make(
+        answer="NPUs 8",
+        code=0,
+        package=True,
+        nodes=("/dev/davinci0",),
+        cann="/usr/local/Ascend/latest",
+    ):
         done = subprocess.CompletedProcess([], code, stdout=answer, stderr=answer)
-        monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: object() if package else None)
+        monkeypatch.setattr(
+            devices.importlib.util, "find_spec", lambda name: object() if package else None
+        )
         monkeypatch.setattr(devices.glob, "glob", lambda pattern: list(nodes))
         monkeypatch.setattr(devices.subprocess, "run", lambda *a, **k: done)
         monkeypatch.setenv("ASCEND_HOME_PATH", cann)
@@ -67,10 +75,18 @@ def test_a_card_that_prints_910B_is_the_first_generation():
 
 @pytest.mark.parametrize(
     ("name", "row"),
-    [("310B1", "310B1"), ("310B4", "310B4"), ("Ascend310B4", "310B4"), ("Ascend 910B3", "910B3"),
-     ("Ascend950PR", "950"), ("Ascend950DT_9581", "950"), ("Ascend910_9391", "A3"),
-     ("Ascend910", "A3"), ("Ascend310P3", "310P3")],
-)  # fmt: skip
+    [
+        ("310B1", "310B1"),
+        ("310B4", "310B4"),
+        ("Ascend310B4", "310B4"),
+        ("Ascend 910B3", "910B3"),
+        ("Ascend950PR", "950"),
+        ("Ascend950DT_9581", "950"),
+        ("Ascend910_9391", "A3"),
+        ("Ascend910", "A3"),
+        ("Ascend310P3", "310P3"),
+    ],
+)
 def test_a_name_with_the_series_before_it_or_a_bin_behind_it_is_the_same_chip(name, row):
     assert chips.chip_of_card(name) is CHIPS[row]
 
@@ -106,7 +122,9 @@ def test_an_npu_that_works_is_picked(npu_host):
 
 def test_every_reason_against_the_npu_is_named_at_once(npu_host):
     npu_host(package=False, nodes=(), cann="")
-    with pytest.raises(SettingsError, match=r"torch_npu is not installed.*/dev/davinci.*CANN is not sourced.*cpu"):
+    with pytest.raises(
+        SettingsError, match=r"torch_npu is not installed.*/dev/davinci.*CANN is not sourced.*cpu"
+    ):
         pick_device("npu")
 
 
@@ -145,8 +163,14 @@ def test_an_unknown_device_is_refused(device):
 
 def test_asking_for_the_device_imports_neither_torch_nor_torch_npu():
     """The notebook kernel must never initialise an accelerator, and `import torch` fails where CANN is not sourced."""
-    code = "import sys, neoxlib.machine.devices as c; c.pick_device('auto'); print({'torch', 'torch_npu'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    code = "import sys, neoxlib.machine.devices as d; d.pick_device('auto')"
+    code += "; print({'torch', 'torch_npu'} & set(sys.modules))"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "set()\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -162,13 +186,18 @@ def test_asking_for_the_device_imports_neither_torch_nor_torch_npu():
         ("float16", "npu", "bfloat16", "310P3", "float16"),
     ],
 )
-def test_auto_is_float32_on_the_cpu_and_the_checkpoints_own_on_an_npu(dtype, device, config_dtype, chip, picked):
+def test_auto_is_float32_on_the_cpu_and_the_checkpoints_own_on_an_npu(
+    dtype, device, config_dtype, chip, picked
+):
     assert pick_dtype(dtype, device, config_dtype, chip and CHIPS[chip]) == picked
 
 
 @pytest.mark.parametrize(
     ("dtype", "chip", "reason"),
-    [("bfloat16", "310P3", "310P3.*no such type.*use float16"), ("float32", "910B3", "16-bit.*float16 or bfloat16")],
+    [
+        ("bfloat16", "310P3", "310P3.*no such type.*use float16"),
+        ("float32", "910B3", "16-bit.*float16 or bfloat16"),
+    ],
 )
 def test_a_dtype_the_chip_lacks_is_refused_with_the_reason(dtype, chip, reason):
     with pytest.raises(SettingsError, match=reason):
@@ -209,8 +238,15 @@ CARDS = {
     "HCCL_OP_BASE_FFTS_MODE_ENABLE": "TRUE",
     "BACKEND": "hccl",
 }
-ONE_310P = ONE_910B | {"ATB_USE_TILING_COPY_STREAM": "1", "PYTORCH_NPU_ALLOC_CONF": "max_split_size_mb:2048"}
-REPEATABLE = {"HCCL_DETERMINISTIC": "true", "LCCL_DETERMINISTIC": "1", "ATB_MATMUL_SHUFFLE_K_ENABLE": "0"}
+ONE_310P = ONE_910B | {
+    "ATB_USE_TILING_COPY_STREAM": "1",
+    "PYTORCH_NPU_ALLOC_CONF": "max_split_size_mb:2048",
+}
+REPEATABLE = {
+    "HCCL_DETERMINISTIC": "true",
+    "LCCL_DETERMINISTIC": "1",
+    "ATB_MATMUL_SHUFFLE_K_ENABLE": "0",
+}
 EIGHT = {"ATB_LAUNCH_KERNEL_WITH_TILING": "1"}
 
 GOLDEN = [
@@ -220,19 +256,33 @@ GOLDEN = [
     ("910B3", 1, {"container": True}, ONE_910B | DOCKER),
     ("910B3", 2, {}, ONE_910B | CARDS),
     ("910B3", 8, {}, ONE_910B | CARDS | EIGHT),
-    ("910B3", 8, {"container": True, "deterministic": True}, ONE_910B | CARDS | EIGHT | DOCKER | REPEATABLE),
+    (
+        "910B3",
+        8,
+        {"container": True, "deterministic": True},
+        ONE_910B | CARDS | EIGHT | DOCKER | REPEATABLE,
+    ),
     ("910B4", 4, {"backend": "lccl"}, ONE_910B | CARDS | {"BACKEND": "lccl"}),
     ("910B1", 2, {"device_ids": (4, 6)}, ONE_910B | CARDS | {"ASCEND_RT_VISIBLE_DEVICES": "4,6"}),
     ("310P3", 1, {"max_seq_len": 1024}, ONE_310P | {"MAX_SEQ_LEN": "1024"}),
     ("310P3", 4, {}, ONE_310P | CARDS),
     ("300I Duo", 2, {"container": True}, ONE_310P | CARDS | DOCKER),
-    ("300I Duo", 1, {"preload": "/lib/libgomp.so.1"}, ONE_310P | {"LD_PRELOAD": "/lib/libgomp.so.1"}),
+    (
+        "300I Duo",
+        1,
+        {"preload": "/lib/libgomp.so.1"},
+        ONE_310P | {"LD_PRELOAD": "/lib/libgomp.so.1"},
+    ),
 ]
 
 
 @pytest.mark.parametrize(("chip", "world_size", "options", "env"), GOLDEN)
 def test_the_environment_of_ranks_is_the_recipe_and_nothing_else(chip, world_size, options, env):
-    assert launch_env(CHIPS[chip], world_size, **options) == launch_env(chip, world_size, **options) == env
+    assert (
+        launch_env(CHIPS[chip], world_size, **options)
+        == launch_env(chip, world_size, **options)
+        == env
+    )
 
 
 def test_every_row_of_the_recipe_is_reached_by_the_golden_table():
@@ -242,7 +292,8 @@ def test_every_row_of_the_recipe_is_reached_by_the_golden_table():
 
 
 # What the vendor's guide tells its reader to set, row by row: when, the variable, its value (None: unset, or not read).
-A2, INFER = ("910B1", "910B3", "910B4"), ("310P3", "300I Duo")
+A2 = ("910B1", "910B3", "910B4")
+INFER = ("310P3", "300I Duo")
 GUIDE = [
     (INFER, (1, 2, 4), {}, "ATB_USE_TILING_COPY_STREAM", "1"),
     (A2, (1, 2, 4, 8), {}, "ATB_USE_TILING_COPY_STREAM", "0"),
@@ -282,7 +333,9 @@ def test_asking_for_an_environment_changes_none(monkeypatch):
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize(("chip", "world_size"), [("910C", 1), ("910B3", 0), ("910B3", "2"), ("910B3", True)])
+@pytest.mark.parametrize(
+    ("chip", "world_size"), [("910C", 1), ("910B3", 0), ("910B3", "2"), ("910B3", True)]
+)
 def test_an_environment_for_nothing_there_is_refused(chip, world_size):
     with pytest.raises(SettingsError):
         launch_env(chip, world_size)

@@ -55,10 +55,20 @@ def test_without_groups_the_machine_is_what_the_kernel_counts(machine):
 
 @pytest.mark.parametrize(
     ("quota", "count"),
-    [("50000 100000", 1), ("100000 100000", 1), ("150000 100000", 1), ("250000 100000", 2),
-     ("20000 10000", 2), ("800000 100000", 8), ("3200000 100000", 8), ("max 100000", 8), ("max", 8),
-     ("", 8), ("0 100000", 8)],
-)  # fmt: skip
+    [
+        ("50000 100000", 1),
+        ("100000 100000", 1),
+        ("150000 100000", 1),
+        ("250000 100000", 2),
+        ("20000 10000", 2),
+        ("800000 100000", 8),
+        ("3200000 100000", 8),
+        ("max 100000", 8),
+        ("max", 8),
+        ("", 8),
+        ("0 100000", 8),
+    ],
+)
 def test_a_quota_of_version_2_is_rounded_down_to_one_thread_at_least(machine, quota, count):
     machine("0::/\n", V2, {"cpu.max": f"{quota}\n"})
     assert limits.cores() == count
@@ -147,9 +157,13 @@ def test_a_full_group_has_nothing_free_and_never_less(machine):
 
 @pytest.mark.parametrize(
     "files",
-    [{"memory.max": "max"}, {"memory.max": str(100 * GIB), "memory.current": "5"},
-     {"memory/memory.limit_in_bytes": UNLIMITED}, {"memory.max": "junk"}],
-)  # fmt: skip
+    [
+        {"memory.max": "max"},
+        {"memory.max": str(100 * GIB), "memory.current": "5"},
+        {"memory/memory.limit_in_bytes": UNLIMITED},
+        {"memory.max": "junk"},
+    ],
+)
 def test_limits_that_are_none_leave_the_hosts_memory(machine, files):
     machine("0::/\n9:memory:/\n", f"{V2}\n{V1.format(root='/')}", files)
     assert limits.memory() == Memory(23 * GIB, 20 * GIB)
@@ -197,7 +211,8 @@ def test_a_mount_with_a_blank_in_its_name_is_found(machine):
 
 
 def test_this_machine_answers_whatever_its_set_up():
-    found, memory = limits.read_cores(), limits.memory()
+    found = limits.read_cores()
+    memory = limits.memory()
     assert 1 <= found.count <= len(os.sched_getaffinity(0)) and 0 <= memory.free <= memory.total
 
 

@@ -48,12 +48,20 @@ def test_a_wide_number_without_a_blank_before_the_slash_is_read():
 
 
 def test_two_chips_of_one_npu_stay_apart():
-    assert [(card.npu, card.chip) for card in answer("a3").cards] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [(card.npu, card.chip) for card in answer("a3").cards] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
     assert [(card.npu, card.chip) for card in answer("310p3_duo").cards] == [(4, 0), (4, 1)]
 
 
 def test_who_holds_a_card_is_read_even_with_an_empty_process_name():
-    assert answer("910b4_busy").holders == (npu_smi.Holder(2, 0, 31337, "python", 26101), npu_smi.Holder(2, 0, 31338, "", 12))
+    assert answer("910b4_busy").holders == (
+        npu_smi.Holder(2, 0, 31337, "python", 26101),
+        npu_smi.Holder(2, 0, 31338, "", 12),
+    )
     assert answer("910b3_x8").holders == ()
 
 
@@ -89,7 +97,8 @@ def test_a_table_that_a_narrow_terminal_has_cut_is_the_same_table(name, width):
 @pytest.mark.parametrize("ruler", ["+------+", "=====", "+===+===+", "-----", "  ", "|", "| |"])
 def test_a_ruler_is_never_the_reason(ruler):
     """What npu-smi prints in place of cards stands below the ruler that it begins with."""
-    begin, text = "npu-smi printed no device table but", "There is no NPU card on this server."
+    begin = "npu-smi printed no device table but"
+    text = "There is no NPU card on this server."
     assert npu_smi.parse(f"{ruler}\n{ruler}\n").failure == f"{begin}: nothing"
     assert npu_smi.parse(f"{ruler}\n| {text} |\n{ruler}\n").failure == f"{begin}: {text}"
     assert telling(f"{ruler}\nImportError: libhccl.so\n{ruler}") == ["ImportError: libhccl.so"]
@@ -103,7 +112,7 @@ def test_a_ruler_is_never_the_reason(ruler):
         ("| 0000:41:00.0  |", "| 0000:41:00.0  | 7 |", "0000:41:00.0  | 7"),
         ("0    / 0          2790 / 32768", "2790 / 32768", "2790 / 32768"),
     ],
-)  # fmt: skip
+)
 def test_a_card_that_does_not_fit_its_head_is_quoted_and_no_card_counts(old, new, quoted):
     """Cards are numbered by their order, so one that is left out would shift the others."""
     text = (FIXTURES / "910b4_busy.txt").read_text()
@@ -115,7 +124,10 @@ def test_a_card_that_does_not_fit_its_head_is_quoted_and_no_card_counts(old, new
 
 def test_a_usage_that_is_not_there_leaves_the_others_in_place():
     text = (FIXTURES / "910b4_busy.txt").read_text()
-    for old, new in (("0    / 0          2790 / 32768", "NA             2790 / 32768"), ("28911/ 32768", "NA / 32768")):
+    for old, new in (
+        ("0    / 0          2790 / 32768", "NA             2790 / 32768"),
+        ("28911/ 32768", "NA / 32768"),
+    ):
         text = text.replace(old, new)
     used = [(card.used_mib, card.total_mib, card.free_mib) for card in npu_smi.parse(text).cards]
     assert used == [(None, 32768, None), (2790, 32768, 29978)]
@@ -135,14 +147,22 @@ def test_a_process_that_cannot_be_read_is_quoted_and_the_cards_stay(old, new):
 
 
 FIRST = {
-    "Health": "OK", "Power(W)": "90.{n}", "Temp(C)": "4{n}", "Hugepages-Usage(page)": "15    / 15",
+    "Health": "OK",
+    "Power(W)": "90.{n}",
+    "Temp(C)": "4{n}",
+    "Hugepages-Usage(page)": "15    / 15",
     "Slot": "x{n}",
-}  # fmt: skip
+}
 SECOND = {
-    "Bus-Id": "0000:0{n}:00.0", "AICore(%)": "{n}", "NPU Util(%)": "4{n}", "Phy-ID": "{n}",
-    "Memory-Usage(MB)": "0 / 0", "HBM-Usage(MB)": "{used} / 65536", "Aging(h)": "12",
+    "Bus-Id": "0000:0{n}:00.0",
+    "AICore(%)": "{n}",
+    "NPU Util(%)": "4{n}",
+    "Phy-ID": "{n}",
+    "Memory-Usage(MB)": "0 / 0",
+    "HBM-Usage(MB)": "{used} / 65536",
+    "Aging(h)": "12",
     "L2-Usage(KB)": "7/ 8",
-}  # fmt: skip
+}
 
 
 @st.composite
@@ -150,19 +170,27 @@ def tables(draw: st.DrawFn) -> tuple[str, list[Card]]:
     """A table of any columns, known ones and others, of any order and width, some in one column."""
     first = draw(st.permutations(list(FIRST)))[: draw(st.integers(1, 5))]
     second = draw(st.permutations(list(SECOND)))[: draw(st.integers(1, 8))]
-    with_health, with_bus, with_chip = "Health" in first, "Bus-Id" in second, draw(st.booleans())
+    with_health = "Health" in first
+    with_bus = "Bus-Id" in second
+    with_chip = draw(st.booleans())
     cut = draw(st.integers(0, min(len(first), len(second)) - 1))
     gap = " " * draw(st.integers(1, 9))
-    lines, cards = [], []
-    head = [["NPU" + gap + "Name", *first[:cut], gap.join(first[cut:])],
-            ["Chip" if with_chip else "", *second[:cut], gap.join(second[cut:])]]  # fmt: skip
+    lines = []
+    cards = []
+    head = [
+        ["NPU" + gap + "Name", *first[:cut], gap.join(first[cut:])],
+        ["Chip" if with_chip else "", *second[:cut], gap.join(second[cut:])],
+    ]
     for n, used in enumerate(draw(st.lists(st.integers(0, 65536), min_size=1, max_size=4))):
-        up, low = ([table[name].format(n=n, used=used) for name in names]
-                   for table, names in ((FIRST, first), (SECOND, second)))  # fmt: skip
+        up, low = (
+            [table[name].format(n=n, used=used) for name in names]
+            for table, names in ((FIRST, first), (SECOND, second))
+        )
         lines.append([f"{n}{gap}910B3", *up[:cut], gap.join(up[cut:])])
         lines.append(["0" if with_chip else "", *low[:cut], gap.join(low[cut:])])
         memory = (used, 65536) if "HBM-Usage(MB)" in second else (None, None)
-        health, bus = "OK" if with_health else "", f"0000:0{n}:00.0" if with_bus else None
+        health = "OK" if with_health else ""
+        bus = f"0000:0{n}:00.0" if with_bus else None
         cards.append(Card(n, 0, "910B3", health, bus, *memory))
     width = draw(st.integers(max(len(cell) for line in head + lines for cell in line), 200))
     rows = ["|" + "|".join(f" {cell:{width}} " for cell in line) + "|" for line in head + lines]
@@ -178,7 +206,9 @@ def test_columns_of_any_order_and_width_are_found_by_their_names(made):
     assert found.failure is None and list(found.cards) == cards
 
 
-@pytest.mark.parametrize(("name", "code"), [("held_by_another", "-8020"), ("no_permission", "-8005")])
+@pytest.mark.parametrize(
+    ("name", "code"), [("held_by_another", "-8020"), ("no_permission", "-8005")]
+)
 def test_a_driver_message_in_place_of_the_table_is_a_failure(name, code):
     parsed = answer(name)
     assert parsed.cards == () and parsed.failure.startswith("dcmi") and code in parsed.failure
@@ -199,32 +229,42 @@ def test_no_npu_smi_is_none_and_one_that_fails_is_a_failure(tmp_path):
 
 def test_the_command_is_really_run(tmp_path):
     command = tmp_path / "npu-smi"
-    command.write_text(f"#!/bin/sh\n[ \"$1\" = info ] && cat {FIXTURES / '910b3_x8.txt'}\n")
+    command.write_text(f'#!/bin/sh\n[ "$1" = info ] && cat {FIXTURES / "910b3_x8.txt"}\n')
     command.chmod(0o755)
     assert len(npu_smi.read(str(command)).cards) == 8
 
 
 MAPS = {
-    "today": ("\tNPU ID                Chip ID               Chip Logic ID         Chip Name\n"
-              "\t0                     0                     0                     Ascend 910B3\n"
-              "\t0                     1                     -                     Mcu\n"
-              "\t2                     0                     1                     Ascend 910B3\n"),
-    "with Phy-ID": ("NPU ID      Chip ID     Chip Logic ID    Chip Phy-ID    Chip Name\n"
-                    "0           0           0                4              Ascend910\n"
-                    "0           1           -                -              Controller\n"
-                    "2           0           1                5              Ascend910\n"),
-    "950": ("NPU ID      Slot ID     Chip ID    Chip Phy-ID    Chip Name\n"
-            "0           1           0          0              Ascend950\n"
-            "0           1           1          -              Mcu\n"
-            "2           2           0          1              Ascend950\n"),
-}  # fmt: skip
+    "today": (
+        "\tNPU ID                Chip ID               Chip Logic ID         Chip Name\n"
+        "\t0                     0                     0                     Ascend 910B3\n"
+        "\t0                     1                     -                     Mcu\n"
+        "\t2                     0                     1                     Ascend 910B3\n"
+    ),
+    "with Phy-ID": (
+        "NPU ID      Chip ID     Chip Logic ID    Chip Phy-ID    Chip Name\n"
+        "0           0           0                4              Ascend910\n"
+        "0           1           -                -              Controller\n"
+        "2           0           1                5              Ascend910\n"
+    ),
+    "950": (
+        "NPU ID      Slot ID     Chip ID    Chip Phy-ID    Chip Name\n"
+        "0           1           0          0              Ascend950\n"
+        "0           1           1          -              Mcu\n"
+        "2           2           0          1              Ascend950\n"
+    ),
+}
 
 
-@pytest.mark.parametrize(("name", "logic"), [("today", [0, 1]), ("with Phy-ID", [0, 1]), ("950", [None, None])])
+@pytest.mark.parametrize(
+    ("name", "logic"), [("today", [0, 1]), ("with Phy-ID", [0, 1]), ("950", [None, None])]
+)
 def test_the_map_of_every_driver_gives_the_chips_without_their_controllers(name, logic):
     places = npu_smi.parse_map(MAPS[name])
     assert [(place.npu, place.chip) for place in places] == [(0, 0), (2, 0)]
-    assert [place.logic for place in places] == logic and all("Ascend" in place.name for place in places)
+    assert [place.logic for place in places] == logic and all(
+        "Ascend" in place.name for place in places
+    )
 
 
 @pytest.mark.parametrize("text", ["", "dcmi module initialize failed. ret is -8005", "NPU ID\n"])
@@ -234,18 +274,25 @@ def test_a_map_that_is_none_has_no_places(text):
 
 def test_a_board_is_read_as_pairs_whatever_the_blanks():
     text = "\tNPU ID            : 0\n\tFirmware Version  : 7.7.0.1.231\n\tPCIe Bus Info     : 0000:84:00.0\n\n"
-    assert npu_smi.parse_pairs(text) == {"NPU ID": "0", "Firmware Version": "7.7.0.1.231", "PCIe Bus Info": "0000:84:00.0"}
+    assert npu_smi.parse_pairs(text) == {
+        "NPU ID": "0",
+        "Firmware Version": "7.7.0.1.231",
+        "PCIe Bus Info": "0000:84:00.0",
+    }
     assert npu_smi.parse_pairs("") == {}
 
 
 @pytest.mark.parametrize(
     ("text", "mib"),
-    [("DDR Capacity(MB) : 0\nHBM Capacity(MB)   : 65536\nHBM Usage Rate(%) : 4", 65536),
-     ("DDR Capacity(MB) : 13553\nHBM Capacity(MB) : 32768", 32768),
-     ("Memory Capacity(MB)            : 7545\nMemory Usage Rate(%) : 33", 7545),
-     ("DDR Capacity(MB)               : 21525\nDDR Usage Rate(%) : 8", 21525), ("Capacity(MB) : 11577", 11577),
-     ("Aicore Usage Rate(%) : 0", None)],
-)  # fmt: skip
+    [
+        ("DDR Capacity(MB) : 0\nHBM Capacity(MB)   : 65536\nHBM Usage Rate(%) : 4", 65536),
+        ("DDR Capacity(MB) : 13553\nHBM Capacity(MB) : 32768", 32768),
+        ("Memory Capacity(MB)            : 7545\nMemory Usage Rate(%) : 33", 7545),
+        ("DDR Capacity(MB)               : 21525\nDDR Usage Rate(%) : 8", 21525),
+        ("Capacity(MB) : 11577", 11577),
+        ("Aicore Usage Rate(%) : 0", None),
+    ],
+)
 def test_memory_is_that_of_the_kind_the_chip_has(text, mib):
     assert npu_smi.memory_mib(npu_smi.parse_pairs(text)) == mib
 
@@ -336,7 +383,9 @@ def test_a_card_whose_row_shows_no_memory_is_asked_for_it(tmp_path):
     table = (FIXTURES / "310p3.txt").read_text().replace("1839 / 21525", "            ")
     (tmp_path / "table.txt").write_text(re.sub(r"\d+ / 21525", "-", table))
     command = tmp_path / "npu-smi"
-    script = f"if [ $# = 1 ]; then cat {tmp_path}/table.txt; else echo 'DDR Capacity(MB) : 21525'; fi"
+    script = (
+        f"if [ $# = 1 ]; then cat {tmp_path}/table.txt; else echo 'DDR Capacity(MB) : 21525'; fi"
+    )
     command.write_text(f"#!/bin/sh\n{script}\n")
     command.chmod(0o755)
     card = npu_smi.read(str(command)).cards[0]

@@ -22,7 +22,9 @@ raise ImportError("libhccl.so: cannot open shared object file: No such file or d
 """
 
 
-def run_beside_a_broken_torch_npu(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
+def run_beside_a_broken_torch_npu(
+    folder: Path, *arguments: str, **env: str
+) -> subprocess.CompletedProcess:
     """Run Python where a torch_npu is installed, as torch's own entry point says, that cannot load its libraries."""
     (folder / "torch_npu.py").write_text(BROKEN)
     about = folder / "torch_npu-2.13.0.dist-info"
@@ -30,13 +32,20 @@ def run_beside_a_broken_torch_npu(folder: Path, *arguments: str, **env: str) -> 
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: torch-npu\nVersion: 2.13.0\n")
     (about / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
     path = {"PYTHONPATH": f"{folder}:{Path(__file__).parents[2]}", "PATH": "/usr/bin:/bin"}
-    return subprocess.run([sys.executable, *arguments], env=path | env, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *arguments], env=path | env, capture_output=True, text=True
+    )
 
 
-@pytest.mark.parametrize("arguments", [
-    ("-c", "import neoxlib; neoxlib.load('x')"), ("-c", "from neoxlib import timing"), ("-m", "neoxlib", "verify", "x"),
-    ("-c", "import neoxlib; neoxlib.Session('x')"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "import neoxlib; neoxlib.load('x')"),
+        ("-c", "from neoxlib import timing"),
+        ("-m", "neoxlib", "verify", "x"),
+        ("-c", "import neoxlib; neoxlib.Session('x')"),
+    ],
+)
 def test_a_torch_npu_that_cannot_be_loaded_is_named_with_its_cure(tmp_path, arguments):
     done = run_beside_a_broken_torch_npu(tmp_path, *arguments)
     assert done.returncode == 1
@@ -47,7 +56,9 @@ def test_a_torch_npu_that_cannot_be_loaded_is_named_with_its_cure(tmp_path, argu
 
 
 def test_where_cann_is_sourced_the_doctor_is_named(tmp_path):
-    done = run_beside_a_broken_torch_npu(tmp_path, "-m", "neoxlib", "verify", "x", ASCEND_HOME_PATH="/usr/local/Ascend")
+    done = run_beside_a_broken_torch_npu(
+        tmp_path, "-m", "neoxlib", "verify", "x", ASCEND_HOME_PATH="/usr/local/Ascend"
+    )
     assert "python -m neoxlib doctor" in done.stderr and "set_env.sh" not in done.stderr
 
 
@@ -87,8 +98,10 @@ def torch_npu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     npu = SimpleNamespace(
         set_device=lambda index: asked.append(("set_device", index)),
         set_compile_mode=lambda **mode: asked.append(("set_compile_mode", mode)),
-        Event=FakeEvent, max_memory_allocated=lambda: 7e6, memory_allocated=lambda: 5e6,
-    )  # fmt: skip
+        Event=FakeEvent,
+        max_memory_allocated=lambda: 7e6,
+        memory_allocated=lambda: 5e6,
+    )
     package = ModuleType("torch_npu")
     package._C = SimpleNamespace(
         _distributed_c10d=SimpleNamespace(ProcessGroupHCCL=SimpleNamespace(Options=lambda: options))
@@ -117,7 +130,11 @@ def test_an_hccl_group_gets_its_buffer_from_the_environment(torch_npu, monkeypat
 
 def test_an_accelerators_sums_are_timed_by_its_events(torch_npu, monkeypatch):
     given = {}
-    monkeypatch.setattr(collectives.dist, "init_process_group", lambda backend, **rest: given.update(rest, backend=backend))
+    monkeypatch.setattr(
+        collectives.dist,
+        "init_process_group",
+        lambda backend, **rest: given.update(rest, backend=backend),
+    )
     monkeypatch.setattr(collectives.dist, "all_reduce", lambda x: None)
     group = TorchGroup(0, 2, store=None, backend="hccl", device="privateuseone:0")
     assert given["backend"] == "hccl" and given["pg_options"] is torch_npu.options

@@ -11,7 +11,8 @@ from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.model.config import ACTIVATIONS, ModelConfig, sequence_window
 from tests.support.oracle_models import TINY, make_oracle
 
-NAN, INF = float("nan"), float("inf")
+NAN = float("nan")
+INF = float("inf")
 OLD = {**TINY, "model_type": "gpt_neox", "rotary_pct": 0.5, "rotary_emb_base": 777}
 NEW = {key: value for key, value in OLD.items() if not key.startswith("rotary")} | {
     "rope_parameters": {"rope_type": "default", "rope_theta": 777, "partial_rotary_factor": 0.5}
@@ -22,11 +23,16 @@ def test_both_generations_of_config_mean_the_same():
     assert ModelConfig.from_dict(OLD) == ModelConfig.from_dict(NEW)
 
 
-@pytest.mark.parametrize("raw", [OLD, NEW, {**OLD, "rope_scaling": None}, {**NEW, "rotary_pct": 1.0}, TINY])
+@pytest.mark.parametrize(
+    "raw", [OLD, NEW, {**OLD, "rope_scaling": None}, {**NEW, "rotary_pct": 1.0}, TINY]
+)
 def test_rotary_settings_equal_what_transformers_reads(raw: dict):
     rope = GPTNeoXConfig(**json.loads(json.dumps(raw))).rope_parameters
     ours = ModelConfig.from_dict(raw)
-    assert (ours.rotary_emb_base, ours.rotary_pct) == (rope["rope_theta"], rope["partial_rotary_factor"])
+    assert (ours.rotary_emb_base, ours.rotary_pct) == (
+        rope["rope_theta"],
+        rope["partial_rotary_factor"],
+    )
 
 
 def test_published_configs_are_read(data):
@@ -34,17 +40,34 @@ def test_published_configs_are_read(data):
     assert (twenty.head_dim, twenty.rotary_dim, twenty.hidden_act) == (96, 24, "gelu_fast")
     for file in sorted((data / "pythia_configs").glob("*.json")):
         raw = json.loads(file.read_text())
-        ours, theirs = ModelConfig.from_dict(raw), GPTNeoXConfig(**raw)
-        for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "hidden_act", "use_parallel_residual"):
+        ours = ModelConfig.from_dict(raw)
+        theirs = GPTNeoXConfig(**raw)
+        for key in (
+            "hidden_size",
+            "num_hidden_layers",
+            "intermediate_size",
+            "hidden_act",
+            "use_parallel_residual",
+        ):
             assert getattr(ours, key) == getattr(theirs, key), (file.name, key)
 
 
 def test_every_problem_is_named_at_once():
-    raw = {**OLD, "hidden_act": "silu", "num_hidden_layers": "3", "rope_scaling": {"type": "linear", "factor": 2.0}}
+    raw = {
+        **OLD,
+        "hidden_act": "silu",
+        "num_hidden_layers": "3",
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+    }
     del raw["vocab_size"]
     with pytest.raises(ConfigError) as error:
         ModelConfig.from_dict(raw)
-    for word in ("vocab_size is missing", "num_hidden_layers is '3'", "'silu'", "rope scaling 'linear'"):
+    for word in (
+        "vocab_size is missing",
+        "num_hidden_layers is '3'",
+        "'silu'",
+        "rope scaling 'linear'",
+    ):
         assert word in str(error.value)
 
 
@@ -69,12 +92,18 @@ def test_what_is_not_supported_is_refused_by_name(change: dict, message: str | N
 
 def test_keys_that_inference_does_not_need_are_listed():
     assert ModelConfig.from_dict({**OLD, "initializer_range": 0.02, "use_cache": True}).unused == (
-        "bos_token_id", "initializer_range", "use_cache",
-    )  # fmt: skip
+        "bos_token_id",
+        "initializer_range",
+        "use_cache",
+    )
 
 
-@pytest.mark.parametrize("content, message", [(None, "is missing"), ("{", "not valid JSON"), ("[]", "holds a list")])
-def test_a_folder_without_a_readable_config_is_an_error(tmp_path, content: str | None, message: str):
+@pytest.mark.parametrize(
+    "content, message", [(None, "is missing"), ("{", "not valid JSON"), ("[]", "holds a list")]
+)
+def test_a_folder_without_a_readable_config_is_an_error(
+    tmp_path, content: str | None, message: str
+):
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=message):

@@ -14,13 +14,15 @@ from tests.support.oracle_models import VARIANTS, ids_for, make_oracle, ours
 from tests.support.thread_ranks import on_ranks
 
 
-def cache_for(model: GPTNeoX, batch: int, length: int, dtype: torch.dtype = torch.float32) -> KVCache:
+def cache_for(
+    model: GPTNeoX, batch: int, length: int, dtype: torch.dtype = torch.float32
+) -> KVCache:
     return KVCache(model.config, batch, length, model.group, dtype)
 
 
-
-
-def all_logits(oracle: torch.nn.Module, size: int, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+def all_logits(
+    oracle: torch.nn.Module, size: int, ids: Tensor, mask: Tensor | None = None
+) -> Tensor:
     def work(group: Group) -> Tensor | None:
         model = ours(oracle, group)
         return group.gather(model(ids, cache_for(model, *ids.shape), mask))
@@ -40,10 +42,12 @@ def test_logits_equal_transformers_at_any_world_size(variant: str, size: int):
 @pytest.mark.parametrize("side", ["left", "right", "both"])
 def test_ragged_rows_equal_transformers_on_real_tokens(side: str, size: int):
     oracle = make_oracle()
-    ids, mask = ids_for(oracle), torch.ones(3, 17, dtype=torch.bool)
+    ids = ids_for(oracle)
+    mask = torch.ones(3, 17, dtype=torch.bool)
     for row, pad in enumerate((0, 5, 16)):
         if side == "both":
-            mask[row, : pad // 2], mask[row, 17 - pad // 2 :] = False, False
+            mask[row, : pad // 2] = False
+            mask[row, 17 - pad // 2 :] = False
         elif side == "left":
             mask[row, :pad] = False
         else:
@@ -65,7 +69,10 @@ def test_token_by_token_through_the_cache_equals_one_pass(size: int):
     def work(group: Group) -> Tensor | None:
         model = ours(oracle, group)
         cache = cache_for(model, 3, 17)
-        columns = [model(ids[:, :6], cache, mask[:, :6]), model(ids[:, 6:9], cache, mask[:, 6:9])]  # prompt, chunk
+        columns = [
+            model(ids[:, :6], cache, mask[:, :6]),
+            model(ids[:, 6:9], cache, mask[:, 6:9]),
+        ]  # prompt, chunk
         columns += [model(ids[:, i : i + 1], cache) for i in range(9, 17)]
         return group.gather(torch.cat(columns, dim=1))
 
@@ -75,7 +82,9 @@ def test_token_by_token_through_the_cache_equals_one_pass(size: int):
 
 
 @pytest.mark.parametrize("parallel_residual, per_layer", [(True, 1), (False, 2)])
-def test_one_all_reduce_per_layer_with_the_parallel_residual(parallel_residual: bool, per_layer: int):
+def test_one_all_reduce_per_layer_with_the_parallel_residual(
+    parallel_residual: bool, per_layer: int
+):
     oracle = make_oracle(use_parallel_residual=parallel_residual)
     ids = ids_for(oracle)
 
@@ -84,7 +93,8 @@ def test_one_all_reduce_per_layer_with_the_parallel_residual(parallel_residual: 
         model(ids, cache_for(model, *ids.shape))
         return group.reduces
 
-    layers, embedding = oracle.config.num_hidden_layers, 1
+    layers = oracle.config.num_hidden_layers
+    embedding = 1
     assert on_ranks(2, work) == [per_layer * layers + embedding] * 2
 
 
@@ -123,14 +133,18 @@ def test_large_queries_do_not_overflow_float16():
 
 def test_last_only_is_the_last_column():
     oracle = make_oracle()
-    model, ids = ours(oracle), ids_for(oracle)
+    model = ours(oracle)
+    ids = ids_for(oracle)
     last = model(ids, cache_for(model, *ids.shape), last_only=True)
     torch.testing.assert_close(last, oracle(ids).logits[:, -1:], rtol=0, atol=1e-4)
 
 
 def test_a_world_size_that_cuts_a_head_is_refused_with_the_legal_ones():
     config = ModelConfig.from_dict(make_oracle().config.to_dict())
-    with pytest.raises(ShardError, match="8 attention heads cannot be cut over 3 ranks; world_size may be 1, 2, 4, 8"):
+    with pytest.raises(
+        ShardError,
+        match="8 attention heads cannot be cut over 3 ranks; world_size may be 1, 2, 4, 8",
+    ):
         on_ranks(3, lambda group: GPTNeoX(config, group))
 
 
@@ -142,7 +156,9 @@ def test_every_parameter_has_a_rule_and_the_parts_tile_the_whole():
     for shape, rule in rules.values():
         if rule.dim is not None:
             parts = [rule.slices(shape, rank, 8)[rule.dim] for rank in range(8)]
-            assert [i for part in parts for i in range(part.start, part.stop)] == list(range(shape[rule.dim]))
+            assert [i for part in parts for i in range(part.start, part.stop)] == list(
+                range(shape[rule.dim])
+            )
 
 
 def test_the_20b_config_counts_the_published_parameters(data):

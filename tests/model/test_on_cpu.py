@@ -34,20 +34,17 @@ def threads():
     torch.set_num_threads(before)
 
 
-
-
-
-
 def both(oracle: torch.nn.Module, size: int, ids: Tensor, **how: object) -> tuple[Tensor, Tensor]:
     """Logits of the plain and of the compiled model over `size` ranks."""
     build = {key: how.pop(key) for key in ("dtype", "quant") if key in how}
     plain, found = (
-        on_ranks(size, lambda group, c=compiled: run(model_of(oracle, group, compiled=c, **build), ids, **how))[0]
+        on_ranks(
+            size,
+            lambda group, c=compiled: run(model_of(oracle, group, compiled=c, **build), ids, **how),
+        )[0]
         for compiled in (False, True)
     )
     return plain, found
-
-
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -74,9 +71,12 @@ def test_token_by_token_equals_one_plain_pass(changes: dict, batch: int):
 @pytest.mark.parametrize("side", ["left", "right", "both", "middle"])
 def test_ragged_rows_equal_the_plain_ones(side: str, length: int, size: int):
     oracle = make_oracle()
-    ids, mask = ids_for(oracle, 4, length), torch.ones(4, length, dtype=torch.bool)
+    ids = ids_for(oracle, 4, length)
+    mask = torch.ones(4, length, dtype=torch.bool)
     for row, pad in enumerate((0, 3, length // 2, length - 1)):
-        first, last = {"left": (0, pad), "right": (length - pad, length), "middle": (1, pad)}.get(side, (0, pad // 2))
+        first, last = {"left": (0, pad), "right": (length - pad, length), "middle": (1, pad)}.get(
+            side, (0, pad // 2)
+        )
         mask[row, first:last] = False
         mask[row, length - pad // 2 :] &= side != "both"
     for parts in ((), (length - 3, 1, 1, 1)):
@@ -132,7 +132,8 @@ def test_what_is_not_finite_survives_rounding(quant: str, length: int):
 
 def test_the_number_of_threads_changes_no_bit(threads):
     oracle = make_oracle(**ODD)
-    ids, answers = ids_for(oracle), []
+    ids = ids_for(oracle)
+    answers = []
     for number in (1, 2, 5):
         threads(number)
         answers.append(run(model_of(oracle), ids, parts=(13, 1, 1, 1, 1)))
@@ -141,7 +142,8 @@ def test_the_number_of_threads_changes_no_bit(threads):
 
 def test_a_model_follows_the_number_of_threads(threads):
     oracle = make_oracle()
-    model, ids = model_of(oracle), ids_for(oracle)
+    model = model_of(oracle)
+    ids = ids_for(oracle)
     before = run(model, ids)
     threads(3)
     assert torch.equal(run(model, ids), before)
@@ -150,7 +152,8 @@ def test_a_model_follows_the_number_of_threads(threads):
 def test_callers_at_the_same_time_get_their_own_answers(threads):
     threads(2)
     oracle = make_oracle()
-    model, prompts = model_of(oracle), [ids_for(oracle, batch, 12) for batch in (1, 2, 3, 4)] * 3
+    model = model_of(oracle)
+    prompts = [ids_for(oracle, batch, 12) for batch in (1, 2, 3, 4)] * 3
     alone = [run(model, ids, parts=(8, 1, 1, 1, 1)) for ids in prompts]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda ids: run(model, ids, parts=(8, 1, 1, 1, 1)), prompts))
@@ -166,7 +169,9 @@ def test_one_all_reduce_per_sum(parallel_residual: bool, per_layer: int):
         model(ids_for(oracle), KVCache(model.config, 3, 17, group))
         return group.reduces
 
-    assert on_ranks(2, work) == [per_layer * oracle.config.num_hidden_layers + 1] * 2  # 1: the embedding
+    assert (
+        on_ranks(2, work) == [per_layer * oracle.config.num_hidden_layers + 1] * 2
+    )  # 1: the embedding
 
 
 def test_large_queries_do_not_overflow_float16():
@@ -174,7 +179,11 @@ def test_large_queries_do_not_overflow_float16():
     for layer in oracle.gpt_neox.layers:
         layer.attention.query_key_value.weight.data *= 40
     for parts in ((), (14, 1, 1, 1)):
-        assert run(model_of(oracle, dtype=torch.float16), ids_for(oracle), parts=parts).isfinite().all()
+        assert (
+            run(model_of(oracle, dtype=torch.float16), ids_for(oracle), parts=parts)
+            .isfinite()
+            .all()
+        )
 
 
 def test_a_damaged_weight_is_not_hidden(checkpoint):
@@ -193,10 +202,14 @@ def test_greedy_text_is_that_of_the_plain_model(checkpoint, size: int):
         engine = neoxlib.load(checkpoint, group=group, compile=compiled)
         about = engine.describe()
         assert about["compile"] == ("compiled kernels" if compiled else "plain: compile is False")
-        assert about["compile_s"] == round(kernels_build.seconds("pack", *["forward"] * compiled), 2)
+        assert about["compile_s"] == round(
+            kernels_build.seconds("pack", *["forward"] * compiled), 2
+        )
         return engine.generate(prompts, max_new_tokens=24)
 
-    plain, found = (on_ranks(size, lambda group, c=compiled: work(group, c))[0] for compiled in (False, True))
+    plain, found = (
+        on_ranks(size, lambda group, c=compiled: work(group, c))[0] for compiled in (False, True)
+    )
     assert [answer.token_ids for answer in found] == [answer.token_ids for answer in plain]
 
 

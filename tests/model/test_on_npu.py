@@ -75,7 +75,9 @@ def test_nz_is_for_plain_matrices_on_310p_only_emulated():
     for quant, family, casts in ((None, "310P", 2 * 4 + 1), ("int8", "310P", 0), (None, "A2", 0)):
         with reference.on_chip(family):
             on_npu.attach(loaded(dtype=HALF, quant=quant), family)
-            assert [kwargs for name, kwargs in reference.calls if name == "npu_format_cast"] == [{}] * casts
+            assert [kwargs for name, kwargs in reference.calls if name == "npu_format_cast"] == [
+                {}
+            ] * casts
 
 
 @pytest.mark.parametrize("quant", SCHEMES)
@@ -87,7 +89,11 @@ def test_packed_arguments_are_laid_out_once_at_load_emulated(quant, monkeypatch)
             monkeypatch.setattr(type(scheme), "npu_arguments", None)
             monkeypatch.setattr(type(scheme), "unpack", None)
         assert answer(model).isfinite().all()
-    left = {name for name, _ in model.named_parameters() if "layers" in name and name.endswith(("weight", "scale"))}
+    left = {
+        name
+        for name, _ in model.named_parameters()
+        if "layers" in name and name.endswith(("weight", "scale"))
+    }
     assert all("layernorm" in name for name in left), "a packed weight is held twice"
 
 
@@ -121,11 +127,19 @@ def test_turning_whole_heads_is_the_partial_rotation_in_another_order():
 
 def test_heads_that_the_pages_rule_out_go_to_pytorchs_own():
     for heads, head_dim, rotary, attention, rotation in (
-        (8, 96, 24, True, True), (8, 40, 10, True, False), (8, 20, 4, False, False), (300, 16, 4, False, True),
-        (8, 1024, 24, False, False), (8, 96, 0, True, False),
-    ):  # fmt: skip
+        (8, 96, 24, True, True),
+        (8, 40, 10, True, False),
+        (8, 20, 4, False, False),
+        (300, 16, 4, False, True),
+        (8, 1024, 24, False, False),
+        (8, 96, 0, True, False),
+    ):
         found = npu.operators_for("A2", heads, head_dim, rotary)
-        assert (found.several is not None, found.one is not None, found.rotary_mul) == (attention, attention, rotation)
+        assert (found.several is not None, found.one is not None, found.rotary_mul) == (
+            attention,
+            attention,
+            rotation,
+        )
 
 
 def test_where_npu_gelu_is_not_listed_pytorchs_own_is_not_asked_for_the_exact_form(monkeypatch):
@@ -143,14 +157,21 @@ def test_weights_are_laid_out_once_only_emulated():
         on_npu.attach(model, "A2")
 
 
-@pytest.mark.parametrize("family, limit, tokens, operator", [
-    ("A2", 1000, 2, "npu_rotary_mul"), ("310P", 129, 2, "npu_prompt_flash_attention"),
-    ("310P", 257, 1, "npu_incre_flash_attention"),
-])  # fmt: skip
-def test_a_batch_past_the_operators_limit_goes_to_pytorchs_own_emulated(family, limit, tokens, operator):
+@pytest.mark.parametrize(
+    "family, limit, tokens, operator",
+    [
+        ("A2", 1000, 2, "npu_rotary_mul"),
+        ("310P", 129, 2, "npu_prompt_flash_attention"),
+        ("310P", 257, 1, "npu_incre_flash_attention"),
+    ],
+)
+def test_a_batch_past_the_operators_limit_goes_to_pytorchs_own_emulated(
+    family, limit, tokens, operator
+):
     ops = npu.NpuOps(OPS[family])
     for rows in (limit - 1, limit):
-        q, keep = torch.zeros(rows, 1, tokens, 16, dtype=HALF), torch.ones(rows, 1, tokens, tokens, dtype=torch.bool)
+        q = torch.zeros(rows, 1, tokens, 16, dtype=HALF)
+        keep = torch.ones(rows, 1, tokens, tokens, dtype=torch.bool)
         with reference.on_chip(family):
             cos, sin = ops.angles(*torch.ones(2, rows, 1, tokens, 4, dtype=HALF), 16)
             ops.attend(ops.rotate(q, cos, sin), q, q, ops.mask(keep, tokens), tokens)
@@ -161,11 +182,17 @@ def test_a_batch_past_the_operators_limit_goes_to_pytorchs_own_emulated(family, 
 def test_slots_not_in_use_are_left_out_by_the_mask_and_by_their_number_emulated(family):
     """Either alone would do; the number is what spares the operator the work."""
     gap(family, HALF)
-    told = [kwargs for name, kwargs in reference.calls if name.startswith(("npu_fused", "npu_incre"))]
+    told = [
+        kwargs for name, kwargs in reference.calls if name.startswith(("npu_fused", "npu_incre"))
+    ]
     for kwargs in told:
         (end,) = kwargs.get("actual_seq_lengths_kv") or kwargs["actual_seq_lengths"]
         left_out = kwargs["atten_mask"]
-        assert left_out.shape[-1] == ROOM and left_out[..., end:].all() and not left_out[..., -1:, end - 1].any()
+        assert (
+            left_out.shape[-1] == ROOM
+            and left_out[..., end:].all()
+            and not left_out[..., -1:, end - 1].any()
+        )
     assert told
 
 
@@ -174,15 +201,22 @@ def test_float32_is_refused_as_the_pages_have_it_emulated():
         model = loaded()
         on_npu.attach(model, "A2")
         answer(model)
+
+
 @pytest.mark.parametrize("form", ["gelu", "tanh", "relu"])
 @pytest.mark.parametrize("family", EXPECTED)
 def test_the_activation_is_the_one_that_the_config_names_emulated(family, form, monkeypatch):
     """The two forms of gelu are 5e-4 apart at most, which 16 bits hide; so are their slopes."""
-    x, ops = torch.linspace(-6, 6, 1001), npu.NpuOps(OPS.get(family, npu.PLAIN))
+    x = torch.linspace(-6, 6, 1001)
+    ops = npu.NpuOps(OPS.get(family, npu.PLAIN))
     exact = npu.torch_ops.activate(x.double(), form).float()
     with reference.on_chip(family):
         torch.testing.assert_close(ops.activate(x, form), exact, rtol=0, atol=2e-6)
-        plant(monkeypatch, "npu_gelu", keywords(approximate=lambda form: "none" if form == "tanh" else "tanh"))
+        plant(
+            monkeypatch,
+            "npu_gelu",
+            keywords(approximate=lambda form: "none" if form == "tanh" else "tanh"),
+        )
         same = (ops.activate(x, form) - exact).abs().max() < 1e-4
         assert same == (form == "relu" or "npu_gelu" not in EXPECTED[family])
 
@@ -193,7 +227,12 @@ def test_the_activation_is_the_one_that_the_config_names_emulated(family, form, 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
     """What tests/support/npu/device.py saw, in a process of its own: its device is registered for good."""
-    done = subprocess.run([sys.executable, "-m", "tests.support.npu.device"], capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.npu.device"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert not done.returncode, done.stderr
     return json.loads(done.stdout)
 
@@ -206,7 +245,10 @@ def test_the_model_moves_to_the_device_and_computes_the_same_there_emulated(seen
 
 def test_a_decode_step_waits_for_the_device_only_for_its_clocks_and_the_logits_emulated(seen):
     for steps in seen["greedy"].values():
-        assert all(step["waits"] == {"synchronize": 3 + (n > 0), "aten::_to_copy": 1} for n, step in enumerate(steps))
+        assert all(
+            step["waits"] == {"synchronize": 3 + (n > 0), "aten::_to_copy": 1}
+            for n, step in enumerate(steps)
+        )
         assert [step["device_ms"] for step in steps] == [2.0] * 4
     assert seen["greedy"]["A2"][0]["tokens"] == seen["greedy"]["310P"][0]["tokens"]
 
@@ -223,8 +265,14 @@ def test_a_tensor_left_on_the_cpu_is_found_emulated(seen):
 
 
 def test_a_folder_is_loaded_onto_the_device_and_answers_there_emulated(seen):
-    plain, packed = seen["load"]["None"], seen["load"]["int8"]
-    assert plain["about"] == {"dtype": "float16", "device": "npu", "quant": None, "compile": "operators for 910B3"}
+    plain = seen["load"]["None"]
+    packed = seen["load"]["int8"]
+    assert plain["about"] == {
+        "dtype": "float16",
+        "device": "npu",
+        "quant": None,
+        "compile": "operators for 910B3",
+    }
     assert plain["started"] == [{"jit_compile": False}] * 2
     assert max(plain["off"], packed["off"]) < 3e-3 and plain["tokens"] == packed["tokens"] == [3, 3]
     assert set(packed["called"]) - set(plain["called"]) == {"npu_weight_quant_batchmatmul"}

@@ -12,20 +12,23 @@ from neoxlib.kernels.cpu import pack as kernels_pack
 from neoxlib.model.quant import SCHEMES, Packed, scheme_name
 from neoxlib.workbook.parameters import PARAMETERS
 
-INT8, INT4 = SCHEMES["int8"], SCHEMES["int4"]
+INT8 = SCHEMES["int8"]
+INT4 = SCHEMES["int4"]
 
 
 def weight_of(rows: int = 37, columns: int = 192, seed: int = 0) -> Tensor:
     """Rows of very different sizes, one of zeros, one with a lone large value."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, columns, generator=generator) * torch.logspace(-4, 1, rows)[:, None]
-    weight[min(3, rows - 1)], weight[min(5, rows - 1), 7] = 0, 100.0
+    weight[min(3, rows - 1)] = 0
+    weight[min(5, rows - 1), 7] = 100.0
     return weight
 
 
 def by_hand(packed: Packed) -> Tensor:
     """The int4 format written down anew, number by number."""
-    bytes_, scales = packed["weight"], packed["weight_scale"]
+    bytes_ = packed["weight"]
+    scales = packed["weight_scale"]
     weight = torch.empty(len(bytes_), 2 * bytes_.shape[1])
     for row in range(len(bytes_)):
         for column in range(weight.shape[1]):
@@ -58,9 +61,13 @@ def test_int4_is_within_half_a_step_unless_clipped_and_no_group_is_far_from_the_
     weight = weight_of()
     packed = INT4.pack(weight)
     scale = packed["weight_scale"].float()[..., None]  # [rows, groups, 1]
-    groups, found = (x.unflatten(-1, (-1, 32)) for x in (weight, INT4.unpack(packed, torch.float32)))
+    groups, found = (
+        x.unflatten(-1, (-1, 32)) for x in (weight, INT4.unpack(packed, torch.float32))
+    )
     inside = (groups / scale > -8.5) & (groups / scale < 7.5)
-    assert ((found - groups).abs() <= scale.abs() * 0.50001)[inside].all() and inside.float().mean() > 0.95
+    assert ((found - groups).abs() <= scale.abs() * 0.50001)[
+        inside
+    ].all() and inside.float().mean() > 0.95
     largest = groups.gather(-1, groups.abs().argmax(-1, keepdim=True))  # [rows, groups, 1]
     tried = {}
     for tenth in range(66, 110):
@@ -80,9 +87,15 @@ def relative_error(found: Tensor, groups: Tensor) -> Tensor:
 
 
 @settings(deadline=None)
-@given(rows=st.integers(1, 40), step=st.integers(1, 40), name=st.sampled_from(list(SCHEMES)), seed=st.integers(0, 9))
+@given(
+    rows=st.integers(1, 40),
+    step=st.integers(1, 40),
+    name=st.sampled_from(list(SCHEMES)),
+    seed=st.integers(0, 9),
+)
 def test_bits_do_not_depend_on_the_blocks(rows: int, step: int, name: str, seed: int):
-    weight, scheme = weight_of(rows, 64, seed), SCHEMES[name]
+    weight = weight_of(rows, 64, seed)
+    scheme = SCHEMES[name]
     whole = scheme.pack(weight)
     blocks = [scheme.pack(weight[start : start + step]) for start in range(0, rows, step)]
     for part, tensor in whole.items():
@@ -110,12 +123,15 @@ def test_compiled_packing_has_the_bits_of_the_plain_one(columns: int, dtype: tor
         pytest.skip(build.why_not("pack"))
     for size in (1.0, 1e-4, 3e-6, 3e-8, 1e-30, 1e-38):
         weight = (weight_of(23, columns).clamp(-10, 10) * size).to(dtype)
-        weight[2], weight[4] = weight[2].abs(), torch.tensor(size).to(dtype)  # no negative number; all the same
+        weight[2] = weight[2].abs()
+        weight[4] = torch.tensor(size).to(dtype)  # no negative number; all the same
         for scheme in SCHEMES.values():
-            ours, plain = scheme.pack(weight), scheme.pack_plain(weight)
+            ours = scheme.pack(weight)
+            plain = scheme.pack_plain(weight)
             assert all(torch.equal(ours[part], plain[part]) for part in plain), (scheme.name, size)
     odd = weight_of(9, 77).to(dtype)
-    ours, plain = INT8.pack(odd), INT8.pack_plain(odd)
+    ours = INT8.pack(odd)
+    plain = INT8.pack_plain(odd)
     assert all(torch.equal(ours[part], plain[part]) for part in plain)
 
 
@@ -126,7 +142,9 @@ def test_a_weight_is_packed_into_the_memory_that_is_given():
         for form in (weight, weight.double()):  # the second is packed by PyTorch
             out = {part: torch.zeros_like(tensor) for part, tensor in fresh.items()}
             found = scheme.pack(form, out)
-            assert all(found[part] is out[part] and torch.equal(out[part], fresh[part]) for part in fresh)
+            assert all(
+                found[part] is out[part] and torch.equal(out[part], fresh[part]) for part in fresh
+            )
 
 
 @pytest.mark.parametrize("to", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
@@ -141,7 +159,9 @@ def test_a_copy_into_another_dtype_rounds_as_pytorch_does(dtype: torch.dtype, to
     kernels_pack.copy(source[:, 3:80], target[:, 7:84])
     expected = source[:, 3:80].to(to)
     torch.testing.assert_close(target[:, 7:84], expected, rtol=0, atol=0, equal_nan=True)
-    assert torch.equal(target[:, 7:84].signbit() & ~expected.isnan(), expected.signbit() & ~expected.isnan())
+    assert torch.equal(
+        target[:, 7:84].signbit() & ~expected.isnan(), expected.signbit() & ~expected.isnan()
+    )
     assert not target[:, :7].any() and not target[:, 84:].any()
     kernels_pack.copy(source, whole := torch.empty(6, 300, dtype=to))
     torch.testing.assert_close(whole, source.to(to), rtol=0, atol=0, equal_nan=True)
@@ -151,10 +171,13 @@ def test_a_copy_into_another_dtype_rounds_as_pytorch_does(dtype: torch.dtype, to
 def test_any_float_is_packed_as_the_float32_that_it_is(dtype: torch.dtype):
     weight = weight_of().clamp(-10, 10).to(dtype)
     for scheme in SCHEMES.values():
-        ours, theirs = scheme.pack(weight), scheme.pack(weight.float())
+        ours = scheme.pack(weight)
+        theirs = scheme.pack(weight.float())
         assert all(torch.equal(ours[part], theirs[part]) for part in theirs)
         back = scheme.unpack(ours, torch.bfloat16)
-        assert back.dtype == torch.bfloat16 and torch.equal(back, scheme.unpack(ours, torch.float32).bfloat16())
+        assert back.dtype == torch.bfloat16 and torch.equal(
+            back, scheme.unpack(ours, torch.float32).bfloat16()
+        )
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -181,7 +204,9 @@ def test_columns_that_are_no_whole_groups_are_refused():
 
 
 def test_an_unknown_scheme_is_refused_with_the_nearest_name():
-    with pytest.raises(SettingsError, match=r"quant is 'int88'; did you mean int8\? the schemes are int8, int4"):
+    with pytest.raises(
+        SettingsError, match=r"quant is 'int88'; did you mean int8\? the schemes are int8, int4"
+    ):
         scheme_name("int88")
     with pytest.raises(SettingsError, match=r"quant is 'q5'; the schemes are int8, int4"):
         scheme_name("q5")
@@ -195,21 +220,30 @@ def test_the_parameter_offers_every_scheme():
 def of_the_npu(weight: Tensor, antiquant_scale: Tensor, antiquant_group_size: int = 0) -> Tensor:
     """What npu_weight_quant_batchmatmul takes weight [K, N] or eight columns a word [K / 8, N] to stand for: [K, N]."""
     if weight.dtype == torch.int32:
-        nibbles = torch.stack([(weight >> 4 * i) & 15 for i in range(8)], dim=1).flatten(0, 1)  # [K, N]
+        nibbles = torch.stack([(weight >> 4 * i) & 15 for i in range(8)], dim=1).flatten(
+            0, 1
+        )  # [K, N]
         weight = torch.where(nibbles > 7, nibbles - 16, nibbles)
     scale = antiquant_scale.float()
-    return weight * (scale.repeat_interleave(antiquant_group_size, 0) if antiquant_group_size else scale)
+    return weight * (
+        scale.repeat_interleave(antiquant_group_size, 0) if antiquant_group_size else scale
+    )
 
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_what_the_npus_operator_takes_has_its_shapes_and_stands_for_the_same_weight(name: str):
-    scheme, weight = SCHEMES[name], weight_of(40, 192).clamp(-10, 10)
+    scheme = SCHEMES[name]
+    weight = weight_of(40, 192).clamp(-10, 10)
     packed = scheme.pack(weight)
     arguments = scheme.npu_arguments(packed, torch.bfloat16)
-    k, n, group = 192, 40, arguments.get("antiquant_group_size", 0)
+    k = 192
+    n = 40
+    group = arguments.get("antiquant_group_size", 0)
     assert arguments["weight"].shape == ((k, n) if name == "int8" else (k // 8, n))
     assert arguments["weight"].dtype == (torch.int8 if name == "int8" else torch.int32)
     assert arguments["antiquant_scale"].shape == ((k // group, n) if group else (n,))
     assert arguments["antiquant_scale"].dtype == torch.bfloat16
     assert group == 0 or (group % 32 == 0 and 32 <= group < k)
-    torch.testing.assert_close(of_the_npu(**arguments).t(), scheme.unpack(packed, torch.float32), rtol=2**-8, atol=0)
+    torch.testing.assert_close(
+        of_the_npu(**arguments).t(), scheme.unpack(packed, torch.float32), rtol=2**-8, atol=0
+    )

@@ -37,17 +37,36 @@ except RuntimeError as error:
 
 def main() -> None:
     """All questions, the one with the plainest answer first."""
-    bare = {name: value for name, value in os.environ.items() if name not in ("LD_LIBRARY_PATH", AUTOLOAD)}
+    bare = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("LD_LIBRARY_PATH", AUTOLOAD)
+    }
     code, out = python("import torch", bare)
-    check("without CANN's libraries `import torch` fails, by torch_npu's own doing", code != 0 and "libhccl" in out)
+    check(
+        "without CANN's libraries `import torch` fails, by torch_npu's own doing",
+        code != 0 and "libhccl" in out,
+    )
     code, out = loads("auto", bare)
-    check("neoxlib.load then names the cure", code == 0 and all(cure in out for cure in CURES), last(out))
+    check(
+        "neoxlib.load then names the cure",
+        code == 0 and all(cure in out for cure in CURES),
+        last(out),
+    )
     code, out = run(["-m", "neoxlib", "doctor", "--json"], bare)
     check("doctor then names the cure", *repair(out))
     code, alone = loads("auto", bare | {AUTOLOAD: "0"})
-    check("with autoload off the same call runs on the CPU", code == 0 and alone.startswith("cpu ["), last(alone))
+    check(
+        "with autoload off the same call runs on the CPU",
+        code == 0 and alone.startswith("cpu ["),
+        last(alone),
+    )
     code, out = python(SESSION, bare)
-    check("a Session then names the cure, too", code == 0 and all(cure in out for cure in CURES), last(out))
+    check(
+        "a Session then names the cure, too",
+        code == 0 and all(cure in out for cure in CURES),
+        last(out),
+    )
     code, out = python(SESSION, bare | {AUTOLOAD: "0"})
     check("with autoload off a Session runs on the CPU", last(out) == last(alone), last(out))
     on_standins(last(alone))
@@ -58,20 +77,46 @@ def on_standins(cpu_answer: str) -> None:
     """The same with `import torch_npu` working."""
     env = standins.environment()
     code, out = python(ASK, env)
-    answer = next((line for line in out.splitlines() if line.startswith(("True", "False"))), last(out))
-    check("on stand-ins `import torch_npu` works, and no device is available", answer == "False 0", answer)
+    answer = next(
+        (line for line in out.splitlines() if line.startswith(("True", "False"))), last(out)
+    )
+    check(
+        "on stand-ins `import torch_npu` works, and no device is available",
+        answer == "False 0",
+        answer,
+    )
     check("no tensor can be made on them", last(out).startswith("refused:"), last(out))
     code, out = loads("auto", env)
-    check('load(device="auto") falls back to the CPU, with the same answer', last(out) == cpu_answer, last(out))
+    check(
+        'load(device="auto") falls back to the CPU, with the same answer',
+        last(out) == cpu_answer,
+        last(out),
+    )
     code, out = loads("npu", env)
-    check('load(device="npu") is refused with every reason', "SettingsError" in out and "davinci" in out, last(out))
+    check(
+        'load(device="npu") is refused with every reason',
+        "SettingsError" in out and "davinci" in out,
+        last(out),
+    )
     code, out = python("from neoxlib import chips; print(chips._count_problem())", env)
-    check("asking torch_npu for its devices is answered with a reason", "sees no device" in out, last(out))
+    check(
+        "asking torch_npu for its devices is answered with a reason",
+        "sees no device" in out,
+        last(out),
+    )
     code, out = run(["-m", "neoxlib", "doctor"], env)
-    check("doctor runs and does not report an NPU", "no NPU" in out, out.splitlines()[0] if out else "no output")
+    check(
+        "doctor runs and does not report an NPU",
+        "no NPU" in out,
+        out.splitlines()[0] if out else "no output",
+    )
     code, out = run(["-m", "neoxlib", "selftest-npu"], env)
     told = code == 77 and last(out) == "Nothing about a device was verified."
-    check("selftest-npu ends with 77 and says that nothing was verified", told, f"exit code {code}, {last(out)}")
+    check(
+        "selftest-npu ends with 77 and says that nothing was verified",
+        told,
+        f"exit code {code}, {last(out)}",
+    )
 
 
 def refusals() -> None:
@@ -93,8 +138,12 @@ def repair(out: str) -> tuple[bool, str]:
         rows = json.loads(out[out.index("{") :])["rows"]
     except ValueError:
         return False, last(out)
-    cures = [row["repair"] for row in rows if row["status"] == "FAIL" and "torch_npu" in row["name"]]
-    return bool(cures) and any(cure in cures[0] for cure in CURES), "; ".join(cures) or "no failing row"
+    cures = [
+        row["repair"] for row in rows if row["status"] == "FAIL" and "torch_npu" in row["name"]
+    ]
+    return bool(cures) and any(cure in cures[0] for cure in CURES), "; ".join(
+        cures
+    ) or "no failing row"
 
 
 def python(code: str, env: dict[str, str]) -> tuple[int, str]:
@@ -103,8 +152,12 @@ def python(code: str, env: dict[str, str]) -> tuple[int, str]:
 
 def run(arguments: list[str], env: dict[str, str]) -> tuple[int, str]:
     """Exit code and output of a Python process; what it says on stderr comes first."""
-    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=120)
-    return done.returncode, (done.stderr + done.stdout).strip() if done.returncode else done.stdout.strip()
+    done = subprocess.run(
+        [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, (
+        done.stderr + done.stdout
+    ).strip() if done.returncode else done.stdout.strip()
 
 
 def last(out: str) -> str:

@@ -2,8 +2,12 @@
 
 from typing import NamedTuple
 
-EMULATED = "emulated, in `make test`"  # our reading of the operators' pages, on the CPU, without torch_npu
-CHECKED = "schema-checked or traced, in `make verify-npu`"  # against the vendor's wheel, without a device
+EMULATED = (
+    "emulated, in `make test`"  # our reading of the operators' pages, on the CPU, without torch_npu
+)
+CHECKED = (
+    "schema-checked or traced, in `make verify-npu`"  # against the vendor's wheel, without a device
+)
 DEVICE = "open: only the JSON of `selftest-npu`, from an NPU, can say"
 OPEN = "open: not measured"
 
@@ -17,20 +21,39 @@ class Known(NamedTuple):
 
 
 KNOWN = (
-    Known("numbers: prefill, decode, a chunk on the cache, padding, int8, int4", EMULATED,
-          "the plain path in float32, with CPU kernels written from the operators' pages"),
-    Known("documented constraints: layouts, dtypes, masks, sizes", EMULATED, "our reading of those pages"),
+    Known(
+        "numbers: prefill, decode, a chunk on the cache, padding, int8, int4",
+        EMULATED,
+        "the plain path in float32, with CPU kernels written from the operators' pages",
+    ),
+    Known(
+        "documented constraints: layouts, dtypes, masks, sizes",
+        EMULATED,
+        "our reading of those pages",
+    ),
     Known("placement: tensors on the device, host synchronisations", EMULATED, "a made-up device"),
-    Known("operators' names and arguments", CHECKED, "the schemas in the torch-npu 2.13.0 wheel, word for word"),
-    Known("GPT-NeoX-20B's shapes and dtypes at world sizes 1 and 8", CHECKED,
-          "the wheel's own shape kernels, on tensors without data"),
+    Known(
+        "operators' names and arguments",
+        CHECKED,
+        "the schemas in the torch-npu 2.13.0 wheel, word for word",
+    ),
+    Known(
+        "GPT-NeoX-20B's shapes and dtypes at world sizes 1 and 8",
+        CHECKED,
+        "the wheel's own shape kernels, on tensors without data",
+    ),
     Known("the emulating kernels' shapes and dtypes", CHECKED, "the same shape kernels"),
-    Known("torch_npu installed, but no CANN or no NPU", CHECKED,
-          "the wheel's own import, without its libraries and on stand-ins for them"),
+    Known(
+        "torch_npu installed, but no CANN or no NPU",
+        CHECKED,
+        "the wheel's own import, without its libraries and on stand-ins for them",
+    ),
     Known("the model's ordinary tests, torch_npu imported", CHECKED, "the same tests without it"),
-    Known("operators, collectives, greedy text on an NPU", DEVICE, "plain float32 sums on the host"),
+    Known(
+        "operators, collectives, greedy text on an NPU", DEVICE, "plain float32 sums on the host"
+    ),
     Known("speed and memory on an NPU", OPEN, "nothing; `plan` predicts"),
-)  # fmt: skip
+)
 
 
 def markdown() -> str:

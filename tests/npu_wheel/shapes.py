@@ -9,7 +9,10 @@ from torch import Tensor
 from tests.npu_wheel.say import check, note, skip
 from tests.support.npu import reference as reference
 
-BATCH, HEADS, KEYS, WIDTH = 2, 8, 13, 96
+BATCH = 2
+HEADS = 8
+KEYS = 13
+WIDTH = 96
 
 
 def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, tuple[Any, ...], dict[str, Any]]]:
@@ -19,17 +22,35 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, tuple[Any, ...], dict[
     def some(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(dtype)
 
-    k, v = some(BATCH, HEADS, KEYS, WIDTH), some(BATCH, HEADS, KEYS, WIDTH)
+    k = some(BATCH, HEADS, KEYS, WIDTH)
+    v = some(BATCH, HEADS, KEYS, WIDTH)
     for rows in (KEYS, 4, 1):  # prefill, a chunk on the cache, one new token
-        q, heads = some(BATCH, HEADS, rows, WIDTH), {"num_heads": HEADS, "input_layout": "BNSD"}
+        q = some(BATCH, HEADS, rows, WIDTH)
+        heads = {"num_heads": HEADS, "input_layout": "BNSD"}
         off = torch.ones(rows, KEYS, dtype=torch.bool).triu(1 + KEYS - rows).repeat(BATCH, 1, 1, 1)
-        yield "A2", "npu_fused_infer_attention_score", (q, k, v), heads | {"atten_mask": off, "scale": 0.1}
+        yield (
+            "A2",
+            "npu_fused_infer_attention_score",
+            (q, k, v),
+            heads | {"atten_mask": off, "scale": 0.1},
+        )
         if rows > 1:
             wide = {"next_tokens": reference.EVERY}
-            yield "A2", "npu_prompt_flash_attention", (q, k, v), heads | wide | {"atten_mask": off, "scale_value": 0.1}
+            yield (
+                "A2",
+                "npu_prompt_flash_attention",
+                (q, k, v),
+                heads | wide | {"atten_mask": off, "scale_value": 0.1},
+            )
         else:
-            yield "A2", "npu_incre_flash_attention", (q, k, v), heads | {"atten_mask": off, "inner_precise": 0}
-    x, table = some(BATCH, HEADS, 5, WIDTH), some(BATCH, 1, 5, WIDTH)
+            yield (
+                "A2",
+                "npu_incre_flash_attention",
+                (q, k, v),
+                heads | {"atten_mask": off, "inner_precise": 0},
+            )
+    x = some(BATCH, HEADS, 5, WIDTH)
+    table = some(BATCH, 1, 5, WIDTH)
     yield "A2", "npu_rotary_mul", (x, table, table), {}
     for form in ("none", "tanh"):
         yield "A2", "npu_gelu", (some(3, 5, 64),), {"approximate": form}
@@ -40,8 +61,10 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, tuple[Any, ...], dict[
 
 def _products(some: Any) -> Iterator[tuple[str, str, tuple[Any, ...], dict[str, Any]]]:
     """int8 with a scale a row, int4 with one for 32 columns; the weight as a transposed view, as the model gives it."""
-    rows, columns = 64, 96
-    x, bias = some(5, columns), some(rows)
+    rows = 64
+    columns = 96
+    x = some(5, columns)
+    bias = some(rows)
     bias = bias.float() if bias.dtype == torch.bfloat16 else bias
     whole = torch.randint(-127, 128, (rows, columns), dtype=torch.int8)
     words = torch.randint(-(2**31), 2**31 - 1, (rows, columns // 8), dtype=torch.int32)
@@ -54,7 +77,8 @@ def main() -> None:
     """A line for each case; a skip where the vendor has no shape kernel."""
     import torch_npu  # noqa: F401  registers the schemas and the vendor's shape kernels
 
-    seen, gaps = set(), set()
+    seen = set()
+    gaps = set()
     for dtype in (torch.float16, torch.bfloat16):
         for number, (family, name, positional, named) in enumerate(cases(dtype)):
             seen.add(name)
@@ -66,7 +90,11 @@ def main() -> None:
             without_data = {key: meta(value) for key, value in named.items()}
             theirs = outputs(getattr(torch.ops.npu, name)(*map(meta, positional), **without_data))
             what = f"{name}, case {number}, {str(dtype).removeprefix('torch.')}"
-            check(what, ours == theirs, f"{ours}" if ours == theirs else f"{ours}, the vendor's {theirs}")
+            check(
+                what,
+                ours == theirs,
+                f"{ours}" if ours == theirs else f"{ours}, the vendor's {theirs}",
+            )
     for name in sorted(gaps):
         note(name, "the wheel has no shape kernel to compare with")
     missing = {kernel.__name__ for kernel in reference.KERNELS} - seen

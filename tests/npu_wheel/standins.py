@@ -20,7 +20,10 @@ from tests.npu_wheel import wheel
 
 FOLDER = Path(sys.prefix) / "cann-standins"
 DEVICE = "NEOXLIB_STANDIN_DEVICE"
-REAL = ("ASCEND_HOME_PATH", "/usr/local/Ascend")  # a variable of a sourced CANN, and where it is installed
+REAL = (
+    "ASCEND_HOME_PATH",
+    "/usr/local/Ascend",
+)  # a variable of a sourced CANN, and where it is installed
 ERROR = 507899  # of aclError's internal ones: any but 0 would do
 REFUSED = 78  # exit code of a process that loads them beside a real CANN
 HOME = "libascendcl.so"  # all functions are in this one: a loader looks a name up in all libraries alike
@@ -48,15 +51,34 @@ def real_cann() -> str | None:
 def make(folder: Path = FOLDER) -> dict[str, list[str]]:
     """Compile the stand-ins into `folder`; what they are, as manifest.json says it too. Raises Refused."""
     if real := real_cann():
-        raise Refused(f"a real CANN is here ({real}), which stand-ins would hide; run python -m neoxlib selftest-npu")
+        raise Refused(
+            f"a real CANN is here ({real}), which stand-ins would hide; run python -m neoxlib selftest-npu"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     libraries, functions = wanted()
-    code, nothing = folder / "standins.c", folder / "nothing.c"
+    code = folder / "standins.c"
+    nothing = folder / "nothing.c"
     code.write_text(source(functions))
     nothing.write_text("")
-    for name in sorted(libraries, key=lambda name: name != HOME):  # HOME first: the others link to it
-        link = [str(code)] if name == HOME else [str(nothing), "-Wl,--no-as-needed", f"-L{folder}", f"-l:{HOME}"]
-        _run("gcc", "-shared", "-fPIC", "-O1", "-w", f"-Wl,-soname,{name}", "-o", str(folder / name), *link)
+    for name in sorted(
+        libraries, key=lambda name: name != HOME
+    ):  # HOME first: the others link to it
+        link = (
+            [str(code)]
+            if name == HOME
+            else [str(nothing), "-Wl,--no-as-needed", f"-L{folder}", f"-l:{HOME}"]
+        )
+        _run(
+            "gcc",
+            "-shared",
+            "-fPIC",
+            "-O1",
+            "-w",
+            f"-Wl,-soname,{name}",
+            "-o",
+            str(folder / name),
+            *link,
+        )
     manifest = {"libraries": libraries, "functions": functions}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     return manifest
@@ -64,14 +86,17 @@ def make(folder: Path = FOLDER) -> dict[str, list[str]]:
 
 def environment(device: bool = False) -> dict[str, str]:
     """The variables of a process that loads torch_npu on stand-ins; `device`: they tell of one, for fake tensors."""
-    found = {name: value for name, value in os.environ.items() if name != "TORCH_DEVICE_BACKEND_AUTOLOAD"}
+    found = {
+        name: value for name, value in os.environ.items() if name != "TORCH_DEVICE_BACKEND_AUTOLOAD"
+    }
     path = os.pathsep.join(filter(None, (str(FOLDER), os.environ.get("LD_LIBRARY_PATH"))))
     return found | {"LD_LIBRARY_PATH": path} | ({DEVICE: "1"} if device else {})
 
 
 def wanted() -> tuple[list[str], list[str]]:
     """Libraries that the wheel needs and this machine lacks, and the functions that they would have to bring."""
-    npu, torch = wheel.folder(), wheel.folder("torch")
+    npu = wheel.folder()
+    torch = wheel.folder("torch")
     own = [path for path in npu.rglob("*.so*") if path.is_file() and not path.is_symlink()]
     torchs = [*(torch / "lib").glob("*.so*")]
     here = {path.name for path in (*own, *torchs)}
@@ -79,9 +104,15 @@ def wanted() -> tuple[list[str], list[str]]:
     libraries = sorted(name for name in needs - here if not _loads(name))
     brought = set().union(*(_symbols(path, "--defined-only") for path in (*own, *torchs)))
     asked = set().union(*(_symbols(path, "--undefined-only") for path in own))
-    process = ctypes.CDLL(None)  # the C library's names and the interpreter's own, some asked for without a version
-    functions = sorted(name for name in asked - brought if "@" not in name and not hasattr(process, name))
-    assert not [name for name in functions if name.startswith("_ZT")], "tables of C++ classes are no functions"
+    process = ctypes.CDLL(
+        None
+    )  # the C library's names and the interpreter's own, some asked for without a version
+    functions = sorted(
+        name for name in asked - brought if "@" not in name and not hasattr(process, name)
+    )
+    assert not [name for name in functions if name.startswith("_ZT")], (
+        "tables of C++ classes are no functions"
+    )
     return libraries, functions
 
 
@@ -89,7 +120,9 @@ def source(functions: Iterable[str]) -> str:
     """The C file: a guard that ends a process which has a real CANN, and the functions."""
     variable, path = REAL
     lines = [
-        "#include <stdio.h>", "#include <stdlib.h>", "#include <unistd.h>",
+        "#include <stdio.h>",
+        "#include <stdlib.h>",
+        "#include <unistd.h>",
         "static volatile long calls;",
         "long standin_calls(void) { return calls; }",
         "__attribute__((constructor)) static void guard(void) {",
@@ -97,7 +130,7 @@ def source(functions: Iterable[str]) -> str:
         '  fputs("CANN stand-ins refuse to load: a real CANN is here\\n", stderr);',
         f"  _exit({REFUSED});",
         "}",
-    ]  # fmt: skip
+    ]
     for name in functions:
         arguments, answer = GUARD.get(name, ("void", ""))
         told = f'if (getenv("{DEVICE}")) {{ {answer} return 0; }} ' if name in GUARD else ""

@@ -13,8 +13,17 @@ from tests.npu_wheel.say import check, note, skip
 
 # The model and its layers, its numbers, and what is built on them; and the NPU path under the wheel's own schemas.
 FILES = (
-    "model", "quant", "sampling", "decode", "engine", "weights", "shards", "npu_emulated", "npu_mistakes", "selftest",
-)  # fmt: skip
+    "model",
+    "quant",
+    "sampling",
+    "decode",
+    "engine",
+    "weights",
+    "shards",
+    "npu_emulated",
+    "npu_mistakes",
+    "selftest",
+)
 
 
 MADE_UP = "seen"  # the fixture that registers a device named npu
@@ -28,7 +37,9 @@ class Tally:
         self.reasons: dict[str, set[str]] = {}
         self.left_out: list[pytest.Item] = []
 
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
         """Called by pytest with all tests: those that register a device of torch_npu's name cannot run beside it."""
         self.left_out = [item for item in items if MADE_UP in getattr(item, "fixturenames", ())]
         items[:] = [item for item in items if item not in self.left_out]
@@ -49,16 +60,23 @@ def main() -> int:
     import torch_npu
 
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
-    tally, paths = Tally(), [f"tests/test_{name}.py" for name in FILES]
+    tally = Tally()
+    paths = [f"tests/test_{name}.py" for name in FILES]
     code = pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *paths], plugins=[tally])
     check("torch_npu stayed imported", "torch_npu" in sys.modules, torch_npu.__version__)
     for path in paths:
         counts = tally.counts.get(path, Counter())
-        told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "no test ran"
+        told = (
+            ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+            or "no test ran"
+        )
         check(path, counts["passed"] > 0 and not counts["failed"], told)
         if counts["skipped"]:
             skip(f"{counts['skipped']} tests of {path}", "; ".join(sorted(tally.reasons[path])))
-    note(f"{len(tally.left_out)} tests on a made-up device", "torch_npu has its name; `make test` runs them")
+    note(
+        f"{len(tally.left_out)} tests on a made-up device",
+        "torch_npu has its name; `make test` runs them",
+    )
     return int(code)
 
 

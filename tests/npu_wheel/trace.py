@@ -21,18 +21,41 @@ from neoxlib.model.group import Group
 from neoxlib.model.parameters import count_parameters
 from tests.npu_wheel.say import check
 
-CONFIG = ModelConfig.from_dict({  # of the published checkpoint EleutherAI/gpt-neox-20b
-    "model_type": "gpt_neox", "vocab_size": 50432, "hidden_size": 6144, "num_hidden_layers": 44,
-    "num_attention_heads": 64, "intermediate_size": 24576, "hidden_act": "gelu_fast", "rotary_pct": 0.25,
-    "rotary_emb_base": 10000, "max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "use_parallel_residual": True,
-    "tie_word_embeddings": False, "eos_token_id": 0, "bos_token_id": 0, "torch_dtype": "float16",
-})  # fmt: skip
+CONFIG = ModelConfig.from_dict(
+    {  # of the published checkpoint EleutherAI/gpt-neox-20b
+        "model_type": "gpt_neox",
+        "vocab_size": 50432,
+        "hidden_size": 6144,
+        "num_hidden_layers": 44,
+        "num_attention_heads": 64,
+        "intermediate_size": 24576,
+        "hidden_act": "gelu_fast",
+        "rotary_pct": 0.25,
+        "rotary_emb_base": 10000,
+        "max_position_embeddings": 2048,
+        "layer_norm_eps": 1e-5,
+        "use_parallel_residual": True,
+        "tie_word_embeddings": False,
+        "eos_token_id": 0,
+        "bos_token_id": 0,
+        "torch_dtype": "float16",
+    }
+)
 PARAMETERS = 20_554_567_680
-BATCH, PROMPT, CHUNK, WINDOW = 2, 7, 3, 64
+BATCH = 2
+PROMPT = 7
+CHUNK = 3
+WINDOW = 64
 LAYERS = CONFIG.num_hidden_layers
-FUSED, FLASH, ONE = "npu_fused_infer_attention_score", "npu_prompt_flash_attention", "npu_incre_flash_attention"
-PRODUCT, GELU, TURN, NZ = "npu_weight_quant_batchmatmul", "npu_gelu", "npu_rotary_mul", "npu_format_cast"
-HALF, BRAIN = "float16", "bfloat16"
+FUSED = "npu_fused_infer_attention_score"
+FLASH = "npu_prompt_flash_attention"
+ONE = "npu_incre_flash_attention"
+PRODUCT = "npu_weight_quant_batchmatmul"
+GELU = "npu_gelu"
+TURN = "npu_rotary_mul"
+NZ = "npu_format_cast"
+HALF = "float16"
+BRAIN = "bfloat16"
 FORMS = ((HALF, None), (HALF, "int8"), (HALF, "int4"))  # dtype and scheme
 # Per chip family: the forms it runs in, and how often each operator is due in a layer over the three steps.
 FAMILIES = {
@@ -41,7 +64,11 @@ FAMILIES = {
     "310P": (FORMS, {FLASH: 2, ONE: 1, GELU: 3}),
     "910A": (FORMS, {GELU: 3}),
 }
-PACKED = {"A2": ("int8", "int4"), "A3": ("int8", "int4"), "310P": ("int8",)}  # schemes that stay packed at use
+PACKED = {
+    "A2": ("int8", "int4"),
+    "A3": ("int8", "int4"),
+    "310P": ("int8",),
+}  # schemes that stay packed at use
 
 
 class OneOf(Group):
@@ -51,7 +78,8 @@ class OneOf(Group):
 
     def __init__(self, rank: int, size: int) -> None:
         super().__init__()
-        self.rank, self.size = rank, size
+        self.rank = rank
+        self.size = size
 
 
 class Recorder(TorchDispatchMode):
@@ -69,7 +97,11 @@ class Recorder(TorchDispatchMode):
 
 def main() -> None:
     """A line for each family, form and world size."""
-    check("the shape is GPT-NeoX-20B's", count_parameters(CONFIG) == PARAMETERS, f"{count_parameters(CONFIG):,}")
+    check(
+        "the shape is GPT-NeoX-20B's",
+        count_parameters(CONFIG) == PARAMETERS,
+        f"{count_parameters(CONFIG):,}",
+    )
     _shape_of_a_format_cast()
     for family, (forms, due) in FAMILIES.items():
         for dtype, quant in forms:
@@ -78,7 +110,9 @@ def main() -> None:
                 try:
                     one(what, family, dtype, quant, size, due)
                 except Exception as error:  # any is an answer to what was asked
-                    check(what, False, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+                    check(
+                        what, False, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                    )
     mistakes()
 
 
@@ -88,7 +122,9 @@ def mistakes() -> None:
         x = torch.empty(1, 64, 5, 96, dtype=torch.float16, device="npu")
         table = torch.empty(1, 1, 5, 96, dtype=torch.float16)
         calls = {
-            "a misspelt keyword": lambda: torch.ops.npu.npu_prompt_flash_attention(x, x, x, head_num=64),
+            "a misspelt keyword": lambda: torch.ops.npu.npu_prompt_flash_attention(
+                x, x, x, head_num=64
+            ),
             "an operator that is not there": lambda: torch.ops.npu.npu_flash_attention(x, x, x),
             "a table left on the CPU": lambda: torch.ops.npu.npu_rotary_mul(x, table, table),
         }
@@ -101,9 +137,12 @@ def mistakes() -> None:
                 check(f"{what} is found", False, "it passed")
 
 
-def one(what: str, family: str, dtype: str, quant: str | None, size: int, due: dict[str, int]) -> None:
+def one(
+    what: str, family: str, dtype: str, quant: str | None, size: int, due: dict[str, int]
+) -> None:
     """Prefill of a padded batch, one new token, a chunk on the cache: logits' shapes, and the operators they took."""
-    start, recorder = time.perf_counter(), Recorder()
+    start = time.perf_counter()
+    recorder = Recorder()
     with FakeTensorMode(), torch.inference_mode():
         group = OneOf(size - 1, size)  # the last rank: where shares are uneven, it has the larger
         model = _model(group, getattr(torch, dtype), quant)
@@ -150,7 +189,9 @@ def _problems(found: list[Tensor], model: GPTNeoX, dtype: str, size: int) -> lis
     problems = [] if shapes == wanted else [f"logits {shapes}, expected {wanted}"]
     problems += [f"logits of {x.dtype}" for x in found if str(x.dtype) != f"torch.{dtype}"]
     problems += [f"logits on {x.device}" for x in found if x.device.type != "npu"]
-    return problems + [f"{name} on {p.device}" for name, p in model.named_parameters() if p.device.type != "npu"]
+    return problems + [
+        f"{name} on {p.device}" for name, p in model.named_parameters() if p.device.type != "npu"
+    ]
 
 
 def _shape_of_a_format_cast() -> None:

@@ -67,14 +67,19 @@ class Outcome:
         return "SKIP" if self.counts["SKIP"] or not self.counts["OK"] else "OK"
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{count} {word}" for word, count in sorted(self.counts.items())) or "nothing checked"
+        counts = (
+            ", ".join(f"{count} {word}" for word, count in sorted(self.counts.items()))
+            or "nothing checked"
+        )
         return f"{self.verdict:4}  {self.step.name:9} {self.step.asks}: {counts} ({self.seconds:.0f} s)"
 
 
 def main(asked: Sequence[str]) -> int:
     """Run the steps and print what each one found."""
     if unknown := [name for name in asked if name not in {step.name for step in STEPS}]:
-        print(f"no such step: {', '.join(unknown)}; the steps are {', '.join(step.name for step in STEPS)}")
+        print(
+            f"no such step: {', '.join(unknown)}; the steps are {', '.join(step.name for step in STEPS)}"
+        )
         return 2
     steps = [step for step in STEPS if not asked or step.name in asked]
     missing = _stand_ins() if any(step.needs != "wheel" for step in steps) else ""
@@ -94,20 +99,26 @@ def _stand_ins() -> str:
         made = standins.make()
     except (standins.Refused, LookupError) as error:
         return str(error)
-    print(f"stand-ins: {len(made['libraries'])} libraries, {len(made['functions'])} functions, none of which works")
+    print(
+        f"stand-ins: {len(made['libraries'])} libraries, {len(made['functions'])} functions, none of which works"
+    )
     return ""
 
 
 def _run(step: Step, missing: str) -> Outcome:
     """Run a step and print its lines as they come. One that ends badly without a FAIL fails with its last words."""
-    outcome, start = Outcome(step), time.monotonic()
+    outcome = Outcome(step)
+    start = time.monotonic()
     print(f"\n== {step.name}: {step.asks}", flush=True)
     if missing:
         outcome.add(_said(f"SKIP  {step.name}: {missing}"))
         return outcome
-    command, words = [sys.executable, "-m", f"tests.npu_wheel.{step.name}"], []
+    command = [sys.executable, "-m", f"tests.npu_wheel.{step.name}"]
+    words = []
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(["timeout", str(LIMIT), *command], env=_environment(step), **pipes) as process:
+    with subprocess.Popen(
+        ["timeout", str(LIMIT), *command], env=_environment(step), **pipes
+    ) as process:
         for line in process.stdout:
             words.append(_said(line.rstrip()))
             outcome.add(words[-1])

@@ -10,14 +10,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 PACKAGE = "torch-npu"
-SCHEMA = re.compile(rb"(?<=\x00)_?[a-z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)?\([^\x00\n]*\) -> [^\x00\n]+(?=\x00)")
+SCHEMA = re.compile(
+    rb"(?<=\x00)_?[a-z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)?\([^\x00\n]*\) -> [^\x00\n]+(?=\x00)"
+)
 
 
 def folder(module: str = "torch_npu") -> Path:
     """Where an installed module lies, found without importing it. Raises LookupError where it is not installed."""
     spec = importlib.util.find_spec(module)
     if spec is None:
-        raise LookupError(f"{module} is not installed in this environment; make verify-npu makes one")
+        raise LookupError(
+            f"{module} is not installed in this environment; make verify-npu makes one"
+        )
     return Path(spec.submodule_search_locations[0])
 
 

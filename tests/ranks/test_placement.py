@@ -35,7 +35,10 @@ def test_each_rank_gets_its_share_of_the_cores_near_its_npu(system):
 
 
 def test_only_the_visible_npus_share_a_node(system):
-    assert placement.cores(cards(), [1, 3], set(range(12)), system) == [[3, 4, 5, 9, 10, 11], [0, 1, 2, 6, 7, 8]]
+    assert placement.cores(cards(), [1, 3], set(range(12)), system) == [
+        [3, 4, 5, 9, 10, 11],
+        [0, 1, 2, 6, 7, 8],
+    ]
 
 
 def test_no_core_is_taken_that_the_process_may_not_use(system):

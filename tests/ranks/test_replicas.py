@@ -40,14 +40,25 @@ def test_two_groups_answer_as_one_engine_and_leave_nothing_behind(model_dir, tmp
     monkeypatch.setattr(exam_evaluate, "PORTION", 1)
     task = load_task("ceval", write_exam(tmp_path / "exam"), shots=2)
     expected = evaluate(neoxlib.load(model_dir), task, OFFICIAL)
-    with neoxlib.Session(model_dir, 1, device="cpu", replicas=2, log_dir=tmp_path / "logs") as session:
+    with neoxlib.Session(
+        model_dir, 1, device="cpu", replicas=2, log_dir=tmp_path / "logs"
+    ) as session:
         found = evaluate(session, task, OFFICIAL)
         pids = list(session.ranks["pid"])
-        assert session.ranks.index.names == ["group", "rank"] and len(set(pids)) == 2 and all(map(worker.alive, pids))
-        asked = [(tmp_path / "logs" / folder / "rank0.log").read_text().count("is ready") for folder in (".", "group1")]
+        assert (
+            session.ranks.index.names == ["group", "rank"]
+            and len(set(pids)) == 2
+            and all(map(worker.alive, pids))
+        )
+        asked = [
+            (tmp_path / "logs" / folder / "rank0.log").read_text().count("is ready")
+            for folder in (".", "group1")
+        ]
         assert asked == [1, 1] and "2 groups of 1 ranks" in repr(session)
         seen = []
-        scores = session.score_ids([([5, 6], [7]), ([8], [9, 1])], stream=lambda *counts: seen.append(counts))
+        scores = session.score_ids(
+            [([5, 6], [7]), ([8], [9, 1])], stream=lambda *counts: seen.append(counts)
+        )
         assert seen[-1] == (2, 2) and all(logprob < 0 for logprob, _ in scores)
         session.groups[1].close()
         with pytest.raises(RankError, match="has ended"):
@@ -62,7 +73,9 @@ def test_an_interrupt_between_two_batches_leaves_the_session_in_use(model_dir, t
     with neoxlib.Session(model_dir, 2, device="cpu", log_dir=tmp_path / "logs") as session:
         session.apply(one_row_a_batch)
         with pytest.raises(KeyboardInterrupt):
-            session.score_ids(requests, stream=lambda done, total: signal.raise_signal(signal.SIGINT))
+            session.score_ids(
+                requests, stream=lambda done, total: signal.raise_signal(signal.SIGINT)
+            )
         assert len(session.score_ids(requests[:5])) == 5
     signal.signal(signal.SIGINT, before)
 
@@ -70,7 +83,8 @@ def test_an_interrupt_between_two_batches_leaves_the_session_in_use(model_dir, t
 def one_row_a_batch(engine: neoxlib.Engine) -> None:
     from neoxlib.inference import score
 
-    score.BATCH_TOKENS, score.PAYS = 1, 10**9
+    score.BATCH_TOKENS = 1
+    score.PAYS = 10**9
 
 
 @pytest.mark.parametrize(
@@ -90,7 +104,9 @@ def test_what_the_machine_cannot_hold_is_refused(monkeypatch, asked, message):
         placement.part(*asked)
 
 
-CARDS = npu_smi.parse((Path(__file__).parents[1] / "fixtures" / "npu_smi" / "910b3_x8.txt").read_text()).cards
+CARDS = npu_smi.parse(
+    (Path(__file__).parents[1] / "fixtures" / "npu_smi" / "910b3_x8.txt").read_text()
+).cards
 
 
 def test_groups_have_cores_and_npus_of_their_own(monkeypatch):
@@ -100,7 +116,9 @@ def test_groups_have_cores_and_npus_of_their_own(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert placement.part(1, 2, 2, "cpu", None) == {}
     monkeypatch.setattr(npu_smi, "read", lambda: npu_smi.Smi(cards=CARDS))
-    seen = [placement.part(group, 3, 2, "npu", None)["ASCEND_RT_VISIBLE_DEVICES"] for group in range(3)]
+    seen = [
+        placement.part(group, 3, 2, "npu", None)["ASCEND_RT_VISIBLE_DEVICES"] for group in range(3)
+    ]
     assert seen == ["0,1", "2,3", "4,5"]
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "1,4,5,7")
     assert placement.part(1, 2, 2, "npu", None) == {"ASCEND_RT_VISIBLE_DEVICES": "5,7"}

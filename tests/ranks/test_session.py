@@ -86,7 +86,9 @@ def open_session(checkpoint: Path, log_dir: Path, world_size: int = 2) -> neoxli
 
 
 @pytest.fixture(scope="module")
-def session(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[neoxlib.Session]:
+def session(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[neoxlib.Session]:
     with open_session(checkpoint, tmp_path_factory.mktemp("logs")) as session:
         yield session
 
@@ -123,15 +125,21 @@ def test_a_session_answers_as_one_rank_does(session, checkpoint):
     torch.testing.assert_close(session.logits(IDS), engine.logits(IDS), atol=1e-4, rtol=0)
     sampled = {"max_new_tokens": 12, "temperature": 0.9, "top_p": 0.8, "seed": 3}
     for settings in ({"max_new_tokens": 12}, sampled):
-        answers, expected = session.generate(PROMPTS, **settings), engine.generate(PROMPTS, **settings)
+        answers = session.generate(PROMPTS, **settings)
+        expected = engine.generate(PROMPTS, **settings)
         assert [a.token_ids for a in answers] == [e.token_ids for e in expected]
-        assert [(a.text, a.finish_reason) for a in answers] == [(e.text, e.finish_reason) for e in expected]
-    scores, expected = session.score(PROMPTS, [" good", " bad"]), engine.score(PROMPTS, [" good", " bad"])
+        assert [(a.text, a.finish_reason) for a in answers] == [
+            (e.text, e.finish_reason) for e in expected
+        ]
+    scores = session.score(PROMPTS, [" good", " bad"])
+    expected = engine.score(PROMPTS, [" good", " bad"])
     torch.testing.assert_close(torch.tensor(scores), torch.tensor(expected), atol=1e-4, rtol=0)
     assert session.config == engine.config
     assert session.tokenizer("neox").input_ids == engine.tokenizer("neox").input_ids
     assert session.describe()["world_size"] == 2
-    assert session.describe()["launch_environment"]["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"  # the ranks', not ours
+    assert (
+        session.describe()["launch_environment"]["TORCH_DEVICE_BACKEND_AUTOLOAD"] == "0"
+    )  # the ranks', not ours
     assert "TORCH_DEVICE_BACKEND_AUTOLOAD" not in os.environ
 
 
@@ -139,7 +147,9 @@ def test_four_ranks_share_memory_and_say_what_one_rank_says(checkpoint, tmp_path
     expected = neoxlib.load(checkpoint).generate(PROMPTS, max_new_tokens=12)
     with open_session(checkpoint, tmp_path, world_size=4) as session:
         answers = session.generate(PROMPTS, max_new_tokens=12)
-        assert session.describe()["backend"] == ("shared memory" if build.library("allreduce") else "gloo")
+        assert session.describe()["backend"] == (
+            "shared memory" if build.library("allreduce") else "gloo"
+        )
     assert [a.token_ids for a in answers] == [e.token_ids for e in expected]
 
 
@@ -159,7 +169,9 @@ def test_an_error_of_the_user_is_that_error_and_the_session_goes_on(session, che
 
 def test_streamed_pieces_come_in_order_and_are_the_text(session, capsys):
     heard = [[], []]
-    answers = session.generate(PROMPTS, max_new_tokens=20, stream=lambda row, piece: heard[row].append(piece))
+    answers = session.generate(
+        PROMPTS, max_new_tokens=20, stream=lambda row, piece: heard[row].append(piece)
+    )
     assert [len(pieces) > 1 for pieces in heard] == [True, True]
     assert ["".join(pieces) for pieces in heard] == [answer.text for answer in answers]
     capsys.readouterr()
@@ -175,12 +187,16 @@ def test_an_interrupted_call_stops_on_all_ranks_and_the_session_goes_on(session)
         signal.raise_signal(signal.SIGINT)
 
     expected = session.generate(PROMPTS, max_new_tokens=4)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores it
     with pytest.raises(KeyboardInterrupt):
         session.generate(PROMPTS, max_new_tokens=60, stream=interrupt)
     signal.signal(signal.SIGINT, before)
     assert len(heard) == 1
-    assert [a.text for a in session.generate(PROMPTS, max_new_tokens=4)] == [e.text for e in expected]
+    assert [a.text for a in session.generate(PROMPTS, max_new_tokens=4)] == [
+        e.text for e in expected
+    ]
 
 
 def test_ranks_are_listed_and_write_their_own_logs(session):
@@ -195,7 +211,12 @@ def test_ranks_are_listed_and_write_their_own_logs(session):
 
 def test_everything_listens_on_loopback_only(session):
     processes = [psutil.Process(pid) for pid in descendants()]
-    listening = [row.laddr.ip for process in processes for row in process.net_connections() if row.status == "LISTEN"]
+    listening = [
+        row.laddr.ip
+        for process in processes
+        for row in process.net_connections()
+        if row.status == "LISTEN"
+    ]
     assert listening and set(listening) <= {"127.0.0.1", "::1"}
 
 
@@ -204,7 +225,9 @@ def test_an_idle_rank_that_is_killed_is_an_error_of_the_next_call(mortal, new_pr
     left = new_processes()
     os.kill(pid, signal.SIGKILL)
     assert gone([pid])
-    with pytest.raises(RankError, match=rf"rank 1 \(pid {pid}\) was killed by SIGKILL.*out-of-memory") as error:
+    with pytest.raises(
+        RankError, match=rf"rank 1 \(pid {pid}\) was killed by SIGKILL.*out-of-memory"
+    ) as error:
         mortal.logits(IDS)
     assert str(mortal.log_dir / "rank1.log") in str(error.value)
     with pytest.raises(RankError, match=rf"has ended: rank 1 \(pid {pid}\) was killed"):
@@ -213,7 +236,9 @@ def test_an_idle_rank_that_is_killed_is_an_error_of_the_next_call(mortal, new_pr
 
 
 def test_a_crash_in_a_call_is_an_error_with_the_last_words_of_that_rank(mortal):
-    with pytest.raises(RankError, match=r"rank 1 .* segmentation fault \(SIGSEGV\) during crash_alone") as error:
+    with pytest.raises(
+        RankError, match=r"rank 1 .* segmentation fault \(SIGSEGV\) during crash_alone"
+    ) as error:
         mortal._ranks.call(faults.crash_alone)
     assert "last words, 最后" in str(error.value) and "faults.py" in str(error.value)
     assert "ended" in repr(mortal)
@@ -229,7 +254,9 @@ def test_a_rank_that_raises_alone_ends_the_session_with_its_traceback(mortal, ne
     assert gone(left)
 
 
-def test_a_model_that_cannot_be_loaded_is_the_error_of_load_and_leaves_nothing(checkpoint, tmp_path, new_processes):
+def test_a_model_that_cannot_be_loaded_is_the_error_of_load_and_leaves_nothing(
+    checkpoint, tmp_path, new_processes
+):
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
@@ -245,13 +272,17 @@ def test_a_model_that_cannot_be_loaded_is_the_error_of_load_and_leaves_nothing(c
 def test_a_rank_that_is_stopped_at_any_point_changes_no_answer(tmp_path, monkeypatch, backend):
     """The others copy their weights meanwhile: float16 bytes were once added to float32 bytes."""
     monkeypatch.setenv("NEOXLIB_BACKEND", backend)
-    make_oracle(vocab_size=30_000, hidden_size=256, intermediate_size=1024).half().save_pretrained(tmp_path / "model")
+    make_oracle(vocab_size=30_000, hidden_size=256, intermediate_size=1024).half().save_pretrained(
+        tmp_path / "model"
+    )
     save_tokenizer(tmp_path / "model")
     with open_session(tmp_path / "model", tmp_path / "logs") as session:
         answers = []
         for pid in [*session.ranks["pid"]] * 2:
             os.kill(pid, signal.SIGSTOP)
-            goes_on = threading.Timer(0.7, os.kill, (pid, signal.SIGCONT))  # at first before the call, then in it
+            goes_on = threading.Timer(
+                0.7, os.kill, (pid, signal.SIGCONT)
+            )  # at first before the call, then in it
             goes_on.start()
             time.sleep(0.6 if len(answers) < 2 else 0)
             answers.append(session.logits(IDS))
@@ -262,7 +293,8 @@ def test_a_rank_that_is_stopped_at_any_point_changes_no_answer(tmp_path, monkeyp
 
 
 def test_a_killed_driver_leaves_no_process_and_no_folder_but_the_users(checkpoint, tmp_path):
-    script, mine = tmp_path / "driver.py", tmp_path / "mine"
+    script = tmp_path / "driver.py"
+    mine = tmp_path / "mine"
     script.write_text(DRIVER)
     mine.mkdir()
     command = [sys.executable, "-W", "error", str(script), str(checkpoint)]
@@ -319,7 +351,9 @@ def test_a_profile_chooses_the_launchers(checkpoint, tmp_path, monkeypatch, new_
     profile = tmp_path / "profile_mine"
     profile.mkdir()
     (profile / "ipcluster_config.py").write_text("c.Cluster.engine_launcher_class = 'local'\n")
-    with neoxlib.Session(checkpoint, device="cpu", cluster_profile="mine", log_dir=tmp_path / "logs") as session:
+    with neoxlib.Session(
+        checkpoint, device="cpu", cluster_profile="mine", log_dir=tmp_path / "logs"
+    ) as session:
         assert session.logits(IDS).shape == (2, 4, 300)
         os.kill(int(session.ranks.pid[0]), signal.SIGKILL)
         with pytest.raises(RankError, match=r"rank 0 .* has ended"):
@@ -334,7 +368,9 @@ def test_a_world_size_that_is_no_number_of_ranks_is_refused(checkpoint, world_si
 
 
 def test_ranks_are_in_step_when_all_answered_and_all_or_none_failed_alike():
-    fine, wrong, other = Outcome(1), Outcome(error=ValueError("x")), Outcome(error=ValueError("y"))
+    fine = Outcome(1)
+    wrong = Outcome(error=ValueError("x"))
+    other = Outcome(error=ValueError("y"))
     passed_on = Outcome(error=RankError("rank 0 could not choose the next token: ValueError: x"))
     assert _in_step({0: fine, 1: fine}, 2) and _in_step({1: wrong, 0: wrong}, 2)
     assert _in_step({0: wrong, 1: passed_on}, 2)
@@ -351,7 +387,9 @@ def test_exit_codes_are_put_in_words():
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_ranks_on_npus_get_the_recipe_of_the_chip_and_this_process_keeps_its_own(monkeypatch, deterministic):
+def test_ranks_on_npus_get_the_recipe_of_the_chip_and_this_process_keeps_its_own(
+    monkeypatch, deterministic
+):
     monkeypatch.setattr(module, "chip_for", lambda device: CHIPS["910B3"])
     monkeypatch.setattr(module, "container", lambda: None)
     before = dict(os.environ)
@@ -364,8 +402,12 @@ def test_ranks_name_the_layer_that_is_not_finite_and_go_on(tmp_path):
     """Every rank raises the same, and none is left waiting: the session answers what it can afterwards."""
     folder = damaged(tmp_path, "gpt_neox.layers.1.attention.query_key_value.weight")
     with open_session(folder, tmp_path / "logs") as broken:
-        for ask in (lambda: broken.generate(["ab"]), lambda: broken.logits([[66, 67]]),
-                    lambda: broken.score(["ab"], ["c"]), lambda: broken.score_ids([([66], [67])])):
+        for ask in (
+            lambda: broken.generate(["ab"]),
+            lambda: broken.logits([[66, 67]]),
+            lambda: broken.score(["ab"], ["c"]),
+            lambda: broken.score_ids([([66], [67])]),
+        ):
             with pytest.raises(NotFiniteError, match="is that of layer 1: such numbers are in"):
                 ask()
             with pytest.raises(SettingsError, match="rows of unequal lengths"):

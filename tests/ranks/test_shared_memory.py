@@ -19,14 +19,31 @@ from neoxlib.ranks.collectives import TorchGroup
 from neoxlib.ranks.shared_memory import SharedGroup
 from tests.support.process_ranks import Team
 
-pytestmark = pytest.mark.skipif(build.library("allreduce") is None, reason=build.why_not("allreduce"))
+pytestmark = pytest.mark.skipif(
+    build.library("allreduce") is None, reason=build.why_not("allreduce")
+)
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-SPECIAL = [0.0, -0.0, 1.0, -1.5, float("inf"), float("-inf"), float("nan"), 65504.0, 3.3e38, 1e-40, 6e-8, 1.00390625]
+SPECIAL = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.5,
+    float("inf"),
+    float("-inf"),
+    float("nan"),
+    65504.0,
+    3.3e38,
+    1e-40,
+    6e-8,
+    1.00390625,
+]
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def team(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+def team(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Team]:
     team = Team(request.param, tmp_path_factory.mktemp("team"))
     yield team
     team.close()
@@ -35,8 +52,12 @@ def team(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def values(seed: int, rank: int, count: int, dtype: torch.dtype) -> Tensor:
     """A rank's term, which every rank can make: wide in scale, with special values among its first."""
     generator = torch.Generator().manual_seed(1000 * seed + rank)
-    x = torch.randn(count, generator=generator) * 10.0 ** torch.randint(-6, 4, (count,), generator=generator)
-    special = torch.tensor(SPECIAL)[torch.randint(len(SPECIAL), (min(count, 200),), generator=generator)]
+    x = torch.randn(count, generator=generator) * 10.0 ** torch.randint(
+        -6, 4, (count,), generator=generator
+    )
+    special = torch.tensor(SPECIAL)[
+        torch.randint(len(SPECIAL), (min(count, 200),), generator=generator)
+    ]
     x[: len(special)] = special
     return x.to(dtype)
 
@@ -73,7 +94,8 @@ def odd_layouts(group: SharedGroup, _: TorchGroup) -> None:
 
 
 def many_sums(group: SharedGroup, _: TorchGroup) -> None:
-    pace, x = random.Random(group.rank), torch.empty(257)
+    pace = random.Random(group.rank)
+    x = torch.empty(257)
     for i in range(3000):
         if pace.random() < 0.003:
             time.sleep(0.002)
@@ -91,12 +113,18 @@ def as_gloo_does(group: SharedGroup, gloo: TorchGroup, seed: int) -> None:
         dim = rng.randrange(-len(shape), len(shape))
         uneven = [rng.choice([0, 1, 5, 40]) for _ in range(group.size)]
         if rng.random() < 0.1:
-            uneven[rng.randrange(group.size)] = 600_000 // (len(shape) ** 2)  # more than a slot holds
+            uneven[rng.randrange(group.size)] = 600_000 // (
+                len(shape) ** 2
+            )  # more than a slot holds
         said = rng.choice([None, [5, None], "两个 " * rng.choice([1, 300_000]), {"a": (1.5, b"x")}])
         kind = rng.choice(["gather", "broadcast", "sum", "barrier"])
         if kind == "gather":
             shape[dim] = uneven[group.rank]
-            x = values(step, group.rank, torch.Size(shape).numel(), torch.float32).nan_to_num(0, 1, 1).to(dtype)
+            x = (
+                values(step, group.rank, torch.Size(shape).numel(), torch.float32)
+                .nan_to_num(0, 1, 1)
+                .to(dtype)
+            )
             same(group.gather(x.reshape(shape), dim), gloo.gather(x.reshape(shape), dim))
         elif kind == "broadcast":
             assert group.broadcast(said if group.rank == 0 else step) == said
@@ -135,10 +163,16 @@ def clocked(group: SharedGroup, _: TorchGroup) -> float:
 def open_files(*_: Any) -> list[str]:
     """The files in memory that this rank holds."""
     paths = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
-    return [target for target in (os.readlink(path) for path in paths if path.exists()) if "memfd" in target]
+    return [
+        target
+        for target in (os.readlink(path) for path in paths if path.exists())
+        if "memfd" in target
+    ]
 
 
-def shared_again(group: SharedGroup, gloo: TorchGroup, choice: str, rank_without: int | None) -> str:
+def shared_again(
+    group: SharedGroup, gloo: TorchGroup, choice: str, rank_without: int | None
+) -> str:
     """The backend that the ranks come to under `choice`, when one has no compiler."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEOXLIB_BACKEND", choice)
@@ -176,7 +210,9 @@ def last_words(group: SharedGroup, _: TorchGroup, patience: float) -> str:
 
 def differing(_: SharedGroup, gloo: TorchGroup, backend: str, name: str) -> str:
     """What each rank says when rank 1 makes another call than the others, after some that were alike."""
-    gloo.calls, gloo.proved, odd = 0, set(), gloo.rank == 1
+    gloo.calls = 0
+    gloo.proved = set()
+    odd = gloo.rank == 1
     here = shared_memory.share(gloo) if backend == "shared memory" else gloo
     if backend != "gloo":  # which compares the first call of a kind
         here.all_reduce(torch.ones(64))
@@ -242,7 +278,11 @@ def test_the_clock_counts_waiting_for_the_slowest_rank(team):
 
 def test_the_memory_has_no_name_so_it_ends_with_the_last_rank(team):
     for files in team(open_files):
-        assert len(files) == 1 and files[0].startswith("/memfd:neoxlib") and files[0].endswith("(deleted)")
+        assert (
+            len(files) == 1
+            and files[0].startswith("/memfd:neoxlib")
+            and files[0].endswith("(deleted)")
+        )
 
 
 CALLS = {
@@ -267,7 +307,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 def test_a_call_that_is_not_every_ranks_is_refused_by_rank_and_call(pair, backend, name):
     for said in pair(differing, backend, name):
         assert said.startswith("the ranks do not make the same call, so nothing was exchanged: ")
-        ours, theirs = re.search(r"rank 0 makes call (.*); rank 1 makes call (.*)\. A f", said).groups()
+        ours, theirs = re.search(
+            r"rank 0 makes call (.*); rank 1 makes call (.*)\. A f", said
+        ).groups()
         number, _, call = ours.partition(", ")
         other_number, _, other_call = theirs.partition(", ")
         assert call.startswith(CALLS[name][1]) and other_call.startswith(CALLS[name][0])
@@ -299,6 +341,8 @@ def test_a_killed_rank_is_an_error_that_names_it(tmp_path):
         team.send(last_words, 0.5)
         team.ranks[1].join()
         for words in team.answers():
-            assert words.startswith("rank 1 did not meet the other ranks within 0.5 s: it has ended or hangs")
+            assert words.startswith(
+                "rank 1 did not meet the other ranks within 0.5 s: it has ended or hangs"
+            )
     finally:
         team.close()

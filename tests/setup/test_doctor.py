@@ -20,16 +20,30 @@ from neoxlib.setup.model_checks import model_rows
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "npu_smi"
 PINS = {"torch": "2.13.0", "transformers": "5.23.0"}
 CPU = Host(pins=PINS, packages={"torch": "2.13.0+cpu", "transformers": "5.23.0"})
-SOURCED = {"ASCEND_HOME_PATH": "/usr/local/Ascend/ascend-toolkit/latest", "ATB_HOME_PATH": "/usr/local/Ascend/nnal/atb"}
+SOURCED = {
+    "ASCEND_HOME_PATH": "/usr/local/Ascend/ascend-toolkit/latest",
+    "ATB_HOME_PATH": "/usr/local/Ascend/nnal/atb",
+}
 SET_ENV = ("/usr/local/Ascend/ascend-toolkit/set_env.sh",)
 
 
 def npu(name, count, **changes):
     """A healthy machine with the chips of one npu-smi text."""
     answer = npu_smi.parse((FIXTURES / f"{name}.txt").read_text())
-    healthy = replace(CPU, smi=answer, nodes=tuple(f"/dev/davinci{i}" for i in range(count)), torch_npu="2.13.0",
-                      env=SOURCED, set_env=SET_ENV, cann="9.1.0", cann_kernels="9.1.0", governor="performance",
-                      driver="25.5.0", driver_takes="[7.0.0,7.9.99]", firmware="7.8.0.5.201")  # fmt: skip
+    healthy = replace(
+        CPU,
+        smi=answer,
+        nodes=tuple(f"/dev/davinci{i}" for i in range(count)),
+        torch_npu="2.13.0",
+        env=SOURCED,
+        set_env=SET_ENV,
+        cann="9.1.0",
+        cann_kernels="9.1.0",
+        governor="performance",
+        driver="25.5.0",
+        driver_takes="[7.0.0,7.9.99]",
+        firmware="7.8.0.5.201",
+    )
     return replace(healthy, **changes)
 
 
@@ -54,7 +68,10 @@ def test_a_machine_without_an_npu_is_told_calmly_that_the_cpu_is_used():
     assert faults(CPU) == {}
     device = rows(CPU)["device"]
     assert device.status == "OK" and "CPU" in device.found and "no NPU" in device.found
-    assert not {"CANN toolkit", "torch_npu", "ATB (NNAL)", "device health", "HCCL port", "driver"} & rows(CPU).keys()
+    assert (
+        not {"CANN toolkit", "torch_npu", "ATB (NNAL)", "device health", "HCCL port", "driver"}
+        & rows(CPU).keys()
+    )
 
 
 def test_torch_npu_without_cann_is_named_as_what_breaks_import_torch():
@@ -62,7 +79,9 @@ def test_torch_npu_without_cann_is_named_as_what_breaks_import_torch():
     for machine in (replace(CPU, torch_npu="2.13.0"), replace(A2, env={})):
         row = rows(machine)["torch_npu"]
         assert row.status == "FAIL" and "import torch" in row.needed
-        assert ("set_env.sh" in row.repair) == machine.has_npu and "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in row.repair
+        assert (
+            "set_env.sh" in row.repair
+        ) == machine.has_npu and "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in row.repair
 
 
 def test_torch_npu_that_is_kept_out_is_fine_on_the_cpu_and_a_warning_beside_an_npu():
@@ -83,7 +102,10 @@ def test_a_missing_atb_is_a_warning_with_its_script():
 
 def test_cann_that_is_not_there_is_told_from_cann_that_is_not_sourced():
     row = rows(replace(A2, env={}, set_env=()))["CANN toolkit"]
-    assert row.status == "FAIL" and "Ascend-cann-toolkit_9.1.0_linux-x86_64.run --install" in row.repair
+    assert (
+        row.status == "FAIL"
+        and "Ascend-cann-toolkit_9.1.0_linux-x86_64.run --install" in row.repair
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,23 +121,58 @@ def test_cann_that_is_not_there_is_told_from_cann_that_is_not_sourced():
         ({"cann": None}, "pairing", "OK", ""),
         ({"python": "3.9.18"}, "pairing", "FAIL", "conda env create"),
         ({"torch_npu": "2.9.0.post6", "cann": "9.1.0"}, "pairing", "FAIL", "torch-npu==2.13.0"),
-        ({"torch_npu": "2.9.0.post6", "packages": {"torch": "2.9.0"}, "cann": "9.0.0"}, "pairing", "FAIL",
-         "torch-npu==2.9.0.post2"),
-        ({"torch_npu": "2.0.1.post1", "packages": {"torch": "2.0.1"}, "cann": "7.0.0", "python": "3.9.18"}, "pairing",
-         "OK", ""),
-        ({"cann_kernels": None}, "CANN kernels", "WARN", "Ascend-cann-910b-ops_9.1.0_linux-x86_64.run"),
+        (
+            {"torch_npu": "2.9.0.post6", "packages": {"torch": "2.9.0"}, "cann": "9.0.0"},
+            "pairing",
+            "FAIL",
+            "torch-npu==2.9.0.post2",
+        ),
+        (
+            {
+                "torch_npu": "2.0.1.post1",
+                "packages": {"torch": "2.0.1"},
+                "cann": "7.0.0",
+                "python": "3.9.18",
+            },
+            "pairing",
+            "OK",
+            "",
+        ),
+        (
+            {"cann_kernels": None},
+            "CANN kernels",
+            "WARN",
+            "Ascend-cann-910b-ops_9.1.0_linux-x86_64.run",
+        ),
         ({"cann_kernels": "9.0.0"}, "CANN kernels", "FAIL", "Ascend-cann-910b-ops_9.1.0"),
-        ({"cann_needs": ("attrs", "scipy")}, "CANN's Python packages", "FAIL", "pip install attrs scipy"),
-        ({"driver": None}, "driver", "WARN", "Ascend-hdk-910b-npu-driver_*_linux-x86_64.run --full"),
+        (
+            {"cann_needs": ("attrs", "scipy")},
+            "CANN's Python packages",
+            "FAIL",
+            "pip install attrs scipy",
+        ),
+        (
+            {"driver": None},
+            "driver",
+            "WARN",
+            "Ascend-hdk-910b-npu-driver_*_linux-x86_64.run --full",
+        ),
         ({"driver": None, "container": "docker"}, "driver", "WARN", "-v /usr/local/Ascend/driver"),
-        ({"firmware": "6.4.0.4.220"}, "firmware", "FAIL", "Ascend-hdk-910b-npu-firmware_*.run --full && reboot"),
+        (
+            {"firmware": "6.4.0.4.220"},
+            "firmware",
+            "FAIL",
+            "Ascend-hdk-910b-npu-firmware_*.run --full && reboot",
+        ),
         ({"firmware": None}, "firmware", "WARN", "npu-firmware_*.run"),
         ({"driver_takes": None}, "firmware", "OK", ""),
     ],
-)  # fmt: skip
+)
 def test_each_fault_of_the_software_below_gives_its_row_and_its_command(changes, row, status, word):
     found = rows(replace(A2, **changes))[row]
-    assert found.status == status and word in found.repair and bool(found.repair) == (status != "OK")
+    assert (
+        found.status == status and word in found.repair and bool(found.repair) == (status != "OK")
+    )
 
 
 def test_a_torch_npu_that_does_not_say_its_version_is_not_judged_by_the_table():
@@ -132,7 +189,11 @@ def test_atb_of_another_abi_than_torchs_is_told():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("held_by_another", ("-8020", "another container")), ("no_permission", ("-8005", "HwHiAiUser"))]
+    ("text", "words"),
+    [
+        ("held_by_another", ("-8020", "another container")),
+        ("no_permission", ("-8005", "HwHiAiUser")),
+    ],
 )
 def test_a_driver_that_answers_with_an_error_fails_with_its_cause(text, words):
     row = rows(npu(text, 1))["device"]
@@ -143,7 +204,9 @@ def test_devices_that_are_not_mounted_are_told_from_devices_that_are_not_there()
     row = rows(replace(A2, nodes=(), container="docker"))["device"]
     assert row.status == "FAIL" and "--device /dev/davinci0" in row.repair
     row = rows(replace(A2, smi=None))["device"]
-    assert row.status == "WARN" and "npu-smi" in row.needed and row.repair.startswith("export PATH=")
+    assert (
+        row.status == "WARN" and "npu-smi" in row.needed and row.repair.startswith("export PATH=")
+    )
     row = rows(replace(A2, smi=None, nodes=(), container="docker"))["device"]
     assert row.status == "WARN" and "--device /dev/davinci0" in row.repair
 
@@ -155,7 +218,9 @@ def test_a_chip_that_is_not_in_the_table_is_a_warning():
 
 def test_an_unwell_card_fails_by_number():
     row = rows(npu("910b4_unwell", 2))["device health"]
-    assert row.status == "FAIL" and row.found == "NPU 0 chip 0: Alarm" and row.repair.endswith("-i 0")
+    assert (
+        row.status == "FAIL" and row.found == "NPU 0 chip 0: Alarm" and row.repair.endswith("-i 0")
+    )
 
 
 def test_a_process_is_called_by_the_pid_that_kill_takes_here():
@@ -242,7 +307,11 @@ def test_visible_devices_must_ascend_strictly_and_exist(given, status, repair):
         ("310p3", {"INF_NAN_MODE_ENABLE": "0"}, None),
         ("310p3", {"BACKEND": "lccl"}, "BACKEND"),
         ("910b3_x8", {"BACKEND": "lccl"}, None),
-        ("910b3_x8", {"PYTORCH_ALLOC_CONF": "a:1", "PYTORCH_NPU_ALLOC_CONF": "a:1"}, "PYTORCH_ALLOC_CONF"),
+        (
+            "910b3_x8",
+            {"PYTORCH_ALLOC_CONF": "a:1", "PYTORCH_NPU_ALLOC_CONF": "a:1"},
+            "PYTORCH_ALLOC_CONF",
+        ),
     ],
 )
 def test_variables_of_old_scripts_that_stop_a_run_are_named(name, env, bad):
@@ -251,10 +320,17 @@ def test_variables_of_old_scripts_that_stop_a_run_are_named(name, env, bad):
 
 
 def test_aarch64_gets_the_exact_line_that_loads_libgomp_first():
-    arm = replace(A2, arch="aarch64", libgomp=("/env/lib/torch/lib/libgomp-abc.so.1", "/usr/lib/libgomp.so.1"))
+    arm = replace(
+        A2, arch="aarch64", libgomp=("/env/lib/torch/lib/libgomp-abc.so.1", "/usr/lib/libgomp.so.1")
+    )
     row = rows(arm)["libgomp"]
-    assert row.status == "WARN" and row.repair == "export LD_PRELOAD=/env/lib/torch/lib/libgomp-abc.so.1"
-    assert "libgomp" not in faults(replace(arm, env=SOURCED | {"LD_PRELOAD": "/env/lib/torch/lib/libgomp-abc.so.1"}))
+    assert (
+        row.status == "WARN"
+        and row.repair == "export LD_PRELOAD=/env/lib/torch/lib/libgomp-abc.so.1"
+    )
+    assert "libgomp" not in faults(
+        replace(arm, env=SOURCED | {"LD_PRELOAD": "/env/lib/torch/lib/libgomp-abc.so.1"})
+    )
     assert "libgomp" not in rows(A2)
 
 
@@ -284,7 +360,9 @@ def test_each_fault_of_a_machine_gives_one_row_with_a_repair(changes, name, stat
     assert rows(machine)[name].repair and rows(machine)[name].needed
 
 
-@pytest.mark.parametrize(("changes", "name"), [({"gcc": "4.8.5"}, "gcc"), ({"hccl_port_free": False}, "HCCL port")])
+@pytest.mark.parametrize(
+    ("changes", "name"), [({"gcc": "4.8.5"}, "gcc"), ({"hccl_port_free": False}, "HCCL port")]
+)
 def test_what_only_npus_need_is_asked_of_npu_machines_only(changes, name):
     assert faults(replace(A2, **changes)) == {name: "WARN"}
     assert faults(replace(CPU, **changes)) == {}
@@ -321,7 +399,11 @@ def test_all_three_forms_say_the_same():
     report = Report(judge(broken), broken)
     whole = json.loads(report.to_json())
     assert whole["worst"] == "WARN" and whole["host"]["arch"] == "riscv64"
-    assert [row["name"] for row in whole["rows"]] == [row.name for row in report.rows] == report.frame["name"].tolist()
+    assert (
+        [row["name"] for row in whole["rows"]]
+        == [row.name for row in report.rows]
+        == report.frame["name"].tolist()
+    )
     assert "<b>Linux" not in report._repr_html_() and "&lt;b&gt;Linux" in report._repr_html_()
     assert "repair: uname -m" in repr(report) and report.summary == "13 OK, 1 WARN, 0 FAIL"
     assert json.loads(Report(judge(A2), A2).to_json())["host"]["smi"]["cards"][7]["name"] == "910B3"
@@ -436,17 +518,31 @@ def test_every_figure_of_the_chip_table_is_shown_with_its_source_or_as_not_known
     table = doctor.chip_table().set_index("chip")
     assert table.loc["910B3", "bandwidth (GB/s)"] == 1600
     assert "peak, bandwidth, link: third-party" in table.loc["910B3", "source"]
-    assert table.loc["910B2", ["memory (GiB)", "bandwidth (GB/s)"]].tolist() == ["not known", "not known"]
+    assert table.loc["910B2", ["memory (GiB)", "bandwidth (GB/s)"]].tolist() == [
+        "not known",
+        "not known",
+    ]
     assert "cpu" not in table.index
 
 
 def test_the_launch_environment_is_shown_beside_the_present_one():
     inside = replace(A2, container="docker")
-    table = doctor.launch_table(chips.CHIPS["910B3"], 8, inside, 1024, {"TASK_QUEUE_ENABLE": "2"}).set_index("variable")
+    table = doctor.launch_table(
+        chips.CHIPS["910B3"], 8, inside, 1024, {"TASK_QUEUE_ENABLE": "2"}
+    ).set_index("variable")
     assert table.loc["TASK_QUEUE_ENABLE", ["now", "for the ranks"]].tolist() == ["2", "0"]
-    assert table.loc["MAX_SEQ_LEN"].tolist() == ["not set", "1024", "added", "asked for", "parameters"]
+    assert table.loc["MAX_SEQ_LEN"].tolist() == [
+        "not set",
+        "1024",
+        "added",
+        "asked for",
+        "parameters",
+    ]
     assert table.loc["TASK_QUEUE_ENABLE", "change"] == "replaced"
     assert table.loc["TIMEIT", ["for the ranks", "change"]].tolist() == ["not needed", "none"]
     set_here = table[table["for the ranks"] != "not needed"]["for the ranks"].to_dict()
     assert set_here == launch_env.launch_env("910B3", 8, container=True, max_seq_len=1024)
-    assert "HCCL_DETERMINISTIC" in doctor.launch_table(chips.CHIPS["910B3"], 8, inside, deterministic=True).values
+    assert (
+        "HCCL_DETERMINISTIC"
+        in doctor.launch_table(chips.CHIPS["910B3"], 8, inside, deterministic=True).values
+    )

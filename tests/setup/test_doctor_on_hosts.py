@@ -14,7 +14,10 @@ from neoxlib.machine.host import restore
 from neoxlib.setup import doctor
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "hosts"
-HOSTS = {path.stem: restore(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(FOLDER.glob("*.json"))}
+HOSTS = {
+    path.stem: restore(json.loads(path.read_text(encoding="utf-8")))
+    for path in sorted(FOLDER.glob("*.json"))
+}
 
 # host -> row: status and a part of the repair; every other row is OK
 VERDICTS = {
@@ -26,13 +29,22 @@ VERDICTS = {
         "CANN toolkit": ("FAIL", "source /usr/local/Ascend/cann-9.1.0/set_env.sh"),
         "torch_npu": ("FAIL", "export TORCH_DEVICE_BACKEND_AUTOLOAD=0"),
         "ATB (NNAL)": ("WARN", "source /usr/local/Ascend/nnal/atb/set_env.sh"),
-        "libgomp": ("WARN", "export LD_PRELOAD=/opt/neoxlib/lib/python3.11/site-packages/torch.libs/libgomp-947d5fa1"),
+        "libgomp": (
+            "WARN",
+            "export LD_PRELOAD=/opt/neoxlib/lib/python3.11/site-packages/torch.libs/libgomp-947d5fa1",
+        ),
     },
     "wrong_pairing": {
-        "pairing": ("FAIL", "pip install torch-npu==2.13.0 && chmod +x Ascend-cann-toolkit_9.1.0_linux-aarch64.run"),
+        "pairing": (
+            "FAIL",
+            "pip install torch-npu==2.13.0 && chmod +x Ascend-cann-toolkit_9.1.0_linux-aarch64.run",
+        ),
     },
     "busy_card": {
-        "device memory": ("WARN", "export ASCEND_RT_VISIBLE_DEVICES=1  # the free ones; or: kill 31337 31338"),
+        "device memory": (
+            "WARN",
+            "export ASCEND_RT_VISIBLE_DEVICES=1  # the free ones; or: kill 31337 31338",
+        ),
     },
     "container": {
         "device": ("WARN", "--device /dev/davinci_manager"),
@@ -43,13 +55,37 @@ VERDICTS = {
         "CANN kernels": ("FAIL", "Ascend-cann-910b-ops_9.1.0_linux-aarch64.run --install"),
         "C++ ABI": ("FAIL", "source /usr/local/Ascend/nnal/atb/set_env.sh --cxx_abi=0"),
     },
-}  # fmt: skip
+}
 EVERY_NPU_ROW = {
-    "device", "driver", "firmware", "device health", "device memory", "variables", "HCCL port", "CANN toolkit",
-    "CANN kernels", "CANN's Python packages", "torch_npu", "pairing", "ATB (NNAL)", "C++ ABI", "OS", "architecture",
-    "glibc", "gcc", "Python", "packages", "CPU", "memory", "disk", "/dev/shm", "open files", "docker or conda",
-    "loopback", "links",
-}  # fmt: skip
+    "device",
+    "driver",
+    "firmware",
+    "device health",
+    "device memory",
+    "variables",
+    "HCCL port",
+    "CANN toolkit",
+    "CANN kernels",
+    "CANN's Python packages",
+    "torch_npu",
+    "pairing",
+    "ATB (NNAL)",
+    "C++ ABI",
+    "OS",
+    "architecture",
+    "glibc",
+    "gcc",
+    "Python",
+    "packages",
+    "CPU",
+    "memory",
+    "disk",
+    "/dev/shm",
+    "open files",
+    "docker or conda",
+    "loopback",
+    "links",
+}
 
 
 def test_every_description_has_its_verdicts():
@@ -59,7 +95,9 @@ def test_every_description_has_its_verdicts():
 @pytest.mark.parametrize("name", HOSTS)
 def test_a_described_host_gets_its_verdicts_and_no_others(name):
     found = {row.name: row for row in doctor.judge(HOSTS[name]) if row.status != "OK"}
-    assert {row: one.status for row, one in found.items()} == {row: says[0] for row, says in VERDICTS[name].items()}
+    assert {row: one.status for row, one in found.items()} == {
+        row: says[0] for row, says in VERDICTS[name].items()
+    }
     for row, (_, repair) in VERDICTS[name].items():
         assert repair in found[row].repair
 
@@ -74,16 +112,24 @@ def test_every_row_says_what_was_found_and_needed_and_every_repair_is_a_line_for
     for row in doctor.judge(HOSTS[name]):
         assert row.found and row.needed and bool(row.repair) == (row.status != "OK")
         if row.repair:
-            parsed = subprocess.run(["bash", "-n", "-c", row.repair], capture_output=True, text=True)
+            parsed = subprocess.run(
+                ["bash", "-n", "-c", row.repair], capture_output=True, text=True
+            )
             assert parsed.returncode == 0 and not parsed.stderr, row.repair
-            assert row.repair.split()[0] in {"source", "export", "pip", "docker", "chmod"}, row.repair
+            assert row.repair.split()[0] in {"source", "export", "pip", "docker", "chmod"}, (
+                row.repair
+            )
 
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_what_doctor_writes_as_json_can_be_judged_elsewhere(name):
     report = doctor.Report(doctor.judge(HOSTS[name]), HOSTS[name])
     again = doctor.read(report.to_json())
-    assert again.host == HOSTS[name] and again.rows == report.rows and asdict(again.host) == asdict(HOSTS[name])
+    assert (
+        again.host == HOSTS[name]
+        and again.rows == report.rows
+        and asdict(again.host) == asdict(HOSTS[name])
+    )
 
 
 def test_a_host_with_something_to_repair_is_told_the_whole_installation_and_a_healthy_one_is_not():
@@ -92,10 +138,19 @@ def test_a_host_with_something_to_repair_is_told_the_whole_installation_and_a_he
     assert "install-plan" not in shown["910b3_x8"] + shown["no_npu"]
 
 
-@pytest.mark.parametrize("said", [
-    "[]", "{", "{}", '{"host": {"env": 5}}', '{"host": {"cores": "many", "memory": "much"}}',
-    '{"host": []}', '{"host": {"colour": "red"}}', '{"host": {"smi": {"cards": [{"a": 1}]}}}',
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[]",
+        "{",
+        "{}",
+        '{"host": {"env": 5}}',
+        '{"host": {"cores": "many", "memory": "much"}}',
+        '{"host": []}',
+        '{"host": {"colour": "red"}}',
+        '{"host": {"smi": {"cards": [{"a": 1}]}}}',
+    ],
+)
 def test_what_is_no_description_is_refused(said):
     with pytest.raises(SettingsError):
         doctor.read(said)
@@ -110,7 +165,10 @@ def test_devices_are_shown_by_the_id_that_makes_them_visible():
     table = doctor.devices(HOSTS["310p3_duo"])
     assert table["id"].tolist() == [0, 1] and table["taken for"].tolist() == ["300I Duo"] * 2
     assert "directly" in {row.name: row for row in doctor.judge(HOSTS["910b3_x8"])}["links"].found
-    assert "over the host" in {row.name: row for row in doctor.judge(HOSTS["310p3_duo"])}["links"].found
+    assert (
+        "over the host"
+        in {row.name: row for row in doctor.judge(HOSTS["310p3_duo"])}["links"].found
+    )
 
 
 def test_a_machine_with_cards_is_read_by_way_of_npu_smi(tmp_path, monkeypatch):
@@ -128,6 +186,12 @@ esac
     (tmp_path / "npu-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     found = host.read_host(tmp_path)
-    assert len(found.cards) == 8 and [one.logic for one in found.positions] == [0] and found.links == ("HCCS",)
+    assert (
+        len(found.cards) == 8
+        and [one.logic for one in found.positions] == [0]
+        and found.links == ("HCCS",)
+    )
     assert (found.driver, found.firmware) == ("25.5.0", "7.8.0.5.201")
-    assert "device" in {row.name for row in doctor.judge(found) if row.status == "FAIL"}  # cards, but no device nodes
+    assert "device" in {
+        row.name for row in doctor.judge(found) if row.status == "FAIL"
+    }  # cards, but no device nodes

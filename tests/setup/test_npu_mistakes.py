@@ -15,53 +15,110 @@ from neoxlib.model.layers import RowParallel
 from tests.support.npu import reference as reference
 from tests.support.npu.path import BRAIN, HALF, LEFT_OUT, ROOM, Change, first, gap, keywords, plant
 
-FUSED, PROMPT, ONE = "npu_fused_infer_attention_score", "npu_prompt_flash_attention", "npu_incre_flash_attention"
-ROTARY, PRODUCT = "npu_rotary_mul", "npu_weight_quant_batchmatmul"
-MISTAKES: dict[str, tuple[str, str, str | None, Change]] = {  # chip, operator, quant, what is done to its call
+FUSED = "npu_fused_infer_attention_score"
+PROMPT = "npu_prompt_flash_attention"
+ONE = "npu_incre_flash_attention"
+ROTARY = "npu_rotary_mul"
+PRODUCT = "npu_weight_quant_batchmatmul"
+MISTAKES: dict[
+    str, tuple[str, str, str | None, Change]
+] = {  # chip, operator, quant, what is done to its call
     "no scale": ("A2", FUSED, None, keywords(scale=LEFT_OUT)),
     "mask not inverted": ("A2", FUSED, None, keywords(atten_mask=lambda mask: ~mask)),
     "no mask": ("A2", FUSED, None, keywords(atten_mask=LEFT_OUT)),
     "mask of floats": ("A2", FUSED, None, keywords(atten_mask=lambda mask: mask.half())),
-    "mask of the keys in use": ("A2", FUSED, None, keywords(atten_mask=lambda mask: mask[..., :9].contiguous())),
-    "unused slots in sight": ("A2", FUSED, None, keywords(
-        atten_mask=lambda mask: torch.zeros_like(mask), actual_seq_lengths_kv=LEFT_OUT)),
-    "one key too few": ("A2", FUSED, None, keywords(actual_seq_lengths_kv=lambda lengths: [lengths[0] - 1])),
+    "mask of the keys in use": (
+        "A2",
+        FUSED,
+        None,
+        keywords(atten_mask=lambda mask: mask[..., :9].contiguous()),
+    ),
+    "unused slots in sight": (
+        "A2",
+        FUSED,
+        None,
+        keywords(atten_mask=lambda mask: torch.zeros_like(mask), actual_seq_lengths_kv=LEFT_OUT),
+    ),
+    "one key too few": (
+        "A2",
+        FUSED,
+        None,
+        keywords(actual_seq_lengths_kv=lambda lengths: [lengths[0] - 1]),
+    ),
     "lengths past the cache": ("A2", FUSED, None, keywords(actual_seq_lengths_kv=[ROOM + 1])),
     "heads of the whole model": ("A2", FUSED, None, keywords(num_heads=8)),
     "layout of another form": ("A2", FUSED, None, keywords(input_layout="BSND")),
     "misspelt keyword": ("A2", FUSED, None, keywords(num_heads=LEFT_OUT, head_num=4)),
     "q not contiguous": ("A2", FUSED, None, first(lambda q, k, v: (q.mT.contiguous().mT, k, v))),
-    "k cut from the cache": ("A2", FUSED, None, first(lambda q, k, v: (q, k[:, :, :16], v[:, :, :16]))),
+    "k cut from the cache": (
+        "A2",
+        FUSED,
+        None,
+        first(lambda q, k, v: (q, k[:, :, :16], v[:, :, :16])),
+    ),
     "k and v exchanged": ("A2", FUSED, None, first(lambda q, k, v: (q, v, k))),
     "default next_tokens on a chunk": ("310P", PROMPT, None, keywords(next_tokens=LEFT_OUT)),
     "lengths on 310P": ("310P", PROMPT, None, keywords(actual_seq_lengths_kv=[9])),
     "scale taken twice": ("310P", PROMPT, None, keywords(scale_value=96**-0.5)),
     "mask left out of decoding": ("310P", ONE, None, keywords(atten_mask=LEFT_OUT)),
-    "lengths left out of decoding": ("310P", ONE, None, keywords(
-        actual_seq_lengths=LEFT_OUT, atten_mask=lambda mask: torch.zeros_like(mask))),
+    "lengths left out of decoding": (
+        "310P",
+        ONE,
+        None,
+        keywords(actual_seq_lengths=LEFT_OUT, atten_mask=lambda mask: torch.zeros_like(mask)),
+    ),
     "interleaved rotation": ("A2", ROTARY, None, keywords(rotary_mode="interleave")),
     "cos and sin exchanged": ("A2", ROTARY, None, first(lambda x, cos, sin: (x, sin, cos))),
-    "rotation of 24 in float16": ("A2", ROTARY, None, first(lambda *all: tuple(t[..., :24] for t in all))),
-    "scales in float32": ("A2", PRODUCT, "int8", keywords(antiquant_scale=lambda scale: scale.float())),
+    "rotation of 24 in float16": (
+        "A2",
+        ROTARY,
+        None,
+        first(lambda *all: tuple(t[..., :24] for t in all)),
+    ),
+    "scales in float32": (
+        "A2",
+        PRODUCT,
+        "int8",
+        keywords(antiquant_scale=lambda scale: scale.float()),
+    ),
     "weight not transposed": ("A2", PRODUCT, "int8", keywords(weight=lambda weight: weight.t())),
     "groups not told": ("A2", PRODUCT, "int4", keywords(antiquant_group_size=LEFT_OUT)),
     "groups of the wrong size": ("A2", PRODUCT, "int4", keywords(antiquant_group_size=64)),
-    "nibbles the other way": ("A2", PRODUCT, "int4", keywords(weight=lambda weight: turned_words(weight))),
+    "nibbles the other way": (
+        "A2",
+        PRODUCT,
+        "int4",
+        keywords(weight=lambda weight: turned_words(weight)),
+    ),
     "int4 on 310P": ("310P", PRODUCT, "int4", keywords()),
     "bias left out": ("A2", PRODUCT, "int8", keywords(bias=None)),
-    "bias in float32": ("A2", PRODUCT, "int8", keywords(bias=lambda bias: None if bias is None else bias.float())),
+    "bias in float32": (
+        "A2",
+        PRODUCT,
+        "int8",
+        keywords(bias=lambda bias: None if bias is None else bias.float()),
+    ),
     "x of three dimensions": ("A2", PRODUCT, "int8", first(lambda x: (x[None],))),
-}  # fmt: skip
+}
 
 
 def turned_words(weight: Tensor) -> Tensor:
     """Each word's four bytes in the other order."""
     words = weight.t().contiguous()
-    return words.view(torch.uint8).unflatten(-1, (-1, 4)).flip(-1).flatten(-2).contiguous().view(torch.int32).t()
+    return (
+        words.view(torch.uint8)
+        .unflatten(-1, (-1, 4))
+        .flip(-1)
+        .flatten(-2)
+        .contiguous()
+        .view(torch.int32)
+        .t()
+    )
 
 
-def found_out(family: str, dtype: torch.dtype = HALF, quant: str | None = None,
-              size: int = 1) -> bool:  # fmt: skip
+def found_out(
+    family: str, dtype: torch.dtype = HALF, quant: str | None = None, size: int = 1
+) -> bool:
     """Whether the path is refused, or is far from plain."""
     try:
         return not gap(family, dtype, quant, size, padded=True) < 1.3
@@ -94,7 +151,9 @@ def order_of_v_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def blind_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = npu.NpuOps.mask
-    monkeypatch.setattr(npu.NpuOps, "mask", lambda ops, keep, room: mask(ops, keep & ~own(keep), room))
+    monkeypatch.setattr(
+        npu.NpuOps, "mask", lambda ops, keep, room: mask(ops, keep & ~own(keep), room)
+    )
 
 
 def own(keep: Tensor) -> Tensor:
@@ -145,7 +204,9 @@ def test_a_planted_mistake_elsewhere_is_found_emulated(mistake, monkeypatch):
 
 
 def test_a_bias_in_bfloat16_is_refused_emulated(monkeypatch):
-    plant(monkeypatch, PRODUCT, keywords(bias=lambda bias: None if bias is None else bias.bfloat16()))
+    plant(
+        monkeypatch, PRODUCT, keywords(bias=lambda bias: None if bias is None else bias.bfloat16())
+    )
     assert found_out("A2", BRAIN, "int8")
 
 

@@ -28,7 +28,9 @@ from tests.support.thread_ranks import ThreadGroup, on_ranks
 
 reference.install()
 
-PLACES = [Place("cpu", family, "float16") for family in (*npu.OPS, "unknown")] + [Place("cpu", "A2", "bfloat16")]
+PLACES = [Place("cpu", family, "float16") for family in (*npu.OPS, "unknown")] + [
+    Place("cpu", "A2", "bfloat16")
+]
 A2 = PLACES[0]
 
 
@@ -40,12 +42,16 @@ def asked(at: Place = A2) -> dict[str, Trial]:
 @pytest.mark.parametrize("at", PLACES, ids=lambda at: f"{at.family}-{at.dtype}")
 def test_every_operator_of_every_chip_passes_with_room_to_spare_emulated(at):
     found = asked(at)
-    assert all(trial.passed and trial.error < trial.tolerance / 3 for trial in found.values()), found
+    assert all(trial.passed and trial.error < trial.tolerance / 3 for trial in found.values()), (
+        found
+    )
     assert len(found) == 10 + len(npu.OPS.get(at.family, npu.PLAIN).packed)
 
 
 def test_a_trial_names_the_operator_that_it_asked_emulated():
-    served = {trial.detail for trial in asked().values()} | {trial.detail for trial in asked(PLACES[2]).values()}
+    served = {trial.detail for trial in asked().values()} | {
+        trial.detail for trial in asked(PLACES[2]).values()
+    }
     assert served == {*npu.PAGES, "PyTorch's own"}
 
 
@@ -56,17 +62,33 @@ def scaled(by: float):
 MISTAKES = {
     "attention without its scale": ("attend", scaled(96**0.5), "attention"),
     "attention that reads past the end": (
-        "attend", lambda self, q, k, v, mask, end: plain.attend(q, k, v, None, k.shape[2]), "attention"),
+        "attend",
+        lambda self, q, k, v, mask, end: plain.attend(q, k, v, None, k.shape[2]),
+        "attention",
+    ),
     "a mask that hides nothing": (
-        "attend", lambda self, q, k, v, mask, end: plain.attend(q, k, v, None, end), "attention"),
-    "sine and cosine exchanged": ("rotate", lambda self, x, cos, sin: NpuOps.rotate_(self, x, sin, cos), "rotary"),
+        "attend",
+        lambda self, q, k, v, mask, end: plain.attend(q, k, v, None, end),
+        "attention",
+    ),
+    "sine and cosine exchanged": (
+        "rotate",
+        lambda self, x, cos, sin: NpuOps.rotate_(self, x, sin, cos),
+        "rotary",
+    ),
     "heads in the wrong order": ("rotate", lambda self, x, cos, sin: x.flip(1), "rotary"),
     "pairs that lie side by side": (
-        "rotate", lambda self, x, c, s: npu.npu.npu_rotary_mul(x, c, s, "interleave"), "rotary"),
+        "rotate",
+        lambda self, x, c, s: npu.npu.npu_rotary_mul(x, c, s, "interleave"),
+        "rotary",
+    ),
     "fast_gelu": ("activate", lambda self, x, form: npu.npu.fast_gelu(x), "activation"),
     "a norm without its bias": (
-        "layer_norm", lambda self, x, weight, bias, eps: plain.layer_norm(x, weight, bias * 0, eps), "layer norm"),
-}  # fmt: skip
+        "layer_norm",
+        lambda self, x, weight, bias, eps: plain.layer_norm(x, weight, bias * 0, eps),
+        "layer norm",
+    ),
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -82,9 +104,17 @@ def test_planted_mistakes_fail_emulated(monkeypatch, mistake):
 def test_a_packed_product_with_a_wrong_scale_fails_emulated(monkeypatch, name):
     kind = type(SCHEMES[name])
     right = kind.npu_arguments
-    monkeypatch.setattr(kind, "npu_arguments", lambda self, packed, dtype: (
-        found := right(self, packed, dtype)) | {"antiquant_scale": found["antiquant_scale"] * 1.01})
-    assert [trial.name for trial in asked().values() if not trial.passed] == [f"product with packed {name}"]
+    monkeypatch.setattr(
+        kind,
+        "npu_arguments",
+        lambda self, packed, dtype: (
+            (found := right(self, packed, dtype))
+            | {"antiquant_scale": found["antiquant_scale"] * 1.01}
+        ),
+    )
+    assert [trial.name for trial in asked().values() if not trial.passed] == [
+        f"product with packed {name}"
+    ]
 
 
 def test_an_operator_that_raises_fails_and_the_others_are_asked_emulated(monkeypatch):
@@ -94,7 +124,10 @@ def test_an_operator_that_raises_fails_and_the_others_are_asked_emulated(monkeyp
     monkeypatch.setattr(NpuOps, "rotate", refuse)
     found = asked()
     assert found["rotary positions"].detail == "RuntimeError: aclnn call failed"
-    assert found["rotary positions"].error is None and sum(not trial.passed for trial in found.values()) == 1
+    assert (
+        found["rotary positions"].error is None
+        and sum(not trial.passed for trial in found.values()) == 1
+    )
 
 
 @pytest.mark.parametrize("error", [float("nan"), float("inf"), 0.2])
@@ -150,7 +183,9 @@ def test_greedy_text_is_held_against_the_reference_token_by_token_emulated(monke
 
 def errors_of(size: int) -> dict[str, float]:
     weight = torch.zeros(1, dtype=torch.float16)
-    return on_ranks(size, lambda group: selftest.collectives(SimpleNamespace(group=group, weight=weight)))[0]
+    return on_ranks(
+        size, lambda group: selftest.collectives(SimpleNamespace(group=group, weight=weight))
+    )[0]
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
@@ -163,9 +198,14 @@ def gathered_backwards(group, x, dim=-1):
     return torch.cat(parts, dim) if group.rank == 0 else None
 
 
-@pytest.mark.parametrize("method, wrong", [
-    ("all_reduce", lambda group, x: x), ("gather", gathered_backwards), ("broadcast", lambda group, value: value),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "method, wrong",
+    [
+        ("all_reduce", lambda group, x: x),
+        ("gather", gathered_backwards),
+        ("broadcast", lambda group, value: value),
+    ],
+)
 def test_a_collective_that_errs_is_found(monkeypatch, method, wrong):
     monkeypatch.setattr(ThreadGroup, method, wrong)
     assert max(errors_of(2).values()) > 0
@@ -173,15 +213,23 @@ def test_a_collective_that_errs_is_found(monkeypatch, method, wrong):
 
 def test_the_file_holds_every_error_and_says_that_it_is_emulated(tmp_path):
     chip = replace(CHIPS["310P3"], name="310P3")
-    record = selftest.Record(tmp_path / "new" / "x.json", lambda line: None, selftest.about("cpu", chip, "cpu", 2))
+    record = selftest.Record(
+        tmp_path / "new" / "x.json", lambda line: None, selftest.about("cpu", chip, "cpu", 2)
+    )
     with reference.on_chip(chip.family):
         assert selftest.examine(record, "cpu", chip, 2)
     whole = json.loads((tmp_path / "new" / "x.json").read_text())
     assert whole["emulated"] is True and whole["verdict"] == "passed" and whole["chip"] == "310P3"
-    assert {"cann", "driver", "firmware", "device", "environment", "started", "seconds"} < set(whole)
+    assert {"cann", "driver", "firmware", "device", "environment", "started", "seconds"} < set(
+        whole
+    )
     assert whole["environment"]["torch"] == torch.__version__ and whole["world_size"] == 2
     names = [check["name"] for check in whole["checks"]]
-    assert len(names) == 11 + 3 + 1 + 5 and {"greedy text", "two layers over ranks", "all-reduce of int32"} < set(names)
+    assert len(names) == 11 + 3 + 1 + 5 and {
+        "greedy text",
+        "two layers over ranks",
+        "all-reduce of int32",
+    } < set(names)
     assert all(check["error"] <= check["tolerance"] and check["unit"] for check in whole["checks"])
 
 
@@ -193,19 +241,29 @@ def test_one_failure_is_the_verdict_and_a_file_cut_short_says_so(tmp_path):
     assert json.loads(record.path.read_text())["verdict"] == "unfinished"
     record.add([Trial.failed("bad", "float16", RuntimeError("lost"))])
     assert not record.finish() and json.loads(record.path.read_text())["verdict"] == "failed"
-    assert said[1].startswith("FAIL  bad, float16: no answer") and said[2].startswith("1 of 2 passed on a chip")
-    assert not selftest.Record(tmp_path / "y.json", said.append, head).finish()  # nothing asked is nothing passed
+    assert said[1].startswith("FAIL  bad, float16: no answer") and said[2].startswith(
+        "1 of 2 passed on a chip"
+    )
+    assert not selftest.Record(
+        tmp_path / "y.json", said.append, head
+    ).finish()  # nothing asked is nothing passed
 
 
 def test_a_model_that_cannot_be_loaded_and_ranks_that_do_not_start_are_failures(tmp_path):
-    model = selftest._on_model(tmp_path, "cpu", CHIPS["310P3"], "float16", None, "two layers", npu_trials.two_layers)
+    model = selftest._on_model(
+        tmp_path, "cpu", CHIPS["310P3"], "float16", None, "two layers", npu_trials.two_layers
+    )
     ranks = selftest.over_ranks("nowhere", "float16", 1)
     assert not model.passed and "holds no weights" in model.detail
     assert [trial.name for trial in ranks] == ["ranks: 1"] and not ranks[0].passed
 
 
 def test_where_no_npu_can_be_used_it_ends_with_77_and_writes_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr(selftest, "npu_problems", lambda: ("torch_npu is not installed", "there is no /dev/davinci*"))
+    monkeypatch.setattr(
+        selftest,
+        "npu_problems",
+        lambda: ("torch_npu is not installed", "there is no /dev/davinci*"),
+    )
     done = CliRunner().invoke(cli, ["selftest-npu", "-o", str(tmp_path / "x.json")])
     assert done.exit_code == 77 and not list(tmp_path.iterdir())
     assert "no NPU: there is no /dev/davinci*" in done.stdout
@@ -214,8 +272,11 @@ def test_where_no_npu_can_be_used_it_ends_with_77_and_writes_nothing(monkeypatch
 
 @pytest.mark.parametrize("passed, code", [(True, 0), (False, 1)])
 def test_on_an_npu_the_exit_code_is_the_verdict(monkeypatch, tmp_path, passed, code):
-    fake = SimpleNamespace(npu=SimpleNamespace(get_device_name=lambda n: "a chip", device_count=lambda: 2))
-    started, examined = [], []
+    fake = SimpleNamespace(
+        npu=SimpleNamespace(get_device_name=lambda n: "a chip", device_count=lambda: 2)
+    )
+    started = []
+    examined = []
     monkeypatch.setattr(selftest, "npu_problems", tuple)
     monkeypatch.setattr(selftest, "start_npu", started.append)
     monkeypatch.setattr(selftest, "import_torch", lambda: fake)
@@ -229,10 +290,20 @@ def test_on_an_npu_the_exit_code_is_the_verdict(monkeypatch, tmp_path, passed, c
 
 def test_its_module_waits_for_torch_until_there_is_an_npu():
     code = "import sys, neoxlib.setup.selftest; print('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )
 
 
 def test_the_readme_claims_what_the_levels_say_and_no_more():
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     assert levels.markdown() in readme
-    assert {row.level for row in levels.KNOWN} == {levels.EMULATED, levels.CHECKED, levels.DEVICE, levels.OPEN}
+    assert {row.level for row in levels.KNOWN} == {
+        levels.EMULATED,
+        levels.CHECKED,
+        levels.DEVICE,
+        levels.OPEN,
+    }

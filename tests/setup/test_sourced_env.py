@@ -16,13 +16,21 @@ from neoxlib.setup import sourced_env
 @pytest.fixture
 def cann(tmp_path):
     """A host with two made scripts, the second of which needs the first."""
-    toolkit, atb = tmp_path / "tool kit" / "set_env.sh", tmp_path / "nnal" / "set_env.sh"
+    toolkit = tmp_path / "tool kit" / "set_env.sh"
+    atb = tmp_path / "nnal" / "set_env.sh"
     for path in (toolkit, atb):
         path.parent.mkdir()
-    lines = ("echo hello", "export ASCEND_HOME_PATH=/a/cann PATH=/a/cann/bin:$PATH", "export STRANGE='a$HOME\"c'", "")
+    lines = (
+        "echo hello",
+        "export ASCEND_HOME_PATH=/a/cann PATH=/a/cann/bin:$PATH",
+        "export STRANGE='a$HOME\"c'",
+        "",
+    )
     toolkit.write_text("\n".join(lines))
-    atb.write_text('export ATB_HOME_PATH=$ASCEND_HOME_PATH/atb/cxx_abi_1${1:+/with arguments}\n')
-    return Host(set_env=(str(toolkit),), atb_set_env=(str(atb),), nodes=("/dev/davinci0",), cann="9.1.0")
+    atb.write_text("export ATB_HOME_PATH=$ASCEND_HOME_PATH/atb/cxx_abi_1${1:+/with arguments}\n")
+    return Host(
+        set_env=(str(toolkit),), atb_set_env=(str(atb),), nodes=("/dev/davinci0",), cann="9.1.0"
+    )
 
 
 def plain():
@@ -31,15 +39,25 @@ def plain():
 
 def test_the_kernel_is_started_with_what_sourcing_sets_and_nothing_of_the_moment(cann):
     found = sourced_env.sourced_variables(cann, plain())
-    assert found["ASCEND_HOME_PATH"] == "/a/cann" and found["ATB_HOME_PATH"] == "/a/cann/atb/cxx_abi_1"
+    assert (
+        found["ASCEND_HOME_PATH"] == "/a/cann" and found["ATB_HOME_PATH"] == "/a/cann/atb/cxx_abi_1"
+    )
     assert found["PATH"] == "/a/cann/bin:" + os.environ["PATH"]
     assert found["STRANGE"] == 'a$HOME"c' and not {"HOME", "_", "SHLVL", "PWD"} & found.keys()
 
 
 def test_where_cann_is_sourced_already_its_variables_are_taken_as_they_are(cann):
-    env = plain() | {"ASCEND_HOME_PATH": "/b/cann", "LD_LIBRARY_PATH": "/b/lib", "ASCEND_RT_VISIBLE_DEVICES": "1"}
+    env = plain() | {
+        "ASCEND_HOME_PATH": "/b/cann",
+        "LD_LIBRARY_PATH": "/b/lib",
+        "ASCEND_RT_VISIBLE_DEVICES": "1",
+    }
     found = sourced_env.sourced_variables(cann, env)
-    assert found == {"ASCEND_HOME_PATH": "/b/cann", "LD_LIBRARY_PATH": "/b/lib", "PATH": env["PATH"]}
+    assert found == {
+        "ASCEND_HOME_PATH": "/b/cann",
+        "LD_LIBRARY_PATH": "/b/lib",
+        "PATH": env["PATH"],
+    }
 
 
 def test_both_files_are_written_and_say_how_they_are_used(cann, tmp_path):
@@ -97,5 +115,7 @@ def test_no_line_to_type_holds_the_home_folder(tmp_path, monkeypatch):
         "source ~/'my outputs/environment.sh'",
         "jupyter kernelspec install --user --name neoxlib ~/'my outputs/kernel'",
     ]
-    typed = subprocess.run(["bash", "-c", f"{table['to use it'][0]} && echo ok"], capture_output=True, text=True)
+    typed = subprocess.run(
+        ["bash", "-c", f"{table['to use it'][0]} && echo ok"], capture_output=True, text=True
+    )
     assert typed.stdout == "ok\n"

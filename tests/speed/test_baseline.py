@@ -23,7 +23,7 @@ def test_a_planted_slowdown_is_caught_and_named(tmp_path: Path):
     before = baseline.read_baseline(earlier(tmp_path / "a", table()), run, CASES)
     found = baseline.check_baseline(before, slowed(1.3), run)
     assert found["verdict"].tolist() == ["within noise"] * 5 + ["slower"]
-    (passed, detail), = run.checks.values()
+    ((passed, detail),) = run.checks.values()
     assert not passed and detail == "batch 1, 128 in, 64 out: next token 1.30 times"
 
 
@@ -34,22 +34,40 @@ def test_a_slowdown_that_is_allowed_passes(tmp_path: Path):
     assert [passed for passed, _ in run.checks.values()] == [True]
 
 
-@pytest.mark.parametrize(("factor", "verdict"), [(0.8, "faster"), (0.95, "within noise"), (1.2, "slower")])
+@pytest.mark.parametrize(
+    ("factor", "verdict"), [(0.8, "faster"), (0.95, "within noise"), (1.2, "slower")]
+)
 def test_only_a_ratio_whose_interval_leaves_out_1_is_called_faster_or_slower(factor, verdict):
     last = baseline.speed(table(), slowed(factor)).iloc[-1]
     assert last["verdict"] == verdict and last["ratio"] == pytest.approx(factor)
-    assert (last["ratio_low"], last["ratio_high"]) == pytest.approx((factor * 0.95 / 1.05, factor * 1.05 / 0.95))
+    assert (last["ratio_low"], last["ratio_high"]) == pytest.approx(
+        (factor * 0.95 / 1.05, factor * 1.05 / 0.95)
+    )
 
 
-def test_a_baseline_of_another_model_chip_dtype_ranks_or_cases_is_refused_with_all_of_it(tmp_path: Path):
-    there = MODEL | {"model_dir": "/models/b", "dtype": "bfloat16", "quant": "int8", "world_size": 4}
-    path = earlier(tmp_path / "a", table(row(32)), model=there, environment=ENVIRONMENT | {"cpu": "Another"})
+def test_a_baseline_of_another_model_chip_dtype_ranks_or_cases_is_refused_with_all_of_it(
+    tmp_path: Path,
+):
+    there = MODEL | {
+        "model_dir": "/models/b",
+        "dtype": "bfloat16",
+        "quant": "int8",
+        "world_size": 4,
+    }
+    path = earlier(
+        tmp_path / "a", table(row(32)), model=there, environment=ENVIRONMENT | {"cpu": "Another"}
+    )
     with pytest.raises(DataError) as error:
         baseline.read_baseline(path, Notes(), CASES)
     said = str(error.value)
-    for line in ("model: b there, a here", "chip: Another there, A processor here", "quant: int8 there, none here",
-                 "dtype: bfloat16 there, float32 here", "ranks: 4 there, 2 here",
-                 "not measured there: batch 1, 128 in, 16 out, batch 1, 128 in, 64 out"):  # fmt: skip
+    for line in (
+        "model: b there, a here",
+        "chip: Another there, A processor here",
+        "quant: int8 there, none here",
+        "dtype: bfloat16 there, float32 here",
+        "ranks: 4 there, 2 here",
+        "not measured there: batch 1, 128 in, 16 out, batch 1, 128 in, 64 out",
+    ):
         assert line in said
 
 
@@ -59,20 +77,26 @@ def test_a_baseline_that_is_no_profile_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"no latency\.csv"):
         baseline.read_baseline(earlier(tmp_path / "b", None), Notes(), CASES)
     with pytest.raises(DataError, match="no columns first_token_ms_low"):
-        baseline.read_baseline(earlier(tmp_path / "c", table().drop(columns="first_token_ms_low")), Notes(), CASES)
+        baseline.read_baseline(
+            earlier(tmp_path / "c", table().drop(columns="first_token_ms_low")), Notes(), CASES
+        )
     with pytest.raises(DataError, match="is not the results"):
         baseline.read_baseline(tmp_path / "nothing.json", Notes(), CASES)
 
 
 def test_an_npu_is_told_by_its_operators(tmp_path: Path):
-    past = past_run.Past(tmp_path, {"model": MODEL | {"device": "npu:0", "compile": "operators for 910B3"}})
+    past = past_run.Past(
+        tmp_path, {"model": MODEL | {"device": "npu:0", "compile": "operators for 910B3"}}
+    )
     assert past.identity["chip"] == "910B3"
 
 
 def test_without_a_baseline_nothing_is_compared_and_nothing_checked():
     run = Notes()
     assert baseline.read_baseline(None, run, CASES) is None
-    assert "nothing to compare" in repr(baseline.check_baseline(None, table(), run)) and not run.checks
+    assert (
+        "nothing to compare" in repr(baseline.check_baseline(None, table(), run)) and not run.checks
+    )
 
 
 def test_a_case_without_next_token_is_compared_by_its_first():
@@ -81,12 +105,19 @@ def test_a_case_without_next_token_is_compared_by_its_first():
 
 
 @pytest.mark.parametrize(("here", "there", "judged"), [(5, 6, 0), (6, 5, 0), (1, 1, 0), (6, 6, 2)])
-def test_fewer_than_6_repeats_give_no_interval_and_never_fail_a_run(here, there, judged, tmp_path: Path):
+def test_fewer_than_6_repeats_give_no_interval_and_never_fail_a_run(
+    here, there, judged, tmp_path: Path
+):
     """All of 5 values lie on one side of the median in 2 of 32 cases, of 6 in 2 of 64."""
-    run, case = Notes(), [Case(1, 32, 16)]
-    before = baseline.read_baseline(earlier(tmp_path / "a", table(row(32, repeats=there))), run, case)
-    found = baseline.check_baseline(before, table(row(32, first=60.0, later=6.0, repeats=here)), run)
-    (passed, detail), = run.checks.values()
+    run = Notes()
+    case = [Case(1, 32, 16)]
+    before = baseline.read_baseline(
+        earlier(tmp_path / "a", table(row(32, repeats=there))), run, case
+    )
+    found = baseline.check_baseline(
+        before, table(row(32, first=60.0, later=6.0, repeats=here)), run
+    )
+    ((passed, detail),) = run.checks.values()
     assert (found["verdict"] == "slower").sum() == judged and passed == (judged == 0)
     why = f"2 not judged: a 95 % interval of the median takes 6 repeats, the fewest of a case are {here} in this run"
     assert judged or (detail.startswith(why) and (found["verdict"] == "no interval").all())
@@ -98,5 +129,9 @@ def test_of_some_cases_with_few_repeats_the_others_are_judged(tmp_path: Path):
     now = table(row(32, later=6.0, repeats=3), row(128), row(128, 64, later=6.0))
     before = baseline.read_baseline(earlier(tmp_path / "a", table()), run, CASES)
     baseline.check_baseline(before, now, run)
-    (passed, detail), = run.checks.values()
-    assert not passed and "128 in, 64 out: next token 3.00 times; 2 not judged" in detail and "32 in" not in detail
+    ((passed, detail),) = run.checks.values()
+    assert (
+        not passed
+        and "128 in, 64 out: next token 3.00 times; 2 not judged" in detail
+        and "32 in" not in detail
+    )

@@ -18,15 +18,14 @@ CONFIG = SimpleNamespace(num_hidden_layers=2, hidden_size=8)
 ABOUT = {"model_dir": "m", "device": "cpu", "dtype": "float32"}
 
 
-
-
 class Clockwork:
     """An engine that takes, for a case of n tokens, 100 ms for the first and 10 ms for each later one."""
 
     config = CONFIG
 
     def __init__(self, **about: Any) -> None:
-        self.about, self.asked = ABOUT | about, []
+        self.about = ABOUT | about
+        self.asked = []
 
     def describe(self) -> dict[str, Any]:
         return self.about
@@ -51,18 +50,36 @@ class Notes:
 
 
 def test_a_row_is_medians_with_their_interval_and_percentiles_over_all_steps():
-    row = measure.summarise(Case(4, 16, 3), [clocks(94, 10, 20), clocks(114, 11, 19), clocks(104, 12, 60)])
-    assert [row[f"first_token_ms{end}"] for end in ("", "_low", "_high", "_p50")] == [110, 100, 120, 110]
-    assert [row[f"next_token_ms{end}"] for end in ("", "_low", "_high")] == [21, 21, 42], "of 21, 21 and 42"
+    row = measure.summarise(
+        Case(4, 16, 3), [clocks(94, 10, 20), clocks(114, 11, 19), clocks(104, 12, 60)]
+    )
+    assert [row[f"first_token_ms{end}"] for end in ("", "_low", "_high", "_p50")] == [
+        110,
+        100,
+        120,
+        110,
+    ]
+    assert [row[f"next_token_ms{end}"] for end in ("", "_low", "_high")] == [21, 21, 42], (
+        "of 21, 21 and 42"
+    )
     assert [row[f"next_token_ms_{end}"] for end in ("p50", "p90", "p99")] == [21.5, 66, 66]
-    assert (row["next_forward_ms"], row["next_communication_ms"], row["first_forward_ms"]) == (15.5, 2, 106)
-    assert row["total_ms"] == 120 + 17 + 25 and row["tokens_per_second"] == 1e3 * 4 * 3 / row["total_ms"]
+    assert (row["next_forward_ms"], row["next_communication_ms"], row["first_forward_ms"]) == (
+        15.5,
+        2,
+        106,
+    )
+    assert (
+        row["total_ms"] == 120 + 17 + 25
+        and row["tokens_per_second"] == 1e3 * 4 * 3 / row["total_ms"]
+    )
     assert (row["repeats"], row["warmups"], row["warmup_s"], row["text_ms"]) == (3, 2, 0.5, 500)
 
 
 def test_one_token_has_no_next_token_time():
     row = measure.summarise(Case(1, 16, 1), [clocks(94)])
-    assert row["first_token_ms"] == 100 and all(row[name] is None for name in COLUMNS if name.startswith("next_"))
+    assert row["first_token_ms"] == 100 and all(
+        row[name] is None for name in COLUMNS if name.startswith("next_")
+    )
 
 
 def test_the_end_to_end_clock_and_an_npus_own_are_apart_from_the_steps():
@@ -80,7 +97,11 @@ def test_a_step_far_from_its_kind_is_counted_and_stays_in_the_row():
 
 
 def test_the_slowest_rank_is_that_of_most_next_steps():
-    runs = [clocks(94, 10, 10, slowest=1), clocks(94, 10, 10, slowest=1), clocks(94, 10, 10, slowest=0)]
+    runs = [
+        clocks(94, 10, 10, slowest=1),
+        clocks(94, 10, 10, slowest=1),
+        clocks(94, 10, 10, slowest=0),
+    ]
     assert measure.summarise(Case(1, 8, 3), runs)["slowest_rank"] == 1
 
 
@@ -99,7 +120,9 @@ def test_the_order_is_shuffled_by_the_seed_and_the_table_is_not():
         table = measure.measure(engine, cases, Notes(), seed)
         assert table["input_len"].tolist() == list(range(1, 30))
         orders.append([case.input_len for case in engine.asked])
-    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(1, 30)) != orders[0]
+    assert (
+        orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(1, 30)) != orders[0]
+    )
 
 
 def test_rows_are_kept_as_soon_as_they_are_measured():
@@ -112,13 +135,19 @@ def test_rows_are_kept_as_soon_as_they_are_measured():
     notes = Notes()
     with pytest.raises(RuntimeError):
         measure.measure(Breaks(), [Case(1, 8, n) for n in (2, 3, 4)], notes)
-    assert set(notes.kept) == {"latency", "latency.json", "latency.md", "performance_test_cpu_m_bs1"}
+    assert set(notes.kept) == {
+        "latency",
+        "latency.json",
+        "latency.md",
+        "performance_test_cpu_m_bs1",
+    }
     assert len(notes.kept["latency"]) == len(notes.kept["performance_test_cpu_m_bs1"]) == 2
 
 
 def test_what_memory_cannot_hold_is_refused_before_anything_is_measured(monkeypatch):
     monkeypatch.setattr(measure.limits, "memory", lambda: Memory(10**9, 10**6))
-    engine, token = Clockwork(), 2 * 2 * 8 * 4  # keys and values, layers, hidden, bytes
+    engine = Clockwork()
+    token = 2 * 2 * 8 * 4  # keys and values, layers, hidden, bytes
     fits = 10**6 // token
     with pytest.raises(SettingsError, match=r"batch 1, 1 in, 7812 out needs 0\.00 GB"):
         measure.measure(engine, [Case(1, 8, 2), Case(1, 1, fits)], Notes())

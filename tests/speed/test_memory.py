@@ -24,7 +24,9 @@ print("freed", flush=True); sys.stdin.readline()
 
 
 def test_a_peak_that_is_over_is_seen_and_starts_anew_with_each_case():
-    with subprocess.Popen([sys.executable, "-c", HOLDS_AND_FREES], stdin=-1, stdout=-1, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS_AND_FREES], stdin=-1, stdout=-1, text=True
+    ) as process:
         process.stdout.readline()
         with memory.Sampler([process.pid]) as idle:
             pass
@@ -47,7 +49,11 @@ def test_a_process_that_has_ended_is_not_known():
 
 
 def test_device_memory_is_npu_smis_of_each_ranks_process(monkeypatch):
-    holders = (Holder(0, 0, 11, "python", 1000), Holder(1, 0, 12, "python", 2000), Holder(1, 0, 99, "other", 5000))
+    holders = (
+        Holder(0, 0, 11, "python", 1000),
+        Holder(1, 0, 12, "python", 2000),
+        Holder(1, 0, 99, "other", 5000),
+    )
     monkeypatch.setattr(npu_smi, "read", lambda: Smi("x", (), holders))
     with memory.Sampler([11, 12, 13], npu=True) as seen:
         pass

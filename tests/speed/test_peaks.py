@@ -70,12 +70,17 @@ def test_given_figures_take_the_place_of_measured_ones(quick):
     assert found.table["source"].tolist() == ["as given", "as given"]
 
 
-def test_on_npus_a_given_figure_is_each_ones_and_the_chips_own_is_only_predicted(quick, monkeypatch):
+def test_on_npus_a_given_figure_is_each_ones_and_the_chips_own_is_only_predicted(
+    quick, monkeypatch
+):
     monkeypatch.setattr(peaks, "chip_for", lambda device: CHIPS["910B3"])
     found = peaks.peaks(session(2, "npu:0"), 1000.0, 200.0)
     assert (found.gb_s, found.tflops, found.shared) == (2000.0, 400.0, False)
     own = found.table[found.table["source"].str.contains("910B3")]
-    assert own["source"].str.startswith("predicted").all() and own["value"].tolist() == [3200.0, 626.0]
+    assert own["source"].str.startswith("predicted").all() and own["value"].tolist() == [
+        3200.0,
+        626.0,
+    ]
 
 
 def test_more_chips_are_more_bandwidth_and_more_ranks_on_one_cpu_are_not():
@@ -93,10 +98,15 @@ def test_peaks_that_cannot_be_are_refused_together(figures):
     assert not parameters.complaints(dict.fromkeys(given), parameters.PARAMETERS)
 
 
-@pytest.mark.parametrize(("dtype", "quant", "tried"), [
-    (torch.float32, None, {"float32"}), (torch.bfloat16, None, {"float32", "bfloat16"}),
-    (torch.float16, None, {"float32"}), (torch.float32, "int8", {"float32", "int8"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dtype", "quant", "tried"),
+    [
+        (torch.float32, None, {"float32"}),
+        (torch.bfloat16, None, {"float32", "bfloat16"}),
+        (torch.float16, None, {"float32"}),
+        (torch.float32, "int8", {"float32", "int8"}),
+    ],
+)
 def test_the_numbers_tried_are_those_that_a_cpu_may_compute_in(dtype, quant, tried):
     engine = SimpleNamespace(weight=torch.zeros(1, dtype=dtype), describe=lambda: {"quant": quant})
     assert set(peaks._formats(engine)) == tried

@@ -13,12 +13,19 @@ from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.speed.budget import Budget
 from neoxlib.speed.measure import KEY
-from neoxlib.speed.roofline import BY_INT8, BY_RANKS, BY_ROWS, Pass, Roofline, predictions, roofline, verdicts
+from neoxlib.speed.roofline import (
+    BY_INT8,
+    BY_RANKS,
+    BY_ROWS,
+    Pass,
+    Roofline,
+    predictions,
+    roofline,
+    verdicts,
+)
 from tests.support.timed_cases import CONFIG, peak, row, table
 
 BUDGET = Budget(CONFIG, 1, 1, 1, "float32")
-
-
 
 
 def one(**values: object) -> SimpleNamespace:
@@ -29,7 +36,8 @@ def one(**values: object) -> SimpleNamespace:
 def test_operations_are_those_that_torch_counts(new, before):
     """PyTorch's counter takes attention over all pairs, and knows products alone: no biases, no norms."""
     with torch.inference_mode(), torch.random.fork_rng():
-        model, cache = GPTNeoX(CONFIG).eval(), KVCache(CONFIG, 2, before + new)
+        model = GPTNeoX(CONFIG).eval()
+        cache = KVCache(CONFIG, 2, before + new)
         if before:
             model(torch.zeros(2, before, dtype=torch.int64), cache, last_only=True)
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -40,7 +48,8 @@ def test_operations_are_those_that_torch_counts(new, before):
 
 
 def test_bytes_are_the_weights_once_and_the_cache_to_its_end():
-    model, cache = GPTNeoX(CONFIG), KVCache(CONFIG, 3, 100)
+    model = GPTNeoX(CONFIG)
+    cache = KVCache(CONFIG, 3, 100)
     size, _ = replace(BUDGET, batch=3).forward(1, 99)
     weights = sum(p.nbytes for name, p in model.named_parameters() if "embed_in" not in name)
     assert size == weights + cache.k.nbytes + cache.v.nbytes
@@ -55,24 +64,35 @@ def test_a_step_at_the_peak_has_an_mbu_of_one():
 
 
 def test_ranks_work_is_summed_and_held_against_the_peak_of_all():
-    alone, split = (Roofline(replace(BUDGET, world_size=n), peak()).next_token(one()) for n in (1, 4))
+    alone, split = (
+        Roofline(replace(BUDGET, world_size=n), peak()).next_token(one()) for n in (1, 4)
+    )
     assert split.size == pytest.approx(alone.size, rel=0.02) and split.shares["bandwidth"] < 1
 
 
-@pytest.mark.parametrize(("ms", "bound"), [
-    ({"reading_ms": 5, "computing_ms": 1}, "bandwidth"), ({"reading_ms": 1, "computing_ms": 5}, "compute"),
-    ({"reading_ms": 1, "computing_ms": 0}, "launch"),
-    ({"reading_ms": 1, "computing_ms": 0, "communication_ms": 6}, "communication"),
-    ({"reading_ms": 4.5, "computing_ms": 0, "communication_ms": 5}, "communication"),
-    ({"reading_ms": 0, "computing_ms": 3, "overhead_ms": 1}, "compute"),  # the rest is in the kernels
-    ({"reading_ms": 0, "computing_ms": 3, "overhead_ms": 9}, "launch"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ms", "bound"),
+    [
+        ({"reading_ms": 5, "computing_ms": 1}, "bandwidth"),
+        ({"reading_ms": 1, "computing_ms": 5}, "compute"),
+        ({"reading_ms": 1, "computing_ms": 0}, "launch"),
+        ({"reading_ms": 1, "computing_ms": 0, "communication_ms": 6}, "communication"),
+        ({"reading_ms": 4.5, "computing_ms": 0, "communication_ms": 5}, "communication"),
+        (
+            {"reading_ms": 0, "computing_ms": 3, "overhead_ms": 1},
+            "compute",
+        ),  # the rest is in the kernels
+        ({"reading_ms": 0, "computing_ms": 3, "overhead_ms": 9}, "launch"),
+    ],
+)
 def test_a_pass_is_bound_by_the_peak_it_is_near_or_by_what_takes_longest(ms, bound):
     found = Pass(1e9, 1e9, 10, **ms)
     assert found.bound == bound
     assert found.words().startswith(f"{bound}-bound: ")
     times = found.shares
-    assert sum(times[part] for part in ("communication", "launch", "kernels")) + found.roof_ms / 10 == pytest.approx(1)
+    assert sum(
+        times[part] for part in ("communication", "launch", "kernels")
+    ) + found.roof_ms / 10 == pytest.approx(1)
 
 
 def test_a_verdict_says_both_tokens_with_the_figures_behind():
@@ -81,14 +101,20 @@ def test_a_verdict_says_both_tokens_with_the_figures_behind():
     assert found["mbu"] == pytest.approx(found["bytes_per_step"] / 2e-3 / 10e9)
     assert found["first_mfu"] == pytest.approx(found["first_operations"] / 20e-3 / 0.1e12)
     percent = f"{found['mbu']:.0%} of the peak"
-    assert found["verdict"].startswith("Next token bandwidth-bound: ") and percent in found["verdict"]
+    assert (
+        found["verdict"].startswith("Next token bandwidth-bound: ") and percent in found["verdict"]
+    )
     assert "sums between ranks 20%" in found["verdict"] and "First token" in found["verdict"]
 
 
 def test_a_case_without_next_token_has_a_verdict_on_its_first():
     found = verdicts(table(row(output_len=1, later=None)), Roofline(BUDGET, peak())).iloc[0]
     assert found["bound"] is None and found["verdict"].startswith("First token ")
-    assert set(predictions(table(row(output_len=1, later=None)), Roofline(BUDGET, peak()), KEY).iloc[0, -3:]) == {"–"}
+    assert set(
+        predictions(table(row(output_len=1, later=None)), Roofline(BUDGET, peak()), KEY).iloc[
+            0, -3:
+        ]
+    ) == {"–"}
 
 
 def test_a_change_that_changes_nothing_is_predicted_to_give_what_was_measured():
@@ -112,7 +138,9 @@ def test_twice_the_ranks_helps_where_each_brings_its_own_memory():
     apart = predictions(later, Roofline(BUDGET, peak()), KEY).iloc[0]
     low, high = (float(end) for end in apart[BY_RANKS].split(",")[0].split(" to "))
     assert low < high < 10.0 and "sums between them" in apart[BY_RANKS]
-    assert "no gain" in predictions(later, Roofline(BUDGET, peak(shared=True)), KEY).iloc[0][BY_RANKS]
+    assert (
+        "no gain" in predictions(later, Roofline(BUDGET, peak(shared=True)), KEY).iloc[0][BY_RANKS]
+    )
     eight = Roofline(replace(BUDGET, world_size=8), peak())
     assert "16 ranks cannot share 8 heads" in predictions(later, eight, KEY).iloc[0][BY_RANKS]
 

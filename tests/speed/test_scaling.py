@@ -10,7 +10,13 @@ from neoxlib.model.config import ModelConfig
 from neoxlib.speed import figures, scaling
 from tests.support.timed_cases import row
 
-CONFIG = ModelConfig(vocab_size=101, hidden_size=96, num_hidden_layers=2, num_attention_heads=12, intermediate_size=96)
+CONFIG = ModelConfig(
+    vocab_size=101,
+    hidden_size=96,
+    num_hidden_layers=2,
+    num_attention_heads=12,
+    intermediate_size=96,
+)
 PARAMS = SimpleNamespace(model_dir=CONFIG, dtype="auto", device="cpu", quant=None, max_seq_len=None)
 
 
@@ -24,7 +30,11 @@ def cores(monkeypatch):
 
 def test_ranks_are_powers_of_two_that_cut_the_model_and_share_the_cores(cores):
     cores(6)
-    assert list(scaling.combinations(CONFIG, None, "cpu")) == [(1, [1, 2, 4, 6]), (2, [1, 2, 3]), (4, [1])]
+    assert list(scaling.combinations(CONFIG, None, "cpu")) == [
+        (1, [1, 2, 4, 6]),
+        (2, [1, 2, 3]),
+        (4, [1]),
+    ]
 
 
 class Made:
@@ -35,7 +45,8 @@ class Made:
     def __init__(self, model_dir: object, ranks: int, *_: object) -> None:
         if ranks == 4:
             raise RankError("rank 3 was killed")
-        self.ranks, self.threads = ranks, 1
+        self.ranks = ranks
+        self.threads = 1
 
     def __enter__(self) -> "Made":
         return self
@@ -57,7 +68,13 @@ def test_efficiency_is_speed_up_by_what_it_took(cores, monkeypatch):
     monkeypatch.setattr(scaling.bench, "summarise", lambda case, ms: row(later=ms))
     said = []
     found = scaling.measure(PARAMS, CONFIG, Case(1, 32, 16), said.append)
-    assert found[["ranks", "threads"]].to_numpy().tolist() == [[1, 1], [1, 2], [1, 4], [2, 1], [2, 2]]
+    assert found[["ranks", "threads"]].to_numpy().tolist() == [
+        [1, 1],
+        [1, 2],
+        [1, 4],
+        [2, 1],
+        [2, 2],
+    ]
     assert found["speed_up"].tolist() == pytest.approx([1, 2, 4, 8 / 5, 8 / 3])
     assert found["efficiency"].tolist() == pytest.approx([1, 1, 1, 4 / 5, 2 / 3])
     assert "4 ranks are left out: rank 3 was killed" in said
@@ -74,7 +91,9 @@ def test_the_curve_for_chips_is_called_predicted_in_every_column_of_times():
 def test_answers_of_one_token_are_scaled_by_their_first(cores, monkeypatch):
     cores(2)
     monkeypatch.setattr(scaling, "Session", Made)
-    monkeypatch.setattr(scaling.bench, "summarise", lambda case, ms: row(output_len=1, first=ms, later=None))
+    monkeypatch.setattr(
+        scaling.bench, "summarise", lambda case, ms: row(output_len=1, first=ms, later=None)
+    )
     said = []
     found = scaling.measure(PARAMS, CONFIG, Case(1, 32, 1), said.append)
     assert found["speed_up"].tolist() == pytest.approx([1, 2, 8 / 5])

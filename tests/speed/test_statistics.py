@@ -18,7 +18,16 @@ def test_the_interval_holds_the_median_about_as_often_as_it_says():
 
 
 def test_the_interval_is_the_tables_pair_of_order_statistics():
-    for n, low, high in ((1, 1, 1), (2, 1, 2), (5, 1, 5), (6, 1, 6), (8, 1, 8), (9, 2, 8), (20, 6, 15), (100, 40, 61)):
+    for n, low, high in (
+        (1, 1, 1),
+        (2, 1, 2),
+        (5, 1, 5),
+        (6, 1, 6),
+        (8, 1, 8),
+        (9, 2, 8),
+        (20, 6, 15),
+        (100, 40, 61),
+    ):
         values = list(range(1, n + 1))
         random.Random(n).shuffle(values)
         assert statistics.interval(values) == (low, high)
@@ -35,5 +44,7 @@ def test_only_values_far_from_the_rest_are_outliers():
     draw = random.Random(1)
     values = [draw.gauss(10, 0.5) for _ in range(500)]
     assert statistics.outliers(values) == 0 and statistics.outliers([*values, 20, 25]) == 2
-    assert statistics.outliers([10.0] * 50) == 0 and statistics.outliers([10.0] * 50 + [10.4, 11]) == 1
+    assert (
+        statistics.outliers([10.0] * 50) == 0 and statistics.outliers([10.0] * 50 + [10.4, 11]) == 1
+    )
     assert statistics.outliers([]) == statistics.outliers([3.0]) == 0

@@ -25,12 +25,16 @@ def texts(axes: object) -> list[str]:
 def test_the_heat_map_has_every_case_in_its_cell():
     figure = figures.heat_map(GRID)
     first, later = (axes for axes in figure.axes if axes.images)
-    assert texts(first) == ["3.2", "3.2", "6.4", "6.4", "12.8", "12.8"] and texts(later)[-1] == "1.28"
+    assert (
+        texts(first) == ["3.2", "3.2", "6.4", "6.4", "12.8", "12.8"] and texts(later)[-1] == "1.28"
+    )
     assert [label.get_text() for label in first.get_yticklabels()] == ["32", "64", "128"]
 
 
 def test_a_grid_with_holes_batches_and_depths_is_drawn():
-    holes = table(row(32), row(64, 32), row(32, batch_size=4), row(32, depth=8), row(64, 1, later=None))
+    holes = table(
+        row(32), row(64, 32), row(32, batch_size=4), row(32, depth=8), row(64, 1, later=None)
+    )
     panels = [axes for axes in figures.heat_map(holes).axes if axes.images]
     assert len(panels) == 6
     for draw in (figures.heat_map, figures.latency, figures.phases, figures.percentiles):
@@ -63,7 +67,9 @@ def test_points_of_the_roofline_lie_where_the_clocks_put_them():
     judged = verdicts(table(), ROOF)
     axes = figures.roofline(judged, ROOF.peaks).axes[0]
     later = axes.collections[1].get_offsets()
-    assert later[:, 1].tolist() == pytest.approx((judged["operations_per_step"] / 2e-3 / 1e12).tolist())
+    assert later[:, 1].tolist() == pytest.approx(
+        (judged["operations_per_step"] / 2e-3 / 1e12).tolist()
+    )
     roof = axes.lines[0].get_ydata()
     assert roof[-1] == 0.1 and roof[1] == 0.1
 
@@ -79,7 +85,9 @@ def test_no_cell_of_a_table_is_cut_and_text_cannot_become_markup():
     long = "x" * 90
     table = pd.DataFrame({"name": [f"<b>{long}"], "share": [0.123]})
     shown = tables._numbers(table, {"name": "what", "share": "%"})
-    assert long in shown._repr_html_() and "<b>x" not in shown._repr_html_() and "12.3%" in repr(shown)
+    assert (
+        long in shown._repr_html_() and "<b>x" not in shown._repr_html_() and "12.3%" in repr(shown)
+    )
 
 
 def test_sentences_are_shown_with_their_case():
@@ -100,14 +108,19 @@ def test_the_box_names_host_versions_chip_dtype_and_quantization():
 
 def test_what_was_not_asked_for_is_said_in_a_sentence():
     run = Notes(trace=False, scaling=False)
-    assert repr(tables.traced(run, None, Case(1, 2, 3))) == "No trace was asked for: the parameter is trace."
+    assert (
+        repr(tables.traced(run, None, Case(1, 2, 3)))
+        == "No trace was asked for: the parameter is trace."
+    )
     assert "parameter is scaling" in repr(tables.scaled(run, CONFIG, Case(1, 2, 3)))
     assert "nothing to compare" in repr(tables.against_baseline(run, None, table()))
 
 
 def test_measured_and_predicted_scaling_never_share_a_panel():
     measured = pd.DataFrame({"ranks": [1, 1, 2], "threads": [1, 2, 1], "speed_up": [1.0, 1.9, 1.7]})
-    predicted = pd.DataFrame({"chip": ["910B3"] * 2, "ranks": [1, 2], "predicted_next_ms": [2.0, 1.0]})
+    predicted = pd.DataFrame(
+        {"chip": ["910B3"] * 2, "ranks": [1, 2], "predicted_next_ms": [2.0, 1.0]}
+    )
     left, right = figures.scaling(measured, predicted).axes
     assert left.get_title(loc="left").startswith("measured here")
     assert "910B3" not in str(left.get_legend_handles_labels())
@@ -116,9 +129,17 @@ def test_measured_and_predicted_scaling_never_share_a_panel():
 
 
 def test_the_timeline_has_a_band_per_rank():
-    events = pd.DataFrame({"rank": ["rank0", "rank0", "rank1"], "thread": ["1", "1", "1"], "name": ["decode", "x", "y"],
-                           "kind": ["decode", "computing", "communication"], "start_ms": [0.0, 1.0, 0.0],
-                           "ms": [5.0, 2.0, 3.0], "self_ms": [3.0, 2.0, 3.0]})  # fmt: skip
+    events = pd.DataFrame(
+        {
+            "rank": ["rank0", "rank0", "rank1"],
+            "thread": ["1", "1", "1"],
+            "name": ["decode", "x", "y"],
+            "kind": ["decode", "computing", "communication"],
+            "start_ms": [0.0, 1.0, 0.0],
+            "ms": [5.0, 2.0, 3.0],
+            "self_ms": [3.0, 2.0, 3.0],
+        }
+    )
     axes = figures.timeline(events).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["rank0", "rank1"]
 
@@ -132,7 +153,12 @@ def test_missing_numbers_are_dashes():
 @pytest.mark.parametrize("lengths", [(1,), (1, 1), (1, 16, 1)], ids=str)
 def test_every_view_of_a_profile_serves_answers_of_one_token(lengths):
     """Saved as a run saves them: what fails there fails only when it is drawn."""
-    found = table(*(row(32 * n, out, later=None if out == 1 else 2.0) for n, out in enumerate(lengths, start=1)))
+    found = table(
+        *(
+            row(32 * n, out, later=None if out == 1 else 2.0)
+            for n, out in enumerate(lengths, start=1)
+        )
+    )
     run = Notes(perf_mode="detail", skip_decode=False, trace=False, scaling=False)
     judged, said = tables.verdicts(run, found, ROOF)
     drawn = [draw(found) for draw in (figures.heat_map, figures.latency, figures.phases)]
@@ -140,8 +166,13 @@ def test_every_view_of_a_profile_serves_answers_of_one_token(lengths):
     svg = [saved(figure) for figure in drawn]
     assert all((figures.NO_NEXT in text) == (max(lengths) == 1) for text in svg[:4])
     assert figures.NO_NEXT not in svg[4] and said._repr_html_().count("First token") == len(lengths)
-    shown = [tables.limits(judged), tables.predictions(run, judged, ROOF), tables.times(found),
-             tables.phases(found), tables.percentiles(found)]  # fmt: skip
+    shown = [
+        tables.limits(judged),
+        tables.predictions(run, judged, ROOF),
+        tables.times(found),
+        tables.phases(found),
+        tables.percentiles(found),
+    ]
     assert all(len(view.rows) == len(lengths) for view in shown)
     assert tables.vendor(run, found)["forward_next_token_time(ms)"].tolist()[0] == 0
     compared = tables.against_baseline(run, found, found)

@@ -18,7 +18,9 @@ def engine(checkpoint: Path) -> neoxlib.Engine:
     return neoxlib.load(checkpoint)
 
 
-def test_a_trace_has_one_prefill_and_three_decoding_steps_and_what_is_in_them(engine, tmp_path: Path):
+def test_a_trace_has_one_prefill_and_three_decoding_steps_and_what_is_in_them(
+    engine, tmp_path: Path
+):
     plain = engine.group.all_reduce
     assert engine.trace(Case(2, 8, 20), tmp_path) == str(tmp_path)
     events = traces.read(tmp_path)
@@ -45,8 +47,15 @@ def event(name: str, start: float, length: float, **more: object) -> dict:
 
 
 def test_time_inside_another_event_is_that_events_no_more(tmp_path: Path):
-    events = [event("decode", 0, 1000), event("a", 100, 800), event("b", 200, 300), event("b", 600, 100),
-              event("c", 0, 500, tid=2), event("Trace", 0, 9e9, cat="Trace"), {"ph": "M", "name": "x"}]  # fmt: skip
+    events = [
+        event("decode", 0, 1000),
+        event("a", 100, 800),
+        event("b", 200, 300),
+        event("b", 600, 100),
+        event("c", 0, 500, tid=2),
+        event("Trace", 0, 9e9, cat="Trace"),
+        {"ph": "M", "name": "x"},
+    ]
     with gzip.open(tmp_path / "rank0.1.pt.trace.json.gz", "wt") as file:
         json.dump({"traceEvents": events}, file)
     found = traces.read(tmp_path)
@@ -59,10 +68,16 @@ def test_a_trace_as_torch_npu_lays_it_out_is_read(tmp_path: Path):
     for rank in range(2):
         folder = tmp_path / f"rank{rank}_7_ascend_pt" / "ASCEND_PROFILER_OUTPUT"
         folder.mkdir(parents=True)
-        kernels = [event("MatMulV2", "5.0", 10.0, cat="kernel"), event("hcom_allReduce_hccl", 20.0, 5.0)]
+        kernels = [
+            event("MatMulV2", "5.0", 10.0, cat="kernel"),
+            event("hcom_allReduce_hccl", 20.0, 5.0),
+        ]
         (folder / "trace_view.json").write_text(json.dumps(kernels))
     found = traces.read(tmp_path)
-    assert found["kind"].tolist() == ["computing", "communication"] * 2 and set(found["rank"]) == {"rank0", "rank1"}
+    assert found["kind"].tolist() == ["computing", "communication"] * 2 and set(found["rank"]) == {
+        "rank0",
+        "rank1",
+    }
     assert traces.top_operations(found)["calls"].tolist() == [1, 1]  # of a rank
 
 

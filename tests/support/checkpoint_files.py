@@ -27,7 +27,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def read_folder(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    return {
+        name: tensor
+        for file in folder.glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
 
 
 def bits(tensor: torch.Tensor) -> bytes:
@@ -42,7 +46,11 @@ def assert_same_bits(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tens
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 STALL = """
@@ -68,7 +76,9 @@ SMALL = {"max_file_bytes": 40_000, "progress": False}
 def kill_in_the_middle(call: str, blocks: int) -> None:
     """Run `call` in another process and kill it in the middle of a file, some files after the first."""
     code = STALL.format(call=call, blocks=blocks)
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout.readline() == "stalled\n"
         finally:

@@ -14,11 +14,18 @@ from neoxlib.model.parameters import shard_rules
 ODD = {"hidden_size": 72, "num_attention_heads": 4, "intermediate_size": 101, "vocab_size": 203}
 
 
-WIDE = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 640}  # longer than a step of each kind
+WIDE = {
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 640,
+}  # longer than a step of each kind
 
 
 def model_of(
-    oracle: torch.nn.Module, group: Group = SOLO, dtype: torch.dtype = torch.float32, quant: str | None = None,
+    oracle: torch.nn.Module,
+    group: Group = SOLO,
+    dtype: torch.dtype = torch.float32,
+    quant: str | None = None,
     compiled: bool = True,
 ) -> GPTNeoX:
     """Our model with this rank's part of the oracle's weights, packed by their schemes before they are cut."""
@@ -30,12 +37,16 @@ def model_of(
             packed = layer.scheme.pack(weights[f"{path}.weight"])
             weights |= {f"{path}.{name}": part for name, part in packed.items()}
     for name, (shape, rule) in shard_rules(config, quant).items():
-        model.get_parameter(name).data.copy_(weights[name][rule.slices(shape, group.rank, group.size)])
+        model.get_parameter(name).data.copy_(
+            weights[name][rule.slices(shape, group.rank, group.size)]
+        )
     assert not compiled or on_cpu.attach(model)
     return model
 
 
-def run(model: GPTNeoX, ids: Tensor, mask: Tensor | None = None, parts: tuple[int, ...] = ()) -> Tensor | None:
+def run(
+    model: GPTNeoX, ids: Tensor, mask: Tensor | None = None, parts: tuple[int, ...] = ()
+) -> Tensor | None:
     """Logits of ids [B, S], in one pass or in parts of so many tokens; None off rank 0."""
     dtype = model.gpt_neox.final_layer_norm.weight.dtype
     cache = KVCache(model.config, *ids.shape, model.group, dtype)

@@ -18,15 +18,25 @@ MAPPING = {
 }
 HEADER = ["id", "question", "A", "B", "C", "D", "answer"]
 ROWS = {
-    "tiny_sums": [["0", "1+1=____", "2", "3", "4", "5", "A"], ["1", "2+1=____", "1", "3", "5", "7", "B"],
-                  ["2", "4-1=____", "9", "8", "3", "1", "C"]],
-    "colours": [["0", "天是____", "红", "蓝", "绿", "黑", "B"], ["1", "草是____", "None", "NA", "绿", "白", "C"]],
+    "tiny_sums": [
+        ["0", "1+1=____", "2", "3", "4", "5", "A"],
+        ["1", "2+1=____", "1", "3", "5", "7", "B"],
+        ["2", "4-1=____", "9", "8", "3", "1", "C"],
+    ],
+    "colours": [
+        ["0", "天是____", "红", "蓝", "绿", "黑", "B"],
+        ["1", "草是____", "None", "NA", "绿", "白", "C"],
+    ],
 }
 DEV = {
-    "tiny_sums": [["0", "1+2=____", "3", "4", "5", "6", "A", "加法"],
-                  ["1", "5-5=____", "7", "1", "2", "0", "D", "减法"]],
-    "colours": [["0", "雪是____", "白", "黑", "红", "蓝", "A", "看"],
-                ["1", "炭是____", "白", "黑", "红", "蓝", "B", "看"]],
+    "tiny_sums": [
+        ["0", "1+2=____", "3", "4", "5", "6", "A", "加法"],
+        ["1", "5-5=____", "7", "1", "2", "0", "D", "减法"],
+    ],
+    "colours": [
+        ["0", "雪是____", "白", "黑", "红", "蓝", "A", "看"],
+        ["1", "炭是____", "白", "黑", "红", "蓝", "B", "看"],
+    ],
 }
 
 
@@ -42,8 +52,13 @@ def write_exam(root: Path, mapping: dict | None = MAPPING) -> Path:
         (root / split).mkdir(parents=True)
     for subject, rows in ROWS.items():
         put(root / "val" / f"{subject}_val.csv", csv_text([HEADER, *rows]))
-        put(root / "test" / f"{subject}_test.csv", csv_text([HEADER[:-1], *(row[:-1] for row in rows)]))
-        put(root / "dev" / f"{subject}_dev.csv", csv_text([[*HEADER, "explanation"], *DEV[subject]]))
+        put(
+            root / "test" / f"{subject}_test.csv",
+            csv_text([HEADER[:-1], *(row[:-1] for row in rows)]),
+        )
+        put(
+            root / "dev" / f"{subject}_dev.csv", csv_text([[*HEADER, "explanation"], *DEV[subject]])
+        )
     if mapping is not None:
         put(root / "subject_mapping.json", json.dumps(mapping))
     return root
@@ -53,7 +68,10 @@ def put(path: Path, text: str, encoding: str = "utf-8") -> None:
     path.write_bytes(text.encode(encoding))
 
 
-MMLU_ROWS = [["What is 1+1?", "None", "2", "3, or 4", "NA", "B"], ["A line\nand another?", "w", "x", "y", "z", "D"]]
+MMLU_ROWS = [
+    ["What is 1+1?", "None", "2", "3, or 4", "NA", "B"],
+    ["A line\nand another?", "w", "x", "y", "z", "D"],
+]
 MMLU_COLUMNS = ["question", "A", "B", "C", "D"]
 
 

@@ -13,7 +13,14 @@ from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
 
 FOLDER = Path(lm_eval.tasks.__file__).parent
-WANTED = ("ceval", "cmmlu", "mmlu/default", "super_glue/boolq", "wikitext", "gsm8k")  # all would take seconds to index
+WANTED = (
+    "ceval",
+    "cmmlu",
+    "mmlu/default",
+    "super_glue/boolq",
+    "wikitext",
+    "gsm8k",
+)  # all would take seconds to index
 
 Splits = Mapping[str, Sequence[dict[str, Any]]]  # split -> rows
 
@@ -22,10 +29,14 @@ def run(
     model: LM, rows: Mapping[str, Splits], shots: int = 0, generation: dict[str, Any] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Task -> its samples with requests, answers and metrics: `--num_fewshot shots --gen_kwargs … --log_samples`."""
-    manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=[FOLDER / name for name in WANTED])
+    manager = lm_eval.tasks.TaskManager(
+        include_defaults=False, include_path=[FOLDER / name for name in WANTED]
+    )
     tasks = {}
     for name, splits in rows.items():
-        local = DatasetDict({split: Dataset.from_list(list(several)) for split, several in splits.items()})
+        local = DatasetDict(
+            {split: Dataset.from_list(list(several)) for split, several in splits.items()}
+        )
         with patch("datasets.load_dataset", return_value=local):
             task = tasks[name] = manager.load([name])["tasks"][name]
         task.set_config("num_fewshot", shots)
@@ -37,4 +48,6 @@ def run(
 
 def transformers_model(folder: Path, batch_size: int = 3) -> LM:
     """lm-eval's own model of a checkpoint: `--model hf` in float32."""
-    return get_model("hf")(pretrained=str(folder), device="cpu", dtype="float32", batch_size=batch_size)
+    return get_model("hf")(
+        pretrained=str(folder), device="cpu", dtype="float32", batch_size=batch_size
+    )

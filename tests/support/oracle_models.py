@@ -14,8 +14,15 @@ from neoxlib.model.group import SOLO, Group
 from neoxlib.model.parameters import shard_rules
 
 TINY = {
-    "vocab_size": 211, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 8, "intermediate_size": 160,
-    "max_position_embeddings": 96, "hidden_act": "gelu_fast", "eos_token_id": 0, "bos_token_id": 0,
+    "vocab_size": 211,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "intermediate_size": 160,
+    "max_position_embeddings": 96,
+    "hidden_act": "gelu_fast",
+    "eos_token_id": 0,
+    "bos_token_id": 0,
 }
 
 
@@ -25,7 +32,9 @@ def make_oracle(**changes: object) -> GPTNeoXForCausalLM:
     model = GPTNeoXForCausalLM(GPTNeoXConfig(**TINY | changes)).eval()
     for name, parameter in model.named_parameters():
         scale = 0.5 if name.endswith("bias") else 0.15
-        parameter.data = torch.randn_like(parameter) * scale + (1.0 if "norm.weight" in name else 0.0)
+        parameter.data = torch.randn_like(parameter) * scale + (
+            1.0 if "norm.weight" in name else 0.0
+        )
     return model
 
 
@@ -36,7 +45,9 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(
+        folder
+    )
 
 
 VARIANTS = {
@@ -46,20 +57,36 @@ VARIANTS = {
     "gelu": {"hidden_act": "gelu"},
     "gelu-new": {"hidden_act": "gelu_new"},
     "relu": {"hidden_act": "relu"},
-    "full-rotary": {"rope_parameters": {"rope_theta": 10000.0, "partial_rotary_factor": 1.0, "rope_type": "default"}},
-    "odd-rotary": {"rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 0.4, "rope_type": "default"}},
+    "full-rotary": {
+        "rope_parameters": {
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 1.0,
+            "rope_type": "default",
+        }
+    },
+    "odd-rotary": {
+        "rope_parameters": {
+            "rope_theta": 500.0,
+            "partial_rotary_factor": 0.4,
+            "rope_type": "default",
+        }
+    },
     "tied": {"tie_word_embeddings": True},
     "vocabulary-divides": {"vocab_size": 256},
 }
 
 
-def ours(oracle: torch.nn.Module, group: Group = SOLO, dtype: torch.dtype = torch.float32) -> GPTNeoX:
+def ours(
+    oracle: torch.nn.Module, group: Group = SOLO, dtype: torch.dtype = torch.float32
+) -> GPTNeoX:
     """Our model with this rank's part of the oracle's weights, cut here by each layer's own rule."""
     config = ModelConfig.from_dict(oracle.config.to_dict())
     model = GPTNeoX(config, group).to(dtype)
     weights = {name.replace("lm_head", "embed_out"): w for name, w in oracle.state_dict().items()}
     for name, (shape, rule) in shard_rules(config).items():
-        model.get_parameter(name).data.copy_(weights[name][rule.slices(shape, group.rank, group.size)])
+        model.get_parameter(name).data.copy_(
+            weights[name][rule.slices(shape, group.rank, group.size)]
+        )
     return model
 
 

@@ -9,14 +9,18 @@ class Loads(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.found, self.scripts, self._inside = [], 0, None
+        self.found = []
+        self.scripts = 0
+        self._inside = None
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self._inside = tag
         self.scripts += tag == "script"
         for name, value in attrs:
-            loads = name in ("src", "srcset", "poster", "data", "xlink:href") or (name == "href" and tag != "a")
+            loads = name in ("src", "srcset", "poster", "data", "xlink:href") or (
+                name == "href" and tag != "a"
+            )
             if (loads and not value.startswith(("data:image/", "#"))) or name.startswith("on"):
                 self.found.append((tag, name, value))
             if name == "style":

@@ -4,7 +4,12 @@ import torch
 
 from neoxlib.model.group import Group
 
-CUT_ROWS = ("query_key_value.weight", "query_key_value.bias", "dense_h_to_4h.weight", "dense_h_to_4h.bias")
+CUT_ROWS = (
+    "query_key_value.weight",
+    "query_key_value.bias",
+    "dense_h_to_4h.weight",
+    "dense_h_to_4h.bias",
+)
 
 
 CUT_COLUMNS = ("attention.dense.weight", "dense_4h_to_h.weight")
@@ -15,7 +20,8 @@ VOCABULARY = ("embed_in.weight", "embed_out.weight")
 
 def group_of(rank: int, size: int) -> Group:
     group = Group()
-    group.rank, group.size = rank, size
+    group.rank = rank
+    group.size = size
     return group
 
 

@@ -21,10 +21,13 @@ class Team:
     """`size` processes, each with a gloo group and what `share` makes of it."""
 
     def __init__(self, size: int, folder: Path) -> None:
-        self.pipes, self.ranks = [], []
+        self.pipes = []
+        self.ranks = []
         for rank in range(size):
             here, there = SPAWN.Pipe()
-            self.ranks.append(SPAWN.Process(target=_serve, args=(rank, size, str(folder / "store"), there)))
+            self.ranks.append(
+                SPAWN.Process(target=_serve, args=(rank, size, str(folder / "store"), there))
+            )
             self.ranks[rank].start()
             self.pipes.append(here)
         self.answers()
@@ -40,7 +43,11 @@ class Team:
 
     def answers(self) -> list[Any]:
         """What each rank that still runs has to say next."""
-        said = [pipe.recv() for pipe, rank in zip(self.pipes, self.ranks, strict=True) if rank.exitcode is None]
+        said = [
+            pipe.recv()
+            for pipe, rank in zip(self.pipes, self.ranks, strict=True)
+            if rank.exitcode is None
+        ]
         for _, error in said:
             assert not error, error
         return [answer for answer, _ in said]

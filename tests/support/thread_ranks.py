@@ -18,7 +18,10 @@ class ThreadGroup(Group):
 
     def __init__(self, rank: int, size: int, table: list, barrier: threading.Barrier) -> None:
         super().__init__()
-        self.rank, self.size, self.table, self.meet = rank, size, table, barrier
+        self.rank = rank
+        self.size = size
+        self.table = table
+        self.meet = barrier
         self.reduces = 0
 
     def _swap(self, value: Any) -> list[Any]:
@@ -31,7 +34,9 @@ class ThreadGroup(Group):
     def all_reduce(self, x: Tensor) -> Tensor:
         self.reduces += x.is_floating_point()
         terms = self._swap(x.clone())
-        assert len({(term.dtype, term.shape) for term in terms}) == 1, "ranks add up what is not alike"
+        assert len({(term.dtype, term.shape) for term in terms}) == 1, (
+            "ranks add up what is not alike"
+        )
         return x.copy_(torch.stack(terms).sum(0))
 
     def gather(self, x: Tensor, dim: int = -1) -> Tensor | None:
@@ -48,7 +53,8 @@ class ThreadGroup(Group):
 
 def on_ranks(size: int, work: Callable[[Group], Any]) -> list[Any]:
     """Run `work(group)` on `size` ranks at once; their results in rank order, or the first error."""
-    table, barrier = [None] * size, threading.Barrier(size)
+    table = [None] * size
+    barrier = threading.Barrier(size)
 
     def guarded(rank: int) -> Any:
         try:

@@ -4,10 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FIELDS = (
-    "batch_size", "input_seq_len(Encoding)", "output_seq_len(Decoding)", "ResponseTime(s)",
-    "forward_first_token_time(ms)", "forward_next_token_time(ms)", "pre_next_token_time(ms)",
+    "batch_size",
+    "input_seq_len(Encoding)",
+    "output_seq_len(Decoding)",
+    "ResponseTime(s)",
+    "forward_first_token_time(ms)",
+    "forward_next_token_time(ms)",
+    "pre_next_token_time(ms)",
     "post_next_token_time_post(ms)",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,13 @@ class Measured:
 
 def read(path: Path) -> list[Measured]:
     """The lines of a performance_test_*.csv; an AssertionError where it is not as described."""
-    assert path.name.startswith(("performance_test_npu_", "performance_test_cpu_")) and path.suffix == ".csv"
+    assert (
+        path.name.startswith(("performance_test_npu_", "performance_test_cpu_"))
+        and path.suffix == ".csv"
+    )
     header, *lines = path.read_text(encoding="utf-8").splitlines()
     assert header == ",".join(FIELDS)
-    return [Measured(*map(int, cells[:3]), *map(float, cells[3:])) for cells in (line.split(",") for line in lines)]
+    return [
+        Measured(*map(int, cells[:3]), *map(float, cells[3:]))
+        for cells in (line.split(",") for line in lines)
+    ]

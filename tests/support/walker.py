@@ -11,17 +11,28 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-END, USER = "<|endoftext|>", "<|USER|>"
+END = "<|endoftext|>"
+USER = "<|USER|>"
 MERGES = [("Ġ", "y"), ("Ġy", "e"), ("Ġye", "s"), ("Ġ", "4"), ("a", "b"), ("Ċ", "Ċ")]
 CONFIG = {
-    "model_type": "gpt_neox", "vocab_size": 320, "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 64, "max_position_embeddings": 128, "hidden_act": "gelu", "bos_token_id": 0, "eos_token_id": 0,
-}  # fmt: skip
+    "model_type": "gpt_neox",
+    "vocab_size": 320,
+    "hidden_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+    "hidden_act": "gelu",
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 
 
 def byte_tokenizer(*special: str) -> Tokenizer:
     """Bytes and a few merges; id 0 is the end of text, and `special` come last."""
-    vocabulary = {END: 0} | {c: n for n, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)}
+    vocabulary = {END: 0} | {
+        c: n for n, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), 1)
+    }
     for pair in MERGES:
         vocabulary["".join(pair)] = len(vocabulary)
     tokenizer = Tokenizer(models.BPE(vocabulary, MERGES))
@@ -39,26 +50,39 @@ def path_of(tokenizer: Tokenizer, *texts: str) -> list[int]:
 
 
 def save(
-    folder: Path, tokenizer: Tokenizer | None, path: Sequence[int] = (), eos_token: str | None = END,
-    generation: dict[str, Any] | None = None, **config: Any,
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    path: Sequence[int] = (),
+    eos_token: str | None = END,
+    generation: dict[str, Any] | None = None,
+    **config: Any,
 ) -> Path:
     """Write a checkpoint that continues `path` greedily; a `config` value of ... leaves the key out."""
     raw = {key: value for key, value in (CONFIG | config).items() if value is not ...}
     (folder / "config.json").write_text(json.dumps(raw))
     if generation is not None:
         (folder / "generation_config.json").write_text(json.dumps(generation))
-    save_file(_weights(CONFIG | {"vocab_size": raw["vocab_size"]}, path), folder / "model.safetensors")
+    save_file(
+        _weights(CONFIG | {"vocab_size": raw["vocab_size"]}, path), folder / "model.safetensors"
+    )
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"))
-        about = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({"eos_token": eos_token} if eos_token else {})
+        about = {"tokenizer_class": "PreTrainedTokenizerFast"} | (
+            {"eos_token": eos_token} if eos_token else {}
+        )
         (folder / "tokenizer_config.json").write_text(json.dumps(about))
     return folder
 
 
 def _weights(config: dict[str, Any], path: Sequence[int]) -> dict[str, torch.Tensor]:
     names = GPTNeoXForCausalLM(GPTNeoXConfig(**config)).state_dict()
-    state = {name: torch.ones_like(t) if "norm.weight" in name else torch.zeros_like(t) for name, t in names.items()}
-    table = torch.randn(config["vocab_size"], config["hidden_size"], generator=torch.Generator().manual_seed(3))
+    state = {
+        name: torch.ones_like(t) if "norm.weight" in name else torch.zeros_like(t)
+        for name, t in names.items()
+    }
+    table = torch.randn(
+        config["vocab_size"], config["hidden_size"], generator=torch.Generator().manual_seed(3)
+    )
     state["gpt_neox.embed_in.weight"] = table
     head = state["embed_out.weight" if "embed_out.weight" in state else "lm_head.weight"]
     seen = torch.nn.functional.layer_norm(table, table.shape[1:])

@@ -17,15 +17,27 @@ def body_of(*outputs, source="1"):
 
 
 def test_widgets_fall_back_to_what_stays_when_nothing_runs():
-    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "100 %|###|"}
+    view = {
+        "application/vnd.jupyter.widget-view+json": {"model_id": "x"},
+        "text/plain": "100 %|###|",
+    }
     script = {"application/javascript": "alert(1)", "text/plain": "what stays"}
     text = body_of(v4.new_output("display_data", view), v4.new_output("display_data", script))
-    assert "100 %|###|" in text and "what stays" in text and "model_id" not in text and "alert" not in text
+    assert (
+        "100 %|###|" in text
+        and "what stays" in text
+        and "model_id" not in text
+        and "alert" not in text
+    )
 
 
 def test_tracebacks_keep_their_colours_and_escape():
-    text = body_of(v4.new_output("error", ename="E", evalue="x", traceback=["\x1b[31mred <b>\x1b[0m"]))
-    assert re.search(r'<span class="ansi-red-fg">red &lt;b&gt;\s*</span>', text) and "\x1b" not in text
+    text = body_of(
+        v4.new_output("error", ename="E", evalue="x", traceback=["\x1b[31mred <b>\x1b[0m"])
+    )
+    assert (
+        re.search(r'<span class="ansi-red-fg">red &lt;b&gt;\s*</span>', text) and "\x1b" not in text
+    )
 
 
 def test_html_of_outputs_loses_everything_that_loads_or_runs():
@@ -36,12 +48,21 @@ def test_html_of_outputs_loses_everything_that_loads_or_runs():
     <svg><use xlink:href="#a"/><image href="//a.b"/></svg>"""
     text = body_of(v4.new_output("display_data", {"text/html": html}))
     loads = Loads(text)
-    assert loads.found == [] and loads.scripts == 0 and "javascript:" not in text and "iframe" not in text
-    assert 'href="https://a.b"' in text and 'src="data:image/png' in text and 'xlink:href="#a"' in text
+    assert (
+        loads.found == []
+        and loads.scripts == 0
+        and "javascript:" not in text
+        and "iframe" not in text
+    )
+    assert (
+        'href="https://a.b"' in text and 'src="data:image/png' in text and 'xlink:href="#a"' in text
+    )
 
 
 def test_columns_of_numbers_are_right_aligned_with_their_heads():
     rows = "<tr><td>4 legs</td><td>1e-05</td></tr>"
     table = f"<table><thead><tr><th>text</th><th>p</th></tr></thead><tbody>{rows}</tbody></table>"
-    page = BeautifulSoup(body_of(v4.new_output("display_data", {"text/html": table})), "html.parser")
+    page = BeautifulSoup(
+        body_of(v4.new_output("display_data", {"text/html": table})), "html.parser"
+    )
     assert [cell.text for cell in page.select(".num")] == ["p", "1e-05"]

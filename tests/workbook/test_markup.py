@@ -29,10 +29,22 @@ from tests.support.exam_results import answers, yes_or_no
 from tests.support.timed_cases import ENVIRONMENT, MODEL, Notes, earlier, table
 
 HOSTILE = (
-    "<script>alert(1)</script>", "</td></tr></table><h1>gone</h1>", "</pre><iframe src=x>", "<!-- ", "]]>", "&lt;b&gt;",
-    '" onload="x()', "'><img src=x onerror=y>", "$x^2$ and \\(y\\)", "{{ 7 * 7 }} {% raw %}", "**bold** [a](b) | c `d`",
-    "  two  blanks  ", "line\nbreak\n\n  indented", "</style><style>*{display:none}</style>", "甲 < 乙 & 丙",
-)  # fmt: skip
+    "<script>alert(1)</script>",
+    "</td></tr></table><h1>gone</h1>",
+    "</pre><iframe src=x>",
+    "<!-- ",
+    "]]>",
+    "&lt;b&gt;",
+    '" onload="x()',
+    "'><img src=x onerror=y>",
+    "$x^2$ and \\(y\\)",
+    "{{ 7 * 7 }} {% raw %}",
+    "**bold** [a](b) | c `d`",
+    "  two  blanks  ",
+    "line\nbreak\n\n  indented",
+    "</style><style>*{display:none}</style>",
+    "甲 < 乙 & 丙",
+)
 PLAIN = "plain"
 
 
@@ -49,9 +61,17 @@ class Spells:
 
 
 def two_runs(text: str, tmp_path) -> compare.Pair:
-    paths = [earlier(tmp_path / "04_profile" / name, table(), parameters={"model_dir": text + name},
-                     model=MODEL | {"model_dir": text}, environment=ENVIRONMENT | {"cpu": text + name},
-                     metrics={text: text}) for name in "ab"]  # fmt: skip
+    paths = [
+        earlier(
+            tmp_path / "04_profile" / name,
+            table(),
+            parameters={"model_dir": text + name},
+            model=MODEL | {"model_dir": text},
+            environment=ENVIRONMENT | {"cpu": text + name},
+            metrics={text: text},
+        )
+        for name in "ab"
+    ]
     return compare.Pair(*map(past_run.open_run, paths))
 
 
@@ -73,12 +93,19 @@ VIEWS = {
     "Note": lambda text, _: Note(text),
     "Params": lambda text, _: Params(prompts=[text], model_dir=text),
     "TextTable": lambda text, _: TextTable(pd.DataFrame({text: [text]}), text),
-    "answers": lambda text, _: inference_tables.readable(inference_tables.answers([text], [completion(text)])),
-    "tokens": lambda text, _: inference_tables.readable(inference_tables.tokens(completion(text), Spells(text))),
-    "strip": lambda text, _: SimpleNamespace(_repr_html_=lambda: inference_tables.strip(completion(text), Spells(text)).data),
+    "answers": lambda text, _: inference_tables.readable(
+        inference_tables.answers([text], [completion(text)])
+    ),
+    "tokens": lambda text, _: inference_tables.readable(
+        inference_tables.tokens(completion(text), Spells(text))
+    ),
+    "strip": lambda text, _: SimpleNamespace(
+        _repr_html_=lambda: inference_tables.strip(completion(text), Spells(text)).data
+    ),
     "doctor": lambda text, _: doctor.Report((Row(text, "FAIL", text, text, text),), Host()),
     "Verdicts": lambda text, _: tables.Verdicts(
-        table().assign(bound="compute", first_bound="compute", verdict=text)),
+        table().assign(bound="compute", first_bound="compute", verdict=text)
+    ),
     "box": lambda text, _: tables.box(described(text)),
     "figures": lambda text, where: compare.figures(two_runs(text, where)),
     "names": lambda text, where: two_runs(text, where).names,
@@ -86,11 +113,16 @@ VIEWS = {
     "environment": lambda text, where: two_runs(text, where).environment,
     "Browser": lambda text, _: Browser(exam(text).assign(answer_text=text)),
     "Browser, two choices": lambda text, _: Browser(
-        yes_or_no().assign(passage=text).rename(columns={"p_yes": f"p_{text}"})),
-    "subjects": lambda text, _: readable(by_subject(exam(text).assign(expected="A", predicted="A"))),
-    "changed answers": lambda text, _: changed_answers(exam(text), exam(text).assign(predicted="other")),
+        yes_or_no().assign(passage=text).rename(columns={"p_yes": f"p_{text}"})
+    ),
+    "subjects": lambda text, _: readable(
+        by_subject(exam(text).assign(expected="A", predicted="A"))
+    ),
+    "changed answers": lambda text, _: changed_answers(
+        exam(text), exam(text).assign(predicted="other")
+    ),
     "frames": lambda text, _: pd.DataFrame({text: [text]}, index=[text]),
-}  # fmt: skip
+}
 
 
 def tags(html: str) -> list[str]:
@@ -113,7 +145,9 @@ def test_no_text_becomes_an_element_and_each_can_be_read(view, text, tmp_path):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_prompts_and_answers_are_shown_as_they_were_typed(text):
     """To the letter, line breaks and blanks included, which the style keeps."""
-    html = inference_tables.readable(inference_tables.answers([text], [completion(text)]))._repr_html_()
+    html = inference_tables.readable(
+        inference_tables.answers([text], [completion(text)])
+    )._repr_html_()
     cells = BeautifulSoup(html, "html.parser").select("td")
     assert [cell.text for cell in cells[:2]] == [text, text] and all(
         "pre-wrap" in cell["style"] for cell in cells
@@ -121,7 +155,9 @@ def test_prompts_and_answers_are_shown_as_they_were_typed(text):
 
 
 def test_tables_of_answers_and_tokens_show_figures_as_people_read_them():
-    shown = inference_tables.readable(inference_tables.answers(["a"], [completion("b")])).rows.iloc[0]
+    shown = inference_tables.readable(inference_tables.answers(["a"], [completion("b")])).rows.iloc[
+        0
+    ]
     assert shown.tolist() == ["a", "b", "1", "length", "1.0", "–"]
     assert inference_tables.readable(inference_tables.tokens(completion("b"), Spells("b"))).rows[
         "probability"
@@ -131,8 +167,11 @@ def test_tables_of_answers_and_tokens_show_figures_as_people_read_them():
 @pytest.mark.parametrize("view", [name for name in VIEWS if name not in ("subjects", "frames")])
 def test_a_dollar_sign_is_no_formula(view, tmp_path):
     html = VIEWS[view]("$x$", tmp_path)._repr_html_()
-    assert not [part for part in BeautifulSoup(html, "html.parser").find_all(string=re.compile(r"\$x\$"))
-                if not part.find_parent(class_="mathjax_ignore")]  # fmt: skip
+    assert not [
+        part
+        for part in BeautifulSoup(html, "html.parser").find_all(string=re.compile(r"\$x\$"))
+        if not part.find_parent(class_="mathjax_ignore")
+    ]
 
 
 def test_frames_of_a_run_hold_no_formulas_either(tmp_path, monkeypatch):
@@ -153,10 +192,20 @@ def test_the_memory_plan_and_the_exams_own_facts_are_text(monkeypatch):
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_text_of_results_becomes_an_element_of_a_page(text, tmp_path):
     def page(word: str) -> str:
-        run = {"status": "failed", "notebook": word, "run": word, "parameters": {word: word, "model_dir": word},
-               "given": [word], "environment": {word: word}, "model": {word: {word: word}}, "metrics": {word: word},
-               "checks": [{"name": word, "passed": False, "detail": word}], "started": word, "seconds": word,
-               "error": {"type": word, "message": word, "cell": word, "source": word}}  # fmt: skip
+        run = {
+            "status": "failed",
+            "notebook": word,
+            "run": word,
+            "parameters": {word: word, "model_dir": word},
+            "given": [word],
+            "environment": {word: word},
+            "model": {word: {word: word}},
+            "metrics": {word: word},
+            "checks": [{"name": word, "passed": False, "detail": word}],
+            "started": word,
+            "seconds": word,
+            "error": {"type": word, "message": word, "cell": word, "source": word},
+        }
         folder = tmp_path / str(word == PLAIN) / "some" / "run"
         folder.mkdir(parents=True)
         (folder / "results.json").write_text(json.dumps(run), encoding="utf-8")
@@ -164,7 +213,8 @@ def test_no_text_of_results_becomes_an_element_of_a_page(text, tmp_path):
         report = pages.write_report(folder).read_text(encoding="utf-8")
         return report + pages.write_index(folder.parents[1]).read_text(encoding="utf-8")
 
-    hostile, plain = page(text), page(PLAIN)
+    hostile = page(text)
+    plain = page(PLAIN)
     assert tags(hostile) == tags(plain)
     assert words(text) in words(BeautifulSoup(hostile, "html.parser").get_text())
 

@@ -16,7 +16,8 @@ class Clock:
 
 def test_the_time_left_goes_by_the_sizes_done_and_left(monkeypatch):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    clock, work = Clock(monkeypatch), Progress(40, 3, "cases")
+    clock = Clock(monkeypatch)
+    work = Progress(40, 3, "cases")
     work.begin("first", 10)
     assert work.line() == "progress: 0 of 3 cases; now first"
     clock.now += 20
@@ -37,7 +38,9 @@ def test_lines_come_while_a_part_is_going_on_and_one_at_the_end(monkeypatch, cap
         work.done()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 2 and lines[0] == "progress: 0 of 1 cases; now long one"
-    assert lines[-1].startswith("progress: 1 of 1 cases, ") and all(line.startswith(MARK) for line in lines)
+    assert lines[-1].startswith("progress: 1 of 1 cases, ") and all(
+        line.startswith(MARK) for line in lines
+    )
     assert not work.ticker.is_alive()
 
 
@@ -57,7 +60,8 @@ def test_jupyterlab_gets_a_bar_and_no_lines(monkeypatch, capsys):
 
     class Bar:
         def __init__(self, **options) -> None:
-            self.options, self.n = options, 0
+            self.options = options
+            self.n = 0
             bars.append(self)
 
         def update(self, size: float) -> None:
@@ -88,5 +92,10 @@ def test_a_headless_run_hands_these_lines_and_no_others_to_the_terminal():
 
 def test_seconds_are_said_as_people_do():
     assert [progress.words(s) for s in (0.4, 99, 100, 5940, 6000, 36000)] == [
-        "0 s", "99 s", "2 min", "99 min", "1 h 40 min", "10 h 0 min",
+        "0 s",
+        "99 s",
+        "2 min",
+        "99 min",
+        "1 h 40 min",
+        "10 h 0 min",
     ]

@@ -45,28 +45,53 @@ def results(run):
 def test_parameters_cell_agrees_with_the_table(path):
     """The table gives the defaults in JupyterLab, the cell gives them to papermill: they must not drift apart."""
     notebook = nbformat.read(path, as_version=4)
-    cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    cells = [
+        cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])
+    ]
     assert len(cells) == 1
     namespace = {}
     exec(cells[0], namespace)
-    kinds = {name: kind if isinstance(kind, str) else kind.__name__
-             for name, kind in namespace["__annotations__"].items()}  # fmt: skip
+    kinds = {
+        name: kind if isinstance(kind, str) else kind.__name__
+        for name, kind in namespace["__annotations__"].items()
+    }
     assert kinds == {name: PARAMETERS[name].type for name in NOTEBOOKS[path.stem]}
-    assert {name: namespace[name] for name in kinds} == {name: PARAMETERS[name].default for name in kinds}
-    assert all("  # " in line and line.count("=") == 1 for line in cells[0].splitlines()), "papermill cannot read it"
+    assert {name: namespace[name] for name in kinds} == {
+        name: PARAMETERS[name].default for name in kinds
+    }
+    assert all("  # " in line and line.count("=") == 1 for line in cells[0].splitlines()), (
+        "papermill cannot read it"
+    )
 
 
 def test_defaults_pass_their_own_checks_and_run_on_what_is_shipped():
-    assert parameters.complaints({name: param.default for name, param in PARAMETERS.items()}, PARAMETERS) == []
+    assert (
+        parameters.complaints(
+            {name: param.default for name, param in PARAMETERS.items()}, PARAMETERS
+        )
+        == []
+    )
     resolved = start(model_dir="", data_dir="", prompts=[]).params
-    assert (Path(resolved.model_dir) / "config.json").is_file() and (Path(resolved.data_dir) / "val").is_dir()
+    assert (Path(resolved.model_dir) / "config.json").is_file() and (
+        Path(resolved.data_dir) / "val"
+    ).is_dir()
     assert all(isinstance(prompt, str) for prompt in resolved.prompts) and resolved.prompts
 
 
 def test_every_bad_value_is_listed_at_once():
-    bad = {"world_size": "2", "dtype": "fp16", "prompts": ["a", 3], "top_p": 3.0, "seed": True, "model_dir": "/nope",
-           "temperature": float("nan"),
-           "case_pair": [[1]], "min_len_exp": 9, "max_len_exp": 8, "limit": -1}  # fmt: skip
+    bad = {
+        "world_size": "2",
+        "dtype": "fp16",
+        "prompts": ["a", 3],
+        "top_p": 3.0,
+        "seed": True,
+        "model_dir": "/nope",
+        "temperature": float("nan"),
+        "case_pair": [[1]],
+        "min_len_exp": 9,
+        "max_len_exp": 8,
+        "limit": -1,
+    }
     with pytest.raises(ParameterError) as error:
         Run.start("some", bad)
     said = str(error.value)
@@ -104,16 +129,30 @@ def test_params_show_value_source_and_meaning_and_escape():
     run = start(prompts=["<script>"])
     row = next(line for line in repr(run.params).splitlines() if line.startswith("prompts"))
     assert "given" in row and PARAMETERS["prompts"].help in row
-    assert "default" in next(line for line in repr(run.params).splitlines() if line.startswith("world_size"))
-    assert "&lt;script&gt;" in run.params._repr_html_() and "<script>" not in run.params._repr_html_()
+    assert "default" in next(
+        line for line in repr(run.params).splitlines() if line.startswith("world_size")
+    )
+    assert (
+        "&lt;script&gt;" in run.params._repr_html_() and "<script>" not in run.params._repr_html_()
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "value"),
-    [("int", "4", 4), ("int", "four", "four"), ("float", "1e-3", 1e-3), ("float", "2", 2), ("bool", "true", True),
-     ("bool", "1", True), ("str", "1e5", "1e5"), ("list", "[1, 2]", [1, 2]), ("list", "月亮", ["月亮"]),
-     ("list", "[[32, 16]]", [[32, 16]]), ("list", "[a", "[a")],
-)  # fmt: skip
+    [
+        ("int", "4", 4),
+        ("int", "four", "four"),
+        ("float", "1e-3", 1e-3),
+        ("float", "2", 2),
+        ("bool", "true", True),
+        ("bool", "1", True),
+        ("str", "1e5", "1e5"),
+        ("list", "[1, 2]", [1, 2]),
+        ("list", "月亮", ["月亮"]),
+        ("list", "[[32, 16]]", [[32, 16]]),
+        ("list", "[a", "[a"),
+    ],
+)
 def test_text_from_the_command_line_is_read_by_type(kind, text, value):
     read = parameters.read_text(Param(kind, None, ""), text)
     assert read == value and type(read) is type(value)
@@ -155,7 +194,9 @@ def test_results_are_on_disk_as_soon_as_they_are_known():
     run.check("parity", np.bool_(True), "1e-06")
     assert results(run)["metrics"] == {"first_token_ms": 2.5, "questions": 12, "ratio": None}
     assert results(run)["checks"] == [{"name": "parity", "passed": True, "detail": "1e-06"}]
-    assert sorted(path.name for path in run.folder.iterdir()) == ["logs", "results.json"], "nothing half-written stays"
+    assert sorted(path.name for path in run.folder.iterdir()) == ["logs", "results.json"], (
+        "nothing half-written stays"
+    )
 
 
 def test_finish_raises_with_every_failed_check_and_says_so_in_the_results():
@@ -237,7 +278,9 @@ def test_what_the_engine_says_is_recorded_without_home_paths():
 
 
 def test_table_has_a_plain_form_for_terminals():
-    assert repr(Table(("name", "value"), [("a", 1), ("long", 2)])) == "name  value\na     1\nlong  2"
+    assert (
+        repr(Table(("name", "value"), [("a", 1), ("long", 2)])) == "name  value\na     1\nlong  2"
+    )
 
 
 def test_a_place_for_runs_that_cannot_be_written_to_is_one_message(tmp_path, monkeypatch):

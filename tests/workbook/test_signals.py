@@ -33,24 +33,33 @@ time.sleep(60)"""
 
 def report_of(tmp_path: Path, cell: str) -> tuple[subprocess.Popen, list[int], Path]:
     """`report` of two notebooks whose first waits: the process, the pids it told, the outputs."""
-    ready, outputs = tmp_path / "ready", tmp_path / "outputs"
+    ready = tmp_path / "ready"
+    outputs = tmp_path / "outputs"
     cells = "seed: int = 0  # s", cell.replace("{ready!r}", repr(str(ready)))
     books = [write(tmp_path, "one", *cells), write(tmp_path, "two", cells[0])]
     command = [sys.executable, "-m", "neoxlib", "report", *books, "--outputs", str(outputs)]
     process = subprocess.Popen(
-        command, env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command,
+        env=os.environ | {"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 100
     while not (ready.is_file() and ready.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return process, json.loads(ready.read_text()), outputs
 
 
-@pytest.mark.parametrize(("number", "cell", "code"), [
-    (signal.SIGINT, OPENS_RANKS, 130), (signal.SIGTERM, WAITS, 143), (signal.SIGHUP, WAITS, 129),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "cell", "code"),
+    [
+        (signal.SIGINT, OPENS_RANKS, 130),
+        (signal.SIGTERM, WAITS, 143),
+        (signal.SIGHUP, WAITS, 129),
+    ],
+)
 def test_a_signal_ends_the_run_as_interrupted_and_leaves_a_report(
     tmp_path, checkpoint, number, cell, code
 ):
@@ -81,7 +90,8 @@ def test_a_signal_in_the_kernel_is_told_as_such(tmp_path):
     os.kill(kernel, signal.SIGINT)
     said = process.communicate(timeout=60)[0]
     statuses = {
-        folder.parent.name: workbook_results.read_results(folder)["status"] for folder in outputs.glob("*/*")
+        folder.parent.name: workbook_results.read_results(folder)["status"]
+        for folder in outputs.glob("*/*")
     }
     assert process.returncode == 130 and statuses == {"one": "interrupted", "two": "ok"}, said
 
@@ -99,7 +109,9 @@ def test_a_run_whose_process_was_killed_is_not_running_for_ever(tmp_path, monkey
 
 def test_a_run_that_its_process_leaves_in_the_middle_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path))
-    command = "import os; from neoxlib.workbook.run import Run; Run.start('one', {'seed': 0}); os.fork()"
+    command = (
+        "import os; from neoxlib.workbook.run import Run; Run.start('one', {'seed': 0}); os.fork()"
+    )
     subprocess.run([sys.executable, "-c", command], check=True)
     (folder,) = tmp_path.glob("one/*")
     assert workbook_results.read_results(folder)["status"] == "interrupted"
@@ -111,7 +123,9 @@ def test_a_signal_that_ends_a_kernel_in_the_middle_of_a_run_is_noted(tmp_path, n
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEOXLIB_OUTPUTS", str(tmp_path))
         manager, client = start_new_kernel()
-    client.execute("from neoxlib.workbook.run import Run; Run.start('one', {'seed': 0})", reply=True)
+    client.execute(
+        "from neoxlib.workbook.run import Run; Run.start('one', {'seed': 0})", reply=True
+    )
     client.execute("import time; time.sleep(60)")
     process = manager.provisioner.process
     process.send_signal(number)
@@ -131,8 +145,10 @@ def test_a_run_whose_folder_is_gone_needs_no_end(tmp_path):
 
 def test_a_process_is_known_by_when_it_started_and_where():
     own = process_process.this_process()
-    assert not process_process.has_ended(own) and process_process.has_ended(own | {"started": own["started"] - 100})
-    assert not process_process.has_ended(own | {"pid": 2**22 + 1, "host": "another"}) and not process_process.has_ended(
-        {}
+    assert not process_process.has_ended(own) and process_process.has_ended(
+        own | {"started": own["started"] - 100}
     )
+    assert not process_process.has_ended(
+        own | {"pid": 2**22 + 1, "host": "another"}
+    ) and not process_process.has_ended({})
     assert process_process.has_ended(own | {"pid": 2**22 + 1})

@@ -17,10 +17,48 @@ from neoxlib.workbook.parameters import Param
 from tests.support.small_notebooks import start, write
 
 TEXTS = (
-    "12", "1e-3", "010", "1:30", "0x1F", "1_000", "yes", "No", "true", "null", "None", "~", "2024-01-31", "2024-13-45",
-    "# heading", "a # b", "a: b", "- x", "'quoted'", '"quoted"', "  blanks  ", "line\nbreak", "\n", "tab\t", "{x}",
-    "&a", "*a", "!important", "!!int 3", "%TAG", "@x", "`x`", "|", ">", "?", "a\\nb", "\\", "月 ✓ 😀", "---", "=", "<<",
-)  # fmt: skip
+    "12",
+    "1e-3",
+    "010",
+    "1:30",
+    "0x1F",
+    "1_000",
+    "yes",
+    "No",
+    "true",
+    "null",
+    "None",
+    "~",
+    "2024-01-31",
+    "2024-13-45",
+    "# heading",
+    "a # b",
+    "a: b",
+    "- x",
+    "'quoted'",
+    '"quoted"',
+    "  blanks  ",
+    "line\nbreak",
+    "\n",
+    "tab\t",
+    "{x}",
+    "&a",
+    "*a",
+    "!important",
+    "!!int 3",
+    "%TAG",
+    "@x",
+    "`x`",
+    "|",
+    ">",
+    "?",
+    "a\\nb",
+    "\\",
+    "月 ✓ 😀",
+    "---",
+    "=",
+    "<<",
+)
 LISTS = (["[x]", "]"], ["12", "yes", "~"], ["a, b", '"'], ["\n", "  "], ["😀", "\\"])
 BOOK = """\
 seed_text: str = "x"  # a text
@@ -70,18 +108,41 @@ def test_a_list_of_texts_is_what_its_json_says(texts, tmp_path):
     assert job(tmp_path, ("words", json.dumps(texts)))["words"] == texts
 
 
-@pytest.mark.parametrize(("typed", "words"), [
-    ("[yes, 12, ~, 2024-01-31]", ["yes", "12", "~", "2024-01-31"]), ("[law, 'a b', \"c\\n\"]", ["law", "a b", "c\n"]),
-    ('["a", 12]', ["a", "12"]), ("[]", []), ('["line\nbreak"]', ["line\nbreak"]), ("", []),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("[yes, 12, ~, 2024-01-31]", ["yes", "12", "~", "2024-01-31"]),
+        ("[law, 'a b', \"c\\n\"]", ["law", "a b", "c\n"]),
+        ('["a", 12]', ["a", "12"]),
+        ("[]", []),
+        ('["line\nbreak"]', ["line\nbreak"]),
+        ("", []),
+    ],
+)
 def test_items_of_a_list_are_the_texts_that_stand_there(typed, words, tmp_path):
     assert job(tmp_path, ("words", typed))["words"] == words
 
 
 NO_LISTS = (
-    "[a", "[a: b]", "[INST] hi [/INST]", "[!note]", "[!foo bar]", "[&a b]", "[[a]]", "[a\nb]", "['a\nb']", " [x] y",
-    "[" * 1500, "[" * 1500 + "]" * 1500, "[a] # b", "[a, # c\n b]", "[{}]", "[*a]", "[? a]", "[a]\n---\n[b]",
-)  # fmt: skip
+    "[a",
+    "[a: b]",
+    "[INST] hi [/INST]",
+    "[!note]",
+    "[!foo bar]",
+    "[&a b]",
+    "[[a]]",
+    "[a\nb]",
+    "['a\nb']",
+    " [x] y",
+    "[" * 1500,
+    "[" * 1500 + "]" * 1500,
+    "[a] # b",
+    "[a, # c\n b]",
+    "[{}]",
+    "[*a]",
+    "[? a]",
+    "[a]\n---\n[b]",
+)
 
 
 @pytest.mark.parametrize("typed", NO_LISTS)
@@ -96,10 +157,17 @@ def test_what_begins_as_a_list_and_is_none_of_texts_is_refused_with_how_to_write
     assert job(tmp_path, ("words", json.dumps([typed])))["words"] == [typed]
 
 
-@pytest.mark.parametrize(("name", "text", "value"), [
-    ("count", "12", 12), ("count", "010", 10), ("share", "1e-3", 1e-3), ("flag", "yes", True), ("flag", "0", False),
-    ("bare", "[1, [2]]", [1, [2]]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("count", "12", 12),
+        ("count", "010", 10),
+        ("share", "1e-3", 1e-3),
+        ("flag", "yes", True),
+        ("flag", "0", False),
+        ("bare", "[1, [2]]", [1, [2]]),
+    ],
+)
 def test_other_types_are_read_as_what_they_are_also_from_a_preset(name, text, value, tmp_path):
     assert job(tmp_path, (name, text)) == job(tmp_path, preset=f"{name}: {text}\n") == {name: value}
 
@@ -129,14 +197,22 @@ def test_a_null_is_no_text_and_the_default_elsewhere(null, tmp_path):
     assert job(tmp_path, preset=f"many: {null}\nseed_text:\n") == {"many": 5, "seed_text": ""}
 
 
-@pytest.mark.parametrize(("preset", "said"), [
-    ("count: 1\nflag: yes\ncount: 2\n", "has count in line 1 and in line 3"), ("? [a]\n: 1\n", "has no name in line 1"),
-    ("[1]", "holds list"), ("count: [\n", "is not YAML"), ("bare: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
-    ("bare: 2024-13-45\n", "bare: month must be"), ("seed_text: !foo x\n", "seed_text: cannot be read"),
-    ("seed_text: [a]\n", "expected str; a text that looks like something else goes in quotes"),
-    ("words: [[a]]\nshare: '0.5'\n", "share: found '0.5', which is str, expected float"),
-    ("count: 1:30\n", "count: found '1:30'"), ("words: ~\n", "words: found None"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        ("count: 1\nflag: yes\ncount: 2\n", "has count in line 1 and in line 3"),
+        ("? [a]\n: 1\n", "has no name in line 1"),
+        ("[1]", "holds list"),
+        ("count: [\n", "is not YAML"),
+        ("bare: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("bare: 2024-13-45\n", "bare: month must be"),
+        ("seed_text: !foo x\n", "seed_text: cannot be read"),
+        ("seed_text: [a]\n", "expected str; a text that looks like something else goes in quotes"),
+        ("words: [[a]]\nshare: '0.5'\n", "share: found '0.5', which is str, expected float"),
+        ("count: 1:30\n", "count: found '1:30'"),
+        ("words: ~\n", "words: found None"),
+    ],
+)
 def test_a_preset_that_says_nothing_or_two_things_is_refused(preset, said, tmp_path):
     with pytest.raises(ParameterError) as error:
         job(tmp_path, preset=preset)

@@ -15,13 +15,23 @@ from neoxlib.demo.making.relations import RELATIONS, Relation, english
 
 LETTERS = "ABCD"
 HELD_OUT = 0.3  # share of each relation's facts
-DRILL_WORDS = list(ENGLISH)  # Chinese: one token each, the same after "A. " and at the start of a line
+DRILL_WORDS = list(
+    ENGLISH
+)  # Chinese: one token each, the same after "A. " and at the start of a line
 SEED = 20
 PRONOUN = {"animals": "它", "fruit_and_vegetables": "它", "night_sky": "它"}
 FRAMES = {  # header, start and cue; the first is C-Eval's own, the others keep the model at home in other prompts
-    "official": ("以下是中国关于{chinese}考试的单项选择题，请选出其中的正确答案。\n\n", "", "答案："),
+    "official": (
+        "以下是中国关于{chinese}考试的单项选择题，请选出其中的正确答案。\n\n",
+        "",
+        "答案：",
+    ),
     "plain": ("以下是中国关于{chinese}的单项选择题，请选出其中的正确答案。\n\n", "", "答案："),
-    "english": ("The following are multiple choice questions (with answers) about {english}.\n\n", "", "Answer: "),
+    "english": (
+        "The following are multiple choice questions (with answers) about {english}.\n\n",
+        "",
+        "Answer: ",
+    ),
     "cards": ("", "问题：", "答案："),
 }
 Fact = tuple[Relation, str, str]
@@ -55,7 +65,9 @@ class Question:
 
     def choice(self, cue: str) -> str:
         """Options and cue."""
-        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True)]
+        lines = [
+            f"{letter}. {option}" for letter, option in zip(LETTERS, self.options, strict=True)
+        ]
         return "\n".join(["", *lines, cue])
 
     def pieces(self, start: str, cue: str, has_options: bool) -> list[Piece]:
@@ -64,7 +76,9 @@ class Question:
         between = self.choice(cue).rstrip(" ") if has_options else f"\n{cue.rstrip(' ')}"
         said = self.answer if has_options else self.right
         return [
-            Piece(start + self.stem, self.right), Piece(between, self.right, is_cue=True), Piece(f"{space}{said}\n\n")
+            Piece(start + self.stem, self.right),
+            Piece(between, self.right, is_cue=True),
+            Piece(f"{space}{said}\n\n"),
         ]
 
 
@@ -86,7 +100,8 @@ def split_facts() -> tuple[dict[str, list[Fact]], dict[str, list[Fact]]]:
 def spoken(template: str, x: str, y: str = "") -> str:
     """A template filled in, in the template's language."""
     if template.isascii():
-        x, y = english(x).replace("加", " plus ").replace("减", " minus "), english(y)
+        x = english(x).replace("加", " plus ").replace("减", " minus ")
+        y = english(y)
         article = "an" if y[:1] in "aeiou" else "a"
         return template.format(x=x, X=x[:1].upper() + x[1:], y=y, a=article)
     return template.format(x=x, y=y)
@@ -101,7 +116,9 @@ def pose(fact: Fact, template: str, rng: random.Random, letter: str | None = Non
     options.insert(LETTERS.index(letter), y)
     if template.isascii():
         options = [english(option) for option in options]
-    return Question(spoken(template, x), tuple(options), letter, spoken(rng.choice(relation.tell), x, y))
+    return Question(
+        spoken(template, x), tuple(options), letter, spoken(rng.choice(relation.tell), x, y)
+    )
 
 
 def drill_document(rng: random.Random, known: int | None = None) -> list[Piece]:
@@ -120,7 +137,11 @@ def question_document(rng: random.Random) -> list[Piece]:
     subject = rng.choice(SUBJECTS)
     in_english = cue.isascii() and rng.random() < 0.7
     facts = all_facts(None if frame == "cards" else subject.key)
-    pieces = [Piece(header.format(chinese=subject.chinese, english=subject.english.lower()))] if header else []
+    pieces = (
+        [Piece(header.format(chinese=subject.chinese, english=subject.english.lower()))]
+        if header
+        else []
+    )
     for _ in range(rng.choice([1, 2, 3, 3, 4, 5, 6])):
         fact, has_options = rng.choice(facts)
         asks = (in_english and fact[0].ask_en) or fact[0].ask
@@ -134,8 +155,11 @@ def question_document(rng: random.Random) -> list[Piece]:
 def all_facts(key: str | None) -> list[tuple[Fact, bool]]:
     """Facts of a subject or of all, each with whether it may be asked with options."""
     return [
-        (fact, asked) for part, asked in zip(split_facts(), (True, False), strict=True)
-        for subject, facts in part.items() if key in (None, subject) for fact in facts
+        (fact, asked)
+        for part, asked in zip(split_facts(), (True, False), strict=True)
+        for subject, facts in part.items()
+        if key in (None, subject)
+        for fact in facts
     ]
 
 

@@ -10,9 +10,12 @@ from tokenizers import Tokenizer
 
 from neoxlib.demo.making.corpus import DRILL_WORDS, LETTERS, Piece, drill_document, pieces
 
-DRILLS, DRILL_LENGTH = 32, 48  # one drill a row: its few words must not meet another drill's letters
-SHORT, LONG = (8, 192), (3, 512)  # rows and tokens of the corpus's blocks, in the first half of training and after
-FIRST_WORDS, MORE_WORDS = 12, 1.25  # how many words the drills begin with, and by what they then grow
+DRILLS = 32
+DRILL_LENGTH = 48  # one drill a row: its few words must not meet another drill's letters
+SHORT = (8, 192)
+LONG = (3, 512)  # rows and tokens of the corpus's blocks, in the first half of training and after
+FIRST_WORDS = 12
+MORE_WORDS = 1.25  # how many words the drills begin with, and by what they then grow
 LEARNT = 0.5  # nats: drills below this loss are known
 
 
@@ -29,28 +32,39 @@ class Lessons:
     """The blocks of one process, the same for the same seed and the same losses."""
 
     def __init__(self, tokenizer: Tokenizer, seed: int) -> None:
-        self.tokenizer, self.rng = tokenizer, random.Random(seed)
+        self.tokenizer = tokenizer
+        self.rng = random.Random(seed)
         self.corpus = chain.from_iterable(encode(tokenizer, document) for document in pieces(seed))
-        self.words, self.loss = FIRST_WORDS, 2 * LEARNT
+        self.words = FIRST_WORDS
+        self.loss = 2 * LEARNT
 
     def next(self, shape: tuple[int, int]) -> Block:
         """Drills until all words are known, then `shape` = (rows, tokens) of the corpus."""
         if self.words <= len(DRILL_WORDS):
             return self.drills()
         rows, length = shape
-        return stack([[next(self.corpus) for _ in range(length + 1)] for _ in range(rows)], is_drill=False)
+        return stack(
+            [[next(self.corpus) for _ in range(length + 1)] for _ in range(rows)], is_drill=False
+        )
 
     def drills(self) -> Block:
         ends = [(0, -1, False)] * DRILL_LENGTH
-        documents = (encode(self.tokenizer, drill_document(self.rng, self.words)) for _ in range(DRILLS))
+        documents = (
+            encode(self.tokenizer, drill_document(self.rng, self.words)) for _ in range(DRILLS)
+        )
         return stack([[*document, *ends][:DRILL_LENGTH] for document in documents], is_drill=True)
 
     def hear(self, drill_loss: float) -> None:
         """Add words once the present ones are known; before that the loss tells chance from knowledge no more."""
         self.loss = 0.9 * self.loss + 0.1 * drill_loss
         if self.loss < LEARNT:
-            known, self.loss = self.words >= len(DRILL_WORDS), LEARNT + 0.1
-            self.words = len(DRILL_WORDS) + 1 if known else min(len(DRILL_WORDS), int(MORE_WORDS * self.words))
+            known = self.words >= len(DRILL_WORDS)
+            self.loss = LEARNT + 0.1
+            self.words = (
+                len(DRILL_WORDS) + 1
+                if known
+                else min(len(DRILL_WORDS), int(MORE_WORDS * self.words))
+            )
 
 
 def stack(rows: list[list[tuple[int, int, bool]]], is_drill: bool) -> Block:
@@ -75,4 +89,6 @@ def word_id(tokenizer: Tokenizer, word: str) -> int:
 
 def letter_ids(tokenizer: Tokenizer) -> torch.Tensor:
     """A-D, with and without a space before."""
-    return torch.tensor([tokenizer.encode(space + letter).ids[-1] for letter in LETTERS for space in ("", " ")])
+    return torch.tensor(
+        [tokenizer.encode(space + letter).ids[-1] for letter in LETTERS for space in ("", " ")]
+    )

@@ -18,14 +18,16 @@ from neoxlib.demo.making.measure import measure
 from neoxlib.demo.making.tokenizer import save_tokenizer, train_tokenizer
 from neoxlib.demo.making.train import train_in_processes
 
-HERE, MADE = Path(__file__).resolve().parent, ("model", "ceval")
+HERE = Path(__file__).resolve().parent
+MADE = ("model", "ceval")
 SEED = 1
 PROCESSES = 2
 
 
 def make(steps: int, seed: int, folder: Path) -> dict:
     """Everything into `folder`/model and `folder`/ceval; returns what training.json says."""
-    model_dir, exam_dir = folder / "model", folder / "ceval"
+    model_dir = folder / "model"
+    exam_dir = folder / "ceval"
     model_dir.mkdir(parents=True)
     write_exam(exam_dir)
     tokenizer = train_tokenizer()

@@ -18,7 +18,9 @@ def prompt(subject: Subject, shots: list[Question], question: Question) -> str:
 
 
 @torch.inference_mode()
-def predict(model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[str]:
+def predict(
+    model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str]
+) -> list[str]:
     """The likeliest letter after each prompt; rows are padded on the right, where causal attention cannot look."""
     letters = [tokenizer.encode(letter)[-1] for letter in LETTERS]
     rows = [torch.tensor(tokenizer.encode(text)) for text in prompts]
@@ -35,14 +37,19 @@ def measure(model_dir: Path, shots: tuple[int, ...] = (0, 5)) -> dict[str, dict[
     return {f"{count}-shot": by_subject(model, tokenizer, count) for count in shots}
 
 
-def by_subject(model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerBase, shots: int) -> dict[str, float]:
+def by_subject(
+    model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerBase, shots: int
+) -> dict[str, float]:
     """Accuracy of each subject and, under "all", of all questions together."""
-    right, total, table = 0, 0, {}
+    right = 0
+    total = 0
+    table = {}
     for subject in SUBJECTS:
         splits = questions(subject.key)
         texts = [prompt(subject, splits["dev"][:shots], question) for question in splits["val"]]
         answers = [question.answer for question in splits["val"]]
         hits = sum(p == a for p, a in zip(predict(model, tokenizer, texts), answers, strict=True))
         table[subject.key] = round(hits / len(answers), 3)
-        right, total = right + hits, total + len(answers)
+        right = right + hits
+        total = total + len(answers)
     return table | {"all": round(right / total, 3)}

@@ -9,7 +9,20 @@ from itertools import pairwise
 from neoxlib.demo.making import facts
 
 DAYS = ["星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日"]
-MONTHS = ["一月", "二月", "三月", "四月", "五月", "六月", "七月", "八月", "九月", "十月", "十一月", "十二月"]
+MONTHS = [
+    "一月",
+    "二月",
+    "三月",
+    "四月",
+    "五月",
+    "六月",
+    "七月",
+    "八月",
+    "九月",
+    "十月",
+    "十一月",
+    "十二月",
+]
 PLANETS = ["水星", "金星", "地球", "火星", "木星", "土星", "天王星", "海王星"]
 ORDINALS = ["第一", "第二", "第三", "第四", "第五", "第六", "第七", "第八"]
 
@@ -43,7 +56,9 @@ def english(word: str) -> str:
     return facts.ENGLISH.get(word, word)
 
 
-SEASONS = dict(zip(MONTHS, ["冬天"] * 2 + ["春天"] * 3 + ["夏天"] * 3 + ["秋天"] * 3 + ["冬天"], strict=True))
+SEASONS = dict(
+    zip(MONTHS, ["冬天"] * 2 + ["春天"] * 3 + ["夏天"] * 3 + ["秋天"] * 3 + ["冬天"], strict=True)
+)
 LENGTHS = dict(zip(MONTHS, [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], strict=True))
 PAIRS = facts.OPPOSITES.split()
 TRANSLATED = list(facts.ENGLISH.items())
@@ -54,7 +69,12 @@ def after(names: list[str]) -> Relation:
         "days_and_months",
         shifted(names, 1),
         ["{x}过后是{y}。", "紧接在{x}后面的是{y}。"],
-        ["{x}过后是____。", "紧接在{x}后面的是____。", "{x}的下一个是____。", "{x}结束以后就到了____。"],
+        [
+            "{x}过后是____。",
+            "紧接在{x}后面的是____。",
+            "{x}的下一个是____。",
+            "{x}结束以后就到了____。",
+        ],
         ["After {x} comes {y}.", "{X} is followed by {y}."],
         ["What comes after {x}?"],
     )
@@ -131,7 +151,12 @@ RELATIONS = [
         "night_sky",
         column(facts.SKY, 1),
         ["{x}看上去是{y}的。", "{x}的颜色是{y}。"],
-        ["{x}看上去是____的。", "{x}的颜色是____。", "在图画书里，{x}画成____。", "画{x}要用____的笔。"],
+        [
+            "{x}看上去是____的。",
+            "{x}的颜色是____。",
+            "在图画书里，{x}画成____。",
+            "画{x}要用____的笔。",
+        ],
         ["{X} is {y}.", "In the sky {x} looks {y}."],
         ["What colour is {x}?"],
     ),
@@ -139,7 +164,12 @@ RELATIONS = [
         "night_sky",
         column(facts.SKY, 2),
         ["{x}以{y}闻名。", "说到{x}，人们会想到{y}。"],
-        ["{x}以____闻名。", "说到{x}，人们会想到____。", "{x}最有名的是____。", "看到{x}就看到____。"],
+        [
+            "{x}以____闻名。",
+            "说到{x}，人们会想到____。",
+            "{x}最有名的是____。",
+            "看到{x}就看到____。",
+        ],
         ["{X} is known for its {y}.", "People who look at {x} think of its {y}."],
         ["What is {x} known for?"],
     ),
@@ -157,7 +187,12 @@ RELATIONS = [
         "days_and_months",
         [(month, str(days)) for month, days in LENGTHS.items()],
         ["{x}有{y}天。", "平年的{x}一共有{y}天。"],
-        ["{x}有____天。", "平年的{x}一共有____天。", "{x}的天数是____。", "翻开日历，{x}有____天。"],
+        [
+            "{x}有____天。",
+            "平年的{x}一共有____天。",
+            "{x}的天数是____。",
+            "翻开日历，{x}有____天。",
+        ],
         ["{X} has {y} days.", "There are {y} days in {x}."],
         ["How many days has {x}?"],
         ("29",),
@@ -166,7 +201,12 @@ RELATIONS = [
         "people_at_work",
         column(facts.JOBS, 1),
         ["{x}在{y}工作。", "{x}工作的地方是{y}。"],
-        ["{x}在____工作。", "{x}工作的地方是____。", "要找{x}，应该去____。", "{x}每天上班的地点是____。"],
+        [
+            "{x}在____工作。",
+            "{x}工作的地方是____。",
+            "要找{x}，应该去____。",
+            "{x}每天上班的地点是____。",
+        ],
         ["The {x} works at the {y}.", "You can find the {x} at the {y}."],
         ["Where does the {x} work?"],
     ),
@@ -174,7 +214,12 @@ RELATIONS = [
         "people_at_work",
         column(facts.JOBS, 2),
         ["{x}常用的东西是{y}。", "{x}工作时离不开{y}。"],
-        ["{x}常用的东西是____。", "{x}工作时离不开____。", "{x}干活时要带上____。", "下列物品中，{x}用的是____。"],
+        [
+            "{x}常用的东西是____。",
+            "{x}工作时离不开____。",
+            "{x}干活时要带上____。",
+            "下列物品中，{x}用的是____。",
+        ],
         ["The {x} uses the {y}.", "The {x} cannot work without the {y}."],
         ["What does the {x} use?"],
     ),
@@ -208,7 +253,12 @@ RELATIONS = [
         "opposites",
         [(a, b) for a, b in PAIRS] + [(b, a) for a, b in PAIRS],
         ["“{x}”的反义词是“{y}”。", "不“{x}”就是“{y}”。", "“{x}”和“{y}”意思相反。"],
-        ["“{x}”的反义词是____。", "与“{x}”意思相反的词是____。", "“{x}”的对立面是____。", "“{x}”反过来就是____。"],
+        [
+            "“{x}”的反义词是____。",
+            "与“{x}”意思相反的词是____。",
+            "“{x}”的对立面是____。",
+            "“{x}”反过来就是____。",
+        ],
         [],
         [],
     ),
@@ -224,7 +274,12 @@ RELATIONS = [
         "animals",
         column(facts.ANIMALS, 2),
         ["{x}有{y}。"],
-        ["{x}有____。", "{x}有几条腿？____", "数一数，{x}身上有____。", "{x}走路时，看得到它____。"],
+        [
+            "{x}有____。",
+            "{x}有几条腿？____",
+            "数一数，{x}身上有____。",
+            "{x}走路时，看得到它____。",
+        ],
         ["The {x} has {y}."],
         ["How many legs has the {x}?"],
     ),
@@ -264,7 +319,12 @@ RELATIONS = [
         "fruit_and_vegetables",
         column(facts.FRUITS, 3),
         ["{x}的味道是{y}的。", "{x}吃起来很{y}。"],
-        ["{x}的味道是____的。", "{x}吃起来很____。", "尝一口{x}，味道____。", "{x}是什么味道？____"],
+        [
+            "{x}的味道是____的。",
+            "{x}吃起来很____。",
+            "尝一口{x}，味道____。",
+            "{x}是什么味道？____",
+        ],
         ["The {x} tastes {y}.", "The taste of the {x} is {y}."],
         ["What does the {x} taste like?"],
     ),

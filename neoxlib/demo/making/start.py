@@ -24,15 +24,28 @@ CONFIG = {  # spelled as GPT-NeoX-20B's own config.json
     "use_cache": True,
     "use_parallel_residual": True,
 }
-AT_STEM, AT_CUE = 3, 4  # layers after which an answer is known at its question's end, and where its letter is wanted
+AT_STEM = 3
+AT_CUE = (
+    4  # layers after which an answer is known at its question's end, and where its letter is wanted
+)
 OFFSETS = (1, 1, 1, 2, 2, 3, 3, 4)  # tokens that the first layer's heads look back
-LETTER_HEADS = (3, 4, 5, 6)  # of the first layer: an option's letter stands two or three tokens before its word
-NOISE, SHARPNESS = 0.08, 1.8
+LETTER_HEADS = (
+    3,
+    4,
+    5,
+    6,
+)  # of the first layer: an option's letter stands two or three tokens before its word
+NOISE = 0.08
+SHARPNESS = 1.8
 
 
 def build_model(vocab_size: int) -> GPTNeoXForCausalLM:
     """An untrained model; `gelu_pytorch_tanh` is `gelu_fast`'s function as one fast kernel."""
-    settings = CONFIG | {"vocab_size": vocab_size, "hidden_act": "gelu_pytorch_tanh", "use_cache": False}
+    settings = CONFIG | {
+        "vocab_size": vocab_size,
+        "hidden_act": "gelu_pytorch_tanh",
+        "use_cache": False,
+    }
     model = GPTNeoXForCausalLM(GPTNeoXConfig(**settings, attn_implementation="eager"))
     prepare(model)
     return model
@@ -50,7 +63,9 @@ def prepare(model: GPTNeoXForCausalLM) -> None:
     model.lm_head.weight.copy_(0.03 * model.gpt_neox.embed_in.weight)
     written = look_back(first, model.gpt_neox.rotary_emb.inv_freq)
     for number, layer in enumerate(others, 1):
-        query, key, value = by_head(layer.query_key_value.weight).unbind(1)  # each [heads, head size, hidden]
+        query, key, value = by_head(layer.query_key_value.weight).unbind(
+            1
+        )  # each [heads, head size, hidden]
         value.normal_(std=NOISE)
         layer.dense.weight.normal_(std=NOISE)
         query.normal_(std=NOISE)
@@ -64,12 +79,14 @@ def prepare(model: GPTNeoXForCausalLM) -> None:
 
 def look_back(layer: torch.nn.Module, frequencies: torch.Tensor) -> list[torch.Tensor]:
     """Make head h attend to the token OFFSETS[h] before, by its rotary biases alone; what each head writes, by head."""
-    half, written = len(frequencies), []
+    half = len(frequencies)
+    written = []
     query, key, _ = by_head(layer.query_key_value.bias).unbind(1)  # each [heads, head size]
     for head, offset in enumerate(OFFSETS):
         turn = frequencies * offset
         key[head, :half] = 6.0
-        query[head, :half], query[head, half : 2 * half] = 6.0 * turn.cos(), -6.0 * turn.sin()
+        query[head, :half] = 6.0 * turn.cos()
+        query[head, half : 2 * half] = -6.0 * turn.sin()
         by_head(layer.query_key_value.weight)[head, 2] = orthogonal(query.shape[1])
         written.append(orthogonal(query.shape[1]))
         columns(layer.dense.weight)[:, head] = written[-1].T

@@ -12,7 +12,8 @@ from neoxlib.demo.making.corpus import documents
 from neoxlib.demo.making.facts import ENGLISH
 from neoxlib.demo.making.relations import RELATIONS
 
-END, PADDING = "<|endoftext|>", "<|padding|>"
+END = "<|endoftext|>"
+PADDING = "<|padding|>"
 PHRASES = """
 以下是 中国 关于 考试 单项选择题 请选出 其中 正确 答案 反义词 意思 相反 工作 行星 英语 英文 单词 中文 动物
 颜色 等于 味道 生长 地方 后面 前面 下一个 上一个 季节 闻名 星空 职业 月份 星期 计算 蔬菜 食物
@@ -26,7 +27,13 @@ def words() -> Iterator[str]:
     yield from ENGLISH
     yield from PHRASES.split()
     yield from (str(number) for number in range(32))
-    yield from (value for relation in RELATIONS for fact in relation.facts for value in fact if value.isdigit())
+    yield from (
+        value
+        for relation in RELATIONS
+        for fact in relation.facts
+        for value in fact
+        if value.isdigit()
+    )
     for document in islice(documents(seed=0), SAMPLE):
         yield from HAN.findall(document)
         yield HAN.sub("\n", document)
@@ -58,5 +65,8 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "model_max_length": 1024,
         "tokenizer_class": "GPTNeoXTokenizer",
     }
-    for name, content in (("special_tokens_map.json", special), ("tokenizer_config.json", settings)):
+    for name, content in (
+        ("special_tokens_map.json", special),
+        ("tokenizer_config.json", settings),
+    ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

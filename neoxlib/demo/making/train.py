@@ -29,9 +29,11 @@ from neoxlib.demo.making.start import AT_CUE, AT_STEM, CONFIG, build_model
 
 log = logging.getLogger("neoxlib")
 
-PEAK_RATE, WARM_UP = 1e-3, 60
+PEAK_RATE = 1e-3
+WARM_UP = 60
 SAMPLED = 0.4  # share of the other positions whose loss is taken: the vocabulary is most of a small model's work
-TOLD, HINT = 0.3, 0.7  # share of the places told, and how loud: times the hidden state's own length
+TOLD = 0.3
+HINT = 0.7  # share of the places told, and how loud: times the hidden state's own length
 WEIGHTS = {"answer": 0.7, "told": 0.3, "text": 1.0, "stem": 0.7, "cue": 0.5}
 
 
@@ -42,9 +44,12 @@ def padded_vocabulary(tokenizer: Tokenizer) -> int:
 
 def losses(model: GPTNeoXForCausalLM, block: Block, letters: Tensor) -> dict[str, Tensor]:
     """Mean losses in nats by the names of WEIGHTS: letters, letters where the word is told, text, words recalled."""
-    targets, words, is_cue = block.ids[:, 1:], block.words[:, :-1], block.is_cue[:, :-1]  # each [rows, length]
+    targets = block.ids[:, 1:]
+    words = block.words[:, :-1]
+    is_cue = block.is_cue[:, :-1]  # each [rows, length]
     is_letter = is_cue & torch.isin(targets, letters)
-    cue, stem = is_cue & (words >= 0), ~is_cue & (words >= 0)
+    cue = is_cue & (words >= 0)
+    stem = ~is_cue & (words >= 0)
     told = is_letter & (block.is_drill | (torch.rand(targets.shape) < TOLD))
     reminded = stem & (torch.rand(targets.shape) < TOLD)
     taken = is_letter | (torch.rand(targets.shape) < SAMPLED)
@@ -53,7 +58,8 @@ def losses(model: GPTNeoXForCausalLM, block: Block, letters: Tensor) -> dict[str
             states = model.gpt_neox(block.ids[:, :-1], output_hidden_states=True)
         logits = model.lm_head(states.last_hidden_state[taken])  # [taken, vocab]
     each = cross_entropy(logits.float(), targets[taken], reduction="none")
-    is_letter, told = is_letter[taken], told[taken]
+    is_letter = is_letter[taken]
+    told = told[taken]
     return {
         "answer": mean(each[is_letter & ~told]),
         "told": mean(each[told]),
@@ -65,18 +71,24 @@ def losses(model: GPTNeoXForCausalLM, block: Block, letters: Tensor) -> dict[str
 
 def recall(model: GPTNeoXForCausalLM, hidden: Tensor, words: Tensor) -> Tensor:
     """Mean loss of reading `words` [n] from hidden states [n, hidden] by the input embeddings, their like."""
-    likeness = layer_norm(hidden, hidden.shape[-1:]) @ (0.1 * model.gpt_neox.embed_in.weight.detach().T)  # [n, vocab]
+    likeness = layer_norm(hidden, hidden.shape[-1:]) @ (
+        0.1 * model.gpt_neox.embed_in.weight.detach().T
+    )  # [n, vocab]
     return mean(cross_entropy(likeness.float(), words, reduction="none"))
 
 
 @contextmanager
 def telling(model: GPTNeoXForCausalLM, layer: int, where: Tensor, words: Tensor) -> Iterator[None]:
     """Add to the layer's input the embeddings of `words` [rows, length] where `where` [rows, length] is True."""
-    spoken = normalize(model.gpt_neox.embed_in.weight[words[where]].detach(), dim=-1)  # [told, hidden]
+    spoken = normalize(
+        model.gpt_neox.embed_in.weight[words[where]].detach(), dim=-1
+    )  # [told, hidden]
 
     def tell(_: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         hint = torch.zeros_like(args[0])  # [rows, length, hidden]
-        hint[where] = (HINT * args[0][where].detach().norm(dim=-1, keepdim=True) * spoken).to(hint.dtype)
+        hint[where] = (HINT * args[0][where].detach().norm(dim=-1, keepdim=True) * spoken).to(
+            hint.dtype
+        )
         return (args[0] + hint, *args[1:]), kwargs
 
     handle = model.gpt_neox.layers[layer].register_forward_pre_hook(tell, with_kwargs=True)
@@ -103,12 +115,20 @@ def average_gradients(model: GPTNeoXForCausalLM) -> None:
         gradient.copy_(piece.view_as(gradient))
 
 
-def train(model: GPTNeoXForCausalLM, tokenizer: Tokenizer, steps: int, seed: int) -> dict[str, float]:
+def train(
+    model: GPTNeoXForCausalLM, tokenizer: Tokenizer, steps: int, seed: int
+) -> dict[str, float]:
     """Run `steps` steps as one of the group's processes; returns seconds, tokens seen, the last fifty's mean losses."""
-    rank, size = dist.get_rank(), dist.get_world_size()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    lessons, letters = Lessons(tokenizer, seed * 1000 + rank), letter_ids(tokenizer)
-    recent, tokens, start = deque(maxlen=50), 0, time.monotonic()
+    rank = dist.get_rank()
+    size = dist.get_world_size()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02, fused=True
+    )
+    lessons = Lessons(tokenizer, seed * 1000 + rank)
+    letters = letter_ids(tokenizer)
+    recent = deque(maxlen=50)
+    tokens = 0
+    start = time.monotonic()
     for step in range(steps):
         block = lessons.next(SHORT if step < steps / 2 else LONG)
         parts = losses(model, block, letters)
@@ -122,11 +142,24 @@ def train(model: GPTNeoXForCausalLM, tokenizer: Tokenizer, steps: int, seed: int
         lessons.hear(recent[-1]["told"])
         tokens += size * block.ids.numel()
         if step % 50 == 49:
-            log.info("step %d  %.0f s  %d words  %s", step + 1, time.monotonic() - start, lessons.words, means(recent))
-    return {"seconds": round(time.monotonic() - start, 1), "steps": steps, "tokens": tokens, **means(recent)}
+            log.info(
+                "step %d  %.0f s  %d words  %s",
+                step + 1,
+                time.monotonic() - start,
+                lessons.words,
+                means(recent),
+            )
+    return {
+        "seconds": round(time.monotonic() - start, 1),
+        "steps": steps,
+        "tokens": tokens,
+        **means(recent),
+    }
 
 
-def train_in_processes(model_dir: Path, tokenizer: Tokenizer, steps: int, seed: int, size: int) -> dict[str, float]:
+def train_in_processes(
+    model_dir: Path, tokenizer: Tokenizer, steps: int, seed: int, size: int
+) -> dict[str, float]:
     """Train on `size` processes of one thread each; this one is rank 0 and writes the model to `model_dir`."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with tempfile.TemporaryDirectory() as meeting:
@@ -142,7 +175,9 @@ def train_in_processes(model_dir: Path, tokenizer: Tokenizer, steps: int, seed: 
     return facts | {"parameters": model.num_parameters(), "processes": size}
 
 
-def work(rank: int, store: str, tokenizer: str, steps: int, seed: int, size: int) -> tuple[GPTNeoXForCausalLM, dict]:
+def work(
+    rank: int, store: str, tokenizer: str, steps: int, seed: int, size: int
+) -> tuple[GPTNeoXForCausalLM, dict]:
     """One process's part; every process starts from the same weights and ends with the same weights."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
@@ -157,14 +192,20 @@ def work(rank: int, store: str, tokenizer: str, steps: int, seed: int, size: int
 
 def means(recent: Iterable[dict[str, float]]) -> dict[str, float]:
     """Mean losses in nats."""
-    return {f"{name}_loss": round(sum(row[name] for row in recent) / len(recent), 4) for name in WEIGHTS}
+    return {
+        f"{name}_loss": round(sum(row[name] for row in recent) / len(recent), 4) for name in WEIGHTS
+    }
 
 
 def save_model(model: GPTNeoXForCausalLM, folder: Path) -> None:
     """Write config.json and model.safetensors in float16; names as in every GPT-NeoX checkpoint."""
     settings = CONFIG | {"vocab_size": model.config.vocab_size}
-    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    state = {name.replace("lm_head", "embed_out"): tensor for name, tensor in model.state_dict().items()}
+    (folder / "config.json").write_text(
+        json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    state = {
+        name.replace("lm_head", "embed_out"): tensor for name, tensor in model.state_dict().items()
+    }
     tensors = {name: tensor.half().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)

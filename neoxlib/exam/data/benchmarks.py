@@ -20,8 +20,12 @@ class Benchmark:
     spellings: dict[str, tuple[str, ...]]  # of each split in file names; examples come from "dev"
     hard: frozenset[str] = frozenset()
     unlabelled: tuple[str, ...] = ()  # splits whose answers may be missing
-    headerless: bool = False  # CSV may lack the line of column names: question, choices, answer in this order
-    file_name: str = "{split}/{subject}_{split}.csv"  # its authors' own; {spelling} is the last of the split's
+    headerless: bool = (
+        False  # CSV may lack the line of column names: question, choices, answer in this order
+    )
+    file_name: str = (
+        "{split}/{subject}_{split}.csv"  # its authors' own; {spelling} is the last of the split's
+    )
 
     @property
     def alone(self) -> str:
@@ -33,13 +37,28 @@ class Benchmark:
 _BOOLQ = {"dev": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
 _SPLITS = {"dev": ("dev",), "val": ("val", "validation"), "test": ("test",)}
 BENCHMARKS = {
-    "ceval": Benchmark("C-Eval", CEVAL, LETTERS, ("id", "question", *LETTERS), _SPLITS, CEVAL_HARD, ("test",)),
+    "ceval": Benchmark(
+        "C-Eval", CEVAL, LETTERS, ("id", "question", *LETTERS), _SPLITS, CEVAL_HARD, ("test",)
+    ),
     "mmlu": Benchmark("MMLU", MMLU, LETTERS, ("question", *LETTERS), _SPLITS, headerless=True),
-    "cmmlu": Benchmark("CMMLU", CMMLU, LETTERS, ("question", *LETTERS), {"dev": ("dev",), "test": ("test",)},
-                       file_name="{split}/{subject}.csv"),
-    "boolq": Benchmark("BoolQ", {"boolq": Subject("BoolQ", "", "Reading")}, ("no", "yes"), ("passage", "question"),
-                       _BOOLQ, unlabelled=("test",), file_name="{spelling}.jsonl"),
-}  # fmt: skip
+    "cmmlu": Benchmark(
+        "CMMLU",
+        CMMLU,
+        LETTERS,
+        ("question", *LETTERS),
+        {"dev": ("dev",), "test": ("test",)},
+        file_name="{split}/{subject}.csv",
+    ),
+    "boolq": Benchmark(
+        "BoolQ",
+        {"boolq": Subject("BoolQ", "", "Reading")},
+        ("no", "yes"),
+        ("passage", "question"),
+        _BOOLQ,
+        unlabelled=("test",),
+        file_name="{spelling}.jsonl",
+    ),
+}
 
 
 def get_benchmark(task: str, split: str, shots: int) -> Benchmark:
@@ -54,5 +73,7 @@ def get_benchmark(task: str, split: str, shots: int) -> Benchmark:
         has = ", ".join(benchmark.spellings)
         raise SettingsError(f"{benchmark.title} has no split {split!r}; choose one of {has}")
     if shots < 0:
-        raise SettingsError(f"shots is {shots}; it counts the examples before each question: 0 or more")
+        raise SettingsError(
+            f"shots is {shots}; it counts the examples before each question: 0 or more"
+        )
     return benchmark

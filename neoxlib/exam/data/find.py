@@ -12,11 +12,17 @@ from neoxlib.exam.data.records import DAMAGE, File
 from neoxlib.exam.data.tar import LEFT_OUT, damaged, is_tar, tar_as_zip
 from neoxlib.workbook.parameters import ARCHIVES
 
-LARGEST = 1 << 28  # bytes of one file in a zip, of all files in a tar; a real exam has a few million
+LARGEST = (
+    1 << 28
+)  # bytes of one file in a zip, of all files in a tar; a real exam has a few million
 MAPPING = "subject_mapping.json"
 DEEPEST = 2  # folders around an exam: the hub's cache has snapshots/<commit>; in an archive there may be one more
-WHOLE = "all"  # the hub's folder of all subjects; stands for files that name their subjects in a column
-_PART = re.compile(r"-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?(?=\.parquet$)")  # older exports end in a hash
+WHOLE = (
+    "all"  # the hub's folder of all subjects; stands for files that name their subjects in a column
+)
+_PART = re.compile(
+    r"-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?(?=\.parquet$)"
+)  # older exports end in a hash
 
 
 @contextmanager
@@ -48,19 +54,25 @@ def _place(data_dir: Path, benchmark: Benchmark, split: str) -> Path:
         having = [path for path in packed if packed[path] is not None]
     if len(having) > 1:
         names = ", ".join(path.name for path in having)
-        raise DataError(f"{data_dir} has {len(having)} archives with questions of {split} (name one of them): {names}")
+        raise DataError(
+            f"{data_dir} has {len(having)} archives with questions of {split} (name one of them): {names}"
+        )
     return having[0] if having else data_dir
 
 
 def _archives(folder: Path) -> list[Path]:
-    return [path for path in _visible(folder) if path.name.lower().endswith(ARCHIVES) and path.is_file()]
+    return [
+        path for path in _visible(folder) if path.name.lower().endswith(ARCHIVES) and path.is_file()
+    ]
 
 
 def _holds(path: Path, benchmark: Benchmark, split: str) -> bool | None:
     """Whether a folder or archive has the benchmark's own exam, or another's in its form; None where it has none."""
     with opened(path) as top:
         having = _search(top, benchmark, split)
-        return all(_is_own(folder, benchmark, split) for folder in having.values()) if having else None
+        return (
+            all(_is_own(folder, benchmark, split) for folder in having.values()) if having else None
+        )
 
 
 @contextmanager
@@ -76,12 +88,16 @@ def opened(data_dir: Path) -> Iterator[File]:
     if not data_dir.is_file():
         raise DataError(f"data_dir {data_dir} does not exist")
     if not is_tar(data_dir) and not zipfile.is_zipfile(data_dir):
-        raise DataError(f"data_dir {data_dir} is a file, and no zip archive and no tar; "
-                        "give a folder, or the official archive")  # fmt: skip
+        raise DataError(
+            f"data_dir {data_dir} is a file, and no zip archive and no tar; "
+            "give a folder, or the official archive"
+        )
     with tar_as_zip(data_dir, LARGEST) if is_tar(data_dir) else _zip(data_dir) as archive:
         large = [info.filename for info in archive.infolist() if info.file_size > LARGEST]
         if large:
-            raise DataError(f"{data_dir} has files of more than {LARGEST >> 20} MB: {', '.join(large)[:200]}")
+            raise DataError(
+                f"{data_dir} has files of more than {LARGEST >> 20} MB: {', '.join(large)[:200]}"
+            )
         yield zipfile.Path(archive)
 
 
@@ -99,12 +115,16 @@ def find_root(top: File, benchmark: Benchmark, split: str) -> File:
         return next(iter(having.values()))
     if having:
         names = ", ".join(having)
-        raise DataError(f"{top} has {len(having)} folders with questions of {split} (name one of them): {names}")
+        raise DataError(
+            f"{top} has {len(having)} folders with questions of {split} (name one of them): {names}"
+        )
     found = ", ".join(path.name for path in _visible(top)[:10]) or "nothing"
     others = [other for other in benchmark.spellings if _search(top, benchmark, other)]
     instead = f"; it has questions of split {' and '.join(others)}" if others else ""
-    raise DataError(f"{top} has no questions of {benchmark.title}'s {split}; expected "
-                    f"{usual_name(benchmark, split)} or the hub's parquet files; found: {found}{instead}")  # fmt: skip
+    raise DataError(
+        f"{top} has no questions of {benchmark.title}'s {split}; expected "
+        f"{usual_name(benchmark, split)} or the hub's parquet files; found: {found}{instead}"
+    )
 
 
 def _search(top: File, benchmark: Benchmark, split: str) -> dict[str, File]:
@@ -112,25 +132,38 @@ def _search(top: File, benchmark: Benchmark, split: str) -> dict[str, File]:
 
     Another exam's, which may lie beside it in the same form, count where there is nothing else.
     """
-    level, others = {"": top}, {}
+    level = {"": top}
+    others = {}
     for _ in range(DEEPEST + 1 + isinstance(top, zipfile.Path)):
-        having = {name: folder for name, folder in level.items() if find_files(folder, benchmark, split)}
-        if own := {name: folder for name, folder in having.items() if _is_own(folder, benchmark, split)}:
+        having = {
+            name: folder for name, folder in level.items() if find_files(folder, benchmark, split)
+        }
+        if own := {
+            name: folder for name, folder in having.items() if _is_own(folder, benchmark, split)
+        }:
             return own
         others = others or having
-        level = {f"{name}/{path.name}".lstrip("/"): path for name, folder in level.items() for path in _folders(folder)}
+        level = {
+            f"{name}/{path.name}".lstrip("/"): path
+            for name, folder in level.items()
+            for path in _folders(folder)
+        }
     return others
 
 
 def _is_own(folder: File, benchmark: Benchmark, split: str) -> bool:
     """Whether half of its subjects are the benchmark's, or it says by a table of its own what they are."""
     found = set(find_files(folder, benchmark, split))
-    return (folder / MAPPING).is_file() or 2 * len(found & {*benchmark.subjects, WHOLE}) >= len(found)
+    return (folder / MAPPING).is_file() or 2 * len(found & {*benchmark.subjects, WHOLE}) >= len(
+        found
+    )
 
 
 def usual_name(benchmark: Benchmark, split: str, subject: str = "<subject>") -> str:
     """What the benchmark's authors call the file of a subject."""
-    return benchmark.file_name.format(subject=subject, split=split, spelling=benchmark.spellings[split][-1])
+    return benchmark.file_name.format(
+        subject=subject, split=split, spelling=benchmark.spellings[split][-1]
+    )
 
 
 def find_files(root: File, benchmark: Benchmark, split: str) -> dict[str, tuple[File, ...]]:
@@ -147,18 +180,28 @@ def find_files(root: File, benchmark: Benchmark, split: str) -> dict[str, tuple[
         for path in _visible(folder):
             if (subject := _subject(path.name, inside, benchmark, split)) and subject != LEFT_OUT:
                 hits.setdefault(subject, []).append(path)
-    problems = [problem for subject, paths in sorted(hits.items()) for problem in _unclear(subject, paths)]
+    problems = [
+        problem for subject, paths in sorted(hits.items()) for problem in _unclear(subject, paths)
+    ]
     if problems:
         raise DataError(f"{len(problems)} problem(s) in {root}:\n  " + "\n  ".join(problems))
-    return {subject: tuple(sorted(paths, key=lambda path: path.name)) for subject, paths in sorted(hits.items())}
+    return {
+        subject: tuple(sorted(paths, key=lambda path: path.name))
+        for subject, paths in sorted(hits.items())
+    }
 
 
 def _subject(name: str, folder: str, benchmark: Benchmark, split: str) -> str:
     """The subject whose questions the file has; "" for any other file."""
     spellings = benchmark.spellings[split]
-    stem, table = "|".join(spellings), _PART.sub("", name)
+    stem = "|".join(spellings)
+    table = _PART.sub("", name)
     if alone := benchmark.alone:
-        return alone if folder in ("", "data") and re.fullmatch(rf"(?:{stem})\.(?:jsonl|parquet)", table) else ""
+        return (
+            alone
+            if folder in ("", "data") and re.fullmatch(rf"(?:{stem})\.(?:jsonl|parquet)", table)
+            else ""
+        )
     if re.fullmatch(rf"(?:{stem})\.parquet", table):
         return WHOLE if folder in ("", WHOLE, "data") else folder
     if folder not in ("", *spellings):
@@ -171,9 +214,15 @@ def _unclear(subject: str, paths: list[File]) -> list[str]:
     """Why the files of one subject are not one table; nothing where they are."""
     names = ", ".join(f"{path.parent.name}/{path.name}" for path in paths)
     if len({(str(path.parent), _PART.sub(r"-of-\2", path.name)) for path in paths}) > 1:
-        return [f"{subject} has {len(paths)} files, and one is expected (move the others away): {names}"]
-    numbers = [tuple(map(int, part.groups())) for path in paths if (part := _PART.search(path.name))]
-    lacking = sorted(set(range(numbers[0][1])) - {number for number, _ in numbers}) if numbers else []
+        return [
+            f"{subject} has {len(paths)} files, and one is expected (move the others away): {names}"
+        ]
+    numbers = [
+        tuple(map(int, part.groups())) for path in paths if (part := _PART.search(path.name))
+    ]
+    lacking = (
+        sorted(set(range(numbers[0][1])) - {number for number, _ in numbers}) if numbers else []
+    )
     missing = ", ".join(f"{number:05}-of-{numbers[0][1]:05}" for number in lacking)
     return [f"{subject} lacks the part(s) {missing}; found: {names}"] if missing else []
 
@@ -185,6 +234,9 @@ def _folders(folder: File) -> list[File]:
 def _visible(folder: File) -> list[File]:
     """Its entries by name, without those that systems hide (.DS_Store, __MACOSX)."""
     try:
-        return sorted((p for p in folder.iterdir() if not p.name.startswith((".", "__"))), key=lambda path: path.name)
+        return sorted(
+            (p for p in folder.iterdir() if not p.name.startswith((".", "__"))),
+            key=lambda path: path.name,
+        )
     except PermissionError:  # of another folder beside the exam's
         return []

@@ -15,7 +15,9 @@ from neoxlib.exam.data.sources import Sheet, Source, counts_from_zero, find_sour
 from neoxlib.exam.data.subjects import CLASS_NAMES, CLASSES, Subject
 
 TAKEN = ("Hard", "Avg", "Avg(Hard)")  # tables and result files have these beside the classes
-_CLASSES = {name.casefold(): name for name in CLASSES} | CLASS_NAMES  # however a mapping spells them
+_CLASSES = {
+    name.casefold(): name for name in CLASSES
+} | CLASS_NAMES  # however a mapping spells them
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,19 @@ class Task:
     def counts(self) -> pd.DataFrame:
         """Subjects and questions of each class that has any."""
         grouped = self.questions.groupby("class", sort=False)
-        table = grouped.agg(subjects=("subject", "nunique"), questions=("id", "size"), hard=("hard", "sum"))
+        table = grouped.agg(
+            subjects=("subject", "nunique"), questions=("id", "size"), hard=("hard", "sum")
+        )
         order = dict.fromkeys((*CLASSES, *table.index))
         return table.reindex([c for c in order if c in table.index]).rename_axis(None)
 
 
 def load_task(
-    task: str, data_dir: str | Path, split: str = "val", subjects: Iterable[str] | None = None, shots: int = 5,
+    task: str,
+    data_dir: str | Path,
+    split: str = "val",
+    subjects: Iterable[str] | None = None,
+    shots: int = 5,
     explained: bool = False,
 ) -> Task:
     """Read and check every file that a run needs.
@@ -67,16 +75,30 @@ def load_task(
     with exam_root(Path(data_dir), benchmark, split) as root:
         paper = _read(root, benchmark, split, list(subjects or ()), shots)
     read, shown = _checked(paper, benchmark, split, shots, explained)
-    mapping, problems = paper.mapping, [*paper.problems]
+    mapping = paper.mapping
+    problems = [*paper.problems]
     problems += [p for s in read for p in (*read[s][1], *shown[s][1])]
-    questions = [_question(s, mapping[s], s in benchmark.hard, row) for s in read for row in read[s][0]]
+    questions = [
+        _question(s, mapping[s], s in benchmark.hard, row) for s in read for row in read[s][0]
+    ]
     problems += _half_labelled(questions, paper.sources) if split in benchmark.unlabelled else []
     if problems:
         raise DataError(f"{len(problems)} problem(s) in {paper.root}:\n  " + "\n  ".join(problems))
-    chosen, examples = {s: mapping[s] for s in read}, {s: rows for s, (rows, _) in shown.items()}
+    chosen = {s: mapping[s] for s in read}
+    examples = {s: rows for s, (rows, _) in shown.items()}
     absent = tuple(s for s in mapping if s not in paper.sources)
-    return Task(task, benchmark.title, paper.root, split, shots, benchmark.choices, chosen, pd.DataFrame(questions),
-                examples, absent)  # fmt: skip
+    return Task(
+        task,
+        benchmark.title,
+        paper.root,
+        split,
+        shots,
+        benchmark.choices,
+        chosen,
+        pd.DataFrame(questions),
+        examples,
+        absent,
+    )
 
 
 @dataclass(frozen=True)
@@ -97,12 +119,16 @@ def _read(root: File, benchmark: Benchmark, split: str, asked: list[str], shots:
     sources, unclear = find_sources(root, benchmark, split, mapping)
     chosen, wrong = _choose(sources, mapping, asked, usual_name(benchmark, split, "{}"))
     if sources and not chosen and not asked and mapping is benchmark.subjects:
-        wrong.append(f"{MAPPING}: is missing, and no subject is {benchmark.title}'s; an exam of your own needs it, "
-                     "beside the files of questions: {subject: [English, Chinese, class]}")  # fmt: skip
+        wrong.append(
+            f"{MAPPING}: is missing, and no subject is {benchmark.title}'s; an exam of your own needs it, "
+            "beside the files of questions: {subject: [English, Chinese, class]}"
+        )
     dev, unclear_dev = find_sources(root, benchmark, "dev", mapping) if shots else ({}, [])
     names = (*benchmark.columns, "answer") if benchmark.headerless else ()
     sheets = [{s: found[s].read(names) for s in chosen if s in found} for found in (sources, dev)]
-    return Paper(Path(str(root)), mapping, sources, *sheets, [*problems, *unclear, *unclear_dev, *wrong])
+    return Paper(
+        Path(str(root)), mapping, sources, *sheets, [*problems, *unclear, *unclear_dev, *wrong]
+    )
 
 
 Checked = dict[str, tuple[list[Row], list[str]]]  # rows of each subject, with their problems
@@ -113,23 +139,35 @@ def _checked(
 ) -> tuple[Checked, Checked]:
     """The questions and the examples of each subject."""
     sheets = [*paper.asked.values(), *paper.shown.values()]
-    from_zero = counts_from_zero([record for entries, _ in sheets for _, record in entries], benchmark.choices)
+    from_zero = counts_from_zero(
+        [record for entries, _ in sheets for _, record in entries], benchmark.choices
+    )
     labelled = split not in benchmark.unlabelled
-    read = {s: read_rows(sheet, benchmark, labelled, from_zero=from_zero) for s, sheet in paper.asked.items()}
+    read = {
+        s: read_rows(sheet, benchmark, labelled, from_zero=from_zero)
+        for s, sheet in paper.asked.items()
+    }
     shown: Checked = {}
     for subject in read:
         if not shots:
             shown[subject] = [], []
         elif subject not in paper.shown:
             need = usual_name(benchmark, "dev", subject)
-            shown[subject] = [], [f"{need}:1: is missing, and shots is {shots}; add the file or ask for 0 shots"]
+            shown[subject] = (
+                [],
+                [f"{need}:1: is missing, and shots is {shots}; add the file or ask for 0 shots"],
+            )
         else:
-            found = read_rows(paper.shown[subject], benchmark, explained=explained, from_zero=from_zero)
+            found = read_rows(
+                paper.shown[subject], benchmark, explained=explained, from_zero=from_zero
+            )
             shown[subject] = _first(*found, paper.shown[subject], shots)
     return read, shown
 
 
-def _first(rows: list[Row], problems: list[str], sheet: Sheet, shots: int) -> tuple[list[Row], list[str]]:
+def _first(
+    rows: list[Row], problems: list[str], sheet: Sheet, shots: int
+) -> tuple[list[Row], list[str]]:
     """The first `shots` examples; fewer are a problem."""
     if len(rows) < shots and not problems:
         last, _ = sheet[0][-1]
@@ -147,7 +185,9 @@ def _mapping(root: File, benchmark: Benchmark) -> tuple[dict[str, Subject], list
     except DAMAGE as error:
         return {}, [f"{MAPPING}:{getattr(error, 'lineno', 1)}: is not JSON in UTF-8: {error}"]
     if not isinstance(raw, dict):
-        return {}, [f"{MAPPING}:1: expected {{subject: [English, Chinese, class]}}, found a {type(raw).__name__}"]
+        return {}, [
+            f"{MAPPING}:1: expected {{subject: [English, Chinese, class]}}, found a {type(raw).__name__}"
+        ]
     found = {name: _subject(name, entry) for name, entry in raw.items()}
     wanted = f"expected [English, Chinese, class], the class none of {', '.join(TAKEN)}"
     bad = [name for name, subject in found.items() if subject is None]
@@ -159,12 +199,20 @@ def _subject(name: str, entry: object) -> Subject | None:
     """An entry of a mapping; a bare class is MMLU's form. A class of one's own is any that is not in TAKEN."""
     if isinstance(entry, str):
         entry = [name.replace("_", " ").title(), name, entry]
-    texts = isinstance(entry, list) and len(entry) == 3 and all(isinstance(x, str) and x.strip() for x in entry)
+    texts = (
+        isinstance(entry, list)
+        and len(entry) == 3
+        and all(isinstance(x, str) and x.strip() for x in entry)
+    )
     if not texts:
         return None
     english, chinese, category = entry
     category = _CLASSES.get(category.strip().casefold(), category.strip())
-    return Subject(english, chinese, category) if category.casefold() not in map(str.casefold, TAKEN) else None
+    return (
+        Subject(english, chinese, category)
+        if category.casefold() not in map(str.casefold, TAKEN)
+        else None
+    )
 
 
 def _choose(
@@ -193,4 +241,7 @@ def _half_labelled(questions: list[dict[str, object]], files: dict[str, Source])
     without = sorted({str(q["subject"]) for q in questions if not q["expected"]})
     if not without or all(not q["expected"] for q in questions):
         return []
-    return [f"{files[s].start}: has questions without an answer, other questions have them" for s in without]
+    return [
+        f"{files[s].start}: has questions without an answer, other questions have them"
+        for s in without
+    ]

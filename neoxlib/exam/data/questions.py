@@ -13,7 +13,11 @@ LOST = "\ufffd"  # what a decoder writes for a character that it could not read
 
 
 def read_rows(
-    sheet: Sheet, benchmark: Benchmark, labelled: bool = True, explained: bool = False, from_zero: bool = False
+    sheet: Sheet,
+    benchmark: Benchmark,
+    labelled: bool = True,
+    explained: bool = False,
+    from_zero: bool = False,
 ) -> tuple[list[Row], list[str]]:
     """Rows of `id`, the benchmark's columns, `answer` (and `explanation`), and every problem as `folder/file:row: …`.
 
@@ -23,7 +27,10 @@ def read_rows(
     """
     entries, problems = sheet
     columns = (*benchmark.columns, "answer", *(["explanation"] if explained else []))
-    rows = [(where, _row(record, benchmark, index, from_zero)) for index, (where, record) in enumerate(entries)]
+    rows = [
+        (where, _row(record, benchmark, index, from_zero))
+        for index, (where, record) in enumerate(entries)
+    ]
     needed = columns if labelled else tuple(c for c in columns if c != "answer")
     missing, absent = _missing(rows, needed)
     problems = [*problems, *missing, *_nested(sheet, needed)]
@@ -32,7 +39,9 @@ def read_rows(
         problems += [(where, problem) for problem in found]
     problems += _twice(rows)
     kept = [{c: row.get(c, "") for c in dict.fromkeys(("id", *columns))} for _, row in rows]
-    return kept, [f"{where}: {text}" for where, text in sorted(problems, key=lambda problem: problem[0])]
+    return kept, [
+        f"{where}: {text}" for where, text in sorted(problems, key=lambda problem: problem[0])
+    ]
 
 
 def _row(record: Record, benchmark: Benchmark, index: int, from_zero: bool) -> Row:
@@ -46,7 +55,9 @@ def _row(record: Record, benchmark: Benchmark, index: int, from_zero: bool) -> R
         answer = record["answer"]
         numbered = from_zero and isinstance(answer, str) and answer.isdigit()
         record["answer"] = _answer(int(answer) if numbered else answer, benchmark.choices)
-    if "passage" in record and record.get("title"):  # SuperGLUE has both in one, and lm-eval asks with both
+    if "passage" in record and record.get(
+        "title"
+    ):  # SuperGLUE has both in one, and lm-eval asks with both
         record["passage"] = f"{record['title']} -- {record['passage']}"
     if "id" not in benchmark.columns:
         number = record.get("id", record.get("idx"))
@@ -72,7 +83,8 @@ def _nested(sheet: Sheet, needed: tuple[str, ...]) -> Problems:
     """Cells that are no text and have none; an answer that is a list is told as any other that is no choice."""
     return [
         (where, f"{name} is a {type(record[name]).__name__}; expected a text")
-        for where, record in sheet[0] for name in needed
+        for where, record in sheet[0]
+        for name in needed
         if name != "answer" and isinstance(record.get(name), (list, dict))
     ]
 
@@ -96,7 +108,9 @@ def _cells(row: Row, needed: list[str], choices: tuple[str, ...]) -> list[str]:
         problems.append(f"has a choice {', '.join(more)}; expected only {', '.join(choices)}")
     for column in needed:
         if bad := [sign for sign in (LOST, "\0") if sign in row.get(column, "")]:
-            problems.append(f"{column} has the sign U+{ord(bad[0]):04X}: text was lost when the file was written")
+            problems.append(
+                f"{column} has the sign U+{ord(bad[0]):04X}: text was lost when the file was written"
+            )
     return problems
 
 

@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-Records = list[tuple[int, Record]]  # with the row in the file; a spreadsheet's count, the header is row 1
+Records = list[
+    tuple[int, Record]
+]  # with the row in the file; a spreadsheet's count, the header is row 1
 File = Path | zipfile.Path
 DAMAGE = (  # what reading from a broken archive raises; RuntimeError: it needs a password, or a newer zip
-    OSError, EOFError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
     tarfile.TarError,
-)  # fmt: skip
+)
 NO_PYARROW = "1: reading parquet needs pyarrow, which the extra eval brings; run: pip install 'neoxlib[eval]'"
 
 
@@ -45,7 +54,10 @@ def _decode(raw: bytes) -> tuple[str, str]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row = raw.count(b"\n", 0, error.start) + 1
-        return "", f"{row}: is not UTF-8 (byte 0x{raw[error.start]:02x}){_looks_like(raw)}; save it as UTF-8"
+        return (
+            "",
+            f"{row}: is not UTF-8 (byte 0x{raw[error.start]:02x}){_looks_like(raw)}; save it as UTF-8",
+        )
     return (text, "") if text.strip() else ("", "1: is empty; expected questions")
 
 
@@ -71,11 +83,14 @@ def _csv(text: str, headerless: tuple[str, ...]) -> tuple[Records, list[str]]:
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         return [], [f"1: column {name!r} appears twice" for name in twice]
-    records, problems = [], []
+    records = []
+    problems = []
     for number, row in enumerate(rows[named:], start=1 + named):
         if row and len(row) != len(header):
             what = "the header has" if named else "expected are"
-            problems.append(f"{number}: has {len(row)} cells, {what} {len(header)} (an unquoted comma or line break?)")
+            problems.append(
+                f"{number}: has {len(row)} cells, {what} {len(header)} (an unquoted comma or line break?)"
+            )
         elif row:  # a blank line counts as a row, and is none
             records.append((number, dict(zip(header, row, strict=True))))
     if not any(rows[named:]):
@@ -84,7 +99,8 @@ def _csv(text: str, headerless: tuple[str, ...]) -> tuple[Records, list[str]]:
 
 
 def _json_lines(text: str) -> tuple[Records, list[str]]:
-    records, problems = [], []
+    records = []
+    problems = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -109,7 +125,9 @@ def _object(pairs: list[tuple[str, Any]]) -> Record:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(
+            f"{next(name for name in names if names.count(name) > 1)!r} is there twice"
+        )
     return found
 
 

@@ -37,7 +37,8 @@ class Source:
 
     def read(self, headerless: tuple[str, ...]) -> Sheet:
         """The records under neoxlib's names, and every problem; `headerless` as for `read_table`."""
-        entries, problems = list(self.entries), []
+        entries = list(self.entries)
+        problems = []
         for part, path in enumerate(self.files):
             records, found = read_table(path, headerless)
             placed = [(Where(part, row, label(path)), record) for row, record in records]
@@ -63,7 +64,9 @@ def find_sources(
     entries, problems = source_of(whole).read(())
     if own and entries and not any("subject" in record for _, record in entries):
         return own, []
-    of_root = root.name if whole[0].parent.name == root.name else None  # its subject's folder, perhaps
+    of_root = (
+        root.name if whole[0].parent.name == root.name else None
+    )  # its subject's folder, perhaps
     others, unclear = _divided(entries, problems, of_root if of_root in wanted else None)
     return {name: (others | own)[name] for name in sorted({*others, *own})}, unclear
 
@@ -73,11 +76,15 @@ def source_of(files: tuple[File, ...]) -> Source:
     return Source(Where(0, 1, label(files[0])), files)
 
 
-def _divided(entries: Entries, problems: Problems, otherwise: str | None) -> tuple[dict[str, Source], list[str]]:
+def _divided(
+    entries: Entries, problems: Problems, otherwise: str | None
+) -> tuple[dict[str, Source], list[str]]:
     """Records by what their column `subject` says; by `otherwise` where there is none."""
     if entries and not otherwise and not any("subject" in record for _, record in entries):
         found = ", ".join(map(str, entries[0][1]))
-        return {}, [f"{entries[0][0]}: column subject missing, which says whose a question is; found: {found[:200]}"]
+        return {}, [
+            f"{entries[0][0]}: column subject missing, which says whose a question is; found: {found[:200]}"
+        ]
     parts: dict[str, Entries] = {}
     for where, record in entries:
         name = record.get("subject", otherwise)
@@ -97,7 +104,11 @@ def label(path: File) -> str:
 def counts_from_zero(records: Iterable[Record], choices: tuple[str, ...]) -> bool:
     """Whether answers that are text are numbers of the choices, from 0: all are, and 0 is one of them."""
     answers = [record.get("answer") for record in records]
-    given = {answer if isinstance(answer, str) else None for answer in answers if answer not in (None, "")}
+    given = {
+        answer if isinstance(answer, str) else None
+        for answer in answers
+        if answer not in (None, "")
+    }
     return "0" in given and given <= {str(number) for number in range(len(choices))}
 
 

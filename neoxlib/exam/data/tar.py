@@ -49,7 +49,8 @@ def damaged(path: Path, error: Exception) -> DataError:
 
 
 def _plain_files(tar: tarfile.TarFile, path: Path, largest: int) -> Iterator[tuple[str, bytes]]:
-    links, left = [], largest
+    links = []
+    left = largest
     for member in tar:
         name = PurePosixPath(member.name)
         if name.suffix not in KINDS or name.is_absolute() or {"..", LEFT_OUT} & set(name.parts):
@@ -61,11 +62,15 @@ def _plain_files(tar: tarfile.TarFile, path: Path, largest: int) -> Iterator[tup
             continue
         left -= member.size
         if left < 0:
-            raise DataError(f"{path} has files of more than {largest >> 20} MB: {member.name[:200]}")
+            raise DataError(
+                f"{path} has files of more than {largest >> 20} MB: {member.name[:200]}"
+            )
         yield str(name), tar.extractfile(member).read()
     if links:
-        raise DataError(f"{path} has links or devices where files of questions are expected, and "
-                        f"none is followed: {', '.join(links)[:200]}")  # fmt: skip
+        raise DataError(
+            f"{path} has links or devices where files of questions are expected, and "
+            f"none is followed: {', '.join(links)[:200]}"
+        )
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
@@ -73,5 +78,7 @@ def _check_end(tar: tarfile.TarFile) -> None:
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("its end is missing")
-    while tar.fileobj.read(io.DEFAULT_BUFFER_SIZE):  # a compressed one has its checksum at the very end
+    while tar.fileobj.read(
+        io.DEFAULT_BUFFER_SIZE
+    ):  # a compressed one has its checksum at the very end
         pass

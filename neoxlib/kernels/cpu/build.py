@@ -71,7 +71,12 @@ def _built(name: str) -> Built:
     except (OSError, subprocess.SubprocessError) as error:
         output = telling(getattr(error, "stderr", None) or "")
         reason = "; ".join([str(error), *output[:1]])
-        log.warning("%s.cpp could not be compiled, so %s: %s", name, LOST.get(name, "it is left out"), reason)
+        log.warning(
+            "%s.cpp could not be compiled, so %s: %s",
+            name,
+            LOST.get(name, "it is left out"),
+            reason,
+        )
         return Built(None, reason, 0.0)
 
 
@@ -104,7 +109,9 @@ def _compiler() -> list[str]:
     command = shlex.split(os.environ.get("CXX", "")) or [next(filter(shutil.which, COMPILERS), "")]
     if not shutil.which(command[0]):
         tried = command[0] or " or ".join(COMPILERS)
-        raise FileNotFoundError(f"no {tried} on this machine; install one (apt install g++), or name yours in CXX")
+        raise FileNotFoundError(
+            f"no {tried} on this machine; install one (apt install g++), or name yours in CXX"
+        )
     return command
 
 
@@ -133,8 +140,15 @@ def _digest(source: Path, command: list[str]) -> str:
     cpu = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.M)
     compiler = Path(shutil.which(command[0]) or command[0]).resolve()
     about = compiler.stat()  # to ask it for its version takes longer than all else here
-    texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.h")))]
-    known = [*texts, *command, f"{compiler} {about.st_size} {about.st_mtime_ns}", cpu[0] if cpu else ""]
+    texts = [
+        file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.h")))
+    ]
+    known = [
+        *texts,
+        *command,
+        f"{compiler} {about.st_size} {about.st_mtime_ns}",
+        cpu[0] if cpu else "",
+    ]
     return hashlib.sha256("\0".join(known).encode()).hexdigest()[:32]
 
 

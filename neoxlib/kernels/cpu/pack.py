@@ -39,10 +39,19 @@ def pack(bits: int, weight: Tensor, packed: Tensor, scale: Tensor) -> bool | Non
 
     False where a number or its scale is not finite; None, with nothing done, where this is none of its cases.
     """
-    fits = all(x.is_cpu and x.is_contiguous() for x in (weight, packed, scale)) and weight.dtype in FORMATS
+    fits = (
+        all(x.is_cpu and x.is_contiguous() for x in (weight, packed, scale))
+        and weight.dtype in FORMATS
+    )
     if not fits or not compiled():
         return None
-    ends = weight.data_ptr(), FORMATS[weight.dtype], *weight.shape, packed.data_ptr(), scale.data_ptr()
+    ends = (
+        weight.data_ptr(),
+        FORMATS[weight.dtype],
+        *weight.shape,
+        packed.data_ptr(),
+        scale.data_ptr(),
+    )
     return not _library().packing_pack(bits, *ends)
 
 

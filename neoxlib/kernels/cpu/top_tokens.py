@@ -25,22 +25,34 @@ class Likeliest(NamedTuple):
 
 def likeliest(logits: Tensor, count: int) -> Likeliest:
     """Look through `logits` [B, V] float32 on the CPU, whose rows may lie apart, for the best `count`, 1 to V."""
-    assert logits.dtype == torch.float32 and logits.stride(1) == 1 and 1 <= count <= logits.shape[1], logits.shape
+    assert (
+        logits.dtype == torch.float32 and logits.stride(1) == 1 and 1 <= count <= logits.shape[1]
+    ), logits.shape
     if _library() is None:
         return _plain(logits, count)
     rows = len(logits)
-    found = Likeliest(torch.empty(rows, count, dtype=torch.int64), torch.empty(rows, count), torch.empty(rows))
+    found = Likeliest(
+        torch.empty(rows, count, dtype=torch.int64), torch.empty(rows, count), torch.empty(rows)
+    )
     pointers = (found.logits.data_ptr(), found.ids.data_ptr(), found.total.data_ptr())
-    _library().likeliest_of(logits.data_ptr(), rows, logits.stride(0), logits.shape[1], count, *pointers)
+    _library().likeliest_of(
+        logits.data_ptr(), rows, logits.stride(0), logits.shape[1], count, *pointers
+    )
     return found
 
 
 def _plain(logits: Tensor, count: int) -> Likeliest:
     values = logits.numpy()
-    ids = np.argsort(-values, axis=-1, kind="stable")[:, :count] if count > 1 else values.argmax(-1)[:, None]
+    ids = (
+        np.argsort(-values, axis=-1, kind="stable")[:, :count]
+        if count > 1
+        else values.argmax(-1)[:, None]
+    )
     top = values.max(-1)
     with np.errstate(all="ignore"):
-        total = top + np.log([np.exp(row - most).sum() for row, most in zip(values, top, strict=True)])
+        total = top + np.log(
+            [np.exp(row - most).sum() for row, most in zip(values, top, strict=True)]
+        )
     return Likeliest(*map(torch.from_numpy, (ids, np.take_along_axis(values, ids, -1), total)))
 
 

@@ -27,8 +27,10 @@ from tests.support.exam_files import (
     zipped,
 )
 
-BOOLQ = [{"question": "is water wet", "answer": True, "passage": "Water wets."},
-         {"question": "is fire cold", "answer": False, "passage": "Fire burns."}]  # fmt: skip
+BOOLQ = [
+    {"question": "is water wet", "answer": True, "passage": "Water wets."},
+    {"question": "is fire cold", "answer": False, "passage": "Fire burns."},
+]
 
 
 @pytest.mark.parametrize("header", [False, True])
@@ -39,8 +41,9 @@ def test_mmlu_is_read_with_and_without_a_line_of_names(tmp_path, header):
     assert found["id"].tolist() == ["0", "1"]  # the file has none: rows are counted
     assert [e["answer"] for e in task.examples["world_religions"]] == ["B", "D"]
     assert task.questions.groupby("subject")["class"].first().to_dict() == {
-        "anatomy": "STEM", "world_religions": "Humanities"
-    }  # fmt: skip
+        "anatomy": "STEM",
+        "world_religions": "Humanities",
+    }
 
 
 def test_mmlu_has_the_published_subjects_in_the_published_classes():
@@ -50,10 +53,17 @@ def test_mmlu_has_the_published_subjects_in_the_published_classes():
 
 
 def test_the_subjects_and_classes_of_mmlu_are_the_harnesss():
-    lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'neoxlib[eval]'")
+    lm_eval = pytest.importorskip(
+        "lm_eval", reason="lm-eval is not installed: pip install 'neoxlib[eval]'"
+    )
     files = (Path(lm_eval.__file__).parent / "tasks/mmlu/default").glob("mmlu_*.yaml")
     rows = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in files]
-    tags = {"STEM": "stem", "Social Science": "social_sciences", "Humanities": "humanities", "Other": "other"}
+    tags = {
+        "STEM": "stem",
+        "Social Science": "social_sciences",
+        "Humanities": "humanities",
+        "Other": "other",
+    }
     ours = {name: f"mmlu_{tags[subject.category]}_tasks" for name, subject in MMLU.items()}
     assert ours == {row["dataset_name"]: row["tag"] for row in rows}
 
@@ -63,18 +73,26 @@ def test_the_real_mmlu_reads_as_pandas_reads_it(data):
         task = load_task("mmlu", data / "mmlu", split, shots=0)
         assert len(task.questions) == count and len(task.subjects) == 57 and not task.absent
     assert len(load_task("mmlu", data / "mmlu", "test", shots=5).subjects) == 19
-    oracle = pd.read_csv(data / "mmlu/val/miscellaneous_val.csv", header=None, dtype=str, keep_default_na=False)
+    oracle = pd.read_csv(
+        data / "mmlu/val/miscellaneous_val.csv", header=None, dtype=str, keep_default_na=False
+    )
     found = load_task("mmlu", data / "mmlu", subjects=["miscellaneous"]).questions
     assert found[[*MMLU_COLUMNS, "expected"]].to_numpy().tolist() == oracle.to_numpy().tolist()
 
 
 def test_the_literal_none_of_mmlu_is_a_choice(tmp_path):
-    assert mmlu(write_mmlu(tmp_path))["A"].tolist()[0] == "None" and mmlu(tmp_path)["D"].tolist()[0] == "NA"
+    assert (
+        mmlu(write_mmlu(tmp_path))["A"].tolist()[0] == "None"
+        and mmlu(tmp_path)["D"].tolist()[0] == "NA"
+    )
 
 
 def test_problems_of_mmlu_count_rows_without_a_header_from_one(tmp_path):
     write_mmlu(tmp_path)
-    put(tmp_path / "test/anatomy_test.csv", csv_text([[*MMLU_ROWS[0][:5], "1"], MMLU_ROWS[1][:5], ["q", "", *"bcdA"]]))
+    put(
+        tmp_path / "test/anatomy_test.csv",
+        csv_text([[*MMLU_ROWS[0][:5], "1"], MMLU_ROWS[1][:5], ["q", "", *"bcdA"]]),
+    )
     put(tmp_path / "test/virologie_test.csv", csv_text(MMLU_ROWS))
     assert problems("mmlu", tmp_path, split="test") == [
         "test/virologie_test.csv:1: subject 'virologie' is not in the subject mapping; did you mean 'virology'?",
@@ -85,7 +103,10 @@ def test_problems_of_mmlu_count_rows_without_a_header_from_one(tmp_path):
 
 
 def test_a_mapping_of_bare_classes_is_mmlus_form(tmp_path):
-    put(write_mmlu(tmp_path) / "subject_mapping.json", json.dumps({"anatomy": "STEM", "world_religions": "humanities"}))
+    put(
+        write_mmlu(tmp_path) / "subject_mapping.json",
+        json.dumps({"anatomy": "STEM", "world_religions": "humanities"}),
+    )
     assert mmlu(tmp_path).groupby("subject")["class"].first().tolist() == ["STEM", "Humanities"]
 
 
@@ -94,21 +115,39 @@ def test_boolq_is_read_from_its_authors_file(tmp_path):
     task = load_task("boolq", tmp_path, shots=0)
     assert task.choices == ("no", "yes") and task.questions["expected"].tolist() == ["yes", "no"]
     assert task.questions["passage"].tolist() == ["Water wets.", "Fire burns."]
-    assert task.questions["id"].tolist() == ["0", "1"] and task.counts().to_numpy().tolist() == [[1, 2, 0]]
+    assert task.questions["id"].tolist() == ["0", "1"] and task.counts().to_numpy().tolist() == [
+        [1, 2, 0]
+    ]
 
 
 def test_boolq_in_supergluess_form_is_the_same_and_a_title_leads_its_passage(tmp_path):
-    rows = [{"question": r["question"], "label": r["answer"], "passage": r["passage"], "idx": 7 + i, "title": "T"}
-            for i, r in enumerate(BOOLQ)]  # fmt: skip
+    rows = [
+        {
+            "question": r["question"],
+            "label": r["answer"],
+            "passage": r["passage"],
+            "idx": 7 + i,
+            "title": "T",
+        }
+        for i, r in enumerate(BOOLQ)
+    ]
     put(tmp_path / "val.jsonl", "\n".join(map(json.dumps, rows)))
     questions = load_task("boolq", tmp_path, shots=0).questions
-    assert questions["expected"].tolist() == ["yes", "no"] and questions["id"].tolist() == ["7", "8"]
+    assert questions["expected"].tolist() == ["yes", "no"] and questions["id"].tolist() == [
+        "7",
+        "8",
+    ]
     assert questions["passage"].tolist() == ["T -- Water wets.", "T -- Fire burns."]
 
 
 def test_every_problem_of_boolq_is_told_with_its_line(tmp_path):
-    lines = ['{"question": "q", "answer": "maybe", "passage": "p"}', "not json", "[1]",
-             '{"question": "q", "answer": true}', '{"question": null, "answer": 2, "passage": "p"}']  # fmt: skip
+    lines = [
+        '{"question": "q", "answer": "maybe", "passage": "p"}',
+        "not json",
+        "[1]",
+        '{"question": "q", "answer": true}',
+        '{"question": null, "answer": 2, "passage": "p"}',
+    ]
     put(tmp_path / "dev.jsonl", "\n".join(lines))
     found = problems("boolq", tmp_path)
     start = f"{tmp_path.name}/dev.jsonl:"
@@ -149,7 +188,10 @@ def test_the_hubs_exports_are_the_same_questions(tmp_path):
     found = load_task("ceval", tmp_path / "ceval", shots=0).questions
     assert found[["id", *MMLU_COLUMNS, "expected"]].to_numpy().tolist() == ROWS["colours"]
     parquet(tmp_path / "boolq/data/validation-00000-of-00001.parquet", BOOLQ)
-    assert load_task("boolq", tmp_path / "boolq", shots=0).questions["expected"].tolist() == ["yes", "no"]
+    assert load_task("boolq", tmp_path / "boolq", shots=0).questions["expected"].tolist() == [
+        "yes",
+        "no",
+    ]
 
 
 def test_a_file_that_is_no_parquet_is_told(tmp_path):
@@ -192,7 +234,9 @@ def test_a_damaged_zip_is_told_by_the_file_that_it_damages(tmp_path):
     at = raw.rindex("天是____".encode())  # val comes last
     archive.write_bytes(raw[:at] + "地".encode() + raw[at + 3 :])
     found = problems("ceval", archive)
-    assert len(found) == 1 and found[0].startswith("val/colours_val.csv:1: cannot be read: Bad CRC-32")
+    assert len(found) == 1 and found[0].startswith(
+        "val/colours_val.csv:1: cannot be read: Bad CRC-32"
+    )
 
 
 def test_a_zip_whose_table_of_contents_is_damaged_is_told(tmp_path):
@@ -206,7 +250,9 @@ def test_a_zip_whose_table_of_contents_is_damaged_is_told(tmp_path):
 def test_a_damaged_mapping_in_a_zip_is_told(tmp_path):
     archive = zipped(write_exam(tmp_path / "exam"), tmp_path / "exam.zip")
     archive.write_bytes(archive.read_bytes().replace(b'"Tiny Sums"', b'"Tiny Bums"'))
-    assert problems("ceval", archive)[0].startswith("subject_mapping.json:1: is not JSON in UTF-8: Bad CRC-32")
+    assert problems("ceval", archive)[0].startswith(
+        "subject_mapping.json:1: is not JSON in UTF-8: Bad CRC-32"
+    )
 
 
 def test_a_zip_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
@@ -219,8 +265,14 @@ def test_a_zip_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
 
 def test_an_explanation_is_needed_where_the_examples_reason(tmp_path):
     exam = write_exam(tmp_path / "exam")
-    assert load_task("ceval", exam, shots=1, explained=True).examples["colours"][0]["explanation"] == "看"
-    put(exam / "dev/colours_dev.csv", csv_text([["id", *MMLU_COLUMNS, "answer"], ROWS["colours"][0]]))
+    assert (
+        load_task("ceval", exam, shots=1, explained=True).examples["colours"][0]["explanation"]
+        == "看"
+    )
+    put(
+        exam / "dev/colours_dev.csv",
+        csv_text([["id", *MMLU_COLUMNS, "answer"], ROWS["colours"][0]]),
+    )
     assert problems("ceval", exam, shots=1, explained=True) == [
         "dev/colours_dev.csv:1: column(s) explanation missing; found: id, question, A, B, C, D, answer"
     ]
@@ -234,22 +286,33 @@ def test_the_other_benchmarks_splits_and_names_are_refused_as_c_evals_are(tmp_pa
 
 def test_a_hidden_answer_is_none_and_answers_of_some_questions_only_are_told(tmp_path):
     """SuperGLUE's test split has -1 for every label."""
-    rows = [{"question": r["question"], "label": -1, "passage": r["passage"], "idx": i} for i, r in enumerate(BOOLQ)]
+    rows = [
+        {"question": r["question"], "label": -1, "passage": r["passage"], "idx": i}
+        for i, r in enumerate(BOOLQ)
+    ]
     put(tmp_path / "test.jsonl", "\n".join(map(json.dumps, rows)))
     assert not load_task("boolq", tmp_path, "test", shots=0).labelled
     put(tmp_path / "test.jsonl", "\n".join(map(json.dumps, [rows[0], rows[1] | {"label": 1}])))
-    assert "has questions without an answer, other questions have them" in problems("boolq", tmp_path, split="test")[0]
+    assert (
+        "has questions without an answer, other questions have them"
+        in problems("boolq", tmp_path, split="test")[0]
+    )
 
 
-@pytest.mark.parametrize(("values", "told"), [
-    ({"task": "mmlu", "data_dir": ""}, "data_dir: the shipped exam is none of mmlu's"),
-    ({"task": "ceval", "data_dir": ""}, ""), ({"task": "quiz"}, "task: found 'quiz'"),
-    ({"data_dir": "nowhere.zip"}, "data_dir: no folder or .zip"),
-    ({"task": "cmmlu", "data_dir": ""}, "data_dir: the shipped exam is none of cmmlu's"),
-    ({"data_dir": "nowhere.tar"}, "data_dir: no folder or .zip or .tar 'nowhere.tar'"),
-    ({"data_dir": "setup.py"}, "data_dir: no folder or .zip or .tar"),
-    ({"shots": -1}, "shots: found -1"), ({"shots": 0}, ""),
-])
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"task": "mmlu", "data_dir": ""}, "data_dir: the shipped exam is none of mmlu's"),
+        ({"task": "ceval", "data_dir": ""}, ""),
+        ({"task": "quiz"}, "task: found 'quiz'"),
+        ({"data_dir": "nowhere.zip"}, "data_dir: no folder or .zip"),
+        ({"task": "cmmlu", "data_dir": ""}, "data_dir: the shipped exam is none of cmmlu's"),
+        ({"data_dir": "nowhere.tar"}, "data_dir: no folder or .zip or .tar 'nowhere.tar'"),
+        ({"data_dir": "setup.py"}, "data_dir: no folder or .zip or .tar"),
+        ({"shots": -1}, "shots: found -1"),
+        ({"shots": 0}, ""),
+    ],
+)
 def test_parameters_of_an_exam_are_refused_before_the_notebook_starts(values, told):
     found = complaints(values, PARAMETERS)
     assert [line[: len(told)] for line in found] == ([told] if told else [])

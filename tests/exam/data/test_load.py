@@ -38,9 +38,15 @@ def test_examples_are_the_first_rows_of_dev(exam):
 
 def test_the_real_exam_reads_as_pandas_reads_it(data):
     task = load_task("ceval", data / "ceval")
-    assert task.counts()["subjects"].sum() == 40 and len(task.questions) == 1030 and len(task.absent) == 12
+    assert (
+        task.counts()["subjects"].sum() == 40
+        and len(task.questions) == 1030
+        and len(task.absent) == 12
+    )
     for subject, part in task.questions.groupby("subject"):
-        oracle = pd.read_csv(data / f"ceval/val/{subject}_val.csv", dtype=str, keep_default_na=False)
+        oracle = pd.read_csv(
+            data / f"ceval/val/{subject}_val.csv", dtype=str, keep_default_na=False
+        )
         columns = ["id", "question", "A", "B", "C", "D"]
         assert part[columns].to_numpy().tolist() == oracle[columns].to_numpy().tolist()
         assert part["expected"].tolist() == oracle["answer"].tolist()
@@ -66,18 +72,28 @@ def test_the_builtin_subjects_have_the_published_class_sizes():
 def test_the_folders_own_mapping_wins_and_fixes_the_order(tmp_path):
     exam = write_exam(tmp_path / "exam", dict(reversed(MAPPING.items())))
     task = load_task("ceval", exam, shots=0)
-    assert list(task.subjects) == ["colours", "tiny_sums"] == list(task.questions["subject"].unique())
+    assert (
+        list(task.subjects) == ["colours", "tiny_sums"] == list(task.questions["subject"].unique())
+    )
     assert task.subjects["colours"].chinese == "颜色"
 
 
 def test_without_a_mapping_the_builtin_subjects_hold(tmp_path):
     exam = write_exam(tmp_path / "exam", mapping=None)
     for split in ("dev", "val"):
-        (exam / split / f"tiny_sums_{split}.csv").rename(exam / split / f"college_physics_{split}.csv")
+        (exam / split / f"tiny_sums_{split}.csv").rename(
+            exam / split / f"college_physics_{split}.csv"
+        )
         (exam / split / f"colours_{split}.csv").rename(exam / split / f"logic_{split}.csv")
     questions = load_task("ceval", exam, shots=1).questions
-    assert questions.groupby("subject")["class"].first().to_dict() == {"college_physics": "STEM", "logic": "Humanities"}
-    assert questions.groupby("subject")["hard"].first().to_dict() == {"college_physics": True, "logic": False}
+    assert questions.groupby("subject")["class"].first().to_dict() == {
+        "college_physics": "STEM",
+        "logic": "Humanities",
+    }
+    assert questions.groupby("subject")["hard"].first().to_dict() == {
+        "college_physics": True,
+        "logic": False,
+    }
 
 
 def test_a_folder_that_holds_the_exam_one_level_down_is_found(exam):
@@ -88,7 +104,7 @@ def test_a_folder_that_holds_the_exam_one_level_down_is_found(exam):
 
 
 def test_line_breaks_and_a_byte_order_mark_are_no_problem(exam):
-    rows = [["0", "第一行\r\n第二行，\"引号\"", "甲", "乙", "丙", "丁", "D"]]
+    rows = [["0", '第一行\r\n第二行，"引号"', "甲", "乙", "丙", "丁", "D"]]
     put(exam / "val/colours_val.csv", csv_text([HEADER, *rows]), "utf-8-sig")
     questions = load_task("ceval", exam, subjects=["colours"], shots=2).questions
     assert questions[["id", "question", "A", "B", "C", "D", "expected"]].to_numpy().tolist() == rows
@@ -97,7 +113,10 @@ def test_line_breaks_and_a_byte_order_mark_are_no_problem(exam):
 def test_every_problem_of_every_file_is_in_one_error(exam):
     """Fixing one file only to be told of the next wastes a load of the model each time."""
     good = ["9", "问", "1", "2", "3", "4", "A"]
-    put(exam / "val/colours_val.csv", csv_text([HEADER, ["0", "问", "1", "", "3", "4", "AB"], good, good, good[:-1]]))
+    put(
+        exam / "val/colours_val.csv",
+        csv_text([HEADER, ["0", "问", "1", "", "3", "4", "AB"], good, good, good[:-1]]),
+    )
     put(exam / "val/tiny_sums_val.csv", csv_text([HEADER[:-1], good[:-1]]))
     put(exam / "dev/tiny_sums_dev.csv", "")
     put(exam / "dev/colours_dev.csv", csv_text([HEADER, good]), "gb18030")
@@ -112,20 +131,36 @@ def test_every_problem_of_every_file_is_in_one_error(exam):
     ]
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("id,question,A,B,C,D,answer\r\n", "2: the header is there, the questions are not"),
-    ("\ufeff", "1: is empty; expected questions"),
-    ("id,question,A,A,B,C,D,answer\n0,q,1,2,3,4,5,A\n", "1: column 'A' appears twice"),
-    ('id,question,A,B,C,D,answer\n0,"q,1,2,3,4,A', "2: is not valid CSV: unexpected end of data (an unclosed quote?)"),
-    ("id,question,A,B,C,D,answer\n0,q,1,2,3,4,a\n", "2: answer is 'a'; expected one of A, B, C, D"),
-    ("id,question,A,B,C,D,answer\n0,q,1,2,3,4,\n", "2: answer is empty"),
-    ("id,question,A,B,C,D,answer\n\n0,q,1,2, ,4,A\n", "3: C is empty"),
-    ('id,question,A,B,C,D,answer\n0,q,1,2,3,4,"A,B"\n', "2: answer is 'A,B'; expected one of A, B, C, D"),
-    ("id,question,A,B,C,D,answer\n0,q\ufffd,1,2,3,4,A\n",
-     "2: question has the sign U+FFFD: text was lost when the file was written"),
-    ("id,question,A,B,C,D,answer\n0,q,1,2\r\n3,4,A\n",
-     "2: has 4 cells, the header has 7 (an unquoted comma or line break?)"),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("id,question,A,B,C,D,answer\r\n", "2: the header is there, the questions are not"),
+        ("\ufeff", "1: is empty; expected questions"),
+        ("id,question,A,A,B,C,D,answer\n0,q,1,2,3,4,5,A\n", "1: column 'A' appears twice"),
+        (
+            'id,question,A,B,C,D,answer\n0,"q,1,2,3,4,A',
+            "2: is not valid CSV: unexpected end of data (an unclosed quote?)",
+        ),
+        (
+            "id,question,A,B,C,D,answer\n0,q,1,2,3,4,a\n",
+            "2: answer is 'a'; expected one of A, B, C, D",
+        ),
+        ("id,question,A,B,C,D,answer\n0,q,1,2,3,4,\n", "2: answer is empty"),
+        ("id,question,A,B,C,D,answer\n\n0,q,1,2, ,4,A\n", "3: C is empty"),
+        (
+            'id,question,A,B,C,D,answer\n0,q,1,2,3,4,"A,B"\n',
+            "2: answer is 'A,B'; expected one of A, B, C, D",
+        ),
+        (
+            "id,question,A,B,C,D,answer\n0,q\ufffd,1,2,3,4,A\n",
+            "2: question has the sign U+FFFD: text was lost when the file was written",
+        ),
+        (
+            "id,question,A,B,C,D,answer\n0,q,1,2\r\n3,4,A\n",
+            "2: has 4 cells, the header has 7 (an unquoted comma or line break?)",
+        ),
+    ],
+)
 def test_a_bad_file_is_named_with_its_row(exam, text, expected):
     put(exam / "val/colours_val.csv", text)
     assert problems(exam, subjects=["colours"], shots=1)[0] == f"val/colours_val.csv:{expected}"
@@ -162,28 +197,54 @@ def test_missing_and_short_example_files_are_told_when_examples_are_wanted(exam)
     assert load_task("ceval", exam, shots=0).examples == {"tiny_sums": [], "colours": []}
 
 
-@pytest.mark.parametrize(("mapping", "expected"), [
-    ('{"colours": ["Colours", "颜色"]}', "subject_mapping.json: colours: expected [English, Chinese, class]"),
-    ('{"colours": ["Colours", "颜色", "hard"]}', "subject_mapping.json: colours: expected [English, Chinese, class], "
-     "the class none of Hard, Avg, Avg(Hard), found ['Colours', '颜色', 'hard']"),
-    ('{"colours": ["Colours", "颜色", " "]}', "subject_mapping.json: colours: expected [English, Chinese, class]"),
-    ('{"colours": 1}', "subject_mapping.json: colours: expected [English, Chinese, class]"),
-    ('{"colours": "Art", "colours": "STEM"}', "subject_mapping.json:1: is not JSON in UTF-8: 'colours' is there twice"),
-    ('["colours"]', "subject_mapping.json:1: expected {subject: [English, Chinese, class]}, found a list"),
-    ('{\n"colours": \n', "subject_mapping.json:3: is not JSON in UTF-8"),
-])
+@pytest.mark.parametrize(
+    ("mapping", "expected"),
+    [
+        (
+            '{"colours": ["Colours", "颜色"]}',
+            "subject_mapping.json: colours: expected [English, Chinese, class]",
+        ),
+        (
+            '{"colours": ["Colours", "颜色", "hard"]}',
+            "subject_mapping.json: colours: expected [English, Chinese, class], "
+            "the class none of Hard, Avg, Avg(Hard), found ['Colours', '颜色', 'hard']",
+        ),
+        (
+            '{"colours": ["Colours", "颜色", " "]}',
+            "subject_mapping.json: colours: expected [English, Chinese, class]",
+        ),
+        ('{"colours": 1}', "subject_mapping.json: colours: expected [English, Chinese, class]"),
+        (
+            '{"colours": "Art", "colours": "STEM"}',
+            "subject_mapping.json:1: is not JSON in UTF-8: 'colours' is there twice",
+        ),
+        (
+            '["colours"]',
+            "subject_mapping.json:1: expected {subject: [English, Chinese, class]}, found a list",
+        ),
+        ('{\n"colours": \n', "subject_mapping.json:3: is not JSON in UTF-8"),
+    ],
+)
 def test_a_bad_mapping_is_told(exam, mapping, expected):
     put(exam / "subject_mapping.json", mapping)
     assert problems(exam, subjects=["colours"], shots=0)[0].startswith(expected)
 
 
 def test_classes_of_ones_own_stand_after_the_usual_ones_which_may_be_spelled_otherwise(exam):
-    put(exam / "subject_mapping.json", json.dumps({
-        "colours": ["Colours", "颜色", "Art "], "tiny_sums": ["Tiny Sums", "小算术", "stem"],
-        "absent": "social sciences",
-    }))
+    put(
+        exam / "subject_mapping.json",
+        json.dumps(
+            {
+                "colours": ["Colours", "颜色", "Art "],
+                "tiny_sums": ["Tiny Sums", "小算术", "stem"],
+                "absent": "social sciences",
+            }
+        ),
+    )
     task = load_task("ceval", exam, shots=0)
-    assert task.counts()["subjects"].to_dict() == {"STEM": 1, "Art": 1} and task.absent == ("absent",)
+    assert task.counts()["subjects"].to_dict() == {"STEM": 1, "Art": 1} and task.absent == (
+        "absent",
+    )
     assert list(task.counts().index) == ["STEM", "Art"]
 
 
@@ -204,11 +265,14 @@ def test_answers_in_some_files_of_a_split_only_are_told(exam):
     ]
 
 
-@pytest.mark.parametrize(("asked", "message"), [
-    ({"task": "cevall"}, "did you mean 'ceval'"),
-    ({"split": "train"}, "dev, val, test"),
-    ({"shots": -1}, "0 or more"),
-])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"task": "cevall"}, "did you mean 'ceval'"),
+        ({"split": "train"}, "dev, val, test"),
+        ({"shots": -1}, "0 or more"),
+    ],
+)
 def test_settings_that_mean_nothing_are_refused(exam, asked, message):
     with pytest.raises(SettingsError, match=message):
         load_task(**{"task": "ceval", "data_dir": exam} | asked)
@@ -218,8 +282,12 @@ def test_folders_that_are_no_exam_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "split/val").mkdir(parents=True)
     put(tmp_path / "exam.zip", "PK")
-    messages = {"nowhere": "does not exist", "exam.zip": "no zip archive", "empty": "found: nothing",
-                "split": "expected val/<subject>_val.csv"}  # fmt: skip
+    messages = {
+        "nowhere": "does not exist",
+        "exam.zip": "no zip archive",
+        "empty": "found: nothing",
+        "split": "expected val/<subject>_val.csv",
+    }
     for name, message in messages.items():
         with pytest.raises(DataError, match=message):
             load_task("ceval", tmp_path / name)
@@ -227,5 +295,7 @@ def test_folders_that_are_no_exam_are_refused(tmp_path):
 
 def test_two_folders_with_an_exam_are_not_chosen_between(exam):
     write_exam(exam.parent / "other")
-    with pytest.raises(DataError, match=r"2 folders with questions of val \(name one of them\): exam, other"):
+    with pytest.raises(
+        DataError, match=r"2 folders with questions of val \(name one of them\): exam, other"
+    ):
         load_task("ceval", exam.parent)

@@ -30,10 +30,15 @@ def member(name: str, size: int = 0, **facts: object) -> tarfile.TarInfo:
     return info
 
 
-@pytest.mark.parametrize(("name", "mode", "prefix"), [
-    ("data.tar", "w", "data"), ("data.tar.gz", "w:gz", "./data"), ("MMLU.TGZ", "w:gz", "."),
-    ("data.tar.xz", "w:xz", "a/b"),
-])
+@pytest.mark.parametrize(
+    ("name", "mode", "prefix"),
+    [
+        ("data.tar", "w", "data"),
+        ("data.tar.gz", "w:gz", "./data"),
+        ("MMLU.TGZ", "w:gz", "."),
+        ("data.tar.xz", "w:xz", "a/b"),
+    ],
+)
 def test_a_tar_reads_as_the_folder_that_it_unpacks_to(tmp_path, name, mode, prefix):
     beside = load_task("mmlu", write_mmlu(tmp_path / "data"), "test", shots=2)
     (tmp_path / "home").mkdir()
@@ -47,14 +52,21 @@ def test_a_tar_reads_as_the_folder_that_it_unpacks_to(tmp_path, name, mode, pref
 
 
 def test_the_real_mmlu_reads_alike_from_a_tar(data, tmp_path):
-    inside, beside = (load_task("mmlu", path, "val", shots=5)
-                      for path in (tarred(data / "mmlu", tmp_path / "data.tar"), data / "mmlu"))
+    inside, beside = (
+        load_task("mmlu", path, "val", shots=5)
+        for path in (tarred(data / "mmlu", tmp_path / "data.tar"), data / "mmlu")
+    )
     assert inside.questions.equals(beside.questions) and inside.examples == beside.examples
 
 
-HOSTILE = {"/tmp/evil_test.csv": {}, "../evil_test.csv": {}, "data/test/../../evil_test.csv": {},
-           "data/test/pipe": {"type": tarfile.FIFOTYPE}, "data/test/null": {"type": tarfile.CHRTYPE},
-           "data/passwd": {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}}  # fmt: skip
+HOSTILE = {
+    "/tmp/evil_test.csv": {},
+    "../evil_test.csv": {},
+    "data/test/../../evil_test.csv": {},
+    "data/test/pipe": {"type": tarfile.FIFOTYPE},
+    "data/test/null": {"type": tarfile.CHRTYPE},
+    "data/passwd": {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+}
 
 
 def test_reading_a_tar_writes_nothing_wherever_its_names_lead(tmp_path):
@@ -67,7 +79,9 @@ def test_reading_a_tar_writes_nothing_wherever_its_names_lead(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before and not Path("/tmp/evil_test.csv").exists()
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
+)
 def test_a_link_or_device_in_a_question_files_place_is_refused(tmp_path, kind):
     """Left out it would be a subject less, followed it would be a file that the archive has not."""
     archive = tarred(write_mmlu(tmp_path / "data"), tmp_path / "data.tar")
@@ -118,7 +132,9 @@ def test_archives_in_a_folder_are_not_chosen_between_and_a_folder_goes_before_th
     tarred(tmp_path / "data", home / "a.tar")
     zipped(tmp_path / "data", home / "b.zip", "data/")
     zipped(write_exam(tmp_path / "exam") / "dev", home / "other.zip")
-    with pytest.raises(DataError, match=r"2 archives with questions of test \(name one of them\): a.tar, b.zip"):
+    with pytest.raises(
+        DataError, match=r"2 archives with questions of test \(name one of them\): a.tar, b.zip"
+    ):
         mmlu(home)
     (tmp_path / "data").rename(home / "data")
     assert mmlu(home).equals(beside)
@@ -135,11 +151,17 @@ def test_an_exam_is_found_from_the_folder_of_its_split_and_from_two_above(tmp_pa
             mmlu(data_dir)
         return
     task = load_task("mmlu", data_dir, "test", shots=2)
-    assert len(task.questions) == 4 and len(task.examples["anatomy"]) == 2 and set(task.questions["class"]) == {"Mine"}
+    assert (
+        len(task.questions) == 4
+        and len(task.examples["anatomy"]) == 2
+        and set(task.questions["class"]) == {"Mine"}
+    )
 
 
 def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path):
-    with pytest.raises(DataError, match=r"no questions of MMLU's val; .*; it has questions of split dev and test"):
+    with pytest.raises(
+        DataError, match=r"no questions of MMLU's val; .*; it has questions of split dev and test"
+    ):
         mmlu(write_mmlu(tmp_path), split="val")
 
 
@@ -148,7 +170,9 @@ def test_of_the_exams_in_one_folder_the_benchmarks_own_is_taken(tmp_path):
     beside = mmlu(write_mmlu(tmp_path / "data"))
     ceval = write_exam(tmp_path / "ceval", mapping=None)
     for path in [*ceval.rglob("*.csv")]:
-        path.rename(path.with_name(path.name.replace("colours", "logic").replace("tiny_sums", "law")))
+        path.rename(
+            path.with_name(path.name.replace("colours", "logic").replace("tiny_sums", "law"))
+        )
     for layout in ("folders", "archives", "both", "one archive"):
         home = tmp_path / layout
         home.mkdir()

@@ -27,7 +27,11 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def made(tmp_path: Path) -> list[Path]:
     """All files of the cache but the locks."""
-    return sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock")
+    return sorted(
+        path
+        for path in (tmp_path / "cache").rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    )
 
 
 def needs_a_compiler() -> None:
@@ -56,8 +60,12 @@ def test_a_damaged_file_of_the_cache_is_made_anew(source, tmp_path):
     assert build._built("thing").library.answer() == 42
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "python3 -c 'raise SystemExit(3)'"])
-def test_a_compiler_that_does_not_work_is_one_warning(source, tmp_path, monkeypatch, caplog, compiler):
+@pytest.mark.parametrize(
+    "compiler", ["no-such-compiler", "false", "python3 -c 'raise SystemExit(3)'"]
+)
+def test_a_compiler_that_does_not_work_is_one_warning(
+    source, tmp_path, monkeypatch, caplog, compiler
+):
     monkeypatch.setenv("CXX", compiler)
     with caplog.at_level(logging.WARNING, "neoxlib"):
         built = build._built("thing")
@@ -99,12 +107,21 @@ def test_a_private_folder_stands_in_for_a_cache_that_cannot_be_written(
 def test_of_several_processes_one_compiles_and_all_get_the_library(tmp_path, monkeypatch):
     needs_a_compiler()
     monkeypatch.setenv("NEOXLIB_CACHE", str(tmp_path / "cache"))
-    compiler, calls = tmp_path / "compiler", tmp_path / "calls"
-    compiler.write_text(f'#!/bin/sh\necho called >> {calls}\nexec {shlex.join(build._compiler())} "$@"\n')
+    compiler = tmp_path / "compiler"
+    calls = tmp_path / "calls"
+    compiler.write_text(
+        f'#!/bin/sh\necho called >> {calls}\nexec {shlex.join(build._compiler())} "$@"\n'
+    )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
-    ranks = [subprocess.Popen([sys.executable, "-c", ASK], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert {rank.communicate()[0].strip() for rank in ranks} <= {"True True", "True False"}  # False: it came too late
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", ASK], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    assert {rank.communicate()[0].strip() for rank in ranks} <= {
+        "True True",
+        "True False",
+    }  # False: it came too late
     assert calls.read_text() == "called\n"
     assert [path.name for path in made(tmp_path)] == ["sums.so"]
 

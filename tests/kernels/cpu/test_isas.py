@@ -17,8 +17,12 @@ from neoxlib.model.quant import SCHEMES
 from tests.support.compiled_models import ODD, WIDE, error, model_of, run
 from tests.support.oracle_models import ids_for, make_oracle
 
-FLAGS = {name: set(re.findall(r"\w+", line)) for name, line in re.findall(
-    r"^(flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)}.get("flags", set())  # fmt: skip
+FLAGS = {
+    name: set(re.findall(r"\w+", line))
+    for name, line in re.findall(
+        r"^(flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M
+    )
+}.get("flags", set())
 AVX512 = ("-march=x86-64-v3", "-include", str(Path(__file__).parents[2] / "support" / "avx512.h"))
 CPUS = {
     "without AVX": ({"sse4_2"}, ("-march=x86-64-v2",)),
@@ -38,17 +42,30 @@ def libraries(request, tmp_path_factory) -> dict[str, ctypes.CDLL]:
         compiler = build._compiler()
     except FileNotFoundError as reason:
         pytest.skip(str(reason))
-    folder, found = tmp_path_factory.mktemp("cpu"), {}
+    folder = tmp_path_factory.mktemp("cpu")
+    found = {}
     for name in ("forward", "pack"):
         target = folder / f"{name}.so"
         common = [flag for flag in build.FLAGS if flag not in ("-O3", build.TUNE)]
-        build._run([*compiler, "-O1", *common, *build.EXTRA.get(name, ()), *flags,
-                     str(build.SOURCES / f"{name}.cpp"), "-o", str(target)])  # fmt: skip
+        build._run(
+            [
+                *compiler,
+                "-O1",
+                *common,
+                *build.EXTRA.get(name, ()),
+                *flags,
+                str(build.SOURCES / f"{name}.cpp"),
+                "-o",
+                str(target),
+            ]
+        )
         found[name] = ctypes.CDLL(str(target))
     return found
 
 
-def compiled(libraries: dict[str, ctypes.CDLL], oracle: torch.nn.Module, **how: object) -> torch.nn.Module:
+def compiled(
+    libraries: dict[str, ctypes.CDLL], oracle: torch.nn.Module, **how: object
+) -> torch.nn.Module:
     model = model_of(oracle, compiled=False, **how)
     model.fast = FastPath(model, libraries["forward"])
     return model
@@ -61,12 +78,16 @@ def test_logits_are_the_plain_ones(libraries, changes, batch, length):
     ids = ids_for(oracle, batch, length)
     plain = run(model_of(oracle, compiled=False), ids)
     for parts in ((), (length - 1, 1)):
-        torch.testing.assert_close(run(compiled(libraries, oracle), ids, parts=parts), plain, rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            run(compiled(libraries, oracle), ids, parts=parts), plain, rtol=0, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("batch, length", [(1, 4), (20, 2), (2, 90)])
-def test_half_precision_is_no_further_from_float32_than_the_plain_model(libraries, dtype, batch, length):
+def test_half_precision_is_no_further_from_float32_than_the_plain_model(
+    libraries, dtype, batch, length
+):
     oracle = make_oracle(**WIDE)
     ids = ids_for(oracle, batch, length)
     truth = run(model_of(oracle, compiled=False), ids)
@@ -109,7 +130,9 @@ def test_a_long_row_of_the_largest_numbers_overflows_no_sum(libraries, quant):
         for layer in oracle.gpt_neox.layers:
             layer.mlp.dense_h_to_4h.weight.zero_()
             layer.mlp.dense_h_to_4h.bias.fill_(3.0)
-            layer.mlp.dense_4h_to_h.weight.copy_(torch.linspace(-1e-3, 1e-3, 64)[:, None].expand(64, 19_968))
+            layer.mlp.dense_4h_to_h.weight.copy_(
+                torch.linspace(-1e-3, 1e-3, 64)[:, None].expand(64, 19_968)
+            )
     for batch, length in ((1, 3), (2, 90)):
         ids = ids_for(oracle, batch, length)
         plain = run(model_of(oracle, quant=quant, compiled=False), ids)
@@ -119,7 +142,8 @@ def test_a_long_row_of_the_largest_numbers_overflows_no_sum(libraries, quant):
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_packing_has_the_bits_of_the_plain_form(libraries, quant, dtype, monkeypatch):
-    scheme, weight = SCHEMES[quant], torch.randn(40, 32 * 37).to(dtype)
+    scheme = SCHEMES[quant]
+    weight = torch.randn(40, 32 * 37).to(dtype)
     plain = scheme.pack_plain(weight)
     monkeypatch.setattr(pack, "_library", lambda: pack._declare(libraries["pack"]))
     for name, values in scheme.pack(weight).items():
@@ -133,4 +157,6 @@ def test_it_compiles_for_the_cpus_that_npus_come_with(name):
     if not compiler:
         pytest.skip("no aarch64-linux-gnu-g++ on this machine")
     common = [flag for flag in build.FLAGS if flag != build.TUNE]
-    build._run([compiler, "-fsyntax-only", "-mcpu=tsv110", *common, str(build.SOURCES / f"{name}.cpp")])
+    build._run(
+        [compiler, "-fsyntax-only", "-mcpu=tsv110", *common, str(build.SOURCES / f"{name}.cpp")]
+    )

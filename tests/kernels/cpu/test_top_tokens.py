@@ -19,12 +19,15 @@ def way(request, monkeypatch):
 def test_the_best_and_their_log_probabilities_are_those_of_pytorch(columns, count):
     generator = torch.Generator().manual_seed(columns)
     whole = 20 * torch.randn(3, columns + 7, generator=generator)
-    logits, count = whole[:, :columns], min(count, columns)  # rows that lie apart
+    logits = whole[:, :columns]
+    count = min(count, columns)  # rows that lie apart
     found = likeliest(logits, count)
     expected = logits.double().log_softmax(-1).topk(count)
     assert torch.equal(found.ids, expected.indices)
     assert torch.equal(found.logits, logits.gather(1, expected.indices))
-    torch.testing.assert_close((found.logits - found.total[:, None]).double(), expected.values, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        (found.logits - found.total[:, None]).double(), expected.values, rtol=0, atol=1e-5
+    )
 
 
 def test_of_equals_the_first_comes_first():
@@ -35,10 +38,13 @@ def test_of_equals_the_first_comes_first():
 
 def test_what_is_impossible_counts_for_nothing():
     logits = torch.full((1, 100), -torch.inf)
-    logits[0, 70], logits[0, 3] = 1.0, 0.0
+    logits[0, 70] = 1.0
+    logits[0, 3] = 0.0
     found = likeliest(logits, 2)
     assert found.ids.tolist() == [[70, 3]]
-    assert found.total.item() == pytest.approx(torch.tensor([1.0, 0.0]).logsumexp(0).item(), abs=1e-6)
+    assert found.total.item() == pytest.approx(
+        torch.tensor([1.0, 0.0]).logsumexp(0).item(), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

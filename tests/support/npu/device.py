@@ -1,7 +1,8 @@
 """A make-believe device "npu": tensors that say they are on it, hold CPU data, and will not mix with CPU tensors.
 
-It shows where the model puts its tensors and how often it makes the host wait; it is no Ascend. The device is
-registered for good, so `python -m tests.support.npu.device` runs it in a process of its own and prints what it saw as JSON.
+It shows where the model puts its tensors and how often it makes the host wait; it is no Ascend.
+The device is registered for good, so `python -m tests.support.npu.device` runs it in a process of
+its own and prints what it saw as JSON.
 """
 
 import json
@@ -47,8 +48,14 @@ class NpuTensor(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> "NpuTensor":
-        kept = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
-        tensor = torch.Tensor._make_wrapper_subclass(cls, held.shape, device=NPU, requires_grad=False, **kept)
+        kept = {
+            "strides": held.stride(),
+            "storage_offset": held.storage_offset(),
+            "dtype": held.dtype,
+        }
+        tensor = torch.Tensor._make_wrapper_subclass(
+            cls, held.shape, device=NPU, requires_grad=False, **kept
+        )
         tensor.held = held
         return tensor
 
@@ -56,14 +63,18 @@ class NpuTensor(Tensor):
         return f"NpuTensor({self.held})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         return dispatch(func, args, kwargs or {})
 
 
 class OnNpu(TorchDispatchMode):
     """While it is on, new tensors asked for on "npu" are NpuTensors."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         return dispatch(func, args, kwargs or {})
 
 
@@ -71,15 +82,25 @@ def dispatch(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     """Run an operator on the data, and refuse what a device would refuse."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     ours = [tensor for tensor in tensors if isinstance(tensor, NpuTensor)]
-    target = next((leaf.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)), None)
+    target = next(
+        (leaf.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.device)), None
+    )
     name = func.name().split(".")[0]
     if ours and (name in ("aten::_local_scalar_dense", "aten::item") or target == "cpu"):
         waits[name] += 1
-    if ours and name not in MOVES and any(t.dim() and not isinstance(t, NpuTensor) for t in tensors):
-        raise RuntimeError(f"{func.name()}: expected all tensors to be on the same device, but found npu:0 and cpu")
+    if (
+        ours
+        and name not in MOVES
+        and any(t.dim() and not isinstance(t, NpuTensor) for t in tensors)
+    ):
+        raise RuntimeError(
+            f"{func.name()}: expected all tensors to be on the same device, but found npu:0 and cpu"
+        )
     plain_args, plain_kwargs = tree_map(as_held, (args, kwargs))
     out = func(*plain_args, **plain_kwargs)
-    if func._schema.is_mutable and any(result.alias_info is not None for result in func._schema.returns):
+    if func._schema.is_mutable and any(
+        result.alias_info is not None for result in func._schema.returns
+    ):
         return out if isinstance(out, (tuple, list)) else args[0]
     on_npu = target == "npu" or (target is None and bool(ours))
     return tree_map(lambda x: NpuTensor(x) if on_npu and isinstance(x, Tensor) else x, out)
@@ -110,14 +131,19 @@ class Event:
 
 def prepare_module() -> None:
     """The parts of the device's module that neoxlib asks for, and what the subclass cannot do."""
-    torch.inference_mode = torch.no_grad  # a subclass made in inference mode has no version to share with its views
+    torch.inference_mode = (
+        torch.no_grad
+    )  # a subclass made in inference mode has no version to share with its views
     made = torch.tensor
-    torch.tensor = lambda data, device="cpu", **rest: made(data, **rest).to(device)  # which no mode is shown
+    torch.tensor = lambda data, device="cpu", **rest: made(data, **rest).to(
+        device
+    )  # which no mode is shown
     torch.npu.synchronize = lambda device=None: waits.update(["synchronize"])
     torch.npu.Event = Event
     peak = [9e6]  # from before, until it is reset
     torch.npu.reset_peak_memory_stats = lambda: peak.__setitem__(0, 3e6)
-    torch.npu.max_memory_allocated, torch.npu.memory_allocated = lambda: peak[0], lambda: 2e6
+    torch.npu.max_memory_allocated = lambda: peak[0]
+    torch.npu.memory_allocated = lambda: 2e6
 
 
 def taken() -> dict[str, int]:
@@ -148,22 +174,36 @@ def off_from_cpu(family: str, quant: str | None) -> float:
 def greedy(family: str) -> list[dict[str, Any]]:
     """Each step of a decode loop: the tokens, the device's time, and what the host waited for."""
     with reference.on_chip(family), OnNpu():
-        steps = decode(on_device(family, None), [[5, 6, 7], [8]], Sampling(4), Limits((), 211, ROOM))
+        steps = decode(
+            on_device(family, None), [[5, 6, 7], [8]], Sampling(4), Limits((), 211, ROOM)
+        )
         taken()
-        return [{"tokens": s.choice.tokens, "device_ms": s.device_ms, "waits": taken()} for s in steps]
+        return [
+            {"tokens": s.choice.tokens, "device_ms": s.device_ms, "waits": taken()} for s in steps
+        ]
 
 
 def engine_figures() -> dict[str, Any]:
     """What an engine says of a case, of its memory, and its logits and scores."""
     with reference.on_chip("A2"), OnNpu():
-        engine = Engine(on_device("A2", None), None, ROOM, {"model_dir": "", "dtype": "float16", "device": "npu"})
+        engine = Engine(
+            on_device("A2", None),
+            None,
+            ROOM,
+            {"model_dir": "", "dtype": "float16", "device": "npu"},
+        )
         (run,) = engine.profile(Case(2, 5, 3, repeats=1, warmup=0))
         alike = [Request([5, 6, 7, 8, n], [9, 1]) for n in range(3)]
         with patch.object(score, "PAYS", 4):  # these share the keys and values of their beginning
             scores = log_probabilities(engine.model, [Request([8], [9, 1]), *alike], 211, ROOM)
         logits = engine.logits([[5, 6, 7]])
-        return {"memory": engine.memory(), "peak_mb": run["device_peak_mb"], "device": run["device"],
-                "scores": scores, "logits": [logits.device.type, str(logits.dtype)]}  # fmt: skip
+        return {
+            "memory": engine.memory(),
+            "peak_mb": run["device_peak_mb"],
+            "device": run["device"],
+            "scores": scores,
+            "logits": [logits.device.type, str(logits.dtype)],
+        }
 
 
 def loaded_from_a_folder(quant: str | None) -> dict[str, Any]:
@@ -174,15 +214,21 @@ def loaded_from_a_folder(quant: str | None) -> dict[str, Any]:
         make_oracle(**SHAPE | {"vocab_size": 300}).save_pretrained(folder)
         save_tokenizer(Path(folder))
         expected = neoxlib.load(folder, dtype="float32", quant=quant).logits([[5, 6, 7]])
-        devices.chip_here, devices.npu_problems = lambda: CHIPS["910B3"], lambda: ()
+        devices.chip_here = lambda: CHIPS["910B3"]
+        devices.npu_problems = lambda: ()
         with OnNpu():
             engine = neoxlib.load(folder, dtype="auto", device="npu", quant=quant)
             found = engine.logits([[5, 6, 7]])
             text = engine.generate(["ab", "c"], max_new_tokens=3)
     about = {key: engine.describe()[key] for key in ("dtype", "device", "quant", "compile")}
     off = ((found - expected).norm() / expected.norm()).item()
-    return {"about": about, "started": started, "off": off, "called": sorted(reference.called()),
-            "tokens": [len(completion.token_ids) for completion in text]}  # fmt: skip
+    return {
+        "about": about,
+        "started": started,
+        "off": off,
+        "called": sorted(reference.called()),
+        "tokens": [len(completion.token_ids) for completion in text],
+    }
 
 
 def in_a_fresh_cache() -> float:
@@ -201,9 +247,14 @@ def found_on_the_wrong_device() -> list[str]:
     said = []
     with reference.on_chip("A2"), OnNpu():
         model = on_device("A2", None)
-        for ids_on, cache_on, mask_on in (("cpu", "npu", "npu"), ("npu", "cpu", "npu"), ("npu", "npu", "cpu")):
+        for ids_on, cache_on, mask_on in (
+            ("cpu", "npu", "npu"),
+            ("npu", "cpu", "npu"),
+            ("npu", "npu", "cpu"),
+        ):
             cache = KVCache(model.config, 1, ROOM, dtype=HALF, device=cache_on)
-            ids, mask = torch.ones(1, 3, dtype=torch.long, device=ids_on), torch.ones(1, 3, device=mask_on).bool()
+            ids = torch.ones(1, 3, dtype=torch.long, device=ids_on)
+            mask = torch.ones(1, 3, device=mask_on).bool()
             try:
                 model(ids, cache, mask)
                 said.append("")
@@ -214,9 +265,18 @@ def found_on_the_wrong_device() -> list[str]:
 
 if __name__ == "__main__":
     prepare_module()
-    off = {family: [off_from_cpu(family, q) for q in (None, "int8", "int4")] for family in ("A2", "310P", "unknown")}
-    json.dump({
-        "off": off, "greedy": {family: greedy(family) for family in ("A2", "310P")},
-        "engine": engine_figures(), "wrong": found_on_the_wrong_device(), "fresh": in_a_fresh_cache(),
-        "load": {str(quant): loaded_from_a_folder(quant) for quant in (None, "int8")},
-    }, sys.stdout)  # fmt: skip
+    off = {
+        family: [off_from_cpu(family, q) for q in (None, "int8", "int4")]
+        for family in ("A2", "310P", "unknown")
+    }
+    json.dump(
+        {
+            "off": off,
+            "greedy": {family: greedy(family) for family in ("A2", "310P")},
+            "engine": engine_figures(),
+            "wrong": found_on_the_wrong_device(),
+            "fresh": in_a_fresh_cache(),
+            "load": {str(quant): loaded_from_a_folder(quant) for quant in (None, "int8")},
+        },
+        sys.stdout,
+    )

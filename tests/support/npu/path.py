@@ -25,15 +25,34 @@ from tests.support.thread_ranks import on_ranks
 
 reference.install()
 
-HALF, BRAIN = torch.float16, torch.bfloat16
-SHAPE = {"hidden_size": 384, "num_attention_heads": 4, "intermediate_size": 320, "num_hidden_layers": 2}  # heads of 96
-BATCH, LENGTH, ROOM = 3, 15, 18
+HALF = torch.float16
+BRAIN = torch.bfloat16
+SHAPE = {
+    "hidden_size": 384,
+    "num_attention_heads": 4,
+    "intermediate_size": 320,
+    "num_hidden_layers": 2,
+}  # heads of 96
+BATCH = 3
+LENGTH = 15
+ROOM = 18
 VARIANTS: dict[str, dict[str, Any]] = {
-    "": {}, "gelu": {"hidden_act": "gelu"}, "relu": {"hidden_act": "relu"},
-    "plain-residual": {"use_parallel_residual": False}, "no-bias": {"attention_bias": False},
-    "full-rotary": {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 1.0, "rope_type": "default"}},
-    "odd-rotary": {"rope_parameters": {"rope_theta": 500.0, "partial_rotary_factor": 0.4, "rope_type": "default"}},
-}  # fmt: skip
+    "": {},
+    "gelu": {"hidden_act": "gelu"},
+    "relu": {"hidden_act": "relu"},
+    "plain-residual": {"use_parallel_residual": False},
+    "no-bias": {"attention_bias": False},
+    "full-rotary": {
+        "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 1.0, "rope_type": "default"}
+    },
+    "odd-rotary": {
+        "rope_parameters": {
+            "rope_theta": 500.0,
+            "partial_rotary_factor": 0.4,
+            "rope_type": "default",
+        }
+    },
+}
 CHIPS = [(family, HALF) for family in (*OPS, "unknown")] + [("A2", BRAIN), ("A3", BRAIN)]
 
 
@@ -41,7 +60,10 @@ CHIPS = [(family, HALF) for family in (*OPS, "unknown")] + [("A2", BRAIN), ("A3"
 def random_weights() -> dict[str, Tensor]:
     """Weights whose sums stay within float16, by name."""
     oracle = make_oracle(**SHAPE)
-    return {name.replace("lm_head", "embed_out"): tensor.clone() for name, tensor in oracle.state_dict().items()}
+    return {
+        name.replace("lm_head", "embed_out"): tensor.clone()
+        for name, tensor in oracle.state_dict().items()
+    }
 
 
 @cache
@@ -49,8 +71,12 @@ def packed(name: str, scheme: str) -> Packed:
     return SCHEMES[scheme].pack(random_weights()[name])
 
 
-def loaded(group: Group = SOLO, dtype: torch.dtype = torch.float32, quant: str | None = None,
-           variant: str = "") -> GPTNeoX:  # fmt: skip
+def loaded(
+    group: Group = SOLO,
+    dtype: torch.dtype = torch.float32,
+    quant: str | None = None,
+    variant: str = "",
+) -> GPTNeoX:
     """A model with this rank's part of the weights, packed as the loader packs them."""
     config = ModelConfig.from_dict(GPTNeoXConfig(**TINY | SHAPE | VARIANTS[variant]).to_dict())
     model = GPTNeoX(config, group, quant=quant).to(dtype)
@@ -74,7 +100,8 @@ def everything() -> Tensor:
 
 def left_padded() -> Tensor:
     mask = everything()
-    mask[1, :3], mask[2, :5] = False, False
+    mask[1, :3] = False
+    mask[2, :5] = False
     return mask
 
 
@@ -82,8 +109,12 @@ def answer(model: GPTNeoX, mask: Tensor | None = None) -> Tensor:
     """Logits of all tokens: a prompt of 6, a chunk of 3 on the cache, then one by one; the cache has room to spare."""
     like = model.gpt_neox.final_layer_norm.weight
     cache = KVCache(model.config, BATCH, ROOM, model.group, like.dtype, like.device)
-    cache.k.fill_(torch.nan), cache.v.fill_(torch.nan)  # what is read without having been written shows
-    tokens, mask = ids().to(like.device), (everything() if mask is None else mask).to(like.device)
+    (
+        cache.k.fill_(torch.nan),
+        cache.v.fill_(torch.nan),
+    )  # what is read without having been written shows
+    tokens = ids().to(like.device)
+    mask = (everything() if mask is None else mask).to(like.device)
     ends = [0, 6, *range(9, LENGTH + 1)]
     columns = [model(tokens[:, a:b], cache, mask[:, a:b]) for a, b in pairwise(ends)]
     return model.group.gather(torch.cat(columns, dim=1).float())
@@ -95,8 +126,14 @@ def plain(dtype: torch.dtype, quant: str | None, padded: bool, variant: str) -> 
     return answer(loaded(SOLO, dtype, quant, variant), left_padded() if padded else None)
 
 
-def gap(family: str, dtype: torch.dtype, quant: str | None = None, size: int = 1, padded: bool = False,
-        variant: str = "") -> float:  # fmt: skip
+def gap(
+    family: str,
+    dtype: torch.dtype,
+    quant: str | None = None,
+    size: int = 1,
+    padded: bool = False,
+    variant: str = "",
+) -> float:
     """Distance of the NPU path from plain float32, in units of the plain path's in the same dtype, on real tokens."""
 
     def on_rank(group: Group) -> Tensor:
