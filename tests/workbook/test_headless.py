@@ -496,7 +496,7 @@ def test_a_model_without_weights_is_refused_before_a_kernel_starts(outputs, chec
 
 
 def test_a_name_that_no_file_can_have_is_a_bad_parameter(books, outputs):
-    assert "cannot be read: File name too long" in refused(books, "-f", "x" * 5000)
+    assert "no preset 'xxx" in refused(books, "-f", "x" * 5000)
     said = CliRunner().invoke(cli, ["report", "02_inference", "-p", "model_dir", "x" * 5000])
     assert said.exit_code == headless.BAD_PARAMETERS and "File name too long" in said.stderr
 
