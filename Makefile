@@ -5,13 +5,16 @@ PEERS := .venv-peers
 NPU := .venv-npu
 BIN := $(VENV)/bin
 
-.PHONY: report test verify-npu lint lab quality demo bench-peers bench-readme bench-20b bench-load bench-exam clean
+.PHONY: report test stop-ranks verify-npu lint lab quality demo bench-peers bench-readme bench-20b bench-load bench-exam clean
 
 report: $(VENV)/.installed  ## run the six notebooks headless on the shipped model; prints where the reports are
 	$(BIN)/python -m neoxlib report --all
 
 test: $(VENV)/.installed lint  ## lint code and notebooks, run all tests
 	$(BIN)/python -m pytest
+
+stop-ranks: $(VENV)/.installed  ## sessions whose ranks are stopped at random points: no answer may change
+	$(BIN)/python -m tests.stopped_ranks $(ARGS)
 
 verify-npu: $(NPU)/.installed  ## the NPU path against the vendor's torch-npu wheel; needs no NPU, and says nothing of one
 	$(NPU)/bin/python -m tests.npu_wheel.verify $(ARGS)
