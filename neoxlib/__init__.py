@@ -11,6 +11,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from neoxlib.moved import FormerNames
+
 __all__ = ["Engine", "Session", "__version__", "load"]
 __version__ = "0.1.0"
 
@@ -45,3 +47,5 @@ def face(package: str, **names: str) -> Callable[[str], Any]:
 __getattr__ = face(
     __name__, load="inference.engine", Engine="inference.engine", Session="ranks.session"
 )
+
+sys.meta_path.append(FormerNames())

@@ -26,7 +26,7 @@ NOTEBOOK_FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # One room per notebook: each line imports from the lines above it, and rooms of one line do not
 # import from each other. Imports inside functions and for type checking count.
 LAW = """
-errors demo process
+errors demo process moved
 kernels machine
 model
 workbook
