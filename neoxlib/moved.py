@@ -3,7 +3,6 @@
 import warnings
 from functools import partial
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -39,8 +38,8 @@ FORMER = {  # what notebooks imported, and where its functions are now
 }
 
 
-class FormerNames(MetaPathFinder, Loader):
-    """Finds a former module: an empty one that looks its names up where they are now."""
+class FormerNames:
+    """A finder and loader of former modules: empty ones that look their names up where they are now."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The spec of a former module; None for any other name."""
