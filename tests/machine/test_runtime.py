@@ -41,7 +41,7 @@ def run_beside_a_broken_torch_npu(
     "arguments",
     [
         ("-c", "import neoxlib; neoxlib.load('x')"),
-        ("-c", "from neoxlib import timing"),
+        ("-c", "from neoxlib.inference import timing"),
         ("-m", "neoxlib", "verify", "x"),
         ("-c", "import neoxlib; neoxlib.Session('x')"),
     ],
