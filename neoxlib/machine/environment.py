@@ -1,23 +1,47 @@
-"""What a run runs on, read without starting any device: versions, processor, memory, variables. No names of people."""
+"""The environment that a run records: versions, processor, memory, environment variables.
+
+No device is started, and no name of a person is read.
+"""
 
 import os
 import platform
+import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from neoxlib import __version__
 from neoxlib.errors import NeoXError
 from neoxlib.machine import limits
+from neoxlib.machine.versions import installed_version
 
 PACKAGES = ("torch", "torch-npu", "transformers", "ipyparallel")
-PREFIXES = ("ASCEND_", "ATB_", "HCCL_", "LCCL_", "NPU_", "TORCH_", "OMP_", "MKL_", "INT8_")
-VARIABLES = ("MAX_SEQ_LEN", "LD_PRELOAD", "TASK_QUEUE_ENABLE", "PYTORCH_NPU_ALLOC_CONF")
+
+# The environment variables that matter, as patterns of whole names, each with its uses:
+#   results  changes results or speed; every run records it
+#   checks   the doctor judges it
+#   sourced  CANN's set_env.sh sets it; a Jupyter kernel must be given it
+MATTERS: dict[str, tuple[str, ...]] = {
+    r"(ASCEND|ATB)_\w+|LD_PRELOAD": ("results", "checks", "sourced"),
+    r"(HCCL|LCCL)_\w+|MAX_SEQ_LEN|TASK_QUEUE_ENABLE": ("results", "checks"),
+    r"PYTORCH_NPU_ALLOC_CONF|TORCH_DEVICE_BACKEND_AUTOLOAD": ("results", "checks"),
+    r"(NPU|TORCH|OMP|MKL|INT8)_\w+": ("results",),
+    r"INF_NAN_\w+|PYTORCH_ALLOC_CONF|BACKEND": ("checks",),
+    r"(ASDOPS|LCAL|TOOLCHAIN|CANN)_\w+": ("sourced",),
+    r"(LD_LIBRARY_|PYTHON|CMAKE_PREFIX_)?PATH": ("sourced",),
+}
+
+
+def variables(use: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables of `env` that MATTERS lists for `use`, sorted by name."""
+    patterns = [pattern for pattern, uses in MATTERS.items() if use in uses]
+    matching = re.compile("|".join(patterns))
+    return {name: value for name, value in sorted(env.items()) if matching.fullmatch(name)}
 
 
 def describe(device: str) -> dict[str, Any]:
-    """One flat table, plus the environment variables that change results or speed."""
+    """Return one flat table, with the environment variables that change results or speed."""
     cores = limits.read_cores()
     memory = limits.memory()
     return {
@@ -29,15 +53,15 @@ def describe(device: str) -> dict[str, Any]:
         "limits": "; ".join(filter(None, (cores.limit, memory.limit))) or None,
         "neoxlib": __version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: installed_version(name) for name in PACKAGES},
         "git": _git_hash(),
-        "variables": _variables(),
+        "variables": {name: without_home(value) for name, value in variables("results").items()},
     }
 
 
 def _device(device: str) -> str:
-    """The device that `auto` means here; a device that is not there is the business of whoever opens it."""
-    from neoxlib.machine.devices import pick_device  # run what the ranks run
+    """Return the device that "auto" means here; a missing one is noted and not an error."""
+    from neoxlib.machine.devices import pick_device
 
     try:
         return pick_device(device)
@@ -58,34 +82,20 @@ def _cpu_model() -> str:
     return next(names, "") or platform.processor() or "not known"
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _git_hash() -> str | None:
-    """The commit of the checkout that neoxlib runs from; None where it was installed without one."""
+    """Return the commit of the checkout that neoxlib runs from; None without a checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        return (
-            subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
-            or None
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
-
-
-def _variables() -> dict[str, str]:
-    named = {k: v for k, v in os.environ.items() if k in VARIABLES or k.startswith(PREFIXES)}
-    return {name: without_home(value) for name, value in sorted(named.items())}
+    return done.stdout.strip() or None
 
 
 def without_home(text: str) -> str:
-    """The text with the home folder written as ~: a report is read by others."""
-    home = os.path.expanduser("~")  # as it is where nobody knows of a home
+    """Replace the home folder by ~: others read the report."""
+    home = os.path.expanduser("~")  # stays "~" for a user without a home
     return text.replace(home, "~") if len(home) > 1 else text

@@ -2,13 +2,13 @@
 
 from neoxlib.machine.host import Host
 from neoxlib.machine.versions import (
-    PAIRS,
     PYTHONS,
-    Pair,
+    RELEASES,
+    Release,
     cann_for,
     fits_python,
     order,
-    pair_of,
+    release_of,
     same_cann,
 )
 from neoxlib.setup.machine_checks import Check, Row, base, verdict
@@ -124,11 +124,11 @@ def pairing(host: Host) -> Row | None:
     if not host.torch_npu or not host.packages.get("torch"):
         return None
     torch = base(host.packages["torch"])
-    pair = pair_of(host.torch_npu) or next(
-        (one for one in PAIRS if host.torch_npu.startswith(one.torch)), None
+    release = release_of(host.torch_npu) or next(
+        (one for one in RELEASES if host.torch_npu.startswith(one.torch)), None
     )
     found = f"torch {torch}, torch_npu {host.torch_npu}, CANN {host.cann or 'not known'}, Python {host.python}"
-    if pair is None:
+    if release is None:
         repair = f"pip install torch-npu=={torch}"
         return Row(
             "pairing",
@@ -137,36 +137,37 @@ def pairing(host: Host) -> Row | None:
             "a torch_npu of the vendor's table (neoxlib/versions.py)",
             repair,
         )
-    if torch != pair.torch:
-        rows = [one for one in PAIRS if one.torch == torch] or [Pair(torch, torch, None)]
-        pair = next(
-            (one for one in rows if one in PAIRS and host.cann and _takes(one, host.cann)), rows[0]
+    if torch != release.torch:
+        rows = [one for one in RELEASES if one.torch == torch] or [Release(torch, torch, None)]
+        release = next(
+            (one for one in rows if one in RELEASES and host.cann and _takes(one, host.cann)),
+            rows[0],
         )
-    repair = _repair(host, pair)
-    return verdict("pairing", not repair, found, _asks(pair), repair, "FAIL")
+    repair = _repair(host, release)
+    return verdict("pairing", not repair, found, _asks(release), repair, "FAIL")
 
 
-def _asks(pair: Pair) -> str:
+def _asks(release: Release) -> str:
     """A row of the table in words; a torch that is in none has a torch_npu of its own number, and no more is known."""
-    if pair not in PAIRS:
-        return f"torch_npu {pair.torch_npu} beside torch {pair.torch}"
-    low, high = PYTHONS[pair.torch]
-    cann = pair.cann or f"{cann_for(pair)} or later"
-    return (
-        f"torch_npu {pair.torch_npu} beside torch {pair.torch}, CANN {cann}, Python {low} to {high}"
-    )
+    if release not in RELEASES:
+        return f"torch_npu {release.torch_npu} beside torch {release.torch}"
+    low, high = PYTHONS[release.torch]
+    cann = release.cann or f"{cann_for(release)} or later"
+    return f"torch_npu {release.torch_npu} beside torch {release.torch}, CANN {cann}, Python {low} to {high}"
 
 
-def _repair(host: Host, pair: Pair) -> str:
+def _repair(host: Host, release: Release) -> str:
     """The commands that make all four agree with the row for the torch that is there; empty where they do."""
     commands = []
-    if not (host.torch_npu or "").startswith(pair.torch):
-        commands.append(f"pip install torch-npu=={pair.torch_npu}")
-    if not fits_python(pair.torch, host.python):
+    if not (host.torch_npu or "").startswith(release.torch):
+        commands.append(f"pip install torch-npu=={release.torch_npu}")
+    if not fits_python(release.torch, host.python):
         commands.append("conda env create -f environment.yml && conda activate neoxlib")
-    if host.cann and pair in PAIRS and not _takes(pair, host.cann):
+    if host.cann and release in RELEASES and not _takes(release, host.cann):
         same = (
-            one for one in PAIRS if one.torch == pair.torch and one.cann and _takes(one, host.cann)
+            one
+            for one in RELEASES
+            if one.torch == release.torch and one.cann and _takes(one, host.cann)
         )
         other = next(same, None)
         commands.append(
@@ -177,10 +178,10 @@ def _repair(host: Host, pair: Pair) -> str:
     return " && ".join(commands)
 
 
-def _takes(pair: Pair, cann: str) -> bool:
+def _takes(release: Release, cann: str) -> bool:
     """Whether a release goes with this CANN; one whose own the tables do not name takes its predecessor's or later."""
-    wanted = cann_for(pair)
-    return same_cann(cann, wanted) or (pair.cann is None and order(cann) > order(wanted))
+    wanted = cann_for(release)
+    return same_cann(cann, wanted) or (release.cann is None and order(cann) > order(wanted))
 
 
 def atb(host: Host) -> Row | None:

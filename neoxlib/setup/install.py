@@ -108,11 +108,11 @@ def _cann(chip: Chip, arch: str, era: Era) -> tuple[Step, ...]:
 
 
 def _python(arch: str, era: Era) -> tuple[Step, ...]:
-    pair = era.pair
+    release = era.release
     needs = f"pip install {PYTHON_NEEDS}"
     if era is TODAY:
-        torch = f"torch=={pair.torch}"
-        adapter = f"torch-npu=={pair.torch_npu}"
+        torch = f"torch=={release.torch}"
+        adapter = f"torch-npu=={release.torch_npu}"
         index = (
             "" if arch == "aarch64" else " --index-url https://download.pytorch.org/whl/cpu"
         )  # PyPI's is for CUDA
@@ -121,8 +121,8 @@ def _python(arch: str, era: Era) -> tuple[Step, ...]:
         )
     tag = f"cp{era.python.replace('.', '')}"
     cpu = "" if arch == "aarch64" else "+cpu"
-    torch = f"torch-{pair.torch}{cpu}-{tag}-{tag}-linux_{arch}.whl"
-    adapter = f"torch_npu-{pair.torch_npu}"
+    torch = f"torch-{release.torch}{cpu}-{tag}-{tag}-linux_{arch}.whl"
+    adapter = f"torch_npu-{release.torch_npu}"
     wheel = f"{adapter}-{tag}-{tag}-linux_{arch}.whl"
     return Step("torch", torch, f"pip install {torch}"), Step(
         "torch_npu", wheel, f"{needs} && pip install {wheel}"

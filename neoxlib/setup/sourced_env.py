@@ -1,11 +1,11 @@
-"""The sourced environment written down: a file to source, and a Jupyter kernel, which does not inherit `source`.
+"""The sourced environment, written as a file to source and as a Jupyter kernel.
 
-Both go into a folder that is named; nothing is installed, and nothing else is changed.
+A Jupyter kernel does not inherit `source`. Both go into the named folder; nothing is installed and
+nothing else is changed.
 """
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -14,33 +14,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neoxlib.errors import SettingsError
+from neoxlib.machine import environment
 from neoxlib.machine.host import Host
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CARRIED = re.compile(
-    r"(ASCEND|ATB|ASDOPS|LCAL|TOOLCHAIN|CANN)_\w+|(LD_LIBRARY_|PYTHON|CMAKE_PREFIX_)?PATH|LD_PRELOAD"
-)
-OURS_ONLY = (
-    "_",
-    "SHLVL",
-    "PWD",
-    "OLDPWD",
-    "ASCEND_RT_VISIBLE_DEVICES",
-)  # of the moment, not of the installation
+# Variables of this shell, not of the installation.
+OURS_ONLY = ("_", "SHLVL", "PWD", "OLDPWD", "ASCEND_RT_VISIBLE_DEVICES")
 KERNEL = "neoxlib"
-# Modules beside a notebook are found, but none of them stands for Python's own.
+# Modules beside a notebook are found, but last, so that none shadows one of Python's own.
 HERE_LAST = "--IPKernelApp.exec_lines=__import__('sys').path.append('')"
 
 
 def scripts(host: Host) -> tuple[str, ...]:
-    """The set_env.sh files in the order they are sourced: the newest toolkit, then ATB."""
+    """List the set_env.sh files in the order of sourcing: the newest toolkit, then ATB."""
     return (*host.set_env[:1], *host.atb_set_env[:1])
 
 
 def extra(host: Host) -> dict[str, str]:
-    """Variables that must be there before Python starts and that no set_env.sh sets."""
+    """Return the variables that Python needs at its start and that no set_env.sh sets."""
     found = {}
     if host.arch == "aarch64" and host.has_npu and host.libgomp:
         found["LD_PRELOAD"] = host.libgomp[0]  # else: cannot allocate memory in static TLS block
@@ -50,9 +43,10 @@ def extra(host: Host) -> dict[str, str]:
 
 
 def environment_text(host: Host) -> str:
-    """The lines of environment.sh."""
+    """Return the text of environment.sh."""
     lines = [
-        "# Written by neoxlib from what is installed here. To use it: source environment.sh, then start Python."
+        "# Written by neoxlib from what is installed here. "
+        "To use it: source environment.sh, then start Python."
     ]
     lines += [f"source {shlex.quote(path)}" for path in scripts(host)]
     lines += [f"export {name}={shlex.quote(value)}" for name, value in extra(host).items()]
@@ -62,21 +56,16 @@ def environment_text(host: Host) -> str:
 
 
 def sourced_variables(host: Host, env: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What a kernel must be started with: the variables of a shell that sourced the scripts of this host.
+    """Return the variables of a shell that sourced this host's scripts, for a kernel to start with.
 
-    Where CANN is sourced already they are taken from `env`. Raises SettingsError where a script fails.
+    If CANN is already sourced, they are taken from `env`. Raises SettingsError if a script fails.
     """
     paths = () if "ASCEND_HOME_PATH" in env else scripts(host)
     after = dict(env) if not paths else _source(paths, env)
     changed = {name: value for name, value in after.items() if env.get(name) != value}
-    kept = {
-        name: value
-        for name, value in after.items()
-        if CARRIED.fullmatch(name) and "ASCEND_HOME_PATH" in after
-    }
-    return {
-        name: value for name, value in (changed | kept).items() if name not in OURS_ONLY
-    } | extra(host)
+    kept = environment.variables("sourced", after) if "ASCEND_HOME_PATH" in after else {}
+    carried = changed | kept
+    return {name: carried[name] for name in carried if name not in OURS_ONLY} | extra(host)
 
 
 def _source(paths: tuple[str, ...], env: Mapping[str, str]) -> dict[str, str]:
@@ -87,29 +76,23 @@ def _source(paths: tuple[str, ...], env: Mapping[str, str]) -> dict[str, str]:
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
         raise SettingsError(f"{' and '.join(paths)} could not be sourced: {said}")
-    pairs = (
-        item.partition("=")
-        for item in done.stdout.decode(errors="surrogateescape").split("\0")
-        if item
-    )
+    items = done.stdout.decode(errors="surrogateescape").split("\0")
+    pairs = (item.partition("=") for item in items if item)
     return {name: value for name, _, value in pairs}
 
 
 def kernel_spec(host: Host, env: Mapping[str, str] = os.environ) -> dict[str, object]:
-    """The contents of kernel.json; Jupyter replaces ${NAME} in values, so a dollar sign is doubled."""
-    carried = {
-        name: value.replace("$", "$$")
-        for name, value in sorted(sourced_variables(host, env).items())
-    }
-    name = (
-        f"neoxlib (CANN {host.cann or 'of this host'})"
-        if "ASCEND_HOME_PATH" in carried
-        else "neoxlib (CPU)"
-    )
+    """Return the contents of kernel.json.
+
+    Jupyter replaces ${NAME} in values, so a dollar sign is doubled.
+    """
+    found = sorted(sourced_variables(host, env).items())
+    carried = {name: value.replace("$", "$$") for name, value in found}
+    on = f"CANN {host.cann or 'of this host'}" if "ASCEND_HOME_PATH" in carried else "CPU"
     launcher = [sys.executable, "-P", "-m", "ipykernel_launcher"]
     return {
         "argv": [*launcher, "-f", "{connection_file}", HERE_LAST],
-        "display_name": name,
+        "display_name": f"neoxlib ({on})",
         "language": "python",
         "env": carried,
     }
@@ -118,20 +101,20 @@ def kernel_spec(host: Host, env: Mapping[str, str] = os.environ) -> dict[str, ob
 def write(
     folder: str | os.PathLike[str], host: Host, env: Mapping[str, str] = os.environ
 ) -> "pd.DataFrame":
-    """Write `environment.sh` and `kernel/kernel.json` below `folder`; returns each file with the line that uses it.
+    """Write `environment.sh` and `kernel/kernel.json` below `folder`.
 
-    Raises SettingsError where a script cannot be sourced or the folder cannot be written.
+    Returns a table of the files and the command that uses each. Raises SettingsError if a script
+    cannot be sourced or the folder cannot be written.
     """
     import pandas as pd
 
     folder = Path(folder).absolute()
     spec = kernel_spec(host, env)
+    kernel = json.dumps(spec, indent=1) + "\n"
     try:
         (folder / "kernel").mkdir(parents=True, exist_ok=True)
         (folder / "environment.sh").write_text(environment_text(host), encoding="utf-8")
-        (folder / "kernel" / "kernel.json").write_text(
-            json.dumps(spec, indent=1) + "\n", encoding="utf-8"
-        )
+        (folder / "kernel" / "kernel.json").write_text(kernel, encoding="utf-8")
     except OSError as error:
         raise SettingsError(
             f"{folder} cannot be written: {error}; choose another folder"
@@ -145,7 +128,7 @@ def write(
 
 
 def _typed(path: Path) -> str:
-    """A path as it is typed, the home folder as ~: a report is read by others."""
+    """Quote a path for a shell, with the home folder as ~: others read the report."""
     home = Path(os.path.expanduser("~"))
     if len(str(home)) > 1 and path.is_relative_to(home):
         return f"~/{shlex.quote(str(path.relative_to(home)))}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neoxlib.checkpoint import shard
-from neoxlib.machine import chips, environment, host, launch_env, limits, npu_smi
+from neoxlib.machine import chips, environment, host, launch_env, limits, npu_smi, probes
 from neoxlib.machine.host import Host, read_host
 from neoxlib.setup import doctor
 from neoxlib.setup.doctor import Report, judge
@@ -427,8 +427,8 @@ def test_a_port_in_use_is_seen():
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        assert not host._can_bind(taken.getsockname()[1])
-    assert host._can_bind(0)
+        assert not probes.can_bind(taken.getsockname()[1])
+    assert probes.can_bind(0)
 
 
 def test_a_whole_model_folder_passes(checkpoint):

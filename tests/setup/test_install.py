@@ -100,14 +100,14 @@ def test_a_plan_for_nothing_there_is_refused(chip, arch, era, word):
 
 
 def test_the_tables_hold_together():
-    releases = [pair.torch_npu for pair in versions.PAIRS]
+    releases = [release.torch_npu for release in versions.RELEASES]
     assert len(releases) == len(set(releases))
     assert all(
-        pair.torch_npu.startswith(pair.torch) and pair.torch in versions.PYTHONS
-        for pair in versions.PAIRS
+        release.torch_npu.startswith(release.torch) and release.torch in versions.PYTHONS
+        for release in versions.RELEASES
     )
-    assert versions.GUIDE.pair.cann == versions.GUIDE.cann == "7.0.0"
-    assert versions.TODAY.cann == "9.1.0" and versions.TODAY.pair.torch == "2.13.0"
+    assert versions.GUIDE.release.cann == versions.GUIDE.cann == "7.0.0"
+    assert versions.TODAY.cann == "9.1.0" and versions.TODAY.release.torch == "2.13.0"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,95 @@
+"""Small readings of this machine: files, commands, ports, installed packages."""
+
+import glob
+import importlib.metadata
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+GOMP_OF_THE_SYSTEM = ("/usr/lib/*-linux-gnu/libgomp.so.1", "/usr/lib64/libgomp.so.1")
+
+
+def paths(*patterns: str) -> tuple[str, ...]:
+    """List the paths that match the patterns, in the patterns' order."""
+    return tuple(path for pattern in patterns for path in sorted(glob.glob(pattern)))
+
+
+def text(path: str | Path) -> str | None:
+    """Read a file, stripped; None if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def first_line(command: list[str], env: Mapping[str, str] | None = None) -> str | None:
+    """Run a command and return its first line of output; None if it cannot be run."""
+    env = os.environ | dict(env or {})
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (done.stdout.strip().splitlines() or [None])[0]
+
+
+def can_bind(port: int) -> bool:
+    """Return whether a server could listen on this port of 127.0.0.1; 0 is any free port."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def os_name() -> str:
+    """Return the name of the operating system and its version."""
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.platform()
+
+
+def python_env() -> str | None:
+    """Return "conda" or "venv"; None for the system's Python. The path would hold a user name."""
+    if "CONDA_PREFIX" in os.environ or (Path(sys.prefix) / "conda-meta").is_dir():
+        return "conda"
+    return "venv" if sys.prefix != sys.base_prefix else None
+
+
+def pins() -> dict[str, str]:
+    """Read the exact versions of pyproject.toml, from the installed package or the checkout."""
+    try:
+        lines = importlib.metadata.requires("neoxlib") or []
+    except importlib.metadata.PackageNotFoundError:
+        project = text(Path(__file__).parents[2] / "pyproject.toml") or ""
+        lines = tomllib.loads(project).get("project", {}).get("dependencies", [])
+    return dict(line.split("==") for line in lines if re.fullmatch(r"[\w.-]+==[\w.]+", line))
+
+
+def cxx11_abi() -> bool | None:
+    """Ask a child process which C++ ABI torch was built with, since its import may fail."""
+    ask = "import torch; print(int(torch.compiled_with_cxx11_abi()))"
+    answer = first_line([sys.executable, "-P", "-c", ask], {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
+    return None if answer is None else answer == "1"
+
+
+def libgomp() -> tuple[str, ...]:
+    """List every libgomp of the packages and the system, torch's first.
+
+    The first one that a process loads gets the room for static TLS.
+    """
+    site = sysconfig.get_path("purelib")
+    bundled = (
+        f"{site}/torch/lib/libgomp*.so*",
+        f"{site}/torch*.libs/libgomp*.so*",
+        f"{site}/*.libs/libgomp*.so*",
+    )
+    return tuple(dict.fromkeys(paths(*bundled, *GOMP_OF_THE_SYSTEM)))
