@@ -1,4 +1,4 @@
-"""What this machine is: chips, versions, limits, and the environment that ranks start with."""
+"""Facts about this machine: chips, versions, limits, and the environment of ranks."""
 
 from neoxlib import face
 

@@ -1,4 +1,7 @@
-"""What is known about each chip, and which chip is behind a name. Facts only: nothing here looks at the machine."""
+"""The table of chips and their figures, and the chip behind a name.
+
+Facts only: nothing here looks at the machine.
+"""
 
 from dataclasses import dataclass, field
 
@@ -13,21 +16,22 @@ _SCALED = "scaled from the larger or smaller card of the same family"
 
 @dataclass(frozen=True)
 class Chip:
-    """One device as a rank sees it. A figure that no source gives is None; `sources` says where each one comes from."""
+    """One device as a rank sees it.
+
+    A figure without a source is None; `sources` names the source of every other.
+    `likely` is the share of the bandwidth bound that published decoding reaches, low and high;
+    `likely_peak` the share of the peak in published prompts of 1024 tokens or more.
+    """
 
     name: str
     family: str
     soc: tuple[int, ...] = ()  # codes of torch_npu's NpuVariables.h
     memory_gib: float | None = None
-    usable_gib: float | None = None  # what is left for weights, cache and workspace
+    usable_gib: float | None = None  # left for weights, cache and workspace
     fp16_tflops: float | None = None  # peak, dense
     bandwidth_gb_s: float | None = None  # device memory, peak, 1e9 bytes/s
-    likely: tuple[float, float] | None = (
-        None  # share of the bandwidth bound that published decoding reaches, low, high
-    )
-    likely_peak: tuple[float, float] | None = (
-        None  # share of the peak, in published prompts of 1024 tokens or more
-    )
+    likely: tuple[float, float] | None = None
+    likely_peak: tuple[float, float] | None = None
     link: str | None = None
     dtypes: tuple[str, ...] = ("float16",)
     collectives: tuple[str, ...] = ("hccl",)
@@ -40,16 +44,26 @@ _A2 = {
     "dtypes": ("float16", "bfloat16"),
     "collectives": ("hccl", "lccl"),
     "likely": (0.57, 0.62),
+    "likely_peak": (0.46, 0.52),
 }
-_A2["likely_peak"] = (0.46, 0.52)
 _A2_LINK = "HCCS full mesh, 392 GB/s in total"
-_310P = {"family": "310P", "link": "PCIe 4.0 x16, no card-to-card link", "likely": (0.63, 0.66)}
-_310P |= {"fp16_tflops": 70.0, "bandwidth_gb_s": 204.8, "likely_peak": (0.21, 0.25)}
+_310P = {
+    "family": "310P",
+    "link": "PCIe 4.0 x16, no card-to-card link",
+    "fp16_tflops": 70.0,
+    "bandwidth_gb_s": 204.8,
+    "likely": (0.63, 0.66),
+    "likely_peak": (0.21, 0.25),
+}
 _LIKELY = {
-    "likely": "published next-token times of 7B and 14B models on the same family, against the same bound",
+    "likely": "published next-token times of 7B and 14B models on the same family, "
+    "against the same bound",
     "likely_peak": "published first-token times of the same, of 1024 tokens or more",
 }
-_CORES = "nominal: 24 cores × 8192 operations × 1.8 GHz, of an npu-smi report; the same sum gives 295 for a 910B3"
+_CORES = (
+    "nominal: 24 cores × 8192 operations × 1.8 GHz, of an npu-smi report; "
+    "the same sum gives 295 for a 910B3"
+)
 _ASSUMED = "assumed to be the 910B3's, which has the same 64 GB; no page gives it"
 _310B = (
     "an edge chip, one to a board, whose memory is the board's own, shared with its CPU: npu-smi "
@@ -147,14 +161,19 @@ _ROWS = (
 )
 CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ROWS}
 
-WITHOUT_OPERATORS = ("310B", "950")  # families on PyTorch's own operators: no source says more
+# Families that run on PyTorch's own operators: no source documents fused ones.
+WITHOUT_OPERATORS = ("310B", "950")
 
 _SMI_NAMES = {"910b": "910a", "ascend910": "a3", "910b2c": "910b2"}
-_SERIES = {"ascend950": "950", "ascend91093": "a3"}  # names that go on: Ascend950PR, Ascend910_9391
+_SERIES = {"ascend950": "950", "ascend91093": "a3"}  # prefixes: Ascend950PR, Ascend910_9391
 
 
 def chip(name: str) -> Chip:
-    """The row of CHIPS with this name; case, blanks, dashes and a leading "Ascend" do not matter; SettingsError."""
+    """Return the row of CHIPS with this name.
+
+    Case, spaces, dashes and a leading "Ascend" do not matter. Raises SettingsError for an unknown
+    chip.
+    """
     found = {_plain(row): CHIPS[row] for row in CHIPS}.get(_plain(name).removeprefix("ascend"))
     if found is None:
         raise SettingsError(f"chip {name!r} is not in the table; known are {', '.join(CHIPS)}")
@@ -162,10 +181,11 @@ def chip(name: str) -> Chip:
 
 
 def chip_of_card(name: str, total_mib: int | None = None) -> Chip | None:
-    """The chip behind a name that npu-smi prints, or None where the table has none.
+    """Return the chip behind a name that npu-smi prints, or None if the table lacks it.
 
-    Two names mislead: a bare "910B" is the first generation, not the A2 series, and a 310P3 with more than 24 GiB is
-    half of a 96 GB 300I Duo. A leading "Ascend" does not matter, but for A3, which is "Ascend910".
+    Two names mislead: a bare "910B" is the first generation, not the A2 series, and a 310P3 with
+    more than 24 GiB is half of a 96 GB 300I Duo. A leading "Ascend" is ignored, except for A3,
+    which is "Ascend910".
     """
     plain = _plain(name)
     if plain == "310p3" and (total_mib or 0) > 24 * 1024:

@@ -1,6 +1,7 @@
-"""Which device and dtype a run gets here. The facts of each chip and the ranks' environment are reached from here, too.
+"""The device and the dtype of a run on this machine.
 
-No accelerator is initialised here, and torch is not imported: that alone fails where torch_npu lacks its libraries.
+No accelerator is initialised here, and torch is not imported: with a torch_npu that cannot find
+its libraries, the import alone fails.
 """
 
 import glob
@@ -13,24 +14,7 @@ from functools import cache
 
 from neoxlib.errors import SettingsError, telling
 from neoxlib.machine import npu_smi
-from neoxlib.machine.chips import CHIPS, Chip, chip, chip_of_card
-from neoxlib.machine.launch_env import RECIPE, launch_env
-
-__all__ = [
-    "CHIPS",
-    "DEVICES",
-    "DTYPES",
-    "RECIPE",
-    "Chip",
-    "chip",
-    "chip_for",
-    "chip_here",
-    "chip_of_card",
-    "launch_env",
-    "npu_problems",
-    "pick_device",
-    "pick_dtype",
-]
+from neoxlib.machine.chips import CHIPS, Chip, chip_of_card
 
 log = logging.getLogger("neoxlib")
 
@@ -40,26 +24,27 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 @cache
 def chip_here() -> Chip | None:
-    """The chip of this machine as npu-smi names it; None where there is none or the name is not in the table."""
+    """Return the chip of this machine; None without a card or if the table lacks its name."""
     answer = npu_smi.read()
     if answer and answer.failure:
-        log.warning("not all that npu-smi says of this machine is known: %s", answer.failure)
-    return (
-        chip_of_card(answer.cards[0].name, answer.cards[0].total_mib)
-        if answer and answer.cards
-        else None
-    )
+        log.warning("npu-smi's output was read only in part: %s", answer.failure)
+    if not answer or not answer.cards:
+        return None
+    return chip_of_card(answer.cards[0].name, answer.cards[0].total_mib)
 
 
 def chip_for(device: str) -> Chip:
-    """The chip behind what `pick_device` gave. An NPU that the table does not have counts as one without figures."""
-    return CHIPS["cpu"] if device == "cpu" else chip_here() or Chip("unknown NPU", "unknown")
+    """Return the chip for a result of `pick_device`; for an unknown NPU one without figures."""
+    if device == "cpu":
+        return CHIPS["cpu"]
+    return chip_here() or Chip("unknown NPU", "unknown")
 
 
 def pick_device(device: str) -> str:
-    """The device type for "auto", "cpu" or "npu"; SettingsError for others, and for an NPU that cannot be used.
+    """Return the device type for "auto", "cpu" or "npu".
 
-    "auto" is the NPU only where torch_npu, device nodes and CANN are there and a throw-away process counts a device.
+    "auto" is the NPU if torch_npu, device nodes and CANN are present and a child process counts at
+    least one device. Raises SettingsError for other names and for an NPU that cannot be used.
     """
     if device not in DEVICES:
         raise SettingsError(f"device {device!r} is not known; choose one of {', '.join(DEVICES)}")
@@ -77,7 +62,7 @@ def pick_device(device: str) -> str:
 
 @cache
 def npu_problems() -> tuple[str, ...]:
-    """Every reason why no NPU can be used from this environment; empty where one can. Asked once per process."""
+    """List every reason why no NPU can be used here; empty if one can. Cached per process."""
     problems = []
     if importlib.util.find_spec("torch_npu") is None:
         problems.append("torch_npu is not installed (pip install 'neoxlib[npu]')")
@@ -93,7 +78,7 @@ def npu_problems() -> tuple[str, ...]:
 
 
 def _count_problem() -> tuple[str, ...]:
-    """Let a throw-away process count the devices: asking torch_npu here would initialise it for good."""
+    """Count the devices in a child process: in this one torch_npu would stay initialised."""
     ask = "import torch, torch_npu; print('NPUs', torch.npu.device_count())"
     try:
         command = [sys.executable, "-P", "-c", ask]
@@ -104,7 +89,8 @@ def _count_problem() -> tuple[str, ...]:
         return ("torch_npu cannot be imported: " + (telling(done.stderr) or ["no message"])[-1],)
     if done.stdout.split()[-1] == "0":
         return (
-            "torch_npu sees no device (ASCEND_RT_VISIBLE_DEVICES must be strictly ascending ids that exist)",
+            "torch_npu sees no device "
+            "(ASCEND_RT_VISIBLE_DEVICES must be strictly ascending ids that exist)",
         )
     return ()
 
@@ -112,32 +98,34 @@ def _count_problem() -> tuple[str, ...]:
 def pick_dtype(
     dtype: str, device: str, config_dtype: str | None = None, on: Chip | None = None
 ) -> str:
-    """The dtype a model runs in. "auto" is float32 on the CPU; on an NPU the checkpoint's own, else float16.
+    """Return the dtype a model runs in.
 
-    `device` is what `pick_device` gave; `on` is the chip, by default this machine's. SettingsError says why a dtype is
-    refused: the fused attention takes 16-bit types only, and 310P has no bfloat16.
+    "auto" is float32 on the CPU; on an NPU the checkpoint's own, else float16. `device` is a result
+    of `pick_device`; `on` is the chip, by default this machine's. Raises SettingsError for a dtype
+    that the chip lacks: the fused attention takes 16-bit types only, and 310P has no bfloat16.
     """
     if dtype not in DTYPES:
         raise SettingsError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     if device == "cpu":
         return "float32" if dtype == "auto" else dtype
     on = on or chip_for(device)
-    allowed = on.dtypes
-    name = on.name
     if dtype == "auto":
-        if config_dtype == "bfloat16" and "bfloat16" not in allowed:
-            log.warning(
-                "the checkpoint is bfloat16, %s has none: values beyond 65504 will overflow in float16",
-                name,
-            )
-        return config_dtype if config_dtype in allowed else "float16"
-    if dtype not in allowed:
-        why = (
-            "the fused ops take 16-bit types only"
-            if dtype == "float32"
-            else "the chip's ops have no such type"
+        return _checkpoints_own(config_dtype, on)
+    if dtype in on.dtypes:
+        return dtype
+    why = "the chip's ops have no such type"
+    if dtype == "float32":
+        why = "the fused ops take 16-bit types only"
+    use = " or ".join(on.dtypes)
+    raise SettingsError(f"dtype {dtype} cannot be used on {on.name}: {why}; use {use}")
+
+
+def _checkpoints_own(config_dtype: str | None, on: Chip) -> str:
+    if config_dtype in on.dtypes:
+        return config_dtype
+    if config_dtype == "bfloat16":
+        log.warning(
+            "the checkpoint is bfloat16, which %s lacks: values beyond 65504 overflow in float16",
+            on.name,
         )
-        raise SettingsError(
-            f"dtype {dtype} cannot be used on {name}: {why}; use {' or '.join(allowed)}"
-        )
-    return dtype
+    return "float16"

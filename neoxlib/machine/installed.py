@@ -1,4 +1,4 @@
-"""What the files say that driver, firmware and CANN leave behind: versions, and which go together."""
+"""Versions of the installed driver, firmware and CANN, read from the files they leave behind."""
 
 import glob
 import re
@@ -16,7 +16,7 @@ KERNEL_RECORDS = (
 
 
 def read_pairs(path: str | Path) -> dict[str, str]:
-    """The lines `key=value` of a version file; empty where it is not there."""
+    """Read the lines `key=value` of a version file; empty if the file does not exist."""
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -26,7 +26,10 @@ def read_pairs(path: str | Path) -> dict[str, str]:
 
 
 def cann_version(home: str | None) -> str | None:
-    """Release of the CANN toolkit at `home` (ASCEND_HOME_PATH), from whichever record its generation keeps."""
+    """Return the release of the CANN toolkit at `home` (ASCEND_HOME_PATH).
+
+    Each generation of CANN keeps another record; all of them are tried.
+    """
     if not home:
         return None
     recorded = _first(home, TOOLKIT_RECORDS, "version")
@@ -36,7 +39,7 @@ def cann_version(home: str | None) -> str | None:
 
 
 def kernels_version(home: str | None) -> str | None:
-    """Release of the kernels (from CANN 8.5 on: ops) at `home`; None where they are not installed."""
+    """Return the release of the kernels (since CANN 8.5: ops) at `home`; None if not installed."""
     if not home:
         return None
     recorded = _first(home, KERNEL_RECORDS, "version") or _first(
@@ -46,18 +49,21 @@ def kernels_version(home: str | None) -> str | None:
 
 
 def driver(root: str = ROOT) -> tuple[str | None, str | None]:
-    """Version of the driver, and the range of firmware that it takes, as `[7.0.0,7.7.99]`."""
+    """Return the driver's version and the range of firmware it accepts, as `[7.0.0,7.7.99]`."""
     info = read_pairs(f"{root}/driver/version.info")
     return info.get("package_version") or info.get("Version"), info.get("compatible_version_fw")
 
 
 def firmware(root: str = ROOT) -> str | None:
-    """Version of the firmware."""
+    """Return the firmware's version."""
     return read_pairs(f"{root}/firmware/version.info").get("Version")
 
 
 def in_range(version: str, span: str) -> bool:
-    """Whether a version lies in `[7.0.0,7.7.99]` or in one of several such; both ends count."""
+    """Return whether a version lies in one of the ranges of `[7.0.0,7.7.99],[8.0,8.1]`.
+
+    Both ends are included.
+    """
     pairs = re.findall(r"\[([\w.]+),([\w.]+)\]", span)
     return any(
         order(low) <= order(version)[: len(order(high))] <= order(high) for low, high in pairs
@@ -70,7 +76,7 @@ def _first(home: str, patterns: tuple[str, ...], key: str) -> str | None:
 
 
 def _from_cfg(home: str, part: str) -> str | None:
-    """`part_running_version=[7.5.0.1.129:8.0.RC3]` of version.cfg: the release stands after the colon."""
+    """Read `part_running_version=[7.5.0.1.129:8.0.RC3]`: the release follows the colon."""
     said = read_pairs(f"{home}/version.cfg").get(f"{part}_running_version", "")
     found = re.search(r":([\w.]+)\]", said)
     return found.group(1) if found else None

@@ -1,4 +1,4 @@
-"""The environment that ranks are started with: the guide's recipes and today's, a table and a pure function of it."""
+"""The environment variables that ranks start with, from a table of the guide's and later advice."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,10 @@ from neoxlib.machine.chips import Chip
 
 @dataclass(frozen=True)
 class Launch:
-    """What the environment of a rank depends on. `deterministic` asks for sums and products in a fixed order."""
+    """The facts that decide a rank's environment.
+
+    `deterministic` asks for all-reduces and matrix products in a fixed order.
+    """
 
     chip: Chip
     world_size: int
@@ -21,7 +24,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Setting:
-    """One environment variable of the recipe: its value, when it is set, why, and whose advice it is."""
+    """One environment variable: its value, its condition, the reason and whose advice it is."""
 
     name: str
     value: str
@@ -44,8 +47,10 @@ def _many(at: Launch) -> bool:
     return _npu(at) and at.world_size > 1
 
 
-# HCCL_EVENT_TIMEOUT must exceed HCCL_EXEC_TIMEOUT; the defaults are 1836 and 1868 s, that of CONNECT is 120 s.
-# ATB_* matter to the vendor's own graphs and to torch_npu's ATB ops; today's ATB no longer reads ..._WITH_TILING.
+# HCCL_EVENT_TIMEOUT must exceed HCCL_EXEC_TIMEOUT. Defaults: EXEC 1836 s, EVENT 1868 s,
+# CONNECT 120 s.
+# ATB_* matter to the vendor's own graphs and to torch_npu's ATB ops; today's ATB no longer reads
+# ..._WITH_TILING.
 RECIPE: tuple[Setting, ...] = (
     Setting(
         "TORCH_DEVICE_BACKEND_AUTOLOAD",
@@ -177,9 +182,10 @@ RECIPE: tuple[Setting, ...] = (
     ),
 )
 
-# Variables of the guide that nothing here needs: what is there in their place.
+# Variables of the guide that nothing here needs, and their replacements.
 REPLACED: dict[str, str] = {
-    "RETURN_PERF_DETAIL": "the decode loop's own clocks: perf_mode=detail in 04_profile; no patched file",
+    "RETURN_PERF_DETAIL": "the decode loop's own clocks: perf_mode=detail in 04_profile; "
+    "no patched file",
     "TIMEIT": "the same clocks, always on",
     "ATB_SPEED_HOME_PATH": "no part of the vendor's model repository is used",
 }
@@ -195,19 +201,15 @@ def launch_env(
     device_ids: Sequence[int] | None = None,
     preload: str = "",
 ) -> dict[str, str]:
-    """The environment variables that ranks on this chip (or name of one) are started with; a pure function.
+    """Return the environment variables for ranks on `chip`, a row of CHIPS or its name.
 
-    `device_ids` become ASCEND_RT_VISIBLE_DEVICES (one per rank), `preload` is the libgomp path that aarch64 may need.
-    SettingsError for a chip or world size that is none, for a collective library that the chip lacks, and for ids
-    that torch_npu would silently read as none.
+    A pure function. `device_ids` become ASCEND_RT_VISIBLE_DEVICES (one per rank), `preload` is the
+    libgomp path that aarch64 may need. Raises SettingsError for an unknown chip, an impossible
+    world size, a collective library that the chip lacks, and ids that make torch_npu silently see
+    no device.
     """
     chip = chips.chip(chip) if isinstance(chip, str) else chip
-    if type(world_size) is not int or world_size < 1:
-        raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
-    needed = world_size > 1 or chip.collectives  # a chip that has none runs one rank
-    if chip.name != "cpu" and needed and backend not in chip.collectives:
-        rather = " or ".join(chip.collectives) or "one rank"
-        raise SettingsError(f"{chip.name} has no {backend}; use {rather}")
+    _check(chip, world_size, backend)
     at = Launch(chip, world_size, container, deterministic, backend)
     env = {row.name: row.value for row in RECIPE if row.when(at)}
     if max_seq_len is not None:
@@ -219,10 +221,19 @@ def launch_env(
     return env
 
 
+def _check(chip: Chip, world_size: int, backend: str) -> None:
+    if type(world_size) is not int or world_size < 1:
+        raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
+    needed = world_size > 1 or chip.collectives  # one rank of a chip without any needs none
+    if chip.name != "cpu" and needed and backend not in chip.collectives:
+        rather = " or ".join(chip.collectives) or "one rank"
+        raise SettingsError(f"{chip.name} has no {backend}; use {rather}")
+
+
 def _visible(ids: Sequence[int], world_size: int) -> str:
     if list(ids) != sorted(set(ids)) or len(ids) != world_size or min(ids, default=-1) < 0:
         raise SettingsError(
-            f"device ids {list(ids)} do not name one card for each of {world_size} ranks in strictly ascending order, "
-            "e.g. 0,1,2,3 (torch_npu sees no device otherwise)"
+            f"device ids {list(ids)} do not name one card for each of {world_size} ranks in "
+            "strictly ascending order, e.g. 0,1,2,3 (torch_npu sees no device otherwise)"
         )
     return ",".join(str(i) for i in ids)

@@ -1,8 +1,8 @@
 """The cores and the memory that this process may use: the machine's, or less in a control group.
 
-Docker, Kubernetes, Slurm and systemd limit by control groups (cgroups), of which the kernel's
-counts of cores and of free memory know nothing. A group's limit holds for all groups below it, so
-each group up to the mount is asked. Files of version 2: docs.kernel.org/admin-guide/cgroup-v2.html;
+Docker, Kubernetes, Slurm and systemd limit by control groups (cgroups), which the kernel's counts
+of cores and of free memory ignore. A group's limit holds for all groups below it, so every group
+up to the mount is read. Files of version 2: docs.kernel.org/admin-guide/cgroup-v2.html;
 of version 1: cgroup-v1/memory.html there, and docs.kernel.org/scheduler/sched-bwc.html.
 """
 
@@ -17,30 +17,30 @@ import psutil
 
 ROOT = Path("/")
 GIB = 2**30
-QUOTAS = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))  # µs of a period; max, -1: none
+# µs of CPU time in a period, and the period; "max" or -1: no limit
+QUOTAS = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))
 OLDER = "memory.limit_in_bytes"
-SIZES = {  # file of a limit -> of what is used, and the line of memory.stat with what can be freed
+SIZES = {  # file of the limit -> file of the usage, line of memory.stat that can be freed
     "memory.max": ("memory.current", "inactive_file"),
     "memory.high": ("memory.current", "inactive_file"),  # beyond it a process is slowed down
     OLDER: ("memory.usage_in_bytes", "total_inactive_file"),
 }
-ABOVE = (
-    "hierarchical_memory_limit"  # of version 1's memory.stat: counts groups that a container hides
-)
+# A line of version 1's memory.stat: includes groups that a container hides.
+ABOVE = "hierarchical_memory_limit"
 
 
 @dataclass(frozen=True)
 class Cores:
-    """`count` threads can run at once, 1 or more; `limit` says why no more (None: a whole host)."""
+    """`count` threads (1 or more) can run at once; `limit` is the reason (None: the whole host)."""
 
     count: int
-    quota: float | None = None  # cores' worth of time that a cgroup grants
+    quota: float | None = None  # cores' worth of time from a cgroup
     limit: str | None = None
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that this process and its children may use, and may still take; `limit` as in Cores."""
+    """Bytes that this process and its children may use; those still free; `limit` as in Cores."""
 
     total: int
     free: int
@@ -48,15 +48,15 @@ class Memory:
 
 
 def cores() -> int:
-    """The threads that can run at once: this process's cores, or a cgroup's quota, rounded down.
+    """Count the threads that can run at once: this process's cores or a cgroup's quota.
 
-    A quota below one core is one thread.
+    The quota is rounded down, but to no less than one thread.
     """
     return read_cores().count
 
 
 def read_cores() -> Cores:
-    """The same, with what limits it."""
+    """Return the cores of `cores()`, with the reason for the limit."""
     own = len(os.sched_getaffinity(0))
     host = os.cpu_count() or 1
     quota, file = min(_quotas(), default=(None, ""))
@@ -69,9 +69,9 @@ def read_cores() -> Cores:
 
 
 def memory() -> Memory:
-    """Memory as psutil counts it for the host, or what the tightest cgroup leaves of it.
+    """Return the host's memory by psutil, or the share that the tightest cgroup leaves.
 
-    A group's free memory is its limit less what it uses; idle pages of files count as free.
+    A group's free memory is its limit minus its usage; inactive file pages count as free.
     """
     host = psutil.virtual_memory()
     rooms = list(_rooms())
@@ -85,7 +85,7 @@ def memory() -> Memory:
 
 
 def _quotas() -> Iterator[tuple[float, str]]:
-    """Cores' worth of time of each group that has a quota, and the file that says so."""
+    """Yield the cores' worth of time of each group with a quota, and the quota's file."""
     for folder in _groups("cpu"):
         for files in QUOTAS:
             words = [word for name in files for word in _words(folder / name)]
@@ -94,7 +94,7 @@ def _quotas() -> Iterator[tuple[float, str]]:
 
 
 def _rooms() -> Iterator[tuple[int, int, str]]:
-    """Limit, what is left of it, and the file that says so, of each group with a limit."""
+    """Yield the limit, the bytes left and the limit's file of each group with a limit."""
     for folder in _groups("memory"):
         words = _words(folder / "memory.stat")
         stat = dict(zip(words[::2], words[1::2], strict=False))
@@ -108,7 +108,7 @@ def _rooms() -> Iterator[tuple[int, int, str]]:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """This process's group and those above it, in each hierarchy that may limit `controller`."""
+    """Yield this process's group and its parents, in each hierarchy that may limit `controller`."""
     paths = _paths()
     for names, root, point in _mounts():
         name = "" if "" in names else controller
@@ -118,14 +118,14 @@ def _groups(controller: str) -> Iterator[Path]:
 
 
 def _paths() -> dict[str, str]:
-    """The path of this process's group by controller; "" is the one of version 2."""
+    """Return the path of this process's group by controller; "" stands for version 2."""
     lines = [line.split(":", 2) for line in _text(ROOT / "proc/self/cgroup").splitlines()]
     known = [line[1:] for line in lines if len(line) == 3]
     return {name: path for names, path in known for name in names.split(",")}
 
 
 def _mounts() -> Iterator[tuple[set[str], str, Path]]:
-    """Of each mounted hierarchy the controllers ("" is version 2), the group mounted, and where."""
+    """Yield each mounted hierarchy: controllers ("" is version 2), mounted group, mount point."""
     for line in _text(ROOT / "proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         if right.startswith(("cgroup ", "cgroup2 ")):
@@ -135,12 +135,12 @@ def _mounts() -> Iterator[tuple[set[str], str, Path]]:
 
 
 def _unescaped(path: str) -> str:
-    r"""A path of mountinfo, where a blank is written \040."""
+    r"""Decode a path of mountinfo, where a space is written \040."""
     return re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), path)
 
 
 def _below(path: str, root: str, point: Path) -> Path:
-    """Where the group `path` is below the mount of `root`; the mount where namespaces hide it."""
+    """Return the folder of group `path` below the mount of `root`; the mount if it is hidden."""
     inside = path.removeprefix(root.rstrip("/"))
     folder = point / inside.lstrip("/")
     known = (path + "/").startswith(root.rstrip("/") + "/") and ".." not in path
@@ -148,7 +148,7 @@ def _below(path: str, root: str, point: Path) -> Path:
 
 
 def _number(file: Path) -> int | None:
-    """A number in a file; None for max, -1 and what is not there."""
+    """Read a number from a file; None for max, -1 and a missing file."""
     words = _words(file)
     return int(words[0]) if words and words[0].isdigit() else None
 

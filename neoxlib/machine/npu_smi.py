@@ -1,6 +1,6 @@
-"""What `npu-smi info` says, as data. It asks the driver, so no accelerator is initialised here.
+"""The output of `npu-smi info` as data. It asks the driver, so no accelerator is initialised.
 
-Its tables are read by the names in their heads, since columns differ by chip and by driver.
+Tables are read by their column names, since columns differ by chip and by driver.
 """
 
 import logging
@@ -17,17 +17,17 @@ log = logging.getLogger("neoxlib")
 
 _FAILURE = re.compile(r"dcmi \w+ initiali[sz]ed? failed.*ret is (-\d+)")
 _BUS = re.compile(r"[0-9A-Fa-f]{4,}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\w+")
-_NOTHING = ("", "-", "NA", "N/A")  # what is printed for what there is not
+_NOTHING = ("", "-", "NA", "N/A")  # printed for a missing value
 _MAP_NAME = re.compile(r"\w+ (?:\w+ ID|Phy-ID|ID|Name)|\S+")
 _ENDPOINT = re.compile(r"(NPU|Phy-ID|NIC)\d+")
 
 
 @dataclass(frozen=True)
 class Card:
-    """One chip as the table prints it. Memory is HBM where there is any, else the DDR, in MiB.
+    """One chip as the table prints it. Memory is the HBM if there is any, else the DDR, in MiB.
 
     `bus_id` is None for a chip that is not on a PCIe bus (310B, and 950 on its own bus); `health`
-    is "" where no column has it.
+    is "" if no column has it.
     """
 
     npu: int
@@ -40,16 +40,14 @@ class Card:
 
     @property
     def free_mib(self) -> int | None:
-        return (
-            None
-            if self.used_mib is None or self.total_mib is None
-            else self.total_mib - self.used_mib
-        )
+        if self.used_mib is None or self.total_mib is None:
+            return None
+        return self.total_mib - self.used_mib
 
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds memory of a chip: its pid on the host, and that in its container."""
+    """A process that holds memory of a chip, with its pids on the host and in its container."""
 
     npu: int
     chip: int
@@ -59,15 +57,15 @@ class Holder:
     container_pid: int | None = None
 
     def seen(self, inside: bool) -> int:
-        """Its pid for a process `inside` a container, or outside of any."""
+        """Return the pid as seen from `inside` a container or from the host."""
         return self.container_pid if inside and self.container_pid is not None else self.pid
 
 
 @dataclass(frozen=True)
 class Smi:
-    """A parsed answer: cards, or the reason why there are none.
+    """A parsed answer: cards, or the reason for their absence.
 
-    Beside cards, `failure` is a line of the table of processes that cannot be read.
+    If there are cards, `failure` quotes a line of the process table that cannot be read.
     """
 
     version: str | None = None
@@ -77,12 +75,12 @@ class Smi:
 
 
 def parse(text: str) -> Smi:
-    """Read the output of `npu-smi info`, of any chip and driver, by the names in its heads.
+    """Parse the output of `npu-smi info`, of any chip and driver, by its column names.
 
-    The shapes differ: 910B prints Memory and HBM, 310P and 310B a `Device` column and no HBM, A3
-    two chips for one NPU and a `Phy-ID` column, 950 no chip; from version 26 on processes have a
-    pid in their container, too. Where the device cannot be asked, there is a `dcmi …` line only.
-    A line that does not fit its head is quoted in `failure`; where it is a card's, no card counts.
+    Layouts differ: 910B prints Memory and HBM, 310P and 310B a `Device` column and no HBM, A3
+    two chips for one NPU and a `Phy-ID` column, 950 no chip; since version 26 processes also have
+    a pid in their container. If the driver does not answer, there is only a `dcmi …` line.
+    A line that does not fit its columns is quoted in `failure`; if it is a card's, no card counts.
     """
     failed = _FAILURE.search(text)
     if failed:
@@ -106,7 +104,7 @@ def parse(text: str) -> Smi:
 
 
 def read(command: str = "npu-smi") -> Smi | None:
-    """Run `npu-smi info`; None where there is no such command."""
+    """Run `npu-smi info`; None if there is no such command."""
     try:
         done = subprocess.run(
             [command, "info"], capture_output=True, text=True, errors="replace", timeout=60
@@ -120,7 +118,7 @@ def read(command: str = "npu-smi") -> Smi | None:
 
 
 def ask(*options: str, command: str = "npu-smi") -> str:
-    """What `npu-smi info` prints with these options, `-m` or `-t topo`; empty where it cannot be run."""
+    """Return the output of `npu-smi info` with options such as `-m`; empty if it cannot run."""
     try:
         done = subprocess.run(
             [command, "info", *options],
@@ -135,7 +133,7 @@ def ask(*options: str, command: str = "npu-smi") -> str:
 
 
 def _with_memory(card: Card, command: str) -> Card:
-    """The table of some chips has no memory column: then the usages are asked."""
+    """Add the memory of `-t usages` if the chip's table has no memory column."""
     if card.total_mib is not None:
         return card
     usages = parse_pairs(ask("-t", "usages", "-i", str(card.npu), command=command))
@@ -144,21 +142,26 @@ def _with_memory(card: Card, command: str) -> Card:
 
 @dataclass(frozen=True)
 class Position:
-    """A line of `npu-smi info -m`: where a chip is, and its number among all chips, which is what torch counts by."""
+    """A line of `npu-smi info -m`: a chip's place and `logic`, its number among all chips.
+
+    torch counts by `logic`, which the newest chips do not print.
+    """
 
     npu: int
     chip: int
-    logic: int | None  # the newest chips print none
+    logic: int | None
     name: str
 
 
 def parse_map(text: str) -> tuple[Position, ...]:
-    """Read `npu-smi info -m`, whose columns differ by driver; controllers (`Mcu`, logic id `-`) are left out."""
+    """Parse `npu-smi info -m`, whose columns differ by driver.
+
+    Controllers (`Mcu`, logic id `-`) are left out.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     head = next((_MAP_NAME.findall(line) for line in lines if line.startswith("NPU ID")), [])
-    cells = (
-        line.split(None, len(head) - 1) for line in lines if head and line[0].isdigit()
-    )  # the name has blanks
+    # The name is the last column and may contain spaces.
+    cells = (line.split(None, len(head) - 1) for line in lines if head and line[0].isdigit())
     rows = [dict(zip(head, values, strict=False)) for values in cells if len(values) == len(head)]
     chips = [row for row in rows if row.get("Chip Name") != "Mcu" and "-" not in row.values()]
     names = ("NPU ID", "Chip ID", "Chip Logic ID")
@@ -175,23 +178,23 @@ def _whole(text: str | None) -> int | None:
 
 
 def parse_pairs(text: str) -> dict[str, str]:
-    """Read the lines `Key : Value` of `npu-smi info -t board` and `-t usages`; blanks round both are dropped."""
+    """Parse the lines `Key : Value` of `npu-smi info -t board` and `-t usages`, stripped."""
     pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
     return {key.strip(): value.strip() for key, _, value in pairs if key.strip()}
 
 
 def memory_mib(usages: Mapping[str, str]) -> int | None:
-    """Device memory in what `-t usages` says: HBM if there is any, else DDR, else 310B's."""
+    """Return the device memory of `-t usages`: HBM if there is any, else DDR, else 310B's."""
     sizes = (usages.get(f"{kind}Capacity(MB)", "") for kind in ("HBM ", "DDR ", "Memory ", ""))
     return next((int(size) for size in sizes if size.isdigit() and int(size) > 0), None)
 
 
 @dataclass(frozen=True)
 class Topology:
-    """How the NPUs are linked (`links[a][b]`: HCCS, SIO, UB, PIX, SYS …), and the cores near each.
+    """Links between NPUs (`links[a][b]`: HCCS, SIO, UB, PIX, SYS …) and the cores near each NPU.
 
-    They are named as in the text: NPU0, or Phy-ID0 on A3, which has two chips to a card. The ARM
-    hosts of A3 and of 950 have no cores near a chip.
+    The names are those of the output: NPU0, or Phy-ID0 on A3, which has two chips per card. The
+    ARM hosts of A3 and 950 have no cores near a chip.
     """
 
     links: dict[str, dict[str, str]]
@@ -199,14 +202,14 @@ class Topology:
 
     @property
     def has_hccs(self) -> bool:
-        """Whether some pair is linked by HCCS rather than over the host."""
+        """Whether HCCS, rather than the host, links at least one pair."""
         return any(link.startswith("HCCS") for row in self.links.values() for link in row.values())
 
 
 def parse_topology(text: str) -> Topology:
-    """Read `npu-smi info -t topo`: its matrix only, for the legend below it has the word HCCS, too.
+    """Parse the matrix of `npu-smi info -t topo`; the legend below it contains HCCS as well.
 
-    Lines may be wrapped anywhere between two words: names follow each other in the head only.
+    Lines may be wrapped between any two words; only in the header do names follow each other.
     """
     matrix = text.partition("Legend")[0]
     near = "CPU Affinity" in matrix
@@ -225,13 +228,13 @@ def parse_topology(text: str) -> Topology:
 
 
 def _topology_rows(words: Sequence[str]) -> Iterator[tuple[list[str], str, list[str]]]:
-    """Each row of the matrix: the names of its columns, its own, and what follows it."""
+    """Yield each row of the matrix: the names of its columns, its own name and its cells."""
     starts = [place for place, word in enumerate(words) if _ENDPOINT.fullmatch(word)]
     head: list[str] = []
     run: list[str] = []
     for start, end in pairwise([*starts, len(words)]):
         run.append(words[start])
-        if end > start + 1:  # cells follow: the last name of a run is a row's, others are a head
+        if end > start + 1:  # cells follow: the last name is the row's, earlier ones a header
             head = run[:-1] or head
             yield head, run[-1], list(words[start + 1 : end])
             run = []
@@ -255,7 +258,7 @@ def _cards(table: Table) -> tuple[Card, ...]:
 
 
 def _memory(record: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Used and total MiB of the kind of memory that the chip has."""
+    """Return the used and total MiB of the kind of memory that the chip has."""
     for name in ("hbm-usage(mb)", "memory-usage(mb)"):
         used, _, total = (part.strip() for part in record.get(name, "").partition("/"))
         if total.isdigit() and int(total):

@@ -1,4 +1,4 @@
-"""Tables drawn with bars, as npu-smi draws them, read by the names in their heads."""
+"""Tables drawn with bars, as npu-smi prints them, read by their column names."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ REMARK = re.compile(r"No (running )?process|npu-smi\s", re.I)
 
 @dataclass
 class Table:
-    """Rows under a head of one line or two; a record has as many lines as the head."""
+    """Rows under a header of one or more lines; a record has as many lines as the header."""
 
     heads: list[list[list[str]]]  # line, column, names: several values may share a column
     rows: list[str] = field(default_factory=list)
@@ -24,9 +24,9 @@ class Table:
         return {name for line in self.heads for column in line for name in column}
 
     def records(self) -> Iterator[tuple[dict[str, str], str]]:
-        """Each record by the head's names, and its lines as they were.
+        """Yield each record by column name, with its original lines.
 
-        ValueError, with its lines, for one that does not fit.
+        Raises ValueError, with the lines, for a record that does not fit the columns.
         """
         height = len(self.heads)
         for start in range(0, len(self.rows), height):
@@ -41,7 +41,7 @@ class Table:
 
 
 def tables(text: str) -> list[Table]:
-    """Every table of the text. The version, rulers and remarks are left out."""
+    """Find every table of the text. The version, rulers and remarks are left out."""
     found: list[Table] = []
     for line in _whole_lines(text):
         cells = _cells(line)
@@ -60,14 +60,14 @@ def tables(text: str) -> list[Table]:
 
 
 def _plain(name: str) -> str:
-    """A column's name in small letters; 950 calls the card's number NPU ID, all others NPU."""
+    """Lower-case a column's name; 950 calls the card's number NPU ID, all others NPU."""
     return "npu" if name.lower() == "npu id" else name.lower()
 
 
 def _whole_lines(text: str) -> list[str]:
-    """The rows between bars.
+    """List the rows between bars, with wrapped lines joined.
 
-    A narrow terminal cuts lines in pieces, and a copy of them may lack the blanks at its edge.
+    A narrow terminal wraps lines, and a copy of it may lack the spaces at its edge.
     """
     lines = text.splitlines()
     drawn = [line for line in lines if line.lstrip().startswith(("|", "+"))]
@@ -76,7 +76,7 @@ def _whole_lines(text: str) -> list[str]:
     cut = any(not line.rstrip().endswith(("|", "+")) for line in drawn)
     rows: list[str] = []
     within = False
-    closed = True  # pieces of the last row may follow; it may be whole
+    closed = True  # the last row may be complete, yet further pieces may follow
     for line in lines:
         if line[indent:].startswith("+") or RULER.fullmatch(line):
             within = False
@@ -94,7 +94,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _values(names: Sequence[str], cell: str, line: str) -> Iterator[tuple[str, str]]:
-    """A column's values by its names. Usages ("0 / 0") go to the names of usages, in order."""
+    """Yield a column's values by name. Usages ("0 / 0") go to the usage names, in order."""
     if len(names) == 1 and "usage(" not in names[0]:
         yield names[0], cell
         return
@@ -109,6 +109,6 @@ def _values(names: Sequence[str], cell: str, line: str) -> Iterator[tuple[str, s
     yield from zip(usages, pairs, strict=False)
     others = [name for name in names if name not in usages]
     rest = [word for word in words if word not in pairs]
-    if len(rest) > len(others) > 0:  # the last may have blanks
+    if len(rest) > len(others) > 0:  # the last may contain spaces
         rest[len(others) - 1 :] = [" ".join(rest[len(others) - 1 :])]
     yield from zip(others, rest, strict=False)

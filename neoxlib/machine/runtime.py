@@ -1,7 +1,7 @@
-"""What is done to a device beside computing on it: its start, its clocks, its memory figures, its profiler's traces.
+"""A device's start, clocks, memory figures and profiler traces.
 
-Torch is imported inside the functions: where torch_npu is installed and cannot be loaded that import fails by itself,
-and this module says why.
+Torch is imported inside the functions: a torch_npu that is installed but cannot be loaded makes
+`import torch` fail, and this module explains it.
 """
 
 import os
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 MB = 1e6
 SOURCE = "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
-ASIDE = "export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
+WITHOUT_NPU = "export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
 
 
 def import_torch() -> ModuleType:
-    """torch. Where torch_npu keeps it from being imported, SettingsError says what to do."""
+    """Import torch. Raises SettingsError with the repair if torch_npu makes the import fail."""
     try:
         return import_module("torch")
     except (ImportError, RuntimeError, OSError) as error:
@@ -37,15 +37,15 @@ def import_torch() -> ModuleType:
 
 
 def torch_must_load() -> None:
-    """Import torch already now where torch_npu might keep it from being imported; SettingsError as `import_torch`."""
+    """Import torch now if torch_npu might make the import fail later; raises as `import_torch`."""
     if find_spec("torch_npu") and os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD", "1") == "1":
         import_torch()
 
 
 def torch_npu_error(error: BaseException) -> SettingsError | None:
-    """What to do about an `import torch` that failed in loading torch_npu; None for an error of another kind.
+    """Explain an `import torch` that failed while loading torch_npu; None for any other error.
 
-    torch loads every installed backend by itself, and torch_npu needs CANN's libraries to be found.
+    torch loads every installed backend on import, and torch_npu needs CANN's libraries.
     """
     chain = [error]
     while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
@@ -60,13 +60,13 @@ def torch_npu_error(error: BaseException) -> SettingsError | None:
         else f"run `{SOURCE}` before Python"
     )
     return SettingsError(
-        f"torch cannot be imported: torch_npu is installed, torch loads it, and it fails ({first}). To use NPUs "
-        f"{cure}; to use the CPU run `{ASIDE}` before Python."
+        "torch cannot be imported: torch_npu is installed, torch loads it, and it fails "
+        f"({first}). To use NPUs {cure}; to use the CPU run `{WITHOUT_NPU}` before Python."
     )
 
 
 def _files(chain: list[BaseException]) -> str:
-    """The files that the errors went through."""
+    """List the files in the errors' tracebacks."""
     names = []
     for error in chain:
         trace = error.__traceback__
@@ -77,10 +77,10 @@ def _files(chain: list[BaseException]) -> str:
 
 
 def fit_threads() -> None:
-    """Keep torch to the threads of a cgroup's quota, of which it knows nothing.
+    """Limit torch's threads to the cgroup's CPU quota, which torch does not read.
 
-    More threads would run for a part of each period, and then all of them stand still.
-    OMP_NUM_THREADS has the last word.
+    With more threads than that the kernel stops all of them for the rest of each period.
+    OMP_NUM_THREADS takes precedence.
     """
     torch = import_torch()
     found = limits.read_cores()
@@ -91,9 +91,9 @@ def fit_threads() -> None:
 
 
 def start_npu(index: int | None = None) -> None:
-    """Load torch_npu, and make NPU `index` (None: the one it takes by itself) this process's own.
+    """Load torch_npu and select NPU `index` for this process (None: torch_npu's default).
 
-    Kernels are those that come with CANN: to compile one for each new shape is the default of 310P and 910A.
+    CANN's own kernels are used; 310P and 910A would by default compile one for each new shape.
     """
     import_module("torch_npu")
     npu = import_torch().npu
@@ -103,9 +103,9 @@ def start_npu(index: int | None = None) -> None:
 
 
 def hccl_options() -> Any:
-    """Options of an hccl group: its buffer in MB, which is device memory, and its name in traces.
+    """Return the options of an hccl group: its buffer in MB of device memory, its name in traces.
 
-    None where this torch_npu has no such options: the environment's HCCL_BUFFSIZE then holds alone.
+    None if this torch_npu has no such options; then only the variable HCCL_BUFFSIZE applies.
     """
     try:
         options = import_module("torch_npu")._C._distributed_c10d.ProcessGroupHCCL.Options()
@@ -118,9 +118,9 @@ def hccl_options() -> Any:
 
 
 class Timer:
-    """Milliseconds of marked stretches of work, by an accelerator's own events; a CPU has none, and gets None.
+    """Milliseconds of marked spans of work, by an accelerator's own events; None on a CPU.
 
-    Events cost no waiting; `take` may be called when the device has done all that it was given.
+    Events do not block. Call `take` only after the device has finished its work.
     """
 
     def __init__(self, device: "torch.device") -> None:
@@ -137,7 +137,7 @@ class Timer:
             self.spans.append((start, self._stamp()))
 
     def take(self) -> float | None:
-        """Milliseconds of all stretches since the last call."""
+        """Return the milliseconds of all spans since the last call."""
         spans = self.spans
         self.spans = []
         return None if self.event is None else sum(start.elapsed_time(end) for start, end in spans)
@@ -150,7 +150,10 @@ class Timer:
 
 
 def memory_mb(device: "torch.device") -> dict[str, float]:
-    """`peak` and `allocated`: of the tensors on an accelerator; on a CPU the process's resident memory, peak alone."""
+    """Return megabytes: `peak` and `allocated` tensors of an accelerator.
+
+    On a CPU `peak` is the process's resident memory, and there is no `allocated`.
+    """
     if device.type == "cpu":
         return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB}
     module = import_torch().get_device_module(device)
@@ -158,13 +161,16 @@ def memory_mb(device: "torch.device") -> dict[str, float]:
 
 
 def reset_peak(device: "torch.device") -> None:
-    """Let an accelerator's peak begin anew; a CPU has none of its own."""
+    """Reset an accelerator's peak memory; do nothing on a CPU."""
     if device.type != "cpu":
         import_torch().get_device_module(device).reset_peak_memory_stats()
 
 
 def profiler(device: "torch.device", folder: Path, worker: str) -> AbstractContextManager:
-    """A running profiler: torch_npu's on an NPU, else torch's. `worker`'s trace is in `folder` when it ends."""
+    """Return a profiler as a context: torch_npu's on an NPU, else torch's.
+
+    On exit it writes `worker`'s trace to `folder`.
+    """
     npu = device.type == "npu"
     module = import_module("torch_npu.profiler" if npu else "torch.profiler")
     kinds = [module.ProfilerActivity.CPU, *([module.ProfilerActivity.NPU] if npu else [])]
