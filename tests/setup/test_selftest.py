@@ -1,10 +1,11 @@
-"""The self-test for NPU hosts: its trials on emulated operators, its verdicts, and its word where there is no NPU."""
+"""The self-test for NPU hosts: trials on emulated operators, verdicts, and machines without NPUs."""
 
 import json
 import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,26 +21,25 @@ from neoxlib.kernels.npu import NpuOps
 from neoxlib.machine.chips import CHIPS
 from neoxlib.model import cache, on_npu
 from neoxlib.model.quant import SCHEMES
-from neoxlib.setup import npu_trials, selftest
-from neoxlib.setup.npu_trials import Place, Trial
+from neoxlib.setup import model_trials, operator_trials, selftest
+from neoxlib.setup.npu_trials import Site, Trial
 from tests.npu_wheel import levels
 from tests.support.npu import reference as reference
 from tests.support.thread_ranks import ThreadGroup, on_ranks
 
 reference.install()
 
-PLACES = [Place("cpu", family, "float16") for family in (*npu.OPS, "unknown")] + [
-    Place("cpu", "A2", "bfloat16")
-]
-A2 = PLACES[0]
+SITES = [Site("cpu", family, "float16") for family in (*npu.OPS, "unknown")]
+SITES.append(Site("cpu", "A2", "bfloat16"))
+A2 = SITES[0]
 
 
-def asked(at: Place = A2) -> dict[str, Trial]:
+def asked(at: Site = A2) -> dict[str, Trial]:
     with reference.on_chip(at.family):
-        return {trial.name: trial for trial in npu_trials.operators(at)}
+        return {trial.name: trial for trial in operator_trials.operators(at)}
 
 
-@pytest.mark.parametrize("at", PLACES, ids=lambda at: f"{at.family}-{at.dtype}")
+@pytest.mark.parametrize("at", SITES, ids=lambda at: f"{at.family}-{at.dtype}")
 def test_every_operator_of_every_chip_passes_with_room_to_spare_emulated(at):
     found = asked(at)
     assert all(trial.passed and trial.error < trial.tolerance / 3 for trial in found.values()), (
@@ -50,7 +50,7 @@ def test_every_operator_of_every_chip_passes_with_room_to_spare_emulated(at):
 
 def test_a_trial_names_the_operator_that_it_asked_emulated():
     served = {trial.detail for trial in asked().values()} | {
-        trial.detail for trial in asked(PLACES[2]).values()
+        trial.detail for trial in asked(SITES[2]).values()
     }
     assert served == {*npu.PAGES, "PyTorch's own"}
 
@@ -139,17 +139,19 @@ def test_an_error_that_is_large_or_no_number_fails(error):
 @contextmanager
 def small(tmp_path: Path, quant: str | None = None, family: str = "A2"):
     with reference.on_chip(family):
-        engine = load(npu_trials.small_model(tmp_path), dtype="float16", quant=quant, compile=False)
+        engine = load(
+            model_trials.small_model(tmp_path), dtype="float16", quant=quant, compile=False
+        )
         engine.settle()
         on_npu.attach(engine.model, family)
         yield engine
 
 
-@pytest.mark.parametrize("quant", npu_trials.FORMS)
+@pytest.mark.parametrize("quant", model_trials.FORMS)
 @pytest.mark.parametrize("family", ["A2", "310P"])
 def test_the_two_layer_model_passes_emulated(tmp_path, family, quant):
     with small(tmp_path, quant, family) as engine:
-        trial = npu_trials.two_layers(engine)
+        trial = model_trials.two_layers(engine)
     assert trial.passed and trial.error < trial.tolerance / 3
 
 
@@ -163,12 +165,12 @@ def test_the_two_layer_model_with_a_mistake_fails_emulated(tmp_path, monkeypatch
             block.parallel = False
         else:  # each chunk overwrites the one before
             monkeypatch.setattr(cache.KVCache, "append", lambda self, count, mask=None: 0)
-        assert not npu_trials.two_layers(engine).passed
+        assert not model_trials.two_layers(engine).passed
 
 
 def test_greedy_text_is_held_against_the_reference_token_by_token_emulated(monkeypatch):
     engine = load(MODEL_DIR, dtype="float16", compile=False)
-    right = npu_trials.greedy_text(engine, PROMPTS["en"][:2], new_tokens=4)
+    right = model_trials.greedy_text(engine, PROMPTS["en"][:2], new_tokens=4)
     generate = engine.generate
 
     def one_off(prompts, **settings):
@@ -176,7 +178,7 @@ def test_greedy_text_is_held_against_the_reference_token_by_token_emulated(monke
         return [first, replace(second, token_ids=[second.token_ids[0] + 1, *second.token_ids[1:]])]
 
     monkeypatch.setattr(engine, "generate", one_off)
-    wrong = npu_trials.greedy_text(engine, PROMPTS["en"][:2], new_tokens=4)
+    wrong = model_trials.greedy_text(engine, PROMPTS["en"][:2], new_tokens=4)
     assert right.passed and right.error < 0.01 and not wrong.passed
     assert right.detail.startswith(PROMPTS["en"][0])
 
@@ -250,9 +252,8 @@ def test_one_failure_is_the_verdict_and_a_file_cut_short_says_so(tmp_path):
 
 
 def test_a_model_that_cannot_be_loaded_and_ranks_that_do_not_start_are_failures(tmp_path):
-    model = selftest._on_model(
-        tmp_path, "cpu", CHIPS["310P3"], "float16", None, "two layers", npu_trials.two_layers
-    )
+    read = partial(selftest._load, tmp_path, "cpu", CHIPS["310P3"], "float16", None)
+    model = selftest._on_model(read, "float16", "two layers", model_trials.two_layers)
     ranks = selftest.over_ranks("nowhere", "float16", 1)
     assert not model.passed and "holds no weights" in model.detail
     assert [trial.name for trial in ranks] == ["ranks: 1"] and not ranks[0].passed

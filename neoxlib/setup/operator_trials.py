@@ -1,0 +1,153 @@
+"""Trials of each operator of the model by itself, against its definition in float32."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from neoxlib.kernels import npu
+from neoxlib.model import on_npu
+from neoxlib.model.layers import rotary_tables
+from neoxlib.model.on_npu import PackedProduct, halves
+from neoxlib.model.quant import SCHEMES
+from neoxlib.setup.npu_trials import HEADS, ROTARY, WIDTH, Site, Trial, attempt
+
+BATCH = 2
+CAPACITY = 48  # slots of the cache
+STALE = 50.0  # content of the cache slots that must not be read
+ROUNDINGS = 8  # tolerance in roundings of the dtype; a choice, as no device was measured yet
+SIZE = "size of the number + root mean square of all"
+Case = Callable[[Site], tuple[Tensor, Tensor]]  # returns the answer and the reference
+
+
+class CalledOperators(TorchDispatchMode):
+    """Record the names of torch_npu's operators that are called in its context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, None] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func.namespace == "npu":
+            self.names[func._schema.name.partition("::")[2]] = None
+        return func(*args, **kwargs or {})
+
+
+def operators(at: Site) -> Iterator[Trial]:
+    """Try every operator by itself."""
+    tolerance = ROUNDINGS * torch.finfo(at.kind).eps / 2
+    for name, case in _cases(at):
+        yield attempt(name, at.dtype, tolerance, SIZE, partial(_error, case, at))
+
+
+def _cases(at: Site) -> Iterator[tuple[str, Case]]:
+    yield "matrix product", _product
+    yield "layer norm", _layer_norm
+    yield "rotary positions", _rotate
+    for form in ("gelu", "tanh", "relu"):
+        yield f"activation {form}", partial(_activate, form=form)
+    end = CAPACITY - 9
+    yield "attention of a padded prompt", partial(_attend, rows=end, end=end)
+    yield "attention of a chunk on a cache", partial(_attend, rows=5, end=end)
+    yield "attention of one token", partial(_attend, rows=1, end=end)
+    yield "attention of one token, cache full", partial(_attend, rows=1, end=CAPACITY)
+    for name in at.ops().operators.packed:
+        yield f"product with packed {name}", partial(_packed, name=name)
+
+
+def _error(case: Case, at: Site) -> tuple[float, str]:
+    """Return the largest error in units of SIZE, and the operators that were called."""
+    with CalledOperators() as called:
+        found, truth = case(at)
+    size = truth.abs() + truth.square().mean().sqrt()
+    error = ((found.float().cpu() - truth).abs() / size).max().item()
+    return error, ", ".join(called.names) or "PyTorch's own"
+
+
+def _product(at: Site) -> tuple[Tensor, Tensor]:
+    x = at.normal(5, 768)
+    weight = at.normal(512, 768, seed=1)
+    bias = at.normal(512, seed=2)
+    truth = x.float() @ weight.float().T + bias.float()
+    x, weight, bias = at.to_device(x, weight, bias)
+    if at.ops().operators.nz:
+        weight = npu.npu.npu_format_cast(weight, on_npu.NZ)
+    return F.linear(x, weight, bias), truth
+
+
+def _packed(at: Site, name: str) -> tuple[Tensor, Tensor]:
+    x = at.normal(2, 3, 768)
+    bias = at.normal(512, seed=2)
+    scheme = SCHEMES[name]
+    packed = scheme.pack(at.normal(512, 768, seed=1).float())
+    truth = x.float() @ scheme.unpack(packed, at.kind).float().T + bias.float()
+    x, bias = at.to_device(x, bias)
+    there = {key: tensor.to(at.device) for key, tensor in packed.items()}
+    product = PackedProduct(scheme.npu_arguments(there, at.kind), bias, at.kind)
+    return product(x), truth
+
+
+def _layer_norm(at: Site) -> tuple[Tensor, Tensor]:
+    x = at.normal(5, 6144) * 3 + 1
+    weight = at.normal(6144, seed=1)
+    bias = at.normal(6144, seed=2)
+    centred = x.float() - x.float().mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    truth = scaled * weight.float() + bias.float()
+    return at.ops().layer_norm(*at.to_device(x, weight, bias), 1e-5), truth
+
+
+def _rotate(at: Site) -> tuple[Tensor, Tensor]:
+    """Rotate the pairs (i, i + 12) of the first 24 dimensions, each row at its own positions."""
+    x = at.normal(BATCH, HEADS, 7, WIDTH)
+    positions = torch.tensor([range(7), range(1900, 1907)])
+    tables = rotary_tables(2048, ROTARY, 10000)
+    cos, sin = (table[positions][:, None].to(at.kind) for table in tables)
+    first, second, still = x.float().split([ROTARY // 2, ROTARY // 2, WIDTH - ROTARY], -1)
+    c, s = (table.float()[..., : ROTARY // 2] for table in (cos, sin))
+    truth = torch.cat((first * c - second * s, second * c + first * s, still), -1)
+    order = _whole_heads if at.ops().operators.rotary_mul else lambda tensor: tensor
+    x, cos, sin = at.to_device(order(x), cos, sin)
+    return at.ops().rotate(x, *at.ops().angles(cos, sin, WIDTH)), order(truth)
+
+
+def _whole_heads(x: Tensor) -> Tensor:
+    """Reorder the last dimension for an operator that rotates whole heads."""
+    return halves(x.flatten(0, -2)[:, None], ROTARY).reshape(x.shape)
+
+
+def _activate(at: Site, form: str) -> tuple[Tensor, Tensor]:
+    x = torch.linspace(-3, 3, 4096).to(at.kind)  # where the forms differ most
+    y = x.float()
+    truths = {
+        "relu": lambda: y.clamp(min=0),
+        "gelu": lambda: 0.5 * y * (1 + torch.erf(y / 2**0.5)),
+        "tanh": lambda: 0.5 * y * (1 + torch.tanh((2 / math.pi) ** 0.5 * (y + 0.044715 * y**3))),
+    }
+    return at.ops().activate(*at.to_device(x), form), truths[form]()
+
+
+def _attend(at: Site, rows: int, end: int) -> tuple[Tensor, Tensor]:
+    """Attend with `rows` new columns that end at cache slot `end`; later slots hold STALE.
+
+    The first five columns of the second sequence are padding, and see only themselves.
+    """
+    lengths = (rows, CAPACITY, CAPACITY)
+    q, k, v = (at.normal(BATCH, HEADS, length, WIDTH, seed=n) for n, length in enumerate(lengths))
+    k[:, :, end:] = STALE
+    v[:, :, end:] = STALE
+    columns = torch.arange(end)
+    mine = columns[end - rows :, None]
+    real = columns >= torch.tensor([[0], [5]])
+    keep = ((columns <= mine) & real[:, None, None]) | (columns == mine)  # [B, 1, rows, end]
+    scores = (q.float() @ k[:, :, :end].float().mT / WIDTH**0.5).masked_fill(~keep, -torch.inf)
+    truth = scores.softmax(-1) @ v[:, :, :end].float()
+    mask = at.ops().mask(keep.to(at.device), CAPACITY)
+    return at.ops().attend(*at.to_device(q, k, v), mask, end), truth
