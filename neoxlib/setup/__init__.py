@@ -1,4 +1,4 @@
-"""What is missing on this machine, and the line that repairs it."""
+"""Checks of this machine and its model folders, each with the command that repairs it."""
 
 from neoxlib import face
 

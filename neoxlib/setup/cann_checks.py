@@ -1,4 +1,4 @@
-"""What stands between PyTorch and the NPU: CANN and its kernels, torch_npu, ATB, and whether their releases agree."""
+"""Checks of the software between PyTorch and the NPU: CANN, its kernels, torch_npu and ATB."""
 
 from neoxlib.machine.host import Host
 from neoxlib.machine.versions import (
@@ -16,9 +16,10 @@ from neoxlib.setup.npu_checks import step_command
 
 
 def source(host: Host) -> str:
-    """The command that puts CANN into the environment; a Jupyter kernel does not inherit it, so it comes first."""
+    """Return the command that puts CANN into the environment of a Python to be started."""
     path = (*host.set_env, "/usr/local/Ascend/ascend-toolkit/set_env.sh")[0]
-    return f"source {path}  # then start Python anew; for Jupyter: python -m neoxlib environment FOLDER"
+    jupyter = "python -m neoxlib environment FOLDER"
+    return f"source {path}  # then start Python anew; for Jupyter: {jupyter}"
 
 
 def _installs(host: Host) -> bool:
@@ -26,6 +27,7 @@ def _installs(host: Host) -> bool:
 
 
 def toolkit(host: Host) -> Row | None:
+    """Check that CANN's set_env.sh was sourced."""
     if not host.has_npu and not host.sourced:
         return None
     version = host.cann or "version not known"
@@ -43,7 +45,10 @@ def toolkit(host: Host) -> Row | None:
 
 
 def kernels(host: Host) -> Row | None:
-    """The kernels (ops) of the toolkit's own release: without them each op fails, or is compiled at first use."""
+    """Check for kernels (ops) of the toolkit's release.
+
+    Without them each op fails or is compiled at first use.
+    """
     if not host.has_npu or not host.sourced:
         return None
     repair = step_command(host, "CANN kernels")
@@ -58,7 +63,10 @@ def kernels(host: Host) -> Row | None:
 
 
 def python_needs(host: Host) -> Row | None:
-    """Without them CANN's compiler ends the process at the first print of a tensor (EH9999, init env failed)."""
+    """Check the Python packages of CANN's compiler.
+
+    Without them it ends the process at the first print of a tensor (EH9999, init env failed).
+    """
     if not host.sourced:
         return None
     lost = " ".join(host.cann_needs)
@@ -74,6 +82,7 @@ def python_needs(host: Host) -> Row | None:
 
 
 def torch_npu(host: Host) -> Row | None:
+    """Check that torch_npu is installed, can be loaded and has no second accelerator beside it."""
     if host.torch_npu is None:
         repair = step_command(host, "torch_npu")
         return (
@@ -98,7 +107,7 @@ def torch_npu(host: Host) -> Row | None:
 
 
 def _unsourced(host: Host, found: str) -> Row:
-    """torch loads torch_npu by itself, which needs CANN's libraries: then `import torch` fails, on the CPU too."""
+    """Judge a torch_npu without CANN: torch loads it, so `import torch` fails, on the CPU too."""
     if host.env.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0":
         off = f"{found}, kept out by TORCH_DEVICE_BACKEND_AUTOLOAD=0"
         return verdict(
@@ -120,56 +129,55 @@ def _unsourced(host: Host, found: str) -> Row:
 
 
 def pairing(host: Host) -> Row | None:
-    """torch, torch_npu, CANN and Python of one row of the vendor's table."""
+    """Check that torch, torch_npu, CANN and Python belong to one row of the vendor's table."""
     if not host.torch_npu or not host.packages.get("torch"):
         return None
     torch = base(host.packages["torch"])
-    release = release_of(host.torch_npu) or next(
-        (one for one in RELEASES if host.torch_npu.startswith(one.torch)), None
-    )
-    found = f"torch {torch}, torch_npu {host.torch_npu}, CANN {host.cann or 'not known'}, Python {host.python}"
+    release = _release_there(host.torch_npu)
+    found = f"torch {torch}, torch_npu {host.torch_npu}"
+    found += f", CANN {host.cann or 'not known'}, Python {host.python}"
     if release is None:
-        repair = f"pip install torch-npu=={torch}"
-        return Row(
-            "pairing",
-            "WARN",
-            found,
-            "a torch_npu of the vendor's table (neoxlib/versions.py)",
-            repair,
-        )
+        needed = "a torch_npu of the vendor's table (neoxlib/machine/versions.py)"
+        return Row("pairing", "WARN", found, needed, f"pip install torch-npu=={torch}")
     if torch != release.torch:
-        rows = [one for one in RELEASES if one.torch == torch] or [Release(torch, torch, None)]
-        release = next(
-            (one for one in rows if one in RELEASES and host.cann and _takes(one, host.cann)),
-            rows[0],
-        )
+        release = _release_for(torch, host.cann)
     repair = _repair(host, release)
     return verdict("pairing", not repair, found, _asks(release), repair, "FAIL")
 
 
+def _release_there(torch_npu: str) -> Release | None:
+    """Return the row of this torch_npu, else the newest one for the torch in its number."""
+    same_torch = (one for one in RELEASES if torch_npu.startswith(one.torch))
+    return release_of(torch_npu) or next(same_torch, None)
+
+
+def _release_for(torch: str, cann: str | None) -> Release:
+    """Return a row for this torch: one that accepts the installed CANN if there is one."""
+    rows = [one for one in RELEASES if one.torch == torch]
+    fitting = (one for one in rows if cann and _takes(one, cann))
+    return next(fitting, rows[0] if rows else Release(torch, torch, None))
+
+
 def _asks(release: Release) -> str:
-    """A row of the table in words; a torch that is in none has a torch_npu of its own number, and no more is known."""
+    """Say a row of the table in words; for a torch outside the table only its torch_npu."""
+    both = f"torch_npu {release.torch_npu} beside torch {release.torch}"
     if release not in RELEASES:
-        return f"torch_npu {release.torch_npu} beside torch {release.torch}"
+        return both
     low, high = PYTHONS[release.torch]
     cann = release.cann or f"{cann_for(release)} or later"
-    return f"torch_npu {release.torch_npu} beside torch {release.torch}, CANN {cann}, Python {low} to {high}"
+    return f"{both}, CANN {cann}, Python {low} to {high}"
 
 
 def _repair(host: Host, release: Release) -> str:
-    """The commands that make all four agree with the row for the torch that is there; empty where they do."""
+    """Return the commands that make all four agree with `release`; empty if they do."""
     commands = []
     if not (host.torch_npu or "").startswith(release.torch):
         commands.append(f"pip install torch-npu=={release.torch_npu}")
     if not fits_python(release.torch, host.python):
         commands.append("conda env create -f environment.yml && conda activate neoxlib")
     if host.cann and release in RELEASES and not _takes(release, host.cann):
-        same = (
-            one
-            for one in RELEASES
-            if one.torch == release.torch and one.cann and _takes(one, host.cann)
-        )
-        other = next(same, None)
+        rows = [one for one in RELEASES if one.torch == release.torch and one.cann]
+        other = next((one for one in rows if _takes(one, host.cann)), None)
         commands.append(
             f"pip install torch-npu=={other.torch_npu}"
             if other
@@ -179,12 +187,16 @@ def _repair(host: Host, release: Release) -> str:
 
 
 def _takes(release: Release, cann: str) -> bool:
-    """Whether a release goes with this CANN; one whose own the tables do not name takes its predecessor's or later."""
+    """Return whether a release runs on this CANN.
+
+    If the tables do not name its CANN, it takes its predecessor's or a later one.
+    """
     wanted = cann_for(release)
     return same_cann(cann, wanted) or (release.cann is None and order(cann) > order(wanted))
 
 
 def atb(host: Host) -> Row | None:
+    """Check that ATB's set_env.sh was sourced."""
     if not host.has_npu:
         return None
     fine = "ATB_HOME_PATH" in host.env
@@ -199,7 +211,10 @@ def atb(host: Host) -> Row | None:
 
 
 def cxx_abi(host: Host) -> Row | None:
-    """ATB's set_env.sh picks cxx_abi_0 or cxx_abi_1 by asking torch; sourced before torch was there it guesses."""
+    """Check that ATB was sourced for torch's C++ ABI.
+
+    Its set_env.sh asks torch for cxx_abi_0 or cxx_abi_1, and guesses if torch is not found.
+    """
     path = host.env.get("ATB_HOME_PATH", "").rstrip("/")
     if host.cxx11_abi is None or not path[-1:].isdigit():
         return None

@@ -1,4 +1,7 @@
-"""The setup report: this machine and a model folder judged row by row. It says what to type and changes nothing."""
+"""The setup report: checks of a machine and a model folder, each with its repair.
+
+It changes nothing.
+"""
 
 import json
 import os
@@ -34,31 +37,31 @@ COLUMNS = ("status", "check", "found", "needed", "repair")
 
 @dataclass(frozen=True)
 class Report:
-    """All rows and the machine they were judged on. Shows itself as a table, in HTML and in plain text."""
+    """All rows and the machine they judge. Displays as a table, in HTML and in plain text."""
 
     rows: tuple[Row, ...]
     host: Host
 
     @property
     def worst(self) -> Status:
-        """The status that decides: FAIL where one row fails."""
+        """The worst status of any row."""
         return max((row.status for row in self.rows), key=ORDER.index, default="OK")
 
     @property
     def summary(self) -> str:
-        """How many rows of each status, in one line."""
+        """The number of rows of each status, in one line."""
         counts = {status: sum(row.status == status for row in self.rows) for status in ORDER}
         return ", ".join(f"{count} {status}" for status, count in counts.items())
 
     @property
     def frame(self) -> "pd.DataFrame":
-        """The rows as a table to save."""
+        """The rows as a table."""
         import pandas as pd
 
         return pd.DataFrame([asdict(row) for row in self.rows])
 
     def to_json(self) -> str:
-        """The rows and the machine as one JSON object."""
+        """Return the rows and the machine as one JSON object."""
         rows = [asdict(row) for row in self.rows]
         whole = {"schema_version": 1, "worst": self.worst, "rows": rows, "host": asdict(self.host)}
         return json.dumps(whole, ensure_ascii=False, indent=1)
@@ -69,16 +72,14 @@ class Report:
 
     @property
     def _hint(self) -> tuple[str, ...]:
-        """Where software of an NPU machine has to be repaired: how to see the installation as a whole."""
-        if not self.host.has_npu or not any(
-            row.status != "OK" and row.name in INSTALLED for row in self.rows
-        ):
+        """The command that shows the whole installation, if an NPU's software needs repair."""
+        broken = [row for row in self.rows if row.status != "OK" and row.name in INSTALLED]
+        if not self.host.has_npu or not broken:
             return ()
         chip = chip_there(self.host)
         name = f'"{chip.name}"' if chip else "CHIP"
-        return (
-            f"the whole installation: python -m neoxlib install-plan --chip {name} --arch {self.host.arch}",
-        )
+        plan = f"python -m neoxlib install-plan --chip {name} --arch {self.host.arch}"
+        return (f"the whole installation: {plan}",)
 
     def _repr_html_(self) -> str:
         table = markup.html_table(COLUMNS, map(_cells, self.rows), markup.KEPT)
@@ -86,13 +87,13 @@ class Report:
 
 
 def run(model_dir: str | os.PathLike[str] | None = None) -> Report:
-    """Check this machine, and the model folder where one is given."""
+    """Check this machine, and a model folder if one is given."""
     host = read_host()
     return Report((*judge(host), *(model_rows(model_dir) if model_dir else ())), host)
 
 
 def read(text: str) -> Report:
-    """Judge the machine that `to_json` described elsewhere. Raises SettingsError for any other text."""
+    """Judge the machine that `to_json` described. Raises SettingsError for any other text."""
     try:
         said = json.loads(text)
     except json.JSONDecodeError as error:
@@ -107,17 +108,17 @@ def read(text: str) -> Report:
 
 
 def judge(host: Host) -> tuple[Row, ...]:
-    """The verdicts on a machine; a check that does not apply to it gives no row."""
+    """Run every check on a machine; a check that does not apply gives no row."""
     return tuple(row for check in (*NPU, *CANN, *MACHINE) if (row := check(host)) is not None)
 
 
 def _line(row: Row, width: int) -> str:
-    """status  check  found, and below it what is needed and the repair where there is one."""
+    """Format status, check and found; below them needed and repair if there is a repair."""
     line = f"{row.status:4}  {row.name:{width}}  {row.found}"
     indent = "\n" + " " * (width + 8)
-    return line + (
-        f"{indent}needed: {row.needed}{indent}repair: {row.repair}" if row.repair else ""
-    )
+    if not row.repair:
+        return line
+    return f"{line}{indent}needed: {row.needed}{indent}repair: {row.repair}"
 
 
 def _cells(row: Row) -> list[str]:
@@ -127,7 +128,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def devices(host: Host) -> "pd.DataFrame":
-    """A row per device: every chip that npu-smi lists with its memory and who holds it, or the CPU."""
+    """Return a row per device: each chip of npu-smi with its memory and its holders, or the CPU."""
     import pandas as pd
 
     if not host.cards:
@@ -139,10 +140,10 @@ def devices(host: Host) -> "pd.DataFrame":
 
 
 def _id(host: Host, n: int) -> int:
-    """What a card is called in ASCEND_RT_VISIBLE_DEVICES: its logic id, else its place in the table."""
+    """Return a card's number in ASCEND_RT_VISIBLE_DEVICES: its logic id, else its table row."""
     card = host.cards[n]
-    places = {(one.npu, one.chip): one.logic for one in host.positions if one.logic is not None}
-    return places.get((card.npu, card.chip), n)
+    logic = {(one.npu, one.chip): one.logic for one in host.positions if one.logic is not None}
+    return logic.get((card.npu, card.chip), n)
 
 
 def _device(host: Host, n: int) -> dict[str, Any]:
@@ -151,21 +152,20 @@ def _device(host: Host, n: int) -> dict[str, Any]:
     holders = [one for one in host.smi.holders if (one.npu, one.chip) == (card.npu, card.chip)]
     held = [f"{one.seen(inside)} {one.name}".strip() for one in holders]
     known = chips.chip_of_card(card.name, card.total_mib)
+    shown = card.free_mib is not None
     return {
         "device": f"NPU {card.npu} chip {card.chip}",
         "id": _id(host, n),
         "name": card.name,
         "taken for": known.name if known else "not known",
         "health": card.health,
-        "free MiB": "not shown"
-        if card.free_mib is None
-        else f"{card.free_mib:,} of {card.total_mib:,}",
+        "free MiB": f"{card.free_mib:,} of {card.total_mib:,}" if shown else "not shown",
         "held by": ", ".join(held) or "none",
     }
 
 
 def chip_table() -> "pd.DataFrame":
-    """What is known of each chip, and where each figure comes from."""
+    """Return the figures of each chip, and their sources."""
     import pandas as pd
 
     return pd.DataFrame([_figures(chip) for chip in chips.CHIPS.values() if chip.name != "cpu"])
@@ -185,11 +185,8 @@ def _figures(chip: chips.Chip) -> dict[str, Any]:
     for name in filter(chip.sources.get, FIGURES):
         said.setdefault(chip.sources[name], []).append(FIGURES[name].partition(" ")[0])
     known = {title: getattr(chip, name) or "not known" for name, title in FIGURES.items()}
-    return (
-        {"chip": chip.name}
-        | known
-        | {"source": "; ".join(f"{', '.join(of)}: {why}" for why, of in said.items())}
-    )
+    source = "; ".join(f"{', '.join(of)}: {why}" for why, of in said.items())
+    return {"chip": chip.name} | known | {"source": source}
 
 
 def launch_table(
@@ -200,33 +197,32 @@ def launch_table(
     env: Mapping[str, str] = os.environ,
     deterministic: bool = False,
 ) -> "pd.DataFrame":
-    """How the ranks' environment differs from `env`; this process's own is left as it is.
+    """Compare the ranks' environment with `env`; this process's own stays unchanged.
 
-    Variables of the guide that nothing here needs come last, with what is there in their place.
+    Variables of the guide that nothing here needs come last, with their replacements.
     """
     import pandas as pd
 
     inside = host.container is not None
     wanted = launch_env.launch_env(on, world_size, inside, deterministic, max_seq_len=max_seq_len)
     said = {(row.name, row.value): (row.why, row.source) for row in launch_env.RECIPE}
-    rows = [
-        (name, env.get(name, "not set"), to, *said.get((name, to), ("asked for", "parameters")))
-        for name, to in wanted.items()
-    ]
+    asked_for = ("asked for", "parameters")
+    rows = [(name, to, *said.get((name, to), asked_for)) for name, to in wanted.items()]
     if on.name != "cpu":
-        rows += [
-            (name, env.get(name, "not set"), "not needed", why, launch_env.GUIDE)
-            for name, why in launch_env.REPLACED.items()
-        ]
-    frame = pd.DataFrame(rows, columns=["variable", "now", "for the ranks", "why", "whose advice"])
-    change = [
-        _change(now, to) for now, to in zip(frame["now"], frame["for the ranks"], strict=True)
-    ]
-    frame.insert(3, "change", change)
-    return frame
+        unused = launch_env.REPLACED.items()
+        rows += [(name, "not needed", why, launch_env.GUIDE) for name, why in unused]
+    return pd.DataFrame([_setting(env.get(row[0], "not set"), *row) for row in rows])
 
 
-def _change(now: str, to: str) -> str:
-    return (
-        "none" if now == to or to == "not needed" else "added" if now == "not set" else "replaced"
-    )
+def _setting(now: str, name: str, to: str, why: str, source: str) -> dict[str, str]:
+    change = "added" if now == "not set" else "replaced"
+    if now == to or to == "not needed":
+        change = "none"
+    return {
+        "variable": name,
+        "now": now,
+        "for the ranks": to,
+        "change": change,
+        "why": why,
+        "whose advice": source,
+    }

@@ -1,4 +1,7 @@
-"""What every machine must have, as rows of found, needed and repair: pure functions of a described host."""
+"""Checks that apply to every machine: pure functions of a described host.
+
+Each returns a row of found, needed and repair.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Row:
-    """One check: what was found, what is needed, and the shell line that repairs it, with remarks after a #."""
+    """One check: found, needed, and the shell command that repairs it, with remarks after a #."""
 
     name: str
     status: Status
@@ -28,7 +31,7 @@ Check = Callable[[Host], Row | None]  # None: the check does not apply to this m
 def verdict(
     name: str, fine: bool, found: str, needed: str, repair: str, otherwise: Status = "WARN"
 ) -> Row:
-    """OK without a repair, or `otherwise` with it."""
+    """Return an OK row without a repair, or one of status `otherwise` with it."""
     return Row(name, "OK", found, needed) if fine else Row(name, otherwise, found, needed, repair)
 
 
@@ -38,7 +41,7 @@ def at_least(version: str | None, least: str) -> bool:
 
 
 def base(version: str | None) -> str:
-    """A version without its build, 2.13.0 for 2.13.0+cpu."""
+    """Drop the build from a version: 2.13.0 for 2.13.0+cpu."""
     return (version or "").partition("+")[0]
 
 
@@ -71,7 +74,7 @@ def gcc(host: Host) -> Row | None:
 
 
 def install(host: Host, both: str, red_hat: str, debian: str) -> str:
-    """The command that installs system packages, by the family of the system."""
+    """Return the command that installs system packages on this family of Linux."""
     yum = any(
         name in host.os_name.lower()
         for name in ("euler", "centos", "red hat", "kylin", "fedora", "alibaba")
@@ -96,12 +99,8 @@ def packages(host: Host) -> Row:
         [f"{name} missing" for name in lost] + [f"{name} {host.packages[name]}" for name in other]
     )
     if not wanted:
-        return Row(
-            "packages",
-            "OK",
-            f"{len(host.pins)} at the tested versions",
-            "the pins of pyproject.toml",
-        )
+        fine = f"{len(host.pins)} at the tested versions"
+        return Row("packages", "OK", fine, "the pins of pyproject.toml")
     return Row("packages", "FAIL" if lost else "WARN", found, wanted, f"pip install {wanted}")
 
 
@@ -136,13 +135,8 @@ def memory(host: Host) -> Row:
 
 def disk(host: Host) -> Row:
     repair = "df -h && export NEOXLIB_OUTPUTS=/a/larger/disk  # or free some"
-    return verdict(
-        "disk",
-        host.disk_free >= 5 * GIB,
-        f"{host.disk_free / GIB:.1f} GiB free here",
-        "5 GiB",
-        repair,
-    )
+    found = f"{host.disk_free / GIB:.1f} GiB free here"
+    return verdict("disk", host.disk_free >= 5 * GIB, found, "5 GiB", repair)
 
 
 def shared_memory(host: Host) -> Row:
@@ -164,7 +158,10 @@ def open_files(host: Host) -> Row:
 
 
 def container(host: Host) -> Row:
-    """Docker or conda: both will do; the launch environment differs inside a container."""
+    """Name the container and the Python environment; any will do.
+
+    The ranks' environment variables differ inside a container.
+    """
     inside = f"inside a container ({host.container})" if host.container else "not in a container"
     of = f"a {host.python_env} environment" if host.python_env else "the system's own Python"
     return Row("docker or conda", "OK", f"{inside}, {of}", "either, both or none")

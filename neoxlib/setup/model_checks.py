@@ -1,4 +1,4 @@
-"""Rows of the doctor for a model folder: its config, its weights by name, shape and size, its tokenizer."""
+"""The doctor's checks of a model folder: its config, weights and tokenizer."""
 
 import os
 import shlex
@@ -11,50 +11,42 @@ from neoxlib.setup.machine_checks import Row
 
 
 def model_rows(model_dir: str | os.PathLike[str]) -> tuple[Row, ...]:
-    """Verdicts on a model folder: its config, the names, shapes and sizes of its weights (no data is read), its ids."""
+    """Check a model folder: its config, its weights' names, shapes and sizes, and its tokenizer.
+
+    No weights are read.
+    """
     copy = (
         f"ls -l {shlex.quote(str(model_dir))}  # then copy what is named from the checkpoint anew"
     )
-    return (
-        _look("model config", lambda: _config(model_dir), "a GPT-NeoX that neoxlib runs", copy),
-        _look(
-            "model weights",
-            lambda: _weights(model_dir),
-            "every tensor of the config, and no other",
-            copy,
-        ),
-        _look(
-            "model tokenizer",
-            lambda: _tokenizer(model_dir),
-            "a tokenizer for embed_in's rows",
-            copy,
-        ),
-    )
+    return tuple(_look(*check, model_dir, copy) for check in CHECKS)
 
 
-def _look(name: str, look: Callable[[], str | Row], needed: str, repair: str) -> Row:
+def _look(
+    name: str,
+    look: Callable[[str | os.PathLike[str]], str | Row],
+    needed: str,
+    model_dir: str | os.PathLike[str],
+    repair: str,
+) -> Row:
+    """Run one check; an error is a FAIL row."""
     try:
-        found = look()
+        found = look(model_dir)
         return found if isinstance(found, Row) else Row(name, "OK", found, needed)
     except (NeoXError, OSError) as error:
         return Row(name, "FAIL", str(error), needed, repair)
-    except (
-        ImportError,
-        RuntimeError,
-    ) as error:  # what `import torch` raises where its backend cannot be loaded
+    except (ImportError, RuntimeError) as error:  # `import torch`, if a backend cannot be loaded
         see = "python -m neoxlib doctor  # see torch_npu and packages"
         return Row(name, "FAIL", f"torch cannot be used: {error}", needed, see)
 
 
 def _config(model_dir: str | os.PathLike[str]) -> str:
     config = ModelConfig.from_dir(model_dir)
-    return f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} heads"
+    sizes = f"{config.num_hidden_layers} layers, hidden {config.hidden_size}"
+    return f"{sizes}, {config.num_attention_heads} heads"
 
 
 def _weights(model_dir: str | os.PathLike[str]) -> str:
-    from neoxlib.checkpoint.folder import (
-        open_checkpoint,
-    )  # needs torch, which may be what is broken
+    from neoxlib.checkpoint.folder import open_checkpoint  # imports torch, which may be broken
     from neoxlib.checkpoint.match import match
     from neoxlib.model.parameters import count_parameters
 
@@ -63,9 +55,8 @@ def _weights(model_dir: str | os.PathLike[str]) -> str:
     tensors = [stored for _, stored in match(checkpoint, config).values()]
     dtypes = ", ".join(sorted({str(stored.dtype).removeprefix("torch.") for stored in tensors}))
     size = sum(stored.nbytes for stored in tensors) / 1e9
-    what = f"{size:.3g} GB of {dtypes}" + (
-        f" (packed as {checkpoint.quant})" if checkpoint.quant else ""
-    )
+    packed = f" (packed as {checkpoint.quant})" if checkpoint.quant else ""
+    what = f"{size:.3g} GB of {dtypes}{packed}"
     return f"{count_parameters(config):,} parameters, {what} in {len(checkpoint.files)} file(s)"
 
 
@@ -98,3 +89,10 @@ def _warning(text: str, model_dir: str | os.PathLike[str]) -> Row:
         f"ls -l {shlex.quote(str(model_dir))}  # compare config.json with the tokenizer's files"
     )
     return Row("model tokenizer", "WARN", text, needed, repair)
+
+
+CHECKS: tuple[tuple[str, Callable[[str | os.PathLike[str]], str | Row], str], ...] = (
+    ("model config", _config, "a GPT-NeoX that neoxlib runs"),
+    ("model weights", _weights, "every tensor of the config, and no other"),
+    ("model tokenizer", _tokenizer, "a tokenizer for embed_in's rows"),
+)

@@ -1,4 +1,4 @@
-"""What is refused before a kernel starts: what model, exam and machine say against a run's values."""
+"""Checks of a run's parameters against model, exam and machine, before a kernel starts."""
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -11,12 +11,12 @@ from neoxlib.workbook.parameters import PARAMETERS, Param
 
 
 def refuse(jobs: Sequence[Job]) -> None:
-    """Raises ParameterError with all that speaks against the values of any of `jobs`."""
+    """Raise ParameterError with every problem of the values of any of `jobs`."""
     parameters.refuse(list(dict.fromkeys(line for job in jobs for line in doubts(job))))
 
 
 def doubts(job: Job) -> list[str]:
-    """What model, exam and machine say against a job's values before a kernel starts."""
+    """List the problems of a job's values with model, exam and machine."""
     table = job.declared
     p = SimpleNamespace(**{n: _resolved(n, table[n], value) for n, value in job.values.items()})
     told: list[str] = []
@@ -50,31 +50,20 @@ def _ask_profile(p: SimpleNamespace, notebook: str) -> None:
 
 
 def _ask_exam(p: SimpleNamespace, notebook: str) -> None:
-    from neoxlib import exam as exam_exam
+    from neoxlib import exam
 
-    scoring = exam_exam.get_profile(p.profile, p.task, p.mode, p.shots)
+    scoring = exam.get_profile(p.profile, p.task, p.mode, p.shots)
     explained = scoring.mode == "cot"
-    exam = exam_exam.load_task(p.task, p.data_dir, p.split, p.subjects, scoring.shots, explained)
-    exam_exam.earlier(p.compare_with, exam, p.limit)
+    task = exam.load_task(p.task, p.data_dir, p.split, p.subjects, scoring.shots, explained)
+    exam.earlier(p.compare_with, task, p.limit)
 
 
-SETUP = "00_setup"  # says itself, row by row, what is wrong with the weights and the devices
-Ask = Callable[[SimpleNamespace, str], list[str] | None]  # of the values and the notebook's name
+SETUP = "00_setup"  # reports problems of weights and devices itself, row by row
+MODEL_VALUES = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len")
+EXAM_VALUES = ("task", "data_dir", "profile", "mode", "shots", "split", "subjects")
+Ask = Callable[[SimpleNamespace, str], list[str] | None]  # takes the values, the notebook's name
 ASKED: tuple[tuple[Ask, tuple[str, ...]], ...] = (  # each with the parameters that it needs
-    (_ask_model, ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len")),
+    (_ask_model, MODEL_VALUES),
     (_ask_profile, ("cluster_profile",)),
-    (
-        _ask_exam,
-        (
-            "task",
-            "data_dir",
-            "profile",
-            "mode",
-            "shots",
-            "split",
-            "subjects",
-            "compare_with",
-            "limit",
-        ),
-    ),
+    (_ask_exam, (*EXAM_VALUES, "compare_with", "limit")),
 )
