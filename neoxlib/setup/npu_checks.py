@@ -1,7 +1,10 @@
-"""What a machine with NPUs must have besides: devices, their driver, health and memory. Pure functions of a host."""
+"""Checks of NPUs: device nodes, driver, firmware, health, memory, variables.
+
+Pure functions of a described host.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from neoxlib.machine.chips import CHIPS, WITHOUT_OPERATORS, Chip, chip_of_card
 from neoxlib.machine.host import Host
@@ -11,76 +14,82 @@ from neoxlib.setup.install import NAMES, install_plan
 from neoxlib.setup.machine_checks import Check, Row, verdict
 
 MOUNTS = (
-    "docker run --device /dev/davinci0 --device /dev/davinci_manager --device /dev/devmm_svm --device /dev/hisi_hdc "
+    "docker run --device /dev/davinci0 --device /dev/davinci_manager "
+    "--device /dev/devmm_svm --device /dev/hisi_hdc "
     "-v /usr/local/dcmi:/usr/local/dcmi -v /usr/local/Ascend/driver:/usr/local/Ascend/driver "
     "-v /usr/local/bin/npu-smi:/usr/local/bin/npu-smi ..."
 )
-CURES = {  # by the code that npu-smi prints in place of its table
-    "-8020": "docker ps  # another container holds the device: docker stop it, or take other devices",
+CURES = {  # by the code that npu-smi prints instead of its table
+    "-8020": "docker ps  # another container holds the device: "
+    "docker stop it, or take other devices",
     "-8005": f"usermod -aG HwHiAiUser $USER  # and log in anew; in a container: {MOUNTS}",
 }
-IDLE = 0.85  # free at least of a card that nobody uses: up to 9 % are in use then
+IDLE = 0.85  # least free share of an unused card, which has up to 9 % in use
 DIRECT = ("HCCS", "SIO", "UB")  # links between cards, or between the two chips of one
-CALM = "no NPU: models run on the CPU, in float32 or packed; fine for the shipped model and small ones, slow for large"
+CALM = (
+    "no NPU: models run on the CPU, in float32 or packed; "
+    "fine for the shipped model and small ones, slow for large"
+)
+UNKNOWN_CHIP = (
+    "python -m neoxlib doctor --json  "
+    "# runs in float16 without figures; send this to get the chip a row"
+)
 
 
 def chip_there(host: Host) -> Chip | None:
-    """The chip of the first card; None where there is none, or it is not in the table."""
+    """Return the chip of the first card in the table of chips; None if there is none."""
     return next((chip_of_card(card.name, card.total_mib) for card in host.cards), None)
 
 
 def step_command(host: Host, step: str) -> str:
-    """What installs a part, for this machine's chip and processor; for an unknown chip how to ask."""
+    """Return the command that installs a part, for this machine's chip and processor.
+
+    For an unknown chip return the command that shows such commands.
+    """
     chip = chip_there(host)
     if chip is None or chip.family not in NAMES or host.arch not in ("aarch64", "x86_64"):
-        return f"python -m neoxlib install-plan --chip 910B3 --arch {host.arch}  # with the chip that is there"
+        plan = f"python -m neoxlib install-plan --chip 910B3 --arch {host.arch}"
+        return f"{plan}  # with the chip that is there"
     return next(one.command for one in install_plan(chip, host.arch) if one.step == step)
 
 
 def device(host: Host) -> Row:
-    if not host.has_npu and host.sourced:
-        found = "CANN is sourced, but there is no /dev/davinci* and no npu-smi"
-        return Row(
-            "device",
-            "WARN",
-            found,
-            "devices; or CPU work, which needs no CANN",
-            MOUNTS if host.container else step_command(host, "driver"),
-        )
+    """Check that the cards, their device nodes and npu-smi are present and known."""
     if not host.has_npu:
-        return Row("device", "OK", CALM, "nothing: an NPU is not required")
+        return _no_npu(host)
     if host.smi is None:
-        repair = MOUNTS if host.container else "export PATH=$PATH:/usr/local/sbin:/usr/local/bin"
-        return Row(
-            "device",
-            "WARN",
-            f"{len(host.nodes)} device node(s), no npu-smi",
-            "the driver's npu-smi",
-            repair,
-        )
+        found = f"{len(host.nodes)} device node(s), no npu-smi"
+        path = "export PATH=$PATH:/usr/local/sbin:/usr/local/bin"
+        repair = MOUNTS if host.container else path
+        return Row("device", "WARN", found, "the driver's npu-smi", repair)
     if host.smi.failure:
         codes = (code for code in CURES if code in host.smi.failure)
         cure = CURES.get(next(codes, ""), "npu-smi info; dmesg | grep -i davinci")
         return Row("device", "FAIL", host.smi.failure, "a table of devices", cure)
-    names = ", ".join(sorted({card.name for card in host.smi.cards}))
+    names = ", ".join(sorted({card.name for card in host.cards}))
+    found = f"{len(host.cards)} × {names}"
     if not host.nodes:
-        found = f"npu-smi shows {len(host.smi.cards)} × {names}, but there is no /dev/davinci*"
-        return Row(
-            "device",
-            "FAIL",
-            found,
-            "device nodes",
-            MOUNTS if host.container else step_command(host, "driver"),
-        )
-    known = all(chip_of_card(card.name, card.total_mib) for card in host.smi.cards)
-    repair = "python -m neoxlib doctor --json  # runs in float16 without figures; send this to get the chip a row"
-    return verdict(
-        "device", known, f"{len(host.smi.cards)} × {names}", f"one of {', '.join(CHIPS)}", repair
-    )
+        found = f"npu-smi shows {found}, but there is no /dev/davinci*"
+        return Row("device", "FAIL", found, "device nodes", _bring_devices(host))
+    known = all(chip_of_card(card.name, card.total_mib) for card in host.cards)
+    return verdict("device", known, found, f"one of {', '.join(CHIPS)}", UNKNOWN_CHIP)
+
+
+def _no_npu(host: Host) -> Row:
+    if not host.sourced:
+        return Row("device", "OK", CALM, "nothing: an NPU is not required")
+    found = "CANN is sourced, but there is no /dev/davinci* and no npu-smi"
+    needed = "devices; or CPU work, which needs no CANN"
+    return Row("device", "WARN", found, needed, _bring_devices(host))
+
+
+def _bring_devices(host: Host) -> str:
+    """Return the command that makes device nodes appear, in a container or on the host."""
+    return MOUNTS if host.container else step_command(host, "driver")
 
 
 def operators(host: Host) -> Row | None:
-    """Of a chip of which no source says more: what it runs on, and what else is not known."""
+    """Warn about a chip without documented fused operators."""
     chip = chip_there(host)
     if chip is None or chip.family not in WITHOUT_OPERATORS:
         return None
@@ -91,39 +100,32 @@ def operators(host: Host) -> Row | None:
 
 
 def driver(host: Host) -> Row | None:
+    """Check that the driver's version is recorded."""
     if not host.has_npu:
         return None
-    repair = MOUNTS if host.container else step_command(host, "driver")
+    repair = _bring_devices(host)
     found = host.driver or "no /usr/local/Ascend/driver/version.info"
     return verdict("driver", host.driver is not None, found, "the driver's record", repair)
 
 
 def firmware(host: Host) -> Row | None:
-    """Driver and firmware go together where the driver's record says so; a container sees the driver only."""
+    """Check the firmware against the driver's record; a container sees only the driver."""
     if not host.has_npu or (host.container and host.firmware is None):
         return None
     repair = step_command(host, "firmware")
     if host.firmware is None:
-        return Row(
-            "firmware",
-            "WARN",
-            "no /usr/local/Ascend/firmware/version.info",
-            "the firmware's record",
-            repair,
-        )
+        found = "no /usr/local/Ascend/firmware/version.info"
+        return Row("firmware", "WARN", found, "the firmware's record", repair)
     if host.driver_takes is None:
-        return Row(
-            "firmware",
-            "OK",
-            f"{host.firmware}; the driver does not say which it takes",
-            "one the driver takes",
-        )
+        found = f"{host.firmware}; the driver does not say which it takes"
+        return Row("firmware", "OK", found, "one the driver takes")
     needed = f"driver {host.driver} takes {host.driver_takes}"
     fine = in_range(host.firmware, host.driver_takes)
     return verdict("firmware", fine, host.firmware, needed, f"{repair} && reboot", "FAIL")
 
 
 def health(host: Host) -> Row | None:
+    """Check the health that npu-smi shows for each chip."""
     if not host.cards:
         return None
     ill = [card for card in host.cards if card.health not in ("OK", "")]
@@ -134,67 +136,63 @@ def health(host: Host) -> Row | None:
 
 
 def occupied(host: Host) -> Row | None:
+    """Check that no other process holds device memory."""
     if not host.cards:
         return None
     sized = [card for card in host.cards if card.free_mib is not None]
     own = [card for card in sized if not _shares_memory(card)]
     full = [card for card in own if card.free_mib < IDLE * card.total_mib]
-    found = [
-        f"NPU {card.npu} chip {card.chip}: {card.free_mib} of {card.total_mib} MiB free"
-        for card in full
-    ]
-    held = [(one, _pid(host, one), one.name or "no name") for one in host.smi.holders]
-    found += [f"NPU {one.npu}: pid {pid} ({name}) {one.mib} MiB" for one, pid, name in held]
-    free = (
-        f"at least {min(card.free_mib for card in sized)} MiB free on each"
-        if sized
-        else "not shown"
-    )
+    found = "; ".join([*map(_used, full), *(_held(host, one) for one in host.smi.holders)])
+    free = "not shown"
+    if sized:
+        free = f"at least {min(card.free_mib for card in sized)} MiB free on each"
     needed = "no other process there"
-    repair = _make_room(host, full)
-    return verdict("device memory", not found, "; ".join(found) or free, needed, repair)
+    return verdict("device memory", not found, found or free, needed, _make_room(host, full))
+
+
+def _used(card: Card) -> str:
+    return f"NPU {card.npu} chip {card.chip}: {card.free_mib} of {card.total_mib} MiB free"
+
+
+def _held(host: Host, one: Holder) -> str:
+    return f"NPU {one.npu}: pid {_pid(host, one)} ({one.name or 'no name'}) {one.mib} MiB"
 
 
 def _shares_memory(card: Card) -> bool:
-    """Whether its memory is the host's own, of which more than a little is always in use."""
+    """Return whether a card uses the host's memory, of which a good part is always in use."""
     known = chip_of_card(card.name, card.total_mib)
     return known is not None and known.family == "310B"
 
 
 def _pid(host: Host, holder: Holder) -> int:
-    """The pid that `kill` takes here."""
+    """Return the pid that `kill` accepts here."""
     return holder.seen(host.container is not None)
 
 
 def _make_room(host: Host, full: Sequence[Card]) -> str:
-    """End who holds the memory, if that may be, or leave the full cards out."""
-    held = {(one.npu, one.chip) for one in host.smi.holders} | {
-        (card.npu, card.chip) for card in full
-    }
+    """Return the command that leaves out the full cards, or ends the processes that hold them."""
+    held = {(one.npu, one.chip) for one in (*host.smi.holders, *full)}
     free = [str(n) for n, card in enumerate(host.cards) if (card.npu, card.chip) not in held]
     pids = " ".join(str(_pid(host, one)) for one in host.smi.holders)
-    end = (
-        f"kill {pids}  # only if yours"
-        if pids
-        else "npu-smi info  # no process is shown: another container has it"
-    )
-    return (
-        f"export ASCEND_RT_VISIBLE_DEVICES={','.join(free)}  # the free ones; or: {end}"
-        if free
-        else end
-    )
+    end = "npu-smi info  # no process is shown: another container has it"
+    if pids:
+        end = f"kill {pids}  # only if yours"
+    if not free:
+        return end
+    return f"export ASCEND_RT_VISIBLE_DEVICES={','.join(free)}  # the free ones; or: {end}"
 
 
 def links(host: Host) -> Row | None:
-    """What the sums over ranks travel by; 310P cards have no link of their own, so nothing is wrong with either."""
+    """Name the links that all-reduces use. Both kinds are fine: 310P cards have no direct link."""
     if not host.links:
         return None
     own = any(link.startswith(DIRECT) for link in host.links)
-    what = "cards are linked directly" if own else "over the host; sums cost more time"
+    what = "cards are linked directly" if own else "over the host; all-reduces take longer"
     return Row("links", "OK", f"{', '.join(host.links)}: {what}", "either")
 
 
 def visible(host: Host) -> Row | None:
+    """Check ASCEND_RT_VISIBLE_DEVICES; torch_npu silently sees no device if it is malformed."""
     given = host.env.get("ASCEND_RT_VISIBLE_DEVICES")
     if given is None:
         return None
@@ -210,12 +208,17 @@ def visible(host: Host) -> Row | None:
 
 
 def variables(host: Host) -> Row | None:
-    """Settings of old scripts that stop a run today."""
+    """Check for settings of old scripts that stop a run today."""
     if not host.has_npu:
         return None
-    env = host.env
     chips = [chip_of_card(card.name, card.total_mib) for card in host.cards]
-    family = {chip.family for chip in chips if chip}
+    bad = _conflicts(host.env, {chip.family for chip in chips if chip})
+    found = "; ".join(f"{name}: {why}" for name, why in bad.items()) or "no conflict"
+    return verdict("variables", not bad, found, "no conflict", f"unset {' '.join(bad)}", "FAIL")
+
+
+def _conflicts(env: Mapping[str, str], family: set[str]) -> dict[str, str]:
+    """Return each variable that cannot stay, and the reason."""
     bad = {}
     if (
         env.get("INF_NAN_MODE_ENABLE") == "0"
@@ -229,21 +232,17 @@ def variables(host: Host) -> Row | None:
         )
     if env.get("BACKEND") == "lccl" and "310P" in family:
         bad["BACKEND"] = "310P has no lccl"
-    found = "; ".join(f"{name}: {why}" for name, why in bad.items()) or "no conflict"
-    return verdict("variables", not bad, found, "no conflict", f"unset {' '.join(bad)}", "FAIL")
+    return bad
 
 
 def hccl_port(host: Host) -> Row | None:
+    """Check that HCCL's default port is free."""
     if not host.has_npu or "HCCL_IF_BASE_PORT" in host.env:
         return None
-    found = "16666 is free" if host.hccl_port_free else "16666 is taken, by another job"
-    return verdict(
-        "HCCL port",
-        host.hccl_port_free,
-        found,
-        "16666 or another",
-        "export HCCL_IF_BASE_PORT=26666",
-    )
+    fine = host.hccl_port_free
+    found = "16666 is free" if fine else "16666 is taken, by another job"
+    repair = "export HCCL_IF_BASE_PORT=26666"
+    return verdict("HCCL port", fine, found, "16666 or another", repair)
 
 
 NPU: tuple[Check, ...] = (
