@@ -1,38 +1,47 @@
-"""Answers as they come, on the disk: one JSON line per question, so that a run that was killed goes on where it was.
+"""Answers on disk as they come: one JSON line per question, so that a killed run can continue.
 
-The first line says whose answers they are. Every line carries a checksum of its own.
+The first line identifies the run. Every line carries a checksum of its own.
 """
 
 import hashlib
 import json
 import os
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neoxlib.errors import DataError, SettingsError
-from neoxlib.exam.profiles import Profile
+from neoxlib.exam.profiles import PROFILES, Profile
+from neoxlib.exam.question import Answer
 
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
 
 NAME = "journal.jsonl"
-Place = tuple[
-    str, str, str
-]  # subject, id, and hash of the prompt: another text is another question
+# Rules that were implied by a profile's name before they became fields of it. The key has them
+# only if they differ from what the name implies: earlier journals remain valid.
+IMPLIED = ("whole_vocabulary", "split_may_differ")
+_REPAIR = (
+    "the file was damaged: delete this line to have its question asked again (line 1: the file)"
+)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the model said to one question: log-probabilities in the order of the choices, or a text."""
+class QuestionKey(NamedTuple):
+    """Identifies a question: results.KEY, and its prompt, since another text is another question."""
 
-    logprobs: tuple[float, ...] = ()
-    text: str = ""
+    subject: str
+    id: str
+    prompt: str  # SHA-256 of the text
+
+
+def question_key(subject: str, number: str, prompt: str) -> QuestionKey:
+    """The key under which the answer to a question is kept."""
+    return QuestionKey(subject, number, _sha256(prompt))
 
 
 def key(engine: "Inference", profile: Profile) -> dict[str, Any]:
-    """What answers hang on: two runs with the same key may share them."""
+    """Everything that answers depend on: two runs with the same key may share them."""
     about = engine.describe()
     tokenizer = engine.tokenizer.backend_tokenizer.to_str()
     return {
@@ -41,20 +50,26 @@ def key(engine: "Inference", profile: Profile) -> dict[str, Any]:
         "dtype": about.get("dtype"),
         "quant": about.get("quant"),
         "max_seq_len": engine.max_seq_len,
-        "profile": json.loads(json.dumps(asdict(profile))),  # as it is read again
+        "profile": _rules(profile),
     }
 
 
-def place(subject: str, number: str, prompt: str) -> Place:
-    """Where the answer to a question is kept."""
-    return subject, number, _sha256(prompt)
+def _rules(profile: Profile) -> dict[str, Any]:
+    """The profile's rules with the types that JSON reads back, without what its name implies."""
+    rules = json.loads(json.dumps(asdict(profile)))
+    named = next((row for row in PROFILES if row.name == profile.name), None)
+    for rule in IMPLIED:
+        if rules[rule] == getattr(named, rule, False):
+            del rules[rule]
+    return rules
 
 
 class Journal:
-    """The journal of one run. `answers` are those it has, of this run and of the one that it goes on with.
+    """The journal of one run. `answers` has those of this run and of the one it continues.
 
-    Raises SettingsError where an earlier journal is of another model, tokenizer, profile, dtype, quant or window, and
-    DataError, as `file:line`, where one is damaged; its last line may be torn, as by a kill, and is then left out.
+    Raises SettingsError for an earlier journal of another model, tokenizer, profile, dtype, quant
+    or window, and DataError, as `file:line`, for a damaged one. A last line that a kill cut off is
+    left out.
     """
 
     def __init__(
@@ -64,20 +79,17 @@ class Journal:
         self.answers = read(find(resume), key) if resume else {}
         if self.path.exists():
             self.answers |= read(self.path, key)
-        text = _line({"answers of": key}) + "".join(
-            _line(_record(*item)) for item in self.answers.items()
-        )
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_name(f"{self.path.name}.part")
         with aside.open("w", encoding="utf-8") as file:
-            _put(file, text)
+            _write(file, _line({"answers of": key}) + _lines(self.answers))
         aside.replace(self.path)
         self.file = self.path.open("a", encoding="utf-8")
 
-    def add(self, answers: dict[Place, Answer]) -> None:
-        """Take in a batch of answers; when this returns they are on the disk."""
+    def add(self, answers: dict[QuestionKey, Answer]) -> None:
+        """Add a batch of answers; when this returns they are on disk."""
         self.answers |= answers
-        _put(self.file, "".join(_line(_record(*item)) for item in answers.items()))
+        _write(self.file, _lines(answers))
 
     def __enter__(self) -> "Journal":
         return self
@@ -87,7 +99,10 @@ class Journal:
 
 
 def find(resume: str | Path) -> Path:
-    """The journal of an earlier run, given as its folder or as the file. Raises SettingsError where there is none."""
+    """The journal of an earlier run, given as its folder or as the file itself.
+
+    Raises SettingsError if it does not exist.
+    """
     path = Path(resume)
     path = path / NAME if path.is_dir() else path
     if not path.is_file():
@@ -97,10 +112,9 @@ def find(resume: str | Path) -> Path:
     return path
 
 
-def read(path: Path, key: dict[str, Any]) -> dict[Place, Answer]:
-    """The answers of a journal whose key is `key`; see Journal for what is refused."""
-    *lines, torn = path.read_bytes().split(b"\n")
-    del torn  # a whole line ends with a line break
+def read(path: Path, key: dict[str, Any]) -> dict[QuestionKey, Answer]:
+    """The answers of a journal whose key is `key`; Journal says what is refused."""
+    *lines, _ = path.read_bytes().split(b"\n")  # a complete line ends with a line break
     records = [_checked(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     if not records:
         return {}
@@ -112,14 +126,8 @@ def read(path: Path, key: dict[str, Any]) -> dict[Place, Answer]:
         raise SettingsError(
             f"{path} has answers of another run, which cannot be used:\n  " + "\n  ".join(lines)
         )
-    return dict(
-        _entry(record, f"{path}:{number}") for number, record in enumerate(records[1:], start=2)
-    )
-
-
-_REPAIR = (
-    "the file was damaged: delete this line to have its question asked again (line 1: the file)"
-)
+    numbered = enumerate(records[1:], start=2)
+    return dict(_entry(record, f"{path}:{number}") for number, record in numbered)
 
 
 def _difference(name: str, theirs: Any, ours: Any) -> str:
@@ -131,24 +139,18 @@ def _difference(name: str, theirs: Any, ours: Any) -> str:
     )
 
 
-def _entry(record: dict[str, Any], where: str) -> tuple[Place, Answer]:
+def _entry(record: dict[str, Any], where: str) -> tuple[QuestionKey, Answer]:
     try:
-        return (record["subject"], record["id"], record["prompt"]), Answer(
-            tuple(record["logprobs"]), record["text"]
-        )
+        question = QuestionKey(*(record[name] for name in QuestionKey._fields))
+        return question, Answer(tuple(record["logprobs"]), record["text"])
     except (KeyError, TypeError) as error:
         raise DataError(f"{where}: is no answer to a question; {_REPAIR}") from error
 
 
-def _record(place: Place, answer: Answer) -> dict[str, Any]:
-    subject, number, prompt = place
-    return {
-        "subject": subject,
-        "id": number,
-        "prompt": prompt,
-        "logprobs": answer.logprobs,
-        "text": answer.text,
-    }
+def _lines(answers: dict[QuestionKey, Answer]) -> str:
+    return "".join(
+        _line(question._asdict() | asdict(answer)) for question, answer in answers.items()
+    )
 
 
 def _line(record: dict[str, Any]) -> str:
@@ -157,6 +159,7 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _checked(line: bytes, where: str) -> dict[str, Any]:
+    """The record of a line. Raises DataError unless the line is as it was written."""
     try:
         record = json.loads(line)["line"]
         whole = isinstance(record, dict) and line.decode() == _line(record)[:-1]
@@ -167,7 +170,7 @@ def _checked(line: bytes, where: str) -> dict[str, Any]:
     return record
 
 
-def _put(file: Any, text: str) -> None:
+def _write(file: Any, text: str) -> None:
     file.write(text)
     file.flush()
     os.fsync(file.fileno())

@@ -37,6 +37,8 @@ class Profile:
     extraction: str = ""  # a name of extract.EXTRACTIONS
     most_tokens: int = 0  # a prompt's own limit; 0 leaves it to the window
     least_shots: int = 0  # with fewer examples a question is not asked: it is too long
+    whole_vocabulary: bool = False  # log-softmax over all rows, also past the tokenizer's last id
+    split_may_differ: bool = False  # answers of unlike numbers of tokens are scored, too
     bugs: tuple[
         str, ...
     ] = ()  # faults of the original that are kept, so that its numbers can be met
@@ -94,6 +96,8 @@ _LM_EVAL = Profile(
     answers=_SPACED,
     average="micro",
     source="lm-eval 0.4.13, tasks/ceval/_default_ceval_yaml version 2.0, with --num_fewshot as shots",
+    whole_vocabulary=True,
+    split_may_differ=True,
     departs=(_CUT_LEFT,),
 )
 _MMLU_LM_EVAL = replace(
@@ -137,6 +141,8 @@ _BOOLQ_LM_EVAL = Profile(
     average="micro",
     source="lm-eval 0.4.13, tasks/super_glue/boolq/default.yaml version 2.0",
     shots=0,
+    whole_vocabulary=True,
+    split_may_differ=True,
     departs=(
         _CUT_LEFT,
         "the original draws examples from train at random; here they are its first rows",

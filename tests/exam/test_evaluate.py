@@ -1,8 +1,8 @@
 """Scoring against transformers' own log-probabilities, and what becomes of questions that cannot be scored."""
 
 import threading
-import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,14 @@ import neoxlib
 from neoxlib.errors import SettingsError
 from neoxlib.exam import ask as exam_ask
 from neoxlib.exam import evaluate, get_profile, load_task, rescore
-from neoxlib.exam import evaluate as exam_evaluate
-from neoxlib.exam.ask import spread
+from neoxlib.exam.ask import WorkQueue, share_out
 from neoxlib.inference import score
 from tests.support.exam_files import write_exam
 from tests.support.exam_results import Fake, byte_tokenizer
 from tests.support.oracle_models import make_oracle
 
 OFFICIAL = get_profile("official", "ceval")
+EVALUATE = import_module("neoxlib.exam.evaluate")  # the package has the function by this name
 LETTERS = ["p_A", "p_B", "p_C", "p_D"]
 
 
@@ -124,7 +124,7 @@ def test_a_short_window_drops_examples_and_marks_what_never_fits(model_dir, exam
 
 def test_rows_come_in_the_exams_order_and_each_subject_is_asked_together(exam, monkeypatch):
     fake = Fake("B")
-    monkeypatch.setattr(exam_evaluate, "PORTION", 2)
+    monkeypatch.setattr(EVALUATE, "PORTION", 2)
     found = evaluate(fake, load_task("ceval", exam, shots=2), OFFICIAL)
     assert [len(portion) for portion in fake.asked] == [2, 1, 2]
     assert [prompt for portion in fake.asked for prompt in portion] == found["prompt"].tolist()
@@ -206,7 +206,7 @@ def test_an_answer_of_two_tokens_is_refused(exam):
 
 def test_groups_of_ranks_share_the_questions_out(engine, exam, monkeypatch):
     """Each answers some, none waits for another, and the table is one group's."""
-    monkeypatch.setattr(exam_evaluate, "PORTION", 1)
+    monkeypatch.setattr(EVALUATE, "PORTION", 1)
     task = load_task("ceval", exam, shots=2)
     fakes = [Fake("B"), Fake("B")]
     meet = threading.Barrier(2, timeout=20)
@@ -222,7 +222,7 @@ def test_groups_of_ranks_share_the_questions_out(engine, exam, monkeypatch):
     pd.testing.assert_frame_equal(found, evaluate(Fake("B"), task, OFFICIAL))
 
 
-def test_whoever_is_done_takes_the_next_and_an_error_ends_the_work():
+def test_an_idle_engine_takes_the_next_item():
     slow = threading.Event()
     done = []
 
@@ -233,20 +233,27 @@ def test_whoever_is_done_takes_the_next_and_an_error_ends_the_work():
             slow.set()
         return item
 
-    for item, value in spread(["slow", "quick"], range(10), do):
+    for item, value in share_out(["slow", "quick"], range(10), do):
         done.append(item)
         assert item == value
     assert sorted(done) == list(range(10)) and len(done) - done.index(9) <= 3
 
-    begun = []
 
-    def fail(engine: str, item: int) -> int:
+def test_after_an_error_no_item_is_begun_and_those_under_way_are_finished(monkeypatch):
+    """Item 1 goes on until the error of item 0 has closed the queue."""
+    begun = []
+    finished = []
+    closed = threading.Event()
+    close = WorkQueue.close
+    monkeypatch.setattr(WorkQueue, "close", lambda self: (close(self), closed.set()))
+
+    def do(engine: str, item: int) -> None:
         begun.append(item)
-        time.sleep(0.02)
-        if item == 3:
+        if item == 0:
             raise SettingsError("no more")
-        return item
+        assert closed.wait(60)
+        finished.append(item)
 
     with pytest.raises(SettingsError, match="no more"):
-        list(spread(["one", "two"], range(1000), fail))
-    assert len(begun) < 100
+        list(share_out(["one", "two"], range(1000), do))
+    assert set(begun) <= {0, 1} and finished == [item for item in begun if item]

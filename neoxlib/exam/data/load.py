@@ -45,6 +45,12 @@ class Task:
         """Whether the split has answers, so that it can be scored here."""
         return bool((self.questions["expected"] != "").all())
 
+    def first(self, limit: int | None) -> pd.DataFrame:
+        """The questions that a run asks: `limit` of each subject, or all if it is 0 or None."""
+        if not limit:
+            return self.questions
+        return self.questions.groupby("subject", sort=False).head(limit)
+
     def counts(self) -> pd.DataFrame:
         """Subjects and questions of each class that has any."""
         grouped = self.questions.groupby("class", sort=False)
