@@ -1,92 +1,27 @@
-"""Widgets over a `Browser`: filter by subject, mark and text, and page. Nothing here that its table does not have."""
+"""Browse the questions of a run: widgets in JupyterLab, a bounded plain table elsewhere."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 import pandas as pd
 
-from neoxlib.exam.results import ANSWERED, MARKS, RIGHT, choices, marks
+from neoxlib.exam.results import ANSWERED, MARKS, RIGHT, TEXTS, choices, marks, share_columns
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import in_lab
 
-if TYPE_CHECKING:
-    from neoxlib.exam.browser import Browser
-
-
-PER_PAGE = 5
-
-
-def panel(browser: "Browser") -> widgets.VBox:
-    """Filters and pages above the questions that they leave."""
-    filters = _filters(browser)
-    page = widgets.BoundedIntText(
-        value=1, min=1, max=1, description="page", layout={"width": "10rem"}
-    )
-    back, on = (widgets.Button(description=sign, layout={"width": "3rem"}) for sign in ("‹", "›"))
-    found = widgets.Label()
-    table = widgets.HTML()
-
-    def show(_: Any = None) -> None:
-        rows = browser.select(**{name: widget.value for name, widget in filters.items()})
-        page.max = max(1, math.ceil(len(rows) / PER_PAGE))  # a page beyond it becomes the last
-        start = (page.value - 1) * PER_PAGE
-        found.value = f"of {page.max:,}: {len(rows):,} of {len(browser.results):,} questions"
-        table.value = (
-            questions_html(rows.iloc[start : start + PER_PAGE])
-            if len(rows)
-            else "<p>No such question.</p>"
-        )
-
-    def restart(_: Any) -> None:
-        page.value = 1
-        show()
-
-    def turn(by: int) -> None:
-        page.value = min(max(page.value + by, 1), page.max)
-
-    for widget in filters.values():
-        widget.observe(restart, "value")
-    page.observe(show, "value")
-    back.on_click(lambda _: turn(-1))
-    on.on_click(lambda _: turn(1))
-    show()
-    return widgets.VBox(
-        [widgets.HBox(list(filters.values())), widgets.HBox([page, back, on, found]), table]
-    )
-
-
-def _filters(browser: "Browser") -> dict[str, widgets.Widget]:
-    """By the names of `Browser.select`'s arguments."""
-    results = browser.results
-    names = results.drop_duplicates("subject").set_index("subject")["name"]
-    counts = results["mark"].value_counts()
-    every = [
-        ("all", ""),
-        *((f"{mark} ({counts[mark]:,})", mark) for mark in MARKS if mark in counts),
-    ]
-    subjects = [("all", ""), *((name, subject) for subject, name in names.items())]
-    text = widgets.Text(
-        placeholder="in question, choices or id", description="text", continuous_update=False
-    )
-    return {
-        "subject": widgets.Dropdown(options=subjects, description="subject"),
-        "mark": widgets.Dropdown(options=every, description="answer"),
-        "text": text,
-    }
-
-
-CLIP = 2000  # characters of a text that a table shows; a few such rows must not make a page of megabytes
+CLIP = 2000  # characters of a text in a table; whole texts would make a page of megabytes
 COLUMNS = ["subject", "question", "choices", "expected", "chosen"]
+PER_PAGE = 5
+SIGNS = {RIGHT: "✓", ANSWERED: ""}  # every other mark is shown as its word
 WIDE = "min-width:14rem;overflow-wrap:anywhere"  # a formula may be one long word
-SIGNS = {RIGHT: "✓", ANSWERED: ""}  # every other mark says what it is
 
 
 class Browser:
     """All questions of a run: `select` filters them, a notebook shows them.
 
-    JupyterLab shows widgets to filter and page; the HTML beside them, which reports and saved notebooks show, is a
-    plain table of at most `most` questions that says how many it leaves out.
+    JupyterLab shows widgets to filter and page. The HTML beside them, for reports and saved
+    notebooks, is a table of at most `most` questions that says how many it leaves out.
     """
 
     def __init__(self, results: pd.DataFrame, most: int = 60) -> None:
@@ -94,19 +29,17 @@ class Browser:
         self.most = most
 
     def select(self, subject: str = "", mark: str = "", text: str = "") -> pd.DataFrame:
-        """Rows of a subject, with a mark, with a text in their question, choices or id; "" is any."""
+        """Rows of a subject, with a mark, with a text in question, choices or id; "" is any."""
         rows = self.results
         rows = rows[(rows["subject"] == subject) | (subject == "")]
         rows = rows[(rows["mark"] == mark) | (mark == "")]
-        texts = [name for name in ("id", "passage", "question", *choices(rows)) if name in rows]
-        found = [
-            any(text.casefold() in str(cell).casefold() for cell in row)
-            for row in rows[texts].to_numpy()
-        ]
+        texts = rows[[name for name in ("id", *TEXTS) if name in rows]].to_numpy()
+        wanted = text.casefold()
+        found = [any(wanted in str(cell).casefold() for cell in row) for row in texts]
         return rows[pd.Series(found, index=rows.index, dtype=bool)]
 
     def sample(self) -> pd.DataFrame:
-        """At most `most` questions in the exam's order: in turn from every subject, wrong ones first."""
+        """At most `most` questions, in the exam's order: subjects in turn, wrong ones first."""
         ordered = self.results.sort_values("correct", kind="stable")
         turn = ordered.groupby("subject").cumcount()
         return self.results.loc[sorted(turn.sort_values(kind="stable").index[: self.most])]
@@ -122,39 +55,98 @@ class Browser:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}
-        if not in_lab():  # papermill has nobody to click
-            return bundle
-        from neoxlib.exam.browser import panel
-
-        return panel(self)._repr_mimebundle_() | bundle
+        # In a run without a front end nobody can click.
+        return panel(self)._repr_mimebundle_() | bundle if in_lab() else bundle
 
     def _note(self, shown: pd.DataFrame) -> str:
         counts = self.results["mark"].value_counts()
         parts = [
             f"{(shown['mark'] == mark).sum():,} of the {n:,} {mark}" for mark, n in counts.items()
         ]
-        left = len(self.results) - len(shown)
-        rest = (
-            f"in turn from every subject; {left:,} more are not shown here"
-            if left
-            else "which is all"
+        rest = "which is all"
+        if left := len(self.results) - len(shown):
+            rest = f"in turn from every subject; {left:,} more are not shown here"
+        size = f"{len(shown):,} questions ({', '.join(parts)})"
+        return f"{size}, {rest}; every question is in questions.csv."
+
+
+def panel(browser: Browser) -> widgets.VBox:
+    """Filters and a pager, above a page of the questions that the filters leave."""
+    return Panel(browser).box
+
+
+class Panel:
+    """The widgets of a Browser."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.filters = _filters(browser)
+        self.page = widgets.BoundedIntText(
+            value=1, min=1, max=1, description="page", layout={"width": "10rem"}
         )
-        return f"{len(shown):,} questions ({', '.join(parts)}), {rest}; every question is in questions.csv."
+        self.found = widgets.Label()
+        self.table = widgets.HTML()
+        for widget in self.filters.values():
+            widget.observe(self._restart, "value")
+        self.page.observe(self._show, "value")
+        pager = widgets.HBox([self.page, self._button("‹", -1), self._button("›", 1), self.found])
+        self._show()
+        self.box = widgets.VBox([widgets.HBox([*self.filters.values()]), pager, self.table])
+
+    def _button(self, sign: str, by: int) -> widgets.Button:
+        """A button that turns the page by `by`."""
+        button = widgets.Button(description=sign, layout={"width": "3rem"})
+        button.on_click(lambda _: self._turn(by))
+        return button
+
+    def _turn(self, by: int) -> None:
+        self.page.value = min(max(self.page.value + by, 1), self.page.max)
+
+    def _restart(self, _: Any) -> None:
+        self.page.value = 1
+        self._show()
+
+    def _show(self, _: Any = None) -> None:
+        chosen = {name: widget.value for name, widget in self.filters.items()}
+        rows = self.browser.select(**chosen)
+        self.page.max = max(1, math.ceil(len(rows) / PER_PAGE))  # clips the page's number, too
+        start = (self.page.value - 1) * PER_PAGE
+        size = f"{len(rows):,} of {len(self.browser.results):,} questions"
+        self.found.value = f"of {self.page.max:,}: {size}"
+        shown = rows.iloc[start : start + PER_PAGE]
+        self.table.value = questions_html(shown) if len(rows) else "<p>No such question.</p>"
+
+
+def _filters(browser: Browser) -> dict[str, widgets.Widget]:
+    """Widgets by the names of the arguments of `Browser.select`."""
+    results = browser.results
+    names = results.drop_duplicates("subject").set_index("subject")["name"]
+    subjects = [(name, subject) for subject, name in names.items()]
+    counts = results["mark"].value_counts()
+    every = [(f"{mark} ({counts[mark]:,})", mark) for mark in MARKS if mark in counts]
+    text = widgets.Text(
+        placeholder="in question, choices or id", description="text", continuous_update=False
+    )
+    return {
+        "subject": widgets.Dropdown(options=[("all", ""), *subjects], description="subject"),
+        "mark": widgets.Dropdown(options=[("all", ""), *every], description="answer"),
+        "text": text,
+    }
 
 
 def questions_html(rows: pd.DataFrame) -> str:
-    """A row per question: its text, each choice with its share as a bar, what was expected and chosen, its prompt."""
+    """A table with a row per question: text, choices with bars, expected, chosen, prompt."""
     cells = [_cells(row, choices(rows)) for row in rows.to_dict("records")]
     return markup.html_table(COLUMNS, cells)
 
 
-def _cells(row: dict, letters: tuple[str, ...]) -> list[str]:
+def _cells(row: dict, among: tuple[str, ...]) -> list[str]:
     mark = SIGNS.get(row["mark"], row["mark"])
-    bars = "".join(_bar(row, letter) for letter in letters)
+    shares = [row[name] for name in share_columns(among)]
+    bars = "".join(_bar(row, *each) for each in zip(among, shares, strict=True))
+    size = f"prompt: {row['prompt_tokens']} tokens, {row['shots_used']} examples"
     folded = _folded("passage", row["passage"]) if "passage" in row else ""
-    folded += _folded(
-        f"prompt: {row['prompt_tokens']} tokens, {row['shots_used']} examples", row["prompt"]
-    )
+    folded += _folded(size, row["prompt"])
     return [
         f"{_text(row['name'])}\n<small>{_text(row['id'])}</small>",
         f'<div style="{WIDE};max-width:26rem">{_text(row["question"])}{folded}</div>',
@@ -168,19 +160,19 @@ def _folded(title: str, text: str) -> str:
     return f"<details><summary><small>{markup.text(title)}</small></summary>{_text(text)}</details>"
 
 
-def _bar(row: dict, letter: str) -> str:
-    """A choice on a ground as wide as its share; the right one is bold."""
-    share = row[f"p_{letter}"]
-    text = _text(f"{letter}. {row[letter]}" if letter in row else letter)
-    text = f"<b>{text}</b>" if letter == row["expected"] else text
+def _bar(row: dict, choice: str, share: float) -> str:
+    """A choice on a bar as wide as its share; the expected one is bold."""
+    text = _text(f"{choice}. {row[choice]}" if choice in row else choice)
+    text = f"<b>{text}</b>" if choice == row["expected"] else text
     if pd.isna(share):
         return f"<div>{text}</div>"
-    style = f"background:linear-gradient(to right,rgba(0,114,178,.22) {share:.0%},transparent {share:.0%});margin:1px 0"
+    colours = f"rgba(0,114,178,.22) {share:.0%},transparent {share:.0%}"
+    style = f"background:linear-gradient(to right,{colours});margin:1px 0"
     return f'<div style="{style}">{text}  <small>{share:.0%}</small></div>'
 
 
 def _answer(row: dict) -> str:
-    """What the model wrote, where it wrote."""
+    """The text that the model wrote, if it did."""
     text = str(row.get("answer_text", "")).strip()
     return f"<div><small>wrote:</small> {_text(text)}</div>" if text else ""
 

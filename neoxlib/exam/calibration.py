@@ -9,14 +9,15 @@ from neoxlib.exam.results import confidence
 from neoxlib.exam.scores import wilson
 
 BINS = 10
+BIN_COLUMNS = ["from", "to", "questions", "confidence", "accuracy", "low", "high"]
 
 
 def confidence_bins(results: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
-    """One row per bin of equal width that any question fell into, by the share of the likeliest choice.
+    """One row per non-empty bin of equal width, by the probability of the most likely choice.
 
-    Columns: from, to (a bin holds its upper end, as in Guo et al., arXiv 1706.04599), questions, confidence (mean share
-    of the likeliest choice), accuracy with its Wilson 95 % interval low, high. Questions without probabilities or
-    without a key have nothing to compare and are left out; the table may be empty.
+    Columns: from, to (a bin holds its upper end, as in Guo et al., arXiv 1706.04599), questions,
+    confidence (mean probability of the most likely choice), accuracy with its Wilson 95 % interval
+    low, high. Questions without probabilities or without a key are left out; the table may be empty.
     """
     known = pd.DataFrame(
         {"confidence": confidence(results), "right": results["correct"].astype(float)}
@@ -24,13 +25,14 @@ def confidence_bins(results: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     known = known[known["confidence"].notna() & (results["expected"] != "")]
     number = np.clip(np.ceil(known["confidence"].to_numpy() * bins) - 1, 0, bins - 1).astype(int)
     rows = [_row(part, int(n), bins) for n, part in known.groupby(number)]
-    return pd.DataFrame(
-        rows, columns=["from", "to", "questions", "confidence", "accuracy", "low", "high"]
-    )
+    return pd.DataFrame(rows, columns=BIN_COLUMNS)
 
 
 def expected_calibration_error(table: pd.DataFrame) -> float:
-    """Mean distance of confidence and accuracy over the bins, weighed by their questions; nan where there are none."""
+    """Mean distance of confidence and accuracy over the bins, weighted by questions.
+
+    nan without bins.
+    """
     if not len(table):
         return math.nan
     distance = (table["confidence"] - table["accuracy"]).abs()
@@ -38,16 +40,20 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
 
 
 def trust(table: pd.DataFrame) -> str:
-    """One sentence on what the model's probabilities are worth."""
+    """One sentence on how well the model's probabilities are calibrated."""
     if not len(table):
-        return "Nothing to calibrate: no question has both probabilities and an answer to compare with."
+        return (
+            "Nothing to calibrate: no question has both probabilities and an answer to compare "
+            "with."
+        )
     weights = table["questions"] / table["questions"].sum()
     held, right = ((table[name] * weights).sum() for name in ("confidence", "accuracy"))
     error = expected_calibration_error(table)
     side = "more sure than right" if held > right else "less sure than right"
     return (
-        f"Over {table['questions'].sum()} questions the model holds its choice {held:.1%} likely and is right in "
-        f"{right:.1%}: {side} by {abs(held - right):.1%} on average; expected calibration error {error:.3f}."
+        f"Over {table['questions'].sum()} questions the model holds its choice {held:.1%} likely "
+        f"and is right in {right:.1%}: {side} by {abs(held - right):.1%} on average; expected "
+        f"calibration error {error:.3f}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Scores of an exam → matplotlib figure. Pure functions: nothing is shown or written, no global state is touched."""
+"""Figures of an exam's scores. Pure functions: nothing is shown, written or set globally."""
 
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -12,23 +12,19 @@ from matplotlib.patches import Patch
 
 from neoxlib.exam.data.subjects import Subject
 
-CLASS_COLOURS = {  # Okabe and Ito's palette, which stays apart for colour-blind readers
-    "STEM": "#0072B2",
+BLUE = "#0072B2"
+CLASS_COLOURS = {  # Okabe and Ito's palette, which colour-blind readers can tell apart
+    "STEM": BLUE,
     "Social Science": "#E69F00",
     "Humanities": "#009E73",
     "Other": "#CC79A7",
     "Hard": "#777777",
 }
-OWN_COLOURS = (
-    "#56B4E9",
-    "#F0E442",
-    "#8C564B",
-    "#17BECF",
-    "#9467BD",
-    "#BCBD22",
-)  # of an exam's own classes, in turn
+# Of an exam's own classes, in turn.
+OWN_COLOURS = ("#56B4E9", "#F0E442", "#8C564B", "#17BECF", "#9467BD", "#BCBD22")
+GREY = "#555555"  # of remarks
 LINE = {"color": "#D55E00", "linestyle": "--", "linewidth": 1.2}
-SPREAD = {"elinewidth": 1, "capsize": 2, "ecolor": "#333333"}
+ERROR_BARS = {"elinewidth": 1, "capsize": 2, "ecolor": "#333333"}
 LATIN = "DejaVu Sans"  # comes with matplotlib
 CHINESE = (
     "Noto Sans CJK SC",
@@ -48,11 +44,11 @@ CHINESE = (
 def accuracy_by_subject(
     scores: pd.DataFrame, guessing: float, subjects: Mapping[str, Subject]
 ) -> Figure:
-    """A bar per subject with its 95 % interval and the guessing line, classes together, best of each on top.
+    """A bar per subject with its 95 % interval, grouped by class, the best of each on top.
 
-    `scores`: one row per subject with subject, name, class, questions, accuracy, low, high, as `tasks.by_subject`
-    gives; `guessing`: what guessing gets right, 0…1; `subjects`: the exam's own, for their Chinese names, which are
-    shown where this machine has a font to draw them with.
+    `scores`: subject, name, class, questions, accuracy, low, high, as `scores.by_subject` gives;
+    `guessing`: accuracy of guessing, 0…1, drawn as a line; `subjects`: for their Chinese names,
+    which are shown if this machine has a font for them.
     """
     order = {name: i for i, name in enumerate(dict.fromkeys([*CLASS_COLOURS, *scores["class"]]))}
     table = scores.assign(rank=scores["class"].map(order)).sort_values(
@@ -61,14 +57,11 @@ def accuracy_by_subject(
     figure = Figure(figsize=(8, 1.6 + 0.24 * len(table)), layout="constrained")
     axes = figure.subplots()
     _bars(axes, table, [_label(row, subjects) for row in table.to_dict("records")], guessing)
-    present = table["class"].unique()
-    handles = [Patch(color=colour, label=name) for name, colour in _colours(present).items()]
+    colours = _colours(table["class"].unique())
+    classes = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    handles = [*classes, axes.lines[-1]]
     legend = figure.legend(
-        handles=[*handles, axes.lines[-1]],
-        loc="outside lower center",
-        ncols=5,
-        frameon=False,
-        fontsize=8,
+        handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8
     )
     for text in legend.get_texts():
         text.set(parse_math=False, family=_fonts())
@@ -76,9 +69,10 @@ def accuracy_by_subject(
 
 
 def accuracy_by_class(scores: pd.DataFrame, guessing: float) -> Figure:
-    """A bar per class and for the hard subset, with its 95 % interval, its value and the guessing line.
+    """A bar per class and for the hard subset, with its 95 % interval and its value.
 
-    `scores`: one row per class with class, questions, accuracy, low, high, as `tasks.by_class` gives.
+    `scores`: class, questions, accuracy, low, high, as `scores.by_class` gives; `guessing`:
+    accuracy of guessing, 0…1, drawn as a line.
     """
     figure = Figure(figsize=(7, 1.4 + 0.4 * len(scores)), layout="constrained")
     axes = figure.subplots()
@@ -92,60 +86,46 @@ def accuracy_by_class(scores: pd.DataFrame, guessing: float) -> Figure:
 
 
 def reliability(table: pd.DataFrame) -> Figure:
-    """How often the model is right over how likely it held its choice, above how many questions each point stands on.
+    """Accuracy over confidence, with 95 % intervals, above the number of questions per bin.
 
-    `table`: rows of `tasks.confidence_bins`; without rows the figure says that nothing was measured.
+    `table`: rows of `calibration.confidence_bins`; the figure of an empty one says so.
     """
     figure = Figure(figsize=(5, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], **LINE, label="as right as it is sure")
-    spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
-    upper.errorbar(
-        table["confidence"],
-        table["accuracy"],
-        spread,
-        fmt="o",
-        color="#0072B2",
-        label="measured",
-        clip_on=False,
-        **SPREAD,
-    )
-    lower.bar(
-        table["from"],
-        table["questions"],
-        width=table["to"] - table["from"],
-        align="edge",
-        color="#0072B2",
-        edgecolor="white",
-    )
-    for row in table.to_dict("records"):
-        place = ((row["from"] + row["to"]) / 2, row["questions"])
-        lower.annotate(
-            f"{row['questions']:,}",
-            place,
-            (0, 2),
-            textcoords="offset points",
-            ha="center",
-            fontsize=7,
-        )
-    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="right, with 95 % interval")
-    lower.set(xlabel="share of the likeliest choice", ylabel="questions")
-    lower.margins(y=0.2)
+    _accuracy_over_confidence(upper, table)
+    _questions_per_bin(lower, table)
     for axes in (upper, lower):
         _plain(axes)
     for axis in (upper.yaxis, lower.xaxis):
         axis.set_major_formatter(lambda value, _: f"{value:.0%}")
     if not len(table):
-        upper.text(
-            0.5, 0.8, "no probabilities with answers to compare", ha="center", color="#555555"
-        )
+        upper.text(0.5, 0.8, "no probabilities with answers to compare", ha="center", color=GREY)
     upper.legend(loc="upper left", frameon=False, fontsize=8)
     return figure
 
 
+def _accuracy_over_confidence(axes: Axes, table: pd.DataFrame) -> None:
+    axes.plot([0, 1], [0, 1], **LINE, label="as right as it is sure")
+    points = (table["confidence"], table["accuracy"], _error(table))
+    axes.errorbar(*points, fmt="o", color=BLUE, label="measured", clip_on=False, **ERROR_BARS)
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="right, with 95 % interval")
+
+
+def _questions_per_bin(axes: Axes, table: pd.DataFrame) -> None:
+    """A bar per bin, with its number."""
+    width = table["to"] - table["from"]
+    axes.bar(table["from"], table["questions"], width, align="edge", color=BLUE, edgecolor="white")
+    for row in table.to_dict("records"):
+        top = ((row["from"] + row["to"]) / 2, row["questions"])
+        number = f"{row['questions']:,}"
+        axes.annotate(number, top, (0, 2), textcoords="offset points", ha="center", fontsize=7)
+    axes.set(xlabel="share of the likeliest choice", ylabel="questions")
+    axes.margins(y=0.2)
+
+
 @cache
 def chinese_font() -> str | None:
-    """The first font family of this machine that has Chinese characters; None where matplotlib finds none."""
+    """The first font family of this machine with Chinese characters, if matplotlib finds one."""
     have = {font.name: font for font in font_manager.fontManager.ttflist}
     files = ((name, have[name].fname) for name in CHINESE if name in have)
     return next(
@@ -160,37 +140,30 @@ def _fonts() -> list[str]:
 
 def _label(row: dict, subjects: Mapping[str, Subject]) -> str:
     chinese = subjects[row["subject"]].chinese if row["subject"] in subjects else ""
-    drawn = bool(chinese_font()) and any(
-        "\u4e00" <= letter <= "\u9fff" for letter in chinese
-    )  # not a file's name
-    return (
-        f"{row['name']} {chinese} ({row['questions']})"
-        if drawn
-        else f"{row['name']} ({row['questions']})"
-    )
+    is_chinese = any("\u4e00" <= letter <= "\u9fff" for letter in chinese)  # not a file's name
+    name = f"{row['name']} {chinese}" if is_chinese and chinese_font() else row["name"]
+    return f"{name} ({row['questions']})"
 
 
 def _colours(classes: Iterable[str]) -> dict[str, str]:
-    """The colour of each class, in the order in which they come first."""
+    """The colour of each class, in the order in which they first occur."""
     own = cycle(OWN_COLOURS)
     return {name: CLASS_COLOURS.get(name) or next(own) for name in dict.fromkeys(classes)}
 
 
+def _error(table: pd.DataFrame) -> list[pd.Series]:
+    """Distances of the interval's ends from the accuracy, as matplotlib takes them."""
+    return [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+
+
 def _bars(axes: Axes, table: pd.DataFrame, labels: list[str], guessing: float) -> None:
-    """Horizontal bars from top to bottom, coloured by class."""
-    spread = [table["accuracy"] - table["low"], table["high"] - table["accuracy"]]
+    """Horizontal bars from top to bottom, coloured by class, with the guessing line."""
+    rows = range(len(table))
     colours = table["class"].map(_colours(table["class"])).tolist()
-    axes.barh(
-        range(len(table)),
-        table["accuracy"],
-        color=colours,
-        height=0.7,
-        xerr=spread,
-        error_kw=SPREAD,
-    )
-    axes.set_yticks(
-        range(len(table)), labels, fontsize=8, family=_fonts(), parse_math=False
-    )  # a name's $ is a dollar
+    error = {"xerr": _error(table), "error_kw": ERROR_BARS}
+    axes.barh(rows, table["accuracy"], color=colours, height=0.7, **error)
+    # A $ in a name is a dollar, not math.
+    axes.set_yticks(rows, labels, fontsize=8, family=_fonts(), parse_math=False)
     axes.set_ylim(len(table) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -198,14 +171,8 @@ def _bars(axes: Axes, table: pd.DataFrame, labels: list[str], guessing: float) -
     _plain(axes)
     axes.axvline(guessing, **LINE, label=f"guessing, {guessing:.0%}".replace("%", " %"))
     if table["accuracy"].isna().all():
-        axes.text(
-            0.6,
-            0.5,
-            "no answers in this split",
-            transform=axes.transAxes,
-            ha="center",
-            color="#555555",
-        )
+        middle = {"transform": axes.transAxes, "ha": "center", "color": GREY}
+        axes.text(0.6, 0.5, "no answers in this split", **middle)
 
 
 def _plain(axes: Axes) -> None:
