@@ -1,4 +1,4 @@
-"""From graded questions to accuracies that say how sure they are. Works on the results table alone."""
+"""Accuracies with intervals and tests, from the table of results alone."""
 
 import math
 from typing import TYPE_CHECKING
@@ -13,49 +13,47 @@ from neoxlib.exam.significance import better_than_shuffled
 if TYPE_CHECKING:
     from neoxlib.workbook.run import Run
 
-PASS = 0.6  # what the shipped model is made to reach on its exam
+PASS = 0.6  # accuracy that the shipped model reaches on its exam
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
 
 def wilson(accuracy: float, questions: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion, inside 0…1; (nan, nan) for no questions.
+    """Wilson's score interval of a proportion, within 0…1; (nan, nan) for no questions.
 
-    E. B. Wilson, JASA 22 (1927), 209-212. Unlike the plain normal interval it holds at few questions and near 0 or 1.
+    E. B. Wilson, JASA 22 (1927), 209-212. Unlike the plain normal interval it is valid for few
+    questions and near 0 or 1.
     """
     if questions == 0 or math.isnan(accuracy):
         return math.nan, math.nan
-    spread = z * math.sqrt(
-        accuracy * (1 - accuracy) / questions + z * z / (4 * questions * questions)
-    )
+    variance = accuracy * (1 - accuracy) / questions + z * z / (4 * questions * questions)
+    margin = z * math.sqrt(variance)
     centre = accuracy + z * z / (2 * questions)
     scale = 1 + z * z / questions
-    low = (centre - spread) / scale
-    high = (centre + spread) / scale
-    return max(0.0, min(low, accuracy)), min(
-        1.0, max(high, accuracy)
-    )  # rounding must not leave the score outside
+    low = (centre - margin) / scale
+    high = (centre + margin) / scale
+    # Rounding must not leave the accuracy outside.
+    return max(0.0, min(low, accuracy)), min(1.0, max(high, accuracy))
 
 
 def better_than_guessing(correct: int, questions: int, choices: int = 4) -> float:
-    """Exact one-sided binomial p-value: the chance that guessing among the choices gets at least `correct` right.
+    """Exact one-sided binomial p-value: the chance that guessing gets at least `correct` right.
 
-    It pairs each answer with a fair guess at the same question. Integers until the last division, so no rounding at any
-    size: with c choices the sum of C(n, k) (c-1)^(n-k) over k ≥ correct, over c^n.
+    Each question is a fair guess among the choices. Integers until the last division, so nothing is
+    rounded: with c choices the sum of C(n, k) (c-1)^(n-k) over k ≥ correct, over c^n.
     """
     if questions == 0:
         return math.nan
     wrong = choices - 1
     term = total = wrong ** (questions - correct) * math.comb(questions, correct)
     for k in range(correct, questions):
-        term = (
-            term * (questions - k) // (wrong * (k + 1))
-        )  # exact: C(n, k+1) wrong^(n-k-1) is a whole number
+        # Exact: C(n, k+1) wrong^(n-k-1) is an integer.
+        term = term * (questions - k) // (wrong * (k + 1))
         total += term
     return total / choices**questions
 
 
 def by_subject(results: pd.DataFrame) -> pd.DataFrame:
-    """One row per subject, in the order of the exam: its name and class, then the columns of `score`."""
+    """One row per subject, in the exam's order: its name and class, then the columns of `score`."""
     rows = [
         {
             "subject": subject,
@@ -69,7 +67,7 @@ def by_subject(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_class(results: pd.DataFrame) -> pd.DataFrame:
-    """One row per class that was asked, in the benchmark's order, and the hard subset over its own questions."""
+    """One row per class that was asked, in the benchmark's order, then the hard subset."""
     parts = {
         name: results[results["class"] == name]
         for name in dict.fromkeys((*CLASSES, *results["class"]))
@@ -81,9 +79,10 @@ def by_class(results: pd.DataFrame) -> pd.DataFrame:
 def averages(results: pd.DataFrame) -> pd.DataFrame:
     """Micro (every question weighs the same) and macro (every subject weighs the same).
 
-    The macro interval is Wilson's on Kish's effective number of questions, S² / Σ 1/n_s over S subjects; it has no
-    tests, since subjects of unequal size make it no count of successes. p_shuffled is the micro average's test against
-    the same answers dealt to the questions at random: see `better_than_shuffled`.
+    The macro interval is Wilson's on Kish's effective number of questions, S² / Σ 1/n_s over S
+    subjects. Macro has no tests: with subjects of unequal size it is no count of successes.
+    p_shuffled is the micro average's test against the same answers shuffled among the questions:
+    see `better_than_shuffled`.
     """
     subjects = by_subject(results)
     macro = float(subjects["accuracy"].mean())
@@ -96,9 +95,9 @@ def averages(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def score(part: pd.DataFrame) -> dict[str, float | int | None]:
-    """Questions, correct, accuracy, Wilson 95 % interval, p-value against guessing, questions too long to ask.
+    """Questions, correct, accuracy, Wilson 95 % interval, p-value against guessing, too long.
 
-    A question that was too long to ask counts as wrong. Without answers there is nothing to score: accuracy is nan.
+    A question that is too long to ask counts as wrong. Without a key the accuracy is nan.
     """
     n = len(part)
     labelled = bool((part["expected"] != "").all())
@@ -118,7 +117,7 @@ def score(part: pd.DataFrame) -> dict[str, float | int | None]:
 
 
 def summary(results: pd.DataFrame, average: str) -> dict[str, float | int | str | None]:
-    """The run's headline under the profile's `average`, with what it stands on, for the metrics of a run."""
+    """The metrics of a run: its headline, the profile's `average`, with interval and tests."""
     micro, macro = averages(results).to_dict("records")
     headline = macro if average == "macro" else micro
     return {
@@ -134,59 +133,66 @@ def summary(results: pd.DataFrame, average: str) -> dict[str, float | int | str 
 
 
 def verdict(scored: pd.DataFrame | dict, p_limit: float = 0.01) -> str:
-    """One sentence on a row of `score`: is it better than guessing?"""
+    """One sentence on a row of `score`: is it better than guessing?
+
+    With p_shuffled, as in the micro average, also: is it better than its own answers shuffled?
+    """
     if pd.isna(scored["accuracy"]):
         return "no answers in this split: nothing to score"
     what = f"{scored['correct']} of {scored['questions']} right ({scored['accuracy']:.1%})"
     better = "better than" if scored["p_guessing"] < p_limit else "not shown to be better than"
     said = f"{what}: {better} guessing (p {scored['p_guessing']:.2g})"
     if scored["p_guessing"] < p_limit <= scored.get("p_shuffled", 0.0):
-        said += f", but so are the same answers dealt to the questions at random (p {scored['p_shuffled']:.2g}): "
         said += (
-            "it favours a choice that is often right, and does not show that it reads the questions"
+            ", but so are the same answers dealt to the questions at random "
+            f"(p {scored['p_shuffled']:.2g}): it favours a choice that is often right, and does "
+            "not show that it reads the questions"
         )
     return said
 
 
 def readable(scores: pd.DataFrame) -> pd.DataFrame:
-    """A table of scores for people: per cent, one interval column, names as the index; the CSV has the numbers."""
+    """A table of scores for people: per cent, one column of intervals, names as the index.
+
+    The CSV has the numbers.
+    """
     p_values = {"p_guessing": "p, guessing", "p_shuffled": "p, shuffled"}
     shown = {name: label for name, label in p_values.items() if name in scores}
     table = scores.drop(columns=["accuracy", "low", "high", *shown])
-    table = (
-        table.drop(columns="subject").set_index("name")
-        if "name" in table
-        else table.set_index(table.columns[0])
-    )
+    by = "name" if "name" in table else table.columns[0]
+    table = table.drop(columns="subject", errors="ignore").set_index(by)
     table = table.rename_axis(None)  # a named index takes a header line of its own
-    accuracy = [_percent(value) for value in scores["accuracy"]]
     ends = zip(scores["low"], scores["high"], strict=True)
-    interval = [
-        "–" if pd.isna(low) else f"{100 * low:.1f} – {100 * high:.1f} %" for low, high in ends
-    ]
-    tests = {
-        label: ["" if pd.isna(p) else f"{p:.2g}" for p in scores[name]]
-        for name, label in shown.items()
+    columns = {
+        "accuracy": [_percent(value) for value in scores["accuracy"]],
+        "95 % interval": [_interval(low, high) for low, high in ends],
+        **{label: [_p_value(p) for p in scores[name]] for name, label in shown.items()},
+        "correct": ["" if pd.isna(c) else str(c) for c in scores["correct"]],
     }
-    table = table.assign(**{"accuracy": accuracy, "95 % interval": interval, **tests})
-    return table.assign(correct=["" if pd.isna(c) else str(c) for c in scores["correct"]])
+    return table.assign(**columns)
 
 
 def _table(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows).astype(
-        {"correct": "Int64", "p_guessing": float}
-    )  # both may be missing
+    return pd.DataFrame(rows).astype({"correct": "Int64", "p_guessing": float})  # may be missing
 
 
 def _percent(value: float) -> str:
     return "–" if pd.isna(value) else f"{100 * value:.1f} %"
 
 
-def check_shipped(results: pd.DataFrame, run: "Run") -> None:
-    """Record in `run`, where the shipped model sat the whole shipped exam, whether it still passes.
+def _interval(low: float, high: float) -> str:
+    return "–" if pd.isna(low) else f"{100 * low:.1f} – {100 * high:.1f} %"
 
-    Its answers are a signal of their own: an error in cutting or scoring that left the logits' shape alone would
-    show as a fallen score. Of any other model no score is expected.
+
+def _p_value(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.2g}"
+
+
+def check_shipped(results: pd.DataFrame, run: "Run") -> None:
+    """Check in `run` that the shipped model still passes, if it took the whole shipped exam.
+
+    An error in cutting or scoring that keeps the shape of the logits shows as a lower score. No
+    score is expected of any other model.
     """
     asked = run.params
     shipped = (asked.model_dir, asked.data_dir) == (str(MODEL_DIR), str(EXAM_DIR))
