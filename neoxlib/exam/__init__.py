@@ -1,4 +1,4 @@
-"""Exams: questions from a folder, prompts by named rules, letters scored by the model, accuracies with intervals."""
+"""Exams: questions of a folder, prompts by named rules, scored answers, accuracies."""
 
 from neoxlib import face
 from neoxlib.exam.browser import Browser

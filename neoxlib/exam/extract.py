@@ -1,16 +1,19 @@
-"""From a text that a model wrote to the letter it chose: one plain function per published rule."""
+"""Read the chosen letter out of a generated text: one function per published rule."""
 
 import re
 from collections.abc import Callable
 
 
 def first_letter(text: str) -> str:
-    """The first ASCII letter anywhere, as a capital: T for "The answer is B". The Ascend SDK's rule, kept as it is."""
+    """The first ASCII letter anywhere, as a capital: T for "The answer is B".
+
+    The Ascend SDK's rule, unchanged.
+    """
     found = re.search("[A-Za-z]", text)
     return found.group().upper() if found else ""
 
 
-# In the order of the official script, the surest wordings first; the first that matches anywhere decides.
+# In the order of the official script; the first that matches anywhere in the text decides.
 _WORDINGS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -29,7 +32,7 @@ _WORDINGS = tuple(
 
 
 def reasoned(text: str) -> str:
-    """The letter that a Chinese chain of thought ends on, by the wordings that C-Eval's authors look for."""
+    """The letter that a Chinese chain of thought concludes, by the wordings of C-Eval's authors."""
     text = "1." + text.rstrip()  # the cue's first step belongs to the text
     return next((found.group(1) for wording in _WORDINGS if (found := wording.search(text))), "")
 
