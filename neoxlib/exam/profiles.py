@@ -1,4 +1,4 @@
-"""By which rules a model is asked: one row of PROFILES per published way to run an exam."""
+"""The rules by which a model is asked: one row of PROFILES per published way to run an exam."""
 
 from dataclasses import dataclass, replace
 
@@ -10,9 +10,10 @@ MODES = ("answer_only", "cot")  # C-Eval's words: the answer at once, or after a
 
 @dataclass(frozen=True)
 class Profile:
-    """The rules of one scoring. Templates are filled from a question's own columns and its subject's names:
+    """The rules of one scoring.
 
-    {subject} is the file's name with blanks, {english} and {chinese} the names in the mapping, {stripped} the question
+    Templates are filled from a question's columns and its subject's names: {subject} is the file's
+    name with blanks, {english} and {chinese} the names in the mapping, {stripped} the question
     without blanks around it.
     """
 
@@ -21,31 +22,27 @@ class Profile:
     header: str
     question: str
     cue: str  # ends the prompt; a blank before the answer belongs to the answer's token
-    example: str  # what follows an example's question
-    answers: tuple[
-        str, ...
-    ]  # scored after the cue, in the order of the task's choices; none where text is generated
+    example: str  # follows an example's question
+    # Scored after the cue, in the order of the task's choices; empty if text is generated.
+    answers: tuple[str, ...]
     average: str  # the published headline: "macro" over subjects or "micro" over questions
     source: str  # whose rules, at which version
     shots: int = 5
     mode: str = "answer_only"
-    scoring: str = (
-        "logprob"  # of `answers` after the cue, or "generate" a text and read the letter out of it
-    )
-    max_new_tokens: int = 0  # these three for generated text, by greedy choice
+    # "logprob" of `answers` after the cue, or "generate" a text and extract the letter from it.
+    scoring: str = "logprob"
+    max_new_tokens: int = 0  # these three for generated text; decoding is greedy
     stop: tuple[str, ...] = ()
     extraction: str = ""  # a name of extract.EXTRACTIONS
     most_tokens: int = 0  # a prompt's own limit; 0 leaves it to the window
     least_shots: int = 0  # with fewer examples a question is not asked: it is too long
     whole_vocabulary: bool = False  # log-softmax over all rows, also past the tokenizer's last id
-    split_may_differ: bool = False  # answers of unlike numbers of tokens are scored, too
-    bugs: tuple[
-        str, ...
-    ] = ()  # faults of the original that are kept, so that its numbers can be met
+    split_may_differ: bool = False  # answers of different numbers of tokens are scored, too
+    bugs: tuple[str, ...] = ()  # faults of the original, kept to reproduce its numbers
     departs: tuple[str, ...] = ()  # where the original's rule is not followed, and why
 
     def extract(self, text: str) -> str:
-        """The letter that a generated text chose; "" where it has none."""
+        """The letter that a generated text chose; "" if it has none."""
         return EXTRACTIONS[self.extraction](text)
 
 
@@ -81,11 +78,15 @@ _COT = replace(
     extraction="reasoned",
     departs=(
         *_OFFICIAL.departs,
-        "the original draws at temperature 0.8 and top-p 0.95; here the likeliest token is taken, for equal runs",
+        "the original draws at temperature 0.8 and top-p 0.95; "
+        "here the likeliest token is taken, for equal runs",
         "the original also takes a choice's words for its letter; here only a letter counts",
     ),
 )
-_CUT_LEFT = "the original cuts tokens from the left of a prompt that is too long; here whole examples fall off"
+_CUT_LEFT = (
+    "the original cuts tokens from the left of a prompt that is too long; "
+    "here whole examples fall off"
+)
 _LM_EVAL = Profile(
     name="lm_eval",
     task="ceval",
@@ -95,7 +96,8 @@ _LM_EVAL = Profile(
     example="答案： {answer}\n\n",
     answers=_SPACED,
     average="micro",
-    source="lm-eval 0.4.13, tasks/ceval/_default_ceval_yaml version 2.0, with --num_fewshot as shots",
+    source="lm-eval 0.4.13, tasks/ceval/_default_ceval_yaml version 2.0, "
+    "with --num_fewshot as shots",
     whole_vocabulary=True,
     split_may_differ=True,
     departs=(_CUT_LEFT,),
@@ -124,9 +126,11 @@ _CMMLU_OFFICIAL = Profile(
     example="答案是：{answer}\n\n",
     answers=_PLAIN,
     average="macro",
-    source="github.com/haonan-li/CMMLU, src/mp_utils.py at 154f1c3 and src/hf_causal_model.py at 0b27e9f",
+    source="github.com/haonan-li/CMMLU, src/mp_utils.py at 154f1c3 "
+    "and src/hf_causal_model.py at 0b27e9f",
     departs=(
-        "the original leaves out the longest examples where a prompt is too long, then its header; here the last ones",
+        "the original leaves out the longest examples where a prompt is too long, then its header; "
+        "here the last ones",
         "the original reads cells such as None as missing; here they are text",
     ),
 )
@@ -157,8 +161,8 @@ _OPENCOMPASS = Profile(
     example="答案: {answer}",
     answers=_SPACED,  # "答案: " and "A" make one text, whose tokens are ":" and " A"
     average="macro",
-    source="github.com/open-compass/opencompass, configs/datasets/ceval/ceval_ppl_578f8d.py at 3ce9b0a, with "
-    "HuggingFaceBaseModel, which puts nothing between the parts of a prompt",
+    source="github.com/open-compass/opencompass, configs/datasets/ceval/ceval_ppl_578f8d.py "
+    "at 3ce9b0a, with HuggingFaceBaseModel, which puts nothing between the parts of a prompt",
     departs=(
         "the original computes the perplexity of the whole text four times; only the answer's part differs",
     ),
@@ -195,7 +199,8 @@ _VENDOR = Profile(
     bugs=(
         "C-Eval's questions stand in MMLU's English frame",
         "the first letter of any word is the answer: T for 'The answer is B'",
-        "a prompt may have 2000 tokens whatever the window, and a question is never asked without an example",
+        "a prompt may have 2000 tokens whatever the window, "
+        "and a question is never asked without an example",
     ),
     departs=(
         "the original drops questions that are too long, unseen; here they are shown and count as wrong",
@@ -221,9 +226,10 @@ PROFILES = (
 def get_profile(
     name: str | None, task: str, mode: str = "answer_only", shots: int | None = None
 ) -> Profile:
-    """The row of these rules (None: the task's first) with `shots` examples where a number is given; 0 is zero-shot.
+    """The row of a name (None: the task's first) and mode, with `shots` examples; 0 is zero-shot.
 
-    Raises SettingsError for rules that the task does not have, named with those it has.
+    Without `shots` the profile has its own number. Raises SettingsError for a name or mode that the
+    task does not have, with those it has.
     """
     rows = [p for p in PROFILES if p.task == task]
     name = name or rows[0].name
@@ -232,9 +238,8 @@ def get_profile(
     row = next(p for p in rows if (p.name, p.mode) == (name, mode))
     row = row if shots is None or shots < 0 else replace(row, shots=shots)
     if row.shots < row.least_shots:
-        raise SettingsError(
-            f"shots is {row.shots}; profile {name} asks no question with less than {row.least_shots}"
-        )
+        least = f"profile {name} asks no question with less than {row.least_shots}"
+        raise SettingsError(f"shots is {row.shots}; {least}")
     return row
 
 

@@ -1,1 +1,1 @@
-"""The questions: which exams there are, and how a folder or archive of one is read."""
+"""Data of an exam: the known benchmarks, and how a folder or archive of one is read."""

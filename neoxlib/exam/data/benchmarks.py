@@ -1,4 +1,4 @@
-"""What is known of each benchmark before its files are opened."""
+"""Facts about each benchmark, known before its files are opened."""
 
 from dataclasses import dataclass
 
@@ -11,29 +11,26 @@ SPLITS = ("dev", "val", "test")
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One row per benchmark; files are checked against it."""
+    """A benchmark's facts; files are checked against them."""
 
     title: str
-    subjects: dict[str, Subject]  # used where the folder brings no subject_mapping.json of its own
-    choices: tuple[str, ...]  # what an answer may be, in the order in which a tie is decided
-    columns: tuple[str, ...]  # texts that every question must have; "answer" comes on top
+    subjects: dict[str, Subject]  # unless the folder has a subject_mapping.json of its own
+    choices: tuple[str, ...]  # possible answers; of equal ones the first is predicted
+    columns: tuple[str, ...]  # texts that every question must have, beside "answer"
     spellings: dict[str, tuple[str, ...]]  # of each split in file names; examples come from "dev"
     hard: frozenset[str] = frozenset()
     unlabelled: tuple[str, ...] = ()  # splits whose answers may be missing
-    headerless: bool = (
-        False  # CSV may lack the line of column names: question, choices, answer in this order
-    )
-    file_name: str = (
-        "{split}/{subject}_{split}.csv"  # its authors' own; {spelling} is the last of the split's
-    )
+    headerless: bool = False  # CSV may lack its header; columns are question, choices, answer
+    # Its authors' own; {spelling} is the last of the split's.
+    file_name: str = "{split}/{subject}_{split}.csv"
 
     @property
     def alone(self) -> str:
-        """The subject of a benchmark that has one only; else ""."""
+        """The only subject of the benchmark; "" if it has several."""
         return next(iter(self.subjects)) if len(self.subjects) == 1 else ""
 
 
-# BoolQ has no dev of examples: what its authors call dev is what is scored, and examples would come from train.
+# BoolQ has no examples of its own: its authors' dev is scored, and examples come from train.
 _BOOLQ = {"dev": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
 _SPLITS = {"dev": ("dev",), "val": ("val", "validation"), "test": ("test",)}
 BENCHMARKS = {
@@ -62,7 +59,7 @@ BENCHMARKS = {
 
 
 def get_benchmark(task: str, split: str, shots: int) -> Benchmark:
-    """The benchmark's row; SettingsError where task, split or shots mean nothing."""
+    """The benchmark of a task. Raises SettingsError for an unknown task or split or bad shots."""
     if task not in BENCHMARKS:
         hint = did_you_mean(task, BENCHMARKS)
         raise SettingsError(f"task {task!r} is not known{hint}; known: {', '.join(BENCHMARKS)}")

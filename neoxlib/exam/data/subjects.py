@@ -1,47 +1,46 @@
-"""MMLU's 57 subjects. Facts only; questions come from a folder the user has."""
+"""Subjects of C-Eval, MMLU and CMMLU: names and classes. Questions come from the user's folder."""
 
 from typing import NamedTuple
 
-# Classes as in categories.py of github.com/hendrycks/test (commit 4450500), under C-Eval's names for the same four.
-_SUBJECTS = {
+# Classes as in categories.py of github.com/hendrycks/test (commit 4450500), by C-Eval's names.
+_MMLU = {
     "STEM": """
-        abstract_algebra anatomy astronomy college_biology college_chemistry college_computer_science
-        college_mathematics college_physics computer_security conceptual_physics electrical_engineering
-        elementary_mathematics high_school_biology high_school_chemistry high_school_computer_science
+        abstract_algebra anatomy astronomy college_biology college_chemistry
+        college_computer_science college_mathematics college_physics computer_security
+        conceptual_physics electrical_engineering elementary_mathematics high_school_biology
+        high_school_chemistry high_school_computer_science
         high_school_mathematics high_school_physics high_school_statistics machine_learning
     """,
     "Social Science": """
-        econometrics high_school_geography high_school_government_and_politics high_school_macroeconomics
-        high_school_microeconomics high_school_psychology human_sexuality professional_psychology public_relations
-        security_studies sociology us_foreign_policy
+        econometrics high_school_geography high_school_government_and_politics
+        high_school_macroeconomics high_school_microeconomics high_school_psychology
+        human_sexuality professional_psychology public_relations security_studies sociology
+        us_foreign_policy
     """,
     "Humanities": """
-        formal_logic high_school_european_history high_school_us_history high_school_world_history international_law
-        jurisprudence logical_fallacies moral_disputes moral_scenarios philosophy prehistory professional_law
-        world_religions
+        formal_logic high_school_european_history high_school_us_history
+        high_school_world_history international_law jurisprudence logical_fallacies moral_disputes
+        moral_scenarios philosophy prehistory professional_law world_religions
     """,
     "Other": """
-        business_ethics clinical_knowledge college_medicine global_facts human_aging management marketing
-        medical_genetics miscellaneous nutrition professional_accounting professional_medicine virology
+        business_ethics clinical_knowledge college_medicine global_facts human_aging management
+        marketing medical_genetics miscellaneous nutrition professional_accounting
+        professional_medicine virology
     """,
 }
-# What a subject_mapping.json of MMLU, such as the Ascend SDK's {subject: class}, calls the same classes.
+# Names of the same classes in a subject_mapping.json of MMLU, such as the Ascend SDK's.
 CLASS_NAMES = {
     "social sciences": "Social Science",
     "humanities": "Humanities",
     "other": "Other",
     "other (business, health, misc.)": "Other",
 }
-CLASSES = (
-    "STEM",
-    "Social Science",
-    "Humanities",
-    "Other",
-)  # the order of every table, figure and result file
+# In the order of every table, figure and result file.
+CLASSES = ("STEM", "Social Science", "Humanities", "Other")
 
 
 class Subject(NamedTuple):
-    """One subject: its English name, its Chinese name (as prompts say it) and its class."""
+    """A subject: its English name, its Chinese name as in prompts, and its class."""
 
     english: str
     chinese: str
@@ -49,14 +48,14 @@ class Subject(NamedTuple):
 
 
 def title(subject: str) -> str:
-    """The English name of a subject whose authors give it none, from its file's: `us_history` is US History."""
+    """An English name made from a file's: `us_history` is US History."""
     words = subject.replace("_", " ").title()
     return words.replace("Us ", "US ").replace(" And ", " and ")
 
 
 MMLU: dict[str, Subject] = {
     subject: Subject(title(subject), "", category)
-    for category, names in _SUBJECTS.items()
+    for category, names in _MMLU.items()
     for subject in names.split()
 }
 
@@ -151,7 +150,8 @@ CEVAL: dict[str, Subject] = {
         },
     ),
 }
-# "C-Eval Hard" of the paper (arXiv 2305.08322): the mathematics, physics and chemistry that need long reasoning.
+# "C-Eval Hard" of the paper (arXiv 2305.08322): mathematics, physics and chemistry that need long
+# reasoning.
 CEVAL_HARD = frozenset(
     {
         "advanced_mathematics",
@@ -165,7 +165,7 @@ CEVAL_HARD = frozenset(
     }
 )
 # Chinese names and classes as in src/categories.py of github.com/haonan-li/CMMLU (commit 7aa0f6f).
-_SUBJECTS = {
+_CMMLU = {
     "STEM": {
         "anatomy": "解剖学",
         "astronomy": "天文学",
@@ -244,6 +244,6 @@ _SUBJECTS = {
 }
 CMMLU: dict[str, Subject] = {
     subject: Subject(title(subject), chinese, category)
-    for category, names in _SUBJECTS.items()
+    for category, names in _CMMLU.items()
     for subject, chinese in names.items()
 }

@@ -1,4 +1,4 @@
-"""A tar archive's questions as the inside of a zip archive in memory: nothing is unpacked."""
+"""Read a tar archive as a zip archive in memory, so that nothing is unpacked."""
 
 import io
 import tarfile
@@ -10,23 +10,23 @@ from neoxlib.errors import DataError
 from neoxlib.exam.data.records import DAMAGE
 
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
-LEFT_OUT = "auxiliary_train"  # most of MMLU's archive, and no part of the exam
+LEFT_OUT = "auxiliary_train"  # most of MMLU's archive, but not part of the exam
 
 
 def is_tar(path: Path) -> bool:
-    """Whether a file is a tar archive, compressed or not; a damaged one is one, too."""
+    """Whether a file is a tar archive, compressed or not, damaged or not."""
     try:
         with path.open("rb") as file:
             return file.read(262)[257:] == b"ustar" or tarfile.is_tarfile(path)
     except DAMAGE:
-        return True  # it begins as a compressed one; reading it says what is wrong
+        return True  # it begins like a compressed one; reading it says what is wrong
 
 
 def tar_as_zip(path: Path, largest: int) -> zipfile.ZipFile:
-    """The plain files of a tar that may hold questions, of which there may be `largest` bytes.
+    """The regular files of a tar that may hold questions, up to `largest` bytes in all.
 
-    A name that is absolute or has `..` leads nowhere and is left out. Raises DataError where a link
-    or device stands in a question file's place, for too many bytes, and for a damaged archive.
+    Names that are absolute or have `..` are left out. Raises DataError for a link or device named
+    like a file of questions, for too many bytes, and for a damaged archive.
     """
     try:
         with tarfile.open(path, errors="replace") as tar:
@@ -39,12 +39,12 @@ def tar_as_zip(path: Path, largest: int) -> zipfile.ZipFile:
         for name, raw in found.items():
             archive.writestr(name, raw)
     inside = zipfile.ZipFile(memory)
-    inside.filename = str(path)  # what messages call it
+    inside.filename = str(path)  # its name in messages
     return inside
 
 
 def damaged(path: Path, error: Exception) -> DataError:
-    """What is said of an archive that cannot be read to its end."""
+    """The error for an archive that cannot be read to its end."""
     return DataError(f"{path} is damaged or incomplete: {error}; fetch it again")
 
 
@@ -74,11 +74,12 @@ def _plain_files(tar: tarfile.TarFile, path: Path, largest: int) -> Iterator[tup
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """tarfile takes a header that is no header for the end; a whole archive ends with zeros."""
+    """Raise ReadError unless the archive ends with zeros, as a complete one does.
+
+    tarfile takes any invalid header for the end.
+    """
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError("its end is missing")
-    while tar.fileobj.read(
-        io.DEFAULT_BUFFER_SIZE
-    ):  # a compressed one has its checksum at the very end
+    while tar.fileobj.read(io.DEFAULT_BUFFER_SIZE):  # up to a compressed file's checksum
         pass
