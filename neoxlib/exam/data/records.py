@@ -1,4 +1,4 @@
-"""One file of questions → its records, as they stand there. Knows nothing of benchmarks."""
+"""Read the records of one file of questions, unchanged. No benchmark is known here."""
 
 import csv
 import io
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 Record = dict[str, Any]
-Records = list[
-    tuple[int, Record]
-]  # with the row in the file; a spreadsheet's count, the header is row 1
+# (row in the file, record); rows are counted as a spreadsheet does, the header is row 1.
+Records = list[tuple[int, Record]]
 File = Path | zipfile.Path
-DAMAGE = (  # what reading from a broken archive raises; RuntimeError: it needs a password, or a newer zip
+# Errors of reading a broken archive; RuntimeError: it needs a password, or a newer zip.
+DAMAGE = (
     OSError,
     EOFError,
     RuntimeError,
@@ -27,13 +27,16 @@ DAMAGE = (  # what reading from a broken archive raises; RuntimeError: it needs 
     zipfile.BadZipFile,
     tarfile.TarError,
 )
-NO_PYARROW = "1: reading parquet needs pyarrow, which the extra eval brings; run: pip install 'neoxlib[eval]'"
+NO_PYARROW = (
+    "1: reading parquet needs pyarrow, which the extra eval brings; "
+    "run: pip install 'neoxlib[eval]'"
+)
 
 
 def read_table(path: File, headerless: tuple[str, ...] = ()) -> tuple[Records, list[str]]:
     """Every record of a .csv, .jsonl or .parquet file, and every problem as `row: …`.
 
-    Cells of a CSV stay text: `None`, `NA` and `001` are what they say, line breaks inside quotes are kept.
+    Cells of a CSV stay text, such as `None`, `NA` and `001`; line breaks inside quotes are kept.
     `headerless` names the columns of a CSV whose first row is a question, not their names.
     """
     try:
@@ -49,15 +52,13 @@ def read_table(path: File, headerless: tuple[str, ...] = ()) -> tuple[Records, l
 
 
 def _decode(raw: bytes) -> tuple[str, str]:
-    """UTF-8, with or without a byte order mark."""
+    """Decode UTF-8, with or without a byte order mark: (text, problem)."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row = raw.count(b"\n", 0, error.start) + 1
-        return (
-            "",
-            f"{row}: is not UTF-8 (byte 0x{raw[error.start]:02x}){_looks_like(raw)}; save it as UTF-8",
-        )
+        found = f"byte 0x{raw[error.start]:02x}"
+        return "", f"{row}: is not UTF-8 ({found}){_looks_like(raw)}; save it as UTF-8"
     return (text, "") if text.strip() else ("", "1: is empty; expected questions")
 
 
@@ -88,10 +89,9 @@ def _csv(text: str, headerless: tuple[str, ...]) -> tuple[Records, list[str]]:
     for number, row in enumerate(rows[named:], start=1 + named):
         if row and len(row) != len(header):
             what = "the header has" if named else "expected are"
-            problems.append(
-                f"{number}: has {len(row)} cells, {what} {len(header)} (an unquoted comma or line break?)"
-            )
-        elif row:  # a blank line counts as a row, and is none
+            size = f"has {len(row)} cells, {what} {len(header)}"
+            problems.append(f"{number}: {size} (an unquoted comma or line break?)")
+        elif row:  # a blank line is counted, but is not a record
             records.append((number, dict(zip(header, row, strict=True))))
     if not any(rows[named:]):
         problems.append("2: the header is there, the questions are not")
@@ -117,7 +117,7 @@ def _json_lines(text: str) -> tuple[Records, list[str]]:
 
 
 def json_value(text: str) -> Any:
-    """What a JSON text says; ValueError also where an object has a name twice, of which one would be lost."""
+    """Parse JSON. Raises ValueError also for an object with a name twice: one would be lost."""
     return json.loads(text, object_pairs_hook=_object)
 
 
@@ -125,9 +125,8 @@ def _object(pairs: list[tuple[str, Any]]) -> Record:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(
-            f"{next(name for name in names if names.count(name) > 1)!r} is there twice"
-        )
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
     return found
 
 

@@ -1,4 +1,4 @@
-"""A subject's records, whichever files they stand in: one of its own, several parts, or rows of all subjects' file."""
+"""A subject's records: in a file of its own, in several parts, or in a file of all subjects."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from neoxlib.exam.data.benchmarks import Benchmark
 from neoxlib.exam.data.find import WHOLE, find_files
 from neoxlib.exam.data.records import File, Record, read_table
 
-NAMES = ("question", "passage", "answer", "explanation")  # also with a capital, as CMMLU has them
+NAMES = ("question", "passage", "answer", "explanation")  # in capitals, too, as in CMMLU
 
 
 class Where(NamedTuple):
-    """The place of a record; `str` is what problems begin with, and places sort as the files have them."""
+    """The place of a record. Problems begin with its `str`; places sort in the order of files."""
 
     part: int  # which of the subject's files
     row: int
@@ -24,12 +24,12 @@ class Where(NamedTuple):
 
 Entries = list[tuple[Where, Record]]
 Problems = list[tuple[Where, str]]
-Sheet = tuple[Entries, Problems]  # what was read, and what was wrong with it
+Sheet = tuple[Entries, Problems]  # of the files of one subject
 
 
 @dataclass(frozen=True)
 class Source:
-    """The records of one subject, in order, and what was wrong with the files."""
+    """The records of one subject, in order, or the files to read them from."""
 
     start: Where
     files: tuple[File, ...] = ()  # not read yet
@@ -52,7 +52,7 @@ class Source:
 def find_sources(
     root: File, benchmark: Benchmark, split: str, wanted: Collection[str]
 ) -> tuple[dict[str, Source], list[str]]:
-    """What there is of each subject of a split, and what is wrong with a file of all subjects.
+    """The source of each subject of a split, and the problems of a file of all subjects.
 
     Such a file is read for those `wanted` that have no file of their own.
     """
@@ -64,27 +64,26 @@ def find_sources(
     entries, problems = source_of(whole).read(())
     if own and entries and not any("subject" in record for _, record in entries):
         return own, []
-    of_root = (
-        root.name if whole[0].parent.name == root.name else None
-    )  # its subject's folder, perhaps
+    # The root may be the folder of one subject.
+    of_root = root.name if whole[0].parent.name == root.name else None
     others, unclear = _divided(entries, problems, of_root if of_root in wanted else None)
     return {name: (others | own)[name] for name in sorted({*others, *own})}, unclear
 
 
 def source_of(files: tuple[File, ...]) -> Source:
-    """Files that are one subject's."""
+    """The source of one subject in files of its own."""
     return Source(Where(0, 1, label(files[0])), files)
 
 
 def _divided(
     entries: Entries, problems: Problems, otherwise: str | None
 ) -> tuple[dict[str, Source], list[str]]:
-    """Records by what their column `subject` says; by `otherwise` where there is none."""
+    """Divide records by their column `subject`; without it they belong to `otherwise`."""
     if entries and not otherwise and not any("subject" in record for _, record in entries):
-        found = ", ".join(map(str, entries[0][1]))
-        return {}, [
-            f"{entries[0][0]}: column subject missing, which says whose a question is; found: {found[:200]}"
-        ]
+        where, record = entries[0]
+        found = ", ".join(map(str, record))[:200]
+        missing = "column subject missing, which says whose a question is"
+        return {}, [f"{where}: {missing}; found: {found}"]
     parts: dict[str, Entries] = {}
     for where, record in entries:
         name = record.get("subject", otherwise)
@@ -97,12 +96,12 @@ def _divided(
 
 
 def label(path: File) -> str:
-    """What problems call a file: its folder and name."""
+    """The name of a file in problems: its folder and name."""
     return f"{path.parent.name}/{path.name}"
 
 
 def counts_from_zero(records: Iterable[Record], choices: tuple[str, ...]) -> bool:
-    """Whether answers that are text are numbers of the choices, from 0: all are, and 0 is one of them."""
+    """Whether answers that are text number the choices from 0: all do, and 0 is among them."""
     answers = [record.get("answer") for record in records]
     given = {
         answer if isinstance(answer, str) else None
@@ -113,20 +112,20 @@ def counts_from_zero(records: Iterable[Record], choices: tuple[str, ...]) -> boo
 
 
 def _named(record: Record) -> Record:
-    """The record with the names of NAMES in small letters."""
-    return {_small(name): value for name, value in record.items()}
+    """The record with those column names in lower case that NAMES has."""
+    return {_lower(name): value for name, value in record.items()}
 
 
-def _small(name: str) -> str:
+def _lower(name: str) -> str:
     return name.lower() if isinstance(name, str) and name.lower() in NAMES else name
 
 
 def _clashing(entries: Entries) -> Problems:
-    """Columns whose names are one in small letters: all but one would be lost."""
+    """Columns whose names are equal in lower case: all but one would be lost."""
     found: Problems = []
     for where, record in entries:
         for name in NAMES:
-            same = sorted(other for other in record if _small(other) == name)
+            same = sorted(other for other in record if _lower(other) == name)
             if len(same) > 1:
                 found.append((where, f"has {' and '.join(same)}, and one is expected"))
     return found
