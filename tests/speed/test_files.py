@@ -20,15 +20,17 @@ ABOUT = {"model_dir": "/models/GPT NeoX (20b)", "device": "npu:0"}
 GRID = """
 import sys
 import neoxlib
-from neoxlib import bench, cases, parameters
+from neoxlib.inference.timing import Case
+from neoxlib.speed import measure
+from neoxlib.workbook import parameters
 from neoxlib.workbook.run import Run
 
 names = parameters.NOTEBOOKS["04_profile"]
 run = Run.start("04_profile", {name: parameters.PARAMETERS[name].default for name in names})
 engine = neoxlib.load(sys.argv[1])
-todo = [cases.Case(1 + n % 2, 4, 1 + n, repeats=2, warmup=1) for n in range(60)]
-todo[1:1] = [cases.Case(1, 4, 4, depth=8, repeats=2, warmup=1)]
-bench.measure(engine, todo, run)
+todo = [Case(1 + n % 2, 4, 1 + n, repeats=2, warmup=1) for n in range(60)]
+todo[1:1] = [Case(1, 4, 4, depth=8, repeats=2, warmup=1)]
+measure.measure(engine, todo, run)
 """
 
 

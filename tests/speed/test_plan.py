@@ -51,7 +51,7 @@ def weights_gb(world_size, **options):
 @pytest.fixture
 def cpu_host(monkeypatch):
     """A machine without an NPU and with 4 GiB of free memory, whatever this one is."""
-    monkeypatch.setattr(speed_plan.chips, "pick_device", lambda device: "cpu")
+    monkeypatch.setattr(target.devices, "pick_device", lambda device: "cpu")
     monkeypatch.setattr(target.limits, "memory", lambda: Memory(8 * 2**30, 4 * 2**30))
     monkeypatch.setattr(target, "measured", lambda: {"bandwidth_gb_s": 20.0, "fp16_tflops": 0.1})
 
@@ -404,9 +404,9 @@ def test_on_an_npu_host_the_fullest_card_decides(monkeypatch):
     answer = npu_smi.parse(
         (Path(__file__).parents[1] / "fixtures" / "npu_smi" / "910b4_busy.txt").read_text()
     )
-    monkeypatch.setattr(speed_plan.chips, "pick_device", lambda device: "npu")
-    monkeypatch.setattr(speed_plan.chips, "chip_here", lambda: CHIPS["910B4"])
-    monkeypatch.setattr(target.smi, "read", lambda: answer)
+    monkeypatch.setattr(target.devices, "pick_device", lambda device: "npu")
+    monkeypatch.setattr(target.devices, "chip_here", lambda: CHIPS["910B4"])
+    monkeypatch.setattr(target.npu_smi, "read", lambda: answer)
     here = plan(SMALL, 2)
     assert here.place.chip.name == "910B4" and here.free == (32768 - 28911) * 2**20
 
@@ -425,9 +425,9 @@ def test_on_an_npu_host_the_fullest_card_decides(monkeypatch):
     ],
 )
 def test_memory_that_is_not_known_says_why(answer, said, monkeypatch):
-    monkeypatch.setattr(speed_plan.chips, "pick_device", lambda device: "npu")
-    monkeypatch.setattr(speed_plan.chips, "chip_here", lambda: CHIPS["310B4"])
-    monkeypatch.setattr(target.smi, "read", lambda: answer)
+    monkeypatch.setattr(target.devices, "pick_device", lambda device: "npu")
+    monkeypatch.setattr(target.devices, "chip_here", lambda: CHIPS["310B4"])
+    monkeypatch.setattr(target.npu_smi, "read", lambda: answer)
     here = plan(SMALL, 1)
     assert here.fits is None and said in repr(here)
 

@@ -65,7 +65,7 @@ class Made:
 def test_efficiency_is_speed_up_by_what_it_took(cores, monkeypatch):
     cores(4)
     monkeypatch.setattr(scaling, "Session", Made)
-    monkeypatch.setattr(scaling.bench, "summarise", lambda case, ms: row(later=ms))
+    monkeypatch.setattr(scaling.speed_measure, "summarise", lambda case, ms: row(later=ms))
     said = []
     found = scaling.measure(PARAMS, CONFIG, Case(1, 32, 16), said.append)
     assert found[["ranks", "threads"]].to_numpy().tolist() == [
@@ -92,7 +92,7 @@ def test_answers_of_one_token_are_scaled_by_their_first(cores, monkeypatch):
     cores(2)
     monkeypatch.setattr(scaling, "Session", Made)
     monkeypatch.setattr(
-        scaling.bench, "summarise", lambda case, ms: row(output_len=1, first=ms, later=None)
+        scaling.speed_measure, "summarise", lambda case, ms: row(output_len=1, first=ms, later=None)
     )
     said = []
     found = scaling.measure(PARAMS, CONFIG, Case(1, 32, 1), said.append)

@@ -84,7 +84,7 @@ def test_ratios_are_drawn_with_their_interval():
 def test_no_cell_of_a_table_is_cut_and_text_cannot_become_markup():
     long = "x" * 90
     table = pd.DataFrame({"name": [f"<b>{long}"], "share": [0.123]})
-    shown = tables._numbers(table, {"name": "what", "share": "%"})
+    shown = tables.numbers(table, {"name": "what", "share": "%"})
     assert (
         long in shown._repr_html_() and "<b>x" not in shown._repr_html_() and "12.3%" in repr(shown)
     )
