@@ -1,4 +1,4 @@
-"""Where a model would run: a chip of the table, or this machine as it is now, with its figures and who says so."""
+"""The target of a plan: a chip of the table, or this machine as it is now, with its sources."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,10 +16,10 @@ GIVEN = "as given"
 
 
 @dataclass(frozen=True)
-class Place:
-    """A chip of the table or this machine, the bytes free there and who says so.
+class Target:
+    """A chip of the table or this machine, the bytes that are free there, and their source.
 
-    Ranks have a chip each; on the CPU they share the memory, the bandwidth and the cores of one machine.
+    Ranks have a chip each; on the CPU they share memory, bandwidth and cores of one machine.
     """
 
     name: str
@@ -33,13 +33,14 @@ class Place:
         return self.chip.name == "cpu"
 
 
-def place(
+def find_target(
     chip: str | Chip | None, bandwidth_gb_s: float | None = None, tflops: float | None = None
-) -> Place:
-    """The chip with this name, or this machine for None; figures that are given replace those of the table.
+) -> Target:
+    """Return the chip of this name, or this machine for None, with its figures.
 
-    On this machine's CPU the others are measured, which takes a part of a second. Raises SettingsError for an unknown
-    chip and for a figure that is not above 0.
+    Figures that are given replace those of the table. On this machine's CPU the others are
+    measured, which takes a fraction of a second. Raises SettingsError for an unknown chip and for
+    a figure that is not above 0.
     """
     given = {"bandwidth_gb_s": bandwidth_gb_s, "fp16_tflops": tflops}
     for name, value in given.items():
@@ -47,11 +48,7 @@ def place(
             raise SettingsError(
                 f"{name} is {value}; it is above 0, or None for the chip's own figure"
             )
-    found = (
-        _this_machine()
-        if chip is None
-        else _of_table(chip if isinstance(chip, Chip) else chips.chip(chip))
-    )
+    found = _this_machine() if chip is None else _of_table(chip)
     known = {name: value for name, value in given.items() if value is not None}
     if not known:
         return found
@@ -59,37 +56,37 @@ def place(
     return replace(found, chip=replace(found.chip, **known, sources=sources))
 
 
-def _of_table(chip: Chip) -> Place:
+def _of_table(name: str | Chip) -> Target:
+    chip = name if isinstance(name, Chip) else chips.chip(name)
     if chip.name == "cpu":
         raise SettingsError("chip 'cpu' is this machine's own: leave chip out")
     memory = None if chip.usable_gib is None else int(chip.usable_gib * 2**30)
-    return Place(chip.name, chip, memory, chip.sources.get("usable_gib", "no source"))
+    return Target(chip.name, chip, memory, chip.sources.get("usable_gib", "no source"))
 
 
-def _this_machine() -> Place:
-    """This machine as it is now: the fullest NPU where there are any, else the host's free memory."""
+def _this_machine() -> Target:
+    """This machine as it is now: its fullest NPU, or the host's free memory if it has no NPU."""
     if devices.pick_device("auto") == "cpu":
         memory = limits.memory()
         chip = replace(CHIPS["cpu"], **measured(), sources=dict.fromkeys(measured(), MEASURED))
         limit = f" ({memory.limit})" if memory.limit else ""
         source = f"memory available now, shared by the ranks{limit}"
-        return Place("this machine's CPU", chip, memory.free, source)
+        return Target("this machine's CPU", chip, memory.free, source)
+    return _npus_here()
+
+
+def _npus_here() -> Target:
     answer = npu_smi.read() or npu_smi.Smi()
-    free = min(
-        (card.free_mib * 2**20 for card in answer.cards if card.free_mib is not None), default=None
-    )
-    row = devices.chip_for("npu")
-    source = (
-        "npu-smi, the fullest card now"
-        if free is not None
-        else answer.failure or "npu-smi does not show it"
-    )
-    return Place(f"this machine's {row.name}", row, free, source)
+    free = [card.free_mib * 2**20 for card in answer.cards if card.free_mib is not None]
+    chip = devices.chip_for("npu")
+    unknown = answer.failure or "npu-smi does not show it"
+    source = "npu-smi, the fullest card now" if free else unknown
+    return Target(f"this machine's {chip.name}", chip, min(free, default=None), source)
 
 
 @cache
 def measured() -> dict[str, float]:
-    """What all cores that may be used reach: GB/s read from memory, TFLOPS of float32 products."""
+    """Measure all usable cores: GB/s read from memory, TFLOPS of float32 products."""
     fit_threads()
     gb_s = reading(MOST_BYTES, limits.cores())
     tflops = product(torch.float32, torch.device("cpu"))

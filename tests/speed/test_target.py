@@ -1,0 +1,61 @@
+"""This machine as a target: its free memory, its measured figures, their sources."""
+
+from pathlib import Path
+
+import pytest
+
+from neoxlib.machine import npu_smi
+from neoxlib.machine.chips import CHIPS
+from neoxlib.machine.limits import Memory
+from neoxlib.speed import target
+from neoxlib.speed.plan import plan
+from tests.support.planned import SMALL
+
+
+def test_this_machine_can_be_measured():
+    figures = target.measured.__wrapped__()
+    assert all(value > 0 for value in figures.values()) and figures.keys() == {
+        "bandwidth_gb_s",
+        "fp16_tflops",
+    }
+
+
+def test_a_groups_limit_is_what_fits_and_is_named_as_the_source(cpu_host, monkeypatch):
+    assert plan(SMALL, 1, dtype="float32").fits
+    limited = Memory(2**20, 2**19, "cgroup memory.max: 0.0 GiB; the host has 23.0")
+    monkeypatch.setattr(target.limits, "memory", lambda: limited)
+    small = plan(SMALL, 1, dtype="float32")
+    assert small.free == 2**19 and not small.fits and small.largest_batch == 0
+    assert "cgroup memory.max" in repr(small) and "the host has 23.0" in small._repr_html_()
+
+
+def test_on_an_npu_host_the_fullest_card_decides(monkeypatch):
+    answer = npu_smi.parse(
+        (Path(__file__).parents[1] / "fixtures" / "npu_smi" / "910b4_busy.txt").read_text()
+    )
+    monkeypatch.setattr(target.devices, "pick_device", lambda device: "npu")
+    monkeypatch.setattr(target.devices, "chip_here", lambda: CHIPS["910B4"])
+    monkeypatch.setattr(target.npu_smi, "read", lambda: answer)
+    here = plan(SMALL, 2)
+    assert here.target.chip.name == "910B4" and here.free == (32768 - 28911) * 2**20
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (
+            npu_smi.Smi(failure="npu-smi printed a card that cannot be read: | 0 |"),
+            "cannot be read: | 0 |",
+        ),
+        (
+            npu_smi.Smi(cards=(npu_smi.Card(0, 0, "310B4", "OK", None, None, 7545),)),
+            "npu-smi does not show it",
+        ),
+    ],
+)
+def test_memory_that_is_not_known_says_why(answer, said, monkeypatch):
+    monkeypatch.setattr(target.devices, "pick_device", lambda device: "npu")
+    monkeypatch.setattr(target.devices, "chip_here", lambda: CHIPS["310B4"])
+    monkeypatch.setattr(target.npu_smi, "read", lambda: answer)
+    here = plan(SMALL, 1)
+    assert here.fits is None and said in repr(here)
