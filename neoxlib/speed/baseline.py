@@ -13,7 +13,7 @@ import pandas as pd
 from neoxlib.errors import DataError
 from neoxlib.inference.timing import Case
 from neoxlib.speed.measure import KEY
-from neoxlib.speed.statistics import FEWEST
+from neoxlib.speed.statistics import MIN_REPEATS
 from neoxlib.workbook.past_run import Past, open_run
 from neoxlib.workbook.table import Note
 
@@ -100,7 +100,7 @@ def _ratio(row: dict[str, Any], token: str, name: str) -> tuple:
     low = row[f"{name}_low"] / row[f"{name}_high_before"]
     high = row[f"{name}_high"] / row[f"{name}_low_before"]
     verdict = "faster" if high < 1 else "slower" if low > 1 else "within noise"
-    if _repeats(row) < FEWEST:
+    if _repeats(row) < MIN_REPEATS:
         low = math.nan
         high = math.nan
         verdict = NO_INTERVAL
@@ -141,5 +141,5 @@ def _not_judged(times: int, before: pd.DataFrame, now: pd.DataFrame) -> str:
     """How many times have no verdict, and why; empty where all have one."""
     both = now[[*KEY, "repeats"]].merge(before[[*KEY, "repeats"]], on=KEY, suffixes=("", "_before"))
     fewest = f"{both['repeats'].min()} in this run, {both['repeats_before'].min()} in the baseline"
-    why = f"a 95 % interval of the median takes {FEWEST} repeats, the fewest of a case are {fewest}"
+    why = f"a 95 % interval of the median takes {MIN_REPEATS} repeats, the fewest of a case are {fewest}"
     return f"{times} not judged: {why}; raise repeats" if times else ""

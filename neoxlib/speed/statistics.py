@@ -1,20 +1,22 @@
-"""What can be said of a few repeated times without assuming how they are distributed."""
+"""Statistics of a few repeated times that assume nothing about how they are distributed."""
 
 import math
 from collections.abc import Sequence
 from statistics import median
 
-FAR = 5.0  # scaled median deviations; normal noise passes this about once in two million
+import numpy as np
+
+OUTLIER_DEVIATIONS = 5.0  # scaled median deviations; normal noise passes this once in two million
 SCALE = 1.4826  # makes the median deviation of normal noise its standard deviation
-FEWEST = 6  # values of a 95 % interval of the median: of 5, all lie on one side in 6 % of cases
-LEAST = 0.01  # of the median: deviations are not taken to be finer than this
+MIN_REPEATS = 6  # for a 95 % interval of the median: 5 values all lie on one side in 6 % of cases
+MIN_RELATIVE_DEVIATION = 0.01  # of the median: smaller deviations are taken to be this large
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The median's 95 % interval by order statistics; of fewer than FEWEST values their range.
+    """The median's 95 % interval by order statistics; the range if n is below MIN_REPEATS.
 
-    Between the k-th smallest and the k-th largest of n values lies the median, unless fewer than k of them fell on one
-    side of it, which is a matter of tossing n coins.
+    Distribution-free: the median lies between the k-th smallest and the k-th largest of n values
+    unless fewer than k of them fell on one side of it, and that number is binomial(n, ½).
     """
     n = len(values)
     ordered = sorted(values)
@@ -26,13 +28,17 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest of `values` that at least `percent` of them do not exceed."""
-    return sorted(values)[max(math.ceil(percent / 100 * len(values)), 1) - 1]
+    return np.percentile(values, percent, method="inverted_cdf").item()
 
 
 def outliers(values: Sequence[float]) -> int:
-    """How many of `values` lie FAR from their median, in scaled median absolute deviations."""
+    """Count the values that lie more than OUTLIER_DEVIATIONS from their median.
+
+    The unit is the scaled median absolute deviation.
+    """
     if not values:
         return 0
     middle = median(values)
     deviation = SCALE * median(abs(value - middle) for value in values)
-    return sum(abs(value - middle) > FAR * max(deviation, LEAST * middle) for value in values)
+    limit = OUTLIER_DEVIATIONS * max(deviation, MIN_RELATIVE_DEVIATION * middle)
+    return sum(abs(value - middle) > limit for value in values)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from neoxlib.inference.timing import Case
-from neoxlib.speed import baseline, files, roofline, scaling, statistics, traces
+from neoxlib.speed import baseline, files, panels, roofline, scaling, statistics, traces
 from neoxlib.speed import figures as speed_figures
 from neoxlib.speed.measure import KEY
 from neoxlib.workbook import markup
@@ -78,7 +78,7 @@ class Verdicts:
 
     def _repr_html_(self) -> str:
         style = "padding-left:.6em;margin:.5em 0;list-style:none;border-left:4px solid"
-        colours = speed_figures.BOUNDS
+        colours = panels.BOUNDS
         lines = "".join(
             f'<li style="{style} {colours[bound]}">'
             f"<b>{markup.text(name)}</b><br>{markup.text(sentence)}</li>"
@@ -160,7 +160,7 @@ def times(table: pd.DataFrame) -> Table:
 
 def phases(table: pd.DataFrame) -> Table:
     """The parts of a next token, in ms, and the rank that worked longest."""
-    heads = {f"next_{part}_ms": f"{part} (ms)" for part in speed_figures.PARTS}
+    heads = {f"next_{part}_ms": f"{part} (ms)" for part in panels.PARTS}
     return _readable(table, heads | {"slowest_rank": "slowest rank"})
 
 
@@ -274,7 +274,7 @@ def _interval(row: dict[str, Any], name: str) -> str:
     low = row[f"{name}_low"]
     high = row[f"{name}_high"]
     repeats = row["repeats"]
-    few = f" (range of {repeats}, no interval)" if repeats < statistics.FEWEST else ""
+    few = f" (range of {repeats}, no interval)" if repeats < statistics.MIN_REPEATS else ""
     return "–" if pd.isna(low) else f"{low:.3g} to {high:.3g}{few}"
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from neoxlib.inference.timing import Case
-from neoxlib.speed import baseline, figures, tables
+from neoxlib.speed import baseline, figures, panels, tables
 from neoxlib.speed.budget import Budget
 from neoxlib.speed.measure import KEY
 from neoxlib.speed.roofline import Roofline, verdicts
@@ -164,8 +164,8 @@ def test_every_view_of_a_profile_serves_answers_of_one_token(lengths):
     drawn = [draw(found) for draw in (figures.heat_map, figures.latency, figures.phases)]
     drawn += [figures.percentiles(found), figures.roofline(judged, ROOF.peaks)]
     svg = [saved(figure) for figure in drawn]
-    assert all((figures.NO_NEXT in text) == (max(lengths) == 1) for text in svg[:4])
-    assert figures.NO_NEXT not in svg[4] and said._repr_html_().count("First token") == len(lengths)
+    assert all((panels.NO_NEXT in text) == (max(lengths) == 1) for text in svg[:4])
+    assert panels.NO_NEXT not in svg[4] and said._repr_html_().count("First token") == len(lengths)
     shown = [
         tables.limits(judged),
         tables.predictions(run, judged, ROOF),
