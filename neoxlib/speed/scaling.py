@@ -1,4 +1,4 @@
-"""One case over several numbers of ranks and threads of this host, and the planner's curve for chips beside it."""
+"""One case over several numbers of ranks and threads of this host, and the bounds for chips."""
 
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -32,13 +32,14 @@ COLUMNS = [
 ]
 
 
-def measure(
+def time_combinations(
     params: Any, config: "ModelConfig", case: Case, report: Callable[[str], Any] = print
 ) -> pd.DataFrame:
-    """A row per number of ranks, and on a CPU of threads of each: the case's times, measured on this host one by one.
+    """Time `case` on this host: a row per number of ranks, and on a CPU of threads per rank.
 
     `speed_up` is of `timed_token`, against the first row, with the fewest ranks and threads;
-    `efficiency` is that by the ranks × threads that it took. What cannot be started is reported, and left out.
+    `efficiency` is `speed_up` divided by the ranks × threads used. Numbers of ranks that cannot be
+    started are reported and left out.
     `params` are a run's: model_dir, dtype, device, quant, max_seq_len.
     """
     settings = params.dtype, params.device, params.quant, params.max_seq_len
@@ -53,16 +54,19 @@ def measure(
                     report(f"{ranks} × {threads}: {speed_measure.in_words(row)}")
         except NeoXError as error:
             report(f"{ranks} ranks are left out: {error}")
-    table = pd.DataFrame(rows)
+    return _with_efficiency(pd.DataFrame(rows))[COLUMNS]
+
+
+def _with_efficiency(table: pd.DataFrame) -> pd.DataFrame:
     took = table["ranks"] * table["threads"]
     times = table[timed_token(table)].astype(float)
     table["speed_up"] = times.iloc[0] / times
     table["efficiency"] = table["speed_up"] / (took / took.iloc[0])
-    return table[COLUMNS]
+    return table
 
 
 def timed_token(table: pd.DataFrame) -> str:
-    """The column that a case is compared by: its next token's time, or its first's without one."""
+    """The column that cases are compared by: the next token's time, or the first's if alone."""
     alone = "next_token_ms" in table and table["next_token_ms"].isna().all()
     return "first_token_ms" if alone else "next_token_ms"
 
@@ -70,12 +74,12 @@ def timed_token(table: pd.DataFrame) -> str:
 def combinations(
     config: "ModelConfig", quant: str | None, device: str
 ) -> Iterator[tuple[int, list[int]]]:
-    """Numbers of ranks that the model can be cut for, here: 1, 2, 4 …, each with the threads of a rank."""
+    """Numbers of ranks to try here, powers of 2 that cut the model, each with threads per rank."""
     on_cpu = devices.pick_device(device) == "cpu"
-    places = limits.cores() if on_cpu else len((npu_smi.read() or npu_smi.Smi()).cards)
+    devices_here = limits.cores() if on_cpu else len((npu_smi.read() or npu_smi.Smi()).cards)
     for ranks in legal_world_sizes(config, quant):
-        if ranks <= places and (ranks & (ranks - 1)) == 0:
-            yield ranks, list(_powers(places // ranks)) if on_cpu else [1]
+        if ranks <= devices_here and (ranks & (ranks - 1)) == 0:
+            yield ranks, list(_powers(devices_here // ranks)) if on_cpu else [1]
 
 
 def _powers(most: int) -> Iterator[int]:
@@ -88,27 +92,20 @@ def _powers(most: int) -> Iterator[int]:
 
 
 def set_threads(_: "Engine", threads: int) -> None:
-    """Let this rank compute with so many threads from now on."""
+    """Let this rank compute with `threads` threads from now on."""
     torch.set_num_threads(threads)
 
 
 def predict(params: Any, config: "ModelConfig", case: Case) -> pd.DataFrame:
-    """The planner's bounds of the same case on chips of the table, by ranks. Predicted from the chip's own figures."""
+    """The bounds of `case` on CHIPS by ranks, predicted from the chips' own figures."""
     rows = []
+    given = {"dtype": "auto", "quant": params.quant}
     for chip in CHIPS:
         for ranks in legal_world_sizes(config, params.quant):
-            found = plan(
-                params.model_dir,
-                ranks,
-                case.batch_size,
-                case.positions,
-                "auto",
-                chip,
-                quant=params.quant,
-            )
+            request = params.model_dir, ranks, case.batch_size, case.positions
+            found = plan(*request, chip=chip, **given)
             fits = {True: "yes", False: "no", None: "not known"}[found.fits]
-            rows.append(
-                (chip, ranks, found.first_token_ms, found.next_token_ms, found.likely, fits)
-            )
+            times = found.first_token_ms, found.next_token_ms, found.likely
+            rows.append((chip, ranks, *times, fits))
     names = ["predicted_first_ms", "predicted_next_ms", "predicted_next_likely_ms", "fits"]
     return pd.DataFrame(rows, columns=["chip", "ranks", *names])

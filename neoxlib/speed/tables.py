@@ -1,11 +1,15 @@
-"""The tables of 04_profile as people read them; some are kept in the run's folder, some come with their figure."""
+"""The tables of 04_profile as people read them.
+
+Some are kept in the run's folder, some come with their figure. First and next token are the time
+to first token (TTFT) and the time per output token (TPOT).
+"""
 
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from neoxlib.inference.timing import Case
-from neoxlib.speed import baseline, files, panels, roofline, scaling, statistics, traces
+from neoxlib.speed import baseline, cells, files, panels, roofline, scaling, traces
 from neoxlib.speed import figures as speed_figures
 from neoxlib.speed.measure import KEY
 from neoxlib.workbook import markup
@@ -18,8 +22,6 @@ if TYPE_CHECKING:
     from neoxlib.workbook.run import Run
 
 
-SHARES = ("mbu", "mfu", "communication_share", "first_mbu", "first_mfu", "share", "efficiency")
-BLANK = "\u00a0"  # keeps a cell on one line
 VERSIONS = ("neoxlib", "git", "python", "torch", "torch-npu", "transformers", "ipyparallel")
 HOST = ("platform", "cpu", "cores", "memory_gb")
 LOADED = (
@@ -37,7 +39,7 @@ LOADED = (
 
 
 def box(run: "Run") -> Table:
-    """Host, versions, chip, dtype, quantization and environment of `run` in one table of a few lines."""
+    """Host, versions, chip, dtype, quantization and environment of `run` in one small table."""
     environment = run.environment
     model = run.results["model"]
     variables = {**environment["variables"], **model.get("launch_environment", {})}
@@ -46,8 +48,7 @@ def box(run: "Run") -> Table:
         "versions": _pairs(environment, VERSIONS),
         "model": model.get("model_dir", "not loaded"),
         "loaded": _pairs(model, LOADED),
-        "variables": ", ".join(f"{name}={value}" for name, value in sorted(variables.items()))
-        or "none",
+        "variables": ", ".join(f"{k}={v}" for k, v in sorted(variables.items())) or "none",
     }
     return Table(("what", "this run"), lines.items())
 
@@ -61,15 +62,34 @@ def _pairs(values: dict[str, Any], names: tuple[str, ...]) -> str:
 
 
 def peaks(run: "Run", peak: "Peaks") -> Table:
-    """What all ranks together reach, and who says so; kept as `peaks.csv`."""
-    table = run.save("peaks", peak.table)
-    return numbers(
-        table, {"peak": "all ranks together", "value": "peak", "unit": "unit", "source": "source"}
-    )
+    """The peaks of all ranks together, and their sources; kept as `peaks.csv`."""
+    heads = {"peak": "all ranks together", "value": "peak", "unit": "unit", "source": "source"}
+    return numbers(run.save("peaks", peak.table), heads)
+
+
+WORK = {  # column -> unit
+    "bytes_per_step": "B",
+    "operations_per_step": "FLOP",
+    "first_bytes": "B",
+    "first_operations": "FLOP",
+}
+LIMITS = {  # column -> head; a blank at the end tells equal heads apart
+    "bytes_per_step": "next token: read",
+    "operations_per_step": "computed",
+    "mbu": "MBU",
+    "mfu": "MFU",
+    "communication_share": "sums",
+    "bound": "bound by",
+    "first_bytes": "first token: read",
+    "first_operations": "computed ",
+    "first_mbu": "MBU ",
+    "first_mfu": "MFU ",
+    "first_bound": "bound by ",
+}
 
 
 class Verdicts:
-    """A sentence per case, coloured by what binds its next token, or its first without one."""
+    """A sentence per case, coloured by the bound of its next token, or of its only token."""
 
     def __init__(self, table: pd.DataFrame) -> None:
         bounds = table["bound"].where(table["bound"].notna(), table["first_bound"])
@@ -102,60 +122,43 @@ def verdicts(
 
 def limits(judged: pd.DataFrame) -> Table:
     """Work and shares of the peaks, of both tokens; `limits.csv` has the numbers."""
-    units = {
-        "bytes_per_step": "B",
-        "operations_per_step": "FLOP",
-        "first_bytes": "B",
-        "first_operations": "FLOP",
-    }
     work = {
         name: [None if pd.isna(value) else roofline.si(value) + unit for value in judged[name]]
-        for name, unit in units.items()
+        for name, unit in WORK.items()
     }
-    return _readable(
-        judged.assign(**work),
-        {
-            "bytes_per_step": "next token: read",
-            "operations_per_step": "computed",
-            "mbu": "MBU",
-            "mfu": "MFU",
-            "communication_share": "sums",
-            "bound": "bound by",
-            "first_bytes": "first token: read",
-            "first_operations": "computed ",
-            "first_mbu": "MBU ",
-            "first_mfu": "MFU ",
-            "first_bound": "bound by ",
-        },
-    )
+    return _readable(judged.assign(**work), LIMITS)
 
 
 def predictions(run: "Run", judged: pd.DataFrame, roof: roofline.Roofline) -> Table:
-    """What each change is predicted to give, kept as `predictions.csv`."""
+    """Predicted times after each change, kept as `predictions.csv`."""
     table = run.save("predictions", roofline.predictions(judged, roof, KEY))
     return _readable(table, {name: name for name in table if name not in KEY})
 
 
+TIMES = {
+    "first_token_ms": "first token, TTFT (ms)",
+    "first_token_ms_interval": "95 % interval",
+    "next_token_ms": "next token, TPOT (ms)",
+    "next_token_ms_interval": "95 % interval ",
+    "tokens_per_second": "tokens/s",
+    "total_ms": "whole, synced (ms)",
+    "end_to_end_ms": "whole, end to end (ms)",
+    "rank_rss_peak_mb": "memory of a rank (MB)",
+    "device_peak_mb": "of its NPU (MB)",
+}
+
+
 def times(table: pd.DataFrame) -> Table:
-    """First and next token with their intervals, tokens a second, and a whole continuation by both clocks."""
+    """Each case's times: both tokens with intervals, tokens a second, a whole answer.
+
+    The whole answer is timed by the synced clock and by the end-to-end clock.
+    """
+    rows = table.to_dict("records")
     intervals = {
-        f"{name}_interval": [_interval(row, name) for row in table.to_dict("records")]
+        f"{name}_interval": [cells.interval_text(row, name) for row in rows]
         for name in baseline.TOKENS.values()
     }
-    return _readable(
-        table.assign(**intervals),
-        {
-            "first_token_ms": "first token (ms)",
-            "first_token_ms_interval": "95 % interval",
-            "next_token_ms": "next token (ms)",
-            "next_token_ms_interval": "95 % interval ",
-            "tokens_per_second": "tokens/s",
-            "total_ms": "whole, synced (ms)",
-            "end_to_end_ms": "whole, end to end (ms)",
-            "rank_rss_peak_mb": "memory of a rank (MB)",
-            "device_peak_mb": "of its NPU (MB)",
-        },
-    )
+    return _readable(table.assign(**intervals), TIMES)
 
 
 def phases(table: pd.DataFrame) -> Table:
@@ -165,30 +168,21 @@ def phases(table: pd.DataFrame) -> Table:
 
 
 def percentiles(table: pd.DataFrame) -> Table:
-    """How steady the tokens are: percentiles of all steps in ms, and what the machine did meanwhile."""
+    """How steady the tokens are: percentiles of all steps in ms, and the machine's state."""
     heads = {
         f"{name}_{mark}": f"{token}, {mark} (ms)"
         for token, name in baseline.TOKENS.items()
         for mark in ("p50", "p90", "p99")
     }
-    return _readable(
-        table,
-        heads
-        | {
-            "outliers": "outliers",
-            "repeats": "repeats",
-            "warmups": "warm-ups",
-            "load_average": "load",
-            "frequency_mhz": "clock (MHz)",
-        },
-    )
+    heads |= {"outliers": "outliers", "repeats": "repeats", "warmups": "warm-ups"}
+    heads |= {"load_average": "load", "frequency_mhz": "clock (MHz)"}
+    return _readable(table, heads)
 
 
 def vendor(run: "Run", table: pd.DataFrame) -> pd.DataFrame:
-    """The vendor's eight columns of the cases without depth, rounded for reading; the CSV has them whole."""
-    return files.vendor_table(
-        table[table["depth"] == 0], run.params.perf_mode, run.params.skip_decode
-    ).round(3)
+    """The vendor's eight columns of the cases without depth, rounded; the CSV is not."""
+    shallow = table[table["depth"] == 0]
+    return files.vendor_table(shallow, run.params.perf_mode, run.params.skip_decode).round(3)
 
 
 def against_baseline(run: "Run", before: pd.DataFrame | None, now: pd.DataFrame) -> Table | Note:
@@ -201,7 +195,7 @@ def against_baseline(run: "Run", before: pd.DataFrame | None, now: pd.DataFrame)
 
 
 def ratios(compared: pd.DataFrame | Note, before: str = "before", now: str = "now") -> Table | Note:
-    """A comparison of times, for reading; a word stays a word."""
+    """A comparison of times, for reading; a note stays a note."""
     if isinstance(compared, Note):
         return compared
     ends = zip(compared["ratio_low"], compared["ratio_high"], strict=True)
@@ -217,7 +211,10 @@ def ratios(compared: pd.DataFrame | Note, before: str = "before", now: str = "no
 
 
 def traced(run: "Run", session: "Session", case: Case) -> Table | Note:
-    """Where the parameter `trace` asks for it: `case`'s first steps as a timeline, and what took longest in them."""
+    """Record the first steps of `case` if the parameter `trace` is set.
+
+    Returns the operations that took longest; the timeline is a figure of the run.
+    """
     if not run.params.trace:
         return Note("No trace was asked for: the parameter is trace.")
     folder = session.trace(case, run.folder / "trace")
@@ -225,77 +222,58 @@ def traced(run: "Run", session: "Session", case: Case) -> Table | Note:
     run.figure("timeline", speed_figures.timeline(events))
     table = run.save("top_operations", traces.top_operations(events))
     print(
-        f"The traces of {case} are in trace/ beside this report; open them in ui.perfetto.dev or chrome://tracing."
+        f"The traces of {case} are in trace/ beside this report; "
+        "open them in ui.perfetto.dev or chrome://tracing."
     )
-    return numbers(
-        table,
-        {"name": "operation", "kind": "kind", "calls": "calls", "self_ms": "ms", "share": "share"},
-    )
+    heads = {"name": "operation", "kind": "kind", "calls": "calls", "self_ms": "ms"}
+    return numbers(table, heads | {"share": "share"})
+
+
+SCALING = {
+    "ranks": "ranks",
+    "threads": "threads of each",
+    "first_token_ms": "measured first token (ms)",
+    "next_token_ms": "measured next token (ms)",
+    "speed_up": "times as fast",
+    "efficiency": "efficiency",
+}
+PREDICTED_SCALING = {
+    "chip": "chip",
+    "ranks": "ranks",
+    "predicted_first_ms": "predicted first token, bound (ms)",
+    "predicted_next_ms": "predicted next token, bound (ms)",
+    "predicted_next_likely_ms": "predicted, likely (ms)",
+    "fits": "fits",
+}
 
 
 def scaled(run: "Run", config: "ModelConfig", case: Case) -> Table | Note:
-    """Where the parameter `scaling` asks for it: `case` over ranks and threads of this host, measured, and over chips,
-    predicted: two tables, and a figure of two panels.
+    """Time `case` over ranks and threads if the parameter `scaling` is set.
+
+    Shows two tables: measured on this host, and predicted for chips. The figure has a panel each.
     """
     from IPython.display import display
 
     if not run.params.scaling:
         return Note("No scaling view was asked for: the parameter is scaling.")
     predicted = run.save("predicted_scaling", scaling.predict(run.params, config, case))
-    measured = run.save("scaling", scaling.measure(run.params, config, case))
+    measured = run.save("scaling", scaling.time_combinations(run.params, config, case))
     run.figure("scaling", speed_figures.scaling(measured, predicted))
-    display(
-        numbers(
-            measured,
-            {
-                "ranks": "ranks",
-                "threads": "threads of each",
-                "first_token_ms": "measured first token (ms)",
-                "next_token_ms": "measured next token (ms)",
-                "speed_up": "times as fast",
-                "efficiency": "efficiency",
-            },
-        )
-    )
-    return numbers(
-        predicted,
-        {
-            "chip": "chip",
-            "ranks": "ranks",
-            "predicted_first_ms": "predicted first token, bound (ms)",
-            "predicted_next_ms": "predicted next token, bound (ms)",
-            "predicted_next_likely_ms": "predicted, likely (ms)",
-            "fits": "fits",
-        },
-    )
-
-
-def _interval(row: dict[str, Any], name: str) -> str:
-    low = row[f"{name}_low"]
-    high = row[f"{name}_high"]
-    repeats = row["repeats"]
-    few = f" (range of {repeats}, no interval)" if repeats < statistics.MIN_REPEATS else ""
-    return "–" if pd.isna(low) else f"{low:.3g} to {high:.3g}{few}"
+    display(numbers(measured, SCALING))
+    return numbers(predicted, PREDICTED_SCALING)
 
 
 def _readable(table: pd.DataFrame, heads: dict[str, str]) -> Table:
-    """A row per case: its name, then those of the columns that are there, under their heads."""
+    """A row per case: its name, then the columns of `heads` that the table has."""
     names = [baseline.case_name(row) for row in table[KEY].to_dict("records")]
     return numbers(table.assign(case=names), {"case": "case"} | heads)
 
 
 def numbers(table: pd.DataFrame, heads: dict[str, str]) -> Table:
-    """Three figures of each number, shares as per cent, nothing wrapped; columns without any value are left out."""
+    """Three figures of each number, shares as per cent, nothing wrapped.
+
+    Columns without any value are left out.
+    """
     known = [name for name in heads if name in table and table[name].notna().any()]
-    cells = [[_cell(name, value).replace(" ", BLANK) for value in table[name]] for name in known]
-    return Table(tuple(heads[name] for name in known), zip(*cells, strict=True))
-
-
-def _cell(name: str, value: Any) -> str:
-    if isinstance(value, (str, bool, list, dict)):
-        return str(value)
-    if value is None or pd.isna(value):
-        return "–"
-    if name in SHARES:
-        return f"{value:.1%}"
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
+    columns = [[cells.text(name, value) for value in table[name]] for name in known]
+    return Table(tuple(heads[name] for name in known), zip(*columns, strict=True))

@@ -67,7 +67,7 @@ def test_efficiency_is_speed_up_by_what_it_took(cores, monkeypatch):
     monkeypatch.setattr(scaling, "Session", Made)
     monkeypatch.setattr(scaling.speed_measure, "summarise", lambda case, ms: row(later=ms))
     said = []
-    found = scaling.measure(PARAMS, CONFIG, Case(1, 32, 16), said.append)
+    found = scaling.time_combinations(PARAMS, CONFIG, Case(1, 32, 16), said.append)
     assert found[["ranks", "threads"]].to_numpy().tolist() == [
         [1, 1],
         [1, 2],
@@ -95,7 +95,7 @@ def test_answers_of_one_token_are_scaled_by_their_first(cores, monkeypatch):
         scaling.speed_measure, "summarise", lambda case, ms: row(output_len=1, first=ms, later=None)
     )
     said = []
-    found = scaling.measure(PARAMS, CONFIG, Case(1, 32, 1), said.append)
+    found = scaling.time_combinations(PARAMS, CONFIG, Case(1, 32, 1), said.append)
     assert found["speed_up"].tolist() == pytest.approx([1, 2, 8 / 5])
     assert "1 × 1: batch 1, 32 in, 1 out: first 8.00 ms" in said[0]
     (left, _) = figures.scaling(found, scaling.predict(PARAMS, CONFIG, Case(1, 32, 1))).axes

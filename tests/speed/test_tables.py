@@ -1,7 +1,6 @@
 """Figures and tables of a profile say what the measured table says."""
 
 import io
-import math
 
 import matplotlib
 import pandas as pd
@@ -142,12 +141,6 @@ def test_the_timeline_has_a_band_per_rank():
     )
     axes = figures.timeline(events).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["rank0", "rank1"]
-
-
-def test_missing_numbers_are_dashes():
-    assert tables._cell("mbu", math.nan) == tables._cell("x", None) == "–"
-    assert tables._cell("x", 1234.5) == "1,234" and tables._cell("x", 0.012345) == "0.0123"
-    assert tables._cell("x", 3.0) == "3"
 
 
 @pytest.mark.parametrize("lengths", [(1,), (1, 1), (1, 16, 1)], ids=str)
