@@ -174,22 +174,24 @@ UNREADABLE = """
 import os, sys
 from pathlib import Path
 import neoxlib
-from neoxlib import weights
-from neoxlib.setup.model_checks import model_rows
+from neoxlib.checkpoint.plan import plan
 from neoxlib.checkpoint.preflight import preflight
+from neoxlib.checkpoint.shard import shard
+from neoxlib.checkpoint.verify import verify
+from neoxlib.setup.model_checks import model_rows
 
 if os.getuid() == 0:
     neoxlib.load(MODEL_DIR)  # whose imports may be of files that only this user may read
-    weights.plan(MODEL_DIR, 2), model_rows(MODEL_DIR)
+    plan(MODEL_DIR, 2), model_rows(MODEL_DIR)
     os.setgid(65534)
     os.setuid(65534)
 model, closed, place = map(Path, sys.argv[1:])
 for what in (
     lambda: neoxlib.load(model), lambda: neoxlib.load(closed),
     lambda: preflight(model, 2), lambda: preflight(closed, 2),
-    lambda: weights.shard(closed, place / "cut", 2), lambda: weights.verify(closed),
-    lambda: weights.plan(closed, 2), lambda: weights.shard(MODEL_DIR, closed, 2),
-    lambda: weights.shard(MODEL_DIR, closed / "cut", 2),
+    lambda: shard(closed, place / "cut", 2), lambda: verify(closed),
+    lambda: plan(closed, 2), lambda: shard(MODEL_DIR, closed, 2),
+    lambda: shard(MODEL_DIR, closed / "cut", 2),
 ):
     try:
         what()

@@ -582,7 +582,8 @@ def test_verify_of_what_is_no_cut_says_so(source, tmp_path):
 
 MEASURE = """
 import sys
-from neoxlib.checkpoint.shard import merge, shard, verify
+from neoxlib.checkpoint.shard import merge, shard
+from neoxlib.checkpoint.verify import verify
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
 before = status("VmRSS") - status("RssFile")
