@@ -17,7 +17,7 @@ from neoxlib.checkpoint.folder import Stored
 from neoxlib.checkpoint.manifest import JOURNAL, MANIFEST, PART_KEY, QUANT_KEY, manifest_bytes, seal
 from neoxlib.checkpoint.pack import PackedPart, packed
 from neoxlib.checkpoint.pickles import load_whole
-from neoxlib.checkpoint.tensor_file import BLOCK, matrix, without_collection
+from neoxlib.checkpoint.tensor_file import BLOCK, garbage_collection_paused, matrix
 from neoxlib.checkpoint.tensor_writer import Entry, TensorFile
 from neoxlib.errors import WeightsError
 from neoxlib.kernels.cpu import pack
@@ -98,7 +98,7 @@ def write(job: Job, progress: bool) -> dict[str, Any]:
     kept = sum(size for file, size in sizes.items() if (job.root / file).is_file())
     small = len(job.folders) * sum(len(data) for data in job.companions.values())
     durable.check_space(job.root, sum(sizes.values()) - kept + small)
-    with durable.disk_errors(job.root), without_collection():
+    with durable.disk_errors(job.root), garbage_collection_paused():
         for folder in job.folders:
             (job.root / folder).mkdir(parents=True, exist_ok=True)
         journal = Journal(job.root / JOURNAL, job.request)

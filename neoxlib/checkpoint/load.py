@@ -15,7 +15,7 @@ from neoxlib.checkpoint.pickles import load_whole
 from neoxlib.checkpoint.plan import PlanRow, plan
 from neoxlib.checkpoint.resident import Settling
 from neoxlib.checkpoint.shard import merge, shard
-from neoxlib.checkpoint.tensor_file import at_once, without_collection
+from neoxlib.checkpoint.tensor_file import at_once, garbage_collection_paused
 from neoxlib.checkpoint.verify import verify
 from neoxlib.errors import SettingsError, WeightsError
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -64,7 +64,7 @@ def load_into(
     tasks = {name: share.tasks(parameters) for name, share in shares.items()}
     lent = [tasks.pop(name) for name in mapped]
     settling = Settling(model, mapped, itertools.chain.from_iterable(lent))
-    with without_collection():
+    with garbage_collection_paused():
         _read(itertools.chain.from_iterable(tasks.values()), parameters, mapped, progress)
     return settling
 

@@ -1,7 +1,8 @@
-"""Tensors inside one weight file: where their bytes are, and reading a part of them. Knows no folders and no models.
+"""Tensors inside one weight file: where their bytes are, and how to read a part of them.
 
-Files are read: mapped pages count as resident memory, and the kernel may take them away at any time. What is mapped,
-for a first answer at once, is copied soon after (settle.py).
+Knows no folders and no models. Files are read, not mapped: mapped pages count as resident memory,
+and the kernel may evict them at any time. Weights that are mapped for a fast first answer are
+copied soon after (resident.py).
 """
 
 import gc
@@ -38,7 +39,7 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
-    # No weight of ours has these, but a table that is skipped may, and a refusal names them.
+    # No GPT-NeoX weight has these, but a skipped table may, and an error message names them.
     "U64": torch.uint64,
     "U32": torch.uint32,
     "U16": torch.uint16,
@@ -48,45 +49,49 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }  # as in safetensors/torch.py
-BLOCK = (
-    2 << 20
-)  # bytes held at a time: a processor's cache takes it, so it is sliced and hashed while still warm
-MAX_HEADER = 100_000_000  # the format's own limit
-Answer = TypeVar("Answer")
-_WHOLE = threading.Lock()
+BLOCK = 2 << 20  # bytes read at a time: they fit the CPU's cache while they are sliced and hashed
+MAX_HEADER = 100_000_000  # bytes; the format's own limit
+Result = TypeVar("Result")
+_LOAD_WHOLE = threading.Lock()
 
 
-def at_once(tasks: Iterable[Callable[[], Answer]]) -> Iterator[Answer]:
-    """The tasks' answers, in order. Threads share the tasks, one more than PyTorch has: it waits while they work.
+def at_once(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
+    """Run `tasks` in a thread pool and yield their results in order.
 
-    Where that needs PyTorch's operators, which have threads of their own, one task runs after the other.
+    The pool has one thread more than PyTorch, whose threads are idle meanwhile. Without the
+    compiled kernels the tasks use PyTorch's operators, which have threads of their own: they then
+    run one after the other.
     """
     fit_threads()
     if not pack.compiled():
-        yield from (task() for task in tasks)
+        for task in tasks:
+            yield task()
         return
     with ThreadPoolExecutor(torch.get_num_threads() + 1) as pool:
         yield from pool.map(lambda task: task(), tasks)
 
 
 @contextmanager
-def without_collection() -> Iterator[None]:
-    """Python's search for cycles waits: it walks through all objects of PyTorch, and no thread has work meanwhile."""
-    wanted = gc.isenabled()
+def garbage_collection_paused() -> Iterator[None]:
+    """Pause the cyclic garbage collector.
+
+    A pass over all of PyTorch's objects holds the GIL and stalls the threads that read.
+    """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if wanted:
+        if was_enabled:
             gc.enable()
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A tensor inside a file: `shape` values of `dtype` from byte `offset` on, row by row.
+class FileTensor:
+    """A tensor inside one file: `shape` values of `dtype` from byte `offset` on, row by row.
 
-    `offset` None: a .bin of before torch 1.6, compressed or of another byte order, or a tensor
-    stored with strides; its file is then loaded as a whole, by torch.
+    `offset` is None for a .bin from before torch 1.6, compressed or of another byte order, and for
+    a tensor stored with strides: torch then loads the whole file.
     """
 
     path: Path
@@ -96,70 +101,72 @@ class Piece:
     offset: int | None
 
     def read_into(self, out: Tensor, rows: slice, columns: slice) -> None:
-        """Fill `out` [rows, columns], of any dtype, device and strides, with that part of the piece."""
+        """Fill `out` [rows, columns], of any dtype, device and strides, with that part of it."""
         height, width = matrix(self.shape)
-        assert out.shape == (rows.stop - rows.start, columns.stop - columns.start), (
-            out.shape,
-            rows,
-            columns,
-        )
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        assert out.shape == size, (out.shape, rows, columns)
+        whole_rows = columns == slice(0, width)
         if self.offset is None:
-            with _WHOLE:  # once for all threads
+            with _LOAD_WHOLE:  # one thread loads, the others find it cached
                 out.copy_(load_whole(self.path)[self.key].reshape(height, width)[rows, columns])
-        elif (
-            columns == slice(0, width)
-            and out.dtype == self.dtype
-            and out.is_cpu
-            and out.is_contiguous()
-        ):
+        elif whole_rows and out.dtype == self.dtype and out.is_cpu and out.is_contiguous():
             self._read_rows(out, rows.start)
         else:
-            # Whole rows, since one long read beats many short ones; the unwanted columns go no further than `block`.
-            step = max(1, BLOCK // max(1, width * self.dtype.itemsize))
-            block = torch.empty(min(step, len(out)), width, dtype=self.dtype)
-            for start in range(0, len(out), step):
-                part = block[: len(out) - start]
-                self._read_rows(part, rows.start + start)
-                pack.copy(part[:, columns], out[start : start + len(part)])
+            self._read_columns(out, rows.start, columns)
 
     def mapped(self, rows: slice, columns: slice) -> Tensor | None:
-        """That part as pages of the file [rows, width]; None where the file does not have it in one run."""
+        """That part as mapped pages of the file, [rows, width].
+
+        None if its bytes are not contiguous, not aligned or of unknown place.
+        """
         _, width = matrix(self.shape)
         if self.offset is None or self.offset % self.dtype.itemsize or columns != slice(0, width):
             return None
-        start = self.offset
         row = width * self.dtype.itemsize
-        first = start + rows.start * row
-        last = start + rows.stop * row
+        first = self.offset + rows.start * row
+        last = self.offset + rows.stop * row
         return pages(self.path, state_of(self.path))[first:last].view(self.dtype).view(-1, width)
 
+    def _read_columns(self, out: Tensor, first: int, columns: slice) -> None:
+        """Fill `out` [rows, columns] from row `first` on.
+
+        Reads whole rows, since one long read beats many short ones; unwanted columns stay in
+        `block`.
+        """
+        _, width = matrix(self.shape)
+        step = max(1, BLOCK // max(1, width * self.dtype.itemsize))
+        block = torch.empty(min(step, len(out)), width, dtype=self.dtype)
+        for start in range(0, len(out), step):
+            part = block[: len(out) - start]
+            self._read_rows(part, first + start)
+            pack.copy(part[:, columns], out[start : start + len(part)])
+
     def _read_rows(self, out: Tensor, first: int) -> None:
-        """Fill contiguous `out` [rows, width] with the bytes from row `first` on."""
+        """Fill contiguous `out` [rows, width], of this dtype, from row `first` on."""
         view = as_bytes(out)
-        start = self.offset + first * out.shape[1] * out.itemsize
         with self.path.open("rb", buffering=0) as file:
-            file.seek(start)
+            file.seek(self.offset + first * out.shape[1] * out.itemsize)
             while view:
-                got = file.readinto(view)
-                if not got:
+                count = file.readinto(view)
+                if not count:
                     raise WeightsError(
                         f"{self.path} ended {len(view)} bytes early inside {self.key}; copy it anew"
                     )
-                view = view[got:]
+                view = view[count:]
 
 
 def state_of(path: Path) -> tuple[int, int, int, int]:
-    """Bytes, inode, and times (ns) of the last change of content and of anything of a file."""
-    with path.open("rb") as file:  # to open it makes a network file system look anew
+    """Size (bytes), inode, mtime and ctime (ns) of a file."""
+    with path.open("rb") as file:  # opening it makes a network file system look anew
         stat = os.fstat(file.fileno())
     return stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 @lru_cache
 def pages(path: Path, state: tuple[int, int, int, int]) -> Tensor:
-    """A file's bytes, mapped: read when they are used. What is written there stays in this process.
+    """A file's bytes, mapped copy-on-write: read on first use, and writes stay in this process.
 
-    `state` is that of the file now: what stood under this name before is another file.
+    `state` is the file's `state_of` now: a file replaced under the same name is mapped anew.
     """
     with path.open("rb") as file:
         return torch.frombuffer(
@@ -168,7 +175,7 @@ def pages(path: Path, state: tuple[int, int, int, int]) -> Tensor:
 
 
 def matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Any shape as [rows, columns]: a vector is one column."""
+    """Rows and columns of any shape: a vector is one column, a scalar [1, 1]."""
     return (shape[0], math.prod(shape[1:])) if shape else (1, 1)
 
 
@@ -177,43 +184,53 @@ def as_bytes(x: Tensor) -> memoryview:
     return memoryview(x.detach().flatten().view(torch.uint8).numpy())
 
 
-def read_header(path: Path) -> tuple[dict[str, Piece], dict[str, Any]]:
-    """Tensors and metadata of a safetensors file. Raises WeightsError when header and file length do not agree.
+def read_header(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
+    """Read the tensors and the metadata of a safetensors file, without its data.
 
     The format: 8 bytes of header length, the header in JSON, then the data without gaps
     (https://github.com/huggingface/safetensors#format).
+    Raises WeightsError for a corrupt header, or one that does not fit the file's length.
     """
+    raw = _raw_header(path)
+    begin = 8 + len(raw)
+    try:
+        header = json.loads(raw)
+        metadata = _metadata(header.pop("__metadata__", None))
+        tensors = {key: _tensor(path, key, entry, begin) for key, entry in header.items()}
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        kind = file_kind(path) or f" ({error!r}); copy it anew"
+        raise WeightsError(f"{path} has a corrupt safetensors header{kind}") from error
+    _check_gaps(path, tensors, begin)
+    return tensors, metadata
+
+
+def _raw_header(path: Path) -> bytes:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, MAX_HEADER):
-            what = file_kind(path) or ": it is truncated, or another file"
+            kind = file_kind(path) or ": it is truncated, or another file"
             raise WeightsError(
-                f"{path} is no safetensors file that can be read, of {size} bytes{what}"
+                f"{path} is no safetensors file that can be read, of {size} bytes{kind}"
             )
-        raw = file.read(length)
-    try:
-        header = json.loads(raw)
-        metadata = header.pop("__metadata__", None)
-        metadata = {} if metadata is None else dict(metadata)
-        if not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError(f"__metadata__ is {metadata}")
-        pieces = {key: _piece(path, key, entry, 8 + length) for key, entry in header.items()}
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        what = file_kind(path) or f" ({error!r}); copy it anew"
-        raise WeightsError(f"{path} has a corrupt safetensors header{what}") from error
-    _check_gaps(path, pieces, 8 + length)
-    return pieces, metadata
+        return file.read(length)
 
 
-def _check_gaps(path: Path, pieces: dict[str, Piece], end: int) -> None:
-    """Raises WeightsError unless tensors follow each other from `end` on, and fill the file."""
-    for piece in sorted(pieces.values(), key=lambda p: (p.offset, math.prod(p.shape))):
-        if piece.offset != end:
+def _metadata(found: Any) -> dict[str, str]:
+    metadata = {} if found is None else dict(found)
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError(f"__metadata__ is {metadata}")
+    return metadata
+
+
+def _check_gaps(path: Path, tensors: dict[str, FileTensor], end: int) -> None:
+    """Raise WeightsError unless the tensors follow each other from byte `end` and fill the file."""
+    for tensor in sorted(tensors.values(), key=lambda t: (t.offset, math.prod(t.shape))):
+        if tensor.offset != end:
             raise WeightsError(
-                f"{path}: {piece.key} begins at byte {piece.offset}, expected {end}; copy it anew"
+                f"{path}: {tensor.key} begins at byte {tensor.offset}, expected {end}; copy it anew"
             )
-        end += math.prod(piece.shape) * piece.dtype.itemsize
+        end += math.prod(tensor.shape) * tensor.dtype.itemsize
     if end != (size := path.stat().st_size):
         kind = "truncated" if size < end else "too long"
         raise WeightsError(
@@ -221,13 +238,15 @@ def _check_gaps(path: Path, pieces: dict[str, Piece], end: int) -> None:
         )
 
 
-def _piece(path: Path, key: str, entry: Mapping[str, Any], base: int) -> Piece:
+def _tensor(path: Path, key: str, entry: Mapping[str, Any], base: int) -> FileTensor:
+    """One entry of a header whose data begins at byte `base`."""
     code = entry["dtype"]
     shape = tuple(entry["shape"])
     (start, stop) = entry["data_offsets"]
     if code not in DTYPES:
         raise WeightsError(
-            f"{path}: {key} has dtype {code}, which neoxlib does not read; it reads {', '.join(DTYPES)}"
+            f"{path}: {key} has dtype {code}, which neoxlib does not read; "
+            f"it reads {', '.join(DTYPES)}"
         )
     if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop)):
         raise ValueError(f"{key} has shape {shape} at {start}:{stop}")
@@ -235,12 +254,12 @@ def _piece(path: Path, key: str, entry: Mapping[str, Any], base: int) -> Piece:
         raise ValueError(
             f"{key} is {code} {list(shape)}, which does not fill its {stop - start} bytes"
         )
-    return Piece(path, key, DTYPES[code], shape, base + start)
+    return FileTensor(path, key, DTYPES[code], shape, base + start)
 
 
-def read_pickle(path: Path) -> dict[str, Piece]:
-    """Tensors of a .bin: names, shapes and offsets, no data."""
+def read_pickle(path: Path) -> dict[str, FileTensor]:
+    """Read names, shapes and offsets of a .bin's tensors, without their data."""
     return {
-        key: Piece(path, key, tensor.dtype, tuple(tensor.shape), offset)
+        key: FileTensor(path, key, tensor.dtype, tuple(tensor.shape), offset)
         for key, (tensor, offset) in read_shapes(path).items()
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 from neoxlib.checkpoint.durable import CODES, has_size
 from neoxlib.checkpoint.manifest import JOURNAL, PARTS, is_sealed, misplaced, read_manifest
-from neoxlib.checkpoint.tensor_file import Piece, at_once, read_header
+from neoxlib.checkpoint.tensor_file import FileTensor, at_once, read_header
 from neoxlib.errors import NeoXError, WeightsError, unreadable_is
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.parameters import shard_rules
@@ -131,7 +131,7 @@ def _misfit(
     name: str,
     entry: dict[str, Any],
     rules: dict[str, Any],
-    headers: dict[str, dict[str, Piece]],
+    headers: dict[str, dict[str, FileTensor]],
     world_size: int,
 ) -> Iterator[str]:
     shape, rule = rules.get(name, (None, None))

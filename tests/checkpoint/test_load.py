@@ -12,7 +12,7 @@ from neoxlib.checkpoint import load
 from neoxlib.checkpoint.load import load_into
 from neoxlib.checkpoint.plan import plan
 from neoxlib.checkpoint.shard import shard
-from neoxlib.checkpoint.tensor_file import Piece
+from neoxlib.checkpoint.tensor_file import FileTensor
 from neoxlib.errors import ShardError, WeightsError
 from neoxlib.kernels.cpu import pack
 from neoxlib.model.cache import KVCache
@@ -110,13 +110,13 @@ def test_parameters_that_have_memory_are_filled_where_they_are(folders, state):
 def test_a_rank_reads_only_its_own_rows_and_each_byte_once(folders, state, monkeypatch):
     """Columns are the exception: whole rows are read for them, since one long read beats many short ones."""
     read: dict[str, int] = {}
-    plain = Piece._read_rows
+    plain = FileTensor._read_rows
 
-    def counted(piece: Piece, out: torch.Tensor, first: int) -> None:
+    def counted(piece: FileTensor, out: torch.Tensor, first: int) -> None:
         read[piece.key] = read.get(piece.key, 0) + out.nbytes
         plain(piece, out, first)
 
-    monkeypatch.setattr(Piece, "_read_rows", counted)
+    monkeypatch.setattr(FileTensor, "_read_rows", counted)
     rank_state(folders["bin"], folders["many files"], 3, 4)
     for name, tensor in state.items():
         part = tensor if name.endswith(CUT_COLUMNS) else expected_part(name, tensor, 3, 4)
@@ -255,13 +255,13 @@ def test_a_load_in_many_runs_by_many_threads_is_the_load_in_one(tmp_path, monkey
 
 def test_an_error_in_one_of_the_threads_ends_the_load(tmp_path, monkeypatch):
     make_oracle().save_pretrained(tmp_path)
-    read = Piece._read_rows
+    read = FileTensor._read_rows
 
     def fails(self, out, first):
         if "layers.1.mlp" in self.key:
             raise WeightsError("a worn disk")
         read(self, out, first)
 
-    monkeypatch.setattr(Piece, "_read_rows", fails)
+    monkeypatch.setattr(FileTensor, "_read_rows", fails)
     with pytest.raises(WeightsError, match="a worn disk"):
         load_into(GPTNeoX(ModelConfig.from_dir(tmp_path)), tmp_path)

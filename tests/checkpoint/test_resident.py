@@ -13,7 +13,7 @@ from neoxlib import load
 from neoxlib.checkpoint.load import load_into
 from neoxlib.checkpoint.resident import LARGE_PAGE, Settling, expect_large_pages, use_large_pages
 from neoxlib.checkpoint.shard import shard
-from neoxlib.checkpoint.tensor_file import Piece
+from neoxlib.checkpoint.tensor_file import FileTensor
 from neoxlib.kernels.cpu import build
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.group import Group
@@ -181,7 +181,7 @@ def test_a_copy_that_fails_leaves_the_model_on_the_pages(folder, monkeypatch, ca
     engine = load(folder)
     expected = engine.logits(IDS)
     monkeypatch.setattr(
-        Piece, "_read_rows", lambda *_: (_ for _ in ()).throw(OSError("a worn disk"))
+        FileTensor, "_read_rows", lambda *_: (_ for _ in ()).throw(OSError("a worn disk"))
     )
     engine._settling._copy()
     assert (
