@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from neoxlib.checkpoint import load
+from neoxlib.checkpoint.folder import Checkpoint, open_checkpoint
 from neoxlib.checkpoint.load import load_into
 from neoxlib.checkpoint.plan import plan
 from neoxlib.checkpoint.shard import shard
@@ -31,9 +32,11 @@ def empty_model(
         return GPTNeoX(ModelConfig.from_dir(folder), group_of(rank, size)).to(dtype)
 
 
-def rank_state(folder: Path, model_dir: Path, rank: int, size: int) -> dict[str, torch.Tensor]:
+def rank_state(
+    folder: Path, source: Path | Checkpoint, rank: int, size: int
+) -> dict[str, torch.Tensor]:
     model = empty_model(folder, rank, size)
-    load_into(model, model_dir)
+    load_into(model, source)
     return dict(model.named_parameters())
 
 
@@ -230,6 +233,19 @@ def test_a_plan_of_the_impossible_is_refused(folders):
         ShardError, match="weights are not stored as 'int3'; dtype may be float16, bfloat16"
     ):
         plan(folders["bin"], 2, "int3")
+
+
+def test_an_opened_checkpoint_is_loaded_without_opening_its_folder_again(
+    folders, state, monkeypatch
+):
+    for form in FORMS:
+        checkpoint = open_checkpoint(folders[form])
+        with monkeypatch.context() as patch:
+            patch.setattr(load, "open_checkpoint", lambda _: pytest.fail("opened again"))
+            ours = rank_state(folders["one file"], checkpoint, 1, 2)
+        assert ours.keys() == state.keys()
+        for name, tensor in ours.items():
+            assert torch.equal(tensor, expected_part(name, state[name], 1, 2)), name
 
 
 def test_every_public_name_is_in_one_module():
