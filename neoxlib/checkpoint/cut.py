@@ -1,9 +1,10 @@
-"""Stream a checkpoint's tensors into the files of every rank, block by block; what a kill leaves is taken up again."""
+"""Stream a checkpoint's tensors into the files of every rank, block by block.
 
-import os
-from collections.abc import Callable, Iterator
+After a kill the same job resumes with the first file that is not finished.
+"""
+
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,87 +13,23 @@ import torch
 from torch import Tensor
 
 from neoxlib.checkpoint import durable
-from neoxlib.checkpoint.durable import Journal, Layout
-from neoxlib.checkpoint.folder import Stored
-from neoxlib.checkpoint.manifest import JOURNAL, MANIFEST, PART_KEY, QUANT_KEY, manifest_bytes, seal
-from neoxlib.checkpoint.pack import PackedPart, packed
+from neoxlib.checkpoint.cut_job import CutJob, CutTensor
+from neoxlib.checkpoint.durable import Journal
+from neoxlib.checkpoint.manifest import JOURNAL, MANIFEST, manifest_bytes, seal
+from neoxlib.checkpoint.pack import packed
 from neoxlib.checkpoint.pickles import load_whole
 from neoxlib.checkpoint.tensor_file import BLOCK, garbage_collection_paused, matrix
 from neoxlib.checkpoint.tensor_writer import Entry, TensorFile
 from neoxlib.errors import WeightsError
 from neoxlib.kernels.cpu import pack
-from neoxlib.model.layers import Cut
 from neoxlib.workbook.progress import Meter
 
 
-@dataclass(frozen=True)
-class Target:
-    """A tensor on its way: where it is, its name in the new files and in the unsplit checkpoint, dtype and rule."""
+def write(job: CutJob, progress: bool) -> dict[str, Any]:
+    """Write the files that the journal does not list yet, and return the manifest.
 
-    stored: Stored | PackedPart
-    name: str
-    source_name: str
-    dtype: torch.dtype
-    rule: Cut
-
-
-@dataclass(frozen=True)
-class Job:
-    """Which tensors go into which file of which rank's folder. Each group is one file per rank, in reading order.
-
-    `request` says what this is a cut of: a journal or manifest with another request is not this job's.
-    """
-
-    root: Path
-    folders: tuple[str, ...]  # by rank, under root; "." alone when merging
-    groups: tuple[tuple[Target, ...], ...]
-    companions: dict[str, bytes]  # config.json, tokenizer files: the same in every folder
-    request: dict[str, Any]
-    source: Callable[[], dict[str, Any]]  # what `request` says of the source, as it is now
-
-    def file(self, rank: int, group: int) -> str:
-        """Path under root of a rank's file."""
-        count = len(self.groups)
-        name = (
-            "model.safetensors" if count == 1 else f"model-{group + 1:05}-of-{count:05}.safetensors"
-        )
-        return self.path(rank, name)
-
-    def path(self, rank: int, name: str) -> str:
-        """Path under root of a name in a rank's folder."""
-        return os.path.normpath(f"{self.folders[rank]}/{name}")
-
-    def layout(self, rank: int, group: int) -> Layout:
-        """Names, dtypes and local shapes in a rank's file."""
-        size = len(self.folders)
-        return {
-            t.name: (t.dtype, t.rule.shape(t.stored.shape, rank, size)) for t in self.groups[group]
-        }
-
-    def header(self, rank: int, group: int) -> bytes:
-        """Head of a rank's file, which marks it as that rank's part, and as packed."""
-        quant = self.request["quant"]
-        cut = self.request["kind"] == "shard"
-        marks = {PART_KEY: f"{rank}/{len(self.folders)}"} if cut else {}
-        marks |= {QUANT_KEY: quant} if quant else {}
-        return durable.header_of(self.layout(rank, group), marks)
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes of every weight file."""
-        places = [
-            (rank, group) for rank in range(len(self.folders)) for group in range(len(self.groups))
-        ]
-        return {
-            self.file(*at): len(self.header(*at)) + durable.data_bytes(self.layout(*at))
-            for at in places
-        }
-
-
-def write(job: Job, progress: bool) -> dict[str, Any]:
-    """Write what the journal does not hold yet; of a cut, the manifest comes last. Returns the manifest.
-
-    Raises ShardError when the disk is too small, fills up, or another process writes there,
-    WeightsError when the source has changed meanwhile.
+    A cut's manifest is written last. Raises ShardError if the disk is too small or fills up, or if
+    another process writes there, and WeightsError if the source has changed meanwhile.
     """
     sizes = job.sizes()
     kept = sum(size for file, size in sizes.items() if (job.root / file).is_file())
@@ -112,8 +49,8 @@ def write(job: Job, progress: bool) -> dict[str, Any]:
             packed.cache_clear()
 
 
-def _check_source(job: Job, written: dict[str, Entry], journal: Journal) -> None:
-    """What is written is of one source if that is what it was before anything of it was read."""
+def _check_source(job: CutJob, written: dict[str, Entry], journal: Journal) -> None:
+    """Raise WeightsError, and discard all files, if the source differs from when the job began."""
     load_whole.cache_clear()
     now = job.source()
     if all(job.request[key] == value for key, value in now.items()):
@@ -126,7 +63,7 @@ def _check_source(job: Job, written: dict[str, Entry], journal: Journal) -> None
     )
 
 
-def _write_companions(job: Job) -> dict[str, Entry]:
+def _write_companions(job: CutJob) -> dict[str, Entry]:
     places = [
         (job.path(rank, name), data)
         for rank in range(len(job.folders))
@@ -138,7 +75,7 @@ def _write_companions(job: Job) -> dict[str, Entry]:
 
 
 def _write_weights(
-    job: Job, sizes: dict[str, int], journal: Journal, progress: bool
+    job: CutJob, sizes: dict[str, int], journal: Journal, progress: bool
 ) -> dict[str, Entry]:
     done = {
         file: entry
@@ -155,18 +92,20 @@ def _write_weights(
     return {file: journal.done[file] for file in sizes}
 
 
-def _write_group(job: Job, group: int, ranks: list[int], journal: Journal, meter: Meter) -> None:
-    """One file of each rank in `ranks`, the source read once: a block goes to all of them before the next is read."""
+def _write_group(job: CutJob, group: int, ranks: list[int], journal: Journal, meter: Meter) -> None:
+    """Write one file of each rank in `ranks`.
+
+    Reads the source once: each block goes to all ranks before the next is read.
+    """
     outputs: dict[int, TensorFile] = {}
     syncer = ThreadPoolExecutor(1)
     try:
         for rank in ranks:
-            outputs[rank] = TensorFile(
-                job.root / job.file(rank, group), job.header(rank, group), syncer
-            )
+            path = job.root / job.file(rank, group)
+            outputs[rank] = TensorFile(path, job.header(rank, group), syncer)
             meter.add(outputs[rank].bytes)
-        for target in job.groups[group]:
-            for count in _write_tensor(target, outputs, len(job.folders)):
+        for tensor in job.groups[group]:
+            for count in _write_tensor(tensor, outputs, len(job.folders)):
                 meter.add(count)
         for rank, output in outputs.items():
             journal.record(job.file(rank, group), output.finish())
@@ -176,48 +115,47 @@ def _write_group(job: Job, group: int, ranks: list[int], journal: Journal, meter
         syncer.shutdown()
 
 
-def _write_tensor(target: Target, outputs: dict[int, TensorFile], size: int) -> Iterator[int]:
-    """Append to each rank's file its part of a tensor, a block at a time. Yields the bytes of each.
+def _write_tensor(tensor: CutTensor, outputs: dict[int, TensorFile], size: int) -> Iterator[int]:
+    """Append each rank's part of a tensor to its file, block by block. Yields bytes written.
 
-    A row layer's bias is whole on every rank, never divided: the model adds it once, after the sum over the ranks;
-    N parts, each rounded, would not add up to it.
+    A row layer's bias is whole on every rank, never divided: the model adds it once, after the
+    all-reduce. The sum of N rounded parts would differ from it.
     """
-    stored = target.stored
-    dtype = target.dtype
-    whole = slice(0, matrix(stored.shape)[1])
-    parts = {
-        rank: (*target.rule.slices(stored.shape, rank, size), slice(0, 1))[:2] for rank in outputs
-    }
-    for rows, ranks in _turns(target, {rank: part[0] for rank, part in parts.items()}):
-        height = rows.stop - rows.start
+    shape = tensor.stored.shape
+    parts = {rank: (*tensor.rule.slices(shape, rank, size), slice(0, 1))[:2] for rank in outputs}
+    for rows, ranks in _turns(tensor, {rank: part[0] for rank, part in parts.items()}):
         columns = [parts[rank][1] for rank in ranks]
-        rooms = [
-            outputs[r].room(height, c.stop - c.start, dtype)
-            for r, c in zip(ranks, columns, strict=True)
+        spaces = [
+            outputs[rank].room(rows.stop - rows.start, part.stop - part.start, tensor.dtype)
+            for rank, part in zip(ranks, columns, strict=True)
         ]
-        if columns == [whole] and stored.dtype == dtype:
-            stored.read_into(rooms[0], (rows, whole))  # straight to where it is hashed and written
-        else:
-            stored.read_into(
-                block := torch.empty(height, whole.stop, dtype=stored.dtype), (rows, whole)
-            )
-            block = cast(block, dtype, target.source_name)
-            for room, part in zip(rooms, columns, strict=True):
-                pack.copy(block[:, part], room)
-        yield from (room.nbytes for room in rooms)
+        _read_block(tensor, rows, columns, spaces)
+        yield from (space.nbytes for space in spaces)
 
 
-def _turns(target: Target, parts: dict[int, slice]) -> Iterator[tuple[slice, list[int]]]:
-    """Runs of rows, BLOCK bytes at most, and the ranks whose `parts` they are in.
+def _read_block(tensor: CutTensor, rows: slice, columns: list[slice], spaces: list[Tensor]) -> None:
+    """Read rows of a tensor and copy each rank's columns, in the new dtype, into its space."""
+    stored = tensor.stored
+    whole = slice(0, matrix(stored.shape)[1])
+    if columns == [whole] and stored.dtype == tensor.dtype:
+        stored.read_into(spaces[0], (rows, whole))  # no copy between the two files
+        return
+    block = torch.empty(rows.stop - rows.start, whole.stop, dtype=stored.dtype)
+    stored.read_into(block, (rows, whole))
+    block = cast(block, tensor.dtype, tensor.source_name)
+    for space, part in zip(spaces, columns, strict=True):
+        pack.copy(block[:, part], space)
 
-    Where columns are cut a run is read once, for all ranks. Where rows are, the ranks take turns: each file then has
-    bytes to be hashed and written while another one's are read.
+
+def _turns(tensor: CutTensor, parts: dict[int, slice]) -> Iterator[tuple[slice, list[int]]]:
+    """Yield runs of rows, at most BLOCK bytes each, and the ranks that need them.
+
+    `parts` are the rows of each rank. If columns are cut, a run is read once for all ranks. If rows
+    are cut, the ranks alternate: one file is hashed and written while the next one's rows are read.
     """
-    width = matrix(target.stored.shape)[1] * max(
-        target.dtype.itemsize, target.stored.dtype.itemsize
-    )
-    step = max(1, BLOCK // max(1, width))
-    if target.rule.dim == 1:
+    value = max(tensor.dtype.itemsize, tensor.stored.dtype.itemsize)
+    step = max(1, BLOCK // max(1, matrix(tensor.stored.shape)[1] * value))
+    if tensor.rule.dim == 1:
         whole = next(iter(parts.values()))
         yield from ((rows, list(parts)) for rows in _runs(whole, step))
         return
@@ -226,13 +164,12 @@ def _turns(target: Target, parts: dict[int, slice]) -> Iterator[tuple[slice, lis
 
 
 def _runs(rows: slice, step: int) -> Iterator[slice]:
-    yield from (
-        slice(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step)
-    )
+    for start in range(rows.start, rows.stop, step):
+        yield slice(start, min(start + step, rows.stop))
 
 
 def cast(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """The block in another dtype. Raises WeightsError where a finite value would become infinite."""
+    """The block in another dtype. Raises WeightsError if a finite value would become infinite."""
     if block.dtype == dtype:
         return block
     out = block.to(dtype)
@@ -244,10 +181,15 @@ def cast(block: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     return out
 
 
-def _write_indexes(job: Job) -> dict[str, Entry]:
-    """Tensor -> file in each folder of several files; they come after the files, which so do not look complete."""
+def _write_indexes(job: CutJob) -> dict[str, Entry]:
+    """Write the index, tensor -> file, into each folder of several files.
+
+    Follows the weight files: a folder without its index does not look complete.
+    """
     entries: dict[str, Entry] = {}
-    for rank in range(len(job.folders)) if len(job.groups) > 1 else ():
+    if len(job.groups) == 1:
+        return entries
+    for rank in range(len(job.folders)):
         layouts = {
             Path(job.file(rank, n)).name: job.layout(rank, n) for n in range(len(job.groups))
         }
@@ -260,7 +202,7 @@ def _write_indexes(job: Job) -> dict[str, Entry]:
     return entries
 
 
-def _finish(job: Job, written: dict[str, Entry], journal: Journal) -> dict[str, Any]:
+def _finish(job: CutJob, written: dict[str, Entry], journal: Journal) -> dict[str, Any]:
     for folder in job.folders:
         durable.sync_folder(job.root / folder)
     manifest = _manifest(job, written)
@@ -271,19 +213,23 @@ def _finish(job: Job, written: dict[str, Entry], journal: Journal) -> dict[str, 
     return manifest
 
 
-def _manifest(job: Job, written: dict[str, Entry]) -> dict[str, Any]:
-    """Of each tensor: `cut` is the dimension that is cut, null where every rank holds the whole; `shape` is full."""
-    dtypes = {str(target.dtype).removeprefix("torch.") for group in job.groups for target in group}
+def _manifest(job: CutJob, written: dict[str, Entry]) -> dict[str, Any]:
+    """The sealed manifest.
+
+    Of each tensor `cut` is the dimension that is cut, None if every rank holds all of it; `shape`
+    is that of the unsplit tensor.
+    """
+    dtypes = {str(tensor.dtype).removeprefix("torch.") for group in job.groups for tensor in group}
     tensors = {
-        target.name: {
-            "cut": target.rule.dim,
-            "shape": list(target.stored.shape),
-            "dtype": durable.CODES[target.dtype],
-            "source_name": target.source_name,
+        tensor.name: {
+            "cut": tensor.rule.dim,
+            "shape": list(tensor.stored.shape),
+            "dtype": durable.CODES[tensor.dtype],
+            "source_name": tensor.source_name,
             "files": [job.file(rank, n) for rank in range(len(job.folders))],
         }
         for n, group in enumerate(job.groups)
-        for target in group
+        for tensor in group
     }
     dtype = dtypes.pop() if len(dtypes) == 1 else "mixed"
     return seal({**job.request, "dtype": dtype, "files": written, "tensors": tensors})

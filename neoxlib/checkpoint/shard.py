@@ -1,20 +1,22 @@
-"""Cut a checkpoint into one folder per rank, check such a cut, and join it again."""
+"""Cut a checkpoint into one folder per rank, and merge such a cut again."""
 
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from neoxlib.checkpoint.cut import Job, Target, write
+from neoxlib.checkpoint.cut import write
+from neoxlib.checkpoint.cut_job import CutJob, CutTensor
 from neoxlib.checkpoint.durable import differences, has_size, nbytes
 from neoxlib.checkpoint.folder import Checkpoint, fingerprint, open_checkpoint
 from neoxlib.checkpoint.manifest import JOURNAL, PARTS, is_sealed, read_manifest
 from neoxlib.checkpoint.match import dtype_of
 from neoxlib.checkpoint.pack import PackedPart, choose_quant, match_packed
-from neoxlib.checkpoint.source import companions, source_files
+from neoxlib.checkpoint.source import read_companions, source_files
 from neoxlib.checkpoint.verify import require_manifest, verify
 from neoxlib.errors import ShardError, WeightsError, unreadable_is
 from neoxlib.model.config import ModelConfig
@@ -34,26 +36,26 @@ def shard(
     max_file_bytes: int = MAX_FILE_BYTES,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Cut `src` into `dst/part_model/{rank}/`, each a folder with config, tokenizer and that rank's safetensors.
+    """Cut `src` into `dst/part_model/{rank}/`: config, tokenizer and that rank's safetensors.
 
-    `src` is an unsplit checkpoint, or a cut for any other world size. `dtype` None keeps each tensor's own. `quant`
-    packs weights by a scheme of quant.py; those of a packed cut stay as they are. A model larger than `max_file_bytes`
-    becomes several files per rank. Killed half-way, the same call goes on where it was.
-    Returns the manifest, `dst/manifest.json`, which is written last. Raises WeightsError for the source, SettingsError
-    for `quant`, ShardError for the world size, the destination or the disk; before anything is written, if it can be
-    known by then.
+    `src` is an unsplit checkpoint, or a cut for any other world size. `dtype` None keeps each
+    tensor's own. `quant` quantizes by a scheme of model/quant.py; a quantized cut keeps its own. A
+    model larger than `max_file_bytes` becomes several files per rank. A killed call resumes when it
+    is repeated. Returns the manifest, `dst/manifest.json`, which is written last.
+    Raises WeightsError for the source, SettingsError for `quant`, and ShardError for the world
+    size, the destination or the disk, before anything is written if possible.
     """
     checkpoint, config, source = _open_whole(src)
     quant = choose_quant(checkpoint, quant)
     check_world_size(config, world_size, quant)
-    to = None if dtype is None else dtype_of(dtype)
-    request = _request("shard", source, world_size, to, max_file_bytes, quant)
+    cast_to = None if dtype is None else dtype_of(dtype)
+    request = _request("shard", source, world_size, cast_to, max_file_bytes, quant)
     manifest = _finished(Path(src), Path(dst), request)
     if manifest is None:
         if read_manifest(Path(src)):
             verify(src, progress)
         folders = tuple(f"{PARTS}/{rank}" for rank in range(world_size))
-        manifest = write(_job(checkpoint, config, Path(dst), folders, to, request), progress)
+        manifest = write(_job(checkpoint, config, Path(dst), folders, cast_to, request), progress)
     print("Tensor parallelism weights have been successfully saved.")
     return manifest
 
@@ -64,17 +66,18 @@ def merge(
     max_file_bytes: int = MAX_FILE_BYTES,
     progress: bool = True,
 ) -> None:
-    """Join the cut `dst` to an unsplit Hugging Face folder `out`: tensor for tensor, name for name what was cut.
+    """Merge the cut `dst` into an unsplit Hugging Face folder `out`, with the source's names.
 
-    Resumable as `shard` is. Raises WeightsError when `dst` is no finished cut, not what its
-    manifest says, or one of packed weights, ShardError for `out` or the disk.
+    Resumes as `shard` does. Raises WeightsError if `dst` is not a finished cut, differs from its
+    manifest or holds quantized weights, and ShardError for `out` or the disk.
     """
     require_manifest(Path(dst))
     checkpoint, config, source = _open_whole(dst)
     if checkpoint.quant:
         raise WeightsError(
-            f"{dst} holds weights packed as {checkpoint.quant}, which do not turn back into those they came from: use "
-            "the checkpoint it was cut from, or cut this one for world size 1 to have it in one folder"
+            f"{dst} holds weights packed as {checkpoint.quant}, which do not turn back into those "
+            "they came from: use the checkpoint it was cut from, or cut this one for world size 1 "
+            "to have it in one folder"
         )
     request = _request("merge", source, 1, None, max_file_bytes)
     _finished(Path(dst), Path(out), request)
@@ -83,7 +86,7 @@ def merge(
 
 
 def _open_whole(src: str | os.PathLike[str]) -> tuple[Checkpoint, ModelConfig, dict[str, Any]]:
-    """The checkpoint, its config, and what its files were before they were read."""
+    """The checkpoint, its config, and the state of its files before any is read."""
     checkpoint = open_checkpoint(src)
     rank, size = checkpoint.part
     if size > 1:
@@ -97,10 +100,10 @@ def _open_whole(src: str | os.PathLike[str]) -> tuple[Checkpoint, ModelConfig, d
 
 
 def _source(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What tells that a source is still the one that was cut."""
+    """The entries of a request that identify the source."""
     try:
         content = fingerprint(checkpoint)
-    except FileNotFoundError:  # source_files says which
+    except FileNotFoundError:  # source_files lists the file as gone
         content = ""
     return {"source_fingerprint": content, "source_files": source_files(checkpoint)}
 
@@ -113,11 +116,9 @@ def _request(
     max_file_bytes: int,
     quant: str | None = None,
 ) -> dict[str, Any]:
-    if (
-        isinstance(max_file_bytes, bool)
-        or not isinstance(max_file_bytes, int)
-        or max_file_bytes < 1
-    ):
+    """Source and settings of a cut; two cuts with the same request are the same."""
+    is_number = isinstance(max_file_bytes, int) and not isinstance(max_file_bytes, bool)
+    if not is_number or max_file_bytes < 1:
         raise ShardError(
             f"max_file_bytes is {max_file_bytes!r}; it is a number of bytes, 1 or more"
         )
@@ -133,10 +134,11 @@ def _request(
 
 @unreadable_is(ShardError)
 def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """The manifest, if `dst` already holds this cut in full; None if it is free, or to be resumed. Else ShardError."""
-    source = src.resolve()
-    there = dst.resolve()
-    if there == source or source in there.parents:
+    """The manifest if `dst` already holds this cut in full; None if it can be written or resumed.
+
+    Raises ShardError if `dst` holds anything else.
+    """
+    if src.resolve() in (dst.resolve(), *dst.resolve().parents):
         raise ShardError(f"{dst} is the source or lies inside it; choose a folder elsewhere")
     if dst.is_file():
         raise ShardError(f"{dst} is a file; choose a folder")
@@ -147,8 +149,16 @@ def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] |
         if (dst / JOURNAL).is_file():
             return None
         raise ShardError(
-            f"{dst} holds other things than a cut of neoxlib; nothing is touched, choose another folder"
+            f"{dst} holds other things than a cut of neoxlib; nothing is touched, "
+            "choose another folder"
         )
+    _check_finished(dst, manifest, request)
+    log.info("%s already holds this cut: nothing is written", dst)
+    return manifest
+
+
+def _check_finished(dst: Path, manifest: dict[str, Any], request: dict[str, Any]) -> None:
+    """Raise ShardError if the finished cut `dst` is of another request, or damaged."""
     known = {key: value for key, value in request.items() if key in manifest or is_sealed(manifest)}
     if changes := differences(manifest, known):
         raise ShardError(f"{dst} holds another finished cut: {changes}")
@@ -156,10 +166,9 @@ def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] |
         file for file, entry in manifest["files"].items() if not has_size(dst / file, entry)
     ]:
         raise ShardError(
-            f"{dst} is finished, but files have changed: {', '.join(changed)}; delete it and cut anew"
+            f"{dst} is finished, but files have changed: {', '.join(changed)}; "
+            "delete it and cut anew"
         )
-    log.info("%s already holds this cut: nothing is written", dst)
-    return manifest
 
 
 @unreadable_is(WeightsError)
@@ -170,41 +179,43 @@ def _job(
     folders: tuple[str, ...],
     dtype: torch.dtype | None,
     request: dict[str, Any],
-) -> Job:
+) -> CutJob:
+    tensors = _cut_tensors(checkpoint, config, dtype, request)
+    groups = _groups(tensors, request["max_file_bytes"])
+    small = read_companions(checkpoint.folder)
+    return CutJob(root, folders, groups, small, request, partial(_source, checkpoint))
+
+
+def _cut_tensors(
+    checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype | None, request: dict[str, Any]
+) -> Iterator[CutTensor]:
+    """Every tensor to write, in the order of the source's files."""
     parameters = full_parameters(config, request["quant"])
-    groups = [[]]
-    held = 0
     for name, (theirs, stored) in match_packed(checkpoint, config, request["quant"]).items():
         source_name = checkpoint.source_names.get(name, theirs)
-        written_name = source_name if request["kind"] == "merge" else name
+        new_name = source_name if request["kind"] == "merge" else name
         full = parameters[name]
-        target = Target(
-            stored, written_name, source_name, full.dtype or dtype or stored.dtype, full.rule
-        )
-        size = nbytes(target.dtype, stored.shape)
-        if groups[-1] and held + size > request["max_file_bytes"]:
+        new_dtype = full.dtype or dtype or stored.dtype
+        yield CutTensor(stored, new_name, source_name, new_dtype, full.rule)
+
+
+def _groups(tensors: Iterable[CutTensor], max_file_bytes: int) -> tuple[tuple[CutTensor, ...], ...]:
+    """Group the tensors by file: at most `max_file_bytes`, over all ranks, or a single tensor.
+
+    Wide values come first in a file. Each tensor then begins at a multiple of its width, as readers
+    that map files require.
+    """
+    groups: list[list[CutTensor]] = [[]]
+    held = 0
+    for tensor in tensors:
+        size = nbytes(tensor.dtype, tensor.stored.shape)
+        if groups[-1] and held + size > max_file_bytes:
             groups.append([])
             held = 0
-        groups[-1].append(target)
+        groups[-1].append(tensor)
         held += size
-    # Wide values first: each tensor then begins at a multiple of its width, which readers that map files rely on.
-    ordered = tuple(tuple(sorted(group, key=lambda target: -_width(target))) for group in groups)
-    return Job(
-        root, folders, ordered, _companions(checkpoint), request, partial(_source, checkpoint)
-    )
+    return tuple(tuple(sorted(group, key=_width, reverse=True)) for group in groups)
 
 
-def _companions(checkpoint: Checkpoint) -> dict[str, bytes]:
-    found = {name: path.read_bytes() for name, path in companions(checkpoint.folder).items()}
-    if pointers := [
-        name for name, data in found.items() if data.startswith(b"version https://git-lfs")
-    ]:
-        words = f"are git-lfs pointers, not the files they stand for: {', '.join(pointers)}"
-        raise WeightsError(
-            f"in {checkpoint.folder} some {words}; run `git lfs pull`, or download the files"
-        )
-    return found
-
-
-def _width(target: Target) -> int:
-    return target.stored.width if isinstance(target.stored, PackedPart) else target.dtype.itemsize
+def _width(tensor: CutTensor) -> int:
+    return tensor.stored.width if isinstance(tensor.stored, PackedPart) else tensor.dtype.itemsize

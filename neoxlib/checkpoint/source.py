@@ -1,4 +1,4 @@
-"""What belongs to a model folder beside its weights, and whether a source is still what it was."""
+"""The files of a model folder beside its weights, and the state of all files that a cut reads."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from neoxlib.errors import WeightsError
 
 log = logging.getLogger("neoxlib")
 
-# How names end that are no companion's: weights in any format, a trainer's state, a log.
+# Endings of names that are not companions: weights in any format, a trainer's state, a log.
 WEIGHTS = (
     ".safetensors",
     ".bin",
@@ -34,42 +34,47 @@ WEIGHTS = (
     ".out",
     JOURNAL,
 )
+LFS_POINTER = b"version https://git-lfs"
 LARGEST = 64 << 20  # bytes of a companion
+TEMPLATES = "additional_chat_templates/*"  # where transformers keeps further chat templates
 
 
 def companions(folder: Path) -> dict[str, Path]:
-    """The files, by name, that belong to a model and hold no weights: config, tokenizer, licence.
+    """The files of a model, by name, that hold no weights: config, tokenizer, licence.
 
-    Raises WeightsError for links to nothing.
+    Leaves out files over 64 MiB, with a warning. Raises WeightsError for dead links.
     """
-    paths = [
-        *folder.iterdir(),
-        *folder.glob("additional_chat_templates/*"),
-    ]  # where transformers keeps further ones
-    names = {
+    found = {
         str(path.relative_to(folder)): path
-        for path in sorted(paths)
-        if not path.name.startswith(".")
+        for path in sorted([*folder.iterdir(), *folder.glob(TEMPLATES)])
+        if not path.name.startswith(".") and not path.name.endswith(WEIGHTS) and not path.is_dir()
     }
-    names = {
-        name: path
-        for name, path in names.items()
-        if not name.endswith(WEIGHTS) and not path.is_dir()
-    }
-    if dead := [words for path in names.values() if (words := dead_link(path))]:
+    if dead := [words for path in found.values() if (words := dead_link(path))]:
         raise WeightsError("\n  ".join(dead))
-    if large := [name for name, path in names.items() if path.stat().st_size > LARGEST]:
+    if large := [name for name, path in found.items() if path.stat().st_size > LARGEST]:
         log.warning(
             "%s: %s are not taken along, being larger than 64 MiB", folder, ", ".join(large)
         )
-    return {name: path for name, path in names.items() if name not in large and path.is_file()}
+    return {name: path for name, path in found.items() if name not in large and path.is_file()}
+
+
+def read_companions(folder: Path) -> dict[str, bytes]:
+    """The content of each companion. Raises WeightsError for git-lfs pointers in their place."""
+    found = {name: path.read_bytes() for name, path in companions(folder).items()}
+    pointers = [name for name, data in found.items() if data.startswith(LFS_POINTER)]
+    if pointers:
+        raise WeightsError(
+            f"in {folder} some are git-lfs pointers, not the files they stand for: "
+            f"{', '.join(pointers)}; run `git lfs pull`, or download the files"
+        )
+    return found
 
 
 def source_files(checkpoint: Checkpoint) -> dict[str, list[int] | None]:
-    """Size, inode and times of change of each file that a cut reads; None for one that is gone.
+    """Size, inode, mtime and ctime of each file that a cut reads; None for one that is gone.
 
-    The kernel sets them at any write, and at a rename: reading all bytes twice more would tell
-    nothing else, and take as long as the cut.
+    The kernel changes them at any write and rename: reading all bytes again would find no more, and
+    take as long as the cut.
     """
     paths = [*checkpoint.files, *companions(checkpoint.folder).values()]
     return {os.path.relpath(path, checkpoint.folder): _state(path) for path in paths}
