@@ -1,8 +1,9 @@
-"""What follows a load, in the background: weights come into memory of their own, and that into large pages.
+"""Make loaded weights resident: copy mapped weights into private memory, in huge pages.
 
-Weights that are pages of a file can be used at once, but the kernel may take such pages away between two tokens. Large
-pages (2 MB on most CPUs) spare most of the look-ups of addresses. Memory that is first touched here comes in them; what
-the load has filled is gathered into them, since to find large pages can take long, and someone waits for a load.
+A background thread does this after a load. Mapped weights can be used at once, but the kernel may
+evict their pages between two tokens. Huge pages (2 MB on most CPUs) save most TLB misses. Memory
+first touched here is allocated in huge pages. Memory that the load has filled is collapsed into
+them afterwards, since that can take long and would delay the load.
 """
 
 import atexit
@@ -21,16 +22,17 @@ from neoxlib.model.gpt_neox import GPTNeoX
 
 log = logging.getLogger("neoxlib")
 
-LARGE_PAGE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-MADV_HUGEPAGE = 14  # linux/mman.h: let what is touched from now on come in large pages
-MADV_COLLAPSE = 25  # since Linux 6.1: gather small pages, as they are, into large ones
-AT_ONCE = 16 << 20  # bytes, while other threads that need a new page may have to wait
+HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
+MADV_HUGEPAGE = 14  # linux/mman.h: back memory touched from now on by huge pages
+MADV_COLLAPSE = 25  # since Linux 6.1: collapse small pages, as they are, into huge ones
+COLLAPSE_BYTES = 16 << 20  # per call; meanwhile other threads that need a new page may have to wait
 
 
 class Settling:
-    """Puts `mapped`, by name, in place of a model's parameters; `tasks` fill what they had, in a thread, after `start`.
+    """Use `mapped` tensors, by name, as a model's parameters until their copies are ready.
 
-    Until it is over a parameter must not be written to: the copy would not have it.
+    After `start` a background thread runs `tasks`, which fill the parameters' own memory, and then
+    puts that in place. Until it has ended, a write to a parameter would be lost.
     """
 
     def __init__(
@@ -38,47 +40,44 @@ class Settling:
     ) -> None:
         self.model = model
         self.tasks = tasks
-        self.ended = False
+        self.is_cancelled = False
         self.own = {name: model.get_parameter(name).data for name in mapped}
         self._put(mapped)
         self.thread = Thread(target=self._run, name="neoxlib-settle", daemon=True)
 
     def start(self) -> None:
-        """Begin. To be called when nothing else changes the model."""
-        atexit.register(
-            self.end
-        )  # Python must not leave while a thread of its own is inside a library
+        """Start the thread. Call this when nothing else changes the model."""
+        atexit.register(self.end)  # Python must not exit while a thread runs inside a library
         self.thread.start()
 
     def wait(self) -> None:
-        """Return when it is over."""
+        """Wait until the thread has ended."""
         if self.thread.is_alive():
             self.thread.join()
 
     def end(self) -> None:
-        """Go no further: the model is no longer needed."""
-        self.ended = True
+        """Cancel the rest and wait: the model is no longer needed."""
+        self.is_cancelled = True
         self.wait()
 
     def _run(self) -> None:
-        with suppress(OSError):  # where threads have no priorities of their own
-            os.setpriority(
-                os.PRIO_PROCESS, get_native_id(), 19
-            )  # what the model is asked meanwhile comes first
+        with suppress(OSError):  # systems whose threads have no priority of their own
+            # Lowest priority: requests to the model come first.
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
         if self._copy() and self.model.block is not None:
-            use_large_pages(self.model.block, lambda: self.ended)
+            collapse_into_huge_pages(self.model.block, lambda: self.is_cancelled)
         atexit.unregister(self.end)
 
     def _copy(self) -> bool:
-        """Whether all weights are now in memory of the model's own."""
+        """Copy the mapped weights. Returns whether all weights are now in private memory."""
         if self.own and self.model.block is not None:
-            expect_large_pages(self.model.block)
+            allow_huge_pages(self.model.block)
         try:
             for task in self.tasks:
-                if self.ended:
+                if self.is_cancelled:
                     return False
                 task()
-        except Exception as error:  # the model works on, from the pages
+        except Exception as error:  # the model continues with the mapped pages
             log.warning(
                 "the weights stay mapped from their files, since they could not be copied: %s",
                 error,
@@ -91,38 +90,50 @@ class Settling:
         return True
 
     def _put(self, tensors: dict[str, Tensor]) -> None:
-        """As new parameters: with `.data` the old memory would be freed while another thread computes with it."""
+        """Set the tensors as new parameters.
+
+        Setting `.data` would free the old memory while another thread computes with it.
+        """
         for name, tensor in tensors.items():
             path, _, leaf = name.rpartition(".")
             setattr(self.model.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=False))
 
 
-def expect_large_pages(block: Tensor) -> int:
-    """Let a CPU tensor's memory, where it was not touched yet, come in large pages; the bytes that may."""
+def allow_huge_pages(block: Tensor) -> int:
+    """Let memory of a CPU tensor that was not touched yet come in huge pages.
+
+    Returns the number of bytes for which the kernel allows it.
+    """
     return _advise(block, MADV_HUGEPAGE, block.nbytes, lambda: False)
 
 
-def use_large_pages(block: Tensor, ended: Callable[[], bool] = lambda: False) -> int:
-    """Gather a CPU tensor's memory into large pages, as far as the kernel can and will; the bytes that came.
+def collapse_into_huge_pages(
+    block: Tensor, is_cancelled: Callable[[], bool] = lambda: False
+) -> int:
+    """Collapse a CPU tensor's memory into huge pages, as far as the kernel can.
 
-    Its bytes stay as they are and where they are.
+    Values and address stay the same. Returns the number of bytes in huge pages.
     """
-    return _advise(block, MADV_COLLAPSE, AT_ONCE, ended)
+    return _advise(block, MADV_COLLAPSE, COLLAPSE_BYTES, is_cancelled)
 
 
-def _advise(block: Tensor, advice: int, at_once: int, ended: Callable[[], bool]) -> int:
-    """Tell the kernel about all large pages inside `block`, `at_once` bytes at a time; the bytes that it agreed to."""
+def _advise(block: Tensor, advice: int, step: int, is_cancelled: Callable[[], bool]) -> int:
+    """Call madvise for all huge pages inside `block`, `step` bytes at a time.
+
+    Stops at the first refusal. Returns the number of bytes that the kernel accepted.
+    """
     try:
-        size = int(LARGE_PAGE.read_text())
+        size = int(HUGE_PAGE_SIZE.read_text())
         madvise = ctypes.CDLL(None).madvise
-    except (OSError, ValueError, AttributeError):  # no Linux, or one without large pages
+    except (OSError, ValueError, AttributeError):  # not Linux, or a kernel without huge pages
         return 0
+    step = max(step, size)
     first = -(-block.data_ptr() // size) * size
     last = (block.data_ptr() + block.nbytes) // size * size
     done = 0
-    for start in range(first, last, max(at_once, size)):
-        part = ctypes.c_size_t(min(max(at_once, size), last - start))
-        if ended() or madvise(ctypes.c_void_p(start), part, advice):
+    for start in range(first, last, step):
+        part = ctypes.c_size_t(min(step, last - start))
+        if is_cancelled() or madvise(ctypes.c_void_p(start), part, advice):
             break
         done += part.value
     return done

@@ -1,4 +1,4 @@
-"""Weights are pages of their files at first, then the model's own memory, then large pages: no answer changes."""
+"""Mapped weights are copied into private memory, then into huge pages: no answer changes."""
 
 import mmap
 import os
@@ -11,7 +11,12 @@ import torch
 
 from neoxlib import load
 from neoxlib.checkpoint.load import load_into
-from neoxlib.checkpoint.resident import LARGE_PAGE, Settling, expect_large_pages, use_large_pages
+from neoxlib.checkpoint.resident import (
+    HUGE_PAGE_SIZE,
+    Settling,
+    allow_huge_pages,
+    collapse_into_huge_pages,
+)
 from neoxlib.checkpoint.shard import shard
 from neoxlib.checkpoint.tensor_file import FileTensor
 from neoxlib.kernels.cpu import build
@@ -38,7 +43,7 @@ def folder(request, tmp_path_factory):
 
 
 def held(settling: Settling) -> dict[str, torch.Tensor]:
-    """The mapped parameters as they are now."""
+    """The present values of the mapped parameters."""
     return {name: settling.model.get_parameter(name).data for name in settling.own}
 
 
@@ -125,7 +130,7 @@ def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widene
 def test_ranks_that_have_settled_and_ranks_that_have_not_answer_to_the_bit_as_settled_ones(
     size, options, tmp_path, monkeypatch
 ):
-    """Sums in the dtype that a weight has just now added float16 bytes to float32 bytes."""
+    """An all-reduce in a weight's present dtype once added float16 bytes to float32 bytes."""
     monkeypatch.setattr(Settling, "start", lambda self: None)
     make_oracle(vocab_size=210, hidden_size=128, intermediate_size=256).half().save_pretrained(
         tmp_path
@@ -145,7 +150,7 @@ def test_ranks_that_have_settled_and_ranks_that_have_not_answer_to_the_bit_as_se
 
 
 def test_plain_operators_get_no_pages_of_files(folder):
-    """Their sums may depend on where memory begins: MKL promises the same bits for aligned memory only."""
+    """Their sums may depend on alignment: MKL promises the same bits for aligned memory only."""
     assert not load(folder, compile=False)._settling.own
 
 
@@ -202,27 +207,27 @@ def test_a_closed_engine_copies_no_further(folder, monkeypatch):
     )
 
 
-def test_large_pages_hold_the_same_bytes_in_the_same_place():
+def test_huge_pages_hold_the_same_bytes_in_the_same_place():
     block = torch.arange(1 << 20, dtype=torch.int64)  # 8 MB
     place = block.data_ptr()
-    came = use_large_pages(block)
+    came = collapse_into_huge_pages(block)
     assert torch.equal(block, torch.arange(1 << 20)) and block.data_ptr() == place
     assert came % 4096 == 0 and came <= block.nbytes
 
 
-def test_memory_that_is_touched_later_comes_in_large_pages():
+def test_memory_that_is_touched_later_comes_in_huge_pages():
     fresh = mmap.mmap(
         -1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     )  # malloc may give what was touched before
     block = torch.frombuffer(fresh, dtype=torch.uint8)
-    if not expect_large_pages(block) or "[never]" in LARGE_PAGE.with_name("enabled").read_text():
-        pytest.skip("this kernel has no large pages, or was told to use none")
-    before = large_pages_of(block)
-    assert large_pages_of(block.fill_(7)) - before >= 32 << 20
+    if not allow_huge_pages(block) or "[never]" in HUGE_PAGE_SIZE.with_name("enabled").read_text():
+        pytest.skip("this kernel has no huge pages, or they are disabled")
+    before = huge_page_bytes(block)
+    assert huge_page_bytes(block.fill_(7)) - before >= 32 << 20
 
 
-def large_pages_of(block: torch.Tensor) -> int:
-    """Bytes of the mapping that `block`'s middle is in which are in large pages, from proc(5)'s smaps."""
+def huge_page_bytes(block: torch.Tensor) -> int:
+    """Bytes in huge pages of the mapping around the middle of `block`, from proc(5)'s smaps."""
     for mapping in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text()):
         first, last = (int(end, 16) for end in re.match(r"(\w+)-(\w+)", mapping).groups())
         if first <= block.data_ptr() + block.nbytes // 2 < last:
@@ -230,10 +235,10 @@ def large_pages_of(block: torch.Tensor) -> int:
     raise AssertionError("no mapping holds the block")
 
 
-def test_large_pages_are_not_asked_for_once_it_has_ended():
-    assert use_large_pages(torch.ones(1 << 20), lambda: True) == 0
+def test_huge_pages_are_not_asked_for_once_it_has_ended():
+    assert collapse_into_huge_pages(torch.ones(1 << 20), lambda: True) == 0
 
 
-def test_without_large_pages_nothing_is_done(tmp_path, monkeypatch):
-    monkeypatch.setattr("neoxlib.checkpoint.resident.LARGE_PAGE", tmp_path / "missing")
-    assert use_large_pages(torch.ones(1 << 20)) == 0
+def test_without_huge_pages_nothing_is_done(tmp_path, monkeypatch):
+    monkeypatch.setattr("neoxlib.checkpoint.resident.HUGE_PAGE_SIZE", tmp_path / "missing")
+    assert collapse_into_huge_pages(torch.ones(1 << 20)) == 0
