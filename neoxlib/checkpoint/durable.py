@@ -1,6 +1,7 @@
-"""Write a folder of weight files so that a kill, a full disk or a second writer never leaves something that looks done.
+"""Write a folder of weight files so that nothing unfinished ever looks finished.
 
-A file is written under a temporary name, synced and renamed; a journal keeps what is finished. No model is known here.
+That holds after a kill, with a full disk and with a second writer. A file is written under a
+temporary name, synced and renamed; a journal lists the finished files. Knows no models.
 """
 
 import fcntl
@@ -22,9 +23,8 @@ from neoxlib.checkpoint.tensor_writer import Entry
 from neoxlib.errors import ShardError
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
-Layout = Mapping[
-    str, tuple[torch.dtype, tuple[int, ...]]
-]  # name -> dtype and shape, in the order of the file
+# Of one file: tensor name -> dtype and shape, in the file's order.
+Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 def nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
@@ -38,17 +38,20 @@ def data_bytes(layout: Layout) -> int:
 
 
 def has_size(path: Path, entry: Entry) -> bool:
-    """Is the file there, as long as it was when it was finished?"""
+    """Whether the file exists with the size that it had when it was finished."""
     return path.is_file() and path.stat().st_size == entry["bytes"]
 
 
 def header_of(layout: Layout, metadata: Mapping[str, str]) -> bytes:
-    """The head of a safetensors file, its length first; spaces make the data begin at a multiple of 8."""
+    """The header of a safetensors file, its length first.
+
+    Padded with spaces so that the data begins at a multiple of 8 bytes.
+    """
     table: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for name, (dtype, shape) in layout.items():
         start = end
-        end = end + nbytes(dtype, shape)
+        end += nbytes(dtype, shape)
         table[name] = {"dtype": CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     raw = json.dumps(table, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
@@ -56,7 +59,7 @@ def header_of(layout: Layout, metadata: Mapping[str, str]) -> bytes:
 
 
 def write_bytes(path: Path, data: bytes) -> Entry:
-    """A small file, whole or not at all."""
+    """Write a small file atomically."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
@@ -70,12 +73,12 @@ def write_bytes(path: Path, data: bytes) -> Entry:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> Entry:
-    """A small JSON file, whole or not at all."""
+    """Write a small JSON file atomically."""
     return write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the folder's names durable, too."""
+    """Sync the folder itself, which makes the names in it durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -84,14 +87,15 @@ def sync_folder(folder: Path) -> None:
 
 
 class Journal:
-    """The finished files of a folder, a line each, behind the request they belong to; it also locks the folder.
+    """The finished files of a folder, one line each, after a line with the request.
 
-    Raises ShardError when another process holds it, or when it belongs to another request.
+    Also locks the folder. Raises ShardError if another process holds the lock, if the journal is
+    damaged, or if it belongs to another request.
     """
 
     def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
         self.path = path
-        self.done = {}
+        self.done: dict[str, Entry] = {}
         self.file = path.open("a+b")
         try:
             self._lock()
@@ -113,20 +117,7 @@ class Journal:
             )
 
     def _read(self, request: dict[str, Any]) -> None:
-        self.file.seek(0)
-        lines = []
-        end = 0
-        for line in self.file:
-            if not line.endswith(b"\n"):
-                break  # a kill cut it short: its file is written again
-            try:
-                lines.append(json.loads(line))
-            except ValueError as error:
-                raise ShardError(
-                    f"{self.path} is damaged ({error}); delete {self.path.parent} and cut anew"
-                ) from error
-            end += len(line)
-        self.file.truncate(end)
+        lines = self._whole_lines()
         if not lines:
             self._append(request)
         elif changes := differences(lines[0], request):
@@ -135,8 +126,26 @@ class Journal:
             line["file"]: {"bytes": line["bytes"], "sha256": line["sha256"]} for line in lines[1:]
         }
 
+    def _whole_lines(self) -> list[dict[str, Any]]:
+        """The lines that were written in full; a rest, which a kill left, is cut off."""
+        self.file.seek(0)
+        lines = []
+        end = 0
+        for line in self.file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                lines.append(json.loads(line))
+            except ValueError as error:
+                raise ShardError(
+                    f"{self.path} is damaged ({error}); delete {self.path.parent} and cut anew"
+                ) from error
+            end += len(line)
+        self.file.truncate(end)
+        return lines
+
     def record(self, file: str, entry: Entry) -> None:
-        """Note a file as finished, for good."""
+        """Record a file as finished, durably."""
         self._append({"file": file, **entry})
         self.done[file] = entry
 
@@ -146,34 +155,32 @@ class Journal:
         os.fsync(self.file.fileno())
 
     def discard(self, written: Iterable[str]) -> None:
-        """Forget all, and remove what was written: nothing of it is of use."""
+        """Remove the files `written` and every line of the journal."""
         for file in written:
             (self.path.parent / file).unlink(missing_ok=True)
         self.file.truncate(0)
         self.done = {}
 
     def remove(self) -> None:
-        """All is written: only now does the folder look finished."""
+        """Remove the journal: the folder is finished."""
         self.path.unlink(missing_ok=True)
         self.file.close()
 
     def close(self) -> None:
-        """Let go of the folder, to be resumed."""
+        """Release the folder, which can be resumed later."""
         self.file.close()
 
 
 def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """What was asked for and is not there, in words and with what to do; empty if nothing."""
+    """Describe each entry of `asked` that differs, and the cure; "" if none does."""
     words = [
-        _difference(key, there.get(key), asked[key])
-        for key in asked
-        if there.get(key) != asked[key]
+        _difference(key, there.get(key), value)
+        for key, value in asked.items()
+        if there.get(key) != value
     ]
-    return (
-        "; ".join([*words, "ask for the same, choose another folder, or delete this one"])
-        if words
-        else ""
-    )
+    if not words:
+        return ""
+    return "; ".join([*words, "ask for the same, choose another folder, or delete this one"])
 
 
 def _difference(key: str, there: Any, asked: Any) -> str:
@@ -183,16 +190,16 @@ def _difference(key: str, there: Any, asked: Any) -> str:
 
 
 def changed(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The keys of two tables whose values are not the same."""
-    return sorted(
-        key
-        for key in {**there, **now}
-        if key not in there or key not in now or there[key] != now[key]
-    )
+    """The keys, sorted, that two tables do not both have with the same value."""
+    both = there.keys() & now.keys()
+    return sorted(key for key in {**there, **now} if key not in both or there[key] != now[key])
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Raises ShardError when the disk of `folder` (which may not exist yet) has fewer than `needed` bytes free."""
+    """Raise ShardError if the disk has fewer than `needed` bytes free.
+
+    It is the disk of `folder`, which need not exist yet.
+    """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -205,11 +212,11 @@ def check_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """A full or failing disk as a ShardError that says how to go on."""
+    """Turn the OSError of a full or failing disk into a ShardError that says how to resume."""
     try:
         yield
     except OSError as error:
         raise ShardError(
-            f"writing {folder} stopped: {error}. What was finished is kept: repair the cause (free some space), then "
-            "give the same command again to resume"
+            f"writing {folder} stopped: {error}. What was finished is kept: repair the cause (free "
+            "some space), then give the same command again to resume"
         ) from error

@@ -6,9 +6,9 @@ from matplotlib.patches import Patch
 
 
 def rank_bytes(plan: pd.DataFrame) -> Figure:
-    """What a rank holds: bytes by class of tensor, the cut part and the part that every rank repeats.
+    """Draw the bytes on one rank by class of tensor, coloured by whether the class is cut.
 
-    `plan`: rows of `weights.plan` as a frame with tensor, rule and rank_bytes.
+    `plan`: rows of `plan.plan` as a frame with tensor, rule and rank_bytes.
     """
     table = plan.assign(
         short=plan["tensor"].str.removeprefix("gpt_neox.").str.replace("layers.*.", "", regex=False)

@@ -1,4 +1,4 @@
-"""Files and folders that are no weights or no checkpoint of ours: what they are, and the way on."""
+"""Recognise files and folders that are not weights we read, and say what to do with them."""
 
 import codecs
 import os
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DOWNLOAD = "download the file itself"
-# What a text begins with, in small letters -> what it is. No weight file is text.
+# First characters of a text, in lower case -> its description. No weight file is text.
 TEXTS = (
     (
         "version https://",
@@ -17,7 +17,7 @@ TEXTS = (
     ("<", f"a web page: {DOWNLOAD} (on the hub from /resolve/, not /blob/)"),
     ("{", f"JSON text, perhaps a server's error message: {DOWNLOAD}"),
 )
-# What other files begin with, in small letters. Asked only of files that cannot be read.
+# First bytes of other files, in lower case -> description. Used for unreadable files only.
 HEADS = (
     (b"gguf", "GGUF, llama.cpp's format: give the checkpoint that it was converted from"),
     (b"pk\x03\x04", "a zip, as torch.save writes it: if it is one, its name is pytorch_model.bin"),
@@ -33,7 +33,7 @@ UNQUANTIZED = "give the checkpoint before that, and quant='int8' or 'int4' if it
 ZERO_TO_FP32 = "`python zero_to_fp32.py . folder --safe_serialization`"
 MERGE = "PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(folder)"
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
-# Names in a folder without weights that are read -> what the folder is. The first that fits counts.
+# Names in a folder without readable weights -> description of the folder. The first match counts.
 FOLDERS = (
     (ADAPTER, f"an adapter of PEFT alone: merge it into its model, `{MERGE}`, and give that"),
     (("*.gguf",), "GGUF, llama.cpp's format: give the checkpoint that it was converted from"),
@@ -77,13 +77,12 @@ FOLDERS = (
 
 
 def text_kind(path: Path) -> str:
-    """What a text under a weight file's name is and what to do, as ", but is ..."; else empty."""
+    """Describe a text file that has a weight file's name, as ", but is ..."; else return ""."""
     with path.open("rb") as file:
         head = file.read(512)
     try:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(
-            head
-        )  # the last character may be cut
+        # Incremental, since the last character may be cut.
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head)
     except UnicodeDecodeError:
         return ""
     if not text.strip() or any(not (c.isprintable() or c.isspace()) for c in text):
@@ -94,7 +93,7 @@ def text_kind(path: Path) -> str:
 
 
 def file_kind(path: Path) -> str:
-    """What a file that cannot be read is and what to do, as ", but is ..."; empty if unknown."""
+    """Describe an unreadable file and the cure, as ", but is ..."; "" if unknown."""
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -108,7 +107,7 @@ def file_kind(path: Path) -> str:
 
 
 def folder_kind(folder: Path) -> str:
-    """What a folder without weights is and what to do, as "; this is ..."; empty if unknown."""
+    """Describe a folder without weights and the cure, as "; this is ..."; "" if unknown."""
     for names, words in FOLDERS:
         if any(next(folder.glob(name), None) for name in names):
             return f"; this is {words}"
@@ -116,7 +115,7 @@ def folder_kind(folder: Path) -> str:
 
 
 def adapter_beside(folder: Path) -> str:
-    """What is wrong with a model folder that holds an adapter, too; empty if it holds none."""
+    """The problem of a model folder that also holds an adapter; "" if it holds none."""
     found = [name for name in ADAPTER if (folder / name).exists()]
     if not found:
         return ""
@@ -127,7 +126,7 @@ def adapter_beside(folder: Path) -> str:
 
 
 def dead_link(path: Path) -> str:
-    """What is wrong with a link to nothing; empty for anything else."""
+    """The problem of a symbolic link to a missing file; "" for anything else."""
     if not path.is_symlink() or path.exists():
         return ""
     return (
@@ -138,7 +137,7 @@ def dead_link(path: Path) -> str:
 
 @contextmanager
 def utf8_path(folder: Path) -> Iterator[Path]:
-    """The folder under a name that any library takes: those in Rust and C++ take UTF-8 only."""
+    """The folder under a path that is valid UTF-8, which libraries in Rust and C++ require."""
     try:
         os.fsencode(folder).decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What a cut says of itself: manifest.json, under a seal, and the marks in its files."""
+"""A cut's description of itself: the sealed manifest.json, and the marks in its files."""
 
 import hashlib
 import json
@@ -11,17 +11,16 @@ from neoxlib.errors import WeightsError, unreadable_is
 MANIFEST = "manifest.json"
 JOURNAL = "shard.progress.jsonl"
 PARTS = "part_model"
-PART_KEY = (
-    "neoxlib_part"  # in a safetensors header: "1/2" in the files of part_model/1 of two ranks
-)
-QUANT_KEY = "neoxlib_quant"  # the scheme, where the file's weights are packed
+# Keys in a safetensors header.
+PART_KEY = "neoxlib_part"  # "1/2" in the files of part_model/1 of two ranks
+QUANT_KEY = "neoxlib_quant"  # the scheme, if the file's weights are quantized
 FORMAT = "neoxlib-shards"
-VERSION = 2  # of version 1, which is still read, there is no seal
+VERSION = 2  # version 1, which is still read, has no seal
 NEEDED = ("source_fingerprint", "world_size", "files", "tensors")
 
 
 def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with its version and the sha256 of all the rest."""
+    """The manifest with its format, its version and the sha256 of all other entries."""
     rest = {
         key: value for key, value in manifest.items() if key not in ("format", "version", "seal")
     }
@@ -30,15 +29,15 @@ def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
-    """A manifest as the bytes of its file: other bytes, though they mean the same, are not ours."""
+    """The bytes of a manifest's file. Other bytes of the same meaning do not pass the seal."""
     return (json.dumps(manifest, indent=2) + "\n").encode()
 
 
 @unreadable_is(WeightsError)
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder that `shard` finished; None where there is none of ours.
+    """The manifest of a folder that `shard` finished; None if the folder has none of neoxlib's.
 
-    Raises WeightsError where it is another version's, or not as it was written.
+    Raises WeightsError for another version, or a manifest that was changed since.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -61,19 +60,18 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def is_sealed(manifest: Mapping[str, Any]) -> bool:
-    """Whether the manifest should have a seal: those of version 1 were written without."""
+    """Whether the manifest should have a seal; version 1 was written without."""
     return manifest["version"] != 1 or "seal" in manifest
 
 
 def _problems(manifest: Mapping[str, Any]) -> list[str]:
-    """What is missing, and where files and ranks do not belong together."""
+    """Missing entries, files outside the folder, and files at the place of another rank."""
     if lost := [key for key in NEEDED if key not in manifest]:
         return [f"it lacks {', '.join(lost)}"]
     files = manifest["files"]
     tensors = manifest["tensors"]
-    if not (
-        _table(files, bytes=int, sha256=str) and _table(tensors, shape=list, dtype=str, files=list)
-    ):
+    is_table = _table(tensors, shape=list, dtype=str, files=list)
+    if not (is_table and _table(files, bytes=int, sha256=str)):
         return ["it has no table of files (bytes, sha256) and one of tensors (shape, dtype, files)"]
     if outside := [file for file in files if file.startswith("/") or ".." in file.split("/")]:
         return [f"it names files outside its folder, which is refused: {', '.join(outside)}"]
@@ -86,7 +84,7 @@ def _problems(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _table(value: Any, **fields: type) -> bool:
-    """Whether this is an object of objects that all have these fields."""
+    """Whether this is an object of objects that all have fields of these types."""
     rows = value.values() if isinstance(value, dict) else [None]
     return all(
         isinstance(row, dict) and all(isinstance(row.get(k), t) for k, t in fields.items())
@@ -95,7 +93,7 @@ def _table(value: Any, **fields: type) -> bool:
 
 
 def part_of(metadata: dict[str, str], file: Path) -> tuple[int, int]:
-    """Rank and world size whose tensors a file holds; (0, 1) where it does not say."""
+    """Rank and world size of the tensors in a file; (0, 1) if it is not marked."""
     mark = metadata.get(PART_KEY, "0/1")
     rank, _, size = str(mark).partition("/")
     if not (rank.isdecimal() and size.isdecimal() and int(rank) < int(size)):
@@ -106,26 +104,27 @@ def part_of(metadata: dict[str, str], file: Path) -> tuple[int, int]:
 
 
 def misplaced(manifest: dict[str, Any], metadata: dict[str, dict[str, str]]) -> list[str]:
-    """Weight files of a cut that say they are another rank's, world size's or packing's."""
+    """Weight files of a cut that are marked as another rank's, world size's or packing's.
+
+    `metadata` has the safetensors metadata of each file.
+    """
     problems = []
+    # Version 1 did not mark the only part of world size 1.
+    unmarked = "0/1" if manifest["version"] == 1 else None
     for file, marks in metadata.items():
         expected = f"{file.split('/')[1]}/{manifest['world_size']}", manifest.get("quant")
-        # Version 1 did not mark the only part of world size 1.
-        found = (
-            marks.get(PART_KEY, "0/1" if manifest["version"] == 1 else None),
-            marks.get(QUANT_KEY),
-        )
+        found = marks.get(PART_KEY, unmarked), marks.get(QUANT_KEY)
         if found != expected:
-            words = [
-                f"part {part}{f', packed as {quant}' if quant else ''}"
-                for part, quant in (found, expected)
-            ]
-            problems.append(f"{file} is marked as {words[0]}, expected {words[1]}")
+            problems.append(f"{file} is marked as {_mark(*found)}, expected {_mark(*expected)}")
     return problems
 
 
+def _mark(part: str | None, quant: str | None) -> str:
+    return f"part {part}, packed as {quant}" if quant else f"part {part}"
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; raises WeightsError when it is not one."""
+    """Read a JSON object from a file. Raises WeightsError if it is not one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:

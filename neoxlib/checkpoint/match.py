@@ -1,25 +1,31 @@
-"""Which tensor of a checkpoint is which parameter: every published spelling of the names, all misfits listed."""
+"""Match a checkpoint's tensors to the model's parameters.
+
+Knows every published spelling of the names; errors list all misfits.
+"""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 
 import torch
 
-from neoxlib.checkpoint.folder import SKIPPED, Checkpoint, Stored
+from neoxlib.checkpoint.folder import SKIPPED, Checkpoint
 from neoxlib.checkpoint.foreign import UNQUANTIZED, ZERO_TO_FP32
+from neoxlib.checkpoint.stored_tensor import Stored
 from neoxlib.checkpoint.tensor_file import as_bytes
 from neoxlib.errors import ShardError, WeightsError
 from neoxlib.model.config import ModelConfig
+from neoxlib.model.layers import Full
 from neoxlib.model.parameters import full_parameters, shard_rules
 
 EMBED = "gpt_neox.embed_in.weight"
 HEAD = "embed_out.weight"
 HEADS = (HEAD, "lm_head.weight")  # the second since transformers 5
-# Names of other programs' tensors -> what they are.
+# Patterns of other programs' tensor names -> a description for the error.
 FOREIGN = (
     (
         r"\.lora_\w+(\.|$)",
-        "those of an adapter (LoRA), not merged: merge_and_unload() it into its model and save that",
+        "those of an adapter (LoRA), not merged: "
+        "merge_and_unload() it into its model and save that",
     ),
     (r"\.(qweight|qzeros|g_idx)$", f"weights quantized by GPTQ or AWQ: {UNQUANTIZED}"),
     (
@@ -28,7 +34,7 @@ FOREIGN = (
     ),
     (r"\.(weight_packed|weight_zero_point)$", f"compressed tensors: {UNQUANTIZED}"),
 )
-# What wrappers put before the names of what they wrap -> whose they are.
+# Prefixes that wrappers put before tensor names -> the wrapper.
 WRAPPERS = {
     "_orig_mod.": "torch.compile",
     "_fsdp_wrapped_module.": "torch's FSDP",
@@ -36,7 +42,7 @@ WRAPPERS = {
     "_checkpoint_wrapped_module.": "torch's activation checkpointing",
     "module.": "torch's DistributedDataParallel or DataParallel, or DeepSpeed",
 }
-FIRST = "layers.0.input_layernorm.weight"  # in every checkpoint, behind what its names begin with
+FIRST = "layers.0.input_layernorm.weight"  # in every checkpoint, behind the prefix of its names
 FLOATS = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
@@ -46,7 +52,7 @@ FLOATS = {
 
 
 def dtype_of(name: str | torch.dtype) -> torch.dtype:
-    """A torch dtype by its name. Raises ShardError for one that weights are not stored in."""
+    """A torch dtype by its name. Raises ShardError if weights are never stored in it."""
     dtype = FLOATS.get(str(name).removeprefix("torch."))
     if dtype is None:
         raise ShardError(f"weights are not stored as {name!r}; dtype may be {', '.join(FLOATS)}")
@@ -54,34 +60,36 @@ def dtype_of(name: str | torch.dtype) -> torch.dtype:
 
 
 def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, Stored]]:
-    """The model's parameter names -> (the checkpoint's name, its tensor), in the order of the checkpoint's files.
+    """Map parameter names to (the checkpoint's name, its tensor), in the order of its files.
 
-    Packed weights keep their parts: `weight` and `weight_scale`.
+    Quantized weights keep their two parts: `weight` and `weight_scale`.
     Raises WeightsError with every missing, extra or misshapen tensor, and those of a wrong dtype.
     """
-    parameters = full_parameters(config, checkpoint.quant)
-    problems = []
-    found = {}
     names = match_names(checkpoint.tensors, config, str(checkpoint.folder), checkpoint.quant)
-    if empty := [theirs for theirs in names.values() if 0 in checkpoint.tensors[theirs].shape]:
+    found = {name: (theirs, checkpoint.tensors[theirs]) for name, theirs in names.items()}
+    if empty := [theirs for theirs, stored in found.values() if 0 in stored.shape]:
         raise WeightsError(
             f"{checkpoint.folder} holds {len(empty)} tensors without a number, as {empty[0]}: "
             f"DeepSpeed's ZeRO-3 leaves such: join its training state, {ZERO_TO_FP32}"
         )
-    for name, theirs in names.items():
-        stored = checkpoint.tensors[theirs]
-        (shape, rule, dtype) = parameters[name]
-        if stored.shape != (expected := rule.shape(shape, *checkpoint.part)):
-            problems.append(
-                f"{theirs} is {list(stored.shape)}, the config asks for {list(expected)}"
-            )
-        if stored.dtype not in ([dtype] if dtype else FLOATS.values()):
-            problems.append(f"{theirs} is {stored.dtype}; weights are {dtype or ', '.join(FLOATS)}")
-        found[name] = (theirs, stored)
+    parameters = full_parameters(config, checkpoint.quant)
+    problems = [
+        problem
+        for name, (theirs, stored) in found.items()
+        for problem in _misfits(theirs, stored, parameters[name], checkpoint.part)
+    ]
     _refuse(problems, str(checkpoint.folder))
     if config.tie_word_embeddings:
         _check_tie(checkpoint)
     return dict(sorted(found.items(), key=lambda item: item[1][1].place))
+
+
+def _misfits(theirs: str, stored: Stored, full: Full, part: tuple[int, int]) -> Iterator[str]:
+    """How a tensor's shape and dtype differ from the parameter's, of rank and world size `part`."""
+    if stored.shape != (expected := full.rule.shape(full.shape, *part)):
+        yield f"{theirs} is {list(stored.shape)}, the config asks for {list(expected)}"
+    if stored.dtype not in ([full.dtype] if full.dtype else FLOATS.values()):
+        yield f"{theirs} is {stored.dtype}; weights are {full.dtype or ', '.join(FLOATS)}"
 
 
 def match_names(
@@ -90,33 +98,16 @@ def match_names(
     where: str = "the checkpoint",
     quant: str | None = None,
 ) -> dict[str, str]:
-    """The model's parameter names -> the checkpoint's. Raises WeightsError with all names that do not fit.
+    """Map parameter names to the checkpoint's. Raises WeightsError with all names that do not fit.
 
-    Either name of the head is taken, and a base model's names without `gpt_neox.`; with tied embeddings one of
-    embed_in and the head is enough.
+    Accepts either name of the head, and a base model's names without `gpt_neox.`; with tied
+    embeddings one of embed_in and the head is enough.
     """
     names = [name for name in names if not SKIPPED.search(name)]
-    if problem := _of_others(names) or _prefixed(names):
+    if problem := _of_another_program(names) or _prefixed(names):
         raise WeightsError(f"{where} {problem}")
-    prefix = "" if any(name.startswith("gpt_neox.") for name in names) else "gpt_neox."
     expected = shard_rules(config, quant)
-    found = {}
-    problems = []
-    for theirs in names:
-        ours = HEAD if theirs in HEADS else prefix + theirs
-        if ours == HEAD and config.tie_word_embeddings:
-            continue
-        if ours in found:
-            problems.append(f"twice {found[ours]}, also as {theirs}")
-        elif ours not in expected:
-            problems.append(f"extra {theirs}")
-        found[ours] = theirs
-    if (
-        config.tie_word_embeddings
-        and EMBED not in found
-        and (heads := [name for name in names if name in HEADS])
-    ):
-        found[EMBED] = heads[0]
+    found, problems = _pair(names, expected, config.tie_word_embeddings)
     missing = [name for name in expected if name not in found]
     if missing == [HEAD]:
         problems.append(
@@ -126,8 +117,30 @@ def match_names(
     return found
 
 
-def _of_others(names: list[str]) -> str | None:
-    """One line for the tensors of another program, in place of one for each."""
+def _pair(
+    names: list[str], expected: Container[str], tied: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Parameter names -> the checkpoint's, and a line for each extra or repeated name."""
+    prefix = "" if any(name.startswith("gpt_neox.") for name in names) else "gpt_neox."
+    found = {}
+    problems = []
+    for theirs in names:
+        ours = HEAD if theirs in HEADS else prefix + theirs
+        if ours == HEAD and tied:
+            continue
+        if ours in found:
+            problems.append(f"twice {found[ours]}, also as {theirs}")
+        elif ours not in expected:
+            problems.append(f"extra {theirs}")
+        found[ours] = theirs
+    heads = [name for name in names if name in HEADS]
+    if tied and heads and EMBED not in found:
+        found[EMBED] = heads[0]
+    return found, problems
+
+
+def _of_another_program(names: list[str]) -> str | None:
+    """One line for all tensors of another program, instead of one for each."""
     for pattern, what in FOREIGN:
         if found := [name for name in names if re.search(pattern, name)]:
             return f"holds {len(found)} tensors like {found[0]}, which are {what}"
@@ -135,7 +148,7 @@ def _of_others(names: list[str]) -> str | None:
 
 
 def _prefixed(names: list[str]) -> str | None:
-    """One line for what stands before all names, or inside many, and is none of the model's."""
+    """One line for a foreign prefix of all names, or one inside many."""
     starts = {
         name.removesuffix(FIRST).removesuffix("gpt_neox.") for name in names if name.endswith(FIRST)
     }
@@ -161,7 +174,10 @@ def _refuse(problems: list[str], where: str) -> None:
 
 
 def _check_tie(checkpoint: Checkpoint) -> None:
-    """A head stored beside tied embeddings has to be their copy; if it is not, the config is wrong."""
+    """Raise WeightsError if a head stored beside tied embeddings is not their copy.
+
+    The config is then wrong.
+    """
     tensors = checkpoint.tensors
     head = next((tensors[name] for name in HEADS if name in tensors), None)
     embed = next(
@@ -173,6 +189,6 @@ def _check_tie(checkpoint: Checkpoint) -> None:
     pairs = zip(head.row_blocks(), embed.row_blocks(), strict=False)
     if head.shape != embed.shape or not all(as_bytes(a) == as_bytes(b) for (_, a), (_, b) in pairs):
         raise WeightsError(
-            f"{checkpoint.folder}: config.json says tie_word_embeddings, but the head and embed_in differ; "
-            "set tie_word_embeddings to false if the head was trained apart"
+            f"{checkpoint.folder}: config.json says tie_word_embeddings, but the head and embed_in "
+            "differ; set tie_word_embeddings to false if the head was trained apart"
         )

@@ -1,4 +1,7 @@
-"""Weights packed on their way out of a checkpoint, a few rows at a time: no tensor is ever there as floats in whole."""
+"""Quantize weights while they are read from a checkpoint, a few rows at a time.
+
+No tensor is ever in memory as floats in full.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +10,10 @@ from functools import cached_property, lru_cache, partial
 import torch
 from torch import Tensor
 
-from neoxlib.checkpoint.folder import Checkpoint, Stored
+from neoxlib.checkpoint.folder import Checkpoint
 from neoxlib.checkpoint.match import HEAD as HEAD_NAME
 from neoxlib.checkpoint.match import match
+from neoxlib.checkpoint.stored_tensor import Stored
 from neoxlib.checkpoint.tensor_file import BLOCK, at_once, matrix
 from neoxlib.errors import SettingsError, WeightsError
 from neoxlib.kernels.cpu.pack import copy
@@ -17,12 +21,15 @@ from neoxlib.model.config import ModelConfig
 from neoxlib.model.parameters import full_parameters
 from neoxlib.model.quant import HEAD, SCHEMES, Packed, Scheme, scheme_name
 
-RUN = 32 << 20  # bytes of a tensor that one thread reads and another does not
+RUN = 32 << 20  # bytes of a tensor that one task reads
 
 
 @dataclass(frozen=True)
 class PackedPart:
-    """`part` ("weight" or "weight_scale") of a stored float tensor under a scheme; it reads as a stored tensor does."""
+    """`part` ("weight" or "weight_scale") of a float tensor quantized by a scheme.
+
+    Has the reading interface of a stored tensor.
+    """
 
     stored: Stored
     scheme: Scheme
@@ -38,84 +45,93 @@ class PackedPart:
 
     @property
     def width(self) -> int:
-        """Bytes of a value of the scale: in a file a weight stays behind its scale, so that both are packed at once."""
+        """Bytes of one value of the scale, for both parts.
+
+        Files are sorted by width: a weight so stays behind its scale, and both are quantized once.
+        """
         return self.scheme.tensors(*self.stored.shape)["weight_scale"][1].itemsize
 
     def read_into(self, out: Tensor, index: tuple[slice, slice]) -> None:
-        """Fill `out` [rows, columns] with that much of the part; the whole is kept until another tensor is read."""
+        """Fill `out` with the part's `index` (rows, columns).
+
+        The whole quantized tensor stays cached until another one is read.
+        """
         whole = packed(self.stored, self.scheme)[self.part]
         copy(whole.view(matrix(self.shape))[index], out)
 
 
 @lru_cache(maxsize=1)
 def packed(stored: Stored, scheme: Scheme) -> Packed:
-    """The whole tensor packed."""
+    """Quantize a whole tensor, by many threads."""
     tensors = scheme.tensors(*stored.shape)
     out = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in tensors.items()}
-    columns = slice(0, stored.shape[1])
-    for _ in at_once(
-        partial(
-            pack_into,
-            {name: tensor[rows] for name, tensor in out.items()},
-            stored,
-            scheme,
-            (rows, columns),
-        )
-        for rows in runs(slice(0, stored.shape[0]), stored)
-    ):
+    height, width = stored.shape
+    tasks = []
+    for rows in runs(slice(0, height), stored):
+        part = {name: tensor[rows] for name, tensor in out.items()}
+        tasks.append(partial(pack_into, part, stored, scheme, (rows, slice(0, width))))
+    for _ in at_once(tasks):
         pass
     return out
 
 
 def runs(rows: slice, stored: Stored) -> Iterator[slice]:
-    """`rows` of a tensor in runs of RUN bytes."""
+    """Yield `rows` of a tensor in runs of RUN bytes."""
     step = max(1, RUN * stored.shape[0] // max(1, stored.nbytes))
     for start in range(rows.start, rows.stop, step):
         yield slice(start, min(start + step, rows.stop))
 
 
 def pack_into(out: Packed, stored: Stored, scheme: Scheme, index: tuple[slice, slice]) -> None:
-    """Fill `out`, on any device, with the packed form of `stored[index]`; `index` holds whole groups.
+    """Fill `out`, on any device, with the quantized `stored[index]`.
 
-    Raises WeightsError, with the tensor's name, for numbers that cannot be packed.
+    `index` has whole groups of columns. Raises WeightsError, with the tensor's name, for numbers
+    that cannot be quantized.
     """
     rows, columns = index
-    read = (
-        columns if scheme.group else slice(0, stored.shape[1])
-    )  # a row's only scale is that of the whole row
+    # Without groups a row has one scale, which depends on all its columns.
+    read = columns if scheme.group else slice(0, stored.shape[1])
     width = read.stop - read.start
     height = rows.stop - rows.start
     step = max(1, BLOCK // (width * stored.dtype.itemsize))
     block = torch.empty(min(step, height), width, dtype=stored.dtype)
     for start in range(0, height, step):
         part = block[: height - start]
-        stored.read_into(part, (slice(rows.start + start, rows.start + start + len(part)), read))
+        first = rows.start + start
+        stored.read_into(part, (slice(first, first + len(part)), read))
         targets = {name: tensor[start : start + len(part)] for name, tensor in out.items()}
         try:
-            found = scheme.pack(part, targets if read == columns else None)
+            _pack_block(targets, part, scheme, None if read == columns else columns)
         except WeightsError as error:
             raise WeightsError(f"{stored.pieces[0].key}: {error}") from error
-        if read != columns:
-            copy(found["weight"][:, columns], targets["weight"])
-            copy(found["weight_scale"][:, None], targets["weight_scale"][:, None])
+
+
+def _pack_block(out: Packed, block: Tensor, scheme: Scheme, columns: slice | None) -> None:
+    """Fill `out` with the quantized block, or with some columns of it."""
+    if columns is None:
+        scheme.pack(block, out)
+        return
+    found = scheme.pack(block, None)
+    copy(found["weight"][:, columns], out["weight"])
+    copy(found["weight_scale"][:, None], out["weight_scale"][:, None])
 
 
 def choose_quant(checkpoint: Checkpoint, asked: str | None) -> str | None:
-    """The scheme that a model of this checkpoint has: what is asked for, else as it is stored.
+    """The scheme for a model of this checkpoint: the one asked for, else the one it is stored in.
 
-    Raises SettingsError for a name that is no scheme's, and for another scheme than the stored one.
+    Raises SettingsError for an unknown scheme, and for another one than the stored.
     """
     asked = scheme_name(asked)
     if asked and checkpoint.quant not in (None, asked):
         raise SettingsError(
-            f"quant is {asked!r}, but {checkpoint.folder} holds weights packed as {checkpoint.quant!r}: "
-            "leave quant out, or give the checkpoint they came from"
+            f"quant is {asked!r}, but {checkpoint.folder} holds weights packed as "
+            f"{checkpoint.quant!r}: leave quant out, or give the checkpoint they came from"
         )
     return asked or checkpoint.quant
 
 
 def scheme_of(name: str, config: ModelConfig, quant: str | None) -> Scheme | None:
-    """The scheme of a weight of the unsplit, unpacked model; None where it stays as it is."""
+    """The scheme for a weight of the unsplit model; None for one that is not quantized."""
     if quant is None or full_parameters(config, quant)[name].dtype is None:
         return None
     return HEAD if name == HEAD_NAME else SCHEMES[quant]
@@ -124,7 +140,7 @@ def scheme_of(name: str, config: ModelConfig, quant: str | None) -> Scheme | Non
 def match_packed(
     checkpoint: Checkpoint, config: ModelConfig, quant: str | None
 ) -> dict[str, tuple[str, Stored | PackedPart]]:
-    """What `names.match` gives, with each weight that is still to be packed in two parts, one after the other."""
+    """As `match`, with each weight that is still to be quantized as two parts, scale first."""
     quant = choose_quant(checkpoint, quant)
     found: dict[str, tuple[str, Stored | PackedPart]] = {}
     for name, (theirs, stored) in match(checkpoint, config).items():

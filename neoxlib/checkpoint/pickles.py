@@ -1,4 +1,4 @@
-"""Tensors of a .bin as torch.save writes it: shapes and offsets without data, or all of them."""
+"""Tensors of a .bin as torch.save writes it: shapes and offsets without data, or the whole file."""
 
 import sys
 import zipfile
@@ -16,10 +16,11 @@ from neoxlib.errors import WeightsError
 
 
 def read_shapes(path: Path) -> dict[str, tuple[Tensor, int | None]]:
-    """Each tensor, on the meta device, and where its values begin; None where torch must read them.
+    """Read each tensor as a meta tensor and the byte offset of its values.
 
-    By `weights_only=True`. torch/serialization.py notes where each storage's bytes begin as
-    `_checkpoint_offset` when nothing is read.
+    The offset is None where only torch can read the values. Loads with `weights_only=True`.
+    torch/serialization.py notes each storage's offset in the file as `_checkpoint_offset` when it
+    reads no data.
     """
     sizes: dict[int, int] = {}
     state = _checked(path, lambda: _shapes(path, sizes))
@@ -27,7 +28,7 @@ def read_shapes(path: Path) -> dict[str, tuple[Tensor, int | None]]:
 
 
 def _offset(tensor: Tensor, sizes: dict[int, int]) -> int | None:
-    """Where a tensor's values lie one after the other in its file; None where they do not."""
+    """Byte offset of a tensor's values in its file; None if they are not contiguous there."""
     storage = tensor.untyped_storage()
     start = tensor.storage_offset() * tensor.itemsize
     fits = start + tensor.nbytes <= storage.nbytes() == sizes.get(storage._checkpoint_offset)
@@ -36,14 +37,14 @@ def _offset(tensor: Tensor, sizes: dict[int, int]) -> int | None:
 
 
 def _shapes(path: Path, sizes: dict[int, int]) -> Any:
-    """What a .bin holds, without the numbers.
+    """Load the object in a .bin with meta tensors.
 
-    `sizes` gets the bytes of each record that can be read where it is, by its offset.
+    Adds to `sizes` the length in bytes of each record that can be read in place, by its offset.
     """
     with path.open("rb") as file:
         start = file.read(4)
         file.seek(0)
-        if start != b"PK\x03\x04":  # as torch tells the two formats apart
+        if start != b"PK\x03\x04":  # torch's own test for the older format
             return torch.load(path, map_location="meta", weights_only=True, mmap=False)
         return serialization._load(
             _Records(file, sizes), "meta", _weights_only_unpickler, encoding="utf-8"
@@ -51,10 +52,11 @@ def _shapes(path: Path, sizes: dict[int, int]) -> Any:
 
 
 class _Records:
-    """torch's reader of a zip, for a load without numbers: records are where the archive says.
+    """torch's zip reader, for a load without data, with the offsets that the archive states.
 
-    torch computes it for files of its own version, as its writer lays them out: one that was zipped
-    anew lies otherwise. And it swaps bytes of another order, of which there are none here.
+    torch computes offsets as its own writer lays records out, which is wrong for a file that was
+    zipped again. This reader also claims the native byte order: torch would swap bytes that are
+    not loaded here.
     """
 
     def __init__(self, file: BinaryIO, sizes: dict[int, int]) -> None:
@@ -84,7 +86,7 @@ class _Records:
 
 
 def _stored_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
-    """The records of a zip that are neither compressed nor encrypted nor there twice."""
+    """The records of a zip that are not compressed, not encrypted and of unique name."""
     try:
         entries = zipfile.ZipFile(file).infolist()
     except zipfile.BadZipFile:  # torch may still read it
@@ -100,22 +102,23 @@ def _stored_records(file: BinaryIO) -> dict[str, zipfile.ZipInfo]:
 
 
 def _checked(path: Path, read: Callable[[], Any]) -> dict[str, Tensor]:
-    """What `read` returns, if it is a plain table of tensors."""
+    """Return what `read` returns. Raise WeightsError unless it is a plain table of tensors."""
     try:
         state = read()
     except Exception as error:  # a corrupt pickle can raise anything
         if kind := file_kind(path):
             raise WeightsError(f"{path} cannot be read as what torch.save writes{kind}") from error
         raise WeightsError(
-            f"{path} cannot be read with weights_only=True: it is truncated or corrupt, or asks to run "
-            "code, which is never done. Copy it anew, or save its tensors as safetensors. "
+            f"{path} cannot be read with weights_only=True: it is truncated or corrupt, or asks "
+            "to run code, which is never done. Copy it anew, or save its tensors as safetensors. "
             f"({repr(error)[:200]})"
         ) from error
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and _is_dense(x) for k, x in state.items()
     ):
         raise WeightsError(
-            f"{path} is no plain table of name and tensor; save the model's state_dict() as safetensors"
+            f"{path} is no plain table of name and tensor; "
+            "save the model's state_dict() as safetensors"
         )
     return state
 
@@ -124,9 +127,9 @@ def _is_dense(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
 
 
-@lru_cache(maxsize=1)  # one file at a time, for as long as its tensors are asked for
+@lru_cache(maxsize=1)  # keeps one file in memory while its tensors are read
 def load_whole(path: Path) -> dict[str, Tensor]:
-    """All tensors of a .bin whose bytes cannot be picked out; memory then grows with that file."""
+    """Load all tensors of a .bin whose bytes cannot be read singly; needs memory for all of it."""
     state = _checked(
         path, lambda: torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     )

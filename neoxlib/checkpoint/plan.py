@@ -1,4 +1,4 @@
-"""What each rank of a cut will hold. Reads config.json only."""
+"""Plan the bytes that each rank of a cut will hold. Reads config.json only."""
 
 import math
 import os
@@ -17,7 +17,10 @@ from neoxlib.model.world_size import check_world_size
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One class of tensors of a cut. Sizes are the largest rank's: of an uneven vocabulary others hold a row less."""
+    """One class of tensors of a cut.
+
+    Sizes are the largest rank's: other ranks hold one row less of an uneven vocabulary.
+    """
 
     tensor: str  # "gpt_neox.layers.*.mlp.dense_h_to_4h.weight"
     rule: str  # "rows cut", "columns cut" or "whole on every rank"
@@ -25,7 +28,7 @@ class PlanRow:
     full_shape: tuple[int, ...]
     rank_shape: tuple[int, ...]
     rank_bytes: int  # all `count` of them on one rank
-    total_bytes: int  # and on all ranks together
+    total_bytes: int  # all of them on all ranks together
 
 
 def plan(
@@ -34,10 +37,10 @@ def plan(
     dtype: str | None = None,
     quant: str | None = None,
 ) -> list[PlanRow]:
-    """What each rank will hold: a row per class of tensors, in the model's order. Reads config.json only.
+    """Plan what each rank will hold: a row per class of tensors, in the model's order.
 
-    `dtype` defaults to the config's, else float32; `quant` to how a cut is stored. Raises ShardError for a world size
-    that cuts a head or a group of the scheme.
+    `dtype` defaults to the config's, else float32; `quant` to that of a cut. Raises ShardError for
+    a world size that divides a head or a group of the scheme.
     """
     config = model if isinstance(model, ModelConfig) else ModelConfig.from_dir(model)
     quant = quant or (None if isinstance(model, ModelConfig) else stored_quant(model))

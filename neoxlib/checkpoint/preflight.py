@@ -1,7 +1,7 @@
-"""What config.json, the weights' headers and this machine decide, before a kernel or rank starts.
+"""Check config.json, the weights' headers and this machine before a kernel or a rank starts.
 
-A folder in which nothing looks odd is judged by small reads alone. Only for one that does is torch
-imported and asked for the error that `neoxlib.load` would raise: this process stays light.
+A folder in which nothing looks odd needs small reads only. For any other, torch is imported to get
+the error that `neoxlib.load` would raise. Most processes so never import it.
 """
 
 import json
@@ -11,18 +11,18 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from neoxlib.checkpoint.manifest import read_manifest
+from neoxlib.checkpoint.manifest import JOURNAL, MANIFEST, read_manifest
 from neoxlib.errors import NeoXError
 from neoxlib.machine.devices import pick_device, pick_dtype
 from neoxlib.model.config import ModelConfig, sequence_window
 
 Shape = tuple[int, ...]
-# Columns that a scheme of quant.py packs together, which no cut may part.
+# Columns that a scheme of model/quant.py quantizes together, which no cut may divide.
 GROUPS = {None: 1, "int8": 1, "int4": 32}
-LONGEST_HEADER = 100 << 20
+MAX_HEADER = 100 << 20  # bytes
 FLOATS = ("F16", "BF16", "F32", "F64")
 HEADS = {"lm_head.weight": "embed_out.weight"}
-# Tables that old checkpoints have, too.
+# Tables that old checkpoints also have.
 TABLES = re.compile(r"\.attention\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$")
 
 
@@ -35,9 +35,9 @@ def preflight(
     max_seq_len: int | None = None,
     elsewhere: bool = False,
 ) -> None:
-    """Raise what `neoxlib.load` on that many ranks would raise, if no weight has to be read for it.
+    """Raise the error that a load on `world_size` ranks would raise before it reads weights.
 
-    `elsewhere` says that the ranks may be on other machines, with other devices and folders.
+    `elsewhere`: the ranks may be on other machines, with other devices and folders.
     """
     for error in doubts(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere):
         raise error
@@ -52,7 +52,7 @@ def doubts(
     max_seq_len: int | None,
     elsewhere: bool,
 ) -> Iterator[NeoXError]:
-    """All that speaks against it; the first is what `load` would raise."""
+    """Yield every error of such a load; the first is the one that `load` would raise."""
     here = config = None
     if not elsewhere:
         here = yield from _try(pick_device, device)
@@ -65,7 +65,7 @@ def doubts(
 
 
 def _try(function: Callable[..., Any], *args: Any) -> Generator[NeoXError, None, Any]:
-    """What a function returns; where it raises, None, after its error."""
+    """Return what `function` returns; if it raises, yield the error and return None."""
     try:
         return function(*args)
     except NeoXError as error:
@@ -78,7 +78,7 @@ def plannable(
     quant: str | None = None,
     max_seq_len: int | None = None,
 ) -> None:
-    """The same of what a plan needs, which is config.json alone."""
+    """Raise the errors of a plan, which needs config.json only."""
     config = ModelConfig.from_dir(model_dir)
     sequence_window(config, max_seq_len)
     if not _cuts_whole(config, world_size, quant or None):
@@ -88,6 +88,7 @@ def plannable(
 
 
 def _model(folder: Path, world_size: int, quant: str | None) -> ModelConfig:
+    """The config of a model folder whose weights fit it. Raises the error of `load` otherwise."""
     try:
         config = ModelConfig.from_dir(folder)
         stored = _stored(folder, config)
@@ -100,7 +101,7 @@ def _model(folder: Path, world_size: int, quant: str | None) -> ModelConfig:
 
 
 def _look(folder: Path, world_size: int, quant: str | None) -> ModelConfig:
-    """Look with all that `load` knows: its error, or the config where nothing is wrong."""
+    """Check as `load` does, with torch. Returns the config, or raises the error of `load`."""
     from neoxlib.checkpoint.folder import open_checkpoint
     from neoxlib.checkpoint.match import match
     from neoxlib.checkpoint.pack import choose_quant
@@ -115,7 +116,7 @@ def _look(folder: Path, world_size: int, quant: str | None) -> ModelConfig:
 
 
 def _cuts_whole(config: ModelConfig, world_size: int, quant: str | None) -> bool:
-    """Whether every rank gets whole heads and whole groups of packed columns."""
+    """Whether every rank gets whole heads and whole groups of quantized columns."""
     if quant not in GROUPS or config.num_attention_heads % world_size:
         return False
     if world_size > config.vocab_size:
@@ -126,20 +127,21 @@ def _cuts_whole(config: ModelConfig, world_size: int, quant: str | None) -> bool
 
 
 def _stored(folder: Path, config: ModelConfig) -> str | None:
-    """How the weights are packed; one of many errors where the folder is not as most are."""
-    if (folder / "manifest.json").exists():
+    """The scheme of the weights. Raises one of many errors for an unusual folder."""
+    if (folder / MANIFEST).exists():
         return _stored_cut(folder)
-    unfinished = (folder / "shard.progress.jsonl").exists()
+    is_unfinished = (folder / JOURNAL).exists()
     names = {"model.safetensors"}
     if not (folder / "model.safetensors").is_file():
         names = set(_read(folder / "model.safetensors.index.json")["weight_map"].values())
     found = {name: shape for file in names for name, shape in _header(folder / file)}
-    if unfinished or config.tie_word_embeddings or found != _shapes(config):
+    if is_unfinished or config.tie_word_embeddings or found != _shapes(config):
         raise LookupError("not every tensor of the config, and no other")
     return None
 
 
 def _stored_cut(folder: Path) -> str | None:
+    """The scheme of a finished cut whose files have the sizes of its manifest and can be opened."""
     manifest = read_manifest(folder)
     sizes = {file: (folder / file).stat().st_size for file in manifest["files"]}
     if sizes != {file: entry["bytes"] for file, entry in manifest["files"].items()}:
@@ -154,31 +156,49 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _header(path: Path) -> Iterator[tuple[str, Shape]]:
-    """Name and shape of every weight of a safetensors file that is whole, and not packed or cut."""
+    """Yield name and shape of every weight of a complete safetensors file.
+
+    Raises LookupError if it is quantized, part of a cut, or truncated.
+    """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(min(length, LONGEST_HEADER)))
+        header = json.loads(file.read(min(length, MAX_HEADER)))
     marks = header.pop("__metadata__", None) or {}
     if any(key.startswith("neoxlib") and mark != "0/1" for key, mark in marks.items()):
         raise LookupError("packed, or a part of a cut")
-    if path.stat().st_size != 8 + length + max(
-        tensor["data_offsets"][1] for tensor in header.values()
-    ):
+    end = max(tensor["data_offsets"][1] for tensor in header.values())
+    if path.stat().st_size != 8 + length + end:
         raise LookupError("cut short")
     for name, tensor in header.items():
         if not TABLES.search(name):
-            yield (
-                HEADS.get(name, name),
-                (tuple(tensor["shape"]) if tensor["dtype"] in FLOATS else ()),
-            )
+            shape = tuple(tensor["shape"]) if tensor["dtype"] in FLOATS else ()
+            yield HEADS.get(name, name), shape
 
 
 def _shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Every tensor of a checkpoint as most are published; `model.full_parameters` has the truth."""
-    hidden = config.hidden_size
-    inner = config.intermediate_size
-    vocabulary = config.vocab_size
-    block = {
+    """Name and shape of every tensor of a checkpoint as most are published.
+
+    `full_parameters` in model/parameters.py, which needs torch, is the authority.
+    """
+    layers = {
+        f"layers.{n}.{name}": shape
+        for n in range(config.num_hidden_layers)
+        for name, shape in _layer_shapes(config.hidden_size, config.intermediate_size).items()
+    }
+    layers["final_layer_norm"] = (config.hidden_size,)
+    weights = {f"gpt_neox.{name}.weight": shape for name, shape in layers.items()}
+    biases = {
+        f"gpt_neox.{name}.bias": shape[:1]
+        for name, shape in layers.items()
+        if config.attention_bias or ".attention." not in name
+    }
+    table = (config.vocab_size, config.hidden_size)
+    return weights | biases | {"gpt_neox.embed_in.weight": table, "embed_out.weight": table}
+
+
+def _layer_shapes(hidden: int, inner: int) -> dict[str, Shape]:
+    """Shape of each weight of one layer."""
+    return {
         "input_layernorm": (hidden,),
         "post_attention_layernorm": (hidden,),
         "attention.query_key_value": (3 * hidden, hidden),
@@ -186,20 +206,3 @@ def _shapes(config: ModelConfig) -> dict[str, Shape]:
         "mlp.dense_h_to_4h": (inner, hidden),
         "mlp.dense_4h_to_h": (hidden, inner),
     }
-    layers = {
-        f"layers.{n}.{name}": shape
-        for n in range(config.num_hidden_layers)
-        for name, shape in block.items()
-    }
-    layers["final_layer_norm"] = (hidden,)
-    weights = {f"gpt_neox.{name}.weight": shape for name, shape in layers.items()}
-    biases = {
-        f"gpt_neox.{name}.bias": shape[:1]
-        for name, shape in layers.items()
-        if config.attention_bias or ".attention." not in name
-    }
-    ends = {
-        "gpt_neox.embed_in.weight": (vocabulary, hidden),
-        "embed_out.weight": (vocabulary, hidden),
-    }
-    return weights | biases | ends

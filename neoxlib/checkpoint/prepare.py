@@ -1,4 +1,7 @@
-"""The guide's preparation of a model folder: links to the weights, copies of the small files, and no file edited."""
+"""Prepare a model folder as the guide does: links to the weights, copies of the small files.
+
+No file is edited.
+"""
 
 import shutil
 from pathlib import Path
@@ -14,30 +17,19 @@ if TYPE_CHECKING:
 
 
 def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
-    """Make `dst` a model folder that stands on the files of `src`; returns a row per file: file, how, bytes.
+    """Make `dst` a model folder on the files of `src`; returns a row per file: file, how, bytes.
 
-    Weights are linked, so that no byte of them is copied; config.json and the tokenizer are copied as they are.
-    May be repeated. Raises WeightsError: no weights in `src`, a cut in place of a checkpoint, or files in `dst` that
-    are others, which are all named and left alone.
+    Weights are linked, not copied; config.json and the tokenizer are copied as they are. May be
+    repeated. Raises WeightsError if `src` has no weights or is a cut, or if `dst` has other files
+    of the same names, which are all named and left alone.
     """
     import pandas as pd
 
     src = Path(src).resolve()
     dst = Path(dst).absolute()
     weights = _weights(src, dst)
-    small = [
-        path for path in companions(src).values() if path.suffix != ".py"
-    ]  # no code of other libraries
-    small = sorted([*small, *src.glob("*.index.json")])
-    strange = [
-        path.name
-        for path in (*weights, *small)
-        if _other(path, dst / path.relative_to(src), path in weights)
-    ]
-    if strange:
-        raise WeightsError(
-            f"{dst} has other files of these names: {', '.join(strange)}; give an empty or a new folder"
-        )
+    small = _small_files(src)
+    _check_free(src, dst, weights, small)
     dst.mkdir(parents=True, exist_ok=True)
     for path in weights:
         if not (dst / path.name).is_symlink():
@@ -50,8 +42,28 @@ def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=["file", "how", "bytes"])
 
 
+def _small_files(src: Path) -> list[Path]:
+    """Companions and indexes, without the code that some checkpoints bring for other libraries."""
+    found = [path for path in companions(src).values() if path.suffix != ".py"]
+    return sorted([*found, *src.glob("*.index.json")])
+
+
+def _check_free(src: Path, dst: Path, weights: list[Path], small: list[Path]) -> None:
+    """Raise WeightsError with every file of `dst` that a link or a copy would replace."""
+    strange = [
+        path.name
+        for path in (*weights, *small)
+        if _other(path, dst / path.relative_to(src), path in weights)
+    ]
+    if strange:
+        raise WeightsError(
+            f"{dst} has other files of these names: {', '.join(strange)}; "
+            "give an empty or a new folder"
+        )
+
+
 def _weights(src: Path, dst: Path) -> list[Path]:
-    """The weight files of a checkpoint, after all doubts about the two folders."""
+    """The weight files of a checkpoint. Raises WeightsError if either folder is not usable."""
     if dst.resolve() == src:
         raise WeightsError(f"{dst} is the checkpoint itself; it can be used as it is")
     if src.is_dir() and read_manifest(src) is not None:
@@ -65,7 +77,7 @@ def _weights(src: Path, dst: Path) -> list[Path]:
 
 
 def _other(source: Path, target: Path, linked: bool) -> bool:
-    """Whether something else stands where a link or a copy would go."""
+    """Whether `target` exists and is not the link or the copy of `source`."""
     if not target.exists() and not target.is_symlink():
         return False
     if linked:

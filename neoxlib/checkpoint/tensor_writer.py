@@ -1,4 +1,4 @@
-"""One large file on its way to the disk: hashed and written side by side, there only when whole."""
+"""Write one large safetensors file, hashed while it is written and visible only when complete."""
 
 import hashlib
 import os
@@ -14,18 +14,18 @@ from torch import Tensor
 from neoxlib.checkpoint.tensor_file import BLOCK
 
 Entry = dict[str, Any]  # {"bytes": ..., "sha256": ...} of a finished file
-SLOT = BLOCK + (64 << 10)
-SLOTS = 4  # bytes on their way to a file: a block and small tensors, so many times
-SYNC = 16 << 20  # bytes between two times that a file is made durable
+SLOT = BLOCK + (64 << 10)  # bytes
+SLOTS = 4  # buffers of SLOT bytes: each holds one block and small tensors
+SYNC = 16 << 20  # bytes between two calls of fsync
 
 
 class TensorFile:
-    """A safetensors file that is written front to back, hashed on the way, and there under its name only when whole.
+    """A safetensors file written front to back; it gets its name only when complete.
 
-    While one slot of a ring fills, one thread hashes the others, another writes them, and a third makes durable what
-    was written so far, each at its own pace: little is left to wait for at the end. That third one, `syncer`, serves
-    all files of a disk, which empties its own cache for all of them at once.
-    Tensors come in order of falling width: values are aligned in a slot wherever it begins.
+    While the caller fills one slot of a ring, one thread hashes the filled slots, another writes
+    them and a third, `syncer`, calls fsync: little remains to wait for at the end. All files of a
+    disk share one `syncer`, since the disk flushes its cache for all of them at once.
+    Tensors come in order of decreasing width: values are then aligned wherever a slot begins.
     """
 
     def __init__(self, path: Path, header: bytes, syncer: Executor) -> None:
@@ -39,29 +39,32 @@ class TensorFile:
             (_bytes(SLOT), []) for _ in range(SLOTS - 1)
         )
         self.hasher = ThreadPoolExecutor(1)
-        self.writer = ThreadPoolExecutor(1)  # of one thread: each keeps the order
+        self.writer = ThreadPoolExecutor(1)  # one thread each, which keeps the order
         self.syncer = syncer
         self.syncing = syncer.submit(int)
-        self.asked = 0  # asked: bytes, when it was last
+        self.sync_asked = 0  # bytes written when fsync was last asked for
         self.file = self.temporary.open("wb", buffering=0)
         self.room(1, len(header), torch.uint8)[0] = torch.frombuffer(
             bytearray(header), dtype=torch.uint8
         )
 
     def room(self, height: int, width: int, dtype: torch.dtype) -> Tensor:
-        """The file's next values [height, width], for the caller to fill before it asks for more."""
+        """Memory for the file's next values, [height, width].
+
+        The caller fills it before it asks for more.
+        """
         count = height * width * dtype.itemsize
         if self.filled + count > len(self.slot):
             self._send()
         if self.filled + count > len(self.slot):  # a row of more than BLOCK bytes
             self.slot = _bytes(count)
         start = self.filled
-        self.filled = self.filled + count
+        self.filled += count
         self.bytes += count
         return self.slot[start : self.filled].view(dtype).view(height, width)
 
     def _send(self) -> None:
-        """Have the slot hashed and written, and go on with the oldest one."""
+        """Have the slot hashed and written, and continue with the oldest one."""
         values = self.slot[: self.filled].numpy()
         hashing = self.hasher.submit(self.digest.update, values)
         writing = self.writer.submit(self._write, values)
@@ -74,25 +77,24 @@ class TensorFile:
         view = memoryview(values)
         while view:
             view = view[self.file.write(view) :]
-        if self.syncing.done() and self.file.tell() - self.asked >= SYNC:
-            self.syncing.result()  # raises what it met
-            self.syncing, self.asked = (
-                self.syncer.submit(os.fsync, self.file.fileno()),
-                self.file.tell(),
-            )
+        written = self.file.tell()
+        if self.syncing.done() and written - self.sync_asked >= SYNC:
+            self.syncing.result()  # raises its error
+            self.syncing = self.syncer.submit(os.fsync, self.file.fileno())
+            self.sync_asked = written
 
     def finish(self) -> Entry:
-        """Make the file durable under its name."""
+        """Complete the file, sync it and give it its name."""
         self._send()
         _wait([future for _, busy in self.ring for future in busy])
-        self.syncing.result()  # the kernel tells of a failure once
+        self.syncing.result()  # the kernel reports a failed write to one fsync only
         os.fsync(self.file.fileno())
         self.file.close()
         os.replace(self.temporary, self.path)
         return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}
 
     def abandon(self) -> None:
-        """Leave nothing of an unfinished file."""
+        """Stop the threads and remove the file if it is not complete."""
         self.hasher.shutdown()
         self.writer.shutdown()
         wait([self.syncing])
@@ -106,4 +108,4 @@ def _bytes(count: int) -> Tensor:
 
 def _wait(busy: list[Future[None]]) -> None:
     for future in busy:
-        future.result()  # raises what its thread met
+        future.result()  # raises its thread's error

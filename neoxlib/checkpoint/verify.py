@@ -1,4 +1,4 @@
-"""Check a cut: every file against its sha256, its rank and world size, and the manifest's seal."""
+"""Check a cut: each file's sha256, rank and world size, and the manifest's seal."""
 
 import hashlib
 import logging
@@ -24,7 +24,7 @@ TEXT_NAMES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 
 @dataclass(frozen=True)
 class FileRow:
-    """A file of a cut whose size and sha256 are the manifest's."""
+    """A file of a cut whose size and sha256 agree with the manifest."""
 
     file: str
     bytes: int
@@ -33,17 +33,18 @@ class FileRow:
 
 @unreadable_is(WeightsError)
 def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
-    """Read the whole cut `dst` against its manifest: each file's size and sha256, each tensor's name, dtype and shape.
+    """Read the whole cut `dst` and compare it with its manifest.
 
-    Raises WeightsError with all that is wrong, or when the cut is not finished. Warns of a manifest
-    without a seal.
+    Compares each file's size and sha256, and each tensor's name, dtype and shape. Raises
+    WeightsError with all problems, or if the cut is not finished. Warns of a manifest without a
+    seal.
     """
     root = Path(dst)
     manifest = require_manifest(root)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     with Meter("verify", total, show=progress) as meter:
-        looks = (partial(_damage, root, file, manifest, meter) for file in manifest["files"])
-        problems = [problem for problem in at_once(looks) if problem]
+        checks = (partial(_damage, root, file, manifest, meter) for file in manifest["files"])
+        problems = [problem for problem in at_once(checks) if problem]
     problems += _strangers(root, manifest) + _misfits(root, manifest)
     if problems:
         raise WeightsError(
@@ -60,6 +61,7 @@ def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
 
 
 def require_manifest(root: Path) -> dict[str, Any]:
+    """The manifest of a finished cut. Raises WeightsError for any other folder."""
     manifest = read_manifest(root)
     if manifest is None and (root / JOURNAL).is_file():
         raise WeightsError(f"{root} is not finished: run shard again to resume")
@@ -71,6 +73,7 @@ def require_manifest(root: Path) -> dict[str, Any]:
 
 
 def _damage(root: Path, file: str, manifest: dict[str, Any], meter: Meter) -> str | None:
+    """How a file differs from its entry in the manifest; None if it does not."""
     path = root / file
     entry = manifest["files"][file]
     if not path.is_file():
@@ -83,16 +86,14 @@ def _damage(root: Path, file: str, manifest: dict[str, Any], meter: Meter) -> st
         while count := stream.readinto(block):
             digest.update(block[:count])
             meter.add(count)
-    return (
-        None
-        if digest.hexdigest() == entry["sha256"]
-        else f"{file} has another sha256 than the manifest says"
-    )
+    if digest.hexdigest() != entry["sha256"]:
+        return f"{file} has another sha256 than the manifest says"
+    return None
 
 
 def _strangers(root: Path, manifest: dict[str, Any]) -> list[str]:
-    """Files that the manifest does not know, but a loader might take."""
-    # Of an older cut all but a few companions were left out, and may have been put there by hand.
+    """Files that the manifest does not list, but that a loader might read."""
+    # Older cuts left out most companions; a user may have added them by hand.
     taken = WEIGHT_NAMES + (TEXT_NAMES if is_sealed(manifest) else ())
     here = sorted(str(path.relative_to(root)) for path in (root / PARTS).rglob("*"))
     return [
@@ -103,15 +104,11 @@ def _strangers(root: Path, manifest: dict[str, Any]) -> list[str]:
 
 
 def _misfits(root: Path, manifest: dict[str, Any]) -> list[str]:
-    """Where config, manifest and the headers of the files tell different stories."""
+    """Contradictions between the config, the manifest and the headers of the files."""
+    names = [file for file in manifest["files"] if file.endswith(".safetensors")]
     try:
         rules = shard_rules(ModelConfig.from_dir(root / PARTS / "0"), manifest.get("quant"))
-        names = [
-            file
-            for file in manifest["files"]
-            if file.endswith(".safetensors") and (root / file).is_file()
-        ]
-        read = {file: read_header(root / file) for file in names}
+        read = {file: read_header(root / file) for file in names if (root / file).is_file()}
     except NeoXError as error:
         return [str(error)]
     headers = {file: pieces for file, (pieces, _) in read.items()}
@@ -134,9 +131,11 @@ def _misfit(
     headers: dict[str, dict[str, FileTensor]],
     world_size: int,
 ) -> Iterator[str]:
+    """How one tensor's entry in the manifest differs from the config's rule and from the files."""
     shape, rule = rules.get(name, (None, None))
     if rule is None or entry["shape"] != list(shape) or entry["cut"] != rule.dim:
-        yield f"{name}: the manifest says {entry['shape']} cut along {entry['cut']}, the config's model another"
+        cut = f"{entry['shape']} cut along {entry['cut']}"
+        yield f"{name}: the manifest says {cut}, the config's model another"
         return
     if len(entry["files"]) != world_size:
         yield f"{name} is in {len(entry['files'])} files, the manifest is of {world_size} ranks"
@@ -146,4 +145,5 @@ def _misfit(
         if piece is None:
             yield f"{name} is not in {file}"
         elif (piece.shape, CODES[piece.dtype]) != (expected, entry["dtype"]):
-            yield f"{name} in {file} is {CODES[piece.dtype]} {list(piece.shape)}, not {entry['dtype']} {list(expected)}"
+            found = f"{CODES[piece.dtype]} {list(piece.shape)}"
+            yield f"{name} in {file} is {found}, not {entry['dtype']} {list(expected)}"
