@@ -1,4 +1,4 @@
-"""What is no checkpoint of ours is named with the way on; what transformers passes over is, too."""
+"""Every foreign file or folder is named with its cure, also those that transformers ignores."""
 
 import json
 import os

@@ -1,6 +1,5 @@
-"""Plan and load: every rank gets its own part of a checkpoint, once, from any form of folder. Oracle: transformers."""
+"""Every rank loads its part of any form of checkpoint, once. Oracle: transformers."""
 
-import math
 import os
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from safetensors.torch import load_file
 from neoxlib.checkpoint import load
 from neoxlib.checkpoint.folder import Checkpoint, open_checkpoint
 from neoxlib.checkpoint.load import load_into
-from neoxlib.checkpoint.plan import plan
 from neoxlib.checkpoint.shard import shard
 from neoxlib.checkpoint.tensor_file import FileTensor
-from neoxlib.errors import ShardError, WeightsError
+from neoxlib.errors import WeightsError
 from neoxlib.kernels.cpu import pack
 from neoxlib.model.cache import KVCache
 from neoxlib.model.config import ModelConfig
@@ -111,7 +109,7 @@ def test_parameters_that_have_memory_are_filled_where_they_are(folders, state):
 
 
 def test_a_rank_reads_only_its_own_rows_and_each_byte_once(folders, state, monkeypatch):
-    """Columns are the exception: whole rows are read for them, since one long read beats many short ones."""
+    """Except for cut columns: their whole rows are read, since one long read beats many short."""
     read: dict[str, int] = {}
     plain = FileTensor._read_rows
 
@@ -186,53 +184,6 @@ def test_loading_says_nothing_unless_asked(folders, capsys):
     assert capsys.readouterr() == ("", "")
     load_into(empty_model(folders["bin"]), folders["bin"], progress=True)
     assert capsys.readouterr().err.startswith("load: 100 % of ")
-
-
-def test_the_plan_of_the_20b_counts_its_published_parameters(data):
-    """20,554,567,680: the sum over the shapes of the paper's table (44 layers, 6144 wide, 50432 rows)."""
-    rows = plan(data / "neox20b", 1)
-    assert sum(row.total_bytes for row in rows) == 2 * 20_554_567_680
-    assert all(
-        row.rank_bytes == row.total_bytes and row.rank_shape == row.full_shape for row in rows
-    )
-    eight = {row.tensor: row for row in plan(data / "neox20b", 8)}
-    assert eight["gpt_neox.layers.*.attention.query_key_value.weight"].rank_shape == (
-        64 // 8 * 3 * 96,
-        6144,
-    )
-    assert eight["gpt_neox.layers.*.attention.query_key_value.weight"].count == 44
-    assert eight["gpt_neox.layers.*.attention.dense.bias"].total_bytes == 8 * 44 * 6144 * 2
-    assert eight["embed_out.weight"].rank_bytes == 50432 // 8 * 6144 * 2
-
-
-@pytest.mark.parametrize("size", [1, 2, 8])
-def test_the_plan_foretells_what_each_rank_holds(folders, size):
-    rows = plan(folders["bin"], size, "float32")
-    held = [
-        sum(
-            tensor.nbytes
-            for file in (folders[f"cut for {size}"] / "part_model" / str(rank)).glob(
-                "*.safetensors"
-            )
-            for tensor in load_file(file).values()
-        )
-        for rank in range(size)
-    ]
-    assert sum(row.total_bytes for row in rows) == sum(held)
-    assert sum(row.rank_bytes for row in rows) == max(held)
-    assert len(rows) == 16 and all(
-        row.total_bytes >= row.count * 4 * math.prod(row.full_shape) for row in rows
-    )
-
-
-def test_a_plan_of_the_impossible_is_refused(folders):
-    for size in (0, 3, 16, -1):
-        with pytest.raises(ShardError, match="world_size may be 1, 2, 4, 8"):
-            plan(folders["bin"], size)
-    with pytest.raises(
-        ShardError, match="weights are not stored as 'int3'; dtype may be float16, bfloat16"
-    ):
-        plan(folders["bin"], 2, "int3")
 
 
 def test_an_opened_checkpoint_is_loaded_without_opening_its_folder_again(

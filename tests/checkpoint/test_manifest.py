@@ -1,4 +1,4 @@
-"""A manifest is as it was written or refused, and a file of a cut stands where it belongs."""
+"""A changed manifest is refused, and so is a file of a cut at the wrong place."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def cut(made, tmp_path) -> Path:
 
 
 def refused(cut: Path, words: str) -> None:
-    """By all who read a cut."""
+    """By every function that reads a cut."""
     for reads in (
         open_checkpoint,
         verify,
@@ -65,7 +65,7 @@ def assert_noticed(folder: Path, data: bytes, changes: Iterator[tuple[int, int]]
 
 
 def test_no_flipped_bit_of_a_manifest_goes_unnoticed(cut, tmp_path):
-    """Every bit of a small one; of a cut's one bit of every third byte, and other blanks."""
+    """Each bit of a small manifest; in a cut's, one bit of every third byte, and white space."""
     entry = {"cut": 0, "shape": [4, 2], "dtype": "F32", "files": ["part_model/0/m.safetensors"]}
     files = {entry["files"][0]: {"bytes": 1, "sha256": "0a"}}
     small = {
@@ -116,7 +116,7 @@ def test_a_manifest_that_was_written_by_another_hand_is_refused(cut, change):
 
 
 def rewrite(cut: Path, change, sealed: bool = True) -> None:
-    """Change the manifest as its maker could: with the files' sha256 of now, and a seal."""
+    """Change the manifest as its maker could: with the files' present sha256, and a new seal."""
     manifest = json.loads((cut / "manifest.json").read_text())
     change(manifest)
     for file in manifest["files"]:
@@ -129,7 +129,7 @@ def rewrite(cut: Path, change, sealed: bool = True) -> None:
 
 
 def unsealed(manifest: dict) -> None:
-    """As version 1 was written."""
+    """Rewrite the manifest as version 1 wrote it."""
     del manifest["seal"], manifest["source_files"]
 
 

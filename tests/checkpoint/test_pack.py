@@ -1,4 +1,7 @@
-"""Packed models end to end: loaded, cut, cut again, split over ranks. Oracle: transformers on the unpacked weights."""
+"""Quantized models: loaded, cut, cut again, split over ranks.
+
+Oracle: transformers on the dequantized weights.
+"""
 
 import json
 import math
@@ -9,13 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import GPTNeoXForCausalLM
 
 import neoxlib
-from neoxlib.__main__ import cli
 from neoxlib.checkpoint.load import load_into
 from neoxlib.checkpoint.pack import packed
 from neoxlib.checkpoint.plan import plan
@@ -29,14 +30,13 @@ from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.group import Group
 from neoxlib.model.parameters import full_parameters
 from neoxlib.model.quant import SCHEMES, Packed
-from neoxlib.speed.budget import Budget
 from tests.support.oracle_models import make_oracle, save_tokenizer
 from tests.support.parts import group_of
 from tests.support.thread_ranks import on_ranks
 
 ROOT = Path(__file__).parents[2]
 SHAPE = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 301}
-load = partial(neoxlib.load, compile=False)  # the plain form
+load = partial(neoxlib.load, compile=False)  # PyTorch's operators
 MATRICES = (
     "query_key_value.weight",
     "dense.weight",
@@ -51,7 +51,7 @@ TEXTS = ["The moon is a stone that shines at night.", "熊猫住在竹林里。"
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """Several files, a vocabulary that no world size divides, one layer in float16, and a tokenizer."""
+    """Several files, a vocabulary that no world size divides, one float16 layer, a tokenizer."""
     folder = tmp_path_factory.mktemp("source")
     oracle = make_oracle(**SHAPE)
     oracle.gpt_neox.layers[1].mlp.half()
@@ -61,7 +61,7 @@ def source(tmp_path_factory) -> Path:
 
 
 def scheme_for(name: str, quant: str):
-    """Which scheme a weight has, written down anew."""
+    """The scheme of a weight, stated independently."""
     return (
         SCHEMES["int8"]
         if name == "embed_out.weight"
@@ -72,7 +72,7 @@ def scheme_for(name: str, quant: str):
 
 
 def whole(source: Path, quant: str) -> dict[str, Tensor]:
-    """Every tensor of the source, those of the scheme packed in one piece."""
+    """Every tensor of the source, each quantized weight in one call."""
     found = {}
     for file in source.glob("*.safetensors"):
         for name, tensor in load_file(file).items():
@@ -88,7 +88,7 @@ def whole(source: Path, quant: str) -> dict[str, Tensor]:
 
 
 def part_of(name: str, full: Tensor, rank: int, size: int) -> Tensor:
-    """A rank's share of a packed or plain tensor, written down anew."""
+    """A rank's part of a quantized or plain tensor, stated independently."""
     if name.endswith(("norm.weight", "norm.bias", "dense.bias", "dense_4h_to_h.bias")):
         return full
     if name.removesuffix("_scale").endswith(CUT_COLUMNS):
@@ -293,24 +293,6 @@ def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path):
             load(tmp_path, quant=quant)
 
 
-@pytest.mark.parametrize("quant", SCHEMES)
-def test_the_plan_foretells_the_bytes_of_each_rank(source, tmp_path, quant):
-    shard(source, tmp_path, 4, dtype="float16", quant=quant, progress=False)
-    parts = [load_file(tmp_path / f"part_model/{rank}/model.safetensors") for rank in range(4)]
-    held = [sum(tensor.nbytes for tensor in part.values()) for part in parts]
-    for model in (source, tmp_path):
-        rows = plan(model, 4, "float16", None if model == tmp_path else quant)
-        assert (sum(row.rank_bytes for row in rows), sum(row.total_bytes for row in rows)) == (
-            max(held),
-            sum(held),
-        )
-    budget = Budget(ModelConfig.from_dir(source), 4, 1, 96, "float16", quant)
-    assert sum(budget.weights.values()) == max(held)
-    assert budget.operations(7) == Budget(
-        ModelConfig.from_dir(source), 4, 1, 96, "float16"
-    ).operations(7)
-
-
 MEASURE = """
 import resource, sys
 import neoxlib
@@ -354,22 +336,8 @@ def test_a_packed_model_passes_its_parity_check(source, tmp_path, quant):
         )
 
 
-def test_the_shell_cuts_packed_and_plans_packed(source, tmp_path):
-    run = CliRunner().invoke
-    cut = run(
-        cli, ["shard", str(source), str(tmp_path / "cut"), "--world-size", "2", "--quant", "int4"]
-    )
-    assert cut.exit_code == 0, cut.output
-    assert (
-        "float16, weights int4"
-        in run(cli, ["plan", str(source), "--quant", "int4", "--world-size", "2"]).output
-    )
-    assert "float16, weights int4" in run(cli, ["plan", str(tmp_path / "cut")]).output
-    assert "did you mean int8?" in run(cli, ["plan", str(source), "--quant", "int88"]).output
-
-
 class Notes:
-    """What a run would be told."""
+    """Records the checks and metrics of a run."""
 
     def __init__(self):
         self.said = {}

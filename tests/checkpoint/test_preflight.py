@@ -1,4 +1,4 @@
-"""What can be told before a rank starts is told then, as `neoxlib.load` tells it."""
+"""Errors that need no rank are raised before one starts, in the words of `neoxlib.load`."""
 
 import json
 import shutil
@@ -29,12 +29,12 @@ print("torch" in sys.modules)
 
 @pytest.fixture
 def no_rank(monkeypatch):
-    """No process may be started."""
+    """Fail if a process is started."""
     monkeypatch.setattr(cluster.Ranks, "__init__", lambda *_: pytest.fail("ranks were made"))
 
 
 def copied(checkpoint: Path, folder: Path, **changes: object) -> Path:
-    """The checkpoint elsewhere, its config changed."""
+    """A copy of the checkpoint with a changed config."""
     shutil.copytree(checkpoint, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
@@ -42,7 +42,7 @@ def copied(checkpoint: Path, folder: Path, **changes: object) -> Path:
 
 
 def less(folder: Path) -> Path:
-    """The same without one of its tensors."""
+    """The checkpoint without one of its tensors."""
     tensors = load_file(folder / "model.safetensors")
     del tensors["gpt_neox.layers.1.attention.dense.bias"]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -146,7 +146,7 @@ def test_another_scheme_than_the_stored_one_is_refused(checkpoint, tmp_path, no_
 )
 def test_of_a_model_in_which_nothing_is_odd_torch_is_not_asked(checkpoint, tmp_path, kind, quant):
     folder = MODEL_DIR if kind == "shipped" else checkpoint
-    if kind == "tables":  # which transformers saved beside the weights in former times
+    if kind == "tables":  # older transformers saved them beside the weights
         folder = copied(checkpoint, tmp_path / "old")
         tables = {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 4, 4, dtype=torch.bool)}
         save_file(load_file(folder / "model.safetensors") | tables, folder / "model.safetensors")
@@ -181,7 +181,7 @@ from neoxlib.checkpoint.verify import verify
 from neoxlib.setup.model_checks import model_rows
 
 if os.getuid() == 0:
-    neoxlib.load(MODEL_DIR)  # whose imports may be of files that only this user may read
+    neoxlib.load(MODEL_DIR)  # imports now: only this user may be able to read those files
     plan(MODEL_DIR, 2), model_rows(MODEL_DIR)
     os.setgid(65534)
     os.setuid(65534)
@@ -204,7 +204,7 @@ print([row.status for row in model_rows(model)], [row.status for row in model_ro
 def test_files_and_folders_that_cannot_be_read_are_errors_of_ours_and_rows_of_the_doctor(
     checkpoint,
 ):
-    with tempfile.TemporaryDirectory() as place:  # not pytest's, which other users may not enter
+    with tempfile.TemporaryDirectory() as place:  # other users cannot enter pytest's
         model = copied(checkpoint, Path(place, "model"))
         closed = copied(checkpoint, Path(place, "closed"))
         for path in (Path(place), model, *model.iterdir()):

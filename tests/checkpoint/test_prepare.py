@@ -1,4 +1,4 @@
-"""A model folder of links and copies: it loads, nothing of the checkpoint changes, nothing strange is overwritten."""
+"""A folder of links and copies loads; no file of the checkpoint or of the user is changed."""
 
 import hashlib
 import shutil

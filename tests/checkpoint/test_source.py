@@ -1,4 +1,4 @@
-"""A cut is of one source, as it was throughout, and takes along all that belongs to it."""
+"""A cut has one unchanged source, and copies every file that belongs to the model."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def flip(path: Path, n: int = -1) -> None:
 
 
 def in_secret(path: Path) -> None:
-    """With the times of before: only the kernel's own time of change tells."""
+    """Restore the old mtime: only ctime shows the change."""
     before = path.stat()
     flip(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -70,7 +70,7 @@ FILES = ("model-00001-of-*", "model-00003-of-*", "config.json", "tokenizer.json"
 
 
 def change_after(monkeypatch, count: int, change: Callable[[], None]) -> None:
-    """Call `change` when so many runs of bytes were written."""
+    """Call `change` after a number of blocks was written."""
     room = TensorFile.room
     calls = [0]
 
@@ -97,7 +97,7 @@ def test_a_source_that_changes_while_it_is_cut_ends_the_cut(
         WeightsError, match=f"changed while it was read: {path.name}.*the same command again"
     ):
         shard(source, cut, 2, **SMALL)
-    assert not any(contents(cut).values())  # but for the journal, which is empty
+    assert not any(contents(cut).values())  # only an empty journal is left
     with pytest.raises(WeightsError, match="is not finished"):
         open_checkpoint(cut)
 
@@ -241,7 +241,7 @@ def test_a_folder_whose_name_is_no_utf8_is_cut_verified_merged_and_loaded(source
     shard(source, f"{odd} cut", 2, **SMALL)
     verify(f"{odd} cut", progress=False)
     merge(f"{odd} cut", f"{odd} merged", progress=False)
-    for folder in (source, Path(f"{odd} merged")):  # safetensors reads no such folder
+    for folder in (source, Path(f"{odd} merged")):  # safetensors cannot read this path
         folder.rename(tmp_path / folder.name[2:])
     assert_same_bits(read_folder(tmp_path / "merged"), read_folder(tmp_path / "source"))
     assert plan.plan(f"{odd} cut", 2)

@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def zip_anew(path: Path, edit: Edit = lambda _, data: data, **options) -> None:
-    """What torch.save wrote, in another zip: `edit` gives a record's bytes, None for none."""
+    """Write a .bin of torch.save as another zip; `edit` returns a record's bytes, or None."""
     packed = options.get("packed", lambda _: False)
     order = options.get("order", list)
     source = _saved()
@@ -105,7 +105,7 @@ def test_a_bin_that_was_zipped_anew_is_read_as_torch_reads_it(path, options):
 
 
 class Stream(io.RawIOBase):
-    """A file that cannot be sought: sizes then come after the records."""
+    """A file without seek: the zip then states sizes after the records."""
 
     def __init__(self, file: io.BufferedWriter) -> None:
         self.write = file.write
@@ -193,7 +193,7 @@ def test_a_tensor_that_is_no_plain_one_is_refused(path, value, words):
 
 
 def test_a_file_that_took_the_place_of_another_is_the_one_that_is_read(tmp_path):
-    """Its pages, too: the first load may not have let go of those that were there."""
+    """Also its mapped pages, which the first load may still hold."""
     oracle = make_oracle()
     oracle.save_pretrained(tmp_path / "new")
     piece = read_header(tmp_path / "new" / "model.safetensors")[0]["gpt_neox.embed_in.weight"]
