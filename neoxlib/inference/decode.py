@@ -1,9 +1,8 @@
 """Decode loop: token ids in, token ids and clocks out. No text, files or chips here.
 
-Every rank of the model's group runs the same loop; rank 0 chooses the tokens and tells the others.
+Every rank of the model's group runs the same loop; rank 0 chooses the tokens and broadcasts them.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,59 +11,47 @@ import torch
 from torch import Tensor
 
 from neoxlib.errors import NotFiniteError, RankError, SettingsError
+from neoxlib.inference.clocks import Clock, NoClocks, StepClocks
 from neoxlib.inference.finite import blamed
 from neoxlib.inference.sampling import Sampling, pick
-from neoxlib.machine.runtime import Timer
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.group import Group
 
-PAD = 0  # any id will do: padding is masked, and what an ended row says is thrown away
-
-
-class Clock(NamedTuple):
-    """Milliseconds of one step. The four do not overlap: their sum is the step's wall time."""
-
-    pre: float  # building the inputs, and on the first step the cache
-    forward: float  # the model's own computing
-    communication: float  # the ranks' sums inside the forward pass
-    post: float  # gathering the logits, choosing, telling the other ranks
+PAD = 0  # any id will do: padding is masked, and the output of an ended row is dropped
 
 
 class Choice(NamedTuple):
-    """Rank 0's word on one step."""
+    """The tokens that rank 0 chose in one step."""
 
     tokens: list[int | None]  # [B]; None for a row that had ended before
-    reasons: list[
-        str | None
-    ]  # [B]; "stop" or "length" from the step that ends the row, None until then
+    # [B]; "stop" or "length" from the step that ends the row, None until then
+    reasons: list[str | None]
     logprobs: list[float]  # [B], under the model itself; empty on the other ranks
-    top: list[
-        list[tuple[int, float]]
-    ]  # [B][top] likeliest (id, log-probability), best first; empty likewise
+    # [B][top] most likely (id, log-probability), best first; empty on the other ranks
+    top: list[list[tuple[int, float]]]
 
 
 class Step(NamedTuple):
-    """One forward pass: what was chosen, and what it cost."""
+    """One forward pass: the tokens chosen and the time it took."""
 
     choice: Choice
     clock: Clock
-    device_ms: float | None = (
-        None  # of the forward pass with its sums, by an accelerator's own events
-    )
+    # Of the forward pass with its all-reduces, by an accelerator's own events.
+    device_ms: float | None = None
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model and its tokenizer allow.
+    """The limits that a model and its tokenizer set.
 
-    Without `eos_ids` only the length and what a caller names end a row.
+    Without `eos_ids` a row ends only by its length or by what the caller names.
     """
 
     eos_ids: tuple[int, ...]
     real_ids: int  # one more than the tokenizer's last id; rows from there on pad the vocabulary
     max_seq_len: int  # prompt and answer together
-    holes: tuple[int, ...] = ()  # ids before it that have no token, and are never chosen
+    holes: tuple[int, ...] = ()  # ids below `real_ids` that have no token: never chosen
 
 
 def decode(
@@ -76,27 +63,28 @@ def decode(
     top: int = 0,
     watch: Callable[[int, int], bool] | None = None,
 ) -> Iterator[Step]:
-    """Continue `prompts`, all in one batch: an iterator that runs one forward pass per Step until every row has ended.
+    """Continue `prompts`, all in one batch: iterate over the Steps until every row has ended.
 
     A row ends with "stop" at one of `ending` (which is among its tokens, as in transformers) or
-    where `watch(row, token)`, called on rank 0 for every other new token, says True; with "length"
-    after `max_new_tokens`. `top` asks for that many alternatives per token. Every rank must take
-    every step.
+    where `watch(row, token)`, called on rank 0 for every other new token, returns True; with
+    "length" after `max_new_tokens`. `top` is the number of alternatives per token. Every rank must
+    take every step.
     Raises SettingsError, before any work, that lists every prompt that cannot be served.
     """
     check(prompts, sampling, limits)
-    return _steps(model, Rows(prompts, sampling, limits, top, watch)) if prompts else iter(())
+    return run_steps(model, Rows(prompts, sampling, limits, top, watch)) if prompts else iter(())
 
 
 def ending(sampling: Sampling, limits: Limits) -> frozenset[int]:
-    """The ids that end a row: the end of text, and those that the caller names."""
+    """Return the ids that end a row: the end of text, and those that the caller names."""
     return frozenset((*limits.eos_ids, *sampling.stop_token_ids))
 
 
 def check(prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits) -> None:
-    """Raises SettingsError with every prompt that is empty, too long, or holds unknown ids.
+    """Refuse prompts that cannot be served.
 
-    And for `stop_token_ids` that the tokenizer does not have: no row would ever end there.
+    Raises SettingsError with every prompt that is empty, too long, or holds unknown ids, and for
+    `stop_token_ids` that the tokenizer does not have: no row would ever end there.
     """
     if unknown := _unknown(sampling.stop_token_ids, limits):
         what = f"stop_token_ids holds ids {unknown}"
@@ -119,8 +107,9 @@ def _problems(ids: Sequence[int], sampling: Sampling, limits: Limits) -> Iterato
     total = len(ids) + sampling.max_new_tokens
     if total > limits.max_seq_len:
         yield (
-            f"has {len(ids)} tokens and max_new_tokens is {sampling.max_new_tokens}: {total} together, but max_seq_len "
-            f"is {limits.max_seq_len}; shorten the prompt, lower max_new_tokens or load with a larger max_seq_len"
+            f"has {len(ids)} tokens and max_new_tokens is {sampling.max_new_tokens}: {total} "
+            f"together, but max_seq_len is {limits.max_seq_len}; shorten the prompt, lower "
+            "max_new_tokens or load with a larger max_seq_len"
         )
 
 
@@ -135,7 +124,7 @@ def _known(limits: Limits) -> str:
 
 
 class Rows:
-    """The rows of a batch: their ids so far, their random streams, which have ended and why."""
+    """The rows of a batch: their ids so far, their random generators, which have ended and why."""
 
     def __init__(
         self,
@@ -156,7 +145,7 @@ class Rows:
         self.generators = sampling.generators(prompts)
 
     def choose(self, logits: Tensor) -> Choice:
-        """Give every row that still runs its next token from `logits` [B, V]."""
+        """Choose the next token of every row that still runs from `logits` [B, V]."""
         limits = self.limits
         picked = pick(
             logits.float().cpu(),
@@ -186,60 +175,64 @@ class Rows:
         return token
 
 
-def _steps(model: GPTNeoX, rows: Rows) -> Iterator[Step]:
+def run_steps(model: GPTNeoX, rows: Rows, timed: bool = True) -> Iterator[Step]:
+    """Run the decode loop: one forward pass per Step until every row of `rows` has ended.
+
+    The loop can be stopped between two steps: the choice of each step travels by
+    `Group.checkpoint`. Without `timed` no clock is read, the device is never waited for, and each
+    Step's clock is UNTIMED.
+    """
     group = model.group
     weight = model.gpt_neox.final_layer_norm.weight  # a norm's weight is never quantized
-    lap = Stopwatch(weight.device)
-    timer = Timer(weight.device)
+    device = weight.device
+    clocks = StepClocks(group, device) if timed else NoClocks()
     ids, mask = left_pad(rows.history)  # [B, S]
-    mask = mask.to(weight.device)
-    cache = KVCache(
-        model.config, len(ids), rows.limits.max_seq_len, group, weight.dtype, weight.device
-    )
+    mask = mask.to(device)
+    cache = KVCache(model.config, len(ids), rows.limits.max_seq_len, group, weight.dtype, device)
     reasons = rows.reasons
     while None in reasons:
-        ids = ids.to(weight.device)
-        pre = lap()
-        group.reset_clock()
-        with torch.inference_mode(), timer.span():
+        ids = ids.to(device)
+        with clocks.forward(), torch.inference_mode():
             logits = model(ids, cache, mask, last_only=True)[:, -1]  # [B, vocab here]
-        wall = lap()
-        communication = 1e3 * group.reset_clock()
         try:
-            choice = _tell_all(group, rows.choose, group.gather(logits, dim=-1))
-        except NotFiniteError as error:  # on all ranks; timing's model has the real one inside
+            choice = _share_choice(group, rows.choose, group.gather(logits, dim=-1))
+        except NotFiniteError as error:  # on all ranks; timing.Deep has the real model inside
             raise blamed(getattr(model, "model", model), error) from None
-        yield Step(
-            choice, Clock(pre, wall - communication, communication, post=lap()), timer.take()
-        )
-        lap()  # what the caller did with the step is not ours
+        yield Step(choice, *clocks.read())
+        clocks.resume()
         reasons = choice.reasons
-        ids = torch.tensor([[PAD if token is None else token] for token in choice.tokens])
-        mask = None  # [B, 1]
+        ids = torch.tensor([[PAD if token is None else token] for token in choice.tokens])  # [B, 1]
+        mask = None
 
 
 def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids of unequal length -> ids [B, S] that end together, and their mask [B, S]: True on real tokens."""
+    """Pad on the left: ids [B, S] that end together, and their mask [B, S], True on real tokens."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[PAD] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     lengths = torch.tensor([[len(prompt)] for prompt in prompts])
     return ids, torch.arange(longest) >= longest - lengths
 
 
-def _tell_all(group: Group, choose: Callable[[Tensor], Choice], logits: Tensor | None) -> Choice:
-    """Rank 0's choice, or its failure, on every rank: a rank left waiting for a choice would wait for ever."""
+def _share_choice(
+    group: Group, choose: Callable[[Tensor], Choice], logits: Tensor | None
+) -> Choice:
+    """Choose on rank 0 and broadcast the choice.
+
+    A failure of rank 0 is broadcast in its place, and so is a request to stop: otherwise the other
+    ranks would wait forever for a choice.
+    """
     choice = None
     failure = None
     word = None
     if group.rank == 0:
         try:
             choice = choose(logits)
-            word = choice._replace(logprobs=[], top=[])  # rank 0 alone has use for the rest
+            word = choice._replace(logprobs=[], top=[])  # only rank 0 uses those
         except Exception as error:
             known = isinstance(error, NotFiniteError)  # then all ranks look for the layer together
             failure = error
             word = error if known else f"{type(error).__name__}: {error}"
-    word = group.broadcast(word)
+    word = group.checkpoint(word)
     if isinstance(word, NotFiniteError):
         raise word
     if failure is not None:
@@ -247,17 +240,3 @@ def _tell_all(group: Group, choose: Callable[[Tensor], Choice], logits: Tensor |
     if isinstance(word, str):
         raise RankError(f"rank 0 could not choose the next token: {word}")
     return word if choice is None else choice
-
-
-class Stopwatch:
-    """Milliseconds from call to call, after `device` has done all that it was given."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.wait = torch.get_device_module(device).synchronize
-        self.last = time.perf_counter()
-
-    def __call__(self) -> float:
-        self.wait()
-        before = self.last
-        self.last = time.perf_counter()
-        return 1e3 * (self.last - before)

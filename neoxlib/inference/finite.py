@@ -23,8 +23,11 @@ def failure_of(logits: Tensor, ids: Tensor, mask: Tensor) -> NotFiniteError | No
 
 
 def agree(model: GPTNeoX, failure: NotFiniteError | None) -> None:
-    """Raise on every rank the failure that rank 0 has found, if any, with its layer."""
-    told = model.group.broadcast(failure)
+    """Raise on every rank the failure that rank 0 has found, if any, with its layer.
+
+    All ranks are in step here, so a call can be stopped: see `Group.checkpoint`.
+    """
+    told = model.group.checkpoint(failure)
     if told is not None:
         raise blamed(model, told)
 

@@ -1,7 +1,8 @@
-"""Time a case on a loaded model, on all ranks together: warm-up, repeats, the slowest rank of every step.
+"""Time a case on a loaded model, on all ranks together: warm-up, repeats, slowest rank per step.
 
-Two clocks. The synced one is that of `decode`: it waits for the device after each phase, so that a phase has a time.
-The end-to-end one reads the time before and after a whole continuation, and waits for nothing in between.
+There are two clocks. The synced one is that of `decode`: it waits for the device after each phase,
+so that each phase has a time. The end-to-end one reads the time before and after a whole
+continuation and waits for nothing in between.
 """
 
 import time
@@ -15,21 +16,22 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from neoxlib.errors import SettingsError
-from neoxlib.inference.decode import Clock, Limits, Rows, Step, decode, left_pad
+from neoxlib.inference.decode import Clock, Limits, Rows, Step, decode, run_steps
 from neoxlib.inference.sampling import Sampling
 from neoxlib.machine.runtime import memory_mb, reset_peak
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
 
-WARM_TOKENS = 8  # of a warm-up run at most: enough for a first token's time and a next one's
-AGREE = 0.1  # two runs agree where neither time of the later differs from the earlier's by more than this share
+WARM_TOKENS = 8  # at most, in a warm-up run: enough for one TTFT and a median TPOT
+AGREE = 0.1  # two runs agree if no time of the later differs from the earlier's by a larger share
 Figures = dict[str, list[float]]
 
 
 class Deep:
-    """A model whose cache holds `depth` positions already, for `decode`, which comes with an empty one.
+    """A model whose cache already holds `depth` positions, for `decode`, which brings an empty one.
 
-    Their keys and values are random numbers, which cost a token the same as those of a prompt, without reading one.
+    Their keys and values are random numbers: a token then costs the same as after a prompt of that
+    length, and no such prompt has to be read.
     """
 
     def __init__(self, model: GPTNeoX, cache: KVCache, depth: int) -> None:
@@ -44,7 +46,7 @@ class Deep:
         cache.real[:, :depth] = True
 
     def rewind(self) -> "Deep":
-        """Forget all that came after the first `depth` positions."""
+        """Forget everything after the first `depth` positions."""
         self.cache.length = self.depth
         self.cache.real[:, self.depth :] = False
         return self
@@ -62,9 +64,9 @@ ZERO_IS_FINE = ("depth", "warmup", "end_to_end_every")
 class Case:
     """`batch_size` prompts of `input_len` tokens, each continued by exactly `output_len` tokens.
 
-    `depth` positions are in the cache before the prompt comes. The case is run at least `repeats` times and for
-    `min_seconds`, after at most `warmup` short runs, and after every `end_to_end_every` repeats (0: never) once by the
-    clock that does not wait for the device between steps.
+    `depth` positions are in the cache before the prompt comes. The case is run at least `repeats`
+    times and for at least `min_seconds`, after at most `warmup` short runs. After every
+    `end_to_end_every` repeats (0: never) it is run once by the end-to-end clock.
     """
 
     batch_size: int
@@ -82,13 +84,13 @@ class Case:
         ]
         if bad:
             raise SettingsError(
-                f"a case is whole numbers of 1 or more (0 only for {', '.join(ZERO_IS_FINE)}), and min_seconds of 0 "
-                f"or more: {'; '.join(bad)}"
+                "a case is whole numbers of 1 or more (0 only for "
+                f"{', '.join(ZERO_IS_FINE)}), and min_seconds of 0 or more: {'; '.join(bad)}"
             )
 
     @property
     def positions(self) -> int:
-        """What a row takes of the window, in tokens."""
+        """Tokens that a row needs of the window."""
         return self.depth + self.input_len + self.output_len
 
     def __str__(self) -> str:
@@ -135,26 +137,22 @@ class Work:
 
     @torch.inference_mode()
     def end_to_end(self) -> float:
-        """Milliseconds of one run: the steps of `decode`, and no clock or waiting among them."""
+        """Milliseconds of one run: the steps of `decode`, with no clock or waiting between them."""
         rows = Rows(
             self.prompts, Sampling(max_new_tokens=self.case.output_len), self.limits, 0, None
         )
         model = self.deep.rewind() if self.deep else self.model
-        device = self.weight.device
         self.group.barrier()
         start = time.perf_counter()
-        ids, mask = left_pad(self.prompts)  # [B, S]
-        mask = mask.to(device)
-        cache = self.new_cache(self.limits.max_seq_len)
-        for _ in range(self.case.output_len):
-            logits = self.group.gather(model(ids.to(device), cache, mask, last_only=True)[:, -1])
-            choice = self.group.broadcast(rows.choose(logits) if self.group.rank == 0 else None)
-            ids = torch.tensor([[token] for token in choice.tokens])
-            mask = None  # [B, 1]
+        for _ in run_steps(model, rows, timed=False):
+            pass
         return 1e3 * (time.perf_counter() - start)
 
     def warm_up(self) -> int:
-        """Short runs until two in a row agree, by rank 0's clocks, or the case's bound is reached; how many."""
+        """Make short runs until two in a row agree by rank 0's clocks, or `case.warmup` is reached.
+
+        Returns their number.
+        """
         before = None
         for done in range(1, self.case.warmup + 1):
             first, *later = (
@@ -164,13 +162,16 @@ class Work:
             agree = before is not None and all(
                 abs(a - b) <= AGREE * b for a, b in zip(now, before, strict=True)
             )
-            if self.group.broadcast(agree):
+            if self.group.checkpoint(agree):
                 return done
             before = now
         return self.case.warmup
 
     def repeat(self) -> Iterator[tuple[list[Step], float | None]]:
-        """Runs, as many as the case asks for: steps, and after some of them the milliseconds of an end-to-end run."""
+        """Run the case as often as it asks for.
+
+        Yields the steps of each run and, after some runs, the milliseconds of an end-to-end run.
+        """
         start = time.perf_counter()
         done = 0
         more = True
@@ -180,7 +181,7 @@ class Work:
             yield steps, self.end_to_end() if every and done % every == 0 else None
             done += 1
             more = done < self.case.repeats or time.perf_counter() - start < self.case.min_seconds
-            more = self.group.broadcast(more)  # rank 0's clock counts
+            more = self.group.checkpoint(more)  # rank 0's clock counts
 
     def text_ms(self, steps: list[Step]) -> float:
         """Milliseconds of turning the new ids into text."""
@@ -193,13 +194,16 @@ class Work:
 
 
 def profile(work: Work) -> list[Figures]:
-    """Warm up and repeat; a dict per repeat, of lists. On rank 0 the figures are of all ranks, elsewhere its own.
+    """Warm up and repeat; return a dict of lists per repeat.
 
-    Per step, in milliseconds: `step`, the slowest rank's whole; `slowest`, the rank that worked longest, which is the
-    one with the longest pre and forward, since the others wait for it; `pre`, `forward`, `communication` and `post` of
-    that rank, so that they add up; `device`, an accelerator's own count of its forward pass with the sums.
-    Once per repeat: `text`, ms of turning ids into text (0 without a tokenizer); `end_to_end`, empty where that clock
-    did not run; `warmups` and `warmup_s`; `device_peak_mb`, on an accelerator, of each rank since the case began.
+    Rank 0's figures are those of all ranks, the other ranks' their own.
+    Per step, in milliseconds: `step`, the whole step on the slowest rank; `slowest`, the rank that
+    worked longest: the one with the longest pre and forward, since the others wait for it; `pre`,
+    `forward`, `communication` and `post` of that rank, so that they add up; `device`, an
+    accelerator's own time of its forward pass with the all-reduces.
+    Once per repeat: `text`, ms of turning ids into text (0 without a tokenizer); `end_to_end`,
+    empty if that clock did not run; `warmups` and `warmup_s`; on an accelerator `device_peak_mb` of
+    each rank since the case began.
     """
     reset_peak(work.weight.device)
     start = time.perf_counter()
@@ -207,17 +211,20 @@ def profile(work: Work) -> list[Figures]:
     runs = []
     ends = []
     texts = []
-    for steps, end in work.repeat():
-        runs.append(steps)
+    for run, end in work.repeat():
+        runs.append(run)
         ends.append([] if end is None else [_most(work, end)])
-        texts.append([work.text_ms(steps)])
+        texts.append([work.text_ms(run)])
     shared = warm | _memory(work)
     parts = zip(_slowest(work, runs), texts, ends, strict=True)
     return [clocks | {"text": text, "end_to_end": end} | shared for clocks, text, end in parts]
 
 
 def _slowest(work: Work, runs: list[list[Step]]) -> list[Figures]:
-    """Per run the clocks of each step: the longest step of any rank, and the parts of the rank that worked longest."""
+    """Per run, the clocks of each step.
+
+    `step` is the longest of any rank, the parts are those of the rank that worked longest.
+    """
     on_device = runs[0][0].device_ms is not None
     names = [*Clock._fields, *(["device"] if on_device else [])]
     rows = [[[*step.clock, step.device_ms][: len(names)] for step in steps] for steps in runs]
@@ -249,7 +256,7 @@ def _memory(work: Work) -> Figures:
 
 
 def _gather(work: Work, mine: Tensor) -> Tensor:
-    """[...] of each rank -> [ranks, ...] on the CPU; on the other ranks their own alone."""
+    """Gather each rank's [...] as [ranks, ...] on the CPU; other ranks get only their own."""
     everyone = work.group.gather(mine[None].to(work.weight.device), dim=0)
     return mine[None] if everyone is None else everyone.cpu()
 
@@ -261,7 +268,10 @@ def _fine(name: str, value: Any) -> bool:
 
 
 def refuse_long(cases: Sequence[Case], max_seq_len: int) -> None:
-    """Raises SettingsError with every case that needs more than `max_seq_len` positions, and how many it needs."""
+    """Refuse cases that need more than `max_seq_len` positions.
+
+    Raises SettingsError that lists them all, with what each needs.
+    """
     too_long = [f"{case} needs {case.positions}" for case in cases if case.positions > max_seq_len]
     if too_long:
         first = f"these cases do not fit max_seq_len {max_seq_len} (depth + input + output tokens):"

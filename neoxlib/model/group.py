@@ -43,6 +43,14 @@ class Group:
         """Rank 0's `value` (anything small that pickles) on every rank."""
         return value
 
+    def checkpoint(self, value: Any = None) -> Any:
+        """Broadcast `value` at a point where a call may be stopped: once per step.
+
+        Returns rank 0's `value` on every rank, as `broadcast` does and in the same single message.
+        A group over processes may raise Stopped instead, on all ranks alike.
+        """
+        return self.broadcast(value)
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from neoxlib.errors import RankError
 from neoxlib.machine import runtime as devices
 from neoxlib.model.group import Group
+from neoxlib.ranks import stopping
+from neoxlib.ranks.stopping import Stopped
 
 DEBUG = "NEOXLIB_DEBUG"  # 1: ranks compare every collective over gloo and hccl, not the first of a kind only
 OPERATIONS = ("all_reduce", "gather", "broadcast", "barrier")  # numbered as in sums.cpp
@@ -138,6 +140,17 @@ class TorchGroup(Group):
             box = [value]
             dist.broadcast_object_list(box, device=torch.device(self.device))
             return box[0]
+
+    def checkpoint(self, value: Any = None) -> Any:
+        """As `broadcast`; raises Stopped on all ranks if rank 0 was asked to stop.
+
+        The request travels in place of `value`, so a step costs no further message.
+        """
+        stop = self.rank == 0 and stopping.asked.is_set()
+        told = self.broadcast(Stopped(stopping.REASON) if stop else value)
+        if isinstance(told, Stopped):
+            raise told
+        return told
 
     def barrier(self) -> None:
         with self._clock():

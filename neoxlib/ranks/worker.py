@@ -27,17 +27,12 @@ import psutil
 from neoxlib.errors import RankError
 from neoxlib.machine.devices import pick_device
 from neoxlib.machine.runtime import import_torch, start_npu
+from neoxlib.ranks import stopping
 from neoxlib.ranks.placement import bind, threads
 
 log = logging.getLogger("neoxlib")
 POLL_SECONDS = 0.3  # how often a process looks whether the driver is still there
-STOPPED = "stopped on request of the notebook"
 _held = SimpleNamespace(store=None, engine=None)  # what lives in this rank from call to call
-_stop_asked = threading.Event()
-
-
-class Stopped(RankError):
-    """The call ended between two steps, on all ranks alike, because the notebook asked for it."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -136,7 +131,7 @@ def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -
     signal.signal(
         signal.SIGTERM, signal.SIG_DFL
     )  # ipyparallel's handler cannot run while a collective waits
-    signal.signal(signal.SIGUSR1, lambda *_: _stop_asked.set())
+    signal.signal(signal.SIGUSR1, lambda *_: stopping.asked.set())
     if driver_host == host() and alive(driver):
         end_with(driver)
     log.info("rank %d is process %d on %s, driven by process %d", rank, os.getpid(), host(), driver)
@@ -216,7 +211,6 @@ def join(
     group = TorchGroup(rank, len(hosts), dist.TCPStore(*address, is_master=False), backend, place)
     if backend == "gloo" and len(set(hosts)) == 1:
         group = share(group)
-    group.broadcast = _stoppable(group.broadcast, rank)
     _held.engine = load(**settings | {"device": device}, group=group)
     log.info("rank %d of %d is ready on %s, backend %s", rank, len(hosts), place, group.backend)
     return _held.engine.describe()
@@ -240,21 +234,9 @@ def _place(device: str, index: int, ranks: int) -> tuple[str, str, str]:
     return "npu", f"npu:{index}", "hccl"
 
 
-def _stoppable(broadcast: Callable[[Any], Any], rank: int) -> Callable[[Any], Any]:
-    """Let the notebook stop a call where all ranks are in step: when rank 0 tells the others what comes next."""
-
-    def told(value: Any) -> Any:
-        word = broadcast(STOPPED if rank == 0 and _stop_asked.is_set() else value)
-        if isinstance(word, str) and word == STOPPED:
-            raise Stopped(STOPPED)
-        return word
-
-    return told
-
-
 def call(rank: int, method: str, args: tuple, kwargs: dict[str, Any], streams: bool) -> Any:
     """Call a method of the engine on this rank. The answer is rank 0's, a tensor as an array."""
-    _stop_asked.clear()
+    stopping.asked.clear()
     if streams:
         kwargs = kwargs | {"stream": _publish() if rank == 0 else False}
     answer = getattr(_held.engine, method)(*args, **kwargs)

@@ -8,7 +8,7 @@ import torch
 from transformers import GPTNeoXForCausalLM
 
 from neoxlib.errors import RankError, SettingsError
-from neoxlib.inference.decode import Limits, Step, Stopwatch, decode, left_pad
+from neoxlib.inference.decode import Limits, Step, decode, left_pad
 from neoxlib.inference.sampling import Sampling
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -282,7 +282,7 @@ def test_left_padding_ends_rows_together_and_masks_what_it_added():
 def test_the_four_clocks_cover_the_step_and_do_not_overlap(monkeypatch: pytest.MonkeyPatch):
     """With a clock that ticks by one second per look, each part has exactly its own ticks."""
     ticks = iter(range(10**6))
-    monkeypatch.setattr("neoxlib.inference.decode.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("neoxlib.inference.clocks.time.perf_counter", lambda: next(ticks))
 
     class Slow(Group):
         def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
@@ -300,19 +300,10 @@ def test_the_four_clocks_cover_the_step_and_do_not_overlap(monkeypatch: pytest.M
 
 def test_what_the_caller_does_between_steps_is_on_no_clock(monkeypatch: pytest.MonkeyPatch):
     now = [0.0]
-    monkeypatch.setattr("neoxlib.inference.decode.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("neoxlib.inference.clocks.time.perf_counter", lambda: now[0])
     for step in decode(model_for(), PROMPTS, Sampling(3), Limits((), VOCAB, WINDOW)):
         assert sum(step.clock) == 0
         now[0] += 99
-
-
-def test_the_stopwatch_waits_for_the_device(monkeypatch: pytest.MonkeyPatch):
-    waits = []
-    monkeypatch.setattr("torch.cpu.synchronize", lambda: waits.append(1))
-    lap = Stopwatch(torch.device("cpu"))
-    lap()
-    lap()
-    assert len(waits) == 2
 
 
 def test_half_precision_logits_are_weighed_in_float32():

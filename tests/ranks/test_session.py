@@ -199,6 +199,22 @@ def test_an_interrupted_call_stops_on_all_ranks_and_the_session_goes_on(session)
     ]
 
 
+def test_scoring_is_interrupted_between_two_batches_and_the_session_goes_on(session):
+    heard = []
+
+    def interrupt(done: int, total: int) -> None:
+        heard.append((done, total))
+        signal.raise_signal(signal.SIGINT)
+
+    requests = [(list(range(5, 80 - n % 9)), [n, n + 1]) for n in range(1, 200)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        session.score_ids(requests, stream=interrupt)
+    signal.signal(signal.SIGINT, before)
+    assert len(heard) == 1
+    assert len(session.score_ids(requests[:2])) == 2
+
+
 def test_ranks_are_listed_and_write_their_own_logs(session):
     assert session._ranks.call(faults.say_who) == "rank 0"
     assert list(session.ranks.index) == [0, 1]
