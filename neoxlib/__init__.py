@@ -45,7 +45,7 @@ def face(package: str, **names: str) -> Callable[[str], Any]:
 
 
 __getattr__ = face(
-    __name__, load="inference.engine", Engine="inference.engine", Session="ranks.session"
+    __name__, load="inference.load", Engine="inference.engine", Session="ranks.session"
 )
 
 sys.meta_path.append(FormerNames())

@@ -6,15 +6,15 @@ from typing import NamedTuple
 from neoxlib.inference.decode import Limits
 
 KEPT = 4  # answers of an engine
-LONGEST = 512  # ids of a kept answer and its context: each is computed once more, in float32
+LONGEST = 512  # ids of a kept answer with its context, computed once more in float32
 
 
 class Answered(NamedTuple):
-    """A continuation that an engine gave or scored, and what it held of it at that moment."""
+    """A continuation that an engine gave or scored, and its log-probability at that moment."""
 
     context: Sequence[int]
     continuation: Sequence[int]
-    logprob: float  # sum of log P(token) over the first `real_ids` ids, those of `holes` left out
+    logprob: float  # sum of log P(token) over the first `real_ids` ids without `holes`
     real_ids: int
     holes: tuple[int, ...] = ()
 
@@ -24,7 +24,7 @@ def keep_first(
     limits: Limits,
     answers: Iterable[tuple[Sequence[int], Sequence[int], float]],
 ) -> None:
-    """Add (context, continuation, log-probability) to `kept`, as long as it holds fewer than KEPT."""
+    """Add (context, continuation, log-probability) to `kept` while it holds fewer than KEPT."""
     for context, continuation, logprob in answers:
         if len(kept) >= KEPT:
             return

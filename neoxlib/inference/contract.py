@@ -1,4 +1,4 @@
-"""What may be asked of a loaded model, in this process or over ranks: Engine and Session share it."""
+"""The questions that a loaded model answers, in this process or over ranks."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -63,16 +63,16 @@ class Inference(Protocol):
         """Milliseconds of each step by part, a dict of lists per repeat of `case`."""
 
     def trace(self, case: "Case", folder: str | os.PathLike[str]) -> str:
-        """Run the first steps of `case` under the profiler; each rank's trace is in `folder`."""
+        """Run the first steps of `case` under the profiler; `folder` gets each rank's trace."""
 
     def memory(self) -> list[dict[str, float]]:
         """MB of each rank."""
 
     def settle(self) -> None:
-        """Wait until what follows a load in the background is over."""
+        """Wait for the background work after a load."""
 
     def describe(self) -> dict[str, Any]:
-        """What is loaded, where and how."""
+        """Describe which model is loaded, where and how."""
 
     def close(self) -> None:
-        """End what serves the model."""
+        """End the processes or the group that serve the model."""

@@ -1,9 +1,9 @@
-"""One rank's whole: the model with its weights and tokenizer, and what one may ask of it."""
+"""A loaded model on one rank: weights, tokenizer, and the questions it answers."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from neoxlib.checkpoint import load as checkpoint_load
-from neoxlib.checkpoint.folder import Checkpoint, fingerprint, open_checkpoint
-from neoxlib.checkpoint.pack import choose_quant
 from neoxlib.checkpoint.resident import Settling
 from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.inference import timing
 from neoxlib.inference import trace as inference_trace
 from neoxlib.inference.answered import KEPT, Answered, keep_first
+from neoxlib.inference.checked_ids import checked_ids
 from neoxlib.inference.decode import Limits
 from neoxlib.inference.finite import agree, failure_of
 from neoxlib.inference.printer import Printer
@@ -34,34 +32,19 @@ from neoxlib.inference.text import (
     split,
 )
 from neoxlib.inference.timing import Case
-from neoxlib.inference.tokenizer import about_ends, end_ids, load_tokenizer, vocabulary
-from neoxlib.kernels.cpu import build
-from neoxlib.machine.devices import chip_for, pick_device, pick_dtype
-from neoxlib.machine.runtime import fit_threads, memory_mb, start_npu
-from neoxlib.model import on_cpu, on_npu
+from neoxlib.inference.tokenizer import vocabulary
+from neoxlib.machine.runtime import memory_mb
 from neoxlib.model.cache import KVCache
-from neoxlib.model.config import ModelConfig, sequence_window
 from neoxlib.model.gpt_neox import GPTNeoX
-from neoxlib.model.group import SOLO, Group, check_same, on_all
-from neoxlib.model.parameters import count_parameters
 
 Prompt = str | Sequence[int]
-SMALL_FILES = (  # every rank reads them by itself
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-)
 
 
 class Engine:
-    """A loaded model. Made by `neoxlib.load`, or one per rank by `neoxlib.Session`, which has the same methods.
+    """A loaded model, made by `neoxlib.load`, or one per rank by `neoxlib.Session`.
 
-    In a group every rank must make the same calls; rank 0 gets the answers, the others None or an empty list.
+    Session has the same methods: see `contract.Inference`. In a group every rank must make the same
+    calls; rank 0 gets the answers, the others None or an empty list.
     """
 
     def __init__(
@@ -94,7 +77,7 @@ class Engine:
 
     @cached_property
     def limits(self) -> Limits:
-        """Which ids there are, which of them end a text, and how long one may be."""
+        """The ids that have a token, those that end a text, and the longest text."""
         known = vocabulary(self._tokenizer, self.config.vocab_size)
         ends = tuple(self._about.get("end_of_text", ()))
         return Limits(ends, known.real_ids, self.max_seq_len, known.holes)
@@ -122,21 +105,27 @@ class Engine:
         """Continue `prompts` (texts, or lists of token ids), all in one batch.
 
         A row ends at the end of text (see `tokenizer.end_ids`), at one of `stop_token_ids`, or
-        before a string of `stop`, which may name special tokens: it is looked for in what the row
-        itself says, with them. Its text is without them, unless `skip_special_tokens` is False.
-        `stream=True` prints the text as it comes, or pass a function of (row, piece). A folder
-        without a tokenizer takes token ids alone, and `text` is then empty.
-        Raises SettingsError, before any work, for bad settings, empty prompts and prompts too long
-        for the window.
+        before a string of `stop`, which is searched in the new text with its special tokens. The
+        answer's text is without them unless `skip_special_tokens` is False. `stream=True` prints
+        the text as it comes, or pass a function of (row, piece). A folder without a tokenizer takes
+        only token ids, and `text` is then empty.
+        Raises SettingsError, before any work, for bad settings, empty or too long prompts.
         """
         settings = max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed
         sampling = Sampling(*settings, stop_token_ids, skip_special_tokens)
-        bare = self._tokenizer is None and not any(isinstance(prompt, str) for prompt in prompts)
-        tokenizer = None if bare else self.tokenizer
         show = Printer(len(prompts)) if stream is True else stream or None
-        answers = generate_text(self.model, tokenizer, prompts, sampling, self.limits, show)
+        answers = self._generate(prompts, sampling, show)
         if isinstance(show, Printer):
             show.close()
+        return answers
+
+    def _generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, show: Stream | None
+    ) -> list[Completion]:
+        """Continue `prompts` and keep the first answers for `parity`."""
+        bare = self._tokenizer is None and not any(isinstance(prompt, str) for prompt in prompts)
+        tokenizer = None if bare else self.tokenizer
+        answers = generate_text(self.model, tokenizer, prompts, sampling, self.limits, show)
         if answers and len(self.first_answers) < KEPT:
             given = zip(encode(tokenizer, prompts), answers, strict=True)
             texts = ((ids, one.token_ids, sum(one.logprobs)) for ids, one in given)
@@ -145,13 +134,14 @@ class Engine:
 
     @torch.inference_mode()
     def logits(self, input_ids: Any, attention_mask: Any = None) -> Tensor | None:
-        """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S]; the mask [B, S] may pad left or right.
+        """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S]; None off rank 0.
 
-        Every row of the vocabulary is given, those past the tokenizer's last id too. None off rank 0.
+        The mask [B, S] may pad left or right. All rows of the vocabulary are included, also those
+        past the tokenizer's last id.
         Raises SettingsError for ids, shapes or lengths that the model cannot take, NotFiniteError,
         on all ranks, for logits with NaN or infinity where the mask is 1.
         """
-        ids, mask = self._checked(input_ids, attention_mask)
+        ids, mask = checked_ids(input_ids, attention_mask, self.config.vocab_size, self.max_seq_len)
         cache = KVCache(self.config, *ids.shape, self.group, self.weight.dtype, self.weight.device)
         logits = self.group.gather(
             self.model(ids.to(self.weight.device), cache, mask.to(self.weight.device))
@@ -163,11 +153,11 @@ class Engine:
     def score(
         self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """Log-probability of each choice after each prompt; `choices` is one list for all prompts, or one per prompt.
+        """Log-probability of each choice after each prompt.
 
-        A choice's tokens are those that prompt + choice has beyond prompt, as lm-evaluation-harness
-        splits them: blanks at the end of a prompt go to the choice. To a prompt that is ids the
-        choice's own are added.
+        `choices` is one list for all prompts, or one per prompt. A choice's tokens are those that
+        prompt + choice has beyond prompt, as lm-evaluation-harness splits them: blanks at the end
+        of a prompt go to the choice. If a prompt is given as ids, the choice's own ids follow it.
         Raises SettingsError, before any work, for empty or over-long prompts and for choices that a
         token joins to the prompt, and NotFiniteError, on all ranks, for logits with NaN or
         infinity.
@@ -184,9 +174,10 @@ class Engine:
         stream: Progress | None = None,
         real_ids: int | None = None,
     ) -> list[Score]:
-        """(log-probability, is greedy) of each (context ids, continuation ids); shared beginnings are computed once.
+        """(log-probability, is greedy) of each (context ids, continuation ids).
 
-        `stream(done, total)` is called after each batch. Probabilities are over the first
+        Shared prefixes are computed once. `stream(done, total)` is called after each batch.
+        Probabilities are over the first
         `real_ids` rows of the vocabulary, by default those that the tokenizer has.
         Raises SettingsError, before any work, for requests that are empty, too long or hold ids
         past those rows, and NotFiniteError, on all ranks, for logits with NaN or infinity.
@@ -210,14 +201,15 @@ class Engine:
         return found
 
     def profile(self, case: Case) -> list[dict[str, list[float]]]:
-        """Time `case`: a dict of lists per repeat, milliseconds of each step by part; see `timing.profile`."""
+        """Time `case`: per repeat a dict of lists, milliseconds by step; see `timing.profile`."""
         self.settle()
         return timing.profile(timing.Work(self.model, self._tokenizer, self.max_seq_len, case))
 
     def trace(self, case: Case, folder: str | os.PathLike[str]) -> str:
-        """Run the first steps of `case`, warmed up, under the device's profiler; the trace of each rank is in `folder`.
+        """Run the first steps of `case`, warmed up, under the device's profiler.
 
-        torch_npu's profiler on an NPU, PyTorch's on a CPU; in Perfetto's format, also read by `traces.read`.
+        The profiler is torch_npu's on an NPU, PyTorch's on a CPU. Each rank's trace is in `folder`,
+        in Perfetto's format, which `speed.traces.read` also reads.
         """
         self.settle()
         inference_trace.record(
@@ -226,7 +218,10 @@ class Engine:
         return str(folder)
 
     def memory(self) -> list[dict[str, float]]:
-        """MB of each rank: `peak` since loading and `allocated` now on an NPU, the process's peak on a CPU."""
+        """MB of each rank: on a CPU the process's peak, on an NPU `peak` and `allocated`.
+
+        `peak` is since loading, `allocated` is now.
+        """
         mine = memory_mb(self.weight.device)
         row = torch.tensor([list(mine.values())], device=self.weight.device)
         everyone = self.group.gather(row, dim=0)  # [ranks, figures]
@@ -237,12 +232,12 @@ class Engine:
         )
 
     def settle(self) -> None:
-        """Wait until what follows a load in the background is over: measuring starts there, and writing to weights."""
+        """Wait for the background work after a load; call it before measuring or changing weights."""
         if self._settling:
             self._settling.wait()
 
     def describe(self) -> dict[str, Any]:
-        """What is loaded, where and how: for reports."""
+        """Describe for reports which model is loaded, where and how."""
         return dict(self._about)
 
     def close(self) -> None:
@@ -260,137 +255,12 @@ class Engine:
     def __repr__(self) -> str:
         about = self._about
         rank = f"rank {self.group.rank} of {self.group.size}"
-        return f"Engine({Path(about['model_dir']).name}, {about['dtype']} on {about['device']}, {rank})"
-
-    def _checked(self, input_ids: Any, attention_mask: Any) -> tuple[Tensor, Tensor]:
-        """Ids and mask as tensors [B, S]; SettingsError naming what does not fit."""
-        ids = _tensor("input_ids", input_ids)
-        whole = not ids.is_floating_point() and not ids.is_complex() and ids.dtype != torch.bool
-        if ids.ndim != 2 or not ids.numel() or not whole:
-            raise SettingsError(
-                f"input_ids are {list(ids.shape)} {ids.dtype}; expected whole numbers [batch, tokens]"
-            )
-        ids = ids.long()
-        given = torch.ones_like(ids) if attention_mask is None else attention_mask
-        mask = _tensor("attention_mask", given)
-        if mask.shape != ids.shape:
-            raise SettingsError(
-                f"attention_mask is {list(mask.shape)}, but input_ids are {list(ids.shape)}"
-            )
-        if not ((mask == 0) | (mask == 1)).all():
-            raise SettingsError(
-                "attention_mask holds other numbers than 1 (a token) and 0 (padding)"
-            )
-        if ids.shape[1] > self.max_seq_len:
-            raise SettingsError(
-                f"input_ids have {ids.shape[1]} tokens a row, but max_seq_len is {self.max_seq_len}"
-            )
-        low = ids.min().item()
-        high = ids.max().item()
-        last = self.config.vocab_size - 1
-        if low < 0 or high > last:
-            raise SettingsError(
-                f"input_ids reach from {low} to {high}; the vocabulary has ids 0 to {last}"
-            )
-        return ids, mask.bool()
+        where = f"{about['dtype']} on {about['device']}"
+        return f"Engine({Path(about['model_dir']).name}, {where}, {rank})"
 
 
-def _tensor(name: str, value: Any) -> Tensor:
-    """`value` as a tensor; SettingsError for rows of unequal lengths and for what is no numbers."""
-    try:
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SettingsError(
-            f"{name} cannot be read as numbers [batch, tokens] ({error}); rows of unequal lengths are "
-            "padded to one, with an attention_mask that is 0 there"
-        ) from None
-
-
-def load(
-    model_dir: str | os.PathLike[str],
-    dtype: str = "float32",
-    device: str = "cpu",
-    quant: str | None = None,
-    max_seq_len: int | None = None,
-    compile: bool = True,
-    *,
-    allow_long: bool = False,
-    group: Group = SOLO,
-) -> Engine:
-    """Load a Hugging Face checkpoint folder, or a folder that `shard` wrote, into this process.
-
-    `dtype` and `device` may be "auto". `max_seq_len` sizes the KV cache: the argument, else the variable MAX_SEQ_LEN,
-    else the config. In a `group` of several ranks each reads its own part only. `quant` is "int8" or "int4": weights
-    are then packed as they are read; None takes them as they are stored. On a CPU the model runs on kernels compiled
-    for it, where there is a C++ compiler, on an NPU on the chip's own operators; `compile=False` keeps to PyTorch's,
-    the form people read. Weights may still be copied in the background when this returns: `Engine.settle` waits for it.
-    Raises ConfigError, WeightsError, ShardError or SettingsError, each saying what to do.
-    """
-    device = pick_device(device)
-    fit_threads()
-    checkpoint = open_checkpoint(model_dir)
-    folder = checkpoint.folder
-    quant = choose_quant(checkpoint, quant)
-    config = ModelConfig.from_dir(folder)
-    tokenizer = load_tokenizer(folder)
-    known = vocabulary(tokenizer, config.vocab_size)
-    ends = end_ids(folder, config, tokenizer)
-    dtype = pick_dtype(dtype, device, config.torch_dtype)
-    window = sequence_window(config, max_seq_len, allow_long)
-    if device == "npu":
-        start_npu()
-    where = torch.device(device)  # of the NPUs the one that this process has set as its own
-    about = {
-        "fingerprint": fingerprint(checkpoint),
-        "dtype": dtype,
-        "quant": quant,
-        "max_seq_len": window,
-    }
-    check_same(group, _facts(checkpoint, about), where)
-    with torch.device("meta"):
-        model = GPTNeoX(config, group, quant=quant).to(getattr(torch, dtype))
-    model = on_cpu.in_one_block(model) if where.type == "cpu" else model.to_empty(device=where)
-    able = compile and where.type == "cpu" and build.library("forward") is not None
-    compiled = on_all(group, able, where)
-    # PyTorch's products may sum in another order where memory begins at another place: they get no pages of files.
-    settling = checkpoint_load.load_into(model.eval(), model_dir, lend=compiled, narrow=compiled)
-    about |= {
-        "model_dir": str(model_dir),
-        "parameters": count_parameters(config),
-        "device": str(where),
-        "world_size": group.size,
-        "backend": group.backend,
-        "threads": torch.get_num_threads(),
-        "compile": _compile(model, where, compile, compiled),
-        "compile_s": round(
-            build.seconds("pack", *(["forward"] if compile and where.type == "cpu" else [])), 2
-        ),
-    }
-    about |= about_ends(tokenizer, ends, known)
-    engine = Engine(model, tokenizer, window, about, settling)
-    settling.start()
-    return engine
-
-
-def _facts(checkpoint: Checkpoint, about: dict[str, Any]) -> dict[str, str]:
-    """All that each rank reads or is told by itself and that must be the same on every rank."""
-    facts = {name: str(fact) for name, fact in about.items()}
-    if checkpoint.part[1] > 1:  # each rank reads a part of its own
-        del facts["fingerprint"]
-    files = [checkpoint.folder / name for name in SMALL_FILES]
-    digests = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
-    return facts | {name: digests.get(name, "missing") for name in SMALL_FILES}
-
-
-def _compile(model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool) -> str:
-    """Put the device's operators in place; says what the model runs on, and why if not on them."""
-    if not wanted:
-        return "plain: compile is False"
-    if device.type != "cpu":
-        chip = chip_for(device.type)
-        on_npu.attach(model, chip.family)
-        return f"operators for {chip.name}"
-    if not compiled:
-        return f"plain: {build.why_not('kernels') or 'another rank cannot compile the kernels'}"
-    on_cpu.attach(model)
-    return "compiled kernels"
+def __getattr__(name: str) -> Any:
+    """Look up `load` in load.py, which imports this file; callers may still import it from here."""
+    if name != "load":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module("neoxlib.inference.load").load

@@ -1,4 +1,4 @@
-"""Data frame → matplotlib figure. Pure functions: nothing is shown or written, and no global state is touched."""
+"""Data frame → matplotlib figure. Pure functions: nothing is shown, written or kept."""
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -12,9 +12,9 @@ PARTS = {
 
 
 def step_times(steps: pd.DataFrame) -> Figure:
-    """Stacked bars, one per decoding step after the first, of where its time went.
+    """Draw the time of each decode step after the first as a bar of its four parts.
 
-    `steps`: a row per step with pre, forward, communication and post in ms, as `views.steps` gives.
+    `steps`: a row per step with pre, forward, communication and post in ms, as `tables.steps` gives.
     """
     later = steps.iloc[1:]
     figure = Figure(figsize=(8, 2.8), layout="constrained")

@@ -1,6 +1,6 @@
-"""Where a model's numbers stop being finite: the first layer whose output holds NaN or infinity.
+"""Find the first layer whose output holds NaN or infinity.
 
-What is here is done by all ranks of the model's group together, and all find the same.
+All ranks of the model's group call these functions together, and all find the same.
 """
 
 import copy
@@ -17,7 +17,10 @@ from neoxlib.model.gpt_neox import GPTNeoX
 
 
 def failure_of(logits: Tensor, ids: Tensor, mask: Tensor) -> NotFiniteError | None:
-    """What is wrong with `logits` [B, S, vocab] of `ids` [B, S] where `mask` [B, S] is True."""
+    """Return the error of `logits` [B, S, vocab] that are not finite where `mask` [B, S] is True.
+
+    `ids` are [B, S].
+    """
     bad = (~logits.isfinite().all(dim=-1) & mask).any(dim=-1).nonzero()[:, 0].tolist()
     return NotFiniteError.of(f"row(s) {bad}", ids[bad[0]][mask[bad[0]]].tolist()) if bad else None
 
@@ -33,16 +36,19 @@ def agree(model: GPTNeoX, failure: NotFiniteError | None) -> None:
 
 
 def blamed(model: GPTNeoX, failure: NotFiniteError) -> NotFiniteError:
-    """A failure that all ranks know of, with the layer it begins in: passes over `failure.ids`."""
+    """Add to a failure that all ranks know the layer in which it begins.
+
+    Runs the model over `failure.ids`.
+    """
     return NotFiniteError(f"{failure}. {blame(model, failure.ids)}")
 
 
 @torch.inference_mode()
 def blame(model: GPTNeoX, ids: Sequence[int]) -> str:
-    """The first part of `model` whose output for `ids` is not finite, and why, in a sentence.
+    """Say in a sentence which part of `model` is the first whose output for `ids` is not finite.
 
-    An output that is not finite leaves none after it that is, since a layer adds to it: halving
-    finds the first.
+    Every output after it is not finite either, since each layer adds to the last: bisection finds
+    the first.
     """
     depth = model.config.num_hidden_layers
 
@@ -62,7 +68,7 @@ def blame(model: GPTNeoX, ids: Sequence[int]) -> str:
 
 
 def _part(model: GPTNeoX, number: int) -> tuple[str, tuple[str, ...]]:
-    """The name of what computes the `number`-th output, and how its parameters' names begin."""
+    """Name the part that computes the `number`-th output, and the prefixes of its parameters."""
     tied = model.config.tie_word_embeddings
     if number == 0:
         return "the embedding", ("gpt_neox.embed_in.",)
@@ -93,7 +99,7 @@ def _output(model: GPTNeoX, ids: Sequence[int], number: int) -> Tensor:
 
 
 def _any(model: GPTNeoX, tensors: Sequence[Tensor]) -> list[bool]:
-    """Of each tensor whether any rank's part of it holds NaN or infinity."""
+    """For each tensor, whether any rank's shard holds NaN or infinity."""
     found = [int(not tensor.isfinite().all()) for tensor in tensors]
     device = model.gpt_neox.final_layer_norm.weight.device
     flags = torch.tensor(found, dtype=torch.int32, device=device)

@@ -1,13 +1,8 @@
 """A stream that prints text as it comes."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # a notebook that only receives a Completion need not wait for transformers
-    pass
-
 
 class Printer:
-    """A stream that prints: one prompt's text as it comes; of several prompts whole lines, with the row's number."""
+    """Print one prompt's text as it comes, or whole lines of several prompts with their row."""
 
     def __init__(self, rows: int) -> None:
         self.held = [""] * rows

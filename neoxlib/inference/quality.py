@@ -1,4 +1,4 @@
-"""What fewer bits cost: perplexity on given texts, and how often the likeliest token is that of the float32 weights.
+"""The cost of fewer bits: perplexity on given texts, and top-1 agreement with float32 weights.
 
 `python -m neoxlib.inference.quality [MODEL_DIR] [--text FILE]` measures every dtype and scheme and writes a table.
 """
@@ -20,7 +20,7 @@ from neoxlib.demo import MODEL_DIR
 from neoxlib.errors import NeoXError, SettingsError
 from neoxlib.inference import parity
 from neoxlib.inference.contract import Inference
-from neoxlib.inference.engine import load
+from neoxlib.inference.load import load
 from neoxlib.machine import environment
 from neoxlib.workbook.run import Run, outputs_root, write_text
 
@@ -32,14 +32,17 @@ VARIANTS = (
     ("float32", "int4"),
     ("bfloat16", "int4"),
 )
-UNSEEN_SEED = 990_001  # of documents that no training of the shipped model began from
+UNSEEN_SEED = 990_001  # of documents that the shipped model was not trained on
 DOCUMENTS = 60
 MAX_TOKENS = 256  # of each text
 
 
 @dataclass(frozen=True)
 class Quality:
-    """One form of the weights on the texts' `tokens`; `top1_agreement` None where there are no float32 weights."""
+    """One form of the weights on `tokens` tokens.
+
+    `top1_agreement` is None if there are no float32 weights to compare with.
+    """
 
     weights: str
     dtype: str
@@ -50,14 +53,14 @@ class Quality:
 
 @dataclass(frozen=True)
 class Answers:
-    """Of every token but each text's first: its surprise in nats, and the token held likeliest before it; [tokens]."""
+    """Per token [tokens], without each text's first: its surprise in nats, and the top token there."""
 
     surprise: Tensor
     likeliest: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[list[int]], logits: Sequence[Tensor]) -> "Answers":
-        """From the logits [S, vocab] of each row of ids."""
+        """Compute them from the logits [S, vocab] of each row of ids."""
         ahead = torch.cat(
             [scores[: len(row) - 1] for row, scores in zip(rows, logits, strict=True)]
         ).float()
@@ -76,21 +79,21 @@ class Answers:
 
 
 def tokenize(engine: Inference, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text's beginning; texts of one token say nothing and are left out."""
+    """Tokenize the beginning of each text; texts of one token are left out."""
     longest = min(MAX_TOKENS, engine.max_seq_len)
     rows = [list(engine.tokenizer(text)["input_ids"])[:longest] for text in texts]
     return [row for row in rows if len(row) > 1]
 
 
 def answers(engine: Inference, rows: Sequence[list[int]]) -> Answers:
-    """What a loaded model holds of each row, each alone."""
+    """Compute the answers of a loaded model, each row alone."""
     return Answers.of(rows, [engine.logits([row])[0] for row in rows])
 
 
 def measure(model_dir: str | Path, texts: Sequence[str]) -> list[Quality]:
-    """Every form of VARIANTS, the float32 weights first; one is loaded at a time.
+    """Measure every form of VARIANTS, the float32 weights first; one is loaded at a time.
 
-    Raises SettingsError for a cut whose weights are packed: it has no other form.
+    Raises SettingsError for a cut of quantized weights: it has no other form.
     """
     if quant := stored_quant(model_dir):
         raise SettingsError(
@@ -107,9 +110,10 @@ def measure(model_dir: str | Path, texts: Sequence[str]) -> list[Quality]:
 
 
 def check(session: Inference, run: Run, texts: Sequence[str]) -> pd.DataFrame:
-    """A loaded model against the float32 weights of its folder, read a layer at a time; saved in `run` as `quality`.
+    """Compare a loaded model with the float32 weights of its folder; save it in `run`.
 
-    Weights that are stored packed have no float32 form to compare with.
+    The weights are read a layer at a time. Weights stored quantized have no float32 form to compare
+    with. Returns the table, saved as `quality`.
     """
     about = session.describe()
     rows = tokenize(session, texts)
@@ -125,7 +129,7 @@ def check(session: Inference, run: Run, texts: Sequence[str]) -> pd.DataFrame:
 
 
 def markdown(rows: Sequence[Quality]) -> str:
-    """The table for a document."""
+    """Format the table for a document."""
     lines = [
         "| weights | numbers | tokens | perplexity | top-1 as float32 |",
         "|---|---|---|---|---|",
@@ -139,14 +143,17 @@ def markdown(rows: Sequence[Quality]) -> str:
 
 
 def shipped_texts() -> list[str]:
-    """Documents of the shipped model's own kind that it was not trained on."""
+    """Synthetic documents like the shipped model's training data, none of which it has seen."""
     from neoxlib.demo.making.corpus import documents
 
     return list(islice(documents(UNSEEN_SEED), DOCUMENTS))
 
 
 def texts_for(model_dir: str | Path, prompts: Sequence[str]) -> list[str]:
-    """A few texts to measure a notebook's model on: of the shipped model's own kind, or the prompts and parity's."""
+    """A few texts to measure a notebook's model on.
+
+    For the shipped model they are like its training data, else the prompts and parity's texts.
+    """
     return shipped_texts()[:12] if Path(model_dir) == MODEL_DIR else [*prompts, *parity.TEXTS]
 
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen: settings, and one pure function from logits to ids. No model, ranks or text here."""
+"""Sampling: settings, and a pure function from logits to ids. No model, ranks or text here."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_new_tokens": (lambda v: _integer(v) and v >= 1, "an integer of 1 or more"),
     "temperature": (
         lambda v: _number(v) and v >= 0,
-        "a finite number of 0 or more (0 takes the likeliest token)",
+        "a finite number of 0 or more (0 takes the most likely token)",
     ),
     "top_k": (lambda v: v is None or (_integer(v) and v >= 1), "None or an integer of 1 or more"),
     "top_p": (
@@ -55,7 +55,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """What a user may ask of the choice of tokens; the meaning of each number is that of transformers' `generate`.
+    """Sampling settings, each with the meaning that it has in transformers' `generate`.
 
     `stop` may be given as None, one string or a list of strings, `stop_token_ids` as None, one id
     or a list of ids.
@@ -70,9 +70,8 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None  # None = a new one each time
     stop_token_ids: tuple[int, ...] = ()  # end a row as the end of text does
-    skip_special_tokens: bool = (
-        True  # in the text; they are among the ids, and `stop` may name them
-    )
+    # In the text; they are among the ids, and `stop` may name them.
+    skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", _as_tuple(self.stop))
@@ -86,7 +85,7 @@ class Sampling:
             raise SettingsError("bad sampling settings:\n  " + "\n  ".join(problems))
 
     def generators(self, prompts: Sequence[Sequence[int]]) -> list[torch.Generator]:
-        """One random stream per row, so that a row's draws do not depend on its neighbours.
+        """One random generator per row, so that a row's draws do not depend on its neighbours.
 
         Every prompt starts from `seed`; the k-th copy of the same prompt starts from `seed + k`.
         """
@@ -111,11 +110,11 @@ def _as_tuple(stop: Any) -> Any:
 
 
 class Pick(NamedTuple):
-    """The chosen ids, and how likely the model itself held them: before any setting changed its scores."""
+    """The chosen ids and their probability under the model, before settings changed its scores."""
 
     tokens: Tensor  # [B] int64
     logprobs: Tensor  # [B] float32, log-probability of each
-    top_tokens: Tensor  # [B, top] int64, the model's likeliest ids, best first
+    top_tokens: Tensor  # [B, top] int64, the model's most likely ids, best first
     top_logprobs: Tensor  # [B, top] float32
 
 
@@ -128,11 +127,11 @@ def pick(
     top: int = 0,
     holes: Sequence[int] = (),
 ) -> Pick:
-    """Choose one id per row from `logits` [B, V] float32 on the CPU; `history` is each row's prompt and answer so far.
+    """Choose one id per row from `logits` [B, V] float32 on the CPU.
 
-    Only ids below `real_ids` that are no `holes` count: a vocabulary is often padded past the
-    tokenizer's last id. Order as in transformers: repetition penalty, temperature, top-k, top-p.
-    `top` asks for that many alternatives.
+    `history` is each row's prompt and answer so far. Only ids below `real_ids` without `holes`
+    count: a vocabulary is often padded past the tokenizer's last id. Order as in transformers:
+    repetition penalty, temperature, top-k, top-p. `top` is the number of alternatives to return.
     Raises NotFiniteError, a SettingsError, when a row's logits hold NaN or infinity.
     """
     found = logits[:, :real_ids]
@@ -143,28 +142,30 @@ def pick(
     if sampling.temperature == 0:
         tokens = (best if scores is logits else likeliest(scores, 1)).ids[:, 0]
     else:
-        probs = warp(scores, sampling).softmax(dim=-1)  # [B, real_ids]
-        draws = [
-            torch.multinomial(row, 1, generator=g) for row, g in zip(probs, generators, strict=True)
-        ]
-        tokens = torch.cat(draws)
+        tokens = _draw(warp(scores, sampling).softmax(dim=-1), generators)
     chosen = logits.gather(1, tokens[:, None])[:, 0]
-    return Pick(
-        tokens, chosen - best.total, best.ids[:, :top], best.logits[:, :top] - best.total[:, None]
-    )
+    top_logprobs = best.logits[:, :top] - best.total[:, None]
+    return Pick(tokens, chosen - best.total, best.ids[:, :top], top_logprobs)
+
+
+def _draw(probs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw one id per row of `probs` [B, ids]."""
+    rows = zip(probs, generators, strict=True)
+    return torch.cat([torch.multinomial(row, 1, generator=g) for row, g in rows])
 
 
 def without(logits: Tensor, holes: Sequence[int]) -> Tensor:
-    """Logits [..., V] in which the ids `holes` are impossible."""
+    """Return logits [..., V] in which the ids `holes` are impossible."""
     if not holes:
         return logits
     return logits.index_fill(-1, torch.tensor(holes, device=logits.device), -torch.inf)
 
 
 def penalize(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -> Tensor:
-    """Make the ids of `history` less likely: a positive score is divided by `penalty`, a negative one multiplied.
+    """Make the ids of `history` less likely: divide positive logits, multiply negative ones.
 
-    logits [B, V]. CTRL (arXiv 1909.05858). Padding never enters `history`, so a ragged batch answers as single prompts.
+    logits [B, V]. The repetition penalty of CTRL (arXiv 1909.05858). Padding never enters
+    `history`, so a ragged batch answers as single prompts do.
     """
     if penalty == 1:
         return logits
@@ -180,16 +181,14 @@ def penalize(logits: Tensor, history: Sequence[Sequence[int]], penalty: float) -
 
 
 def warp(scores: Tensor, sampling: Sampling) -> Tensor:
-    """Scores [B, V] after temperature, top-k and top-p: an id that may not be drawn has -inf."""
-    # Softmax does not see the shift; with it no score overflows, however small the temperature. Nor
-    # does a temperature of 1e300, which is infinite in float32 and would make NaN of an impossible
-    # id's -infinity.
+    """Apply temperature, top-k and top-p to scores [B, V]: ids that may not be drawn get -inf."""
+    # Softmax is invariant to the shift, and with it no score overflows, however small the
+    # temperature. The upper bound is for 1e300: infinite in float32, it would turn -inf into NaN.
     temperature = min(max(sampling.temperature, 1e-30), 1e30)
     scores = (scores - scores.amax(dim=-1, keepdim=True)) / temperature
     if sampling.top_k is not None:
-        least = scores.topk(min(sampling.top_k, scores.shape[-1]), dim=-1).values[
-            :, -1:
-        ]  # ties with the k-th stay
+        best = scores.topk(min(sampling.top_k, scores.shape[-1]), dim=-1).values
+        least = best[:, -1:]  # ties with the k-th stay
         scores = scores.masked_fill(scores < least, -torch.inf)
     if sampling.top_p is not None and sampling.top_p < 1:
         scores = scores.masked_fill(_outside_nucleus(scores, sampling.top_p), -torch.inf)
@@ -197,16 +196,15 @@ def warp(scores: Tensor, sampling: Sampling) -> Tensor:
 
 
 def _outside_nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """True for ids [B, V] outside the smallest set of likeliest ids whose probabilities reach `top_p`."""
+    """True [B, V] outside the smallest set of most likely ids whose probability reaches `top_p`."""
     ascending, order = scores.sort(dim=-1)
     outside = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-    outside[:, -1] = False  # the likeliest always stays
+    outside[:, -1] = False  # the most likely id always stays
     return outside.scatter(1, order, outside)
 
 
 def _refuse_not_finite(logits: Tensor, total: Tensor, history: Sequence[Sequence[int]]) -> None:
-    # One NaN or infinity makes its row's total that; -infinity, which is no likelihood at all, does
-    # not.
+    # NaN or +infinity propagates to the row's total; -infinity (probability zero) does not.
     least = logits.numpy().min(axis=-1).tolist()
     ends = zip(total.tolist(), least, strict=True)
     bad = [row for row, values in enumerate(ends) if not all(map(math.isfinite, values))]

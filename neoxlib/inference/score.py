@@ -1,6 +1,6 @@
-"""How likely the model holds a continuation: token ids in, log-probabilities out. No text or files here.
+"""Log-probabilities of given continuations. Token ids in, scores out; no text, no files.
 
-Rows that begin alike share the keys and values of their beginning: see `groups`.
+Rows with a common prefix share its keys and values: see `groups`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,17 +14,20 @@ from torch import Tensor
 from neoxlib.errors import NotFiniteError, SettingsError
 from neoxlib.inference.finite import agree
 from neoxlib.inference.sampling import without
-from neoxlib.model.cache import KVCache
+from neoxlib.inference.shared_prefix import Row, SharedPrefix, common
 from neoxlib.model.gpt_neox import GPTNeoX
 
-BATCH_TOKENS = 4096  # computed at a time, padding included; bounds the activations, not the answer
-CPU_TOKENS = 256  # the same on a CPU, which has enough to do with fewer; larger buffers only fall out of its caches
-CACHE_TOKENS = 8192  # slots of a batch's cache, copies of a shared prefix included: GPT-NeoX-20B's in float16 are 9 GB
-PAYS = 256  # tokens that sharing must save: it costs a pass of its own, which reads all weights, and smaller batches
-LISTED = 8  # numbers of requests that a message gives
-HEAD_ROWS = 512  # states that meet the head at a time: of 50 thousand ids 100 MB of logits
+# Tokens computed at a time, padding included: this bounds the activations, not the answer.
+BATCH_TOKENS = 4096
+# The same on a CPU, which is busy with fewer; larger buffers would not stay in its caches.
+CPU_TOKENS = 256
+# Slots of a batch's cache, copies of a shared prefix included: 9 GB for GPT-NeoX-20B in float16.
+CACHE_TOKENS = 8192
+# Tokens that sharing must save: it costs an extra pass over all weights, and smaller batches.
+PAYS = 256
+LISTED = 8  # requests that a message names
+HEAD_ROWS = 512  # states that the head takes at a time: 100 MB of logits for 50,000 ids
 
-Row = tuple[int, ...]
 Progress = Callable[[int, int], None]  # requests scored, requests in all
 
 
@@ -36,15 +39,15 @@ class Request(NamedTuple):
 
     @property
     def input(self) -> Row:
-        """The ids the model must read: the last one is only ever a target."""
+        """The ids that the model must read: the last one is only a target."""
         return (*self.context, *self.continuation[:-1])
 
 
 class Score(NamedTuple):
-    """What the model holds of a continuation."""
+    """Score of one continuation."""
 
     logprob: float  # sum of log P(token), float32, over the tokenizer's ids only
-    greedy: bool  # whether each token is the likeliest where it stands
+    greedy: bool  # whether each token is the most likely one at its place
 
 
 @torch.inference_mode()
@@ -56,47 +59,62 @@ def log_probabilities(
     progress: Progress | None = None,
     holes: Sequence[int] = (),
 ) -> list[Score] | None:
-    """The score of each request; None off rank 0, where `progress` is not called either.
+    """Score each request; return None off rank 0, where `progress` is not called either.
 
-    Requests that read the same ids, or the beginning of what another reads, share one row: four
-    one-token choices after a prompt cost one row. Rows are right-padded and of like length; their
-    shared beginnings are computed once. Probabilities are over the ids below `real_ids` that are no
-    `holes`.
+    Requests that read the same ids, or a prefix of what another reads, share one row: four
+    one-token choices after a prompt cost one row. Rows of a batch are right-padded and of similar
+    length; shared prefixes are computed once. Probabilities are over the ids below `real_ids`
+    without `holes`. The call can be stopped between two batches.
     Raises SettingsError, before any work, listing every request that does not fit, and
     NotFiniteError on all ranks.
     """
     check(requests, real_ids, max_seq_len, holes)
+    answers: dict[int, Score] = {}
+    failure = None
+    for batch in _planned(model, requests):
+        agree(model, failure)
+        try:
+            answers |= _score_batch(batch, requests, (real_ids, holes))
+        except NotFiniteError as error:  # on rank 0 alone: `agree` raises it on all ranks
+            failure = error
+            continue
+        if progress and model.group.rank == 0:
+            progress(len(answers), len(requests))
+    agree(model, failure)
+    return [answers[n] for n in range(len(requests))] if model.group.rank == 0 else None
+
+
+class Batch(NamedTuple):
+    """Rows to compute together, and the requests that they serve."""
+
+    prefix: SharedPrefix
+    rows: list[Row]
+    shared: int  # ids that all rows have in common from the start, computed once
+    asked: list[tuple[int, int]]  # (row, number of the request)
+
+
+def _planned(model: GPTNeoX, requests: Sequence[Request]) -> Iterator[Batch]:
+    """The batches that score all requests, each of them once."""
     served = readers(requests)
     needed = {
         row: min(len(requests[n].context) for n in numbers) - 1 for row, numbers in served.items()
     }
-    answers: list[Score | None] = [None] * len(requests)
     plan = groups(sorted(served), needed)
-    done = 0
-    failure = None
-    trunk = Trunk(model, max((shared for shared, _ in plan), default=0))
-    for shared, rows in plan:
-        for batch in batches(rows, shared, trunk.device):
-            agree(model, failure)  # all ranks are in step here: the notebook may stop them
-            asked = [(row, number) for row, ids in enumerate(batch) for number in served[ids]]
-            try:
-                found = _score_batch(trunk, batch, shared, asked, requests, (real_ids, holes))
-            except NotFiniteError as error:  # on rank 0 alone: the others hear of it when they meet
-                failure = error
-                continue
-            for number, score in found:
-                answers[number] = score
-            done += len(asked)
-            if progress and model.group.rank == 0:
-                progress(done, len(requests))
-    agree(model, failure)
-    return answers if model.group.rank == 0 else None
+    prefix = SharedPrefix(model, max((shared for shared, _ in plan), default=0))
+    for shared, group in plan:
+        for rows in batches(group, shared, prefix.device):
+            asked = [(row, number) for row, ids in enumerate(rows) for number in served[ids]]
+            yield Batch(prefix, rows, shared, asked)
 
 
 def check(
     requests: Sequence[Request], real_ids: int, max_seq_len: int, holes: Sequence[int] = ()
 ) -> None:
-    """Raises SettingsError listing every request that is empty, too long or holds ids the tokenizer does not have."""
+    """Refuse requests that cannot be scored.
+
+    Raises SettingsError listing every request that is empty, too long or holds ids that the
+    tokenizer does not have.
+    """
     problems = []
     none = set(holes)
     for number, request in enumerate(requests):
@@ -117,12 +135,12 @@ def check(
 
 
 def readers(requests: Sequence[Request]) -> dict[Row, list[int]]:
-    """Row -> numbers of the requests that it serves. No row is the beginning of another."""
+    """Map each row to compute to the numbers of its requests. No row is a prefix of another."""
     wanted: dict[Row, list[int]] = {}
     for number, request in enumerate(requests):
         wanted.setdefault(request.input, []).append(number)
     kept: Row = ()
-    for row in sorted(wanted, reverse=True):  # what begins with a row comes right before it
+    for row in sorted(wanted, reverse=True):  # rows that extend a row come right before it
         if row == kept[: len(row)]:
             wanted[kept] += wanted.pop(row)
         else:
@@ -130,29 +148,20 @@ def readers(requests: Sequence[Request]) -> dict[Row, list[int]]:
     return wanted
 
 
-def common(one: Row, other: Row) -> int:
-    """How many ids two rows have in common from the start."""
-    return next(
-        (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
-        min(len(one), len(other)),
-    )
-
-
 def groups(rows: Sequence[Row], needed: dict[Row, int]) -> list[tuple[int, list[Row]]]:
-    """Sorted `rows`, of which none begins another -> (ids shared from the start, the rows that share them).
+    """Group sorted `rows`, none a prefix of another, by common prefix: (ids shared, rows) each.
 
-    Walks down the tree of beginnings. Where rows part from others and still go on together for so long that PAYS ids
-    are not computed, they become a group, and may hold such groups themselves: questions after the same five examples
-    within those after the same four. Groups come in an order in which each finds most of its beginning in the one
-    before. The state at `needed[row]` is wanted, so no more than the ids before it are shared.
+    Walks down the prefix tree. Rows become a group if sharing more of their prefix saves PAYS ids
+    or more; groups may nest: questions after the same five examples inside those after the same
+    four. Groups are ordered so that each finds most of its prefix in the one before. The state at
+    `needed[row]` is wanted, so only ids before it are shared.
     """
     alone: list[Row] = []
     found = [(0, alone)]
     todo = [(list(rows), 0, 0, alone)]
     while todo:
-        rows, base, depth, group = (
-            todo.pop()
-        )  # rows of `group`, which shares `base` ids; they have `depth` in common
+        # Rows of `group`, which shares `base` ids; they have `depth` ids in common.
+        rows, base, depth, group = todo.pop()
         for _, run in groupby(rows, key=itemgetter(depth)):
             run = list(run)
             if len(run) == 1:
@@ -169,9 +178,10 @@ def groups(rows: Sequence[Row], needed: dict[Row, int]) -> list[tuple[int, list[
 
 
 def batches(rows: Sequence[Row], shared: int, device: str = "cpu") -> Iterator[list[Row]]:
-    """`rows` by length, the longest first, in batches as large as the limits for tokens and slots allow.
+    """Batch `rows`, longest first, as large as the limits for tokens and slots allow.
 
-    Where a beginning is shared, a batch has as many rows as the last, which hold its copies, or twice as many or more.
+    With a shared prefix a batch has as many rows as the last one, whose cache holds the copies,
+    unless at least twice as many fit.
     """
     tokens = min(BATCH_TOKENS, CPU_TOKENS) if device == "cpu" else BATCH_TOKENS
     size = 0
@@ -182,103 +192,43 @@ def batches(rows: Sequence[Row], shared: int, device: str = "cpu") -> Iterator[l
         yield [first, *islice(ordered, size - 1)]
 
 
-def right_pad(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids of unequal length -> ids [B, S] that start together, and their mask [B, S]: True on real tokens."""
-    longest = max(map(len, rows))
-    lengths = torch.tensor([[len(row)] for row in rows])
-    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
-    return ids, torch.arange(longest) < lengths
-
-
-class Trunk:
-    """What rows begin with, at most `longest` ids: computed once in a cache of one row, copied to a batch's rows."""
-
-    def __init__(self, model: GPTNeoX, longest: int) -> None:
-        self.model = model
-        self.ids = ()
-        self.copies = None
-        self.device = model.gpt_neox.final_layer_norm.weight.device.type
-        self.cache = self._cache(1, longest) if longest else None
-
-    def states(self, rows: Sequence[Row], shared: int) -> Tensor:
-        """Hidden states [B, S - shared, hidden] of the ids after the first `shared`, which all rows have in common."""
-        ids, mask = right_pad([row[shared:] for row in rows])
-        cache = self._rows(len(rows), shared, shared + ids.shape[1], rows[0][:shared])
-        device = cache.real.device
-        return self.model.states(ids.to(device), cache, mask.to(device))
-
-    def _rows(self, count: int, shared: int, room: int, prefix: Row) -> KVCache:
-        """A cache of `count` rows that hold `prefix`; the last batch's, where it will do."""
-        if not shared:
-            return self._cache(count, room)
-        old = self.copies
-        if prefix != self.ids or old is None or len(old.real) != count or old.real.shape[1] < room:
-            self.copies = None  # two at a time would be too much
-            self._hold(prefix)
-            self.copies = self._cache(count, room)
-            for mine, ours in ((self.copies.k, self.cache.k), (self.copies.v, self.cache.v)):
-                mine[:, :, :, :shared] = ours[
-                    :, :, :, :shared
-                ]  # [layers, B, heads here, shared, head_dim]
-            self.copies.real[:, :shared] = True
-        self.copies.length = shared
-        return self.copies
-
-    def _hold(self, prefix: Row) -> None:
-        kept = common(self.ids, prefix)
-        self.cache.length = kept
-        self.ids = prefix
-        if kept < len(prefix):
-            ids = torch.tensor([prefix[kept:]], device=self.cache.real.device)
-            self.model.states(ids, self.cache, torch.ones_like(ids, dtype=torch.bool))
-
-    def _cache(self, rows: int, room: int) -> KVCache:
-        weight = self.model.gpt_neox.final_layer_norm.weight
-        return KVCache(self.model.config, rows, room, self.model.group, weight.dtype, weight.device)
-
-
 def _score_batch(
-    trunk: Trunk,
-    rows: Sequence[Row],
-    shared: int,
-    asked: Sequence[tuple[int, int]],
-    requests: Sequence[Request],
-    ids: tuple[int, Sequence[int]],
-) -> list[tuple[int, Score]]:
-    """(number, score) of the `asked` (row, number of the request); nothing off rank 0.
+    batch: Batch, requests: Sequence[Request], ids: tuple[int, Sequence[int]]
+) -> dict[int, Score]:
+    """Number -> score of the requests of `batch`; empty off rank 0.
 
-    Probabilities are over `ids`: those below the first, without the others, which have no token.
+    Probabilities are over the ids below `ids[0]` without `ids[1]`, which have no token.
     Raises NotFiniteError on rank 0, at the end, when the other ranks have done their part.
     """
-    states = trunk.states(rows, shared)
-    group = trunk.model.group
-    wanted = _wanted(shared, asked, requests)
-    found: dict[int, list[tuple[float, bool]]] = {number: [] for _, number in asked}
-    spots = list(wanted)
+    model = batch.prefix.model
+    states = batch.prefix.states(batch.rows, batch.shared)
+    wanted = _wanted(batch.shared, batch.asked, requests)
+    found: dict[int, list[tuple[float, bool]]] = {number: [] for _, number in batch.asked}
     lost = set()
-    (real_ids, holes) = ids
-    for first in range(0, len(spots), HEAD_ROWS):
-        piece = spots[first : first + HEAD_ROWS]
-        row, column = torch.tensor(piece, device=states.device).T
-        logits = group.gather(trunk.model.head(states[row, column]))  # [spots, vocab]
+    real_ids, holes = ids
+    for first in range(0, len(wanted), HEAD_ROWS):
+        spots = list(islice(wanted, first, first + HEAD_ROWS))
+        row, column = torch.tensor(spots, device=states.device).T
+        logits = model.group.gather(model.head(states[row, column]))  # [spots, vocab]
         if logits is not None:
-            here = [wanted[spot] for spot in piece]
+            here = [wanted[spot] for spot in spots]
             lost |= _look_up(logits[:, :real_ids].float(), holes, here, found)
-    if group.rank:
-        return []
+    if model.group.rank:
+        return {}
     if lost:
         numbers = sorted(lost)[:LISTED]
         raise NotFiniteError.of(f"request(s) {numbers}", requests[numbers[0]].input)
-    return [
-        (n, Score(sum(p for p, _ in each), all(hit for _, hit in each)))
-        for n, each in found.items()
-    ]
+    return {n: _total(each) for n, each in found.items()}
+
+
+def _total(tokens: Sequence[tuple[float, bool]]) -> Score:
+    return Score(sum(p for p, _ in tokens), all(hit for _, hit in tokens))
 
 
 def _wanted(
     shared: int, asked: Sequence[tuple[int, int]], requests: Sequence[Request]
 ) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """(row, column) -> (number, token) of what is asked of the state there: each state is used once."""
+    """Map (row, column) of each state to the (number, token) pairs that it is asked for."""
     wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for row, number in asked:
         start = len(requests[number].context) - 1 - shared  # the state at a token predicts the next
@@ -293,9 +243,9 @@ def _look_up(
     wanted: Sequence[Sequence[tuple[int, int]]],
     found: dict[int, list[tuple[float, bool]]],
 ) -> set[int]:
-    """Add to `found` what `logits` [spots, ids] say of each spot's (number, token).
+    """Add to `found` the (log-probability, is greedy) of each spot's (number, token).
 
-    Returns the numbers of those whose logits are not finite.
+    `logits` are [spots, ids]. Returns the numbers of the requests whose logits are not finite.
     """
     asked = [
         (spot, number, token) for spot, several in enumerate(wanted) for number, token in several

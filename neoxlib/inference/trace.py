@@ -3,25 +3,24 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neoxlib.inference.decode import decode
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.timing import Work
 from neoxlib.machine.runtime import profiler
 
-if TYPE_CHECKING:
-    pass
-
-
 STEPS = 4  # traced: one prefill, three of decode
 PHASES = ("prefill", "decode")
-SUMS = ("all_reduce", "gather", "broadcast")  # of a group
+SUMS = ("all_reduce", "gather", "broadcast")  # the collectives of a group
 LAYERS = {"stages": "layers (compiled)", "head": "head (compiled)"}  # calls of the compiled path
 
 
 def record(work: Work, folder: Path) -> None:
-    """Run a case's first steps, after its warm-up, under the device's profiler; each rank's trace is in `folder`."""
+    """Run a case's first steps, after its warm-up, under the profiler; write to `folder`.
+
+    `folder` gets each rank's trace.
+    """
     from torch.profiler import record_function
 
     work.warm_up()
@@ -41,7 +40,7 @@ def record(work: Work, folder: Path) -> None:
 
 @contextmanager
 def _named_calls(work: Work, record_function: Callable) -> Iterator[None]:
-    """Let the profiler see the group's calls and the compiled path's, which are no operators of PyTorch."""
+    """Mark the group's calls and those of the compiled model, which PyTorch's profiler cannot see."""
     fast = getattr(work.model, "fast", None)
     places = [(work.group, name, lambda *_, name=name: name) for name in SUMS]
     places += [(fast, "_call", lambda name, *_: LAYERS.get(name, name))] if fast else []

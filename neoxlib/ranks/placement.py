@@ -11,7 +11,6 @@ from pathlib import Path
 from neoxlib.errors import SettingsError
 from neoxlib.machine import limits, npu_smi
 from neoxlib.machine.npu_smi import Card
-from neoxlib.ranks import placement
 
 log = logging.getLogger("neoxlib")
 SYSTEM = Path("/sys")
@@ -124,11 +123,7 @@ def part(
     if device == "npu":
         own = ids[group * world_size : (group + 1) * world_size]
         return {"ASCEND_RT_VISIBLE_DEVICES": ",".join(map(str, own))}
-    return (
-        {}
-        if "OMP_NUM_THREADS" in os.environ
-        else {"OMP_NUM_THREADS": str(placement.threads(ranks))}
-    )
+    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads(ranks))}
 
 
 def _units(device: str) -> tuple[list[int], str]:

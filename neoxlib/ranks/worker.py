@@ -169,7 +169,7 @@ def open_store(rank: int, hosts: Sequence[str]) -> tuple[str, int] | None:
     import_torch()
     import torch.distributed as dist
 
-    import_module("neoxlib.inference.engine")  # the slow imports, on all ranks at the same time
+    import_module("neoxlib.inference.load")  # the slow imports, on all ranks at the same time
     if rank:
         return None
     listener = socket.create_server((_address(hosts), 0))
@@ -197,7 +197,7 @@ def join(
     import torch
     import torch.distributed as dist
 
-    from neoxlib.inference.engine import load
+    from neoxlib.inference.load import load
     from neoxlib.ranks.collectives import TorchGroup
     from neoxlib.ranks.shared_memory import share
 

@@ -1,0 +1,171 @@
+"""Load a checkpoint folder into this process: from files to an Engine."""
+
+import hashlib
+import os
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from neoxlib.checkpoint import load as checkpoint_load
+from neoxlib.checkpoint.folder import Checkpoint, fingerprint, open_checkpoint
+from neoxlib.checkpoint.pack import choose_quant
+from neoxlib.inference.engine import Engine
+from neoxlib.inference.tokenizer import (
+    Ends,
+    Vocabulary,
+    about_ends,
+    end_ids,
+    load_tokenizer,
+    vocabulary,
+)
+from neoxlib.kernels.cpu import build
+from neoxlib.machine.devices import chip_for, pick_device, pick_dtype
+from neoxlib.machine.runtime import fit_threads, start_npu
+from neoxlib.model import on_cpu, on_npu
+from neoxlib.model.config import ModelConfig, sequence_window
+from neoxlib.model.gpt_neox import GPTNeoX
+from neoxlib.model.group import SOLO, Group, check_same, on_all
+from neoxlib.model.parameters import count_parameters
+
+SMALL_FILES = (  # every rank reads them itself
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+
+
+def load(
+    model_dir: str | os.PathLike[str],
+    dtype: str = "float32",
+    device: str = "cpu",
+    quant: str | None = None,
+    max_seq_len: int | None = None,
+    compile: bool = True,
+    *,
+    allow_long: bool = False,
+    group: Group = SOLO,
+) -> Engine:
+    """Load a Hugging Face checkpoint folder, or a folder that `shard` wrote, into this process.
+
+    `dtype` and `device` may be "auto". `quant` is "int8" or "int4": weights are quantized as they
+    are read; None takes them as stored. `max_seq_len` sizes the KV cache: the argument, else the
+    variable MAX_SEQ_LEN, else the config. In a `group` of several ranks each reads only its shard.
+    On a CPU the model runs on kernels compiled for it, if there is a C++ compiler, on an NPU on the
+    chip's own operators; `compile=False` keeps to PyTorch's, the readable form. Weights may still
+    be copied in the background when this returns: `Engine.settle` waits for it.
+    Raises ConfigError, WeightsError, ShardError or SettingsError, each with what to do.
+    """
+    device = pick_device(device)
+    fit_threads()
+    checkpoint = open_checkpoint(model_dir)
+    quant = choose_quant(checkpoint, quant)
+    files = _read_small_files(checkpoint)
+    about = _settings(checkpoint, files.config, dtype, device, quant, max_seq_len, allow_long)
+    if device == "npu":
+        start_npu()
+    where = torch.device(device)  # for NPUs, the one that this process has set as its own
+    check_same(group, _facts(checkpoint, about), where)
+    model = _empty_model(files.config, group, quant, about["dtype"], where)
+    compiled = on_all(group, _can_compile(compile, where), where)
+    # PyTorch's products may sum in another order if memory begins at another address: without the
+    # compiled kernels no tensor is memory-mapped.
+    settling = checkpoint_load.load_into(model.eval(), model_dir, lend=compiled, narrow=compiled)
+    window = about["max_seq_len"]
+    about |= {"model_dir": str(model_dir)} | _place(model, where, compile, compiled)
+    about |= about_ends(files.tokenizer, files.ends, files.vocabulary)
+    engine = Engine(model, files.tokenizer, window, about, settling)
+    settling.start()
+    return engine
+
+
+class SmallFiles(NamedTuple):
+    """A checkpoint's config and tokenizer, and the ids that follow from both."""
+
+    config: ModelConfig
+    tokenizer: PreTrainedTokenizerBase | None
+    vocabulary: Vocabulary
+    ends: Ends
+
+
+def _read_small_files(checkpoint: Checkpoint) -> SmallFiles:
+    config = ModelConfig.from_dir(checkpoint.folder)
+    tokenizer = load_tokenizer(checkpoint.folder)
+    known = vocabulary(tokenizer, config.vocab_size)
+    return SmallFiles(config, tokenizer, known, end_ids(checkpoint.folder, config, tokenizer))
+
+
+def _settings(
+    checkpoint: Checkpoint,
+    config: ModelConfig,
+    dtype: str,
+    device: str,
+    quant: str | None,
+    max_seq_len: int | None,
+    allow_long: bool,
+) -> dict[str, Any]:
+    """The checkpoint's fingerprint, and the settings with "auto" and None resolved."""
+    dtype = pick_dtype(dtype, device, config.torch_dtype)
+    window = sequence_window(config, max_seq_len, allow_long)
+    return {
+        "fingerprint": fingerprint(checkpoint),
+        "dtype": dtype,
+        "quant": quant,
+        "max_seq_len": window,
+    }
+
+
+def _facts(checkpoint: Checkpoint, about: dict[str, Any]) -> dict[str, str]:
+    """Everything that each rank reads or is told itself and that must be the same on every rank."""
+    facts = {name: str(fact) for name, fact in about.items()}
+    if checkpoint.part[1] > 1:  # each rank reads its own shard
+        del facts["fingerprint"]
+    files = [checkpoint.folder / name for name in SMALL_FILES]
+    digests = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
+    return facts | {name: digests.get(name, "missing") for name in SMALL_FILES}
+
+
+def _empty_model(
+    config: ModelConfig, group: Group, quant: str | None, dtype: str, device: torch.device
+) -> GPTNeoX:
+    """This rank's model on `device`, its weights not read yet."""
+    with torch.device("meta"):
+        model = GPTNeoX(config, group, quant=quant).to(getattr(torch, dtype))
+    return on_cpu.in_one_block(model) if device.type == "cpu" else model.to_empty(device=device)
+
+
+def _can_compile(wanted: bool, device: torch.device) -> bool:
+    return wanted and device.type == "cpu" and build.library("forward") is not None
+
+
+def _place(model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool) -> dict[str, Any]:
+    """Attach the device's operators and describe where and how the model runs."""
+    kernels = ["pack", "forward"] if wanted and device.type == "cpu" else ["pack"]
+    return {
+        "parameters": count_parameters(model.config),
+        "device": str(device),
+        "world_size": model.group.size,
+        "backend": model.group.backend,
+        "threads": torch.get_num_threads(),
+        "compile": _attach_operators(model, device, wanted, compiled),
+        "compile_s": round(build.seconds(*kernels), 2),
+    }
+
+
+def _attach_operators(model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool) -> str:
+    """Attach the device's operators; say which the model runs on, and if plain ones, why."""
+    if not wanted:
+        return "plain: compile is False"
+    if device.type != "cpu":
+        chip = chip_for(device.type)
+        on_npu.attach(model, chip.family)
+        return f"operators for {chip.name}"
+    if not compiled:
+        return f"plain: {build.why_not('kernels') or 'another rank cannot compile the kernels'}"
+    on_cpu.attach(model)
+    return "compiled kernels"
