@@ -88,19 +88,18 @@ def report(
     143 or 129.
     """
     from neoxlib.setup import refusals
-    from neoxlib.workbook import arguments as workbook_arguments
+    from neoxlib.workbook import arguments
 
-    names = [str(path) for path in workbook_arguments.all_notebooks()] if everything else notebooks
+    names = [str(path) for path in arguments.all_notebooks()] if everything else notebooks
     if not names or (notebooks and everything):
         raise click.UsageError(
             "name the notebooks to run, or give --all where there is a folder notebooks"
         )
-    refusals.refuse(
-        workbook_arguments.asked(names, presets, texts)
-    )  # need not wait for the imports below
-    from neoxlib.setup import doctor as module
+    refusals.refuse(arguments.asked(names, presets, texts))  # before the slow imports below
+    from neoxlib.workbook import headless
 
-    ctx.exit(module.report(names, presets, texts, outputs=outputs, timeout=timeout, say=click.echo))
+    code = headless.report(names, presets, texts, outputs=outputs, timeout=timeout, say=click.echo)
+    ctx.exit(code)
 
 
 @cli.command()
