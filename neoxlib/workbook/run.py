@@ -1,60 +1,46 @@
-"""The run folder: checked parameters, environment, tables, figures, metrics and checks of one run of one notebook.
+"""The run of a notebook: its parameters, environment, tables, figures, metrics and checks.
 
-`results.json` is rewritten, atomically, each time something is added, so that a run that breaks keeps what it had.
+`results.json` is rewritten atomically whenever something is added, so a run that breaks keeps what
+it had.
 """
 
-import hashlib
 import io
-import json
-import math
 import os
 import re
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from neoxlib.demo import EXAM_DIR, MODEL_DIR
-from neoxlib.errors import CheckFailed, ParameterError, unreadable_is
-from neoxlib.machine.environment import describe, without_home
+from neoxlib.errors import CheckFailed
+from neoxlib.machine.environment import describe
 from neoxlib.process import at_exit, need_home, this_process
 from neoxlib.workbook import parameters
+from neoxlib.workbook.resolved import Params, shown
+from neoxlib.workbook.run_folder import (
+    new_folder,
+    outputs_root,
+    plain,
+    stamp,
+    write_results,
+    write_text,
+)
 from neoxlib.workbook.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-
 SCHEMA_VERSION = 1
-
-
-class Params(SimpleNamespace):
-    """The resolved parameters as attributes; shown as a table name, value, default or given, meaning."""
-
-    def _table(self) -> Table:
-        rows = []
-        for name, value in vars(self).items():
-            param = parameters.PARAMETERS[name]
-            default = parameters.resolve(name, param, param.default)
-            rows.append(
-                (name, shown(value), "default" if value == default else "given", param.help)
-            )
-        return Table(("name", "value", "source", "meaning"), rows)
-
-    def _repr_html_(self) -> str:
-        return self._table()._repr_html_()
-
-    def __repr__(self) -> str:
-        return repr(self._table())
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that must hold for the run to count, with the figures it was judged by."""
+    """A condition that must hold for the run to count, with the figures it was judged by."""
 
     name: str
     passed: bool
@@ -65,7 +51,7 @@ class Check:
 
 
 class Run:
-    """One run of one notebook. Made by `Run.start`, ended by `finish`; everything it is told lands in its folder."""
+    """One run of one notebook: opened by `Run.start`, closed by `finish`, kept in its folder."""
 
     def __init__(self, notebook: str, values: dict[str, Any], folder: Path) -> None:
         self.folder = folder
@@ -77,10 +63,15 @@ class Run:
         )
         self._checks: list[Check] = []
         self._started = datetime.now(UTC)
-        self.results: dict[str, Any] = {
+        self.results = self._first_results(notebook, values)
+        self._write()
+
+    def _first_results(self, notebook: str, values: dict[str, Any]) -> dict[str, Any]:
+        table = parameters.PARAMETERS
+        return {
             "schema_version": SCHEMA_VERSION,
             "notebook": notebook,
-            "run": folder.name,
+            "run": self.folder.name,
             "status": "running",
             "parameters": values,
             "given": [name for name, value in values.items() if value != table[name].default],
@@ -95,11 +86,10 @@ class Run:
             "error": None,
             "process": this_process(),
         }
-        self._write()
 
     @classmethod
     def start(cls, notebook: str, namespace: dict[str, Any]) -> "Run":
-        """Check the parameters found in `namespace` (the notebook's `globals()`) and open a new run folder.
+        """Check the parameters in `namespace` (a notebook's `globals()`) and open a new run folder.
 
         Raises:
             ParameterError: with every missing, wrongly typed or impossible parameter.
@@ -113,30 +103,47 @@ class Run:
         parameters.refuse([f"{name}: missing in the cell tagged 'parameters'" for name in missing])
         values = {name: namespace[name] for name in takes}
         parameters.refuse(parameters.complaints(values, parameters.PARAMETERS))
-        given = os.environ.pop(
-            "NEOXLIB_RUN_DIR", None
-        )  # a second start in the same kernel is a new run
-        if given:
-            return cls(notebook, values, Path(given))  # who gave it will end it
+        # Taken once: a second start in the same kernel is a new run.
+        if given := os.environ.pop("NEOXLIB_RUN_DIR", None):
+            return cls(notebook, values, Path(given))  # the process that set it ends the run
         run = cls(notebook, values, new_folder(outputs_root(), notebook, values))
         at_exit(run.leave)
         return run
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What the run runs on: versions, processor, memory, device, the variables that matter; no names of people."""
+        """Versions, processor, memory, device and the variables that matter; no names of people."""
         return self.results["environment"]
 
+    def session(
+        self, kind: Callable[..., Opened], model_dir: str | os.PathLike[str] | None = None
+    ) -> Opened:
+        """Open `kind`, which is neoxlib.Session, by this run's parameters, and record what it runs.
+
+        `model_dir` replaces the parameter of this name.
+        """
+        p = self.params
+        known = ("deterministic", "replicas")
+        others = {name: getattr(p, name) for name in known if hasattr(p, name)}
+        folder = p.model_dir if model_dir is None else model_dir
+        sizes = p.world_size, p.dtype, p.device, p.quant, p.max_seq_len
+        opened = kind(folder, *sizes, p.cluster_profile, self.logs, **others)
+        self.describe(opened)
+        return opened
+
     def describe(self, engine: Any) -> None:
-        """Record what `engine.describe()` says of the model, for the report's "what ran" line."""
+        """Record `engine.describe()`, for the report's line about the model."""
         about = {
             name: shown(value) if isinstance(value, str) else value
             for name, value in engine.describe().items()
         }
-        self._add(model=_plain(about))
+        self._add(model=plain(about))
 
     def save(self, name: str, df: "pd.DataFrame") -> "pd.DataFrame":
-        """Write `<name>.csv` (UTF-8; the index only where it was named or is not 0, 1, 2 …); returns the frame."""
+        """Write `<name>.csv` in UTF-8 and return the frame.
+
+        The index is written if it has a name or is not 0, 1, 2 …
+        """
         from pandas import RangeIndex
 
         plain_index = isinstance(df.index, RangeIndex) and df.index.name is None
@@ -144,11 +151,14 @@ class Run:
         return df
 
     def text(self, name: str, text: str) -> None:
-        """Write the file `name`, whole: a run that is killed leaves the old file or the new one."""
+        """Write the file `name` atomically."""
         write_text(self._file(name), text)
 
     def figure(self, name: str, fig: "Figure") -> None:
-        """Write `figures/<name>.svg`, show it, close it. Text stays text: a reader's fonts hold what ours may not."""
+        """Write `figures/<name>.svg`, show it and close it.
+
+        Text stays text: a reader's fonts may have characters that this machine's do not.
+        """
         import matplotlib.pyplot as plt
         from IPython.display import SVG, display
 
@@ -163,41 +173,41 @@ class Run:
             )
         plt.close(fig)
         svg = buffer.getvalue()
-        svg = svg[svg.index("<svg") :]  # the header before it names a document type on the web
+        svg = svg[svg.index("<svg") :]  # without the header, which refers to a DTD on the web
         write_text(self._file(f"figures/{name}.svg"), svg)
         display(SVG(svg))
 
     def metric(self, name: str, value: float | int | str | bool) -> None:
-        """Record one figure; the unit belongs into the name (`next_token_ms`)."""
+        """Record one figure; its name ends in the unit (`next_token_ms`)."""
         self.metrics(**{name: value})
 
     def metrics(self, **values: Any) -> None:
         """Record several figures at once."""
-        self._add(metrics=self.results["metrics"] | _plain(values))
+        self._add(metrics=self.results["metrics"] | plain(values))
 
     def check(self, name: str, passed: bool, detail: str = "") -> Check:
-        """Record whether something that must hold did hold; `finish` raises where one did not."""
+        """Record whether a condition holds. `finish` raises if one does not."""
         check = Check(name, bool(passed), str(detail))
         self._checks = [other for other in self._checks if other.name != name] + [check]
         self._add(checks=[asdict(check) for check in self._checks])
         return check
 
     def stop_if_plan_only(self) -> None:
-        """With `plan_only`, finish here: the cells below are not run, which counts as success."""
+        """With `plan_only`, end the run here, as a success."""
         if getattr(self.params, "plan_only", False):
             self.stop("Stopped here because of plan_only.")
 
     def stop(self, why: str) -> NoReturn:
-        """Say why, and finish here: the cells below are not run, which counts as success."""
+        """Say why, and end the run here, as a success. The cells below do not run."""
         print(f"{why} The cells below are skipped.")
         self.finish()
-        raise SystemExit(0)  # papermill and Jupyter both take this for a clean stop
+        raise SystemExit(0)  # a clean stop for papermill and for Jupyter
 
     def finish(self) -> None:
-        """Show the checks, close the results.
+        """Show the checks and close the results.
 
         Raises:
-            CheckFailed: naming every check that did not hold.
+            CheckFailed: with every check that failed.
         """
         from IPython.display import display
 
@@ -210,7 +220,7 @@ class Run:
             raise CheckFailed("; ".join(f"{check.name}: {check.detail}" for check in failed))
 
     def leave(self) -> None:
-        """Note that this process ends, if it does so in the middle of the run."""
+        """Record that the process ends before the run does."""
         if self.results["status"] == "running":
             with suppress(OSError):  # a folder that was deleted meanwhile
                 self._finish("interrupted")
@@ -227,7 +237,7 @@ class Run:
         )
 
     def _file(self, name: str) -> Path:
-        """The path of a result file inside the run folder, listed in the results."""
+        """Return the path of a result file in the run folder, and list it in the results."""
         inside = re.fullmatch(r"[\w./-]+", name) and ".." not in Path(name).parts
         assert inside, f"not a file name: {name!r}"
         path = self.folder / name
@@ -244,75 +254,10 @@ class Run:
 
 
 def _show_frames_as_text() -> None:
-    """JupyterLab would typeset a $…$ in a data frame's cells."""
+    """Keep JupyterLab from typesetting a $…$ in the cells of a data frame."""
     import pandas as pd
 
     pd.set_option("display.html.use_mathjax", False)
 
 
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")
-
-
-def outputs_root() -> Path:
-    """`NEOXLIB_OUTPUTS`, else the `outputs` folder of the checkout that we stand in, else one where we stand."""
-    if named := os.environ.get("NEOXLIB_OUTPUTS"):
-        return Path(named).absolute()
-    here = Path.cwd()
-    checkouts = (folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir())
-    return next(checkouts, here) / "outputs"
-
-
-@unreadable_is(ParameterError, "written to")
-def new_folder(root: Path, notebook: str, values: dict[str, Any]) -> Path:
-    """Make `<root>/<notebook>/<utc>-<hash of the parameters>`; a folder that is there already is never reused."""
-    digest = hashlib.sha256(
-        json.dumps(_plain(values), sort_keys=True, default=str).encode()
-    ).hexdigest()[:6]
-    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{digest}"
-    for name in (stem, *(f"{stem}-{n}" for n in range(2, 1000))):
-        folder = root / notebook / name
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise AssertionError(f"no free name beside {root / notebook / stem}")
-
-
-def write_results(folder: Path, results: dict[str, Any]) -> None:
-    """Replace `results.json` as a whole; numbers that JSON cannot hold (nan, inf) become null."""
-    write_text(
-        folder / "results.json",
-        json.dumps(_plain(results), ensure_ascii=False, indent=1, default=str) + "\n",
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write aside, then rename: a reader sees the old file or the new one, never half of one."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # a name may be no text
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)  # of a disk that is full
-
-
-def _plain(value: Any) -> Any:
-    """Python's own numbers, lists and dicts for what came as numpy or torch scalars and tuples."""
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        value = value.item()
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def shown(value: Any) -> str:
-    """A value as a reader wants it; the shipped folders by what they are, others without the home they lie in."""
-    shipped = {str(MODEL_DIR): "shipped model", str(EXAM_DIR): "shipped exam"}
-    return "none" if value is None else shipped.get(str(value)) or without_home(str(value))
-
-
-def stamp(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds")

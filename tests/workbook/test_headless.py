@@ -18,7 +18,7 @@ from nbformat import v4
 from neoxlib.__main__ import cli
 from neoxlib.compare import Pair, latest
 from neoxlib.errors import ParameterError
-from neoxlib.workbook import arguments, headless, pages
+from neoxlib.workbook import arguments, headless, pages, reasons
 from neoxlib.workbook import results as workbook_results
 from neoxlib.workbook.past_run import open_run
 from tests.support.pages import Loads
@@ -156,7 +156,7 @@ def test_of_a_long_error_the_last_lines_are_said(tmp_path, outputs):
     said = CliRunner().invoke(cli, ["report", path], catch_exceptions=False).output
     assert "ValueError in cell 2: first\n    …\n    and\n" in said
     assert "    last\n  report: " in said
-    assert said.count("    and\n") == headless.LAST_LINES - 1
+    assert said.count("    and\n") == reasons.LAST_LINES - 1
 
 
 def test_results_keep_what_was_known_before_the_failure(ran):

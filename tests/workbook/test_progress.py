@@ -2,7 +2,7 @@
 
 import threading
 
-from neoxlib.workbook import headless, progress
+from neoxlib.workbook import progress
 from neoxlib.workbook.progress import MARK, Progress
 
 
@@ -80,14 +80,6 @@ def test_jupyterlab_gets_a_bar_and_no_lines(monkeypatch, capsys):
     (bar,) = bars
     assert (bar.options["total"], bar.n, bar.postfix, bar.closed) == (30, 30, "a", True)
     assert "remaining" in bar.options["bar_format"] and capsys.readouterr().out == ""
-
-
-def test_a_headless_run_hands_these_lines_and_no_others_to_the_terminal():
-    said = []
-    shown = headless.Progress(said.append)
-    shown.write("progress: 3 of 9 cases\nan answer\n")
-    shown.flush()
-    assert said == ["  progress: 3 of 9 cases"]
 
 
 def test_seconds_are_said_as_people_do():

@@ -1,6 +1,7 @@
 """The run folder: parameters, results that survive, checks that count."""
 
 import getpass
+import inspect
 import json
 import platform
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from neoxlib import Session
 from neoxlib.errors import CheckFailed, ParameterError
+from neoxlib.inference.sampling import RULES
 from neoxlib.machine import environment
 from neoxlib.workbook import parameters
 from neoxlib.workbook.parameters import NOTEBOOKS, PARAMETERS, Param
@@ -32,6 +35,10 @@ def outputs(tmp_path, monkeypatch):
 def start(**given):
     """A run of a notebook that is not in the table: it takes the known names that it finds."""
     return Run.start("some", {"world_size": 2, "plan_only": False, "prompts": []} | given)
+
+
+def defaults(notebook):
+    return {name: PARAMETERS[name].default for name in NOTEBOOKS[notebook]}
 
 
 def results(run):
@@ -275,6 +282,45 @@ def test_what_the_engine_says_is_recorded_without_home_paths():
     run = start()
     run.describe(Fake())
     assert results(run)["model"] == {"model_dir": "~/models/x", "parameters": 7}
+
+
+class Opened:
+    """A session that keeps how it was opened."""
+
+    def __init__(self, *given, **named):
+        self.given = given
+        self.named = named
+
+    def describe(self):
+        return {"model_dir": self.given[0]}
+
+
+def test_a_session_has_the_runs_parameters_and_logs_and_is_recorded():
+    run = Run.start("01_shard", defaults("01_shard") | {"world_size": 3, "deterministic": True})
+    opened = run.session(Opened)
+    p = run.params
+    sizes = (p.model_dir, 3, p.dtype, p.device, p.quant, p.max_seq_len, p.cluster_profile)
+    assert opened.given == (*sizes, run.logs) and opened.named == {"deterministic": True}
+    assert results(run)["model"] == {"model_dir": "shipped model"}
+    assert run.session(Opened, "cut").given[0] == "cut"
+
+
+def test_a_session_has_replicas_where_the_notebook_has_them():
+    run = Run.start("03_ceval", defaults("03_ceval") | {"replicas": 2})
+    assert run.session(Opened).named == {"deterministic": False, "replicas": 2}
+
+
+def test_a_session_is_opened_by_the_names_that_session_has():
+    """The positional arguments are in the order of neoxlib.Session's own."""
+    names = list(inspect.signature(Session).parameters)
+    order = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len")
+    assert names[:8] == [*order, "cluster_profile", "log_dir"]
+
+
+def test_the_sampling_settings_are_those_that_generate_takes():
+    run = Run.start("02_inference", defaults("02_inference") | {"top_k": 5})
+    assert set(run.params.sampling) == set(RULES)
+    assert run.params.sampling["top_k"] == 5 and run.params.sampling["stop"] is None
 
 
 def test_table_has_a_plain_form_for_terminals():

@@ -1,0 +1,73 @@
+"""Folders of runs: where they are made, and how files are written into them."""
+
+import hashlib
+import json
+import math
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from neoxlib.errors import ParameterError, unreadable_is
+
+
+def outputs_root() -> Path:
+    """Return the folder of all runs.
+
+    That is NEOXLIB_OUTPUTS, else `outputs` in the checkout around the working directory, else
+    `outputs` in the working directory.
+    """
+    if named := os.environ.get("NEOXLIB_OUTPUTS"):
+        return Path(named).absolute()
+    here = Path.cwd()
+    checkouts = (folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir())
+    return next(checkouts, here) / "outputs"
+
+
+@unreadable_is(ParameterError, "written to")
+def new_folder(root: Path, notebook: str, values: dict[str, Any]) -> Path:
+    """Make `<root>/<notebook>/<utc>-<hash of the parameters>`, always a new folder."""
+    text = json.dumps(plain(values), sort_keys=True, default=str)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{digest}"
+    for name in (stem, *(f"{stem}-{n}" for n in range(2, 1000))):
+        folder = root / notebook / name
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError(f"no free name beside {root / notebook / stem}")
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Replace `results.json` atomically; nan and inf, which JSON does not have, become null."""
+    text = json.dumps(plain(results), ensure_ascii=False, indent=1, default=str)
+    write_text(folder / "results.json", text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write another file and rename it: a reader sees the old text or the new one, never a part."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        # The text may hold file names, which need not be UTF-8.
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)  # left behind when the disk is full
+
+
+def plain(value: Any) -> Any:
+    """Convert numpy and torch scalars and tuples to Python's own numbers, lists and dicts."""
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def stamp(moment: datetime) -> str:
+    """Return a moment as text, to the second."""
+    return moment.isoformat(timespec="seconds")
