@@ -11,6 +11,7 @@ from neoxlib.exam.results import guessing
 from neoxlib.exam.significance import better_than_shuffled
 
 if TYPE_CHECKING:
+    from neoxlib.exam.data.load import Task
     from neoxlib.workbook.run import Run
 
 PASS = 0.6  # accuracy that the shipped model reaches on its exam
@@ -203,3 +204,11 @@ def check_shipped(results: pd.DataFrame, run: "Run") -> None:
             share >= PASS,
             f"{share:.1%}, {PASS:.0%} is asked for",
         )
+
+
+def check_complete(paper: "Task", results: pd.DataFrame, run: "Run") -> None:
+    """Record in `run` whether each question that it asks, at most `limit` a subject, has a result."""
+    sizes = paper.questions.groupby("subject").size()
+    asked = sum(min(run.params.limit or size, size) for size in sizes)
+    found = f"{len(results)} of {asked}"
+    run.check("every question is in the results", len(results) == asked, found)

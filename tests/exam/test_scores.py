@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.exam import averages, by_class, by_subject, check_shipped, readable, summary, verdict
-from neoxlib.exam.scores import Z95, better_than_guessing, wilson
+from neoxlib.exam.scores import Z95, better_than_guessing, check_complete, wilson
 
 
 def results(*subjects: tuple[str, str, bool, str]) -> pd.DataFrame:
@@ -205,3 +205,14 @@ def test_no_score_is_asked_of_any_other_model_or_exam(change: dict):
     notes = Notes(**change)
     check_shipped(pd.DataFrame({"correct": [False]}), notes)
     assert not notes.checks
+
+
+@pytest.mark.parametrize(
+    ("limit", "found", "complete"),
+    [(None, 5, True), (None, 4, False), (2, 3, True), (2, 4, False), (9, 5, True)],
+)
+def test_every_question_that_was_asked_must_be_in_the_results(limit, found, complete):
+    notes = Notes(limit=limit)
+    paper = SimpleNamespace(questions=pd.DataFrame({"subject": ["art"] + ["law"] * 4}))
+    check_complete(paper, pd.DataFrame(index=range(found)), notes)
+    assert notes.checks == {"every question is in the results": complete}
