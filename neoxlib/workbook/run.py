@@ -197,6 +197,11 @@ class Run:
         if getattr(self.params, "plan_only", False):
             self.stop("Stopped here because of plan_only.")
 
+    def stop_if_failed(self) -> None:
+        """End the run here if a check has failed so far, as `finish` does."""
+        if not all(check.passed for check in self._checks):
+            self.finish()
+
     def stop(self, why: str) -> NoReturn:
         """Say why, and end the run here, as a success. The cells below do not run."""
         print(f"{why} The cells below are skipped.")

@@ -1,10 +1,11 @@
-"""Every notebook runs headless on the shipped model over two ranks; its results.json says what came out."""
+"""Every notebook runs headless on the shipped model over two ranks, as its results.json shows."""
 
 import csv
 import json
 import re
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -42,7 +43,8 @@ def test_a_notebook_passes_its_checks_and_parity_is_among_them(outputs: Path, no
     assert results["status"] == "ok" and results["model"]["world_size"] == 2
     checks = {check["name"]: check["passed"] for check in results["checks"]}
     parity = [name for name in checks if name.startswith("parity")]
-    assert all(checks.values()) and len(parity) == (2 if notebook == "04_profile" else 3)  # it asks for no answer
+    assert all(checks.values())
+    assert len(parity) == (2 if notebook == "04_profile" else 3)  # 04 compares no answers
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_the_cut_is_a_folder_per_rank_and_a_manifest(outputs: Path):
     assert sorted(path.name for path in parts.iterdir()) == ["0", "1"]
 
 
-def test_where_nothing_can_be_compared_yet_the_comparison_says_so_calmly(outputs: Path):
+def test_a_comparison_of_fewer_than_two_runs_says_so_and_passes(outputs: Path):
     results = read(outputs, "05_compare")
     assert results["status"] == "ok" and not results["checks"]
     assert "nothing to compare" in only(outputs, "05_compare", "report.html").read_text(
@@ -83,10 +85,40 @@ def test_where_nothing_can_be_compared_yet_the_comparison_says_so_calmly(outputs
 
 def test_two_runs_are_set_side_by_side(outputs: Path, tmp_path: Path):
     run = str(only(outputs, "04_profile", "results.json").parent)
-    assert (
-        headless.report(
-            ["05_compare"], [], [("run_a", run), ("run_b", run)], outputs=tmp_path, say=print
-        )
-        == 0
-    )
+    given = [("run_a", run), ("run_b", run)]
+    assert headless.report(["05_compare"], [], given, outputs=tmp_path, say=print) == 0
     assert set(pd.read_csv(only(tmp_path, "05_compare", "speed.csv"))["ratio"]) == {1.0}
+
+
+NOTEBOOKS = arguments.all_notebooks()
+HEADER = r"# \d\d · \w+ — .+\?\n\n\*\*In:\*\* .+ \*\*Out:\*\* .+\n\n\*\*Yes is:\*\* .+\n\n"
+HEADER += r"\*\*Words:\*\* .+\n\n\*\*Headless:\*\* `python -m neoxlib report .+`"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_begins_with_the_one_form_of_header_and_ends_with_what_is_next(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert re.fullmatch(HEADER, texts[0].replace("\n", " ").replace("  ", "\n\n"))
+    assert texts[0].splitlines()[0] == f"# {notebook.metadata.title}"
+    assert texts[0].startswith(f"# {path.stem[:2]} · ") and path.stem in texts[0].splitlines()[-1]
+    headings = re.findall("^## (.+)", "\n".join(texts), re.M)
+    assert "Verdict" in headings and headings[-1] == "Next"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_name_one_kernel_and_tag_no_cell_but_the_parameters(path: Path):
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata.kernelspec == {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
+    tags = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
+    assert tags == ["parameters"]
+
+
+def test_the_setup_gives_its_verdict_before_everything_else():
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    assert texts[1].startswith("## Verdict")

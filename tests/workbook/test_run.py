@@ -233,6 +233,17 @@ def test_plan_only_ends_well_and_without_it_nothing_happens(capsys):
     assert "plan_only" in capsys.readouterr().out
 
 
+def test_a_run_goes_on_while_no_check_has_failed_and_ends_here_otherwise():
+    run = start()
+    run.check("one", True)
+    run.stop_if_failed()
+    assert results(run)["status"] == "running"
+    run.check("two", False, "x")
+    with pytest.raises(CheckFailed, match="two: x"):
+        run.stop_if_failed()
+    assert results(run)["status"] == "check-failed"
+
+
 def test_tables_are_utf8_csv_and_come_back():
     run = start()
     frame = pd.DataFrame({"subject": ["月亮"], "p": [0.5]})
