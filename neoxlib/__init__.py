@@ -1,9 +1,9 @@
-"""GPT-NeoX inference on Ascend NPUs, and on the CPU: `load` for one process, `Session` for many ranks."""
+"""GPT-NeoX inference on Ascend NPUs and on the CPU: `load` for one process, `Session` for ranks."""
 
 import sys
 
-# While `python -m neoxlib` looks for the module, argv is so, and the working directory comes first:
-# a random.py there would stand for Python's own.
+# While `python -m neoxlib` looks for the module, argv is ["-m"] and the working directory is first
+# on the path: a random.py there would replace Python's own.
 if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
     sys.path.append(sys.path.pop(0))
 
@@ -18,10 +18,10 @@ __version__ = "0.1.0"
 
 
 def face(package: str, **names: str) -> Callable[[str], Any]:
-    """A package's `__getattr__`: its modules, and `names` out of them, are imported on first use.
+    """Return a package's `__getattr__`, which imports its modules, and `names`, on first use.
 
-    So `neoxlib.demo` or the command line's help does not wait for torch, and a torch that cannot be
-    imported is explained wherever it is met first.
+    `neoxlib.demo` and the command line's help do not wait for torch, and an import of torch that
+    fails is explained wherever it happens first.
     """
 
     def get(name: str) -> Any:

@@ -1,4 +1,7 @@
-"""The command line. Each command calls one function of the library; errors of a user's making are one plain message."""
+"""The command line. Each command calls one function of the library.
+
+Errors that a user can repair are one plain message.
+"""
 
 import platform
 import sys
@@ -17,7 +20,7 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 class Commands(click.Group):
-    """Turns NeoXError and what a disk refuses into a message on stderr.
+    """Turns NeoXError and OSError into a message on stderr.
 
     Exit code 2 for parameters, 130 after Ctrl-C, 1 for everything else.
     """
@@ -29,7 +32,7 @@ class Commands(click.Group):
             click.echo("Broken off by Ctrl-C.", err=True)
             ctx.exit(130)
         except BrokenPipeError:
-            raise  # who read has gone, which is click's to handle
+            raise  # the reader of the pipe has gone; click handles it
         except (NeoXError, ImportError, RuntimeError, OSError) as error:
             known = error if isinstance(error, (NeoXError, OSError)) else torch_npu_error(error)
             if known is None:
@@ -106,10 +109,10 @@ def report(
 @click.argument("src", type=FOLDER)
 @click.argument("dst", type=FOLDER)
 @click.option("--world-size", type=int, required=True, help="Ranks to cut for.")
-@click.option("--dtype", help="Number format to write; the source's by default.")
+@click.option("--dtype", help="Number format to write; by default the source's.")
 @click.option("--quant", help="Pack the weights: int8 or int4; as they are by default.")
 def shard(src: Path, dst: Path, world_size: int, dtype: str | None, quant: str | None) -> None:
-    """Cut the checkpoint SRC into one folder per rank below DST; resumes where it was broken off."""
+    """Cut the checkpoint SRC into one folder per rank below DST; resume an interrupted cut."""
     from neoxlib.checkpoint import shard as checkpoint_shard
 
     checkpoint_shard.shard(src, dst, world_size, dtype=dtype, quant=quant)
@@ -131,7 +134,7 @@ def verify(dst: Path) -> None:
 @click.argument("dst", type=FOLDER)
 @click.argument("out", type=FOLDER)
 def merge(dst: Path, out: Path) -> None:
-    """Put the shard folder DST together again, as an unsplit checkpoint in OUT."""
+    """Merge the shard folder DST into an unsplit checkpoint in OUT."""
     from neoxlib.checkpoint import shard as checkpoint_shard
 
     checkpoint_shard.merge(dst, out)
@@ -142,7 +145,7 @@ def merge(dst: Path, out: Path) -> None:
 @click.argument("src", type=FOLDER)
 @click.argument("dst", type=FOLDER)
 def prepare(src: Path, dst: Path) -> None:
-    """Make DST a model folder on the files of SRC: links to the weights, copies of the small files, nothing edited."""
+    """Make the model folder DST from SRC: links to the weights, copies of small files, no edits."""
     from neoxlib.checkpoint.prepare import prepare_model
 
     click.echo(prepare_model(src, dst).to_string(index=False))
@@ -152,7 +155,7 @@ def prepare(src: Path, dst: Path) -> None:
 @click.argument("config", type=FOLDER)
 @click.option("-o", "--output", type=FOLDER, help="Write the preset there instead of printing it.")
 def import_config(config: Path, output: Path | None) -> None:
-    """Turn the CONFIG.ini of the vendor's SDK into a preset for `report -f`; what is no parameter here is named."""
+    """Turn the CONFIG.ini of the vendor's SDK into a preset; name all that is left out."""
     from neoxlib.workbook import vendor_config
 
     found = vendor_config.import_config(config)
@@ -212,7 +215,10 @@ def plan(
 @click.option("--host", type=FILE, help="Judge the machine that --json described.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path | None) -> None:
-    """Check this machine, with the command that repairs what is wrong. Exit code 1 where something FAILs."""
+    """Check this machine, and print the command that repairs each fault.
+
+    Exit code 1 if something FAILs.
+    """
     from neoxlib.setup import doctor as module
 
     found = module.read(host.read_text(encoding="utf-8")) if host else module.run(model_dir)
@@ -227,7 +233,7 @@ def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path
     "--era", default="today", show_default=True, help="today, or guide: the guide's versions."
 )
 def install_plan(chip: str, arch: str, era: str) -> None:
-    """Print what is installed for a chip, step by step, with the names of the packages. Installs nothing."""
+    """Print the steps and packages of an installation for a chip. Installs nothing."""
     from neoxlib.machine import chips
     from neoxlib.setup import install
 
@@ -238,7 +244,7 @@ def install_plan(chip: str, arch: str, era: str) -> None:
 @cli.command()
 @click.argument("folder", type=FOLDER)
 def environment(folder: Path) -> None:
-    """Write FOLDER/environment.sh and FOLDER/kernel, a Jupyter kernel that starts with CANN sourced."""
+    """Write FOLDER/environment.sh and FOLDER/kernel, a Jupyter kernel with CANN sourced."""
     from neoxlib.machine import host
     from neoxlib.setup import sourced_env
 
@@ -264,7 +270,10 @@ def selftest_npu(ctx: click.Context, output: Path | None) -> None:
 @cli.command("lm-eval", add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lm_eval(arguments: tuple[str, ...]) -> None:
-    """Run lm-evaluation-harness with the model `neoxlib` in it; ARGUMENTS are its own. Needs the extra `eval`."""
+    """Run lm-evaluation-harness, by its own ARGUMENTS, with the model `neoxlib`.
+
+    Needs the extra `eval`.
+    """
     if find_spec("lm_eval") is None:
         raise ParameterError(
             "lm-evaluation-harness is not installed: pip install -e '.[eval]' -c constraints.txt"

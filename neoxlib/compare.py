@@ -1,4 +1,4 @@
-"""Any two runs side by side: what was asked, how fast, how right, and on what."""
+"""Two runs side by side: parameters, speed, accuracy and environment."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,10 +18,6 @@ from neoxlib.workbook.table import Note, Table
 
 if TYPE_CHECKING:
     from neoxlib.workbook.run import Run
-if TYPE_CHECKING:
-    from neoxlib.compare import Pair
-    from neoxlib.workbook.run import Run
-
 
 EMPTY = {"": "empty", "[]": "empty"}
 NOTHING = "There are no two finished runs of one notebook yet: nothing to compare."
@@ -36,7 +32,7 @@ class Pair:
 
     @property
     def names(self) -> Table:
-        """What the two are."""
+        """The identity of each run."""
         runs = [run.results | run.identity | {"run": run.name} for run in (self.a, self.b)]
         names = ("run", "status", "started", "seconds", "model", "chip", "dtype", "quant", "ranks")
         return Table(("", "a", "b"), [(name, *(run.get(name) for run in runs)) for name in names])
@@ -48,7 +44,7 @@ class Pair:
 
     @property
     def environment(self) -> Table | Note:
-        """What differs in host, versions, variables, and in what was loaded."""
+        """Differences in host, versions, variables, and in what was loaded."""
         a, b = (
             {**flat(run.results.get("environment")), **flat(run.results.get("model"))}
             for run in (self.a, self.b)
@@ -80,7 +76,7 @@ class Pair:
 
     @property
     def accuracy(self) -> Table | Note:
-        """McNemar's test over the questions that both runs were asked; a sentence where they cannot be paired."""
+        """McNemar's test over the questions of both runs, or the reason why there is none."""
         paths = [run.folder / "questions.csv" for run in (self.a, self.b)]
         if not all(path.is_file() for path in paths):
             return Note("At least one of the two has no questions: no accuracy to compare.")
@@ -112,33 +108,33 @@ class Pair:
 
 
 def two_runs(run: "Run") -> Pair:
-    """The runs that `run`'s parameters name; the last two of one notebook where they name none.
+    """Return the runs that `run`'s parameters name, by default the last two of one notebook.
 
-    Where there are no two yet, the run is finished here, calmly. Raises DataError for one name alone, and no run.
+    If fewer than two runs exist, end this notebook without failing. Raises DataError if only one is
+    named, or if one is not a run.
     """
     named = [run.params.run_a, run.params.run_b]
     if all(named):
         return Pair(*map(open_run, named))
     if any(named):
-        raise DataError(
-            f"run_a is {named[0]!r} and run_b is {named[1]!r}: name both, or none for the last two runs"
-        )
+        found = f"run_a is {named[0]!r} and run_b is {named[1]!r}"
+        raise DataError(f"{found}: name both, or none for the last two runs")
     return latest(run.folder.parent.parent) or run.stop(NOTHING)
 
 
 def latest(root: Path) -> Pair | None:
-    """The last two finished runs below `root` of one notebook, of that which ran last; else None.
+    """Return the last two finished runs below `root` of the notebook that ran last, or None.
 
-    Folders whose results cannot be read are named, and left out.
+    Folders whose results cannot be read are printed and left out.
     """
     folders = filter(Path.is_dir, root.glob("[0-9]*/*"))
     folders = sorted(folders, key=lambda folder: folder.name)
     runs: dict[str, list[Past]] = {}
     for past in _readable(folders):
-        if past.results.get("status") in ("ok", "check-failed") and not past.results[
-            "notebook"
-        ].startswith("05"):
-            runs.setdefault(past.results["notebook"], []).append(past)
+        notebook = past.results["notebook"]
+        finished = past.results.get("status") in ("ok", "check-failed")
+        if finished and not notebook.startswith("05"):
+            runs.setdefault(notebook, []).append(past)
     pairs = [Pair(*found[-2:]) for found in runs.values() if len(found) > 1]
     return max(pairs, key=lambda pair: pair.b.folder.name, default=None)
 
@@ -154,7 +150,7 @@ def _readable(folders: list[Path]) -> list[Past]:
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, str]:
-    """Nested values as one table of texts; the empty ones are named."""
+    """Flatten nested values into one table of texts; an empty one reads "empty"."""
     rows: dict[str, str] = {}
     for name, value in (values or {}).items():
         if isinstance(value, dict):
@@ -180,12 +176,12 @@ def _quotient(a: Any, b: Any) -> float | None:
 
 
 def two_speeds(run: "Run", compared: pd.DataFrame | Note) -> Table | Note:
-    """The speed of two runs: its figure, and its table for reading; a sentence where there is nothing to compare."""
+    """Draw the speed of two runs and return its table, or a sentence if there is none."""
     if isinstance(compared, pd.DataFrame):
         run.figure("speed", speed_figures.ratios(run.save("speed", compared), ("a", "b")))
     return ratios(compared, "a", "b")
 
 
-def figures(pair: "Pair") -> Table:
-    """The key figures that both runs of a pair recorded."""
+def figures(pair: Pair) -> Table:
+    """Return the key figures that both runs recorded."""
     return numbers(pair.metrics, {name: name for name in pair.metrics})

@@ -1,4 +1,4 @@
-"""What can go wrong, by whose hand. Every message says what was found, what was expected and what to do."""
+"""The errors that a user can cause. Each says what was found, what was expected and what to do."""
 
 import difflib
 from collections.abc import Callable, Iterable
@@ -27,49 +27,49 @@ class SettingsError(NeoXError):
 
 
 class NotFiniteError(SettingsError):
-    """Logits that are NaN or infinite, of a row with these `ids`: damage, or a dtype that overflows."""
+    """NaN or infinite logits of a row `ids`: damaged weights, or a dtype that overflows."""
 
     ids: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, what: str, ids: Iterable[int]) -> "NotFiniteError":
-        """The error for `what`, of which the row `ids` is one."""
+        """Return the error for `what`; `ids` is one of its rows."""
         error = cls(
             f"the logits of {what} are not finite (NaN or infinity), so no token can be chosen or "
-            "scored; the weights are damaged, or the dtype overflows: verify the model folder, or load "
-            "with dtype 'float32' or 'bfloat16'"
+            "scored; the weights are damaged, or the dtype overflows: verify the model folder, or "
+            "load with dtype 'float32' or 'bfloat16'"
         )
         error.ids = tuple(ids)
         return error
 
 
 class RankError(NeoXError):
-    """A rank died or raised; the message carries that rank's traceback or the last lines of its log."""
+    """A rank died or raised; the message has its traceback or the last lines of its log."""
 
 
 class DataError(NeoXError):
-    """Evaluation data with problems, all of them listed as file:row."""
+    """Evaluation data with problems; the message lists all of them as file:row."""
 
 
 class ParameterError(NeoXError):
-    """Notebook parameters that are unknown, of the wrong type or out of range, all of them listed."""
+    """Parameters that are unknown, wrongly typed or out of range; the message lists all."""
 
 
 class CheckFailed(NeoXError):
-    """A check of a finished run (parity, accuracy, regression) did not hold."""
+    """A check of a finished run (parity, accuracy, regression) that failed."""
 
 
 def telling(text: str) -> list[str]:
-    """The lines that can be quoted as a reason: none that is blank or a ruler (+---+, ====)."""
+    """Return the lines that can be quoted as a reason: not blank, and not a ruler (+---+, ====)."""
     return [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
 
 
 def unreadable_is(
     kind: type[NeoXError], done: str = "read"
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator: a file or folder that cannot be read is a `kind` that names it and says why.
+    """Return a decorator that turns OSError into `kind`, with the file or folder and the reason.
 
-    `done` is what else cannot be done to it, such as "written to".
+    `done` is the operation that failed, such as "written to".
     """
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,6 +89,6 @@ def unreadable_is(
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` where something known is near, else nothing."""
+    """Return "; did you mean …?" if a known name is close, else an empty text."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

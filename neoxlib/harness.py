@@ -1,8 +1,8 @@
-"""GPT-NeoX as the model `neoxlib` of lm-evaluation-harness (the extra `eval`): token ids and settings out, answers in.
+"""GPT-NeoX as the model `neoxlib` of lm-evaluation-harness (the extra `eval`).
 
-lm-eval 0.4.13 looks for models in its own table only and asks no installed package, so that this module has to be
-imported first: `python -m neoxlib lm-eval …` is lm-eval's command line with that done, and a script that imports this
-module may call `lm_eval.simple_evaluate(model="neoxlib", …)`.
+lm-eval 0.4.13 finds models in its own table only, not in installed packages, so this module must
+be imported first: `python -m neoxlib lm-eval …` does that and runs lm-eval's command line, and a
+script that imports this module may call `lm_eval.simple_evaluate(model="neoxlib", …)`.
 """
 
 import logging
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import lm_eval.models  # noqa: F401  the table is filled only as long as nobody else has put a model into it
+import lm_eval.models  # noqa: F401  fills the table of models, which is done only while it is empty
 import torch
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.instance import Instance
@@ -33,37 +33,29 @@ from neoxlib.ranks.session import Session
 log = logging.getLogger("neoxlib")
 
 Pair = tuple[list[int], list[int]]  # ids of a context and of its continuation
-MAX_GEN_TOKS = 256  # where a task says nothing; the same as in lm-eval's model `hf`
-CHUNK = 2048  # requests between two visits to lm-eval's cache: what a broken-off run has to compute again
+MAX_GEN_TOKS = 256  # default for a task, as in lm-eval's model `hf`
+CHUNK = 2048  # requests between two writes to lm-eval's cache, lost if a run is interrupted
 AUTO_ROWS = 8  # prompts continued together under `--batch_size auto`
-OPTIONS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-)  # of generation_kwargs, as `generate` has them
-NOTHING = {
-    "do_sample": (True, False),
-    "num_beams": (1,),
-}  # values that say no more than the temperature does
+OPTIONS = ("temperature", "top_k", "top_p", "repetition_penalty")  # of generation_kwargs
+NOTHING = {"do_sample": (True, False), "num_beams": (1,)}  # values that the temperature implies
 
 
 def main(arguments: Sequence[str]) -> None:
-    """lm-eval's own command line."""
+    """Run lm-eval's own command line."""
     sys.argv = ["lm_eval", *arguments]
     cli_evaluate()
 
 
 @register_model("neoxlib")
 class NeoXLM(TemplateLM):
-    """What lm-eval asks of a model, over `neoxlib.load` or, at a `world_size` of more than one, over a Session.
+    """lm-eval's model, over `neoxlib.load` or, for a `world_size` above one, over a Session.
 
     Model arguments have the meaning they have there; `pretrained` is the model folder and
-    `max_length` the window. `batch_size` is for generation alone, since requests to score are put
-    together by their tokens. Answers are those of lm-eval's `hf`: probabilities are over every row
-    of the vocabulary, padding too, and what is longer than the window loses its beginning. Text is
-    what `hf` writes for a request alone: in a batch it writes on after a row's end until all have
-    ended, and where a special token ended it, that text stays.
+    `max_length` the window. `batch_size` is for generation only: requests to score are batched by
+    their tokens. Answers equal those of lm-eval's `hf`: probabilities are over every row of the
+    vocabulary, padding included, and a text longer than the window loses its beginning. Text equals
+    that of `hf` for a single request. In a batch, `hf` continues a row after its end until all rows
+    have ended, and if a special token ended the row, that text stays.
     """
 
     def __init__(
@@ -80,33 +72,30 @@ class NeoXLM(TemplateLM):
     ) -> None:
         super().__init__()
         if unknown:
-            known = "pretrained, world_size, dtype, device, quant, max_length, batch_size, max_batch_size"
             raise SettingsError(
-                f"model_args has {', '.join(unknown)}, which neoxlib does not know; it knows {known}"
+                f"model_args has {', '.join(unknown)}, which neoxlib does not know; "
+                "it knows pretrained, world_size, dtype, device, quant, max_length, batch_size, "
+                "max_batch_size"
             )
-        device = (
-            "auto" if device.startswith("cuda") else device
-        )  # "cuda:0" is lm-eval's word where nobody said any
+        device = "auto" if device.startswith("cuda") else device  # lm-eval's default is "cuda:0"
         settings = {"dtype": dtype, "device": device, "quant": quant, "max_seq_len": max_length}
-        self.model: Engine | Session = (
-            load(pretrained, **settings)
-            if world_size == 1
-            else Session(pretrained, world_size, **settings)
-        )
+        self.model: Engine | Session
+        if world_size == 1:
+            self.model = load(pretrained, **settings)
+        else:
+            self.model = Session(pretrained, world_size, **settings)
         self.tokenizer = self.model.tokenizer
         self.max_length = self.model.max_seq_len
-        self.rows = (
-            (max_batch_size or AUTO_ROWS) if str(batch_size).startswith("auto") else int(batch_size)
-        )
+        auto = str(batch_size).startswith("auto")
+        self.rows = (max_batch_size or AUTO_ROWS) if auto else int(batch_size)
 
     @classmethod
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> "NeoXLM":
-        """As lm-eval's command line makes it; what --model_args says wins over --device and --batch_size."""
-        return cls(
-            **{k: v for k, v in (additional_config or {}).items() if v is not None} | arg_dict
-        )
+        """Make the model for lm-eval; --model_args replaces --device and --batch_size."""
+        others = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        return cls(**others | arg_dict)
 
     @property
     def eot_token_id(self) -> int:
@@ -115,21 +104,21 @@ class NeoXLM(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """The id that stands before a text that has nothing before it."""
-        return (
-            self.eot_token_id
-            if self.tokenizer.bos_token_id is None
-            else self.tokenizer.bos_token_id
-        )
+        """The id put before a text that has no context."""
+        begin = self.tokenizer.bos_token_id
+        return self.eot_token_id if begin is None else begin
 
     def get_model_info(self) -> dict[str, Any]:
-        """What is loaded, where and how, for lm-eval's results."""
+        """Describe the loaded model for lm-eval's results."""
         return self.model.describe()
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
-        """Ids of `string`; by default with the tokens that the tokenizer adds by itself, unless it starts with one."""
+        """Return the ids of `string`.
+
+        By default the tokenizer adds its own tokens, unless the string has the prefix token.
+        """
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
         return self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
@@ -137,7 +126,7 @@ class NeoXLM(TemplateLM):
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Log-probability of each whole text: every token once, in windows that follow each other."""
+        """Return the log-probability of each text: every token once, in consecutive windows."""
         windows = [
             (number, make_disjoint_window(window))
             for number, request in enumerate(requests)
@@ -164,43 +153,49 @@ class NeoXLM(TemplateLM):
         disable_tqdm: bool = False,
         **_: Any,
     ) -> list[tuple[float, bool]]:
-        """(log-probability, is greedy) of each (texts or None, context ids, continuation ids), in the order given."""
+        """Return (log-probability, is greedy) of each request, in the given order.
+
+        A request is (texts or None, context ids, continuation ids).
+        """
         pairs = [self._cut(*request) for request in requests]
-        self._warn_of_loss(
-            [context for context, _ in pairs], [context for _, context, _ in requests]
-        )
-        order = sorted(
-            range(len(pairs)), key=lambda n: pairs[n][0] + pairs[n][1]
-        )  # like beginnings share a chunk
+        contexts = [context for _, context, _ in requests]
+        self._warn_of_loss([context for context, _ in pairs], contexts)
+        # Texts with a shared prefix go into one chunk.
+        order = sorted(range(len(pairs)), key=lambda n: pairs[n][0] + pairs[n][1])
         answers: dict[int, tuple[float, bool]] = {}
-        with tqdm(
-            total=len(pairs), disable=disable_tqdm, desc="Running loglikelihood requests"
-        ) as bar:
+        title = "Running loglikelihood requests"
+        with tqdm(total=len(pairs), disable=disable_tqdm, desc=title) as bar:
             for start in range(0, len(order), CHUNK):
                 chunk = order[start : start + CHUNK]
-                scores = self.model.score_ids(
-                    [pairs[n] for n in chunk],
-                    lambda done, _, start=start: bar.update(start + done - bar.n),
-                    real_ids=self.model.config.vocab_size,
-                )
-                for n, score in zip(chunk, scores, strict=True):
-                    answers[n] = score.logprob, score.greedy
-                    if requests[n][0] is not None:  # a window of a longer text is nothing to keep
+                answers |= self._score({n: pairs[n] for n in chunk}, start, bar)
+                for n in chunk:
+                    if requests[n][0] is not None:  # windows of a longer text are not cached
                         self.cache_hook.add_partial("loglikelihood", requests[n][0], answers[n])
         return [answers[n] for n in range(len(pairs))]
+
+    def _score(
+        self, pairs: dict[int, Pair], start: int, bar: tqdm
+    ) -> dict[int, tuple[float, bool]]:
+        """Score one chunk; `start` requests were done before it."""
+        scores = self.model.score_ids(
+            list(pairs.values()),
+            lambda done, _: bar.update(start + done - bar.n),
+            real_ids=self.model.config.vocab_size,
+        )
+        scored = zip(pairs, scores, strict=True)
+        return {n: (score.logprob, score.greedy) for n, score in scored}
 
     def _cut(
         self, texts: tuple[str, str] | None, context: list[int], continuation: list[int]
     ) -> Pair:
-        """What the window holds of a request: its beginning is lost, at most all of the context but one token."""
+        """Cut a request to the window from its beginning; at least one context token stays."""
         if not 1 <= len(continuation) <= self.max_length:
             what = f"{texts[1]!r:.40} after {texts[0][-20:]!r}" if texts else "a text"
             raise SettingsError(
                 f"{what} is {len(continuation)} tokens; 1 to {self.max_length} can be scored"
             )
-        excess = (
-            len(context) + len(continuation) - (self.max_length + 1)
-        )  # the last token is only ever a target
+        # The last token is a target only, so it takes no place in the window.
+        excess = len(context) + len(continuation) - (self.max_length + 1)
         return context[max(excess, 0) :], continuation
 
     def _warn_of_loss(self, kept: Sequence[list[int]], whole: Sequence[list[int]]) -> None:
@@ -213,7 +208,7 @@ class NeoXLM(TemplateLM):
             )
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What follows each context, up to the first of its `until`; requests of like settings are put together."""
+        """Continue each context up to the first of its `until`; equal settings share a batch."""
         order = Collator(
             [request.args for request in requests],
             group_by="gen_kwargs",
@@ -233,7 +228,7 @@ class NeoXLM(TemplateLM):
         return order.get_original(texts)
 
     def _continue(self, contexts: Sequence[str], asked: dict[str, Any]) -> list[str]:
-        """One batch. A context too long for the window and the new tokens together loses its beginning."""
+        """Continue one batch; a context without room for the new tokens loses its beginning."""
         settings = normalize_gen_kwargs(asked, MAX_GEN_TOKS)
         until = handle_stop_sequences(
             settings.pop("until"), self.tokenizer.decode(self.eot_token_id)
@@ -246,8 +241,8 @@ class NeoXLM(TemplateLM):
         whole = [self.tok_encode(text) or [self.prefix_token_id] for text in contexts]
         prompts = [ids[new - self.max_length :] for ids in whole]
         self._warn_of_loss(prompts, whole)
-        # Where `hf` ends a text, which is transformers' `generate`, an id that neoxlib itself
-        # leaves out counts, too.
+        # transformers' `generate`, which is behind `hf`, also ends a text at ids that neoxlib does
+        # not take for an end of text.
         stop = [text for text in until if text]
         ids = self.model.describe()["not_end_of_text"]
         answers = self.model.generate(
@@ -260,14 +255,14 @@ class NeoXLM(TemplateLM):
 
 
 def sampling(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of `generate` for lm-eval's normalized generation_kwargs. Raises SettingsError naming those not offered.
+    """Return the settings of `generate` for lm-eval's normalized generation_kwargs.
 
-    The seed is drawn from torch's generator, which lm-eval seeds: a run can be repeated.
+    The seed is drawn from torch's generator, which lm-eval seeds, so a run can be repeated.
+    Raises SettingsError with the settings that are not offered.
     """
     other = {k: v for k, v in settings.items() if k not in OPTIONS and v not in NOTHING.get(k, ())}
     if other:
-        raise SettingsError(
-            f"generation_kwargs {other} are not offered; until, max_gen_toks, do_sample, {OPTIONS} are"
-        )
+        offered = f"until, max_gen_toks, do_sample, {OPTIONS}"
+        raise SettingsError(f"generation_kwargs {other} are not offered; {offered} are")
     given = {key: settings[key] for key in OPTIONS if key in settings}
     return given | {"seed": int(torch.randint(2**31, ())) if settings["do_sample"] else None}

@@ -1,7 +1,7 @@
-"""Other processes of this Python: how they are started, what forked ones leave alone.
+"""Processes of this Python: how they are started, and what happens when they end.
 
-What is started has the same neoxlib, and looks into the working directory last: a random.py there
-must not stand for Python's own.
+A started process has the same neoxlib, and searches the working directory last: a random.py there
+must not replace Python's own.
 """
 
 import atexit
@@ -28,7 +28,7 @@ import neoxlib
 log = logging.getLogger("neoxlib")
 
 CACHE = "NEOXLIB_CACHE"  # names the folder of compiled files; ~/.cache/neoxlib without it
-# What IPython, Jupyter and Matplotlib write to, by the variables that say where.
+# The folders that IPython, Jupyter and Matplotlib write to, by the variables that set them.
 WRITTEN = {"IPYTHONDIR": "ipython", "JUPYTER_RUNTIME_DIR": "runtime", "MPLCONFIGDIR": "matplotlib"}
 
 START = """\
@@ -44,10 +44,10 @@ from {module} import {function}
 
 
 def python(module: str, function: str, arguments: str = "") -> list[str]:
-    """A command that calls `module.function(arguments)`, the arguments as Python text.
+    """Return a command that calls `module.function(arguments)`, the arguments as Python text.
 
-    What follows it is sys.argv[1:]. What only this process has on its sys.path comes last there, so
-    that functions which are sent can be imported.
+    Words after it become sys.argv[1:]. Entries that only this process has on its sys.path come
+    last there, so that functions sent to the process can be imported.
     """
     paths = [os.path.abspath(path) for path in sys.path]
     what = {"module": module, "function": function, "arguments": arguments}
@@ -56,14 +56,14 @@ def python(module: str, function: str, arguments: str = "") -> list[str]:
 
 
 def at_end(of: object, function: Callable[..., Any], *args: Any) -> weakref.finalize:
-    """As weakref.finalize, but in this process only: a forked copy ends nothing of its parent."""
+    """Call weakref.finalize for this process only: a forked copy ends nothing of its parent."""
     return weakref.finalize(of, _if_here, os.getpid(), function, *args)
 
 
 def at_exit(function: Callable[[], Any]) -> None:
-    """As atexit.register, but in this process only, and also where SIGTERM or SIGHUP ends it.
+    """Call atexit.register for this process only, and also for an end by SIGTERM or SIGHUP.
 
-    A process that takes these signals itself, or ignores them, is left to do so.
+    Handlers that the process has for these signals stay, and so does ignoring them.
     """
     atexit.register(_if_here, os.getpid(), function)
     if threading.current_thread() is threading.main_thread():
@@ -73,7 +73,7 @@ def at_exit(function: Callable[[], Any]) -> None:
 
 
 def _end_by(pid: int, number: int, frame: FrameType | None) -> None:
-    """End as the signal would have ended this process, after what is to be done at exit."""
+    """Run the exit functions, then end as the signal would have ended this process."""
     signal.signal(number, signal.SIG_DFL)
     if os.getpid() == pid:
         atexit._run_exitfuncs()
@@ -86,13 +86,13 @@ def _if_here(pid: int, function: Callable[..., Any], *args: Any) -> None:
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from all others, later ones of its number too; for `has_ended`."""
+    """Identify this process for `has_ended`, also against later ones with the same pid."""
     own = psutil.Process()
     return {"pid": own.pid, "started": own.create_time(), "host": _host()}
 
 
 def has_ended(process: dict[str, Any]) -> bool:
-    """Whether a process that `this_process` told of is gone. False for another machine's."""
+    """Return whether a process that `this_process` identified is gone; False for other machines."""
     if process.get("host") != _host():
         return False
     try:
@@ -106,15 +106,15 @@ def has_ended(process: dict[str, Any]) -> bool:
 
 
 def _host() -> str:
-    """This machine, but not its name: reports are read by others."""
+    """Identify this machine without its name: others read the reports."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
 
 
 def need_home() -> None:
-    """Where this user has no home folder, or may not write to it, let a private one stand in.
+    """Use a private folder if this user has no home folder that can be written to.
 
-    That holds for children, too, and is said once. A home folder that is there is still read, and
-    variables that are set are kept.
+    The same holds for child processes. A warning says so once. An existing home folder is still
+    read, and variables that are set are kept.
     """
     home = home_folder()
     if home and os.access(home, os.W_OK | os.X_OK):
@@ -132,13 +132,13 @@ def need_home() -> None:
 
 
 def home_folder() -> Path | None:
-    """This user's home folder, if there is one."""
-    home = os.path.expanduser("~")  # as it is, where nothing is known of this user
+    """Return this user's home folder, or None."""
+    home = os.path.expanduser("~")  # unchanged for an unknown user
     return Path(home) if os.path.isabs(home) and os.path.isdir(home) else None
 
 
 def private_folder() -> Path:
-    """A folder below the temporary one that only this user can enter, also later."""
+    """Return a folder below the temporary one that only this user can enter, always the same."""
     folder = Path(tempfile.gettempdir(), f"neoxlib-home-{os.getuid()}")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -157,7 +157,7 @@ def _own_folder() -> Path:
 
 
 def cache_dir() -> Path:
-    """Where compiled files are looked for, and kept where it can be written to."""
+    """Return the folder of compiled files, which may be read-only."""
     if named := os.environ.get(CACHE):
         return Path(named).absolute()
     return (home_folder() or private_folder()) / ".cache" / "neoxlib"

@@ -1,4 +1,4 @@
-"""What a headless run is to do: which notebooks, and which values for which of them; all doubts come up here."""
+"""The arguments of a headless run: which notebooks, and which values for each, all checked."""
 
 import ast
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from neoxlib.workbook.parameters import PARAMETERS, TYPES, Param
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to run: what its parameters cell declares, and the values given for it."""
+    """One notebook to run: the parameters that its cell declares, and the values given for it."""
 
     path: Path
     declared: dict[str, Param]
@@ -34,7 +34,7 @@ class Job:
 
 @unreadable_is(ParameterError)
 def find(name: str) -> Path:
-    """A notebook by path, or by name in the checkout's `notebooks` folder, with or without the ending."""
+    """Return a notebook by its path, or by its name in the folder `notebooks`."""
     folder = notebooks_folder()
     for path in (Path(name), folder / name, folder / f"{name}.ipynb"):
         if path.suffix == ".ipynb" and _is_file(path):
@@ -44,7 +44,7 @@ def find(name: str) -> Path:
 
 
 def _is_file(path: Path) -> bool:
-    """Also of a name that is too long to be one."""
+    """Return whether a path is a file; False if its name is too long to be one."""
     try:
         return path.is_file()
     except OSError:
@@ -52,7 +52,7 @@ def _is_file(path: Path) -> bool:
 
 
 def notebooks_folder() -> Path:
-    """`notebooks` where we stand or above; else the one beside the package."""
+    """Return `notebooks` in the working directory or above it, else the one beside the package."""
     here = Path.cwd()
     above = (folder / "notebooks" for folder in (here, *here.parents))
     return next(
@@ -61,13 +61,13 @@ def notebooks_folder() -> Path:
 
 
 def all_notebooks() -> list[Path]:
-    """Every notebook of the workbook, in its order."""
+    """Return every notebook of the workbook, in order."""
     return sorted(notebooks_folder().glob("[0-9]*.ipynb"))
 
 
 @unreadable_is(ParameterError)
 def read_preset(name: str) -> dict[str, Any]:
-    """Parameters from a YAML file, by path or name; their values are read in `prepare`."""
+    """Return the parameters of a YAML file, by its path or name; `prepare` reads their values."""
     folder = notebooks_folder() / "presets"
     places = (Path(name), folder / name, folder / f"{name}.yaml")
     path = next((place for place in places if _is_file(place)), None)
@@ -83,7 +83,10 @@ def read_preset(name: str) -> dict[str, Any]:
 
 
 def declared_in(path: Path) -> dict[str, Param]:
-    """The parameters cell, read as Python: `name: type = value  # help`, one a line; known names bring their checks."""
+    """Return the parameters that a notebook's cell declares; those of the table have its checks.
+
+    Each line of the cell is `name: type = value  # help`.
+    """
     try:
         cells = nbformat.read(path, as_version=4).cells
         source = next(
@@ -95,15 +98,9 @@ def declared_in(path: Path) -> dict[str, Param]:
             if isinstance(node, ast.AnnAssign) and node.value
         ]
         found = {ast.unparse(node.target): _declared(node) for node in nodes}
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        AttributeError,
-    ) as error:  # nbformat trusts what it reads
-        raise ParameterError(
-            f"{near(path)} is no notebook with a cell of plain parameters: {error}"
-        ) from error
+    except (ValueError, SyntaxError, TypeError, AttributeError) as error:  # nbformat checks little
+        why = f"{near(path)} is no notebook with a cell of plain parameters: {error}"
+        raise ParameterError(why) from error
     same = {
         name: PARAMETERS[name]
         for name, param in found.items()
@@ -113,7 +110,7 @@ def declared_in(path: Path) -> dict[str, Param]:
 
 
 def _declared(node: ast.AnnAssign) -> Param:
-    """A parameter by its annotation, and by its default where that says more."""
+    """Return a parameter by its annotation, and by its default if that says more."""
     names = _names(node.annotation)
     default = ast.literal_eval(node.value)
     optional = "None" in names
@@ -127,7 +124,7 @@ def _declared(node: ast.AnnAssign) -> Param:
 
 
 def _names(annotation: ast.expr) -> list[str]:
-    """The types that an annotation joins: `list[str]` and `None` of "Optional[List[str]]"."""
+    """Return the types that an annotation joins: list[str] and None for "Optional[List[str]]"."""
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         return _names(ast.parse(annotation.value, mode="eval").body)
     if isinstance(annotation, ast.BinOp):
@@ -147,7 +144,7 @@ def _names(annotation: ast.expr) -> list[str]:
 def asked(
     names: Iterable[str], presets: Iterable[str], texts: Iterable[tuple[str, str]]
 ) -> list[Job]:
-    """`prepare` of notebooks and presets by their names, `-f` and `-p` as they were typed."""
+    """Prepare notebooks and presets by their names, and the texts given with -p."""
     paths = [find(name) for name in names]
     values = [read_preset(name) for name in presets]
     return prepare(paths, values, list(texts))
@@ -157,9 +154,10 @@ def asked(
 def prepare(
     paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[str, str]]
 ) -> list[Job]:
-    """Give each notebook the values that it takes; a later value wins over an earlier one, -p over presets.
+    """Give each notebook its values; a later value replaces an earlier one, and -p a preset's.
 
-    A name given with -p must be taken by one of the notebooks; a preset may also hold names of the others.
+    One of the notebooks must take each name given with -p; a preset may have names of other
+    notebooks, too.
     """
     declared = {path: declared_in(path) for path in paths}
     taken = {name: param for params in declared.values() for name, param in params.items()}
@@ -185,7 +183,7 @@ def prepare(
 def _given(
     known: dict[str, Param], preset: dict[str, Any], texts: dict[str, str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The values of known names as one notebook declares them, and what is wrong with them."""
+    """Return the values of known names, as one notebook declares them, and the complaints."""
     values: dict[str, Any] = {}
     problems = []
     for name, value in preset.items():
@@ -203,6 +201,6 @@ def _given(
 
 
 def near(path: Path) -> str:
-    """The path as seen from where we stand, where it is below; else as it is."""
+    """Return the path relative to the working directory if it is below, else absolute."""
     path = path.absolute()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,4 +1,4 @@
-"""The body of a report: an executed notebook's cells as HTML that loads nothing and runs nothing."""
+"""The body of a report: an executed notebook as HTML that loads nothing and runs nothing."""
 
 import logging
 import re
@@ -13,14 +13,14 @@ from traitlets.config import Config
 log = logging.getLogger("neoxlib")
 
 TEMPLATES = Path(__file__).parent / "templates"
-SHOWN_AS = [
+SHOWN_AS = [  # neither widgets nor JavaScript
     "text/html",
     "image/svg+xml",
     "text/markdown",
     "image/png",
     "image/jpeg",
     "text/plain",
-]  # no widgets, no JS
+]
 BANNED = ("script", "link", "iframe", "object", "embed", "base", "meta", "form")
 LOADS = (
     "src",
@@ -41,7 +41,7 @@ LEAVES_PAGE = re.compile(r"@import[^;]*;?|url\(\s*['\"]?(?!#|data:)[^)]*\)", re.
 
 
 def title_of(notebook: nbformat.NotebookNode, otherwise: str) -> str:
-    """`metadata.title`, else the first heading, else the name."""
+    """Return `metadata.title`, else the first heading, else `otherwise`."""
     texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     headings = (
         match[1].strip()
@@ -52,18 +52,17 @@ def title_of(notebook: nbformat.NotebookNode, otherwise: str) -> str:
 
 
 def cell_name(cell: nbformat.NotebookNode) -> str:
-    """The first line of code, which says what a short cell does; the parameters cells by what they are."""
+    """Name a cell by its first line of code, or as the (given) parameters."""
     for tag, name in (("parameters", "parameters"), ("injected-parameters", "given parameters")):
         if tag in cell.metadata.get("tags", []):
             return name
     lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
-    return next((line for line in lines if not line.startswith("#")), lines[0] if lines else "")[
-        :80
-    ]
+    code = (line for line in lines if not line.startswith("#"))
+    return next(code, lines[0] if lines else "")[:80]
 
 
 def label(notebook: nbformat.NotebookNode, run: dict[str, Any]) -> list[dict[str, Any]]:
-    """Number the code cells and say of each what the report shows beside it; drop what is not for readers."""
+    """Number the code cells, note what the report shows beside each, drop papermill's own."""
     dropped = {"remove-cell", "papermill-error-cell-tag"}
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     seconds = [cell.metadata.get("papermill", {}).get("duration") or 0 for cell in code]
@@ -92,14 +91,14 @@ def _why_skipped(run: dict[str, Any]) -> str:
 
 
 def _is_clean_stop(output: nbformat.NotebookNode) -> bool:
-    """SystemExit(0) is how plan_only stops; Jupyter's words about it only puzzle a reader."""
+    """Find the SystemExit(0) of plan_only, and Jupyter's message about it."""
     if output.output_type == "error":
         return output.ename == "SystemExit" and output.evalue in ("", "0")
     return output.output_type == "stream" and "To exit: use 'exit'" in output.text
 
 
 def body_of(notebook: nbformat.NotebookNode, title: str) -> tuple[str, list[tuple[str, str, str]]]:
-    """The cells as HTML without anything that loads or runs, and the headings (level, anchor, text) in them."""
+    """Return the cells as sealed HTML, and their headings as (level, anchor, text)."""
     soup = BeautifulSoup(_exporter().from_notebook_node(notebook)[0], "html.parser")
     seal(soup)
     for table in soup.select("table"):
@@ -116,7 +115,7 @@ def body_of(notebook: nbformat.NotebookNode, title: str) -> tuple[str, list[tupl
 
 
 def _align(table: Tag) -> None:
-    """Columns of numbers to the right, with their heads; everything else stays to the left."""
+    """Align columns of numbers, with their heads, to the right."""
     rows = [row.find_all(["td", "th"]) for row in table.select("tr")]
     body = [row.find_all(["td", "th"]) for row in table.select("tbody tr")]
     if not body or len({len(row) for row in rows}) != 1:
@@ -145,7 +144,7 @@ def _exporter() -> HTMLExporter:
 
 
 def seal(soup: BeautifulSoup) -> None:
-    """Remove what would run or leave the page: scripts, handlers, and every address but links, #anchors and data:."""
+    """Remove scripts, handlers and every address except links, #anchors and embedded images."""
     for tag in soup.find_all(BANNED):
         tag.decompose()
     for style in soup.find_all("style", scoped=True):

@@ -28,7 +28,7 @@ papermill_io.register("/", WholeFiles())
 
 
 class ThisPython(AsyncKernelManager):
-    """Kernels of this interpreter, whatever kernelspecs are installed. Their channels are encrypted."""
+    """Kernels of this interpreter, not of an installed kernelspec. Their channels are encrypted."""
 
     signals: ClassVar[Signals]  # of the current report
     transport_encryption = "auto"
@@ -39,14 +39,14 @@ class ThisPython(AsyncKernelManager):
         return KernelSpec(**get_kernel_dict() | {"argv": [*kernel, "-f", "{connection_file}"]})
 
     async def shutdown_kernel(self, *args: Any, **options: Any) -> None:
-        """Shut down as usual, but first interrupt a cell that a signal stopped, to end its ranks."""
+        """Shut down, but first interrupt a cell that a signal stopped, to end its ranks."""
         if self.signals.came is not None:
             with suppress(RuntimeError):
                 await self.interrupt_kernel()
         await super().shutdown_kernel(*args, **options)
 
     async def start_kernel(self, **options: Any) -> None:
-        """Start as usual, and keep the stderr of the process, say of a crash, in the run's logs."""
+        """Start, and keep the stderr of the process, say of a crash, in the run's logs."""
         log = Path(os.environ["NEOXLIB_RUN_DIR"]) / "logs" / KERNEL_LOG
         log.parent.mkdir(exist_ok=True)
         with log.open("wb") as stderr:

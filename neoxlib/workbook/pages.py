@@ -1,6 +1,6 @@
-"""The pages that people open: `report.html` of one run and `index.html` over all, each one file that needs no network.
+"""The pages of runs: `report.html` of one run and `index.html` of all, files that need no network.
 
-Both are pure functions of what lies in the folders: the executed notebook, `results.json` and the rank logs.
+Both depend only on the files in the folders: the executed notebook, `results.json` and the logs.
 """
 
 import base64
@@ -54,7 +54,7 @@ def write_report(folder: Path) -> Path:
 
 
 def write_index(root: Path) -> Path:
-    """Make `<root>/index.html` from every run folder below it; what cannot be read is listed as broken."""
+    """Make `<root>/index.html` from every run folder below it; one that is damaged is "broken"."""
     root.mkdir(parents=True, exist_ok=True)
     folders = [
         folder for folder in root.glob("*/*") if folder.is_dir() and not folder.name.startswith(".")
@@ -68,7 +68,7 @@ def write_index(root: Path) -> Path:
 
 
 def _what(run: dict[str, Any]) -> list[str]:
-    """What ran on what, in one line; what is not known is left out."""
+    """Return the parts of the line that says what ran on what; unknown parts are left out."""
     env = run["environment"]
     asked = run["parameters"]
     model = run["model"]
@@ -110,22 +110,11 @@ def _parameters(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _row(folder: Path) -> dict[str, Any]:
-    """One line of the index, with links relative to the root."""
-    try:
-        run = read_results(folder)
-        if run["status"] == "running" and has_ended(run["process"]):
-            run |= {"status": "interrupted", "error": GONE}
-        error = run["error"] or {}
-        note = ": ".join(str(error[key]) for key in ("type", "message") if key in error)
-    except ValueError as damage:
-        run = NO_RUN | {"run": folder.name, "notebook": folder.parent.name}
-        note = f"cannot be read: {damage}"
+    """Return one line of the index, with links relative to the root."""
+    run, note = _run_of(folder)
     failed = [str(check.get("name")) for check in run["checks"] if not check.get("passed")]
-    have = [
-        name
-        for name in ("report.html", "results.json", "notebook.ipynb")
-        if (folder / name).is_file()
-    ]
+    names = ("report.html", "results.json", "notebook.ipynb")
+    have = [name for name in names if (folder / name).is_file()]
     links = {name: link(folder.parent.name, folder.name, name) for name in have}
     return {
         "status": run["status"],
@@ -143,19 +132,32 @@ def _row(folder: Path) -> dict[str, Any]:
     }
 
 
+def _run_of(folder: Path) -> tuple[dict[str, Any], str]:
+    """Return a folder's results, and its error in a few words."""
+    try:
+        run = read_results(folder)
+    except ValueError as damage:
+        run = NO_RUN | {"run": folder.name, "notebook": folder.parent.name}
+        return run, f"cannot be read: {damage}"
+    if run["status"] == "running" and has_ended(run["process"]):
+        run |= {"status": "interrupted", "error": GONE}
+    error = run["error"] or {}
+    return run, ": ".join(str(error[key]) for key in ("type", "message") if key in error)
+
+
 def link(*parts: str) -> str:
-    """A file's relative address, in which `#`, `?`, `%` and bytes that are no text mean themselves."""
+    """Return a file's relative address, with `#`, `?`, `%` and bytes that are not UTF-8 quoted."""
     return "/".join(quote(os.fsencode(part)) for part in parts)
 
 
 def _files(folder: Path) -> list[tuple[str, str]]:
-    """What lies in the folder beside the report, tables last: names with their links."""
+    """Return the files beside the report, tables last: names with their links."""
     found = ("results.json", "notebook.ipynb", *sorted(path.name for path in folder.glob("*.csv")))
     return [(name, link(name)) for name in found if (folder / name).is_file()]
 
 
 def _logs(folder: Path) -> list[tuple[str, str]]:
-    """The end of every log, ranks' and kernel's, for the box that tells why a run failed."""
+    """Return the end of every log, of ranks and kernel, for the box that says why a run failed."""
     logs = sorted(path for path in folder.glob("logs/*.log") if path.stat().st_size)
     return [
         (path.name, "\n".join(path.read_text("utf-8", "replace").splitlines()[-LOG_LINES:]))
@@ -175,7 +177,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
-    """A value in a table; the empty ones are named, for an empty cell reads as a mistake."""
+    """Return a value for a table; an empty one is named, since an empty cell looks wrong."""
     return {"": "empty", "[]": "empty", "None": "not there"}.get(str(value), str(value))
 
 
@@ -216,7 +218,7 @@ def _templates() -> jinja2.Environment:
 
 @cache
 def _css() -> str:
-    """Our sheet and the colours of the code, in both schemes."""
+    """Return our style sheet and the colours of the code, in light and dark."""
     light, dark = (
         HtmlFormatter(style=style).get_style_defs(".highlight")
         for style in ("default", "github-dark")

@@ -2,20 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from neoxlib.errors import DataError
 from neoxlib.workbook.results import NO_RUN, read_results
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Past:
-    """A run as its folder tells it."""
+    """An earlier run and its results."""
 
     folder: Path
     results: dict[str, Any]
@@ -26,7 +23,7 @@ class Past:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be the same for times to be comparable."""
+        """The values that must be equal for times to be comparable."""
         model, environment, asked = (
             self.results.get(part) or {} for part in ("model", "environment", "parameters")
         )
@@ -40,18 +37,18 @@ class Past:
         }
 
     def table(self, name: str) -> pd.DataFrame | None:
-        """One of its tables; None where it has none of this name."""
+        """Return one of its tables, or None if it has no such table."""
         path = self.folder / f"{name}.csv"
         try:
-            return (
-                pd.read_csv(path, keep_default_na=False, na_values=[""]) if path.is_file() else None
-            )
+            if not path.is_file():
+                return None
+            return pd.read_csv(path, keep_default_na=False, na_values=[""])
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read as a table: {error}") from error
 
 
 def open_run(path: str | Path) -> Past:
-    """A run by its folder or its results.json. Raises DataError where that is no run."""
+    """Return a run by its folder or its results.json. Raises DataError if it is not a run."""
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
@@ -64,8 +61,7 @@ def open_run(path: str | Path) -> Past:
 
 
 def _chip(model: dict[str, Any], environment: dict[str, Any]) -> str:
-    """The processor, or the NPU that the model's operators are for."""
+    """Return the processor, or the NPU that the model's operators are for."""
     on_cpu = str(model.get("device", "cpu")) == "cpu"
-    return str(environment.get("cpu") if on_cpu else model.get("compile", "")).removeprefix(
-        "operators for "
-    )
+    chip = environment.get("cpu") if on_cpu else model.get("compile", "")
+    return str(chip).removeprefix("operators for ")

@@ -1,4 +1,4 @@
-"""How far a long piece of work is and how long it will take yet: a bar in JupyterLab, elsewhere a line now and then."""
+"""Progress of long work: a bar in JupyterLab, a line every few seconds elsewhere."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-MARK = "progress: "  # a line that starts so is for whoever waits; `report` hands it to the terminal as it comes
+MARK = "progress: "  # starts a line that `report` forwards to the terminal as it arrives
 SECONDS = 5.0  # between two lines
 
 
 class Progress:
-    """Parts of known sizes, one after the other: `begin` each, and `done` when it is finished. A context manager.
+    """A context manager for parts of known sizes: `begin` each, and call `done` at its end.
 
-    The time left goes by the parts so far and their sizes, which may be in any unit.
+    The time left is estimated from the parts so far and their sizes, which may be in any unit.
     """
 
     def __init__(
@@ -36,14 +36,14 @@ class Progress:
         self.ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
 
     def begin(self, name: str, size: float) -> None:
-        """Part `name` is being done now."""
+        """Start the part `name`."""
         self.name = name
         self.size = size
         if self.bar is not None:
             self.bar.set_postfix_str(name)
 
     def done(self, parts: int = 1) -> None:
-        """The part that was begun is finished; or so many `parts`, whose size together was said."""
+        """End the part that was begun, or `parts` of them, whose total size was given."""
         self.finished = self.finished + self.size
         self.ready = self.ready + parts
         self.last = time.monotonic()
@@ -51,7 +51,7 @@ class Progress:
             self.bar.update(self.size)
 
     def skip(self, parts: int) -> None:
-        """So many parts, of size 1 each, need no work."""
+        """Leave out `parts` of size 1 each, which need no work."""
         self.total = self.total - parts
         self.ready = self.ready + parts
         if self.bar is not None:
@@ -59,12 +59,12 @@ class Progress:
             self.bar.refresh()
 
     def line(self) -> str:
-        """What is done, how long the rest should take, and what is going on."""
+        """Return how much is done, how long the rest should take, and the current part."""
         left = f", about {words(self.left())} left" if self.finished else ""
         return f"{MARK}{self.ready} of {self.parts} {self.noun}{left}; now {self.name}"
 
     def left(self) -> float:
-        """Seconds until all parts are done, if they take as long for their size as those so far."""
+        """Estimate the seconds until all parts are done, at the speed so far."""
         at_last = (self.last - self.start) * (self.total - self.finished) / self.finished
         return max(0.0, at_last - (time.monotonic() - self.last))
 
@@ -89,12 +89,12 @@ class Progress:
 
 
 def in_lab() -> bool:
-    """Whether a person looks at this kernel in JupyterLab: its server names each kernel's notebook; others do not."""
+    """Return whether this is a kernel of JupyterLab: only its server sets the notebook's name."""
     return "JPY_SESSION_NAME" in os.environ
 
 
 def say(line: str, keep: bool) -> None:
-    """Print `line`; in a kernel in place of what the cell has printed, unless that is to be kept."""
+    """Print `line`; in a kernel, replace the cell's output unless `keep` is set."""
     from IPython import get_ipython
     from IPython.display import clear_output
 
@@ -104,7 +104,7 @@ def say(line: str, keep: bool) -> None:
 
 
 def words(seconds: float) -> str:
-    """Seconds as people say them: 40 s, 12 min, 1 h 30 min."""
+    """Return seconds in words: 40 s, 12 min, 1 h 30 min."""
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -119,7 +119,7 @@ def _bar(total: float, noun: str) -> Any:
 
 
 class Meter:
-    """Bytes done and GB/s, on stderr: a bar on a terminal; elsewhere (logs, notebooks) a line per tenth and second."""
+    """Bytes done and GB/s on stderr: a bar on a terminal, elsewhere a line per tenth and second."""
 
     def __init__(self, title: str, total: int, done: int = 0, show: bool = True) -> None:
         self.title = title
@@ -140,7 +140,7 @@ class Meter:
         self.lines = show and self.bar.disable
 
     def add(self, count: int) -> None:
-        """`count` more bytes are done; any thread may say so."""
+        """Count `count` more bytes as done; safe in any thread."""
         with self.lock:
             self._add(count)
 

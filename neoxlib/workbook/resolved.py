@@ -22,7 +22,7 @@ SAMPLING = (
 
 
 class Params(SimpleNamespace):
-    """The resolved parameters as attributes; shown as a table of name, value, source and meaning."""
+    """The resolved parameters as attributes, shown as a table with their meanings."""
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -51,6 +51,6 @@ class Params(SimpleNamespace):
 
 
 def shown(value: Any) -> str:
-    """Return a value as text for a reader: shipped folders by name, paths without the home folder."""
+    """Return a value for a reader: shipped folders by name, paths without the home folder."""
     shipped = {str(MODEL_DIR): "shipped model", str(EXAM_DIR): "shipped exam"}
     return "none" if value is None else shipped.get(str(value)) or without_home(str(value))

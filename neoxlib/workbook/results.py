@@ -1,4 +1,4 @@
-"""A run's results.json, whatever became of it: read with every key, or refused in one sentence."""
+"""Reading of a run's results.json: with every key present, or refused in one sentence."""
 
 import json
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-MOST_NESTED = 50  # objects and lists inside one another, in results that are shown
+MOST_NESTED = 50  # levels of objects and lists in results
 NO_RUN = {
     "run": "",
     "notebook": "",
@@ -25,9 +25,9 @@ NO_RUN = {
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A run's results, by its folder or the file itself, with every key of NO_RUN present.
+    """Return a run's results, by its folder or the file, with every key of NO_RUN present.
 
-    Raises ValueError for whatever else lies there: nothing, no JSON, JSON of another form.
+    Raises ValueError if there is no file, no JSON, or JSON of another form.
     """
     path = path / "results.json" if path.is_dir() else path
     try:
@@ -42,23 +42,21 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def _wrong(found: Any) -> str:
-    """What keeps a value from being a run's results; empty where nothing does."""
+    """Return what keeps a value from being a run's results, or an empty text."""
     if not isinstance(found, dict):
         return f"it holds {type(found).__name__}, expected an object"
     kinds = {name: type(value) for name, value in NO_RUN.items() if value is not None}
     odd = [key for key, kind in kinds.items() if not isinstance(found.get(key, kind()), kind)]
     odd += ["error"] if not isinstance(found.get("error"), (dict, NoneType)) else []
-    odd += (
-        ["checks"] if not all(isinstance(check, dict) for check in found.get("checks", [])) else []
-    )
-    odd += ["given"] if not all(isinstance(name, str) for name in found.get("given", [])) else []
+    for key, kind in (("checks", dict), ("given", str)):
+        odd += [] if all(isinstance(item, kind) for item in found.get(key, [])) else [key]
     if odd:
         return f"{', '.join(sorted(set(odd)))} of another type"
     return "" if _depth(found) <= MOST_NESTED else "it is nested too deeply"
 
 
 def _depth(value: Any) -> int:
-    """How many lists and objects are inside one another."""
+    """Return how many levels of lists and objects a value has."""
     depth = 0
     level = [value]
     while level := [inner for outer in level for inner in _inside(outer)]:

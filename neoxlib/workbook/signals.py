@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP as the end of one run: what is known of it is still written."""
+"""Ctrl-C, SIGTERM and SIGHUP end one run, and its results are still written."""
 
 import os
 import signal
@@ -10,18 +10,18 @@ from types import FrameType
 import psutil
 
 BREAKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LEAVE_SECONDS = 8  # for the processes of an interrupted run, then they are killed
+LEAVE_SECONDS = 8  # until the processes of an interrupted run are killed
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal that ends the run; as a KeyboardInterrupt it also ends an event loop."""
+    """A signal that ends the run. A KeyboardInterrupt also ends an event loop."""
 
 
 class Signals:
-    """While it is entered, Ctrl-C, SIGTERM and SIGHUP end the notebook that runs.
+    """A context manager in which Ctrl-C, SIGTERM and SIGHUP end the notebook that runs.
 
-    `came` is the first signal, or None; later ones change nothing. One that this process ignores
-    stays ignored.
+    `came` is the first signal, or None; later ones change nothing. A signal that this process
+    ignores stays ignored.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Signals:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """What is done in it may end by Interrupted."""
+        """Let a signal raise Interrupted in this block."""
         self.armed = True
         try:
             yield
@@ -50,7 +50,7 @@ class Signals:
             self.armed = False
 
     def end_children(self) -> None:
-        """Wait until what ran at the signal has ended: kernels are told to, ranks follow them."""
+        """End the kernels that ran at the signal; wait until they and their ranks have ended."""
         for process in self.children:
             with suppress(psutil.NoSuchProcess):
                 if process.ppid() == os.getpid():

@@ -3,8 +3,6 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from neoxlib.workbook import markup
 
 if TYPE_CHECKING:
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Table:
-    """Rows that a notebook shows as HTML and a terminal as text; every cell is escaped."""
+    """A table: HTML in a notebook, text on a terminal; every cell is escaped."""
 
     def __init__(self, columns: tuple[str, ...], rows: Iterable[tuple]) -> None:
         self.columns = columns
@@ -31,7 +29,7 @@ class Table:
 
 
 class Note(str):
-    """A sentence that stands in a report where a table would, without quotes."""
+    """A text that a report shows without quotes, for instance in place of a table."""
 
     __repr__ = str.__str__
 
@@ -42,10 +40,10 @@ class Note(str):
 class TextTable:
     """A few rows of long text: escaped HTML in a notebook, shortened plain text elsewhere.
 
-    pandas' own HTML cuts long cells and spells line breaks out.
+    The HTML of pandas cuts long cells and shows line breaks as \\n.
     """
 
-    def __init__(self, rows: pd.DataFrame, note: str = "") -> None:
+    def __init__(self, rows: "pd.DataFrame", note: str = "") -> None:
         self.rows = rows.astype(str)
         self.note = note
 
@@ -56,8 +54,6 @@ class TextTable:
         return note if self.rows.empty else table + note
 
     def __repr__(self) -> str:
-        return (
-            self.note
-            if self.rows.empty
-            else f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"
-        )
+        if self.rows.empty:
+            return self.note
+        return f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"

@@ -1,8 +1,8 @@
-"""What was typed, after -p or in a preset, as a value of the type that the notebook declares.
+"""Values given with -p or in a preset, read as the type that the notebook declares.
 
-A text is what was typed: digits, `yes`, `null`, `~`, `# x`, `a: b`, quotes, blanks and line breaks
-included. Of a list of texts, what begins with [ is the list, its texts in quotes; anything else is
-one text.
+A text stays as it was typed: digits, `yes`, `null`, `~`, `# x`, `a: b`, quotes, blanks and line
+breaks included. For a list of texts, a value that begins with [ is the list, with its texts in
+quotes; anything else is one text.
 """
 
 import json
@@ -16,9 +16,9 @@ NULL = "tag:yaml.org,2002:null"
 
 
 def read_text(kind: str, item: str, text: str) -> Any:
-    """A value from the command line, of a type by its name; `item` is that of a list's items, or "".
+    """Read a value of the command line by the name of its type; `item` is that of a list's items.
 
-    What is no such value is returned as the text that it is, and refused by whoever checks types.
+    A text that is not such a value is returned unchanged; the check of types refuses it.
     """
     if kind == "str":
         return text
@@ -35,7 +35,7 @@ def _yes_or_no(value: Any) -> Any:
 
 
 def _number(text: str) -> int | float | str | None:
-    """As Python reads it: YAML 1.1 takes 1e-3 for a text, 010 for 8 and 1:30 for 90."""
+    """Read a number as Python does: YAML 1.1 reads 1e-3 as a text, 010 as 8 and 1:30 as 90."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -54,9 +54,9 @@ def _list(item: str, text: str) -> Any:
 
 
 def _texts(text: str) -> list[str] | str:
-    """A list of texts, as JSON or as a line of YAML whose items are the texts that stand there."""
+    """Read a list of texts: JSON, or a line of YAML whose items are taken literally."""
     try:
-        found = json.loads(text, strict=False)  # a line break may stand for itself
+        found = json.loads(text, strict=False)  # line breaks are allowed in strings
         if all(isinstance(one, str) for one in found):
             return found
     except (ValueError, RecursionError):
@@ -69,7 +69,8 @@ def _texts(text: str) -> list[str] | str:
     rest = list(text)
     for span in reversed(spans):
         rest[span] = []
-    # Beside its items a list has brackets and commas: no comment, tag or anchor, which YAML drops.
+    # Besides its items a list may only have brackets and commas, not what YAML drops: comments,
+    # tags and anchors.
     plain = re.fullmatch(r"\s*\[[\s,]*\]\s*", "".join(rest)) and not any(
         one.tag or one.anchor for one in items
     )
@@ -85,9 +86,9 @@ def _literal(text: str) -> Any:
 
 
 def read_yaml(text: str) -> dict[str, yaml.Node]:
-    """A preset's values by name, not yet of any type.
+    """Return a preset's values by name, as nodes without a type.
 
-    Raises ValueError for what is no YAML, no mapping, or has a name twice.
+    Raises ValueError if the text is not YAML, not a mapping, or has a name twice.
     """
     try:
         root = yaml.compose(text, yaml.SafeLoader)
@@ -114,15 +115,15 @@ def _names(root: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
                 f"has {key.value} in line {seen[key.value]} and in line {line}; keep one of them"
             )
         seen[key.value] = line
-    yaml.SafeLoader("").flatten_mapping(root)  # `<<` brings in others' values
+    yaml.SafeLoader("").flatten_mapping(root)  # merges the values of `<<`
     return ((key.value, value) for key, value in root.value)
 
 
 def read_node(kind: str, item: str, node: yaml.Node) -> Any:
-    """A preset's value, as -p reads it: a text is what stands in the file, also where YAML knows it as
-    a number, a date or yes. A null stays None, which is the default.
+    """Read a preset's value as -p does: a text is taken literally, also a number, a date or yes.
 
-    Raises ValueError for a null where a text is to be, and for what YAML cannot make a value of.
+    A null stays None, which is the default. Raises ValueError for a null in place of a text, and
+    for a node that YAML cannot read.
     """
     try:
         if kind == "str" and node.tag == NULL:
@@ -156,7 +157,7 @@ def _is_text(node: yaml.Node) -> bool:
 
 
 def _no_null(node: yaml.ScalarNode) -> str:
-    """Nothing at all is the empty text; `~` and `null` may mean that, or themselves."""
+    """Return the empty text for an empty value; refuse `~` and `null`, which are ambiguous."""
     if node.value:
         cure = f"write '' for the empty one, or '{node.value}' in quotes for that text"
         raise ValueError(f"found {node.value}, expected a text; {cure}")
@@ -168,6 +169,6 @@ def _construct(node: yaml.Node) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """The value itself; ValueError where it holds itself, as a list of YAML may by its anchor."""
+    """Return the value; raise ValueError if it contains itself, as YAML's anchors allow."""
     json.dumps(value, default=str, skipkeys=True)
     return value

@@ -1,7 +1,8 @@
-"""The config.ini of the vendor's SDK as a preset of ours: every key is taken over, or named with what is there instead.
+"""Import of a config.ini of the vendor's SDK: every key becomes a parameter or a note.
 
-The SDK's README and its code differ in some defaults. Its code decides what a file without the key has run, so do we.
-What its code cannot read, or not as it is meant, is refused with the line and what to write.
+The SDK's README and its code differ in some defaults; the code decided what a file without the key
+ran, so its defaults are used. A value that the code cannot read, or reads as something else than is
+meant, is refused with its line and what to write.
 """
 
 import configparser
@@ -22,9 +23,9 @@ from neoxlib.workbook.vendor_keys import ALIASES, KEYS, LENGTHS, PATHS, Key, cur
 
 @dataclass
 class Import:
-    """What became of a file: `values` are parameters; `notes` name all that is none, and all doubts.
+    """The result of an import: `values` of parameters, and `notes` about all the rest.
 
-    `places` say for a value which line it is from.
+    `places` holds the line of each value.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -33,7 +34,7 @@ class Import:
     places: dict[str, str] = field(default_factory=dict)
 
     def preset(self, source: str) -> str:
-        """YAML for `report -f`: the notes as comments, then the parameters."""
+        """Return YAML for `report -f`: the notes as comments, then the parameters."""
         notes = [f"Made from {source} by `python -m neoxlib import-config`.", *self.notes]
         lines = [f"# {line}" for note in notes for line in note.splitlines()]
         values = yaml.safe_dump(self.values, sort_keys=False, allow_unicode=True)
@@ -41,10 +42,11 @@ class Import:
 
 
 def import_config(path: str | os.PathLike[str]) -> Import:
-    """Read a config.ini. Raises ParameterError when it cannot be read, or with every value that cannot be used.
+    """Read a config.ini.
 
-    Sections that the file has bring all their keys, the absent ones by the default in the SDK's code.
-    Relative paths count from the file's folder, where the SDK is started.
+    Each section of the file gives all its keys, absent ones by the default in the SDK's code.
+    Relative paths start at the file's folder, where the SDK is started.
+    Raises ParameterError if it cannot be read, or with every value that cannot be used.
     """
     text, parser = _read(Path(path))
     found = Import()
@@ -60,7 +62,7 @@ def import_config(path: str | os.PathLike[str]) -> Import:
 
 
 def _read(path: Path) -> tuple[str, configparser.ConfigParser]:
-    """The file's text, and what Python's own parser makes of it, as in the SDK."""
+    """Return the file's text, and the result of Python's own parser, which the SDK uses."""
     marks = {"comment_prefixes": (";", "#"), "inline_comment_prefixes": (";",)}
     parser = configparser.ConfigParser(**marks, interpolation=None)
     try:
@@ -73,7 +75,7 @@ def _read(path: Path) -> tuple[str, configparser.ConfigParser]:
 
 
 def _doubts(found: Import, sections: list[str]) -> Iterator[str]:
-    """What is wrong with a file as a whole, and values that no parameter takes."""
+    """Return the faults of a file as a whole, and of values that no parameter takes."""
     if {"ceval", "precision"} <= set(sections):
         yield "[ceval] and [precision] are one section by two names: keep one of them"
     if not found.values and not found.problems:
@@ -84,7 +86,7 @@ def _doubts(found: Import, sections: list[str]) -> Iterator[str]:
 
 
 def _twice(error: Exception) -> str:
-    """What Python's parser says, but of a name that is there twice where it is and what to do."""
+    """Return the parser's error; for a name that is there twice, the place and what to do."""
     if isinstance(error, configparser.DuplicateOptionError):
         place = f"line {error.lineno}: [{error.section}] {error.option}"
         return f"{place} is there twice; keep one of them"
@@ -95,7 +97,7 @@ def _twice(error: Exception) -> str:
 
 
 def _lines(text: str, section: str) -> dict[str, int]:
-    """The line of each key of a section, and under "" that of its head."""
+    """Return the line of each key of a section, and under "" the line of its head."""
     lines: dict[str, int] = {}
     inside = False
     for number, line in enumerate(text.splitlines(), start=1):
@@ -163,10 +165,10 @@ def _key(
 
 
 def _lengths(found: Import) -> None:
-    """The SDK takes every power from min_len_exp to max_len_exp, unless case_pair is given."""
+    """Check the lengths: the SDK runs every power from min_len_exp to max_len_exp, or case_pair."""
     low, high = (found.values.get(name) for name in LENGTHS)
     if low is None or high is None or min(low, high) < 0 or (low <= high and high > 0):
-        return  # what is no number, or one below 0, is refused with the others
+        return  # the check of parameters refuses other values
     usual = {name: f"{name} is not given, so {found.values[name]}: " for name in LENGTHS}
     told = [found.places.get(name, usual[name]) for name in LENGTHS]
     places = " and ".join(place.removesuffix(": ") for place in told)
@@ -179,12 +181,11 @@ def _lengths(found: Import) -> None:
 
 
 def _take(found: Import, key: str, name: str, value: Any, folder: Path) -> None:
-    """Put a value under its parameter's name; paths, devices and the data folder have their own meaning in the SDK."""
+    """Set a parameter. Paths, devices and the data folder mean something else in the SDK."""
     if key == "device_ids":
         ids = ",".join(str(one) for one in sorted(set(value)))
-        found.notes.append(
-            f"device_ids: {len(value)} rank(s); to take those: export ASCEND_RT_VISIBLE_DEVICES={ids}"
-        )
+        take = f"to take those: export ASCEND_RT_VISIBLE_DEVICES={ids}"
+        found.notes.append(f"device_ids: {len(value)} rank(s); {take}")
         value = len(value)
     elif key in PATHS:
         value = str((folder / value / "data" if key == "work_dir" else folder / value).resolve())
@@ -203,7 +204,7 @@ def _take(found: Import, key: str, name: str, value: Any, folder: Path) -> None:
 
 
 def _complaint(name: str, value: Any) -> str | None:
-    """The table's own check of a value; folders may be on another machine, and were noted."""
+    """Return the table's complaint; folders may be on another machine, and have a note instead."""
     return None if name in ("model_dir", "data_dir") else complaint(name, PARAMETERS[name], value)
 
 

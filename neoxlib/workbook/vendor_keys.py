@@ -1,6 +1,7 @@
-"""The keys of the vendor's SDK: what each is here, how its value is read, and how one that cannot be is written.
+"""The keys of the vendor's SDK: the parameter of each, the reading of its value, and its repair.
 
-A value is read as the SDK's code reads it; what it would take for something else than is meant is an error.
+A value is read as the SDK's code reads it. One that the code reads as something else than is meant
+is an error.
 """
 
 import ast
@@ -71,7 +72,7 @@ def _is_pair(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Key:
-    """One key of the SDK: its parameter here, or why there is none; its type; the defaults of code and README."""
+    """A key of the SDK: its parameter or the reason for none, its type, its defaults."""
 
     to: str | None
     kind: Callable[[str], Any] = _text
@@ -80,7 +81,10 @@ class Key:
     instead: str = ""
 
 
-_LENGTHS = "profile vendor writes 32 tokens, the SDK's default, and reads its letter; others take the likeliest choice"
+_LENGTHS = (
+    "profile vendor writes 32 tokens, the SDK's default, and reads its letter; "
+    "others take the likeliest choice"
+)
 KEYS: dict[str, dict[str, Key]] = {
     "model": {
         "model_path": Key("model_dir", _path, readme="../model"),
@@ -88,8 +92,8 @@ KEYS: dict[str, dict[str, Key]] = {
         "parallel_backend": Key(None, instead="hccl on NPUs, shared memory or gloo on the CPU"),
         "log_dir": Key(
             None,
-            instead="the folder logs of each run (the SDK: README says the script's folder, its code "
-            "./atb_speed_log)",
+            instead="the folder logs of each run "
+            "(the SDK: README says the script's folder, its code ./atb_speed_log)",
         ),
         "bind_cpu": Key(None, instead="ranks are bound to cores near their device by themselves"),
     },
@@ -111,24 +115,20 @@ KEYS: dict[str, dict[str, Key]] = {
         "skip_decode": Key("skip_decode", _bool, False, "1 in its older edition"),
     },
 }
-ALIASES = {
-    "ceval": "precision"
-}  # deprecated by the SDK, and what its own file for GPT-NeoX still has
+ALIASES = {"ceval": "precision"}  # deprecated, but still in the SDK's own file for GPT-NeoX
 PATHS = ("model_path", "work_dir")
 LENGTHS = ("min_len_exp", "max_len_exp")
 KEYS_TO = {key: about.to for keys in KEYS.values() for key, about in keys.items() if about.to}
 
 
 def cure(key: str, text: str) -> str:
-    """What to write instead: without quotes and comment, one number of several, pairs in a list."""
+    """Return what to write: without quotes and comment, one of many numbers, pairs in a list."""
     bare = re.sub(r"\s*#.*", "", text).strip().strip("'\"").strip()
     numbers = re.findall(r"\d+", bare)
     if key in PATHS:
-        return (
-            f"{key}={os.path.expanduser(bare)}"
-            if "${" not in bare
-            else f"the folder itself after {key}="
-        )
+        if "${" in bare:
+            return f"the folder itself after {key}="
+        return f"{key}={os.path.expanduser(bare)}"
     if key == "case_pair":
         even = numbers if len(numbers) % 2 == 0 else []
         pairs = [f"[{a},{b}]" for a, b in zip(even[::2], even[1::2], strict=True)]
@@ -136,7 +136,8 @@ def cure(key: str, text: str) -> str:
     if key == "device_ids":
         return f"{key}={','.join(_devices(bare, numbers)) or '0'}"
     if key == "batch_size" and len(numbers) > 1 and re.fullmatch(r"[\[({\d,\s\])}]+", bare):
-        return f"{key}={numbers[0]}, and batch_sizes: [{', '.join(numbers)}] into the preset for all of them"
+        sizes = f"batch_sizes: [{', '.join(numbers)}]"
+        return f"{key}={numbers[0]}, and {sizes} into the preset for all of them"
     if key == "skip_decode":
         return f"{key}={int(bare.lower() in ('1', 'true', 'yes', 'on'))}"
     if PARAMETERS[KEYS_TO[key]].type == "int":
@@ -145,7 +146,7 @@ def cure(key: str, text: str) -> str:
 
 
 def _devices(text: str, numbers: list[str]) -> list[str]:
-    """0-3 is 0,1,2,3; else every number once."""
+    """Return the devices: 0-3 is 0,1,2,3; otherwise every number once."""
     if span := re.fullmatch(r"(\d+)\s*-\s*(\d+)", text):
         return [str(one) for one in range(int(span[1]), min(int(span[2]), int(span[1]) + 63) + 1)]
     return list(dict.fromkeys(numbers))
