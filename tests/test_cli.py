@@ -1,4 +1,4 @@
-"""The command line: what it passes on, what it prints, how it ends."""
+"""The command line: its calls, its output and its exit codes."""
 
 import subprocess
 import sys
@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from neoxlib.__main__ import cli
-from neoxlib.checkpoint import load
+from neoxlib.checkpoint import shard, verify
 from neoxlib.errors import ParameterError, ShardError
+from neoxlib.setup import doctor
 
 
 def run(*args):
@@ -20,8 +21,8 @@ def run(*args):
 @pytest.mark.parametrize(
     ("error", "code"), [(ShardError("64 heads over 3"), 1), (ParameterError("seed: bad"), 2)]
 )
-def test_errors_of_a_users_making_are_one_message_and_a_code(monkeypatch, error, code):
-    monkeypatch.setattr(load, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
+def test_errors_that_a_user_can_repair_are_one_message_and_a_code(monkeypatch, error, code):
+    monkeypatch.setattr(shard, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
     said = run("shard", "src", "dst", "--world-size", 3)
     assert (
         said.exit_code == code
@@ -43,15 +44,14 @@ def test_errors_of_a_users_making_are_one_message_and_a_code(monkeypatch, error,
     ],
 )
 def test_disks_and_ctrl_c_are_one_message_and_a_code(monkeypatch, error, code, said):
-    monkeypatch.setattr(load, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(shard, "shard", lambda *_, **__: (_ for _ in ()).throw(error))
     found = run("shard", "src", "dst", "--world-size", 2)
     assert found.exit_code == code and found.stderr == said and found.stdout == ""
 
 
 def test_our_own_bugs_keep_their_traceback(monkeypatch):
-    monkeypatch.setattr(
-        load, "shard", lambda *_, **__: (_ for _ in ()).throw(AssertionError("ours"))
-    )
+    ours = AssertionError("ours")
+    monkeypatch.setattr(shard, "shard", lambda *_, **__: (_ for _ in ()).throw(ours))
     assert isinstance(run("shard", "src", "dst", "--world-size", 2).exception, AssertionError)
 
 
@@ -71,9 +71,12 @@ def test_wrong_usage_is_code_2(args):
 
 def test_commands_pass_on_what_they_were_given(monkeypatch):
     calls = []
-    for name in ("shard", "verify", "merge"):
-        note = lambda *a, _name=name, **kw: calls.append((_name, [str(x) for x in a], kw)) or []  # noqa: E731
-        monkeypatch.setattr(load, name, note)
+
+    def note(name):
+        return lambda *args, **kw: calls.append((name, [str(arg) for arg in args], kw)) or []
+
+    for module, name in ((shard, "shard"), (verify, "verify"), (shard, "merge")):
+        monkeypatch.setattr(module, name, note(name))
     for args in (
         ["shard", "s", "d", "--world-size", 4, "--dtype", "float16"],
         ["verify", "d"],
@@ -87,27 +90,17 @@ def test_commands_pass_on_what_they_were_given(monkeypatch):
 @pytest.mark.parametrize(("worst", "code"), [("OK", 0), ("WARN", 0), ("FAIL", 1)])
 def test_doctor_ends_with_1_only_where_something_fails(monkeypatch, worst, code):
     found = SimpleNamespace(worst=worst, to_json=lambda: '{"rows": []}')
-    monkeypatch.setitem(
-        sys.modules, "neoxlib.setup.doctor", SimpleNamespace(run=lambda model_dir: found)
-    )
-    import neoxlib
-
-    monkeypatch.setattr(neoxlib, "doctor", sys.modules["neoxlib.setup.doctor"], raising=False)
+    monkeypatch.setattr(doctor, "run", lambda model_dir: found)
     said = run("doctor", "--json")
     assert said.exit_code == code and said.stdout == '{"rows": []}\n'
 
 
 def test_help_waits_for_no_heavy_import():
     heavy = {"torch", "papermill", "pandas"}
-    code = (
-        f"import sys; from neoxlib.__main__ import cli; print(sorted({heavy} & set(sys.modules)))"
-    )
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-        == "[]\n"
-    )
+    found = f"sorted({heavy} & set(sys.modules))"
+    code = f"import sys; from neoxlib.__main__ import cli; print({found})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_an_install_plan_is_printed_for_any_chip_and_refused_for_none():

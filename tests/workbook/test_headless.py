@@ -1,12 +1,9 @@
 """Headless runs: every way a notebook can end leaves results, an offline report and the right exit code."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote
 
 import nbformat
 import papermill
@@ -16,11 +13,8 @@ from click.testing import CliRunner
 from nbformat import v4
 
 from neoxlib.__main__ import cli
-from neoxlib.compare import Pair, latest
-from neoxlib.errors import ParameterError
-from neoxlib.workbook import arguments, headless, pages, reasons
+from neoxlib.workbook import headless, pages, reasons
 from neoxlib.workbook import results as workbook_results
-from neoxlib.workbook.past_run import open_run
 from tests.support.pages import Loads
 from tests.support.small_notebooks import start, write
 
@@ -58,6 +52,12 @@ raise RankError("rank 1 of 2 died")"""
 BOOK = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 
 TITLE = "# Does it <i>run</i>?\n\nA [link](https://example.org) and ![a picture](https://example.org/x.png).\n\n## Part"
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path / "outputs"))
+    return tmp_path / "outputs"
 
 
 @pytest.fixture(scope="module")
@@ -274,125 +274,6 @@ def test_links_of_the_index_lead_to_files(ran):
     assert "月亮" in rows[0] and "first_token_ms" in rows[-1]
 
 
-def test_index_shows_broken_and_partial_folders(tmp_path):
-    for name, content in {
-        "a": None,
-        "b": "{",
-        "c": "[]",
-        "d": '{"metrics": 3}',
-        "e": '{"status": "running"}',
-    }.items():
-        folder = tmp_path / "02_inference" / name
-        folder.mkdir(parents=True)
-        if content is not None:
-            (folder / "results.json").write_text(content, encoding="utf-8")
-    page = BeautifulSoup(pages.write_index(tmp_path).read_text(encoding="utf-8"), "html.parser")
-    assert [badge.text for badge in page.select("td .badge")] == ["running", *["broken"] * 4]
-    assert "no results.json" in page.select("tbody tr")[-1].text
-
-
-def nested(depth):
-    return b'{"status": "ok", "metrics": {"a": ' + b"[" * depth + b"]" * depth + b"}}"
-
-
-DAMAGED = {
-    "list": b"[]",
-    "number": b"3",
-    "text": b'"x"',
-    "null": b"null",
-    "empty": b"",
-    "binary": bytes(range(256)),
-    "half": b'{"status": "ok", "metr',
-    "deep": nested(100_000),
-    "deeper than shown": nested(400),
-    "error is text": b'{"status": "failed", "error": "x"}',
-    "checks of text": b'{"checks": ["x"]}',
-    "given of lists": b'{"given": [["x"]]}',
-    "status is none": b'{"status": null}',
-    "long number": b'{"seconds": ' + b"9" * 5000 + b"}",
-}
-ODD = {
-    "no files": b'{"status": "ok", "notebook": "02_inference"}',
-    "bare": b'{"status": "ok", "given": ["gone"]}',
-    "nameless check": b'{"status": "check-failed", "checks": [{"passed": false}]}',
-    "error": b'{"error": {}}',
-    "half a character": b'{"status": "ok", "metrics": {"\\ud800": "\\udfff"}, "given": ["\\ud800"]}',
-}
-
-
-def damaged(root, contents):
-    for name, content in contents.items():
-        folder = root / "02_inference" / name
-        folder.mkdir(parents=True)
-        (folder / "results.json").write_bytes(content)
-    return root
-
-
-@pytest.mark.parametrize("name", DAMAGED)
-def test_index_and_comparison_survive_a_damaged_run_and_name_it(name, tmp_path, capsys):
-    damaged(tmp_path, {name: DAMAGED[name]} | dict.fromkeys(("1", "2"), ODD["no files"]))
-    page = BeautifulSoup(pages.write_index(tmp_path).read_text(encoding="utf-8"), "html.parser")
-    rows = {row.select_one("small").text: row.text for row in page.select("tbody tr")}
-    assert (
-        "broken" in rows[name]
-        and "cannot be read: " in rows[name]
-        and "broken" not in rows["1"] + rows["2"]
-    )
-    pair = latest(tmp_path)
-    assert (pair.a.folder.name, pair.b.folder.name) == ("1", "2")
-    said = capsys.readouterr().out
-    assert (
-        said.startswith("Left out: ") and f"{name}/results.json" in said and said.count("\n") == 1
-    )
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_results_that_lack_something_are_shown_with_what_they_have(name, tmp_path):
-    damaged(tmp_path, {"1": ODD[name], "2": ODD["no files"]})
-    page = BeautifulSoup(pages.write_index(tmp_path).read_text(encoding="utf-8"), "html.parser")
-    assert len(page.select("tbody tr")) == 2 and "cannot be read" not in page.text
-    if name != "error":  # which has no status either
-        pair = Pair(*(open_run(tmp_path / "02_inference" / run) for run in "12"))
-        for view in (pair.names, pair.parameters, pair.environment, pair.accuracy, pair.speed):
-            assert repr(view)
-
-
-@pytest.mark.parametrize(
-    "name", ["a#b", "a?b", "50%", "a b", "a'b", 'a"b', "a&amp;b", "<b>", "月亮", "a:b", "%41"]
-)
-def test_links_lead_to_runs_of_notebooks_of_any_name(name, tmp_path):
-    folder = tmp_path / name / "1"
-    folder.mkdir(parents=True)
-    for file, content in (
-        ("results.json", '{"status": "ok"}'),
-        ("notebook.ipynb", BOOK),
-        ("x#y.csv", "a\n"),
-    ):
-        (folder / file).write_text(content, encoding="utf-8")
-    report_page = BeautifulSoup(
-        pages.write_report(folder).read_text(encoding="utf-8"), "html.parser"
-    )
-    index = BeautifulSoup(pages.write_index(tmp_path).read_text(encoding="utf-8"), "html.parser")
-    assert name in index.select_one("tbody b").text
-    for page, place in (
-        (index.select_one("tbody"), tmp_path / "index.html"),
-        (report_page, folder / "report.html"),
-    ):
-        links = [urljoin(place.as_uri(), a["href"]) for a in page.select("td a, .files a")]
-        paths = [
-            Path(unquote(urlsplit(link).path)) for link in links if not urlsplit(link).fragment
-        ]
-        assert len(paths) == len(links) == 3 and all(path.is_file() for path in paths), links
-
-
-def test_a_name_whose_bytes_are_no_text_breaks_neither_index_nor_links(tmp_path):
-    folder = tmp_path / os.fsdecode(b"caf\xe9") / "1"
-    folder.mkdir(parents=True)
-    (folder / "results.json").write_text('{"status": "ok"}', encoding="utf-8")
-    page = BeautifulSoup(pages.write_index(tmp_path).read_text(encoding="utf-8"), "html.parser")
-    assert page.select_one("tbody td:last-child a")["href"] == "caf%E9/1/results.json"
-
-
 @pytest.mark.filterwarnings(
     "ignore:the file is not specified with any extension"
 )  # papermill, of a ? in a name
@@ -404,151 +285,13 @@ def test_a_notebook_of_an_odd_name_runs_and_is_linked(tmp_path, outputs):
     assert all((outputs / unquote(a["href"])).is_file() for a in page.select("tbody a"))
 
 
-def test_index_of_no_runs_says_so(tmp_path):
-    assert "No run yet" in pages.write_index(tmp_path / "outputs").read_text(encoding="utf-8")
-
-
-# --- before a kernel starts
-
-
-def refused(books, *given):
-    said = CliRunner().invoke(
-        cli, ["report", books["fine"], books["raises"], *given], catch_exceptions=False
-    )
-    assert said.exit_code == headless.BAD_PARAMETERS and not said.stdout
-    return said.stderr
-
-
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path / "outputs"))
-    return tmp_path / "outputs"
-
-
-def test_unknown_names_and_wrong_types_are_listed_together_and_start_nothing(books, outputs):
-    said = refused(
-        books, "-p", "wrold_size", "4", "-p", "colur", "blue", "-p", "plan_only", "perhaps"
-    )
-    assert (
-        "wrold_size: unknown parameter; did you mean world_size? known are colour, plan_only, prompts"
-        in said
-    )
-    assert "colur: unknown parameter; did you mean colour?" in said
-    assert "plan_only: found 'perhaps', which is str, expected bool" in said
-    assert not outputs.exists() and "Traceback" not in said
-
-
-def test_values_out_of_range_are_refused(books, outputs):
-    assert "world_size: found 0, expected 1 or more" in refused(books, "-p", "world_size", "0")
-    assert "world_size: found 'two', which is str, expected int" in refused(
-        books, "-p", "world_size", "two"
-    )
-
-
-def test_unknown_notebooks_and_presets_are_refused_with_what_there_is(books, outputs, tmp_path):
-    said = CliRunner().invoke(cli, ["report", "05_dance"])
-    assert said.exit_code == 2 and "no notebook '05_dance'" in said.stderr
-    assert "no preset 'nope'" in refused(books, "-f", "nope")
-    (tmp_path / "list.yaml").write_text("[1]", encoding="utf-8")
-    assert "holds list, expected lines of the form name: value" in refused(
-        books, "-f", str(tmp_path / "list.yaml")
-    )
-    (tmp_path / "typo.yaml").write_text("wrold_size: 2", encoding="utf-8")
-    assert "did you mean world_size" in refused(books, "-f", str(tmp_path / "typo.yaml"))
-
-
-@pytest.mark.parametrize(
-    ("notebook", "given", "told"),
-    [
-        (
-            "02_inference",
-            {"temperature": "inf"},
-            ["temperature: found inf, expected a finite figure"],
-        ),
-        ("02_inference", {"temperature": "nan", "top_p": "0"}, ["found nan", "top_p: found 0"]),
-        ("02_inference", {"repetition_penalty": "0"}, ["repetition_penalty: found 0"]),
-        ("01_shard", {"world_size": "3", "device": "npu"}, ["heads cannot be cut", "'npu' cannot"]),
-        ("04_profile", {"max_seq_len": "5000", "plan_only": "true"}, ["max_seq_len is 5000, "]),
-        ("04_profile", {"max_slowdown": "-inf"}, ["max_slowdown: found -inf"]),
-        ("00_setup", {"world_size": "3"}, ["world_size may be 1, 2, 4, 8"]),
-        (
-            "03_ceval",
-            {"subjects": "[animal]", "cluster_profile": "gone"},
-            ["'animal' is", "'gone' is"],
-        ),
-        ("03_ceval", {"profile": "vendor", "mode": "cot"}, ["mode 'cot' is not known for profile"]),
-    ],
-)
-def test_what_model_exam_and_machine_rule_out_is_refused_before_a_kernel_starts(
-    outputs, notebook, given, told
-):
-    pairs = [text for pair in given.items() for text in ("-p", *pair)]
-    said = CliRunner().invoke(cli, ["report", notebook, *pairs], catch_exceptions=False)
-    assert said.exit_code == headless.BAD_PARAMETERS and not said.stdout and not outputs.exists()
-    assert [line for line in told if line not in said.stderr] == []
-
-
-def test_a_model_without_weights_is_refused_before_a_kernel_starts(outputs, checkpoint, tmp_path):
-    shutil.copy(checkpoint / "config.json", tmp_path)
-    said = CliRunner().invoke(cli, ["report", "02_inference", "-p", "model_dir", str(tmp_path)])
-    assert said.exit_code == headless.BAD_PARAMETERS and not outputs.exists()
-    assert "model.safetensors" in said.stderr
-
-
-def test_a_name_that_no_file_can_have_is_a_bad_parameter(books, outputs):
-    assert "no preset 'xxx" in refused(books, "-f", "x" * 5000)
-    said = CliRunner().invoke(cli, ["report", "02_inference", "-p", "model_dir", "x" * 5000])
-    assert said.exit_code == headless.BAD_PARAMETERS and "File name too long" in said.stderr
+# --- other ways to run
 
 
 def test_a_request_that_turns_out_not_to_be_servable_is_a_bad_parameter(tmp_path, outputs):
     cells = "from neoxlib.errors import SettingsError", "raise SettingsError('too long')"
     path = write(tmp_path, "late", "seed: int = 0  # s", *cells)
     assert headless.report([path], [], [], say=print) == headless.BAD_PARAMETERS
-
-
-def test_later_values_win_and_go_only_to_notebooks_that_take_them(tmp_path):
-    paths = [
-        arguments.find(write(tmp_path, "one", PARAMETERS)),
-        arguments.find(write(tmp_path, "two", "seed: int = 0  # s")),
-    ]
-    presets = [{"world_size": 4, "seed": 1}, {"world_size": 8, "case_pair": [[1, 2]]}]
-    one, two = arguments.prepare(paths, presets, [("seed", "3"), ("colour", "1e5")])
-    assert one.given == {"world_size": 8, "colour": "1e5"} and two.given == {"seed": 3}
-
-
-def test_null_in_a_preset_means_the_default(tmp_path):
-    (job,) = arguments.prepare(
-        [arguments.find(write(tmp_path, "one", PARAMETERS))], [{"prompts": None}], []
-    )
-    assert job.given == {"prompts": []}
-
-
-def test_parameters_cell_may_use_any_annotation(tmp_path):
-    cell = 'a: int | None = None  # x = y\nb: "list[str]" = ["#"]  # z\nc = 3\n'
-    write(tmp_path, "one", cell)
-    declared = arguments.declared_in(tmp_path / "one.ipynb")
-    assert {name: param.default for name, param in declared.items()} == {"a": None, "b": ["#"]}
-    with pytest.raises(ParameterError, match="b: found 3, which is int, expected list"):
-        arguments.prepare([tmp_path / "one.ipynb"], [{"b": 3}], [])
-
-
-@pytest.mark.parametrize("content", ["not JSON", "[]", '{"cells": 3}'])
-def test_a_file_that_is_no_notebook_is_refused(tmp_path, content):
-    (tmp_path / "x.ipynb").write_text(content, encoding="utf-8")
-    said = CliRunner().invoke(cli, ["report", str(tmp_path / "x.ipynb")])
-    assert said.exit_code == 2 and "is no notebook" in said.stderr
-
-
-def test_a_parameters_cell_that_computes_is_refused(tmp_path):
-    """papermill would keep a derived value when the one that it is derived from is given."""
-    said = CliRunner().invoke(
-        cli, ["report", write(tmp_path, "one", "seed: int = 2 + len([])  # s")]
-    )
-    assert said.exit_code == 2 and "plain parameters" in said.stderr
-
-
-# --- other ways to run
 
 
 def test_plain_papermill_makes_its_own_run_folder(books, outputs, tmp_path):
