@@ -1,4 +1,4 @@
-"""The model `neoxlib` of lm-evaluation-harness against its model `hf`, request for request, on its own tasks."""
+"""The model `neoxlib` of lm-evaluation-harness against its model `hf`, request by request."""
 
 import json
 import re
@@ -245,10 +245,9 @@ def test_text_ends_at_special_tokens_and_ends_of_text_where_it_ends_for_hf(
 
 @pytest.fixture(scope="module")
 def padded(checkpoint: Path):
-    """A random model with more rows in its vocabulary than the tokenizer has ids, as published ones have."""
-    return get_model("neoxlib")(str(checkpoint), dtype="float32", device="cpu"), transformers_model(
-        checkpoint
-    )
+    """A random model with more rows than the tokenizer has ids, as published ones have."""
+    mine = get_model("neoxlib")(str(checkpoint), dtype="float32", device="cpu")
+    return mine, transformers_model(checkpoint)
 
 
 def test_rows_of_the_vocabulary_that_are_padding_count_as_they_do_for_hf(padded):
@@ -362,8 +361,10 @@ def test_the_command_runs_a_task_of_a_folder_over_two_ranks(tmp_path):
     rows = [{"text": "abc", "answer": "d"}, {"text": "xyz", "answer": "w"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "letters.yaml").write_text(
-        f"task: letters\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
-        "test_split: test\noutput_type: loglikelihood\ndoc_to_text: '{{text}}'\ndoc_to_target: '{{answer}}'\n"
+        "task: letters\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\n"
+        "test_split: test\noutput_type: loglikelihood\n"
+        "doc_to_text: '{{text}}'\ndoc_to_target: '{{answer}}'\n"
         "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
     )
     settings = f"pretrained={MODEL},world_size=2,dtype=float32,device=cpu"
@@ -371,16 +372,13 @@ def test_the_command_runs_a_task_of_a_folder_over_two_ranks(tmp_path):
     arguments += ["--include_path", str(tmp_path), "--output_path", str(tmp_path / "out")]
     script = (
         "import functools, lm_eval.evaluator, lm_eval.tasks; manager = lm_eval.tasks.TaskManager\n"
-        "manager.__init__ = functools.partialmethod(manager.__init__, include_defaults=False)  # thousands of files\n"
+        "fewer_files = functools.partialmethod(manager.__init__, include_defaults=False)\n"
+        "manager.__init__ = fewer_files\n"
         "lm_eval.evaluator.add_env_info = lambda results: None  # pip, gcc and more are asked\n"
         "from neoxlib.__main__ import cli; cli()"
     )
-    environment = {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path),
-        "OMP_NUM_THREADS": "1",
-        "PATH": "/usr/bin:/bin",
-    }
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    environment |= {"OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         [sys.executable, "-c", script, "lm-eval", *arguments],
         cwd=ROOT,
@@ -398,7 +396,5 @@ def test_the_command_runs_a_task_of_a_folder_over_two_ranks(tmp_path):
 
 def test_only_the_adapter_needs_lm_eval():
     needs = re.compile(r"^\s*(?:import|from) (?:lm_eval|datasets)\b", re.M)
-    files = sorted((ROOT / "neoxlib").rglob("*.py"))
-    assert [path.name for path in files if needs.search(path.read_text(encoding="utf-8"))] == [
-        "harness.py"
-    ]
+    texts = {path.name: path.read_text("utf-8") for path in (ROOT / "neoxlib").rglob("*.py")}
+    assert [name for name, text in texts.items() if needs.search(text)] == ["harness.py"]

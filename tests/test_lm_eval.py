@@ -1,5 +1,7 @@
-"""The profile `lm_eval` against lm-evaluation-harness itself: the same questions asked in the same words, and answered
-alike. The harness reads its installed task files, and computes with transformers."""
+"""The profile `lm_eval` against lm-evaluation-harness itself: equal prompts and answers.
+
+The harness reads its installed task files, and computes with transformers.
+"""
 
 import csv
 import json
@@ -20,7 +22,8 @@ MODEL = Path(neoxlib.demo.__file__).parent / "model"  # trained, on Chinese lett
 LETTERS = "ABCD"
 CEVAL_COLUMNS = ["id", "question", "A", "B", "C", "D", "answer", "explanation"]
 
-# Cells that a careless template would change: blanks at the ends, braces, quotes, words that read as "missing".
+# Cells that a careless template would change: blanks at the ends, braces, quotes, and words that
+# read as "missing".
 CEVAL = {
     "logic": [
         ["“所有S是P”的矛盾命题是____。", "有的S不是P", "所有S不是P", "有的S是P", "无", "A", "矛盾"],
@@ -87,7 +90,7 @@ def read_csv(path: Path, names: list[str] | None) -> list[dict[str, str]]:
 
 
 def ceval_rows(folder: Path, subjects: list[str], limit: int = 99) -> dict:
-    """What the hub's data set has of a C-Eval folder."""
+    """The hub's data set of a C-Eval folder."""
     dev = {s: read_csv(folder / "dev" / f"{s}_dev.csv", None) for s in subjects}
     val = {s: read_csv(folder / "val" / f"{s}_val.csv", None)[:limit] for s in subjects}
     return {f"ceval-valid_{s}": {"dev": dev[s], "val": val[s]} for s in subjects}
@@ -166,7 +169,7 @@ def shipped():
 def compare(
     results: pd.DataFrame, expected: dict, choices: str | tuple[str, ...], name: str
 ) -> None:
-    """Prompt, log-probability of each choice, prediction and mark of every question, and the published average."""
+    """Compare prompt, log-probabilities, prediction and mark of every question, and the average."""
     assert not results["too_long"].any()
     samples = [(task, sample) for task, several in expected.items() for sample in several]
     assert len(samples) == len(results)

@@ -25,7 +25,8 @@ else:
     os.environ["HOME"] = "/nowhere"
 for _ in range(2):
     neoxlib.process.need_home()
-print(os.environ["HOME"], neoxlib.process.cache_dir(), neoxlib.machine.environment.without_home("~"))
+home = neoxlib.machine.environment.without_home("~")
+print(os.environ["HOME"], neoxlib.process.cache_dir(), home)
 """
 
 

@@ -76,14 +76,14 @@ PARAMETERS: dict[str, Param] = {
     ),
     "max_new_tokens": Param("int", 32, "longest answer, in tokens", low=1),
     "temperature": Param(
-        "float", 0.0, "0 always takes the likeliest token; higher is more varied", low=0
+        "float", 0.0, "0 always takes the most likely token; higher is more varied", low=0
     ),
-    "top_k": Param("int", 0, "draw among the k likeliest tokens; 0 means all", low=1, blank=True),
+    "top_k": Param("int", 0, "draw among the k most likely tokens; 0 means all", low=1, blank=True),
     "top_p": Param(
         "float",
         1.0,
         check=param.share,
-        help="draw among the likeliest tokens that reach this share; 1 means all",
+        help="draw among the most likely tokens that reach this share; 1 means all",
     ),
     "repetition_penalty": Param(
         "float",

@@ -1,4 +1,4 @@
-"""Why a headless run did not end well, in a few lines for the terminal."""
+"""The reasons why a headless run failed, in a few lines for the terminal."""
 
 from pathlib import Path
 from typing import Any

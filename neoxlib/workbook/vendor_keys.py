@@ -83,7 +83,7 @@ class Key:
 
 _LENGTHS = (
     "profile vendor writes 32 tokens, the SDK's default, and reads its letter; "
-    "others take the likeliest choice"
+    "others take the most likely choice"
 )
 KEYS: dict[str, dict[str, Key]] = {
     "model": {

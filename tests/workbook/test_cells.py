@@ -42,8 +42,9 @@ def test_tracebacks_keep_their_colours_and_escape():
 
 def test_html_of_outputs_loses_everything_that_loads_or_runs():
     html = """<style>@import url(http://a.b/c.css); p {background: url("http://a.b/c.png")}</style>
-    <link rel=stylesheet href=http://a.b/c.css><script src=http://a.b/c.js></script><p onclick="x()" style="background:
-    url(http://a.b/x)">text</p><img src="http://a.b/c.png"><img src="data:image/png;base64,AA=="><iframe src=x></iframe>
+    <link rel=stylesheet href=http://a.b/c.css><script src=http://a.b/c.js></script>
+    <p onclick="x()" style="background: url(http://a.b/x)">text</p>
+    <img src="http://a.b/c.png"><img src="data:image/png;base64,AA=="><iframe src=x></iframe>
     <a href="javascript:x()">bad</a><a href="https://a.b">good</a>
     <svg><use xlink:href="#a"/><image href="//a.b"/></svg>"""
     text = body_of(v4.new_output("display_data", {"text/html": html}))

@@ -1,4 +1,4 @@
-"""Headless runs: every way a notebook can end leaves results, an offline report and the right exit code."""
+"""Headless runs: however a notebook ends, there are results, an offline report and an exit code."""
 
 import json
 import subprocess
@@ -51,7 +51,11 @@ raise RankError("rank 1 of 2 died")"""
 
 BOOK = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 
-TITLE = "# Does it <i>run</i>?\n\nA [link](https://example.org) and ![a picture](https://example.org/x.png).\n\n## Part"
+TITLE = """# Does it <i>run</i>?
+
+A [link](https://example.org) and ![a picture](https://example.org/x.png).
+
+## Part"""
 
 
 @pytest.fixture
@@ -78,9 +82,9 @@ def books(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ran(books, tmp_path_factory):
-    """All of them in one go: the exit code and what was said, and per notebook its folder, results and page.
+    """Run all of them: the exit code and output, and of each notebook its folder, results and page.
 
-    The kernel that is installed by the name python3 is a broken one: reports run the Python that makes them.
+    The installed kernel python3 is a broken one: reports use the Python that makes them.
     """
     spec = tmp_path_factory.mktemp("jupyter") / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True)

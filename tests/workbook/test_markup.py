@@ -1,4 +1,4 @@
-"""No text of a user, a model or a file becomes markup: every view, parsed, shows it as it was typed."""
+"""No text of a user, a model or a file becomes markup: every view shows it as typed."""
 
 import json
 import re

@@ -56,7 +56,9 @@ ODD = {
     "bare": b'{"status": "ok", "given": ["gone"]}',
     "nameless check": b'{"status": "check-failed", "checks": [{"passed": false}]}',
     "error": b'{"error": {}}',
-    "half a character": b'{"status": "ok", "metrics": {"\\ud800": "\\udfff"}, "given": ["\\ud800"]}',
+    "half a character": (
+        b'{"status": "ok", "metrics": {"\\ud800": "\\udfff"}, "given": ["\\ud800"]}'
+    ),
 }
 
 

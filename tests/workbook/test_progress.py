@@ -1,4 +1,4 @@
-"""How far and how long yet, said by the clock and not by the machine's speed."""
+"""Progress and the time left, by the clock and not by the speed of the machine."""
 
 import threading
 

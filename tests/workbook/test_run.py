@@ -50,7 +50,7 @@ def results(run):
 
 @pytest.mark.parametrize("path", NOTEBOOK_FILES, ids=lambda path: path.stem)
 def test_parameters_cell_agrees_with_the_table(path):
-    """The table gives the defaults in JupyterLab, the cell gives them to papermill: they must not drift apart."""
+    """JupyterLab uses the defaults of the table, papermill those of the cell: they must agree."""
     notebook = nbformat.read(path, as_version=4)
     cells = [
         cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])

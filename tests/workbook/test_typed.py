@@ -1,4 +1,4 @@
-"""What is typed arrives as typed: the declared type decides, on the command line and in a preset alike."""
+"""Values arrive as typed: the declared type decides, on the command line and in a preset."""
 
 import json
 import os
@@ -266,7 +266,8 @@ def test_a_path_that_no_system_has_is_refused_in_one_line(name):
 def test_the_kernel_gets_what_was_typed(tmp_path, monkeypatch):
     """Through papermill's own code for a cell, and the results that a run keeps."""
     monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path / "outputs"))
-    book = 'seed_text: str = ""  # t\nwords: list[str] = []  # t\nprompts: list = []  # t\nplan_only: bool = False  # p'
+    book = 'seed_text: str = ""  # t\nwords: list[str] = []  # t\n'
+    book += "prompts: list = []  # t\nplan_only: bool = False  # p"
     keep = "import json\n(run.folder / 'got.json').write_text(json.dumps([seed_text, words]))"
     path = write(tmp_path, "book", book, start("book"), keep, "run.finish()")
     odd = "\n".join(TEXTS)

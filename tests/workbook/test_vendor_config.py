@@ -1,4 +1,4 @@
-"""The SDK's config.ini as a preset: nothing is lost in silence, and the SDK's code decides what was not written."""
+"""The SDK's config.ini as a preset: every loss is noted, and the SDK's code gives the defaults."""
 
 import os
 import shutil
