@@ -110,3 +110,12 @@ def test_a_process_is_started_with_this_neoxlib_and_the_same_places_to_look_at(
     command = [*process.python("helpers", "say", "'one', sys.argv[1:]"), "two"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == f"{neoxlib.__file__} one ['two']\n"
+
+
+def test_a_process_is_known_by_when_it_started_and_where():
+    own = process.this_process()
+    assert not process.has_ended(own)
+    assert process.has_ended(own | {"started": own["started"] - 100})
+    assert process.has_ended(own | {"pid": 2**22 + 1})
+    assert not process.has_ended(own | {"pid": 2**22 + 1, "host": "another"})
+    assert not process.has_ended({})

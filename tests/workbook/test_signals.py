@@ -12,7 +12,6 @@ import psutil
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from neoxlib import process as process_process
 from neoxlib.workbook import pages
 from neoxlib.workbook import results as workbook_results
 from neoxlib.workbook.run import Run
@@ -68,7 +67,7 @@ def test_a_signal_ends_the_run_as_interrupted_and_leaves_a_report(
     )
     below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=100)[0]
     assert process.returncode == code and "Traceback" not in said, said
     (folder,) = outputs.glob("*/*")  # the second notebook was not begun
     results = workbook_results.read_results(folder)
@@ -88,7 +87,7 @@ def test_a_signal_ends_the_run_as_interrupted_and_leaves_a_report(
 def test_a_signal_in_the_kernel_is_told_as_such(tmp_path):
     process, (kernel,), outputs = report_of(tmp_path, WAITS)
     os.kill(kernel, signal.SIGINT)
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=100)[0]
     statuses = {
         folder.parent.name: workbook_results.read_results(folder)["status"]
         for folder in outputs.glob("*/*")
@@ -129,7 +128,7 @@ def test_a_signal_that_ends_a_kernel_in_the_middle_of_a_run_is_noted(tmp_path, n
     client.execute("import time; time.sleep(60)")
     process = manager.provisioner.process
     process.send_signal(number)
-    assert process.wait(30) == -number
+    assert process.wait(100) == -number
     client.stop_channels()
     manager.cleanup_resources()
     (folder,) = tmp_path.glob("one/*")
@@ -141,14 +140,3 @@ def test_a_run_whose_folder_is_gone_needs_no_end(tmp_path):
     command = [sys.executable, "-c", f"{begun}; import shutil; shutil.rmtree(run.folder)"]
     env = os.environ | {"NEOXLIB_OUTPUTS": str(tmp_path)}
     assert subprocess.run(command, env=env, capture_output=True, check=True).stderr == b""
-
-
-def test_a_process_is_known_by_when_it_started_and_where():
-    own = process_process.this_process()
-    assert not process_process.has_ended(own) and process_process.has_ended(
-        own | {"started": own["started"] - 100}
-    )
-    assert not process_process.has_ended(
-        own | {"pid": 2**22 + 1, "host": "another"}
-    ) and not process_process.has_ended({})
-    assert process_process.has_ended(own | {"pid": 2**22 + 1})
