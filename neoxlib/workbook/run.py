@@ -35,6 +35,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA_VERSION = 1
+SESSION = (  # parameters that Session takes
+    "world_size",
+    "dtype",
+    "device",
+    "quant",
+    "max_seq_len",
+    "cluster_profile",
+    "deterministic",
+    "replicas",
+)
 Opened = TypeVar("Opened")
 
 
@@ -122,12 +132,9 @@ class Run:
 
         `model_dir` replaces the parameter of this name.
         """
-        p = self.params
-        known = ("deterministic", "replicas")
-        others = {name: getattr(p, name) for name in known if hasattr(p, name)}
-        folder = p.model_dir if model_dir is None else model_dir
-        sizes = p.world_size, p.dtype, p.device, p.quant, p.max_seq_len
-        opened = kind(folder, *sizes, p.cluster_profile, self.logs, **others)
+        given = {name: value for name, value in vars(self.params).items() if name in SESSION}
+        folder = self.params.model_dir if model_dir is None else model_dir
+        opened = kind(folder, log_dir=self.logs, **given)
         self.describe(opened)
         return opened
 

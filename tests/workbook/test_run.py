@@ -298,34 +298,28 @@ def test_what_the_engine_says_is_recorded_without_home_paths():
 class Opened:
     """A session that keeps how it was opened."""
 
-    def __init__(self, *given, **named):
+    def __init__(self, model_dir, **given):
+        self.model_dir = model_dir
         self.given = given
-        self.named = named
 
     def describe(self):
-        return {"model_dir": self.given[0]}
+        return {"model_dir": self.model_dir}
 
 
 def test_a_session_has_the_runs_parameters_and_logs_and_is_recorded():
     run = Run.start("01_shard", defaults("01_shard") | {"world_size": 3, "deterministic": True})
     opened = run.session(Opened)
-    p = run.params
-    sizes = (p.model_dir, 3, p.dtype, p.device, p.quant, p.max_seq_len, p.cluster_profile)
-    assert opened.given == (*sizes, run.logs) and opened.named == {"deterministic": True}
+    assert opened.model_dir == run.params.model_dir and opened.given["log_dir"] == run.logs
+    assert opened.given["world_size"] == 3 and opened.given["deterministic"] is True
     assert results(run)["model"] == {"model_dir": "shipped model"}
-    assert run.session(Opened, "cut").given[0] == "cut"
+    assert run.session(Opened, "cut").model_dir == "cut"
 
 
-def test_a_session_has_replicas_where_the_notebook_has_them():
-    run = Run.start("03_ceval", defaults("03_ceval") | {"replicas": 2})
-    assert run.session(Opened).named == {"deterministic": False, "replicas": 2}
-
-
-def test_a_session_is_opened_by_the_names_that_session_has():
-    """The positional arguments are in the order of neoxlib.Session's own."""
-    names = list(inspect.signature(Session).parameters)
-    order = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len")
-    assert names[:8] == [*order, "cluster_profile", "log_dir"]
+@pytest.mark.parametrize("notebook", [name for name in NOTEBOOKS if name != "05_compare"])
+def test_a_session_gets_all_that_it_takes_of_a_notebooks_parameters(notebook):
+    given = Run.start(notebook, defaults(notebook)).session(Opened).given
+    takes = set(inspect.signature(Session).parameters) - {"model_dir"}
+    assert set(given) - {"log_dir"} == takes & set(NOTEBOOKS[notebook])
 
 
 def test_the_sampling_settings_are_those_that_generate_takes():
