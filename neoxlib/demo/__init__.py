@@ -1,9 +1,16 @@
-"""The model that ships with the package, its exam, and prompts it has something to say to. Made by `make`."""
+"""The shipped model, its exam, prompts that it can answer, and texts that it has not seen.
+
+All of it is data; `neoxlib.demo.making` made it and is not in the wheel.
+"""
 
 from pathlib import Path
 
 MODEL_DIR = Path(__file__).parent / "model"
 EXAM_DIR = Path(__file__).parent / "ceval"
+UNSEEN = Path(__file__).parent / "unseen.txt"
+UNSEEN_SEED = 990_001  # of the corpus; no training run of the shipped model began from it
+DOCUMENTS = 60  # in `UNSEEN`
+BETWEEN = "\n----\n"  # between two documents in `UNSEEN`
 
 PROMPTS = {
     "en": ["The panda is", "Mars is the", "The doctor works at", "After Monday comes"],
@@ -14,3 +21,8 @@ PROMPTS = {
         "关于水果与蔬菜：\n柠檬",
     ],
 }
+
+
+def unseen_texts() -> list[str]:
+    """Return documents like the shipped model's training data that it was not trained on."""
+    return UNSEEN.read_text(encoding="utf-8").removesuffix("\n").split(BETWEEN)

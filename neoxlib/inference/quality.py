@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 import click
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neoxlib.checkpoint.folder import stored_quant
-from neoxlib.demo import MODEL_DIR
+from neoxlib.demo import DOCUMENTS, MODEL_DIR, UNSEEN_SEED, unseen_texts
 from neoxlib.errors import NeoXError, SettingsError
 from neoxlib.inference import parity
 from neoxlib.inference.contract import Inference
@@ -32,8 +31,6 @@ VARIANTS = (
     ("float32", "int4"),
     ("bfloat16", "int4"),
 )
-UNSEEN_SEED = 990_001  # of documents that the shipped model was not trained on
-DOCUMENTS = 60
 MAX_TOKENS = 256  # of each text
 
 
@@ -143,10 +140,8 @@ def markdown(rows: Sequence[Quality]) -> str:
 
 
 def shipped_texts() -> list[str]:
-    """Synthetic documents like the shipped model's training data, none of which it has seen."""
-    from neoxlib.demo.making.corpus import documents
-
-    return list(islice(documents(UNSEEN_SEED), DOCUMENTS))
+    """Return documents like the shipped model's training data that it was not trained on."""
+    return unseen_texts()
 
 
 def texts_for(model_dir: str | Path, prompts: Sequence[str]) -> list[str]:

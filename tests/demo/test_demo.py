@@ -2,16 +2,19 @@
 
 import csv
 import json
+import re
 import sys
+import tomllib
 from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from setuptools import find_packages
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-from neoxlib.demo import EXAM_DIR, MODEL_DIR, PROMPTS
-from neoxlib.demo.making import corpus, exam, make, measure
+from neoxlib.demo import DOCUMENTS, EXAM_DIR, MODEL_DIR, PROMPTS, UNSEEN, UNSEEN_SEED, unseen_texts
+from neoxlib.demo.making import corpus, exam, make, measure, unseen
 from neoxlib.demo.making.facts import SUBJECTS
 
 LIMIT = 8_000_000  # bytes
@@ -121,6 +124,43 @@ def test_the_exam_on_disk_is_the_one_the_script_writes(tmp_path):
     written = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*.*")}
     shipped = {path.relative_to(EXAM_DIR): path.read_bytes() for path in EXAM_DIR.rglob("*.*")}
     assert written == shipped
+
+
+def test_the_unseen_texts_on_disk_are_those_that_the_script_writes(tmp_path):
+    unseen.write_unseen(tmp_path / "unseen.txt")
+    assert (tmp_path / "unseen.txt").read_bytes() == UNSEEN.read_bytes()
+
+
+def test_the_unseen_texts_are_documents_of_the_corpus_one_by_one():
+    assert unseen_texts() == list(islice(corpus.documents(UNSEEN_SEED), DOCUMENTS))
+
+
+def test_the_wheel_has_the_data_and_not_how_they_were_made():
+    root = Path(make.__file__).parents[3]
+    setup = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = find_packages(str(root), **setup["packages"]["find"])
+    assert "neoxlib.demo" in packages
+    assert not [name for name in packages if name.startswith("neoxlib.demo.making")]
+    data = [
+        path
+        for glob in setup["package-data"]["neoxlib"]
+        for path in Path(root, "neoxlib").glob(glob)
+    ]
+    assert {UNSEEN, MODEL_DIR / "config.json", EXAM_DIR / "subject_mapping.json"} <= set(data)
+
+
+def test_nothing_outside_imports_how_the_data_were_made():
+    package = Path(make.__file__).parents[2]
+    outside = [path for path in package.rglob("*.py") if "making" not in path.parts]
+    assert not [
+        path
+        for path in outside
+        if re.search("import .*making|from .*making", path.read_text("utf-8"))
+    ]
+
+
+def test_a_new_model_replaces_the_shipped_one():
+    assert make.HERE / "model" == MODEL_DIR and make.HERE / "ceval" == EXAM_DIR
 
 
 def test_a_fact_that_the_exam_asks_is_never_asked_with_options_in_training():

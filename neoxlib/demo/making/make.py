@@ -18,7 +18,7 @@ from neoxlib.demo.making.measure import measure
 from neoxlib.demo.making.tokenizer import save_tokenizer, train_tokenizer
 from neoxlib.demo.making.train import train_in_processes
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]  # neoxlib/demo
 MADE = ("model", "ceval")
 SEED = 1
 PROCESSES = 2
