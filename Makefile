@@ -5,7 +5,7 @@ PEERS := .venv-peers
 NPU := .venv-npu
 BIN := $(VENV)/bin
 
-.PHONY: report test stop-ranks verify-npu lint lab quality demo bench-peers bench-readme bench-20b bench-load bench-exam clean
+.PHONY: report test stop-ranks verify-npu lint lab quality demo bench-peers bench-docs bench-readme bench-20b bench-load bench-exam clean
 
 report: $(VENV)/.installed  ## run the six notebooks headless on the shipped model; prints where the reports are
 	$(BIN)/python -m neoxlib report --all
@@ -26,17 +26,17 @@ lint: $(VENV)/.installed
 lab: $(VENV)/.installed  ## open the workbook in JupyterLab, on this machine only
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
 
-quality: $(VENV)/.installed  ## what each dtype and quantization costs the shipped model, into outputs/quality.md
-	$(BIN)/python -m neoxlib.quality
+quality: $(VENV)/.installed  ## the cost of each dtype and quantization, into outputs/quality.md
+	$(BIN)/python -m neoxlib.inference.quality $(ARGS)
 
 demo: $(VENV)/.installed  ## train the shipped model and write its exam anew
-	$(BIN)/python -m neoxlib.demo.make
+	$(BIN)/python -m neoxlib.demo.making.make
 
 bench-peers: $(VENV)/.installed $(PEERS)/.installed  ## neoxlib beside transformers, CTranslate2 and llama.cpp, into outputs/bench
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
-bench-readme: $(VENV)/.installed  ## the tables that the benchmarks and `make quality` made, into README.md
-	$(BIN)/python -m benchmarks.table
+bench-docs bench-readme: $(VENV)/.installed  ## put the tables of the benchmarks and `make quality` into docs/
+	$(BIN)/python -m benchmarks.documents
 
 bench-20b: $(VENV)/.installed  ## write, load, decode and cut GPT-NeoX-20B's shape; needs 46 GB of disk, leaves nothing there
 	$(BIN)/python -m benchmarks.big $(ARGS)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import synthetic, table
+from benchmarks import picture, synthetic, table
 from benchmarks.machine import Others, machine, read_bandwidth
 from benchmarks.pool import ROOT, Contender, Failed, Pool
 
@@ -179,7 +179,7 @@ class Bench:
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "peers.json").write_text(json.dumps(result))
         (self.out / "peers.md").write_text(table.markdown(result))
-        table.picture(result, self.out / "peers.svg")
+        picture.picture(result, self.out / "peers.svg")
         return result
 
 

@@ -1,19 +1,12 @@
-"""From single measurements to the table, the comparison with the best peer, the picture, and the README's copy."""
+"""From single measurements to the table and the comparison with the best peer."""
 
-import json
-import re
-import shutil
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.machine import load_average
 
 OURS = "neoxlib"
-START = "<!-- {}: from here on written by `make bench-readme` -->"
-END = "<!-- {}: end -->"
 MAIN = "1 x 128"
 LONG = "1 x 1024"
 MEASURES = {"first_ms": "first token", "next_ms": "next token"}
@@ -229,98 +222,3 @@ def _ratio(found: dict[str, Any] | None) -> str:
     peer = found["peer"].partition(",")[0]
     span = f"({times[0]:.2f}–{times[-1]:.2f})"
     return f"{median(times):.2f} × {peer}<br>{span}<br>{found['neoxlib']:.1f} ms"
-
-
-def picture(result: dict[str, Any], path: Path) -> None:
-    """Milliseconds of the next token by precision and library, with the least that reading the weights takes."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    rows = [row for row in summarise(result) if MAIN in row["cases"]]
-    if not rows:
-        return
-    figure, axes = pyplot.subplots(figsize=(8, 0.6 + 0.32 * len(rows)), layout="constrained")
-    for place, row in enumerate(reversed(rows)):
-        case = row["cases"][MAIN]
-        axes.barh(
-            place, case["next_ms"], color="#b5382a" if row["name"].startswith(OURS) else "#9aa5b1"
-        )
-        axes.plot(
-            [case["next_q1_ms"], case["next_q3_ms"]], [place, place], color="black", linewidth=1
-        )
-        limit = row["bytes"] / row["read_gb_s"] / 1e6
-        axes.plot([limit, limit], [place - 0.4, place + 0.4], color="black", linewidth=2)
-        end = max(case["next_q3_ms"], limit)
-        axes.text(end, place, f" {case['next_ms']:.1f}", va="center", fontsize=8)
-    axes.set_yticks(
-        range(len(rows)),
-        [f"{row['name']}, {row['precision']}" for row in reversed(rows)],
-        fontsize=8,
-    )
-    axes.set_xlabel(
-        "next token of one row, ms; thin line: quartiles; upright line: the time to read the weights"
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
-    pyplot.close(figure)
-
-
-def into_readme(readme: str, name: str, report: str) -> str:
-    """`readme` with `report` between the two marker lines of `name`. Raises ValueError where they are not there."""
-    start = START.format(name)
-    end = END.format(name)
-    pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.S)
-    if not pattern.search(readme):
-        raise ValueError(
-            f"README.md lacks the lines {start} and {end}: put them where the table shall be"
-        )
-    return pattern.sub(lambda _: f"{start}\n\n{report.strip()}\n\n{end}", readme)
-
-
-def slug(cpu: str) -> str:
-    """The instructions in a CPU's name, as a part of a file's name: kernels differ by them, and so do tables."""
-    return re.sub(r"[^a-z0-9]+", "-", cpu.partition("(")[2].lower()).strip("-")
-
-
-def reports(outputs: Path) -> dict[str, str]:
-    """Name in the README -> text, of all that was measured here."""
-    files = {
-        "bench-load": "bench/load.md",
-        "bench-20b": "bench/big.md",
-        "bench-exam": "bench/exam.md",
-        "quality": "quality.md",
-    }
-    found = {name: outputs / file for name, file in files.items() if (outputs / file).exists()}
-    texts = {name: path.read_text(encoding="utf-8") for name, path in found.items()}
-    peers = outputs / "bench" / "peers.json"
-    if peers.exists():
-        result = json.loads(peers.read_text())
-        kind = slug(result["machine"]["cpu"])
-        shutil.copy(peers.with_suffix(".svg"), Path(__file__).with_name(f"peers-{kind}.svg"))
-        picture = (
-            f"![The next token of one row, by library and precision](benchmarks/peers-{kind}.svg)"
-        )
-        texts[f"bench-peers-{kind}"] = f"{picture}\n\n{markdown(result)}"
-    return texts
-
-
-def main() -> None:
-    """Copy what was measured into the README, and the picture beside this file; what was not measured here stays."""
-    root = Path(__file__).parents[1]
-    readme = root / "README.md"
-    texts = reports(root / "outputs")
-    if not texts:
-        sys.exit(
-            "outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam or quality first"
-        )
-    text = readme.read_text(encoding="utf-8")
-    for name, report in texts.items():
-        text = into_readme(text, name, report)
-    readme.write_text(text, encoding="utf-8")
-    print(f"README.md now has {', '.join(texts)}")
-
-
-if __name__ == "__main__":
-    main()

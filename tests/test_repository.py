@@ -96,6 +96,7 @@ def test_what_a_machine_and_a_workbook_are_is_known_without_torch(room: str):
 TESTS = ROOT / "tests"
 ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_repository",
+    "test_docs",
     "test_cli",
     "test_lm_eval",
     "exam/data/test_sources",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import exam, examinees, synthetic, table
+from benchmarks import documents, exam, examinees, synthetic
 from neoxlib.inference import score
 from tests.support.exam_files import csv_text, put
 
@@ -139,10 +139,10 @@ def test_the_report_has_a_line_per_contender_paired_by_round(results):
         text.count("| MMLU |") == 1 + len(examinees.WITHOUT)
         and "Of 3 prompts that fit whole, 0 were" in text
     )
-    here = "a\n" + table.START.format("bench-exam") + "\n" + table.END.format("bench-exam")
-    assert "20.00 (5.00" in table.into_readme(here, "bench-exam", text)
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    assert table.into_readme(readme, "bench-exam", text)
+    here = "a\n" + documents.START.format("bench-exam") + "\n" + documents.END.format("bench-exam")
+    assert "20.00 (5.00" in documents.into_document(here, "bench-exam", text)
+    page = (documents.ROOT / documents.PERFORMANCE).read_text(encoding="utf-8")
+    assert documents.into_document(page, "bench-exam", text)
 
 
 def test_absent_data_are_said(tmp_path):

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import GPTNeoXForCausalLM
 
 import neoxlib
-from benchmarks import big, convert, load, outside, synthetic, table
+from benchmarks import big, convert, documents, load, outside, picture, synthetic, table
 from benchmarks.pool import ROOT, Contender, Failed, Pool
 from neoxlib.checkpoint.folder import open_checkpoint
 from neoxlib.model.config import ModelConfig
@@ -181,8 +181,8 @@ def test_each_precision_is_a_line_and_each_case_and_measure_a_column():
 
 
 def test_each_kind_of_instructions_has_a_table_of_its_own():
-    assert table.slug("AMD EPYC (AVX2)") == "avx2"
-    assert table.slug("some (AVX-512 with bfloat16)") == "avx-512-with-bfloat16"
+    assert documents.slug("AMD EPYC (AVX2)") == "avx2"
+    assert documents.slug("some (AVX-512 with bfloat16)") == "avx-512-with-bfloat16"
 
 
 def test_a_contender_that_fails_is_a_row_with_its_reason():
@@ -198,22 +198,22 @@ def test_a_contender_that_fails_is_a_row_with_its_reason():
 
 
 def test_the_picture_is_drawn_from_the_same_figures(tmp_path: Path):
-    table.picture(result(record("neoxlib", "1 x 128", [100, 4, 4])), tmp_path / "a.svg")
+    picture.picture(result(record("neoxlib", "1 x 128", [100, 4, 4])), tmp_path / "a.svg")
     assert "<svg" in (tmp_path / "a.svg").read_text()
 
 
-def test_the_readme_gets_the_report_between_its_two_lines_again_and_again():
-    start = table.START.format("that")
-    end = table.END.format("that")
+def test_a_document_gets_the_report_between_its_two_lines_again_and_again():
+    start = documents.START.format("that")
+    end = documents.END.format("that")
     readme = f"before\n{start}\nold\n{end}\nafter\n"
-    once = table.into_readme(readme, "that", r"new \1")
+    once = documents.into_document(readme, "that", r"new \1")
     assert (
         once
-        == table.into_readme(once, "that", r"new \1")
+        == documents.into_document(once, "that", r"new \1")
         == f"before\n{start}\n\nnew \\1\n\n{end}\nafter\n"
     )
-    with pytest.raises(ValueError, match=r"README\.md lacks"):
-        table.into_readme(readme, "other", "new")
+    with pytest.raises(ValueError, match=r"docs/performance\.md lacks"):
+        documents.into_document(readme, "other", "new")
 
 
 def test_a_worker_answers_says_why_it_cannot_and_leaves_nothing_behind(
