@@ -21,8 +21,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
-
 import neoxlib
 
 log = logging.getLogger("neoxlib")
@@ -87,6 +85,8 @@ def _if_here(pid: int, function: Callable[..., Any], *args: Any) -> None:
 
 def this_process() -> dict[str, Any]:
     """Identify this process for `has_ended`, also against later ones with the same pid."""
+    import psutil  # takes a hundredth of a second, which help need not wait for
+
     own = psutil.Process()
     return {"pid": own.pid, "started": own.create_time(), "host": _host()}
 
@@ -95,6 +95,8 @@ def has_ended(process: dict[str, Any]) -> bool:
     """Return whether a process that `this_process` identified is gone; False for other machines."""
     if process.get("host") != _host():
         return False
+    import psutil
+
     try:
         found = psutil.Process(process["pid"])
         another = abs(found.create_time() - process["started"]) > 1

@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 ROOT = Path("/")
 GIB = 2**30
 # µs of CPU time in a period, and the period; "max" or -1: no limit
@@ -73,6 +71,8 @@ def memory() -> Memory:
 
     A group's free memory is its limit minus its usage; inactive file pages count as free.
     """
+    import psutil  # takes a hundredth of a second
+
     host = psutil.virtual_memory()
     rooms = list(_rooms())
     free = min((host.available, *(room for _, room, _ in rooms)))
