@@ -12,8 +12,6 @@ from typing import Any
 import click
 
 from neoxlib.errors import NeoXError, ParameterError
-from neoxlib.machine.runtime import torch_npu_error
-from neoxlib.process import need_home
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -34,6 +32,8 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # the reader of the pipe has gone; click handles it
         except (NeoXError, ImportError, RuntimeError, OSError) as error:
+            from neoxlib.machine.runtime import torch_npu_error
+
             known = error if isinstance(error, (NeoXError, OSError)) else torch_npu_error(error)
             if known is None:
                 raise
@@ -49,6 +49,8 @@ def cli() -> None:
     runs go to the one that NEOXLIB_OUTPUTS names, by default outputs. Where the home folder cannot
     be written to, a private folder below the temporary one stands in for it.
     """
+    from neoxlib.process import need_home  # what --help need not wait for
+
     need_home()
 
 

@@ -32,7 +32,7 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     host = SimpleNamespace(total=23 * GIB, available=20 * GIB)
-    monkeypatch.setattr(limits.psutil, "virtual_memory", lambda: host)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: host)
 
     def make(groups: str, mounts: str, files: dict[str, str]) -> None:
         write(tmp_path / "proc/self/cgroup", groups)
