@@ -1,1 +1,1 @@
-"""neoxlib beside what else one could use, on the same work in one run; and GPT-NeoX-20B's full shape on one machine."""
+"""Benchmarks: neoxlib beside other libraries on the same work, and GPT-NeoX-20B's full shape."""

@@ -1,6 +1,7 @@
-"""GPT-NeoX-20B's full shape on this machine: write it, load it packed, decode; read and cut a quarter of it.
+"""GPT-NeoX-20B's full shape on this machine: write it, load it packed, decode, cut a quarter.
 
-The checkpoint has the real config and the real 46 files, 41 GB of float16, and random numbers. It is removed at the
+The checkpoint has the real config and the real 46 files, 41 GB of float16, and random numbers.
+It is removed at the
 end, however that comes. Writes outputs/bench/big.json and big.md.
 """
 
@@ -29,9 +30,12 @@ SAMPLE = 4  # files that are read to see how fast the disk is
 
 
 def layouts(shape: synthetic.Shape) -> dict[str, Layout]:
-    """File -> tensors, as GPT-NeoX-20B was published: a layer's attention with the MLP of the one before, a file each.
+    """Return file -> tensors as GPT-NeoX-20B was published.
 
-    The last file is the head's. Beside its parameters each layer has three buffers of an older transformers.
+    A file holds the attention of a layer and the MLP of the layer before it.
+
+    The last file is the head's. Beside its parameters each layer has three buffers that an older
+    transformers wrote.
     """
     count = shape.layers + 2
     found: dict[str, dict[str, Any]] = {
@@ -85,7 +89,7 @@ def write(folder: Path, shape: synthetic.Shape) -> dict[str, float]:
 def numbers(
     name: str, dtype: torch.dtype, size: tuple[int, ...], layers: int
 ) -> Iterator[memoryview]:
-    """A tensor's bytes, piece by piece: the random block from a place of its own on, again and again."""
+    """Yield a tensor's bytes in pieces: the random block, repeated from an offset of its own."""
     count = torch.Size(size).numel()
     if not name.endswith(("weight", "bias")) or len(size) in (0, 4):  # buffers, which are not read
         yield memoryview(torch.zeros(count, dtype=dtype).view(torch.uint8).numpy())
@@ -110,7 +114,8 @@ def check_disk(folder: Path, needed: int) -> None:
     """Ends the program where the disk has no room, and says how much it has."""
     free = shutil.disk_usage(folder).free
     print(
-        f"{folder}: {free / 1e9:.0f} GB free; {needed / 1e9:.0f} GB are needed, {MARGIN / 1e9:.0f} of them to spare"
+        f"{folder}: {free / 1e9:.0f} GB free; {needed / 1e9:.0f} GB are needed, "
+        f"{MARGIN / 1e9:.0f} of them to spare"
     )
     if free < needed:
         sys.exit("too little: free some, or give a folder on another disk with --folder")
@@ -141,7 +146,10 @@ def measure(folder: Path, shape: synthetic.Shape, threads: int) -> dict[str, Any
 
 
 def disk_rate(folder: Path) -> float:
-    """GB/s at which weight files are read that are not in the page cache; they are not in it afterwards."""
+    """Return the GB/s at which weight files outside the page cache are read.
+
+    They are not in it afterwards.
+    """
     forget(folder)
     files = sorted(folder.glob("*.safetensors"))[:SAMPLE]
     start = time.perf_counter()
@@ -153,44 +161,52 @@ def disk_rate(folder: Path) -> float:
 
 def markdown(result: dict[str, Any]) -> str:
     """The figures as a table."""
-    decode, part, shard, bandwidth = (
-        result[key] for key in ("decode", "part", "shard", "bandwidth")
-    )
-    whole = result["write"]
-    quarter = result["quarter"]
-    limit = decode["bytes"] / max(bandwidth) / 1e6
-    disk = (
-        f"its files alone are read at {min(result['disk']):.2f} to {max(result['disk']):.2f} GB/s"
-    )
-    peak = "peak of resident memory {rss_gb:.1f} GB, {own_gb:.1f} GB of it no file's"
-    lines = [
-        ("checkpoint written", f"{_rate(whole['bytes'], whole['seconds'])}"),
-        (
-            "loaded packed to int4",
-            f"{_rate(whole['bytes'], decode['load_s'])}; {disk}; {peak.format(**decode)}",
-        ),
-        ("first token after a prompt of 128", f"{decode['first_ms'] / 1e3:.2f} s"),
-        (
-            "next token",
-            f"{decode['next_ms'] / 1e3:.3f} s, {limit / decode['next_ms']:.0%} of what memory allows: "
-            f"{decode['bytes'] / 1e9:.1f} GB of weights at {max(bandwidth):.0f} GB/s are {limit / 1e3:.3f} s",
-        ),
-        (
-            f"rank 0's part of {RANKS} in float16",
-            f"{_rate(part['bytes'], part['load_s'])}; {peak.format(**part)}",
-        ),
-        (
-            f"a quarter of the layers cut for {RANKS} ranks",
-            f"{_rate(quarter['bytes'], shard['shard_s'])}; {peak.format(**shard)}",
-        ),
-    ]
     m = result["machine"]
     setting = (
-        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory, each part "
-        f"in a fresh process with the files out of the page cache. {load_average(result['others'])}"
+        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of "
+        "memory, each part in a fresh process with the files out of the page cache. "
+        f"{load_average(result['others'])}"
     )
     head = [setting, "", "| GPT-NeoX-20B's shape | |", "|---|---|"]
-    return "\n".join([*head, *(f"| {what} | {figures} |" for what, figures in lines), ""])
+    rows = (f"| {what} | {figures} |" for what, figures in _figures(result).items())
+    return "\n".join([*head, *rows, ""])
+
+
+def _figures(result: dict[str, Any]) -> dict[str, str]:
+    decode = result["decode"]
+    part = result["part"]
+    shard = result["shard"]
+    disk = result["disk"]
+    size = result["write"]["bytes"]
+    read = f"its files alone are read at {min(disk):.2f} to {max(disk):.2f} GB/s"
+    loaded = f"{_rate(size, decode['load_s'])}; {read}; {_peak(decode)}"
+    cut = _rate(result["quarter"]["bytes"], shard["shard_s"])
+    return {
+        "checkpoint written": _rate(size, result["write"]["seconds"]),
+        "loaded packed to int4": loaded,
+        "first token after a prompt of 128": f"{decode['first_ms'] / 1e3:.2f} s",
+        "next token": _next_token(decode, max(result["bandwidth"])),
+        f"rank 0's part of {RANKS} in float16": (
+            f"{_rate(part['bytes'], part['load_s'])}; {_peak(part)}"
+        ),
+        f"a quarter of the layers cut for {RANKS} ranks": f"{cut}; {_peak(shard)}",
+    }
+
+
+def _next_token(decode: dict[str, Any], bandwidth: float) -> str:
+    limit = decode["bytes"] / bandwidth / 1e6  # ms
+    return (
+        f"{decode['next_ms'] / 1e3:.3f} s, {limit / decode['next_ms']:.0%} of what memory allows: "
+        f"{decode['bytes'] / 1e9:.1f} GB of weights at {bandwidth:.0f} GB/s are "
+        f"{limit / 1e3:.3f} s"
+    )
+
+
+def _peak(about: dict[str, Any]) -> str:
+    return (
+        f"peak of resident memory {about['rss_gb']:.1f} GB, "
+        f"{about['own_gb']:.1f} GB of it no file's"
+    )
 
 
 def _rate(count: float, seconds: float) -> str:

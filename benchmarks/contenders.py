@@ -1,4 +1,7 @@
-"""Who runs: each library behind one method, `generate(prompts, tokens) -> Answer`. Imported in its own process only."""
+"""Each library behind one method, `generate(prompts, tokens) -> Answer`.
+
+A library is imported in its own process only.
+"""
 
 import json
 import os
@@ -17,7 +20,7 @@ Prompts = list[list[int]]  # [batch][prompt] token ids
 
 @dataclass
 class Answer:
-    """New ids [batch][tokens], and the milliseconds of every step; the first takes in the prompt."""
+    """New ids [batch][tokens], and the ms of every step; the first one reads the prompt."""
 
     tokens: list[list[int]]
     steps_ms: list[float]

@@ -1,4 +1,7 @@
-"""A checkpoint in the formats of the peers, made at first use: GGUF for llama.cpp, a model folder for CTranslate2."""
+"""A checkpoint in the formats of the peers, made at first use.
+
+GGUF is for llama.cpp, a model folder for CTranslate2.
+"""
 
 import ctypes
 import json
@@ -38,7 +41,7 @@ def gguf_file(model_dir: Path, kind: str) -> Path:
 
 
 def gguf_name(name: str) -> str:
-    """A checkpoint's tensor name as llama.cpp calls it. Raises KeyError for one it has no place for."""
+    """Return llama.cpp's name of a checkpoint's tensor; KeyError if it has none."""
     stem, _, kind = name.rpartition(".")
     if stem in TRUNK:
         return f"{TRUNK[stem]}.{kind}"

@@ -1,6 +1,7 @@
-"""Questions per second of neoxlib and of lm-eval with transformers, on the same exams, model, dtype and machine.
+"""Questions per second of neoxlib and of lm-eval with transformers, on the same exams and model.
 
-By turns in fresh processes; then neoxlib with each of its savings switched off. Answers must be the same.
+They take turns in fresh processes; then neoxlib runs with each of its savings switched off. Answers
+must be the same.
 Writes outputs/bench/exam.json and exam.md.
 """
 
@@ -24,11 +25,14 @@ SPLIT = {"ceval": "val", "mmlu": "test"}
 OURS = "neoxlib"
 THEIRS = "lm-eval, transformers"
 TITLES = {"ceval": "C-Eval", "mmlu": "MMLU"}
-NEAR = 2e-3  # two choices whose log-probabilities are nearer than twice 1e-3 may change places by rounding
+NEAR = 2e-3  # choices whose log-probabilities are nearer than twice 1e-3 may swap by rounding
 
 
 def papers(data: Path, subjects: int, limit: int) -> list[Paper]:
-    """Some subjects of each benchmark, evenly spread over those that are there. SystemExit where data are absent."""
+    """Return some subjects of each benchmark, evenly spaced over those that are there.
+
+    Raises SystemExit if data are absent.
+    """
     from neoxlib.exam import load_task
 
     found = []
@@ -66,7 +70,7 @@ def prepare(folder: Path, shape: synthetic.Shape, asked: Sequence[Paper], ids: i
 def measure(
     model_dir: Path, asked: Sequence[Paper], options: argparse.Namespace, before: Any
 ) -> dict[str, list]:
-    """name -> results of the rounds, for lm-eval, neoxlib, and neoxlib without each of its savings."""
+    """Return name -> results of the rounds: lm-eval, neoxlib, and neoxlib without each saving."""
     common = {
         "model_dir": str(model_dir),
         "papers": [asdict(paper) for paper in asked],
@@ -85,9 +89,9 @@ def measure(
 
 
 def same_answers(results: dict[str, list], task: str) -> dict[str, Any]:
-    """How far neoxlib's answers are lm-eval's where both read the same prompt: nothing fell off to fit the window.
+    """Compare the answers of neoxlib and lm-eval to prompts that fit the window whole.
 
-    Raises SystemExit where an answer differs that no rounding explains.
+    Raises SystemExit if an answer differs by more than rounding explains.
     """
     ours = results[OURS][0][task]
     theirs = results[THEIRS][0][task]
@@ -117,38 +121,49 @@ def rates(results: dict[str, list], task: str) -> dict[str, list[float]]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Where, what, the table, and whose answers were the same."""
-    m = result["machine"]
-    shape = result["shape"]
     lines = [
-        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {result['threads']} threads, {result['dtype']}, "
-        f"with a GPT-NeoX of random weights: {shape['layers']} layers, hidden {shape['hidden']}, {shape['heads']} "
-        f"heads, {shape['parameters'] / 1e6:.0f} M parameters, and a tokenizer of {result['ids']} ids made from the "
-        f"exams. lm-eval {result['lm_eval']} with transformers {m['transformers']}, {result['their_batch']} rows at a "
-        "time. Reading files and loading are not timed; prompts, tokens and scores are. "
-        f"{result['rounds']} round(s) by turns, medians with spans. {load_average(result['others'])}",
+        _setting(result),
         "",
         "| exam | | questions/s (span) | times lm-eval (span) |",
         "|---|---|---:|---:|",
     ]
     for task, about in result["exams"].items():
-        for name, measured in about["rates"].items():
-            times = [
-                ours / theirs for ours, theirs in zip(measured, about["rates"][THEIRS], strict=True)
-            ]
-            lines.append(f"| {TITLES[task]} | {name} | {_span(measured)} | {_span(times)} |")
+        lines += [_row(task, name, about["rates"]) for name in about["rates"]]
     for task, about in result["exams"].items():
-        same = about["same"]
-        tokens = about["tokens"]
-        lines += [
-            "",
-            (
-                f"{TITLES[task]}: {about['questions']} questions of {', '.join(about['subjects'])}, five examples, "
-                f"{min(tokens)} to {max(tokens)} tokens a prompt. Of {same['compared']} prompts that fit whole, "
-                f"{same['differ']} were answered otherwise than by lm-eval; log-likelihoods differ by "
-                f"{same['largest_difference']:.1e} at most."
-            ),
-        ]
+        lines += ["", _sameness(task, about)]
     return "\n".join(lines) + "\n"
+
+
+def _setting(result: dict[str, Any]) -> str:
+    m = result["machine"]
+    shape = result["shape"]
+    return (
+        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {result['threads']} "
+        f"threads, {result['dtype']}, with a GPT-NeoX of random weights: {shape['layers']} layers, "
+        f"hidden {shape['hidden']}, {shape['heads']} heads, {shape['parameters'] / 1e6:.0f} M "
+        f"parameters, and a tokenizer of {result['ids']} ids made from the exams. lm-eval "
+        f"{result['lm_eval']} with transformers {m['transformers']}, {result['their_batch']} rows "
+        "at a time. Reading files and loading are not timed; prompts, tokens and scores are. "
+        f"{result['rounds']} round(s) by turns, medians with spans. "
+        f"{load_average(result['others'])}"
+    )
+
+
+def _row(task: str, name: str, rates: dict[str, list[float]]) -> str:
+    pairs = zip(rates[name], rates[THEIRS], strict=True)
+    times = [ours / theirs for ours, theirs in pairs]
+    return f"| {TITLES[task]} | {name} | {_span(rates[name])} | {_span(times)} |"
+
+
+def _sameness(task: str, about: dict[str, Any]) -> str:
+    same = about["same"]
+    tokens = about["tokens"]
+    return (
+        f"{TITLES[task]}: {about['questions']} questions of {', '.join(about['subjects'])}, five "
+        f"examples, {min(tokens)} to {max(tokens)} tokens a prompt. Of {same['compared']} prompts "
+        f"that fit whole, {same['differ']} were answered otherwise than by lm-eval; "
+        f"log-likelihoods differ by {same['largest_difference']:.1e} at most."
+    )
 
 
 def _span(values: Sequence[float]) -> str:
@@ -156,38 +171,44 @@ def _span(values: Sequence[float]) -> str:
 
 
 def main() -> None:
-    options = parser("benchmarks.exam", __doc__.splitlines()[0], ROOT / "outputs" / "bench")
-    options.add_argument(
-        "--data", type=Path, default=DATA, help="folder that holds ceval/ and mmlu/"
-    )
-    options.add_argument("--shape", default="160m", help="as for the peers")
-    options.add_argument(
-        "--ids",
-        type=int,
-        default=1500,
-        help="of the tokenizer: 1500 make 1.2 of a Chinese character",
-    )
-    options.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    options.add_argument("--subjects", type=int, default=4, help="of each benchmark")
-    options.add_argument("--limit", type=int, default=25, help="questions of each subject")
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument(
-        "--their-batch", type=int, default=1, help="rows at a time of lm-eval; try several"
-    )
-    asked = options.parse_args()
+    asked = _options().parse_args()
     end_well()
-    import lm_eval
-
     others = Others()
     shape = synthetic.shape_of(asked.shape)
     exams = papers(asked.data, asked.subjects, asked.limit)
-    model_dir = prepare(
-        asked.out.absolute() / f"exam-{shape.name}-{asked.ids}", shape, exams, asked.ids
-    )
+    folder = asked.out.absolute() / f"exam-{shape.name}-{asked.ids}"
+    model_dir = prepare(folder, shape, exams, asked.ids)
     results = measure(model_dir, exams, asked, others.wait)
-    result = {
-        "machine": machine(),
+    result = _about(asked, shape) | {
         "others": others.about(),
+        "exams": {paper.task: _exam(paper, results) for paper in exams},
+    }
+    (asked.out / "exam.json").write_text(json.dumps(result, indent=1))
+    (asked.out / "exam.md").write_text(markdown(result))
+    print(markdown(result))
+
+
+def _options() -> argparse.ArgumentParser:
+    options = parser("benchmarks.exam", __doc__.splitlines()[0], ROOT / "outputs" / "bench")
+    add = options.add_argument
+    add("--data", type=Path, default=DATA, help="folder that holds ceval/ and mmlu/")
+    add("--shape", default="160m", help="as for the peers")
+    ids = "of the tokenizer: 1500 make 1.2 of a Chinese character"
+    add("--ids", type=int, default=1500, help=ids)
+    add("--dtype", default="float32", choices=("float32", "bfloat16"))
+    add("--subjects", type=int, default=4, help="of each benchmark")
+    add("--limit", type=int, default=25, help="questions of each subject")
+    add("--rounds", type=int, default=3)
+    rows = "rows at a time of lm-eval; try several"
+    add("--their-batch", type=int, default=1, help=rows)
+    return options
+
+
+def _about(asked: argparse.Namespace, shape: synthetic.Shape) -> dict[str, Any]:
+    import lm_eval
+
+    return {
+        "machine": machine(),
         "shape": vars(shape) | {"parameters": shape.parameters},
         "threads": asked.threads,
         "dtype": asked.dtype,
@@ -195,20 +216,18 @@ def main() -> None:
         "lm_eval": lm_eval.__version__,
         "their_batch": asked.their_batch,
         "rounds": asked.rounds,
-        "exams": {
-            paper.task: {
-                "subjects": paper.subjects,
-                "questions": results[OURS][0][paper.task]["questions"],
-                "tokens": results[OURS][0][paper.task]["tokens"],
-                "rates": rates(results, paper.task),
-                "same": same_answers(results, paper.task),
-            }
-            for paper in exams
-        },
     }
-    (asked.out / "exam.json").write_text(json.dumps(result, indent=1))
-    (asked.out / "exam.md").write_text(markdown(result))
-    print(markdown(result))
+
+
+def _exam(paper: Paper, results: dict[str, list]) -> dict[str, Any]:
+    first = results[OURS][0][paper.task]
+    return {
+        "subjects": paper.subjects,
+        "questions": first["questions"],
+        "tokens": first["tokens"],
+        "rates": rates(results, paper.task),
+        "same": same_answers(results, paper.task),
+    }
 
 
 if __name__ == "__main__":

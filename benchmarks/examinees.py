@@ -1,4 +1,4 @@
-"""Who sits the exam: neoxlib, with any of its savings switched off, and lm-eval with transformers. One a process.
+"""Answer an exam with neoxlib, any of its savings off, or with lm-eval. One job per process.
 
 The last line of output is a JSON object.
 """
@@ -18,7 +18,7 @@ LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class Paper:
-    """Which questions are asked: some subjects of a benchmark, the first `limit` questions of each."""
+    """The questions to ask: the first `limit` questions of some subjects of a benchmark."""
 
     task: str  # ceval or mmlu
     data_dir: str
@@ -45,7 +45,7 @@ WITHOUT = {
 def neoxlib(
     model_dir: str, papers: list[dict], threads: int, dtype: str, without: str
 ) -> dict[str, Any]:
-    """`tasks.evaluate` under the profile lm_eval; a first question of each paper is asked before."""
+    """Run `exam.evaluate` under the profile lm_eval, after one question of each paper."""
     import torch
 
     from neoxlib import exam as exam_exam

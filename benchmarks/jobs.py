@@ -24,15 +24,10 @@ def decode(
     loaded = time.perf_counter() - start
     engine.profile(Case(1, 8, 2, repeats=1, warmup=0))
     (steps,) = engine.profile(Case(1, prompt, tokens, repeats=1, warmup=0))
-    walls = [
-        sum(parts)
-        for parts in zip(
-            *(steps[p] for p in ("pre", "forward", "communication", "post")), strict=True
-        )
-    ]
-    read = sum(
-        row.total_bytes for row in plan(model_dir, 1, dtype, quant) if "embed_in" not in row.tensor
-    )
+    parts = (steps[part] for part in ("pre", "forward", "communication", "post"))
+    walls = [sum(step) for step in zip(*parts, strict=True)]
+    rows = plan(model_dir, 1, dtype, quant)
+    read = sum(row.total_bytes for row in rows if "embed_in" not in row.tensor)
     return {
         "load_s": loaded,
         "first_ms": walls[0],

@@ -1,4 +1,4 @@
-"""Does cutting run at the speed of `cp`, and loading faster than transformers? In turns, in fresh processes, paired.
+"""Cutting beside `cp`, and loading beside transformers: in turns, in fresh processes, paired.
 
 Writes outputs/bench/load.json and load.md.
 """
@@ -6,7 +6,7 @@ Writes outputs/bench/load.json and load.md.
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,9 +18,7 @@ from benchmarks.outside import ROOT, each, end_well, forget, job, parser, rememb
 STATES = {"cold": forget, "warm": remember}
 STORED = "float16"
 WIDE = "float32"  # the files' dtype; what is loaded as it is stored, and widened
-SETTLE = (
-    4  # seconds: a virtual machine gives freed memory back, and whoever uses it next pays for that
-)
+SETTLE = 4  # seconds: a virtual machine gives freed memory back, and its next user pays for that
 DISK = "cp, on the disk"
 # What each piece of work is measured against, round by round, and by which time.
 AGAINST = {
@@ -35,7 +33,7 @@ AGAINST = {
 def measure(
     src: Path, dst: Path, state: str, threads: int, rounds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Every piece of work `rounds` times, in turns; the source's files out of, or in, the page cache each time."""
+    """Do all work `rounds` times, in turns, the source out of or in the page cache each time."""
 
     def before() -> None:
         shutil.rmtree(dst, ignore_errors=True)
@@ -43,9 +41,17 @@ def measure(
         time.sleep(SETTLE)
         STATES[state](src)
 
+    results = each(_work(src, dst, threads), rounds, before)
+    for found in (found for runs in results.values() for found in runs):
+        times = (found[key] for key in ("load_s", "shard_s", "seconds") if key in found)
+        found["own_s"] = next(times)  # without Python's start
+    return results
+
+
+def _work(src: Path, dst: Path, threads: int) -> dict[str, Callable[[], dict[str, Any]]]:
     common = {"model_dir": str(src), "threads": threads}
     copy = f"cp -r {src} {dst}"
-    work = {
+    return {
         "cp": lambda: run(["sh", "-c", copy]),
         DISK: lambda: run(["sh", "-c", f"{copy} && sync {dst}/*"]),
         "shard, 1 rank": lambda: job("shard", src=str(src), dst=str(dst), world_size=1),
@@ -56,18 +62,10 @@ def measure(
         f"load, {STORED}": lambda: job("load", **common, dtype=STORED),
         "load, int4": lambda: job("load", **common, dtype="bfloat16", quant="int4"),
     }
-    results = each(work, rounds, before)
-    for found in (
-        found for runs in results.values() for found in runs
-    ):  # its own time leaves Python's start out
-        found["own_s"] = next(
-            found[key] for key in ("load_s", "shard_s", "seconds") if key in found
-        )
-    return results
 
 
 def ratios(results: dict[str, list[dict[str, Any]]]) -> dict[str, list[list[float]]]:
-    """How many times as fast as each of what it is measured against every piece of work was, round by round."""
+    """Return how many times as fast as each of its peers each piece of work was, by round."""
     return {
         name: [
             [
@@ -89,13 +87,14 @@ def markdown(result: dict[str, Any]) -> str:
     peaks = ", ".join(dict.fromkeys(sizes))
     rounds = len(runs[0]["results"]["cp"])
     lines = [
-        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of memory, neoxlib "
-        f"{m['git']}: medians of {rounds} rounds, "
-        f"the files ({STORED}) out of the page cache (cold) or in it (warm); × is how many times as "
-        "fast as its peer, with the span of the rounds. `shard` returns when its files are on the disk, with their "
-        "sha256 taken; `cp` while they are in memory, unless `sync` follows (on the disk). Loads are timed to a first "
-        "token, when every weight was read; settled: when all are in memory of the model's own, in its dtype and in "
-        "large pages, which goes on in the background. Peak memory is the part that is no file's. "
+        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {m['memory_gb']:.0f} GB of "
+        f"memory, neoxlib {m['git']}: medians of {rounds} rounds, "
+        f"the files ({STORED}) out of the page cache (cold) or in it (warm); × is how many times "
+        "as fast as its peer, with the span of the rounds. `shard` returns when its files are on the "
+        "disk, with their sha256 taken; `cp` while they are in memory, unless `sync` follows (on "
+        "the disk). Loads are timed to a first token, when every weight was read; settled: when "
+        "all are in memory of the model's own, in its dtype and in large pages, which goes on in "
+        "the background. Peak memory is the part that is no file's. "
         f"{load_average(result['others'])}",
         "",
         _line(["", "beside", *head, f"peak, GB, of {peaks}"]),

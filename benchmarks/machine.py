@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
 
 
 def vectors() -> str:
-    """The widest instructions of this CPU that neoxlib has kernels for: its name alone does not say."""
+    """Return the widest instruction set of this CPU that neoxlib has kernels for."""
     text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     known = {
         "avx512_bf16": "AVX-512 with bfloat16",
@@ -61,7 +61,7 @@ class Others:
         self.busy.append(psutil.cpu_percent(0.1) / 100 * os.cpu_count())
 
     def about(self) -> dict[str, float]:
-        """Load average before and after, and the cores that were busy in the pauses (mean and largest), if any."""
+        """Load average before and after, and the busy cores in the pauses (mean and largest)."""
         seen = self.busy
         load = {"load_before": self.load_before, "load_after": os.getloadavg()[0]}
         return load | (

@@ -19,10 +19,10 @@ EVERY = 0.02  # seconds between two looks
 
 
 def run(command: list[str]) -> dict[str, Any]:
-    """Run `command`: its seconds, peak resident memory, and what the JSON object in its last line of output says.
+    """Run `command`: its seconds, its peak resident memory, and the JSON of its last line.
 
-    Memory is what `ps` calls RSS, and the part of it that is no file's (files that are mapped can be dropped at any
-    time). Raises RuntimeError where the command fails.
+    Memory is what `ps` calls RSS, and the part of it that is no file's: mapped files can be dropped
+    at any time. Raises RuntimeError if the command fails.
     """
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -60,7 +60,7 @@ def _memory(pid: int) -> dict[str, int]:
 
 
 def sync() -> None:
-    """Wait until the disk has everything: what was written before must not slow down what is timed next."""
+    """Wait until the disk has everything: earlier writes must not slow down what is timed next."""
     os.sync()
 
 
@@ -100,7 +100,7 @@ Work = Callable[[], dict[str, Any]]
 def each(work: dict[str, Work], rounds: int, before: Callable[[], None]) -> dict[str, list[Any]]:
     """Run every piece of `work` in turn, `rounds` times over, each after `before`: name -> results.
 
-    Every second round goes backwards: a disk that was just written to is slower for what comes next.
+    Every second round goes backwards: a disk that was just written to is slower afterwards.
     """
     results: dict[str, list[Any]] = {name: [] for name in work}
     for number in range(rounds):

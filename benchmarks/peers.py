@@ -1,7 +1,8 @@
 """neoxlib beside transformers, CTranslate2 and llama.cpp: the same work, in one run, turn by turn.
 
-Each contender has its own process and the same number of threads. All those of a precision are loaded at once, and
-take turns: one generation each, then the next round in another order; what disturbs the machine disturbs all of them.
+Each contender has its own process and the same number of threads. All those of a precision are
+loaded at once and take turns: one generation each, then the next round in another order. A
+disturbance of the machine then hits all of them.
 Writes outputs/bench/peers.json, peers.md and peers.svg.
 """
 
@@ -81,7 +82,7 @@ SLOW = 60  # seconds: who takes longer for a turn has only one
 
 
 class Bench:
-    """A run in progress: what was measured so far, and the first answers, which the others should repeat."""
+    """A run in progress: the measurements so far, and the first answers, for comparison."""
 
     def __init__(self, shape: synthetic.Shape, pool: Pool, threads: int, out: Path) -> None:
         self.shape = shape

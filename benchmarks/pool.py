@@ -1,4 +1,4 @@
-"""The contenders' processes: started when first needed, kept while memory lasts, ended without trace."""
+"""The contenders' processes: started when first needed, and kept while memory lasts."""
 
 import json
 import os
@@ -70,7 +70,7 @@ class Worker:
         self.about: dict[str, Any] = {}
 
     def answer(self, seconds: float) -> dict[str, Any]:
-        """The next answer. Raises Failed with the reason: its own, a death, or too long a silence."""
+        """Return the next answer. Raises Failed for its error, its death or a timeout."""
         with selectors.DefaultSelector() as ready:
             ready.register(self.process.stdout, selectors.EVENT_READ)
             if not ready.select(seconds):
@@ -124,7 +124,7 @@ class Pool:
         self.about: dict[Contender, dict[str, Any]] = {}
 
     def run(self, contender: Contender, seconds: float, **request: Any) -> dict[str, Any]:
-        """The contender's answer to a request. Raises Failed; one that could not load, or died, is not tried again."""
+        """Return the contender's answer. Raises Failed; one that failed to load is not retried."""
         if contender in self.broken:
             raise Failed(self.broken[contender])
         worker = self.workers.pop(contender, None) or self._start(contender, seconds)

@@ -1,4 +1,4 @@
-"""Checkpoints of random weights in any GPT-NeoX shape, whose answers are definite enough to be compared."""
+"""Checkpoints of random weights in any GPT-NeoX shape, with answers clear enough to compare."""
 
 import json
 import math
@@ -29,7 +29,7 @@ class Shape:
         return self.layers * per_layer + 2 * self.vocab * self.hidden + 2 * self.hidden
 
     def config(self) -> dict[str, Any]:
-        """config.json; without an end-of-text id, so that every contender makes as many tokens as it is asked for."""
+        """config.json without an end-of-text id: every contender makes all requested tokens."""
         return {
             "architectures": ["GPTNeoXForCausalLM"],
             "model_type": "gpt_neox",
@@ -60,7 +60,7 @@ SHAPES = {
 
 
 def shape_of(text: str) -> Shape:
-    """One of SHAPES by name, or LAYERSxHIDDENxHEADS, or that and xVOCAB. Raises ValueError for anything else."""
+    """Read a name of SHAPES or LAYERSxHIDDENxHEADS[xVOCAB]; ValueError for anything else."""
     if text in SHAPES:
         return SHAPES[text]
     if not re.fullmatch(r"\d+x\d+x\d+(x\d+)?", text):
@@ -76,7 +76,7 @@ def shape_of(text: str) -> Shape:
 
 
 def write(folder: Path, shape: Shape, dtype: str = "float32") -> Path:
-    """A checkpoint folder with config, tokenizer and one safetensors file; left as it is where it is there already.
+    """Write a checkpoint of config, tokenizer and one safetensors file, unless it exists.
 
     The numbers are bfloat16's, so that a float32 and a bfloat16 model have the same weights.
     """
@@ -127,7 +127,10 @@ def sizes(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 def scale(name: str, size: tuple[int, ...], layers: int) -> tuple[float, float]:
-    """Mean and spread: rows of a product stay near one, branches sum to about the embedding, logits spread by four."""
+    """Return mean and standard deviation.
+
+    Rows of a product stay near one, branches sum to about the embedding, logits deviate by four.
+    """
     if "norm.weight" in name:
         return 1.0, 0.1
     if name.endswith("bias"):

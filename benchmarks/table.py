@@ -29,7 +29,7 @@ def agreement(reference: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]
 
 
 def summarise(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row per contender and precision, failed ones too: medians over rounds and steps, with quartiles."""
+    """Return a row per contender and precision: medians over rounds and steps, with quartiles."""
     rows = []
     everyone = [(r["precision"], r["name"]) for r in (*result["records"], *result["failures"])]
     order = list(dict.fromkeys(precision for precision, _ in everyone))
@@ -87,43 +87,47 @@ def _cases(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def against_peers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """neoxlib over the fastest peer, for each precision, case and measure: how many times as fast it was, by round.
+    """Compare neoxlib with the fastest peer, for each precision, case and measure, by round.
 
-    Ranks are held against the peers' ranks.
+    Ranks are compared with the peers' ranks.
     """
     found = []
     for ours in (row for row in rows if row["name"].startswith(OURS)):
-        ranks = ours["name"].removeprefix(OURS)
-        peers = [
-            row
-            for row in rows
-            if row["precision"] == ours["precision"] and not row["name"].startswith(OURS)
-        ]
-        peers = [row for row in peers if row["name"].partition(",")[1:] == ranks.partition(",")[1:]]
-        for case, measured in ours["cases"].items():
+        peers = [row for row in rows if _is_peer(row, ours)]
+        for case in ours["cases"]:
             rivals = {row["name"]: row["cases"][case] for row in peers if case in row["cases"]}
             for measure in MEASURES if rivals else ():
-                best = min(rivals, key=lambda name: rivals[name][measure])
-                pairs = zip(
-                    rivals[best]["by_round"][measure], measured["by_round"][measure], strict=False
-                )
-                found.append(
-                    {
-                        "precision": ours["precision"],
-                        "name": ours["name"],
-                        "case": case,
-                        "measure": measure,
-                        "neoxlib": measured[measure],
-                        "peer": best,
-                        "theirs": rivals[best][measure],
-                        "times": sorted(theirs / mine for theirs, mine in pairs),
-                    }
-                )
+                found.append(_beside_best(ours, case, measure, rivals))
     return found
 
 
+def _is_peer(row: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether `row` is another library at the same precision, with ranks if ours has ranks."""
+    if row["name"].startswith(OURS) or row["precision"] != ours["precision"]:
+        return False
+    return row["name"].partition(",")[1:] == ours["name"].partition(",")[1:]
+
+
+def _beside_best(
+    ours: dict[str, Any], case: str, measure: str, rivals: dict[str, Any]
+) -> dict[str, Any]:
+    best = min(rivals, key=lambda name: rivals[name][measure])
+    mine = ours["cases"][case]
+    pairs = zip(rivals[best]["by_round"][measure], mine["by_round"][measure], strict=False)
+    return {
+        "precision": ours["precision"],
+        "name": ours["name"],
+        "case": case,
+        "measure": measure,
+        "neoxlib": mine[measure],
+        "peer": best,
+        "theirs": rivals[best][measure],
+        "times": sorted(theirs / own for theirs, own in pairs),
+    }
+
+
 def markdown(result: dict[str, Any]) -> str:
-    """The whole report: where and when, the table, what failed, and neoxlib against the best peer."""
+    """The report: where and when, the table, the failures, and neoxlib beside the best peer."""
     rows = summarise(result)
     return (
         "\n\n".join(
@@ -141,13 +145,14 @@ def _setting(result: dict[str, Any]) -> str:
     bandwidth = result["read_gb_s"]
     versions = dict.fromkeys(about["version"].partition(",")[0] for about in result["contenders"])
     return (
-        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {result['threads']} threads (of 2 ranks one "
-        f"each), with a GPT-NeoX of random weights: {shape['layers']} layers, hidden {shape['hidden']}, "
-        f"{shape['heads']} heads, vocabulary {shape['vocab']}, {shape['parameters'] / 1e6:.0f} M parameters. "
-        f"{', '.join(versions)}; torch {m['torch']}. Memory is read at {min(bandwidth):.0f} to {max(bandwidth):.0f} "
-        "GB/s, as measured before the first precision and after each; MBU, the share of that which reading the weights "
-        "alone makes up, is of the larger figure next to a precision (over 100 % where the loop that measures it does "
-        "not reach what memory gives). "
+        f"Measured {m['date'][:10]} on {m['cpu']}, {m['cores']} cores, {result['threads']} threads "
+        f"(of 2 ranks one each), with a GPT-NeoX of random weights: {shape['layers']} layers, "
+        f"hidden {shape['hidden']}, {shape['heads']} heads, vocabulary {shape['vocab']}, "
+        f"{shape['parameters'] / 1e6:.0f} M parameters. {', '.join(versions)}; torch {m['torch']}. "
+        f"Memory is read at {min(bandwidth):.0f} to {max(bandwidth):.0f} GB/s, as measured before "
+        "the first precision and after each; MBU, the share of that which reading the weights "
+        "alone makes up, is of the larger figure next to a precision (over 100 % where the loop "
+        "that measures it does not reach what memory gives). "
         f"{load_average(result['others'])}"
     )
 
@@ -208,8 +213,8 @@ def _ratios(rows: Sequence[dict[str, Any]]) -> str:
         for case, _ in cases
     }
     about = (
-        "neoxlib beside the fastest peer, for rows x tokens of prompt: how many times as fast, the median of the "
-        "rounds (their span), and neoxlib's own median in ms. "
+        "neoxlib beside the fastest peer, for rows x tokens of prompt: how many times as fast, the "
+        "median of the rounds (their span), and neoxlib's own median in ms. "
         f"Rounds: {', '.join(f'{n} of {case}' for case, n in rounds.items())}."
     )
     return about + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)

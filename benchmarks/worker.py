@@ -1,6 +1,7 @@
-"""A contender in its own process: requests in on stdin, answers out on stdout, a JSON object a line.
+"""A contender in its own process: requests on stdin, answers on stdout, a JSON object a line.
 
-The command line is one JSON object: contender, model_dir, threads, options. What a library prints goes to stderr.
+The command line is one JSON object: contender, model_dir, threads, options. The output of a library
+goes to stderr.
 """
 
 import json

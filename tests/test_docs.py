@@ -1,4 +1,4 @@
-"""README.md and docs/: every command parses, every name and link exists, every figure has a source."""
+"""README.md and docs/: commands parse, names and links exist, figures have a source."""
 
 import ast
 import importlib

@@ -1,4 +1,4 @@
-"""The benchmark of exams: both sides read the same questions and answer alike, and its table says what was measured."""
+"""The benchmark of exams: both sides read the same questions and answer alike; and its table."""
 
 import json
 from dataclasses import asdict
@@ -15,7 +15,7 @@ HEADER = ["id", "question", "A", "B", "C", "D", "answer"]
 
 @pytest.fixture(scope="module")
 def papers(tmp_path_factory: pytest.TempPathFactory) -> list[examinees.Paper]:
-    """Two subjects of C-Eval and one of MMLU, under names that lm-eval has; examples are told apart."""
+    """Two subjects of C-Eval and one of MMLU, under names that lm-eval has."""
     root = tmp_path_factory.mktemp("data")
     for folder in ("ceval/dev", "ceval/val", "mmlu/dev", "mmlu/test"):
         (root / folder).mkdir(parents=True)
@@ -104,41 +104,35 @@ def test_prompts_that_lost_examples_are_not_compared(results):
     assert exam.same_answers(spoilt, "mmlu")["compared"] == 2
 
 
-def test_the_report_has_a_line_per_contender_paired_by_round(results):
-    rounds = {name: found * 3 for name, found in results.items()}
-    about = {
-        "subjects": ["anatomy"],
-        "questions": 3,
-        "tokens": [80, 90],
-        "same": exam.same_answers(results, "mmlu"),
-        "rates": {
-            name: [1.0, 2.0, 4.0] if name == exam.THEIRS else [5.0, 20.0, 24.0] for name in rounds
-        },
-    }
-    text = exam.markdown(
-        {
-            "machine": {
-                "date": "2026-01-02T03",
-                "cpu": "some processor",
-                "cores": 2,
-                "transformers": "5",
-            },
-            "threads": 2,
-            "shape": {"layers": 2, "hidden": 64, "heads": 4, "parameters": 10**6},
-            "dtype": "float32",
-            "ids": 400,
-            "lm_eval": "0.4",
-            "their_batch": 4,
-            "rounds": 3,
-            "others": {"load_before": 1.5, "load_after": 2.5},
-            "exams": {"mmlu": about},
-        }
-    )
+SETTING = {
+    "machine": {"date": "2026-01-02T03", "cpu": "some processor", "cores": 2, "transformers": "5"},
+    "threads": 2,
+    "shape": {"layers": 2, "hidden": 64, "heads": 4, "parameters": 10**6},
+    "dtype": "float32",
+    "ids": 400,
+    "lm_eval": "0.4",
+    "their_batch": 4,
+    "rounds": 3,
+    "others": {"load_before": 1.5, "load_after": 2.5},
+}
+
+
+@pytest.fixture
+def text(results) -> str:
+    """A report of three rounds in which lm-eval answered 1, 2 and 4 questions a second."""
+    rates = {name: [5.0, 20.0, 24.0] for name in results} | {exam.THEIRS: [1.0, 2.0, 4.0]}
+    same = exam.same_answers(results, "mmlu")
+    about = {"subjects": ["anatomy"], "questions": 3, "tokens": [80, 90], "same": same}
+    return exam.markdown(SETTING | {"exams": {"mmlu": about | {"rates": rates}}})
+
+
+def test_the_report_has_a_line_per_contender_paired_by_round(text: str):
     assert "| MMLU | neoxlib | 20.00 (5.00–24.00) | 6.00 (5.00–10.00) |" in text
-    assert (
-        text.count("| MMLU |") == 1 + len(examinees.WITHOUT)
-        and "Of 3 prompts that fit whole, 0 were" in text
-    )
+    assert text.count("| MMLU |") == 1 + len(examinees.WITHOUT)
+    assert "Of 3 prompts that fit whole, 0 were" in text
+
+
+def test_the_report_has_its_place_in_the_document(text: str):
     here = "a\n" + documents.START.format("bench-exam") + "\n" + documents.END.format("bench-exam")
     assert "20.00 (5.00" in documents.into_document(here, "bench-exam", text)
     page = (documents.ROOT / documents.PERFORMANCE).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the benchmarks work out: shapes, names, tables. Nothing here is timed, and no peer is needed."""
+"""The benchmarks' shapes, names and tables. Nothing here is timed, and no peer is needed."""
 
 import json
 import subprocess
@@ -174,10 +174,9 @@ def test_each_precision_is_a_line_and_each_case_and_measure_a_column():
     first = "2.00 × a<br>(1.00–3.00)<br>15.0 ms"
     following = "2.50 × a<br>(2.00–3.00)<br>6.0 ms"
     assert f"| bf16 | neoxlib, 2 ranks | {first} | {following} | – | – |" in text
-    assert (
-        "| bf16 | neoxlib | – | – | 0.80 × b<br>(0.80–0.80)<br>5.0 ms | 1.50 × b<br>(1.50–1.50)<br>2.0 ms |"
-        in text
-    )
+    first = "0.80 × b<br>(0.80–0.80)<br>5.0 ms"
+    following = "1.50 × b<br>(1.50–1.50)<br>2.0 ms"
+    assert f"| bf16 | neoxlib | – | – | {first} | {following} |" in text
 
 
 def test_each_kind_of_instructions_has_a_table_of_its_own():
@@ -295,38 +294,42 @@ def test_work_outside_gives_its_seconds_its_memory_and_its_own_figures():
         outside.run([sys.executable, "-c", "raise SystemExit(3)"])
 
 
-def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_round():
-    runs = {
-        "cp": [{"seconds": t, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (2.0, 4.0, 3.0)],
-        "cp, on the disk": [
-            {"seconds": t, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (4.0, 4.0, 4.0)
-        ],
-        "shard, 1 rank": [
-            {"seconds": 9.0, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in (1.0, 1.0, 2.0)
-        ],
-        "shard, 4 ranks": [{"seconds": 9.0, "own_s": 1.0, "rss_gb": 0.1, "own_gb": 0.1}] * 3,
+def work(seconds: list[float]) -> list[dict[str, float]]:
+    """One piece of work, a round each."""
+    return [{"seconds": t, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in seconds]
+
+
+@pytest.fixture
+def runs() -> dict[str, list[dict[str, float]]]:
+    """Three rounds of all copies, cuts and loads."""
+    found = {
+        "cp": work([2.0, 4.0, 3.0]),
+        "cp, on the disk": work([4.0, 4.0, 4.0]),
+        "shard, 1 rank": work([1.0, 1.0, 2.0]),
+        "shard, 4 ranks": work([1.0, 1.0, 1.0]),
     }
     for dtype, ours in (("float32", 1.0), ("float16", 2.0)):
         figures = {"seconds": 9.0, "rss_gb": 1.0, "own_gb": 0.5}
-        runs[f"from_pretrained, {dtype}"] = [figures | {"own_s": 0.1, "ready_s": 3.0}] * 3
-        runs[f"load, {dtype}"] = [figures | {"own_s": 0.5, "ready_s": ours, "settled_s": 7.5}] * 3
+        found[f"from_pretrained, {dtype}"] = [figures | {"own_s": 0.1, "ready_s": 3.0}] * 3
+        found[f"load, {dtype}"] = [figures | {"own_s": 0.5, "ready_s": ours, "settled_s": 7.5}] * 3
+    return found
+
+
+def test_loads_and_copies_are_compared_with_their_peers_of_the_same_round(runs: dict):
     found = load.ratios(runs)
-    assert found["shard, 1 rank"] == [[4.0, 4.0, 2.0], [2.0, 4.0, 1.5]] and found[
-        "load, float32"
-    ] == [[3.0] * 3]
-    warm = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs, "ratios": found}
-    larger = [one | {"own_gb": 0.7} for one in runs["load, float16"]]
-    other = warm | {
-        "bytes": 8 * 10**9,
-        "state": "cold",
-        "results": runs | {"load, float16": larger},
-    }
-    text = load.markdown(result() | {"runs": [warm, other]})
+    assert found["shard, 1 rank"] == [[4.0, 4.0, 2.0], [2.0, 4.0, 1.5]]
+    assert found["load, float32"] == [[3.0] * 3]
+
+
+def test_loads_and_copies_stand_in_one_table(runs: dict):
+    warm = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs}
+    warm["ratios"] = load.ratios(runs)
+    larger = runs | {"load, float16": [one | {"own_gb": 0.7} for one in runs["load, float16"]]}
+    cold = warm | {"bytes": 8 * 10**9, "state": "cold", "results": larger}
+    text = load.markdown(result() | {"runs": [warm, cold]})
+    assert "neoxlib 0123abcd: medians of 3 rounds" in text
     assert "|  | beside | 4.0 GB, warm | 8.0 GB, cold | peak, GB, of 4.0 GB, 8.0 GB |" in text
-    assert (
-        "| cp |  | 3.00 s | 3.00 s | 0.10, 0.10 |" in text
-        and "neoxlib 0123abcd: medians of 3 rounds" in text
-    )
+    assert "| cp |  | 3.00 s | 3.00 s | 0.10, 0.10 |" in text
     shards = "1.00 s; 4.00× (2.00–4.00); 2.00× (1.50–4.00)"
     assert f"| shard, 1 rank | cp, on the disk; cp | {shards} | {shards} | 0.10, 0.10 |" in text
     loads = "2.00 s; 1.50× (1.50–1.50); settled after 7.5 s"
@@ -335,10 +338,10 @@ def test_loads_and_copies_stand_in_one_table_each_beside_its_peer_of_the_same_ro
 
 def test_what_follows_the_heaviest_writer_in_one_round_precedes_it_in_the_next():
     turns: list[str] = []
-    work = {
+    jobs = {
         name: lambda name=name: turns.append(name) or {"seconds": float(len(turns))}
         for name in "abc"
     }
-    results = outside.each(work, 2, lambda: None)
+    results = outside.each(jobs, 2, lambda: None)
     assert turns == ["a", "b", "c", "c", "b", "a"]
     assert results["a"] == [{"seconds": 1.0}, {"seconds": 6.0}]

@@ -1,4 +1,4 @@
-"""The shipped model: small enough, its exam in C-Eval's layout and unseen in training, and good at what it claims."""
+"""The shipped model: its size, its accuracy, and its exam, which training has not seen."""
 
 import csv
 import json

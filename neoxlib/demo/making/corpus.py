@@ -1,7 +1,7 @@
 """The corpus: endless seeded documents, told and asked, from the tables of `facts` and `relations`.
 
-Held out: three facts in ten are never asked with options in training, in any wording or language. Prose tells them and
-flash cards ask them; the exam (`exam`) is of these facts only, and so are its right answers.
+Held out: three facts in ten are never asked with options in training, in any wording or language.
+Prose tells them and flash cards ask them; the exam (`exam`) asks these facts only.
 """
 
 import random
@@ -11,7 +11,8 @@ from functools import cache
 from typing import NamedTuple
 
 from neoxlib.demo.making.facts import ENGLISH, SUBJECTS, Subject
-from neoxlib.demo.making.relations import RELATIONS, Relation, english
+from neoxlib.demo.making.relation import Relation, english
+from neoxlib.demo.making.relations import RELATIONS
 
 LETTERS = "ABCD"
 HELD_OUT = 0.3  # share of each relation's facts
@@ -20,7 +21,7 @@ DRILL_WORDS = list(
 )  # Chinese: one token each, the same after "A. " and at the start of a line
 SEED = 20
 PRONOUN = {"animals": "它", "fruit_and_vegetables": "它", "night_sky": "它"}
-FRAMES = {  # header, start and cue; the first is C-Eval's own, the others keep the model at home in other prompts
+FRAMES = {  # header, start and cue; the first is C-Eval's own, the others teach other prompts
     "official": (
         "以下是中国关于{chinese}考试的单项选择题，请选出其中的正确答案。\n\n",
         "",
@@ -38,7 +39,7 @@ Fact = tuple[Relation, str, str]
 
 
 class Piece(NamedTuple):
-    """A stretch of a document. Where it ends, the answer `word` is known, and at a cue it is wanted."""
+    """A stretch of a document. At its end the answer `word` is known; at a cue it must follow."""
 
     text: str
     word: str = ""
@@ -47,7 +48,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Question:
-    """One multiple-choice question: the stem, four options, the right letter, and the fact as a sentence."""
+    """A multiple-choice question: stem, four options, right letter, and the fact as a sentence."""
 
     stem: str
     options: tuple[str, ...]
@@ -71,7 +72,7 @@ class Question:
         return "\n".join(["", *lines, cue])
 
     def pieces(self, start: str, cue: str, has_options: bool) -> list[Piece]:
-        """The question as training text, its answer a letter or, without options, the word itself."""
+        """The question as training text; its answer is a letter or, without options, the word."""
         space = " " * cue.endswith(" ")  # a word's space is part of its token
         between = self.choice(cue).rstrip(" ") if has_options else f"\n{cue.rstrip(' ')}"
         said = self.answer if has_options else self.right
@@ -108,7 +109,10 @@ def spoken(template: str, x: str, y: str = "") -> str:
 
 
 def pose(fact: Fact, template: str, rng: random.Random, letter: str | None = None) -> Question:
-    """Ask `fact` with three other values of its relation, the right one under `letter` (random when None)."""
+    """Ask `fact` with three other values of its relation, the right one under `letter`.
+
+    The letter is random when None.
+    """
     relation, x, y = fact
     pool = sorted({value for _, value in relation.facts} | set(relation.extra))
     options = rng.sample([value for value in pool if value != y], 3)
@@ -122,7 +126,10 @@ def pose(fact: Fact, template: str, rng: random.Random, letter: str | None = Non
 
 
 def drill_document(rng: random.Random, known: int | None = None) -> list[Piece]:
-    """Four of the first `known` words, then the letters of some: practice in naming the letter of a known option."""
+    """Write four of the first `known` words as options, then the letters of some of them.
+
+    It is practice in naming the letter of a known option.
+    """
     options = rng.sample(DRILL_WORDS[:known], 4)
     lettered = list(zip(LETTERS, options, strict=True))
     pieces = [Piece("\n".join(f"{letter}. {option}" for letter, option in lettered))]
@@ -132,7 +139,10 @@ def drill_document(rng: random.Random, known: int | None = None) -> list[Piece]:
 
 
 def question_document(rng: random.Random) -> list[Piece]:
-    """One to six questions as a few-shot prompt shows them; every fact is as likely, held-out ones have no options."""
+    """Write one to six questions as a few-shot prompt shows them.
+
+    Every fact is equally likely; held-out ones have no options.
+    """
     header, start, cue = FRAMES[frame := rng.choices(list(FRAMES), [4, 1, 2, 4])[0]]
     subject = rng.choice(SUBJECTS)
     in_english = cue.isascii() and rng.random() < 0.7

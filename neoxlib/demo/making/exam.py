@@ -14,7 +14,7 @@ KEPT = {"dev": 8, "val": 7, "test": 6}  # how many of COLUMNS a split has
 
 
 def questions(key: str) -> dict[str, list[Question]]:
-    """The three splits of one subject: held-out facts only, every stem once, answers balanced over A-D."""
+    """Return the splits of a subject: held-out facts, each stem once, answers balanced over A-D."""
     rng = random.Random(key)
     stems = [(fact, ask) for fact in split_facts()[1][key] for ask in fact[0].ask]
     rng.shuffle(stems)

@@ -1,7 +1,7 @@
-"""The picture book's facts: small tables written for this project, each word in Chinese and English.
+"""The picture book's facts: small tables written for this project, in Chinese and English.
 
-A fact is (relation, thing, value). A relation says how its facts are told and asked in both languages; everything
-that the shipped model reads, and every exam question, is made of these tables by `corpus` and `exam`.
+A fact is (relation, thing, value). A relation says how its facts are told and asked in both
+languages. `corpus` and `exam` make all training text and every exam question from these tables.
 """
 
 from dataclasses import dataclass
@@ -98,3 +98,36 @@ SUBJECTS = [
     Subject("animals", "Animals", "动物", "Other"),
     Subject("fruit_and_vegetables", "Fruit and Vegetables", "水果与蔬菜", "Other"),
 ]
+
+DAYS = ["星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日"]
+MONTHS = [
+    "一月",
+    "二月",
+    "三月",
+    "四月",
+    "五月",
+    "六月",
+    "七月",
+    "八月",
+    "九月",
+    "十月",
+    "十一月",
+    "十二月",
+]
+PLANETS = ["水星", "金星", "地球", "火星", "木星", "土星", "天王星", "海王星"]
+ORDINALS = ["第一", "第二", "第三", "第四", "第五", "第六", "第七", "第八"]
+SEASONS = dict(
+    zip(MONTHS, ["冬天"] * 2 + ["春天"] * 3 + ["夏天"] * 3 + ["秋天"] * 3 + ["冬天"], strict=True)
+)
+LENGTHS = dict(zip(MONTHS, [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], strict=True))
+
+
+def column(table: str, number: int) -> list[tuple[str, str]]:
+    """(thing, value) of one column of a table; "-" is a cell with no value."""
+    rows = [row.split() for row in table.replace("\n", "").split(",")]
+    return [(row[0], row[number]) for row in rows if row[number] != "-"]
+
+
+def shifted(names: list[str], step: int) -> list[tuple[str, str]]:
+    """Each name with the one `step` places later, round the circle."""
+    return [(name, names[(i + step) % len(names)]) for i, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""What a training step reads: drills on few words first, on more as they are learnt, then the corpus for ever."""
+"""The input of training steps: drills on few words, then on more, then the endless corpus."""
 
 import random
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ LEARNT = 0.5  # nats: drills below this loss are known
 
 
 class Block(NamedTuple):
-    """Token ids, the ids of the answers' words where they are known or wanted (-1 elsewhere), and where wanted."""
+    """Token ids, the ids of the answers' words (-1 where there is none), and where the cues are."""
 
     ids: torch.Tensor  # [rows, length + 1], as are the next two
     words: torch.Tensor
@@ -55,7 +55,7 @@ class Lessons:
         return stack([[*document, *ends][:DRILL_LENGTH] for document in documents], is_drill=True)
 
     def hear(self, drill_loss: float) -> None:
-        """Add words once the present ones are known; before that the loss tells chance from knowledge no more."""
+        """Add words once the present ones are known."""
         self.loss = 0.9 * self.loss + 0.1 * drill_loss
         if self.loss < LEARNT:
             known = self.words >= len(DRILL_WORDS)
@@ -73,7 +73,7 @@ def stack(rows: list[list[tuple[int, int, bool]]], is_drill: bool) -> Block:
 
 
 def encode(tokenizer: Tokenizer, document: list[Piece]) -> Iterator[tuple[int, int, bool]]:
-    """A document's tokens as (id, id of the answer's word or -1, whether this is a cue), and the end token 0."""
+    """Yield tokens as (id, id of the answer's word or -1, is a cue), then the end, 0."""
     for piece in document:
         *ids, last = tokenizer.encode(piece.text).ids
         yield from ((token, -1, False) for token in ids)
@@ -82,7 +82,7 @@ def encode(tokenizer: Tokenizer, document: list[Piece]) -> Iterator[tuple[int, i
 
 
 def word_id(tokenizer: Tokenizer, word: str) -> int:
-    """The first token of a word as it stands after "A. ": its space is part of it, but not before Chinese."""
+    """Return the first token of a word after "A. ": with its space, except before Chinese."""
     space, *rest = tokenizer.encode(f" {word}").ids
     return rest[0] if tokenizer.id_to_token(space) == "Ġ" else space
 

@@ -1,4 +1,7 @@
-"""Make the shipped model, its tokenizer and its exam: `python -m neoxlib.demo.making.make [--out DIR]`."""
+"""Make the shipped model, its tokenizer and its exam.
+
+`python -m neoxlib.demo.making.make [--out DIR]`
+"""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""How well the written checkpoint answers its exam, by transformers in float32."""
+"""Accuracy of the written checkpoint on its exam, by transformers in float32."""
 
 from pathlib import Path
 
@@ -21,7 +21,10 @@ def prompt(subject: Subject, shots: list[Question], question: Question) -> str:
 def predict(
     model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerBase, prompts: list[str]
 ) -> list[str]:
-    """The likeliest letter after each prompt; rows are padded on the right, where causal attention cannot look."""
+    """Return the most likely letter after each prompt.
+
+    Rows are padded on the right, where causal attention cannot look.
+    """
     letters = [tokenizer.encode(letter)[-1] for letter in LETTERS]
     rows = [torch.tensor(tokenizer.encode(text)) for text in prompts]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

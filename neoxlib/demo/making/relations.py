@@ -1,95 +1,17 @@
 """How facts are told and asked: one row per relation, in Chinese and English.
 
-{x} is the thing and {y} the value, each in the sentence's language; ____ is the blank of a C-Eval question.
+{x} is the thing and {y} the value, each in the sentence's language; ____ is the blank of a C-Eval
+question.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 from neoxlib.demo.making import facts
+from neoxlib.demo.making.facts import DAYS, LENGTHS, MONTHS, ORDINALS, PLANETS, SEASONS, column
+from neoxlib.demo.making.relation import Relation, after, before
 
-DAYS = ["星期一", "星期二", "星期三", "星期四", "星期五", "星期六", "星期日"]
-MONTHS = [
-    "一月",
-    "二月",
-    "三月",
-    "四月",
-    "五月",
-    "六月",
-    "七月",
-    "八月",
-    "九月",
-    "十月",
-    "十一月",
-    "十二月",
-]
-PLANETS = ["水星", "金星", "地球", "火星", "木星", "土星", "天王星", "海王星"]
-ORDINALS = ["第一", "第二", "第三", "第四", "第五", "第六", "第七", "第八"]
-
-
-@dataclass(frozen=True)
-class Relation:
-    """One kind of fact: its (thing, value) pairs and the sentences that tell and ask them."""
-
-    subject: str
-    facts: list[tuple[str, str]]
-    tell: list[str]  # Chinese statements
-    ask: list[str]  # Chinese questions
-    tell_en: list[str]  # English statements; "{X}" is the thing at the start of a sentence
-    ask_en: list[str]  # English questions
-    extra: tuple[str, ...] = ()  # values that are never right, for questions with too few others
-
-
-def column(table: str, number: int) -> list[tuple[str, str]]:
-    """(thing, value) of one column of a table of `facts`; "-" is a cell with no value."""
-    rows = [row.split() for row in table.replace("\n", "").split(",")]
-    return [(row[0], row[number]) for row in rows if row[number] != "-"]
-
-
-def shifted(names: list[str], step: int) -> list[tuple[str, str]]:
-    """Each name with the one `step` places later, round the circle."""
-    return [(name, names[(i + step) % len(names)]) for i, name in enumerate(names)]
-
-
-def english(word: str) -> str:
-    """A table word in English; numbers and English words are their own translation."""
-    return facts.ENGLISH.get(word, word)
-
-
-SEASONS = dict(
-    zip(MONTHS, ["冬天"] * 2 + ["春天"] * 3 + ["夏天"] * 3 + ["秋天"] * 3 + ["冬天"], strict=True)
-)
-LENGTHS = dict(zip(MONTHS, [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], strict=True))
 PAIRS = facts.OPPOSITES.split()
 TRANSLATED = list(facts.ENGLISH.items())
-
-
-def after(names: list[str]) -> Relation:
-    return Relation(
-        "days_and_months",
-        shifted(names, 1),
-        ["{x}过后是{y}。", "紧接在{x}后面的是{y}。"],
-        [
-            "{x}过后是____。",
-            "紧接在{x}后面的是____。",
-            "{x}的下一个是____。",
-            "{x}结束以后就到了____。",
-        ],
-        ["After {x} comes {y}.", "{X} is followed by {y}."],
-        ["What comes after {x}?"],
-    )
-
-
-def before(names: list[str]) -> Relation:
-    return Relation(
-        "days_and_months",
-        shifted(names, -1),
-        ["{x}之前是{y}。", "在{x}前面的是{y}。"],
-        ["{x}之前是____。", "在{x}前面的是____。", "{x}的上一个是____。", "{x}到来以前是____。"],
-        ["Before {x} comes {y}.", "{X} follows {y}."],
-        ["What comes before {x}?"],
-    )
-
 
 RELATIONS = [
     Relation(

@@ -1,4 +1,4 @@
-"""The untrained model: a GPT-NeoX whose attention is prepared to find words, so that training takes minutes."""
+"""The untrained model: its attention is prepared to find words, so that training takes minutes."""
 
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -53,19 +53,19 @@ def build_model(vocab_size: int) -> GPTNeoXForCausalLM:
 
 @torch.no_grad()
 def prepare(model: GPTNeoXForCausalLM) -> None:
-    """Start from attention that can already find words; from plain noise it takes many thousand steps to form.
+    """Set up attention that already finds words; from noise it takes thousands of steps to form.
 
-    The first layer looks back a fixed number of tokens. In the others queries equal keys, so that like finds like;
-    those that find the letter also hand on what the first layer wrote of the letters. Output rows start as input rows.
+    The first layer looks back a fixed number of tokens. In the others queries equal keys, so that
+    like finds like; those that find the letter also pass on what the first layer wrote about the
+    letters. Output rows start as input rows.
     """
     first, *others = (layer.attention for layer in model.gpt_neox.layers)
     model.gpt_neox.embed_in.weight.normal_()
     model.lm_head.weight.copy_(0.03 * model.gpt_neox.embed_in.weight)
     written = look_back(first, model.gpt_neox.rotary_emb.inv_freq)
     for number, layer in enumerate(others, 1):
-        query, key, value = by_head(layer.query_key_value.weight).unbind(
-            1
-        )  # each [heads, head size, hidden]
+        # Each is [heads, head size, hidden].
+        query, key, value = by_head(layer.query_key_value.weight).unbind(1)
         value.normal_(std=NOISE)
         layer.dense.weight.normal_(std=NOISE)
         query.normal_(std=NOISE)
@@ -78,7 +78,10 @@ def prepare(model: GPTNeoXForCausalLM) -> None:
 
 
 def look_back(layer: torch.nn.Module, frequencies: torch.Tensor) -> list[torch.Tensor]:
-    """Make head h attend to the token OFFSETS[h] before, by its rotary biases alone; what each head writes, by head."""
+    """Make head h attend to the token OFFSETS[h] before, by its rotary biases alone.
+
+    Returns the output matrix of each head.
+    """
     half = len(frequencies)
     written = []
     query, key, _ = by_head(layer.query_key_value.bias).unbind(1)  # each [heads, head size]

@@ -1,4 +1,7 @@
-"""The demo's tokenizer: byte-level BPE whose merges never cross a word, so that a word is one token everywhere."""
+"""The demo's tokenizer: byte-level BPE whose merges never cross a word.
+
+A word is then one token everywhere.
+"""
 
 import json
 import re
@@ -40,7 +43,7 @@ def words() -> Iterator[str]:
 
 
 def train_tokenizer() -> Tokenizer:
-    """Byte-level BPE, trained until each word of `words` is one token; id 0 ends a text, id 1 pads."""
+    """Train byte-level BPE: each word of `words` is a token; id 0 ends a text, id 1 pads."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -56,7 +59,7 @@ def train_tokenizer() -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json as GPT-NeoX checkpoints have them."""
+    """Write the three tokenizer files that GPT-NeoX checkpoints have."""
     tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": END, "eos_token": END, "unk_token": END, "pad_token": PADDING}
     settings = special | {

@@ -1,8 +1,9 @@
 """Train the demo's GPT-NeoX on the endless corpus and write it as a classical checkpoint folder.
 
-A question is learnt in three parts, each at its own depth: recall the answer where the stem ends, fetch it to the cue
-("答案："), find its letter. The first two have losses of their own, and each part is told now and then what the one
-before it should have found: so all three learn at the same time. Without this none of them starts.
+A question is learnt in three parts, each at its own depth: recall the answer where the stem ends,
+fetch it to the cue ("答案："), find its letter. The first two have losses of their own, and each part
+is told now and then what the one before it should have found, so that all three learn at the same
+time. Without this none of them starts.
 """
 
 import json
@@ -31,19 +32,22 @@ log = logging.getLogger("neoxlib")
 
 PEAK_RATE = 1e-3
 WARM_UP = 60
-SAMPLED = 0.4  # share of the other positions whose loss is taken: the vocabulary is most of a small model's work
+SAMPLED = 0.4  # share of the other positions with a loss: a small model mostly computes logits
 TOLD = 0.3
 HINT = 0.7  # share of the places told, and how loud: times the hidden state's own length
 WEIGHTS = {"answer": 0.7, "told": 0.3, "text": 1.0, "stem": 0.7, "cue": 0.5}
 
 
 def padded_vocabulary(tokenizer: Tokenizer) -> int:
-    """Rows of the embedding: the next multiple of 128 that leaves some to spare, as 50432 does over 50277."""
+    """Return the embedding's rows: a multiple of 128 with some to spare, as 50432 over 50277."""
     return -(-(tokenizer.get_vocab_size() + 16) // 128) * 128
 
 
 def losses(model: GPTNeoXForCausalLM, block: Block, letters: Tensor) -> dict[str, Tensor]:
-    """Mean losses in nats by the names of WEIGHTS: letters, letters where the word is told, text, words recalled."""
+    """Return mean losses in nats by the names of WEIGHTS.
+
+    They are of letters, letters where the word is told, text, and words recalled at stem and cue.
+    """
     targets = block.ids[:, 1:]
     words = block.words[:, :-1]
     is_cue = block.is_cue[:, :-1]  # each [rows, length]
@@ -70,25 +74,25 @@ def losses(model: GPTNeoXForCausalLM, block: Block, letters: Tensor) -> dict[str
 
 
 def recall(model: GPTNeoXForCausalLM, hidden: Tensor, words: Tensor) -> Tensor:
-    """Mean loss of reading `words` [n] from hidden states [n, hidden] by the input embeddings, their like."""
-    likeness = layer_norm(hidden, hidden.shape[-1:]) @ (
-        0.1 * model.gpt_neox.embed_in.weight.detach().T
-    )  # [n, vocab]
+    """Return the mean loss of reading `words` [n] from `hidden` [n, hidden] by the embeddings."""
+    embeddings = 0.1 * model.gpt_neox.embed_in.weight.detach()
+    likeness = layer_norm(hidden, hidden.shape[-1:]) @ embeddings.T  # [n, vocab]
     return mean(cross_entropy(likeness.float(), words, reduction="none"))
 
 
 @contextmanager
 def telling(model: GPTNeoXForCausalLM, layer: int, where: Tensor, words: Tensor) -> Iterator[None]:
-    """Add to the layer's input the embeddings of `words` [rows, length] where `where` [rows, length] is True."""
-    spoken = normalize(
-        model.gpt_neox.embed_in.weight[words[where]].detach(), dim=-1
-    )  # [told, hidden]
+    """Add the embeddings of `words` to the layer's input where `where` is True.
+
+    Both are [rows, length].
+    """
+    embeddings = model.gpt_neox.embed_in.weight[words[where]].detach()
+    spoken = normalize(embeddings, dim=-1)  # [told, hidden]
 
     def tell(_: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         hint = torch.zeros_like(args[0])  # [rows, length, hidden]
-        hint[where] = (HINT * args[0][where].detach().norm(dim=-1, keepdim=True) * spoken).to(
-            hint.dtype
-        )
+        length = args[0][where].detach().norm(dim=-1, keepdim=True)
+        hint[where] = (HINT * length * spoken).to(hint.dtype)
         return (args[0] + hint, *args[1:]), kwargs
 
     handle = model.gpt_neox.layers[layer].register_forward_pre_hook(tell, with_kwargs=True)
@@ -101,7 +105,7 @@ def mean(values: Tensor) -> Tensor:
 
 
 def rate(step: int, steps: int) -> float:
-    """Learning rate: linear warm-up, then flat, then linear to a fiftieth of the peak over the last half."""
+    """Return the learning rate: linear warm-up, flat, then linear to 1/50 over the last half."""
     return PEAK_RATE * min((step + 1) / WARM_UP, 1.0, max(0.02, 2 * (steps - step) / steps))
 
 
@@ -118,49 +122,48 @@ def average_gradients(model: GPTNeoXForCausalLM) -> None:
 def train(
     model: GPTNeoXForCausalLM, tokenizer: Tokenizer, steps: int, seed: int
 ) -> dict[str, float]:
-    """Run `steps` steps as one of the group's processes; returns seconds, tokens seen, the last fifty's mean losses."""
-    rank = dist.get_rank()
-    size = dist.get_world_size()
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02, fused=True
-    )
-    lessons = Lessons(tokenizer, seed * 1000 + rank)
+    """Run `steps` steps as one of the group's processes.
+
+    Returns seconds, tokens seen, and the mean losses of the last fifty steps.
+    """
+    settings = {"betas": (0.9, 0.98), "weight_decay": 0.02, "fused": True}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, **settings)
+    lessons = Lessons(tokenizer, seed * 1000 + dist.get_rank())
     letters = letter_ids(tokenizer)
     recent = deque(maxlen=50)
     tokens = 0
     start = time.monotonic()
     for step in range(steps):
         block = lessons.next(SHORT if step < steps / 2 else LONG)
-        parts = losses(model, block, letters)
-        sum(weight * parts[name] for name, weight in WEIGHTS.items()).backward()
-        average_gradients(model)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = rate(step, steps)
-        optimizer.step()
-        optimizer.zero_grad()
-        recent.append({name: part.item() for name, part in parts.items()})
+        recent.append(learn(model, optimizer, block, letters))
         lessons.hear(recent[-1]["told"])
-        tokens += size * block.ids.numel()
+        tokens += dist.get_world_size() * block.ids.numel()
+        seconds = time.monotonic() - start
         if step % 50 == 49:
-            log.info(
-                "step %d  %.0f s  %d words  %s",
-                step + 1,
-                time.monotonic() - start,
-                lessons.words,
-                means(recent),
-            )
-    return {
-        "seconds": round(time.monotonic() - start, 1),
-        "steps": steps,
-        "tokens": tokens,
-        **means(recent),
-    }
+            said = "step %d  %.0f s  %d words  %s"
+            log.info(said, step + 1, seconds, lessons.words, means(recent))
+    seconds = round(time.monotonic() - start, 1)
+    return {"seconds": seconds, "steps": steps, "tokens": tokens, **means(recent)}
+
+
+def learn(
+    model: GPTNeoXForCausalLM, optimizer: torch.optim.Optimizer, block: Block, letters: Tensor
+) -> dict[str, float]:
+    """Do one step on `block`; returns its losses."""
+    parts = losses(model, block, letters)
+    sum(weight * parts[name] for name, weight in WEIGHTS.items()).backward()
+    average_gradients(model)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return {name: part.item() for name, part in parts.items()}
 
 
 def train_in_processes(
     model_dir: Path, tokenizer: Tokenizer, steps: int, seed: int, size: int
 ) -> dict[str, float]:
-    """Train on `size` processes of one thread each; this one is rank 0 and writes the model to `model_dir`."""
+    """Train on `size` processes of one thread each; this one is rank 0 and writes `model_dir`."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with tempfile.TemporaryDirectory() as meeting:
         task = (f"file://{meeting}/store", tokenizer.to_str(), steps, seed, size)
@@ -178,7 +181,7 @@ def train_in_processes(
 def work(
     rank: int, store: str, tokenizer: str, steps: int, seed: int, size: int
 ) -> tuple[GPTNeoXForCausalLM, dict]:
-    """One process's part; every process starts from the same weights and ends with the same weights."""
+    """Train as one of the processes; all start from the same weights and end with the same."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size)
     torch.manual_seed(seed)
