@@ -1,4 +1,4 @@
-"""Every published spelling of config.json is read; whatever would run wrongly is refused by name."""
+"""Every published spelling of config.json is read; what would run wrongly is refused."""
 
 import json
 

@@ -99,7 +99,7 @@ def test_one_all_reduce_per_layer_with_the_parallel_residual(
 
 
 def test_row_bias_is_added_once_at_any_world_size():
-    """litgpt added it once per rank: with biases of this size the logits would be off by whole units."""
+    """litgpt added it once per rank: biases of this size would shift the logits by units."""
     oracle = make_oracle()
     for layer in oracle.gpt_neox.layers:
         layer.attention.dense.bias.data.fill_(3.0)
@@ -162,5 +162,5 @@ def test_every_parameter_has_a_rule_and_the_parts_tile_the_whole():
 
 
 def test_the_20b_config_counts_the_published_parameters(data):
-    """20.5546e9 is what the vendor's and EleutherAI's papers and file sizes give: 41.11 GB in float16."""
+    """20.5546e9 as in the vendor's and EleutherAI's papers: files of 41.11 GB in float16."""
     assert count_parameters(ModelConfig.from_dir(data / "neox20b")) == 20_554_567_680

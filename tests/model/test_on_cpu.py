@@ -1,4 +1,4 @@
-"""The compiled forward pass against the plain one, which test_model.py holds against transformers."""
+"""The compiled forward pass against the plain one, which test_gpt_neox.py checks."""
 
 import subprocess
 import sys
@@ -58,7 +58,7 @@ def test_logits_equal_the_plain_ones_at_any_world_size(variant: str, size: int):
 @pytest.mark.parametrize("batch", [1, 2, 3, 5])
 @pytest.mark.parametrize("changes", [{}, ODD, WIDE], ids=["tiny", "odd", "wide"])
 def test_token_by_token_equals_one_plain_pass(changes: dict, batch: int):
-    """One to five rows, so that matrices are met by each number of rows, and prompts by few queries and by many."""
+    """One to five rows for each group size of the dot kernels; prompts of few and many queries."""
     oracle = make_oracle(max_position_embeddings=160, **changes)
     ids = ids_for(oracle, batch, 90)
     plain = run(model_of(oracle, compiled=False), ids)
@@ -122,7 +122,7 @@ def test_many_rows_of_a_packed_model_lose_less_than_packing_did(quant: str):
 @pytest.mark.parametrize("length", [3, 90])
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 def test_what_is_not_finite_survives_rounding(quant: str, length: int):
-    """Whole numbers have no NaN: it must not become an ordinary number on the way into a packed product."""
+    """Integers have no NaN: quantizing activations must not turn it into a number."""
     oracle = make_oracle(**WIDE)
     model = model_of(oracle, quant=quant)
     model.gpt_neox.layers[1].input_layernorm.weight.data[5] = torch.nan

@@ -117,11 +117,11 @@ def test_turning_whole_heads_is_the_partial_rotation_in_another_order():
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 1, 5, 96, generator=generator, dtype=torch.float64)
     angle = torch.rand(1, 1, 5, 12, generator=generator, dtype=torch.float64).repeat(1, 1, 1, 2) * 9
-    plain = [npu.torch_ops.rotate(x, angle.cos(), angle.sin()) for x in (q, k)]
+    plain = [npu.plain.rotate(x, angle.cos(), angle.sin()) for x in (q, k)]
     ops = npu.NpuOps(OPS["A2"])
     wide = ops.angles(angle.cos(), angle.sin(), 96)
     assert wide[0].shape[-1] == 96
-    turned = [npu.torch_ops.rotate(on_npu.halves(x.mT, 24).mT, *wide) for x in (q, k)]
+    turned = [npu.plain.rotate(on_npu.halves(x.mT, 24).mT, *wide) for x in (q, k)]
     torch.testing.assert_close(turned[0] @ turned[1].mT, plain[0] @ plain[1].mT)
 
 
@@ -144,7 +144,7 @@ def test_heads_that_the_pages_rule_out_go_to_pytorchs_own():
 
 def test_where_npu_gelu_is_not_listed_pytorchs_own_is_not_asked_for_the_exact_form(monkeypatch):
     """On an NPU it is the tanh form, whatever it is asked for."""
-    monkeypatch.setattr(npu.torch_ops, "activate", None)
+    monkeypatch.setattr(npu.plain, "activate", None)
     x = torch.tensor([1.0, -2.0])
     found = npu.NpuOps(OPS["A3"]).activate(x, "gelu")
     torch.testing.assert_close(found, torch.tensor([0.841344746, -0.045500264]))
@@ -209,7 +209,7 @@ def test_the_activation_is_the_one_that_the_config_names_emulated(family, form, 
     """The two forms of gelu are 5e-4 apart at most, which 16 bits hide; so are their slopes."""
     x = torch.linspace(-6, 6, 1001)
     ops = npu.NpuOps(OPS.get(family, npu.PLAIN))
-    exact = npu.torch_ops.activate(x.double(), form).float()
+    exact = npu.plain.activate(x.double(), form).float()
     with reference.on_chip(family):
         torch.testing.assert_close(ops.activate(x, form), exact, rtol=0, atol=2e-6)
         plant(
@@ -226,7 +226,7 @@ def test_the_activation_is_the_one_that_the_config_names_emulated(family, form, 
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
-    """What tests/support/npu/device.py saw, in a process of its own: its device is registered for good."""
+    """Run tests/support/npu/device.py in a process of its own: its device stays registered."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.npu.device"],
         capture_output=True,

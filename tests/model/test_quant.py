@@ -1,4 +1,4 @@
-"""Schemes: how far a packed weight is from the weight, that its bits depend on nothing else, and what is refused."""
+"""Schemes: the error of packed weights, bits that depend on nothing else, refusals."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def test_int4_is_stored_as_it_is_written_down():
     assert torch.equal(INT4.unpack(packed, torch.float32), by_hand(packed))
 
 
-def test_int4_is_within_half_a_step_unless_clipped_and_no_group_is_far_from_the_best_of_many_scales():
+def test_int4_is_within_half_a_step_unless_clipped_and_near_the_best_of_many_scales():
     weight = weight_of()
     packed = INT4.pack(weight)
     scale = packed["weight_scale"].float()[..., None]  # [rows, groups, 1]
@@ -150,7 +150,7 @@ def test_a_weight_is_packed_into_the_memory_that_is_given():
 @pytest.mark.parametrize("to", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_copy_into_another_dtype_rounds_as_pytorch_does(dtype: torch.dtype, to: torch.dtype):
-    """Also numbers below either's normal range, past its largest, half-way between two, and rows that lie apart."""
+    """Also subnormals, overflows, ties and strided rows."""
     numbers = torch.randn(6, 300) * torch.tensor([1, 1e-40, 1e-7, 1e-5, 7e4, 1])[:, None]
     numbers[5] = torch.arange(300) / 256 + 1
     numbers[0, :4] = torch.tensor([float("inf"), -float("inf"), float("nan"), -0.0])
@@ -218,7 +218,7 @@ def test_the_parameter_offers_every_scheme():
 
 
 def of_the_npu(weight: Tensor, antiquant_scale: Tensor, antiquant_group_size: int = 0) -> Tensor:
-    """What npu_weight_quant_batchmatmul takes weight [K, N] or eight columns a word [K / 8, N] to stand for: [K, N]."""
+    """Weight [K, N] or eight columns a word [K / 8, N], as the operator reads it: [K, N]."""
     if weight.dtype == torch.int32:
         nibbles = torch.stack([(weight >> 4 * i) & 15 for i in range(8)], dim=1).flatten(
             0, 1

@@ -1,4 +1,5 @@
-// The AVX-512 instructions that neoxlib/ops uses, computed a number at a time: its kernels for such CPUs run on any.
+// The AVX-512 instructions that neoxlib/kernels/cpu uses, emulated one number at a time, so that its
+// AVX-512 kernels run on any CPU.
 
 #pragma once
 

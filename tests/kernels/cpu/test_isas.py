@@ -1,6 +1,6 @@
-"""The kernels for CPUs with other instructions than this one's, against the plain model: what is fast there is right.
+"""The kernels for CPUs with other instruction sets than this one's, against the plain model.
 
-Those that this CPU has run as they are; AVX-512 is computed a number at a time (avx512.h) where it is missing.
+Instructions of this CPU are used; AVX-512 is emulated one number at a time (avx512.h).
 """
 
 import ctypes
@@ -98,7 +98,7 @@ def test_half_precision_is_no_further_from_float32_than_the_plain_model(
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_matrices_of_16_bits_stand_for_the_same_of_32_to_the_bit(libraries, dtype):
-    """With one row and with so many that each way is taken in which rows meet a matrix."""
+    """With numbers of rows that cover every method of matmul.h."""
     oracle = make_oracle(**WIDE).to(dtype).float()
     wide, narrow = (compiled(libraries, oracle) for _ in range(2))
     for parameter in narrow.parameters():
@@ -112,7 +112,7 @@ def test_matrices_of_16_bits_stand_for_the_same_of_32_to_the_bit(libraries, dtyp
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 @pytest.mark.parametrize("batch, length", [(1, 4), (5, 2), (20, 2), (2, 90)])
 def test_packed_weights_lose_less_on_their_way_than_packing_did(libraries, quant, batch, length):
-    """Few rows keep 14 bits and more; many may be rounded to 8, which costs what the packing of the weights did."""
+    """Activations of few rows keep 14 bits or more; of many 8, which costs what packing does."""
     oracle = make_oracle(**WIDE)
     ids = ids_for(oracle, batch, length)
     truth = run(model_of(oracle, compiled=False), ids)
@@ -124,7 +124,7 @@ def test_packed_weights_lose_less_on_their_way_than_packing_did(libraries, quant
 
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 def test_a_long_row_of_the_largest_numbers_overflows_no_sum(libraries, quant):
-    """Every weight and every activation at its limit, in rows longer than a sum of 32 bits holds."""
+    """Every weight and activation at its limit, in rows longer than an int32 sum holds."""
     oracle = make_oracle(hidden_size=64, num_attention_heads=4, intermediate_size=19_968)
     with torch.no_grad():
         for layer in oracle.gpt_neox.layers:
@@ -152,7 +152,7 @@ def test_packing_has_the_bits_of_the_plain_form(libraries, quant, dtype, monkeyp
 
 @pytest.mark.parametrize("name", ["forward", "pack", "bandwidth", "allreduce"])
 def test_it_compiles_for_the_cpus_that_npus_come_with(name):
-    """Most Ascend hosts are aarch64. No such CPU is needed, only the compiler (Debian: g++-aarch64-linux-gnu)."""
+    """Most Ascend hosts are aarch64. Needs the compiler only (Debian: g++-aarch64-linux-gnu)."""
     compiler = shutil.which("aarch64-linux-gnu-g++")
     if not compiler:
         pytest.skip("no aarch64-linux-gnu-g++ on this machine")

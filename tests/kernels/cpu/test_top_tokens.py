@@ -1,4 +1,4 @@
-"""The likeliest tokens of a row, compiled and in numpy, are those that PyTorch's topk and log_softmax tell of."""
+"""The most likely tokens of a row, compiled and in numpy, against PyTorch."""
 
 import pytest
 import torch

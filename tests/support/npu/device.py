@@ -1,4 +1,4 @@
-"""A make-believe device "npu": tensors that say they are on it, hold CPU data, and will not mix with CPU tensors.
+"""A simulated device "npu": its tensors hold CPU data and do not mix with CPU tensors.
 
 It shows where the model puts its tensors and how often it makes the host wait; it is no Ascend.
 The device is registered for good, so `python -m tests.support.npu.device` runs it in a process of
@@ -147,7 +147,7 @@ def prepare_module() -> None:
 
 
 def taken() -> dict[str, int]:
-    """What the host waited for since the last look."""
+    """Waits of the host since the last call."""
     seen = dict(waits)
     waits.clear()
     return seen
@@ -184,7 +184,7 @@ def greedy(family: str) -> list[dict[str, Any]]:
 
 
 def engine_figures() -> dict[str, Any]:
-    """What an engine says of a case, of its memory, and its logits and scores."""
+    """An engine's timing of a case, its memory, logits and scores."""
     with reference.on_chip("A2"), OnNpu():
         engine = Engine(
             on_device("A2", None),
@@ -207,7 +207,7 @@ def engine_figures() -> dict[str, Any]:
 
 
 def loaded_from_a_folder(quant: str | None) -> dict[str, Any]:
-    """What `load` makes of a checkpoint on a machine that has a 910B3, and its answer; the CPU's beside it."""
+    """Load a checkpoint as on a machine with a 910B3; its answer and the CPU's."""
     sys.modules["torch_npu"] = types.ModuleType("torch_npu")
     torch.npu.set_compile_mode = lambda **options: started.append(options)
     with tempfile.TemporaryDirectory() as folder, reference.on_chip("A2"):
@@ -243,7 +243,7 @@ def in_a_fresh_cache() -> float:
 
 
 def found_on_the_wrong_device() -> list[str]:
-    """What a cache, a mask or ids on the CPU lead to."""
+    """Errors of a cache, a mask or ids that are on the CPU."""
     said = []
     with reference.on_chip("A2"), OnNpu():
         model = on_device("A2", None)

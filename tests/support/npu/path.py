@@ -106,7 +106,7 @@ def left_padded() -> Tensor:
 
 
 def answer(model: GPTNeoX, mask: Tensor | None = None) -> Tensor:
-    """Logits of all tokens: a prompt of 6, a chunk of 3 on the cache, then one by one; the cache has room to spare."""
+    """Logits of a prompt of 6, a chunk of 3, then single tokens, in a cache with room to spare."""
     like = model.gpt_neox.final_layer_norm.weight
     cache = KVCache(model.config, BATCH, ROOM, model.group, like.dtype, like.device)
     (
@@ -134,7 +134,7 @@ def gap(
     padded: bool = False,
     variant: str = "",
 ) -> float:
-    """Distance of the NPU path from plain float32, in units of the plain path's in the same dtype, on real tokens."""
+    """Error of the NPU path against float32, relative to the plain path's error in its dtype."""
 
     def on_rank(group: Group) -> Tensor:
         model = loaded(group, dtype, quant, variant)
