@@ -24,9 +24,9 @@
 
 namespace {
 
-constexpr int64_t SLOT = 1 << 20;   // bytes: more go in turns
-constexpr int64_t SMALL = 1 << 15;  // bytes up to which every rank adds up everything itself
-constexpr int BLOCK = 512;          // floats added up at a time, in the first-level cache
+constexpr int64_t SLOT_BYTES = 1 << 20;   // bytes: more go in turns
+constexpr int64_t SMALL_BYTES = 1 << 15;  // bytes up to which every rank adds up everything itself
+constexpr int BLOCK_FLOATS = 512;         // floats added up at a time, in the first-level cache
 
 enum Operation : uint64_t { ALL_REDUCE, GATHER, BROADCAST, BARRIER };  // as in shared.py
 enum Result : int32_t { DONE, LATE, DIFFERENT };                       // as in shared.py
@@ -34,36 +34,43 @@ enum Result : int32_t { DONE, LATE, DIFFERENT };                       // as in 
 struct Call {
     uint64_t number;  // of this rank's calls, the first is 1
     uint64_t what;    // bits 60 to 63: Operation, 52 to 59: dtype, 0 to 51: count of values
-    bool operator==(const Call& other) const { return number == other.number && what == other.what; }
+    bool operator==(const Call& other) const {
+        return number == other.number && what == other.what;
+    }
 };
 
-struct alignas(128) Line {  // 128: neighbouring lines are fetched together
+struct alignas(128) RankState {   // 128: neighbouring lines are fetched together
     std::atomic<uint64_t> epoch;  // its lower half is what the others sleep on
     std::atomic<uint32_t> sleepers;
     int64_t word[2];
     Call call[2];  // of the last two epochs
 };
-static_assert(sizeof(Line) == 128 && offsetof(Line, call) == 32, "as in shared.py");
-static_assert(std::atomic<uint64_t>::is_always_lock_free, "a lock would be private to each process");
+static_assert(sizeof(RankState) == 128 && offsetof(RankState, call) == 32, "as in shared.py");
+static_assert(std::atomic<uint64_t>::is_always_lock_free,
+              "a lock would be private to each process");
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the lower half comes first");
 
 }  // namespace
 
-struct Team {  // as in shared.py
+struct RankGroup {  // as in shared.py
     char* memory;
     int32_t rank, size;
-    int64_t spins;            // looks before a waiting rank lets others run on its core between two looks
-    int64_t yield, patience;  // nanoseconds before it sleeps until it is woken, and before it gives up
-    Call call;                // the last one that this rank began
+    int64_t spins;  // looks before a waiting rank lets others run on its core between two looks
+    int64_t yield,
+        patience;  // nanoseconds before it sleeps until it is woken, and before it gives up
+    Call call;     // the last one that this rank began
 };
 
 namespace {
 
-Line& line(const Team& team, int rank) { return reinterpret_cast<Line*>(team.memory)[rank]; }
+RankState& state(const RankGroup& group, int rank) {
+    return reinterpret_cast<RankState*>(group.memory)[rank];
+}
 
 template <typename T>
-T* slot(const Team& team, int rank, uint64_t epoch) {
-    return reinterpret_cast<T*>(team.memory + team.size * sizeof(Line) + (rank * 2 + epoch % 2) * SLOT);
+T* slot(const RankGroup& group, int rank, uint64_t epoch) {
+    return reinterpret_cast<T*>(group.memory + group.size * sizeof(RankState) +
+                                (rank * 2 + epoch % 2) * SLOT_BYTES);
 }
 
 int64_t now() {
@@ -72,7 +79,7 @@ int64_t now() {
     return t.tv_sec * 1'000'000'000LL + t.tv_nsec;
 }
 
-void rest() {
+void spin_pause() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -80,57 +87,62 @@ void rest() {
 #endif
 }
 
-long futex(Line& there, int operation, uint32_t value, const timespec* limit = nullptr) {
-    return syscall(SYS_futex, &there.epoch, operation, value, limit, nullptr, 0);
+long futex(RankState& peer, int operation, uint32_t value, const timespec* limit = nullptr) {
+    return syscall(SYS_futex, &peer.epoch, operation, value, limit, nullptr, 0);
 }
 
 // Until the rank of this line announces something, or a tenth of a second.
-void sleep(Line& there, uint64_t epoch) {
+void sleep(RankState& peer, uint64_t epoch) {
     const timespec limit{0, 100'000'000};
-    there.sleepers++;
-    const uint64_t seen = there.epoch.load();
-    if (seen < epoch) futex(there, FUTEX_WAIT, uint32_t(seen), &limit);
-    there.sleepers--;
+    peer.sleepers++;
+    const uint64_t seen = peer.epoch.load();
+    if (seen < epoch) futex(peer, FUTEX_WAIT, uint32_t(seen), &limit);
+    peer.sleepers--;
 }
 
-bool came(const Team& team, int rank, uint64_t epoch) {
-    const auto& there = line(team, rank).epoch;
-    for (int64_t i = 0; i < team.spins; i++) {
-        if (there.load(std::memory_order_acquire) >= epoch) return true;
-        rest();
+bool has_announced(const RankGroup& group, int rank, uint64_t epoch) {
+    const auto& peer = state(group, rank).epoch;
+    for (int64_t i = 0; i < group.spins; i++) {
+        if (peer.load(std::memory_order_acquire) >= epoch) return true;
+        spin_pause();
     }
     const int64_t start = now();
-    while (there.load(std::memory_order_acquire) < epoch) {
+    while (peer.load(std::memory_order_acquire) < epoch) {
         const int64_t waited = now() - start;
-        if (waited > team.patience) return false;
-        if (waited < team.yield) sched_yield();
-        else sleep(line(team, rank), epoch);
+        if (waited > group.patience) return false;
+        if (waited < group.yield) sched_yield();
+        else sleep(state(group, rank), epoch);
     }
     return true;
 }
 
 // `epoch` is the last one that this rank announced, so no rank writes over its call of that epoch meanwhile.
-Result wait_for(const Team& team, int rank, uint64_t epoch) {
-    if (!came(team, rank, epoch)) return LATE;
-    return line(team, rank).call[epoch % 2] == line(team, team.rank).call[epoch % 2] ? DONE : DIFFERENT;
+Result wait_for(const RankGroup& group, int rank, uint64_t epoch) {
+    if (!has_announced(group, rank, epoch)) return LATE;
+    return state(group, rank).call[epoch % 2] == state(group, group.rank).call[epoch % 2]
+               ? DONE
+               : DIFFERENT;
 }
 
-Result wait_for_all(const Team& team, uint64_t epoch) {
-    for (int r = 0; r < team.size; r++)
-        if (const Result result = wait_for(team, r, epoch)) return result;
+Result wait_for_all(const RankGroup& group, uint64_t epoch) {
+    for (int r = 0; r < group.size; r++)
+        if (const Result result = wait_for(group, r, epoch)) return result;
     return DONE;
 }
 
-uint64_t next(const Team& team) { return line(team, team.rank).epoch.load(std::memory_order_relaxed) + 1; }
-
-void begin(Team& team, Operation operation, uint64_t dtype, int64_t count) {
-    team.call = {team.call.number + 1, operation << 60 | dtype << 52 | uint64_t(count)};
+uint64_t next_epoch(const RankGroup& group) {
+    return state(group, group.rank).epoch.load(std::memory_order_relaxed) + 1;
 }
 
-void announce(const Team& team, uint64_t epoch) {
-    Line& mine = line(team, team.rank);
-    mine.call[epoch % 2] = team.call;
-    mine.epoch.store(epoch);  // in order with the next line: who is about to sleep sees this epoch, or is seen here
+void begin_call(RankGroup& group, Operation operation, uint64_t dtype, int64_t count) {
+    group.call = {group.call.number + 1, operation << 60 | dtype << 52 | uint64_t(count)};
+}
+
+void announce(const RankGroup& group, uint64_t epoch) {
+    RankState& mine = state(group, group.rank);
+    mine.call[epoch % 2] = group.call;
+    mine.epoch.store(
+        epoch);  // in order with the next line: who is about to sleep sees this epoch, or is seen here
     if (mine.sleepers.load()) futex(mine, FUTEX_WAKE, INT32_MAX);
 }
 
@@ -180,7 +192,9 @@ void narrow(BFloat16* to, const float* from, int n) {
         uint32_t bits;
         memcpy(&bits, from + i, 4);
         const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
-        to[i].bits = (bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded;  // rounding up could make a NaN a number
+        to[i].bits = (bits & 0x7fffffff) > 0x7f800000
+                         ? 0x7fc0
+                         : rounded;  // rounding up could make a NaN a number
     }
 }
 
@@ -189,7 +203,8 @@ template <>
 void widen(float* to, const Half* from, int n) {
     int i = 0;
     for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+        _mm256_storeu_ps(
+            to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
     for (; i < n; i++) to[i] = _cvtsh_ss(from[i].bits);
 }
 
@@ -206,66 +221,74 @@ void narrow(Half* to, const float* from, int n) {
 
 // to[i] = the sum over the ranks, in their order and in float, of value first + i of their slots: the same on all.
 template <typename T>
-void add_up(const Team& team, uint64_t epoch, T* to, int64_t first, int64_t count) {
-    float sum[BLOCK], term[BLOCK];
-    for (int64_t i = 0; i < count; i += BLOCK) {
-        const int n = int(std::min<int64_t>(BLOCK, count - i));
-        widen(sum, slot<T>(team, 0, epoch) + first + i, n);
-        for (int r = 1; r < team.size; r++) {
-            widen(term, slot<T>(team, r, epoch) + first + i, n);
-            for (int k = 0; k < n; k++) sum[k] += term[k];
+void sum_slots(const RankGroup& group, uint64_t epoch, T* to, int64_t first, int64_t count) {
+    float sum[BLOCK_FLOATS], part[BLOCK_FLOATS];
+    for (int64_t i = 0; i < count; i += BLOCK_FLOATS) {
+        const int n = int(std::min<int64_t>(BLOCK_FLOATS, count - i));
+        widen(sum, slot<T>(group, 0, epoch) + first + i, n);
+        for (int r = 1; r < group.size; r++) {
+            widen(part, slot<T>(group, r, epoch) + first + i, n);
+            for (int k = 0; k < n; k++) sum[k] += part[k];
         }
         narrow(to + i, sum, n);
     }
 }
 
 template <typename T>
-Result sum_small(const Team& team, T* x, int64_t count) {
-    const uint64_t epoch = next(team);
-    if (const Result result = wait_for_all(team, epoch - 1)) return result;
-    memcpy(slot<T>(team, team.rank, epoch), x, count * sizeof(T));
-    announce(team, epoch);
-    if (const Result result = wait_for_all(team, epoch)) return result;
-    add_up(team, epoch, x, 0, count);
+Result all_reduce_small(const RankGroup& group, T* x, int64_t count) {
+    const uint64_t epoch = next_epoch(group);
+    if (const Result result = wait_for_all(group, epoch - 1)) return result;
+    memcpy(slot<T>(group, group.rank, epoch), x, count * sizeof(T));
+    announce(group, epoch);
+    if (const Result result = wait_for_all(group, epoch)) return result;
+    sum_slots(group, epoch, x, 0, count);
     return DONE;
 }
 
 // Two epochs: in the first each rank adds up its share of the values, in the second all fetch the shares.
 template <typename T>
-Result sum_large(const Team& team, T* x, int64_t count) {
-    const uint64_t epoch = next(team);
-    if (const Result result = wait_for_all(team, epoch - 1)) return result;
-    memcpy(slot<T>(team, team.rank, epoch), x, count * sizeof(T));
-    announce(team, epoch);
-    if (const Result result = wait_for_all(team, epoch)) return result;
-    const auto start = [&](int r) { return count * r / team.size; };
-    const int64_t first = start(team.rank), share = start(team.rank + 1) - first;
-    add_up(team, epoch, slot<T>(team, team.rank, epoch + 1) + first, first, share);
-    announce(team, epoch + 1);
-    for (int r = 0; r < team.size; r++) {
-        if (const Result result = wait_for(team, r, epoch + 1)) return result;
-        memcpy(x + start(r), slot<T>(team, r, epoch + 1) + start(r), (start(r + 1) - start(r)) * sizeof(T));
+Result all_reduce_large(const RankGroup& group, T* x, int64_t count) {
+    const uint64_t epoch = next_epoch(group);
+    if (const Result result = wait_for_all(group, epoch - 1)) return result;
+    memcpy(slot<T>(group, group.rank, epoch), x, count * sizeof(T));
+    announce(group, epoch);
+    if (const Result result = wait_for_all(group, epoch)) return result;
+    const auto start = [&](int r) {
+        return count * r / group.size;
+    };
+    const int64_t first = start(group.rank);
+    const int64_t share = start(group.rank + 1) - first;
+    sum_slots(group, epoch, slot<T>(group, group.rank, epoch + 1) + first, first, share);
+    announce(group, epoch + 1);
+    for (int r = 0; r < group.size; r++) {
+        if (const Result result = wait_for(group, r, epoch + 1)) return result;
+        memcpy(x + start(r), slot<T>(group, r, epoch + 1) + start(r),
+               (start(r + 1) - start(r)) * sizeof(T));
     }
     return DONE;
 }
 
 template <typename T>
-Result sum(Team& team, uint64_t dtype, T* x, int64_t count) {
-    constexpr int64_t most = SLOT / sizeof(T);
-    begin(team, ALL_REDUCE, dtype, count);
-    for (int64_t i = 0; i < count; i += most) {
-        const int64_t n = std::min(most, count - i);
-        const bool all_of_it = team.size == 2 || n * int64_t(sizeof(T)) <= SMALL;
-        const Result result = all_of_it ? sum_small(team, x + i, n) : sum_large(team, x + i, n);
+Result all_reduce(RankGroup& group, uint64_t dtype, T* x, int64_t count) {
+    constexpr int64_t slot_values = SLOT_BYTES / sizeof(T);
+    begin_call(group, ALL_REDUCE, dtype, count);
+    for (int64_t i = 0; i < count; i += slot_values) {
+        const int64_t n = std::min(slot_values, count - i);
+        const bool sum_everything = group.size == 2 || n * int64_t(sizeof(T)) <= SMALL_BYTES;
+        const Result result =
+            sum_everything ? all_reduce_small(group, x + i, n) : all_reduce_large(group, x + i, n);
         if (result) return result;
     }
     return DONE;
 }
 
 // Bytes [from, from + count) of a rank's rows go to its columns of the joined rows, `width` bytes apart.
-void place(char* to, int64_t width, int64_t row_bytes, const char* bytes, int64_t from, int64_t count) {
+void write_columns(char* to, int64_t width, int64_t row_bytes, const char* bytes, int64_t from,
+                   int64_t count) {
     while (count > 0) {
-        const int64_t row = from / row_bytes, column = from % row_bytes, n = std::min(count, row_bytes - column);
+        const int64_t row = from / row_bytes;
+        const int64_t column = from % row_bytes;
+        const int64_t n = std::min(count, row_bytes - column);
         memcpy(to + row * width + column, bytes, n);
         bytes += n, from += n, count -= n;
     }
@@ -277,69 +300,75 @@ void place(char* to, int64_t width, int64_t row_bytes, const char* bytes, int64_
 // says which, and nothing of it was read.
 extern "C" {
 
-int64_t team_bytes(int32_t size) { return size * (sizeof(Line) + 2 * SLOT); }
+int64_t team_bytes(int32_t size) { return size * (sizeof(RankState) + 2 * SLOT_BYTES); }
 
 // Every rank's `word`, on every rank: the first half of a gather or broadcast, or a barrier.
-Result team_meet(Team* team, int64_t operation, int64_t word, int64_t* words) {
-    begin(*team, Operation(operation), 0, 0);
-    const uint64_t epoch = next(*team);
-    if (const Result result = wait_for_all(*team, epoch - 1)) return result;
-    line(*team, team->rank).word[epoch % 2] = word;
-    announce(*team, epoch);
-    if (const Result result = wait_for_all(*team, epoch)) return result;
-    for (int r = 0; r < team->size; r++) words[r] = line(*team, r).word[epoch % 2];
+Result team_meet(RankGroup* group, int64_t operation, int64_t word, int64_t* words) {
+    begin_call(*group, Operation(operation), 0, 0);
+    const uint64_t epoch = next_epoch(*group);
+    if (const Result result = wait_for_all(*group, epoch - 1)) return result;
+    state(*group, group->rank).word[epoch % 2] = word;
+    announce(*group, epoch);
+    if (const Result result = wait_for_all(*group, epoch)) return result;
+    for (int r = 0; r < group->size; r++) words[r] = state(*group, r).word[epoch % 2];
     return DONE;
 }
 
 // The sum over the ranks of `count` values, in place. `dtype` is a number that tells the dtypes apart.
-Result team_sum_float(Team* team, int64_t dtype, void* x, int64_t count) {
-    return sum(*team, dtype, static_cast<Float*>(x), count);
+Result team_sum_float(RankGroup* group, int64_t dtype, void* x, int64_t count) {
+    return all_reduce(*group, dtype, static_cast<Float*>(x), count);
 }
 
-Result team_sum_bfloat16(Team* team, int64_t dtype, void* x, int64_t count) {
-    return sum(*team, dtype, static_cast<BFloat16*>(x), count);
+Result team_sum_bfloat16(RankGroup* group, int64_t dtype, void* x, int64_t count) {
+    return all_reduce(*group, dtype, static_cast<BFloat16*>(x), count);
 }
 
-Result team_sum_half(Team* team, int64_t dtype, void* x, int64_t count) {
-    return sum(*team, dtype, static_cast<Half*>(x), count);
+Result team_sum_half(RankGroup* group, int64_t dtype, void* x, int64_t count) {
+    return all_reduce(*group, dtype, static_cast<Half*>(x), count);
 }
 
 // Rank r has `rows` rows of row_bytes[r] bytes; rank 0 gets them side by side in `joined`. The others need not wait.
 // `count` is what all ranks must have alike: the values of a row and column of theirs.
-Result team_gather(Team* team, int64_t dtype, int64_t count, const char* mine, int64_t rows, const int64_t* row_bytes,
-                   char* joined) {
-    begin(*team, GATHER, dtype, count);
-    int64_t width = 0, most = 0;
-    for (int r = 0; r < team->size; r++) width += row_bytes[r], most = std::max(most, row_bytes[r]);
-    if (team->rank == 0) place(joined, width, row_bytes[0], mine, 0, rows * row_bytes[0]);
-    for (int64_t from = 0; from < rows * most; from += SLOT) {
-        const uint64_t epoch = next(*team);
-        const auto part = [&](int r) { return std::clamp<int64_t>(rows * row_bytes[r] - from, 0, SLOT); };
-        if (const Result result = wait_for_all(*team, epoch - 1)) return result;
-        if (team->rank) memcpy(slot<char>(*team, team->rank, epoch), mine + from, part(team->rank));
-        announce(*team, epoch);
-        if (team->rank) continue;
+Result team_gather(RankGroup* group, int64_t dtype, int64_t count, const char* mine, int64_t rows,
+                   const int64_t* row_bytes, char* joined) {
+    begin_call(*group, GATHER, dtype, count);
+    int64_t width = 0;
+    int64_t slot_values = 0;
+    for (int r = 0; r < group->size; r++)
+        width += row_bytes[r], slot_values = std::max(slot_values, row_bytes[r]);
+    if (group->rank == 0) write_columns(joined, width, row_bytes[0], mine, 0, rows * row_bytes[0]);
+    for (int64_t from = 0; from < rows * slot_values; from += SLOT_BYTES) {
+        const uint64_t epoch = next_epoch(*group);
+        const auto part = [&](int r) {
+            return std::clamp<int64_t>(rows * row_bytes[r] - from, 0, SLOT_BYTES);
+        };
+        if (const Result result = wait_for_all(*group, epoch - 1)) return result;
+        if (group->rank)
+            memcpy(slot<char>(*group, group->rank, epoch), mine + from, part(group->rank));
+        announce(*group, epoch);
+        if (group->rank) continue;
         char* columns = joined + row_bytes[0];
-        for (int r = 1; r < team->size; columns += row_bytes[r++]) {
-            if (const Result result = wait_for(*team, r, epoch)) return result;
-            place(columns, width, row_bytes[r], slot<char>(*team, r, epoch), from, part(r));
+        for (int r = 1; r < group->size; columns += row_bytes[r++]) {
+            if (const Result result = wait_for(*group, r, epoch)) return result;
+            write_columns(columns, width, row_bytes[r], slot<char>(*group, r, epoch), from,
+                          part(r));
         }
     }
     return DONE;
 }
 
 // Rank 0's `count` bytes, on every rank. Rank 0 does not wait for the others to read them.
-Result team_tell(Team* team, char* bytes, int64_t count) {
-    begin(*team, BROADCAST, 0, count);
-    for (int64_t from = 0; from < count; from += SLOT) {
-        const uint64_t epoch = next(*team);
-        const int64_t n = std::min(SLOT, count - from);
-        if (const Result result = wait_for_all(*team, epoch - 1)) return result;
-        if (team->rank == 0) memcpy(slot<char>(*team, 0, epoch), bytes + from, n);
-        announce(*team, epoch);
-        if (team->rank == 0) continue;
-        if (const Result result = wait_for(*team, 0, epoch)) return result;
-        memcpy(bytes + from, slot<char>(*team, 0, epoch), n);
+Result team_tell(RankGroup* group, char* bytes, int64_t count) {
+    begin_call(*group, BROADCAST, 0, count);
+    for (int64_t from = 0; from < count; from += SLOT_BYTES) {
+        const uint64_t epoch = next_epoch(*group);
+        const int64_t n = std::min(SLOT_BYTES, count - from);
+        if (const Result result = wait_for_all(*group, epoch - 1)) return result;
+        if (group->rank == 0) memcpy(slot<char>(*group, 0, epoch), bytes + from, n);
+        announce(*group, epoch);
+        if (group->rank == 0) continue;
+        if (const Result result = wait_for(*group, 0, epoch)) return result;
+        memcpy(bytes + from, slot<char>(*group, 0, epoch), n);
     }
     return DONE;
 }

@@ -1,4 +1,4 @@
-// Softmax attention of one head over its cache, in float32 whatever the cache's format.
+// Softmax attention of one head over its KV cache, in float32 whatever the cache's format.
 
 #pragma once
 
@@ -8,13 +8,15 @@
 
 namespace {
 
-constexpr int64_t SEVERAL = 8;  // queries from which keys are met in blocks
-constexpr int KEYS = 64;     // of a block
-constexpr int QUERIES = 6;   // that meet it at a time, in registers
-constexpr int ACROSS = REGISTERS / 8;  // vectors of keys, or of values, that they meet
-constexpr int AHEAD = 32;    // keys that are asked for before they are met
+constexpr int64_t MIN_BLOCKED_QUERIES = 8;   // queries from which keys are taken in blocks
+constexpr int KEY_BLOCK = 64;                // keys of a block
+constexpr int QUERY_BLOCK = 6;               // queries that use a block at a time, in registers
+constexpr int TILE_VECTORS = REGISTERS / 8;  // vectors of keys, or of values, in a register tile
+constexpr int PREFETCH_KEYS = 32;            // distance at which keys are prefetched
 
-int64_t sixes(int64_t n) { return (n + QUERIES - 1) / QUERIES * QUERIES; }
+int64_t round_up_to_query_block(int64_t n) {
+    return (n + QUERY_BLOCK - 1) / QUERY_BLOCK * QUERY_BLOCK;
+}
 
 // One head of one row of the batch. Its `length` queries are at slots from `start` on.
 template <class F>
@@ -23,48 +25,56 @@ struct Head {
     const uint8_t* real;            // [capacity]
     int64_t dim, start, length;
 
-    bool sees(int64_t query, int64_t key) const {  // padding sees itself, so that no softmax is empty
+    // A padding token sees itself, so that no softmax is empty.
+    bool sees(int64_t query, int64_t key) const {
         return key == start + query || (key < start + query && real[key]);
     }
 
-    // Scores of the keys that the query does not see become -infinity.
+    // Sets the scores of keys that the query does not see to -infinity.
     INLINE Floats mask(int64_t query, int64_t key, Floats score) const {
-        if (key + LANES <= start + query) return widen(read<Bytes>(real + key)) != 0 ? score : -INFINITY + Floats{};
+        if (key + LANES <= start + query)
+            return widen(read<Bytes>(real + key)) != 0 ? score : -INFINITY + Floats{};
         for (int c = 0; c < LANES; c++)
             if (!sees(query, key + c)) score[c] = -INFINITY;
         return score;
     }
 };
 
-// Floats of scratch memory that `attend` needs for so many queries over so many keys.
-int64_t attention_scratch(int64_t length, int64_t end, int64_t wide) {
-    return std::max(whole(end), KEYS * (2 * wide + QUERIES) + 2 * sixes(length));
+// Floats of scratch memory that `attend` needs for `length` queries over `end` keys.
+int64_t attention_scratch(int64_t length, int64_t end, int64_t padded_dim) {
+    return std::max(round_up_to_lanes(end), KEY_BLOCK * (2 * padded_dim + QUERY_BLOCK) +
+                                                2 * round_up_to_query_block(length));
 }
 
-// out[d ... d + 16 N) = scale * the sum of the values, weighted with p
+// out[d, d + N * LANES) = scale * sum over t of p[t] * values[t]
 template <class F, int N>
-INLINE void weigh(const Head<F>& head, int64_t d, const float* p, int64_t end, float scale, float* out) {
+INLINE void weighted_sum(const Head<F>& head, int64_t d, const float* p, int64_t end, float scale,
+                         float* out) {
     Floats acc[N] = {};
     for (int64_t t = 0; t < end; t++)
 #pragma GCC unroll 4
         for (int j = 0; j < N; j++)
-            acc[j] += p[t] * load<F>(head.v + t * head.dim + d + j * LANES, N > 1 ? LANES : head.dim - d);
+            acc[j] +=
+                p[t] * load<F>(head.v + t * head.dim + d + j * LANES, N > 1 ? LANES : head.dim - d);
     for (int j = 0; j < N; j++) write(out + d + j * LANES, acc[j] * scale);
 }
 
-// A few queries, one after the other over all keys.
+// Few queries: one after the other, each over all keys.
 template <class F>
-void attend_few(const Head<F>& head, const float* q, float* out, int64_t wide, float* p) {
-    for (int64_t i = 0; i < head.length; i++, q += wide, out += wide) {
+void attend_by_query(const Head<F>& head, const float* q, float* out, int64_t padded_dim,
+                     float* p) {
+    for (int64_t i = 0; i < head.length; i++, q += padded_dim, out += padded_dim) {
         const int64_t end = head.start + i + 1;
-        Floats top = -INFINITY + Floats{}, total = {};
+        Floats top = -INFINITY + Floats{};
+        Floats total = {};
         for (int64_t t = 0; t < end; t += LANES) {
             Floats dots[LANES] = {};
             for (int64_t d = 0; d < head.dim; d += LANES)
 #pragma GCC unroll 16
                 for (int c = 0; c < LANES; c++) {
                     const int64_t at = std::min(t + c, end - 1) * head.dim + d;
-                    soon(head.k + at + AHEAD * head.dim), soon(head.v + at);  // the values will be met after the keys
+                    prefetch(head.k + at + PREFETCH_KEYS * head.dim),
+                        prefetch(head.v + at);  // used after the keys
                     dots[c] += read<Floats>(q + d) * load<F>(head.k + at, head.dim - d);
                 }
             const Floats score = head.mask(i, t, sums<LANES>(dots));
@@ -79,99 +89,120 @@ void attend_few(const Head<F>& head, const float* q, float* out, int64_t wide, f
         }
         const float scale = 1 / sum(total);
         int64_t d = 0;
-        for (; d + 4 * LANES <= head.dim; d += 4 * LANES) weigh<F, 4>(head, d, p, end, scale, out);
-        for (; d < head.dim; d += LANES) weigh<F, 1>(head, d, p, end, scale, out);
+        for (; d + 4 * LANES <= head.dim; d += 4 * LANES)
+            weighted_sum<F, 4>(head, d, p, end, scale, out);
+        for (; d < head.dim; d += LANES) weighted_sum<F, 1>(head, d, p, end, scale, out);
     }
 }
 
-// c [QUERIES, 16 N] += a [QUERIES, depth] · b [depth, 16 N]
+// c [QUERY_BLOCK, N * LANES] += a [QUERY_BLOCK, depth] · b [depth, N * LANES]
 template <int N>
-INLINE void outer(const float* a, int64_t across, const float* b, int64_t down, int64_t depth, float* c,
-                  int64_t width) {
-    Floats acc[QUERIES][N];
+INLINE void multiply_add(const float* a, int64_t across, const float* b, int64_t down,
+                         int64_t depth, float* c, int64_t width) {
+    Floats acc[QUERY_BLOCK][N];
 #pragma GCC unroll 6
-    for (int i = 0; i < QUERIES; i++)
+    for (int i = 0; i < QUERY_BLOCK; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < N; j++) acc[i][j] = read<Floats>(c + i * width + j * LANES);
     for (int64_t k = 0; k < depth; k++)
 #pragma GCC unroll 6
-        for (int i = 0; i < QUERIES; i++)
+        for (int i = 0; i < QUERY_BLOCK; i++)
 #pragma GCC unroll 4
-            for (int j = 0; j < N; j++) acc[i][j] += a[i * across + k] * read<Floats>(b + k * down + j * LANES);
+            for (int j = 0; j < N; j++)
+                acc[i][j] += a[i * across + k] * read<Floats>(b + k * down + j * LANES);
 #pragma GCC unroll 6
-    for (int i = 0; i < QUERIES; i++)
+    for (int i = 0; i < QUERY_BLOCK; i++)
 #pragma GCC unroll 4
         for (int j = 0; j < N; j++) write(c + i * width + j * LANES, acc[i][j]);
 }
 
-struct Softmax {  // of one query so far
+struct Softmax {  // of one query, over the keys so far: the largest score, and the sum of weights
     float most, total;
 };
 
-// Six queries meet KEYS keys: p holds their scores, and then their weights; what `out` has so far is scaled to match.
+// One step of an online softmax: turns the scores p [QUERY_BLOCK, KEY_BLOCK] into weights, and
+// rescales the sums that `out` has so far to the new largest score.
 template <class F>
-void soften(const Head<F>& head, int64_t query, int64_t key, float* p, Softmax* so_far, float* out, int64_t wide) {
-    for (int i = 0; i < QUERIES; i++, p += KEYS, out += wide) {
-        Floats score[KEYS / LANES], total = {}, top = -INFINITY + Floats{};
-        const int64_t whose = std::min(query + i, head.length - 1);  // the last six may be fewer
-        for (int c = 0; c < KEYS / LANES; c++) {
+void update_softmax(const Head<F>& head, int64_t query, int64_t key, float* p, Softmax* so_far,
+                    float* out, int64_t padded_dim) {
+    for (int i = 0; i < QUERY_BLOCK; i++, p += KEY_BLOCK, out += padded_dim) {
+        Floats score[KEY_BLOCK / LANES], total = {}, top = -INFINITY + Floats{};
+        const int64_t whose = std::min(query + i, head.length - 1);  // the last block may be short
+        for (int c = 0; c < KEY_BLOCK / LANES; c++) {
             score[c] = head.mask(whose, key + c * LANES, read<Floats>(p + c * LANES));
             top = larger(top, score[c]);
         }
         const float most = std::max(so_far[i].most, largest(top));
-        const float base = most == -INFINITY ? 0 : most, kept = std::exp(so_far[i].most - base);
-        for (int c = 0; c < KEYS / LANES; c++) {
+        const float base = most == -INFINITY ? 0 : most;
+        const float kept = std::exp(so_far[i].most - base);
+        for (int c = 0; c < KEY_BLOCK / LANES; c++) {
             score[c] = exponential(score[c] - base);
             total += score[c];
             write(p + c * LANES, score[c]);
         }
         so_far[i] = {most, so_far[i].total * kept + sum(total)};
-        for (int64_t d = 0; kept != 1 && d < wide; d += LANES) write(out + d, read<Floats>(out + d) * kept);
+        for (int64_t d = 0; kept != 1 && d < padded_dim; d += LANES)
+            write(out + d, read<Floats>(out + d) * kept);
     }
 }
 
-// n keys and values from slot t on, as `outer` takes them: keys [wide, KEYS], values [KEYS, wide]; zeros past the n.
+// Copies n keys and values from slot t on: keys [padded_dim, KEY_BLOCK] transposed, values
+// [KEY_BLOCK, padded_dim], both float32 with zeros past the n.
 template <class F>
-void lay_out(const Head<F>& head, int64_t t, int64_t n, int64_t wide, float* keys, float* values) {
-    for (int64_t c = 0; c < KEYS; c++)
-        for (int64_t d = 0; d < wide; d += LANES) {
+void copy_key_block(const Head<F>& head, int64_t t, int64_t n, int64_t padded_dim, float* keys,
+                    float* values) {
+    for (int64_t c = 0; c < KEY_BLOCK; c++)
+        for (int64_t d = 0; d < padded_dim; d += LANES) {
             const int64_t at = (t + c) * head.dim + d;
             const Floats key = c < n ? load<F>(head.k + at, head.dim - d) : Floats{};
-            for (int j = 0; j < LANES; j++) keys[(d + j) * KEYS + c] = key[j];
-            write(values + c * wide + d, c < n ? load<F>(head.v + at, head.dim - d) : Floats{});
+            for (int j = 0; j < LANES; j++) keys[(d + j) * KEY_BLOCK + c] = key[j];
+            write(values + c * padded_dim + d,
+                  c < n ? load<F>(head.v + at, head.dim - d) : Floats{});
         }
 }
 
-// Many queries: all that see a block of keys meet it while it is in the caches.
+// Many queries: all that see a block of keys use it while it is in the cache.
 template <class F>
-void attend_many(const Head<F>& head, const float* q, float* out, int64_t wide, float* scratch) {
-    const int64_t rows = sixes(head.length), end = head.start + head.length;
-    float *p = scratch, *keys = p + QUERIES * KEYS, *values = keys + wide * KEYS;
-    auto* so_far = reinterpret_cast<Softmax*>(values + KEYS * wide);
+void attend_blocked(const Head<F>& head, const float* q, float* out, int64_t padded_dim,
+                    float* scratch) {
+    const int64_t rows = round_up_to_query_block(head.length);
+    const int64_t end = head.start + head.length;
+    float* p = scratch;
+    float* keys = p + QUERY_BLOCK * KEY_BLOCK;
+    float* values = keys + padded_dim * KEY_BLOCK;
+    auto* so_far = reinterpret_cast<Softmax*>(values + KEY_BLOCK * padded_dim);
     std::fill_n(so_far, rows, Softmax{-INFINITY, 0});
-    std::fill_n(out, rows * wide, 0.0f);
-    for (int64_t t = 0; t < end; t += KEYS) {
-        lay_out(head, t, std::min<int64_t>(KEYS, end - t), wide, keys, values);
-        for (int64_t i = std::max<int64_t>(0, t - head.start) / QUERIES * QUERIES; i < rows; i += QUERIES) {
-            std::fill_n(p, QUERIES * KEYS, 0.0f);
-            for (int c = 0; c < KEYS; c += ACROSS * LANES)
-                outer<ACROSS>(q + i * wide, wide, keys + c, KEYS, head.dim, p + c, KEYS);
-            soften(head, i, t, p, so_far + i, out + i * wide, wide);
+    std::fill_n(out, rows * padded_dim, 0.0f);
+    for (int64_t t = 0; t < end; t += KEY_BLOCK) {
+        copy_key_block(head, t, std::min<int64_t>(KEY_BLOCK, end - t), padded_dim, keys, values);
+        for (int64_t i = std::max<int64_t>(0, t - head.start) / QUERY_BLOCK * QUERY_BLOCK; i < rows;
+             i += QUERY_BLOCK) {
+            std::fill_n(p, QUERY_BLOCK * KEY_BLOCK, 0.0f);
+            for (int c = 0; c < KEY_BLOCK; c += TILE_VECTORS * LANES)
+                multiply_add<TILE_VECTORS>(q + i * padded_dim, padded_dim, keys + c, KEY_BLOCK,
+                                           head.dim, p + c, KEY_BLOCK);
+            update_softmax(head, i, t, p, so_far + i, out + i * padded_dim, padded_dim);
             int64_t d = 0;
-            for (; d + ACROSS * LANES <= wide; d += ACROSS * LANES)
-                outer<ACROSS>(p, KEYS, values + d, wide, KEYS, out + i * wide + d, wide);
-            for (; d < wide; d += LANES) outer<1>(p, KEYS, values + d, wide, KEYS, out + i * wide + d, wide);
+            for (; d + TILE_VECTORS * LANES <= padded_dim; d += TILE_VECTORS * LANES)
+                multiply_add<TILE_VECTORS>(p, KEY_BLOCK, values + d, padded_dim, KEY_BLOCK,
+                                           out + i * padded_dim + d, padded_dim);
+            for (; d < padded_dim; d += LANES)
+                multiply_add<1>(p, KEY_BLOCK, values + d, padded_dim, KEY_BLOCK,
+                                out + i * padded_dim + d, padded_dim);
         }
     }
     for (int64_t i = 0; i < head.length; i++)
-        for (int64_t d = 0; d < wide; d += LANES)
-            write(out + i * wide + d, read<Floats>(out + i * wide + d) / so_far[i].total);
+        for (int64_t d = 0; d < padded_dim; d += LANES)
+            write(out + i * padded_dim + d,
+                  read<Floats>(out + i * padded_dim + d) / so_far[i].total);
 }
 
-// out [length, wide] = what the queries q [sixes(length), wide] see; wide is dim in whole vectors, zeros past dim.
+// out [length, padded_dim] = attention of the queries q [round_up_to_query_block(length),
+// padded_dim], which are zero past dim.
 template <class F>
-void attend(const Head<F>& head, const float* q, float* out, int64_t wide, float* scratch) {
-    head.length < SEVERAL ? attend_few(head, q, out, wide, scratch) : attend_many(head, q, out, wide, scratch);
+void attend(const Head<F>& head, const float* q, float* out, int64_t padded_dim, float* scratch) {
+    head.length < MIN_BLOCKED_QUERIES ? attend_by_query(head, q, out, padded_dim, scratch)
+                                      : attend_blocked(head, q, out, padded_dim, scratch);
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
-// How fast memory can be read: as the products read a matrix, in four places at once.
+// Memory read bandwidth, with the access pattern of the dot kernels: four streams side by side.
 
 #include "simd.h"
 
-// n bytes from `from` on, in whole kilobytes: all words of 32 bits or-ed, so that none is left out.
+// Reads n bytes (whole kilobytes) and returns the OR of all 32-bit words, so that no read is
+// optimized away.
 extern "C" uint32_t reading_through(const char* from, int64_t n) {
     Words seen[4] = {};
     for (int64_t i = 0; i < n / 4; i += 64)

@@ -1,7 +1,8 @@
-// GPT-NeoX on a CPU: what lies between the embedding and the logits, in one call for all layers.
+// GPT-NeoX on a CPU: embedding, layers and head, in one call for all layers or for some stages.
 //
-// Threads share out the outputs of a product, and the heads of the attention; no sum depends on how many there are.
-// What passes between the products (norms, rotary, softmax, activation, residual) is float32.
+// Threads divide the outputs of each product and the heads of the attention. No sum depends on the
+// number of threads. Between the products (norms, rotary, softmax, activation, residual) all is
+// float32.
 
 #include "attention.h"
 #include "top_tokens.h"
@@ -9,104 +10,118 @@
 #include "rowwise.h"
 #include "thread_pool.h"
 
-// What fast.py hands over: the same fields in the same order.
+// The structures that Python passes: the same fields in the same order as in abi.py.
 
 struct Layer {
     Norm before_attention, before_mlp;
     Matrix query_key_value, dense, dense_h_to_4h, dense_4h_to_h;
 };
+static_assert(sizeof(Layer) == 224, "as in abi.py");
 
 struct Model {
     const Layer* layers;
-    Matrix embedding;  // this rank's rows of it, widened where `ids` are given
-    Norm last;
+    Matrix embedding;  // this rank's rows; used where `ids` are given
+    Norm final_norm;
     Matrix head;
     int64_t depth, hidden, heads, head_dim, rotary;  // heads: this rank's
-    int64_t coarse_from;  // from so many rows on, activations may be rounded when they enter a product (with_way)
+    int64_t round_from;                              // Workload.round_from
     float eps;
     Activation activation;
-    int32_t parallel;  // both branches of a layer read the same x, and their terms make one sum
-    int32_t wide;      // float32, though matrices that hold the same numbers in 16 bits may still stand in for its own
+    int32_t parallel;       // parallel residual: one all-reduce per layer
+    int32_t float32_order;  // Workload.float32_order
 };
+static_assert(sizeof(Model) == 184, "as in abi.py");
 
 struct Step {
-    const int64_t* ids;        // [batch, length]; null where x holds the embedded tokens already
-    float *x, *term;           // [batch, length, hidden]: the residual stream, and what this rank adds to it next
-    void *k, *v;               // [depth, batch, heads, capacity, head_dim]
-    const uint8_t* real;       // [batch, capacity], 0 on padding
-    const float *cos, *sin;    // [capacity, rotary]
+    const int64_t* ids;      // [batch, length]; null if x holds the embedded tokens already
+    float* x;                // [batch, length, hidden]: the residual stream
+    float* partial;          // [batch, length, hidden]: this rank's term of the next all-reduce
+    void *k, *v;             // [depth, batch, heads, capacity, head_dim]
+    const uint8_t* real;     // [batch, capacity], 0 on padding
+    const float *cos, *sin;  // [capacity, rotary]
     int64_t batch, length, start, capacity;  // the new tokens are at slots [start, start + length)
     Format cache;
 };
+static_assert(sizeof(Step) == 104, "as in abi.py");
 
 struct Runner {
-    Team team;
-    std::vector<Desk> desks;
-    Buffer first, second, heads, seen, inner, entered[2];
+    ThreadPool pool;
+    std::vector<Workspace> workspaces;
+    Buffer attention_in, mlp_in, qkv, attention_out, mlp_hidden, quantized[2];
     std::vector<int64_t> positions;  // [batch, length]
-    std::mutex turn;                 // one call at a time
+    std::mutex one_call;             // held by the caller that runs
 
-    explicit Runner(int threads) : team(threads), desks(threads) {}
+    explicit Runner(int threads) : pool(threads), workspaces(threads) {}
 };
 
 namespace {
 
-Crowd crowd_of(const Model& model, int64_t rows) { return {rows, model.coarse_from, model.wide != 0}; }
+Workload workload_of(const Model& model, int64_t rows) {
+    return {rows, model.round_from, model.float32_order != 0};
+}
 
-// One thread's part of a call.
-struct Pass {
+// One thread's share of a call.
+struct StageRun {
     Runner& runner;
     const Model& model;
     const Step& step;
     const int thread;
-    Desk& desk = runner.desks[thread];
-    const int64_t rows = step.batch * step.length, width = model.heads * model.head_dim;
-    const Crowd crowd = crowd_of(model, rows);
-    float *first = runner.first.get<float>(), *second = runner.second.get<float>();  // normed x [rows, pitch(hidden)]
-    float* heads = runner.heads.get<float>();                                        // [rows, heads, 3, head_dim]
-    float* seen = runner.seen.get<float>();                                          // [rows, pitch(width)]
-    float* inner = runner.inner.get<float>();                                        // [rows, pitch(intermediate)]
+    Workspace& workspace = runner.workspaces[thread];
+    const int64_t rows = step.batch * step.length;
+    const int64_t width = model.heads * model.head_dim;
+    const Workload workload = workload_of(model, rows);
+    float *attention_in = runner.attention_in.get<float>(),
+          *mlp_in = runner.mlp_in.get<float>();                // [rows, row_stride(hidden)]
+    float* qkv = runner.qkv.get<float>();                      // [rows, heads, 3, head_dim]
+    float* attention_out = runner.attention_out.get<float>();  // [rows, row_stride(width)]
+    float* mlp_hidden = runner.mlp_hidden.get<float>();        // [rows, row_stride(intermediate)]
 
-    // A stage ends with this rank's term of the next sum. A layer has one, or two without the parallel residual.
+    // Runs one stage; it ends with this rank's `partial` for the next all-reduce. A layer has one
+    // stage with the parallel residual, else two.
     void stage(int64_t number) {
         const int64_t layer = model.parallel ? number : number / 2;
-        const bool attention = model.parallel || number % 2 == 0, mlp = model.parallel || number % 2 == 1;
-        settle(number, layer, attention, mlp);
-        runner.team.meet();
+        const bool attention = model.parallel || number % 2 == 0;
+        const bool mlp = model.parallel || number % 2 == 1;
+        add_residual_and_norm(number, layer, attention, mlp);
+        runner.pool.barrier();
         if (layer == model.depth) return;
         const Layer& weights = model.layers[layer];
-        spread(attention ? &weights.query_key_value : nullptr, mlp ? &weights.dense_h_to_4h : nullptr);
-        runner.team.meet();
+        qkv_and_up(attention ? &weights.query_key_value : nullptr,
+                   mlp ? &weights.dense_h_to_4h : nullptr);
+        runner.pool.barrier();
         if (attention) attend(layer);
-        if (attention) runner.team.meet();
-        gather(attention ? &weights.dense : nullptr, mlp ? &weights.dense_4h_to_h : nullptr);
-        runner.team.meet();
+        if (attention) runner.pool.barrier();
+        out_and_down(attention ? &weights.dense : nullptr, mlp ? &weights.dense_4h_to_h : nullptr);
+        runner.pool.barrier();
     }
 
-    // Adds the sum that the stage before made, and its biases once, to x (the first one embeds); norms x for this one.
-    void settle(int64_t number, int64_t layer, bool attention, bool mlp) {
+    // Adds the all-reduced sum of the stage before, and its biases once, to x, then norms x for
+    // this stage. The first stage embeds the tokens instead.
+    void add_residual_and_norm(int64_t number, int64_t layer, bool attention, bool mlp) {
         const int64_t hidden = model.hidden;
         const Range mine = part(rows);
         for (int64_t row = mine.first; row < mine.last; row++) {
             float* x = step.x + row * hidden;
             if (number == 0 && step.ids) embed(model.embedding, step.ids[row], x);
-            const auto add = [&](const float* more) {
-                for (int64_t c = 0; c < hidden; c++) x[c] += more[c];
+            const auto add = [&](const float* values) {
+                for (int64_t c = 0; c < hidden; c++) x[c] += values[c];
             };
             if (number > 0) {
                 const Layer& last = model.layers[model.parallel ? number - 1 : (number - 1) / 2];
-                add(step.term + row * hidden);
+                add(step.partial + row * hidden);
                 if (model.parallel || mlp) add(last.dense.bias);
                 if (model.parallel || attention) add(last.dense_4h_to_h.bias);
             }
             if (layer == model.depth) continue;
             const Layer& next = model.layers[layer];
-            const auto norm = [&](const Norm& norm, float* to, const Matrix& w, Buffer& entered) {
-                normalize(norm, model.eps, x, hidden, to + row * pitch(hidden));
-                enter_row(w, crowd, to + row * pitch(hidden), row, entered);
+            const auto norm = [&](const Norm& norm, float* to, const Matrix& w, Buffer& quantized) {
+                normalize(norm, model.eps, x, hidden, to + row * row_stride(hidden));
+                quantize_row(w, workload, to + row * row_stride(hidden), row, quantized);
             };
-            if (attention) norm(next.before_attention, first, next.query_key_value, runner.entered[0]);
-            if (mlp) norm(next.before_mlp, second, next.dense_h_to_4h, runner.entered[1]);
+            if (attention)
+                norm(next.before_attention, attention_in, next.query_key_value,
+                     runner.quantized[0]);
+            if (mlp) norm(next.before_mlp, mlp_in, next.dense_h_to_4h, runner.quantized[1]);
         }
     }
 
@@ -116,106 +131,127 @@ struct Pass {
         if (table.format == BFLOAT16) widen_row<BFloat16>(table, id, x);
     }
 
-    Range part(int64_t n) const { return share(n, thread, runner.team.size); }
+    Range part(int64_t n) const { return partition(n, thread, runner.pool.size); }
 
-    // Runs of so many outputs that the threads can share n of them out evenly, yet long where memory is read in order.
-    int64_t run_of(int64_t n) const {
-        const bool few = rows < MANY;
-        const int64_t step = few ? LANES : PANEL, run = n / ((few ? 4 : 8) * runner.team.size) / step * step;
-        return std::clamp<int64_t>(run, step, few ? LONG : BROAD);
+    // Outputs of a chunk: few enough to divide n evenly, many enough to read memory in long runs.
+    int64_t chunk_outputs(int64_t n) const {
+        const bool few = rows < MIN_PANEL_ROWS;
+        const int64_t step = few ? LANES : PANEL;
+        const int64_t chunk = n / ((few ? 4 : 8) * runner.pool.size) / step * step;
+        return std::clamp<int64_t>(chunk, step, few ? DOT_OUTPUTS_ONE_PASS : TILE_OUTPUTS);
     }
 
-    Input enter(const Matrix& w, const float* x, int which) {
-        return input(w, crowd, x, runner.entered[which], desk.entered[which]);
+    Input input(const Matrix& w, const float* x, int which) {
+        return input_of(w, workload, x, runner.quantized[which], workspace.quantized[which]);
     }
 
-    // The matrices that widen: to queries, keys and values, and to the MLP's inside.
-    void spread(const Matrix* qkv, const Matrix* wider) {
-        const Matrix none = {}, &a = qkv ? *qkv : none, &b = wider ? *wider : none;
-        const Input x = qkv ? enter(a, first, 0) : Input{}, z = wider ? enter(b, second, 1) : Input{};
-        const int64_t run = run_of(a.out + b.out), runs = (a.out + run - 1) / run, all = runs + (b.out + run - 1) / run;
-        for (int64_t i; (i = runner.team.next()) < all;)
-            if (i < runs) to_heads(a, x, {i * run, std::min((i + 1) * run, a.out)});
-            else to_inner(b, z, {(i - runs) * run, std::min((i - runs + 1) * run, b.out)});
+    // The two column-parallel products: queries, keys and values, and the MLP's hidden layer.
+    void qkv_and_up(const Matrix* query_key_value, const Matrix* up) {
+        const Matrix none = {};
+        const Matrix& a = query_key_value ? *query_key_value : none;
+        const Matrix& b = up ? *up : none;
+        const Input x = query_key_value ? input(a, attention_in, 0) : Input{};
+        const Input z = up ? input(b, mlp_in, 1) : Input{};
+        const int64_t chunk = chunk_outputs(a.out + b.out);
+        const int64_t chunks = (a.out + chunk - 1) / chunk;
+        const int64_t all = chunks + (b.out + chunk - 1) / chunk;
+        for (int64_t i; (i = runner.pool.next_chunk()) < all;)
+            if (i < chunks) write_qkv(a, x, {i * chunk, std::min((i + 1) * chunk, a.out)});
+            else write_up(b, z, {(i - chunks) * chunk, std::min((i - chunks + 1) * chunk, b.out)});
     }
 
-    void to_heads(const Matrix& w, const Input& x, Range range) {
-        product(w, crowd, x, range, desk, [&](int64_t row, int64_t r, int64_t n, float* y) {
-            memcpy(heads + row * 3 * width + r, y, n * sizeof *y);
+    void write_qkv(const Matrix& w, const Input& x, Range range) {
+        matmul(w, workload, x, range, workspace, [&](int64_t row, int64_t r, int64_t n, float* y) {
+            memcpy(qkv + row * 3 * width + r, y, n * sizeof *y);
         });
     }
 
-    void to_inner(const Matrix& w, const Input& x, Range range) {
-        product(w, crowd, x, range, desk, [&](int64_t row, int64_t r, int64_t n, float* y) {
-            for (int64_t j = 0; j < n; j += LANES) write(y + j, activate(read<Floats>(y + j), model.activation));
-            memcpy(inner + row * pitch(w.out) + r, y, n * sizeof *y);
+    void write_up(const Matrix& w, const Input& x, Range range) {
+        matmul(w, workload, x, range, workspace, [&](int64_t row, int64_t r, int64_t n, float* y) {
+            for (int64_t j = 0; j < n; j += LANES)
+                write(y + j, activate(read<Floats>(y + j), model.activation));
+            memcpy(mlp_hidden + row * row_stride(w.out) + r, y, n * sizeof *y);
         });
     }
 
-    // Those that come back to the residual stream.
-    void gather(const Matrix* dense, const Matrix* narrower) {
-        const bool first = enter_rows(dense, seen, 0), second = enter_rows(narrower, inner, 1);
-        if (first || second) runner.team.meet();
-        const Input x = dense ? enter(*dense, seen, 0) : Input{}, z = narrower ? enter(*narrower, inner, 1) : Input{};
-        const int64_t run = run_of(model.hidden), all = (model.hidden + run - 1) / run;
-        for (int64_t i; (i = runner.team.next()) < all;) {
-            const Range range = {i * run, std::min((i + 1) * run, model.hidden)};
-            if (dense) to_term(*dense, x, range, true);
-            if (narrower) to_term(*narrower, z, range, !dense);
+    // The two row-parallel products, back to the residual stream.
+    void out_and_down(const Matrix* dense, const Matrix* down) {
+        const bool first = quantize_rows(dense, attention_out, 0);
+        const bool second = quantize_rows(down, mlp_hidden, 1);
+        if (first || second) runner.pool.barrier();
+        const Input x = dense ? input(*dense, attention_out, 0) : Input{};
+        const Input z = down ? input(*down, mlp_hidden, 1) : Input{};
+        const int64_t chunk = chunk_outputs(model.hidden);
+        const int64_t all = (model.hidden + chunk - 1) / chunk;
+        for (int64_t i; (i = runner.pool.next_chunk()) < all;) {
+            const Range range = {i * chunk, std::min((i + 1) * chunk, model.hidden)};
+            if (dense) accumulate_partial(*dense, x, range, true);
+            if (down) accumulate_partial(*down, z, range, !dense);
         }
     }
 
-    // The bias waits for `settle`: it belongs to the sum over the ranks.
-    void to_term(Matrix w, const Input& x, Range range, bool anew) {
+    // The bias is left to add_residual_and_norm, since it is added once after the all-reduce.
+    void accumulate_partial(Matrix w, const Input& x, Range range, bool first) {
         w.bias = nullptr;
-        product(w, crowd, x, range, desk, [&](int64_t row, int64_t r, int64_t n, float* y) {
-            float* term = step.term + row * model.hidden + r;
-            for (int64_t j = 0; j < n; j++) term[j] = y[j] + (anew ? 0 : term[j]);
+        matmul(w, workload, x, range, workspace, [&](int64_t row, int64_t r, int64_t n, float* y) {
+            float* partial = step.partial + row * model.hidden + r;
+            for (int64_t j = 0; j < n; j++) partial[j] = y[j] + (first ? 0 : partial[j]);
         });
     }
 
-    // This thread's part of the rows that enter once for all; whether there are any.
-    bool enter_rows(const Matrix* w, const float* x, int which) {
-        if (!w || !shared(*w, crowd)) return false;
+    // Quantizes this thread's share of the rows. Returns false if this product does not do it here.
+    bool quantize_rows(const Matrix* w, const float* x, int which) {
+        if (!w || !quantizes_once(*w, workload)) return false;
         const Range mine = part(rows);
         for (int64_t row = mine.first; row < mine.last; row++)
-            enter_row(*w, crowd, x + row * pitch(w->in), row, runner.entered[which]);
+            quantize_row(*w, workload, x + row * row_stride(w->in), row, runner.quantized[which]);
         return true;
     }
 
     void attend(int64_t layer) {
-        for (int64_t i; (i = runner.team.next()) < step.batch * model.heads;) {
+        for (int64_t i; (i = runner.pool.next_chunk()) < step.batch * model.heads;) {
             if (step.cache == FLOAT32) attend<Float32>(layer, i / model.heads, i % model.heads);
             if (step.cache == FLOAT16) attend<Float16>(layer, i / model.heads, i % model.heads);
             if (step.cache == BFLOAT16) attend<BFloat16>(layer, i / model.heads, i % model.heads);
         }
     }
 
-    // One head of one row of the batch: its new keys and values into the cache, then what its queries see there.
+    // One head of one row of the batch: writes its new keys and values to the cache, then attends.
     template <class F>
     void attend(int64_t layer, int64_t b, int64_t h) {
-        const int64_t dim = model.head_dim, wide = whole(dim), queries = sixes(step.length);
+        const int64_t dim = model.head_dim;
+        const int64_t padded_dim = round_up_to_lanes(dim);
+        const int64_t queries = round_up_to_query_block(step.length);
         const int64_t at = ((layer * step.batch + b) * model.heads + h) * step.capacity * dim;
-        auto *k = static_cast<typename F::Type*>(step.k) + at, *v = static_cast<typename F::Type*>(step.v) + at;
-        float *q = desk.scratch.get<float>(), *out = q + queries * wide, *scratch = out + queries * wide;
-        std::fill_n(q, queries * wide, 0.0f);
+        auto* k = static_cast<typename F::Type*>(step.k) + at;
+        auto* v = static_cast<typename F::Type*>(step.v) + at;
+        float* q = workspace.scratch.get<float>();
+        float* out = q + queries * padded_dim;
+        float* scratch = out + queries * padded_dim;
+        std::fill_n(q, queries * padded_dim, 0.0f);
         for (int64_t i = 0; i < step.length; i++) {
-            const int64_t row = b * step.length + i, angle = runner.positions[row] * model.rotary;
-            float *query = heads + (row * model.heads + h) * 3 * dim, *key = query + dim, *value = key + dim;
+            const int64_t row = b * step.length + i;
+            const int64_t angle = runner.positions[row] * model.rotary;
+            float* query = qkv + (row * model.heads + h) * 3 * dim;
+            float* key = query + dim;
+            float* value = key + dim;
             rotate(query, step.cos + angle, step.sin + angle, model.rotary);
             rotate(key, step.cos + angle, step.sin + angle, model.rotary);
-            for (int64_t d = 0; d < dim; d++) q[i * wide + d] = query[d] / std::sqrt(float(dim));
+            for (int64_t d = 0; d < dim; d++)
+                q[i * padded_dim + d] = query[d] / std::sqrt(float(dim));
             ::store<F>(k + (step.start + i) * dim, key, dim);
             ::store<F>(v + (step.start + i) * dim, value, dim);
         }
-        ::attend(Head<F>{k, v, step.real + b * step.capacity, dim, step.start, step.length}, q, out, wide, scratch);
+        ::attend(Head<F>{k, v, step.real + b * step.capacity, dim, step.start, step.length}, q, out,
+                 padded_dim, scratch);
         for (int64_t i = 0; i < step.length; i++)
-            memcpy(seen + (b * step.length + i) * pitch(width) + h * dim, out + i * wide, dim * sizeof *out);
+            memcpy(attention_out + (b * step.length + i) * row_stride(width) + h * dim,
+                   out + i * padded_dim, dim * sizeof *out);
     }
 };
 
 // A token's position is the number of real tokens before it.
-void place(Runner& runner, const Step& step) {
+void compute_positions(Runner& runner, const Step& step) {
     runner.positions.resize(step.batch * step.length);
     for (int64_t b = 0; b < step.batch; b++) {
         const uint8_t* real = step.real + b * step.capacity;
@@ -228,63 +264,75 @@ void place(Runner& runner, const Step& step) {
     }
 }
 
-void make_room(Runner& runner, const Model& model, const Step& step) {
-    const int64_t rows = step.batch * step.length, width = model.heads * model.head_dim, wide = whole(model.head_dim);
-    const Crowd crowd = crowd_of(model, rows);
+void reserve_buffers(Runner& runner, const Model& model, const Step& step) {
+    const int64_t rows = step.batch * step.length;
+    const int64_t width = model.heads * model.head_dim;
+    const int64_t padded_dim = round_up_to_lanes(model.head_dim);
+    const Workload workload = workload_of(model, rows);
     const Layer& layer = *model.layers;
-    runner.first.hold<float>(rows * pitch(model.hidden)), runner.second.hold<float>(rows * pitch(model.hidden));
-    runner.heads.hold<float>(rows * 3 * width);
-    runner.seen.hold<float>(rows * pitch(width)), runner.inner.hold<float>(rows * pitch(layer.dense_h_to_4h.out));
-    hold_input(layer.query_key_value, crowd, runner.entered[0]);
-    hold_input(layer.dense, crowd, runner.entered[0]);
-    hold_input(layer.dense_h_to_4h, crowd, runner.entered[1]);
-    hold_input(layer.dense_4h_to_h, crowd, runner.entered[1]);
-    const int64_t scratch = attention_scratch(step.length, step.start + step.length, wide);
-    for (Desk& desk : runner.desks) desk.scratch.hold<float>(2 * sixes(step.length) * wide + scratch);
+    runner.attention_in.reserve<float>(rows * row_stride(model.hidden));
+    runner.mlp_in.reserve<float>(rows * row_stride(model.hidden));
+    runner.qkv.reserve<float>(rows * 3 * width);
+    runner.attention_out.reserve<float>(rows * row_stride(width));
+    runner.mlp_hidden.reserve<float>(rows * row_stride(layer.dense_h_to_4h.out));
+    reserve_quantized(layer.query_key_value, workload, runner.quantized[0]);
+    reserve_quantized(layer.dense, workload, runner.quantized[0]);
+    reserve_quantized(layer.dense_h_to_4h, workload, runner.quantized[1]);
+    reserve_quantized(layer.dense_4h_to_h, workload, runner.quantized[1]);
+    const int64_t scratch = attention_scratch(step.length, step.start + step.length, padded_dim);
+    for (Workspace& workspace : runner.workspaces)
+        workspace.scratch.reserve<float>(2 * round_up_to_query_block(step.length) * padded_dim +
+                                         scratch);
 }
 
 void run_stages(Runner& runner, const Model& model, const Step& step, int64_t first, int64_t end) {
-    make_room(runner, model, step);
-    place(runner, step);
-    runner.team.run([&](int thread) {
-        Pass pass{runner, model, step, thread};
-        for (int64_t number = first; number < end; number++) pass.stage(number);
+    reserve_buffers(runner, model, step);
+    compute_positions(runner, step);
+    runner.pool.run([&](int thread) {
+        StageRun run{runner, model, step, thread};
+        for (int64_t number = first; number < end; number++) run.stage(number);
     });
 }
 
 void run_head(Runner& runner, const Model& model, const float* x, int64_t rows, float* logits) {
-    const int64_t hidden = model.hidden, out = model.head.out;
-    const Crowd crowd = crowd_of(model, rows);
-    float* normed = runner.first.hold<float>(rows * pitch(hidden));
-    hold_input(model.head, crowd, runner.entered[0]);
-    runner.team.run([&](int thread) {
-        Pass pass{runner, model, Step{}, thread};
-        const Range mine = pass.part(rows);
+    const int64_t hidden = model.hidden;
+    const int64_t out = model.head.out;
+    const Workload workload = workload_of(model, rows);
+    float* normed = runner.attention_in.reserve<float>(rows * row_stride(hidden));
+    reserve_quantized(model.head, workload, runner.quantized[0]);
+    runner.pool.run([&](int thread) {
+        StageRun run{runner, model, Step{}, thread};
+        const Range mine = run.part(rows);
         for (int64_t row = mine.first; row < mine.last; row++) {
-            normalize(model.last, model.eps, x + row * hidden, hidden, normed + row * pitch(hidden));
-            enter_row(model.head, crowd, normed + row * pitch(hidden), row, runner.entered[0]);
+            normalize(model.final_norm, model.eps, x + row * hidden, hidden,
+                      normed + row * row_stride(hidden));
+            quantize_row(model.head, workload, normed + row * row_stride(hidden), row,
+                         runner.quantized[0]);
         }
-        runner.team.meet();
-        Desk& desk = runner.desks[thread];
-        const auto put = [&](int64_t row, int64_t r, int64_t n, float* y) {
+        runner.pool.barrier();
+        Workspace& workspace = runner.workspaces[thread];
+        const auto write_logits = [&](int64_t row, int64_t r, int64_t n, float* y) {
             memcpy(logits + row * out + r, y, n * sizeof *y);
         };
-        const Input entered = input(model.head, crowd, normed, runner.entered[0], desk.entered[0]);
-        const int64_t run = slab_of(rows);
-        for (int64_t i; (i = runner.team.next()) * run < out;)
-            product(model.head, crowd, entered, {i * run, std::min((i + 1) * run, out)}, desk, put);
+        const Input quantized =
+            input_of(model.head, workload, normed, runner.quantized[0], workspace.quantized[0]);
+        const int64_t chunk = dot_outputs(rows);
+        for (int64_t i; (i = runner.pool.next_chunk()) * chunk < out;)
+            matmul(model.head, workload, quantized, {i * chunk, std::min((i + 1) * chunk, out)},
+                   workspace, write_logits);
     });
 }
 
-bool known(const Model& model, const Step& step) {
+bool ids_are_valid(const Model& model, const Step& step) {
     const int64_t count = step.ids ? step.batch * step.length : 0;
-    return std::all_of(step.ids, step.ids + count, [&](int64_t id) { return 0 <= id && id < model.embedding.out; });
+    return std::all_of(step.ids, step.ids + count,
+                       [&](int64_t id) { return 0 <= id && id < model.embedding.out; });
 }
 
-// Calls work(), one caller at a time. 0, or 1 when memory ran out.
+// Calls work(), one caller at a time. Returns 0, or 1 if memory ran out.
 template <class Work>
-int in_turn(Runner& runner, Work work) try {
-    const std::lock_guard lock(runner.turn);
+int one_caller_at_a_time(Runner& runner, Work work) try {
+    const std::lock_guard lock(runner.one_call);
     return work(), 0;
 } catch (const std::bad_alloc&) {
     return 1;
@@ -298,22 +346,25 @@ Runner* runner_start(int threads) { return new Runner(threads); }
 
 void runner_stop(Runner* runner) { delete runner; }
 
-// Stages [first, end); the one past the model's last only adds the last sum. 2 where an id has no embedding.
-int runner_stages(Runner* runner, const Model* model, const Step* step, int64_t first, int64_t end) {
-    if (!known(*model, *step)) return 2;
-    return in_turn(*runner, [&] { run_stages(*runner, *model, *step, first, end); });
+// Runs stages [first, end); the one past the model's last only adds the last sum. Returns 0, 1 if
+// memory ran out, or 2 if an id has no embedding.
+int runner_stages(Runner* runner, const Model* model, const Step* step, int64_t first,
+                  int64_t end) {
+    if (!ids_are_valid(*model, *step)) return 2;
+    return one_caller_at_a_time(*runner, [&] { run_stages(*runner, *model, *step, first, end); });
 }
 
-// logits [rows, vocabulary here] of x [rows, hidden], the last norm included
+// Computes logits [rows, vocabulary here] of x [rows, hidden], the final norm included.
 int runner_head(Runner* runner, const Model* model, const float* x, int64_t rows, float* logits) {
-    return in_turn(*runner, [&] { run_head(*runner, *model, x, rows, logits); });
+    return one_caller_at_a_time(*runner, [&] { run_head(*runner, *model, x, rows, logits); });
 }
 
-// Of each row of x, `stride` values apart, the `count` largest of n values, and log of the sum of e^value.
-void likeliest_of(const float* x, int64_t rows, int64_t stride, int64_t n, int64_t count, float* values, int64_t* ids,
-                  float* totals) {
+// Top `count` of the n values of each row of x, and their logsumexp. Rows are `stride` values
+// apart.
+void top_tokens_of(const float* x, int64_t rows, int64_t stride, int64_t n, int64_t count,
+                   float* values, int64_t* ids, float* totals) {
     for (int64_t r = 0; r < rows; r++)
-        totals[r] = likeliest(x + r * stride, n, count, values + r * count, ids + r * count);
+        totals[r] = top_tokens(x + r * stride, n, count, values + r * count, ids + r * count);
 }
 
 }  // extern "C"

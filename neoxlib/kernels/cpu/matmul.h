@@ -1,7 +1,8 @@
-// A matrix by few rows or many: y = x Wᵀ, some outputs at a time.
+// y = x Wᵀ for any number of rows of x, some outputs at a time (docs/kernels.md has drawings).
 //
-// Few rows are bound by memory: each byte of the matrix is read once, in order, and widened in registers. Many rows are
-// bound by arithmetic: a panel of the matrix is unpacked into the caches, and meets all rows there.
+// Few rows are bound by memory: each byte of W is read once, in order, and widened in registers
+// (dot.h). Many rows are bound by arithmetic: W is packed panel by panel into the cache, and each
+// panel is multiplied with all rows (tile.h).
 
 #pragma once
 
@@ -14,187 +15,209 @@
 
 namespace {
 
-constexpr bool LARGE = REGISTERS == 32;
-constexpr int WIDE = REGISTERS / 8;        // rows of x that meet a few of the matrix at a time
-constexpr int64_t FEW = 16;                // rows that weights meet as they are stored
-constexpr int64_t FEW_4 = LARGE ? 16 : 9;  // the same for weights of four bits
-constexpr int64_t SOME = LARGE ? 22 : 28;  // rows from which weights of 32 bits are turned into panels
-constexpr int64_t MANY = 64;               // the same for any weights
-constexpr int64_t SLAB = 64;               // outputs that a few rows meet at a time: they stay in a cache meanwhile
-constexpr int64_t LONG = 512;              // the same for WIDE rows, which meet each output once
-constexpr int64_t BROAD = 128;             // the same for panels: each meets the same columns of x, still in a cache
-constexpr int64_t BLOCK = 256;             // rows that a panel meets before the next one
+constexpr bool MANY_REGISTERS = REGISTERS == 32;
+constexpr int DOT_ROWS = REGISTERS / 8;  // rows of x that a dot kernel takes at a time
+constexpr int64_t MAX_DOT_ROWS = 16;     // up to here dot kernels read the weights as stored
+constexpr int64_t MAX_DOT_ROWS_INT4 = MANY_REGISTERS ? 16 : 9;      // the same for INT4
+constexpr int64_t MIN_PANEL_ROWS_32BIT = MANY_REGISTERS ? 22 : 28;  // from here panels, for FLOAT32
+constexpr int64_t MIN_PANEL_ROWS = 64;                              // the same for any format
+constexpr int64_t DOT_OUTPUTS = 64;  // outputs at a time in dot kernels: their weights stay cached
+constexpr int64_t DOT_OUTPUTS_ONE_PASS = 512;  // the same if DOT_ROWS are all: weights used once
+constexpr int64_t TILE_OUTPUTS = 128;          // outputs at a time in tiles: x stays cached
+constexpr int64_t TILE_BLOCK_ROWS = 256;       // rows of x that a panel is used for before the next
 
-static_assert(MANY * SLAB <= BLOCK * BROAD && WIDE * LONG <= BLOCK * BROAD);
+static_assert(MIN_PANEL_ROWS * DOT_OUTPUTS <= TILE_BLOCK_ROWS * TILE_OUTPUTS &&
+              DOT_ROWS * DOT_OUTPUTS_ONE_PASS <= TILE_BLOCK_ROWS * TILE_OUTPUTS);
 
-int64_t slab_of(int64_t rows) { return rows <= WIDE ? LONG : SLAB; }
+int64_t dot_outputs(int64_t rows) { return rows <= DOT_ROWS ? DOT_OUTPUTS_ONE_PASS : DOT_OUTPUTS; }
 
-struct Desk {  // a thread's own
-    alignas(64) float y[BLOCK * BROAD];
+struct Workspace {  // one for each thread
+    alignas(64) float y[TILE_BLOCK_ROWS * TILE_OUTPUTS];
     alignas(64) Panel panel;
-    Buffer entered[2], scratch;
+    Buffer quantized[2], scratch;
 };
 
 template <int N>
 using Count = std::integral_constant<int, N>;
 
-template <int MOST, class Use>
-void with_count(int64_t count, Use use) {
-    if (count == MOST) return use(Count<MOST>{});
-    if constexpr (MOST > 1) with_count<MOST - 1>(count, use);
+// Calls use(Count<count>{}): a runtime number from 1 to MAX as a compile-time constant.
+template <int MAX, class Use>
+void with_constant(int64_t count, Use use) {
+    if (count == MAX) return use(Count<MAX>{});
+    if constexpr (MAX > 1) with_constant<MAX - 1>(count, use);
 }
 
-// Calls use(i, Count<M>) for groups of M rows, at most MOST, all of about the same size.
-template <int MOST, class Use>
-void in_groups(int64_t rows, Use use) {
+// Calls use(i, Count<M>) for groups of M <= MAX rows from row i on, all of about the same size.
+template <int MAX, class Use>
+void in_row_groups(int64_t rows, Use use) {
     for (int64_t i = 0, left = rows; left > 0; left = rows - i) {
-        const int64_t groups = (left + MOST - 1) / MOST, m = (left + groups - 1) / groups;
-        with_count<MOST>(m, [&](auto count) { use(i, count); });
+        const int64_t groups = (left + MAX - 1) / MAX;
+        const int64_t m = (left + groups - 1) / groups;
+        with_constant<MAX>(m, [&](auto count) { use(i, count); });
         i += m;
     }
 }
 
-// y [rows, slab] = x · w's rows [r, r + outputs), as they are. Four long runs of memory are read side by side, which a
-// CPU foresees better than four neighbours that share a page.
+// y [rows, y_stride] = x · w's rows [r, r + outputs), read as stored. Four rows a quarter of the
+// range apart are read side by side: the hardware prefetcher follows four long streams better than
+// four neighbours that share a page.
 template <class K>
-void by_dots(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x, int64_t stride, int64_t rows,
-             int64_t slab, float* y) {
+void by_dots(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x, int64_t stride,
+             int64_t rows, int64_t y_stride, float* y) {
     const int64_t quarter = (outputs + 3) / 4;
-    in_groups<WIDE>(rows, [&](int64_t i, auto m) {
+    in_row_groups<DOT_ROWS>(rows, [&](int64_t i, auto m) {
         constexpr int M = decltype(m)::value;
         for (int64_t j = 0; j < quarter; j++) {
             typename K::Row row[4];
             Floats acc[4 * M];
             float sums[4 * M + LANES];
-            for (int c = 0; c < 4; c++) row[c] = K::Row::of(w, r + std::min(j + c * quarter, outputs - 1));
-            meet<K, M, 4>(x + i * stride, stride, row, w.in, acc);
-            add_up<4 * M>(acc, sums);
+            for (int c = 0; c < 4; c++)
+                row[c] = K::Row::of(w, r + std::min(j + c * quarter, outputs - 1));
+            dot_kernel<K, M, 4>(x + i * stride, stride, row, w.in, acc);
+            sum_lanes<4 * M>(acc, sums);
             for (int p = 0; p < M; p++)
                 for (int64_t c = 0, at = j; c < 4 && at < outputs; c++, at += quarter)
-                    y[(i + p) * slab + at] = sums[p * 4 + c];
+                    y[(i + p) * y_stride + at] = sums[p * 4 + c];
         }
     });
 }
 
-// y [rows, BROAD] = x · w's rows [r, r + outputs), by one panel after the other
+// y [rows, TILE_OUTPUTS] = x · w's rows [r, r + outputs), one panel after the other
 template <class K>
-void by_tiles(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x, int64_t stride, int64_t rows,
-              Panel& panel, float* y) {
-    constexpr int64_t depth = DEEP * K::COLUMNS;
+void by_tiles(const Matrix& w, int64_t r, int64_t outputs, const typename K::X* x, int64_t stride,
+              int64_t rows, Panel& panel, float* y) {
+    constexpr int64_t depth = PANEL_WORDS * K::COLUMNS_PER_WORD;
     for (int64_t k = 0; k < w.in; k += depth)
         for (int64_t p = 0; p < outputs; p += PANEL) {
-            const int64_t n = std::min(depth, w.in - k), words = (n + K::COLUMNS - 1) / K::COLUMNS;
-            const bool last = p + PANEL >= outputs, end = last && k + n >= w.in;
-            const Corner next = {end ? r + outputs : last ? r : r + p + PANEL, end ? 0 : last ? k + n : k};
-            K::with_source(w.format, [&](auto source) {
-                turn<decltype(source)>(w, r + p, std::min<int64_t>(PANEL, outputs - p), k, n, next, panel);
+            const int64_t n = std::min(depth, w.in - k);
+            const int64_t words = (n + K::COLUMNS_PER_WORD - 1) / K::COLUMNS_PER_WORD;
+            const bool last = p + PANEL >= outputs;
+            const bool end = last && k + n >= w.in;
+            const int64_t next_row = end ? r + outputs : last ? r : r + p + PANEL;
+            const int64_t next_column = end ? 0 : last ? k + n : k;
+            const PanelOrigin next = {next_row, next_column};
+            K::with_packer(w.format, [&](auto packer) {
+                pack_panel<decltype(packer)>(w, r + p, std::min<int64_t>(PANEL, outputs - p), k, n,
+                                             next, panel);
             });
-            if constexpr (K::SCALED) turn_scales(w, r + p, std::min<int64_t>(PANEL, outputs - p), k, n, panel);
-            in_groups<TALL>(rows, [&](int64_t i, auto m) {
+            if constexpr (K::HAS_GROUP_SCALES)
+                pack_panel_scales(w, r + p, std::min<int64_t>(PANEL, outputs - p), k, n, panel);
+            in_row_groups<TILE_ROWS>(rows, [&](int64_t i, auto m) {
                 constexpr int M = decltype(m)::value;
-                tile<K, M>(x + i * stride, stride, w.in, k, panel, words, k == 0, y + i * BROAD + p, BROAD);
+                tile<K, M>(x + i * stride, stride, w.in, k, panel, words, k == 0,
+                           y + i * TILE_OUTPUTS + p, TILE_OUTPUTS);
             });
         }
 }
 
 template <class K>
-struct Dots {
+struct ByDots {
     using Kind = K;
-    static constexpr bool TILED = false, SHARED = false;
+    static constexpr bool TILED = false;
+    static constexpr bool QUANTIZES_ONCE = false;
 };
 
 template <class K>
-struct Tiles {
+struct ByTiles {
     using Kind = K;
-    static constexpr bool TILED = true, SHARED = K::ENTERS;  // rows that enter do so once for all threads, beforehand
+    static constexpr bool TILED = true;
+    static constexpr bool QUANTIZES_ONCE = K::QUANTIZES;  // rows of x, once for all threads
 };
 
-struct Crowd {
-    int64_t rows, coarse_from;  // from so many rows on x may be rounded: to bfloat16, or to 8 bits for packed weights
-    bool wide;                  // where weights of 16 bits stand for their like of 32: all sums are then in their order
+struct Workload {
+    int64_t rows;
+    int64_t
+        round_from;  // rows from which x may be rounded: to bfloat16, or int8 for packed weights
+    bool float32_order;  // 16-bit weights give the bits of the same weights in float32
 };
 
-// Calls use(way) with the way in which so many rows of x meet w.
+// Calls use(ByDots<K>{}) or use(ByTiles<K>{}): the method for this matrix and this many rows of x.
 template <class Use>
-void with_way(const Matrix& w, const Crowd& of, Use use) {
-    [[maybe_unused]] const bool few = of.rows <= (w.format == INT4 ? FEW_4 : FEW), many = of.rows >= MANY;
-    [[maybe_unused]] const bool coarse = of.rows >= of.coarse_from, as_stored = of.wide ? of.rows < SOME : few;
-    if (w.format == FLOAT32 && as_stored) return use(Dots<Wide<Float32>>{});
-    if constexpr (HALF) {
-        if (w.format == BFLOAT16 && coarse) return many ? use(Tiles<Double>{}) : use(Dots<Pairs>{});
-        if (w.format == INT4 && coarse && !few) return use(Tiles<Double>{});
+void with_method(const Matrix& w, const Workload& workload, Use use) {
+    [[maybe_unused]] const bool few =
+        workload.rows <= (w.format == INT4 ? MAX_DOT_ROWS_INT4 : MAX_DOT_ROWS);
+    [[maybe_unused]] const bool many = workload.rows >= MIN_PANEL_ROWS;
+    [[maybe_unused]] const bool may_round = workload.rows >= workload.round_from;
+    [[maybe_unused]] const bool as_stored =
+        workload.float32_order ? workload.rows < MIN_PANEL_ROWS_32BIT : few;
+    if (w.format == FLOAT32 && as_stored) return use(ByDots<F32Dot<Float32>>{});
+    if constexpr (HAS_BF16_DOT) {
+        if (w.format == BFLOAT16 && may_round)
+            return many ? use(ByTiles<BF16Tile>{}) : use(ByDots<BF16Dot>{});
+        if (w.format == INT4 && may_round && !few) return use(ByTiles<BF16Tile>{});
     }
-    if constexpr (WHOLE) {
-        if constexpr (BYTES)
-            if (w.format == INT8 && many && coarse) return use(Tiles<Quadruple>{});
-        if (w.format == INT8) return few || LARGE ? use(Dots<Lines>{}) : use(Tiles<Couple>{});
-        if constexpr (TIGHT)
-            if (w.format == INT4 && many && coarse) return use(Tiles<QuadrupleOfGroups>{});
-        if (w.format == INT4) return few ? use(Dots<Groups>{}) : use(Tiles<CoupleOfGroups>{});
+    if constexpr (HAS_INT16_DOT) {
+        if constexpr (HAS_INT8_DOT)
+            if (w.format == INT8 && many && may_round) return use(ByTiles<I8Tile>{});
+        if (w.format == INT8)
+            return few || MANY_REGISTERS ? use(ByDots<I16DotInt8>{}) : use(ByTiles<I16Tile>{});
+        if constexpr (INT8_DOT_SATURATES)
+            if (w.format == INT4 && many && may_round) return use(ByTiles<I8TileInt4>{});
+        if (w.format == INT4) return few ? use(ByDots<IntDotInt4>{}) : use(ByTiles<I16TileInt4>{});
     } else {
-        if (w.format == INT8 && few) return use(Dots<Wide<Int8>>{});
-        if (w.format == INT4 && few) return use(Dots<Group>{});
+        if (w.format == INT8 && few) return use(ByDots<F32Dot<Int8>>{});
+        if (w.format == INT4 && few) return use(ByDots<F32DotInt4>{});
     }
-    if (w.format == FLOAT16 && as_stored) return use(Dots<Wide<Float16>>{});
-    if (w.format == BFLOAT16 && as_stored) return use(Dots<Wide<BFloat16>>{});
-    return use(Tiles<Single>{});
+    if (w.format == FLOAT16 && as_stored) return use(ByDots<F32Dot<Float16>>{});
+    if (w.format == BFLOAT16 && as_stored) return use(ByDots<F32Dot<BFloat16>>{});
+    return use(ByTiles<F32Tile>{});
 }
 
-// x [rows, pitch(in)], or what became of it for a product: rows so many values apart.
+// x [rows, row_stride(in)], or its quantized form; rows are `stride` values apart.
 struct Input {
     const void* values;
     int64_t stride;
 };
 
-template <class K>
-int64_t stride_of(const Matrix& w) {
-    if constexpr (K::ENTERS) return K::size(w.in);
-    return pitch(w.in);
-}
-
-// Whether x enters once for all threads.
-bool shared(const Matrix& w, const Crowd& of) {
+// Whether x is quantized once for all threads.
+bool quantizes_once(const Matrix& w, const Workload& workload) {
     bool found = false;
-    with_way(w, of, [&](auto way) { found = way.SHARED; });
+    with_method(w, workload, [&](auto method) { found = method.QUANTIZES_ONCE; });
     return found;
 }
 
-// Makes room in `all` for rows that enter once for all threads.
-void hold_input(const Matrix& w, const Crowd& of, Buffer& all) {
-    with_way(w, of, [&](auto way) {
-        using K = typename decltype(way)::Kind;
-        if constexpr (way.SHARED) all.hold<typename K::X>(of.rows * K::size(w.in));
+// Reserves memory for rows that are quantized once for all threads.
+void reserve_quantized(const Matrix& w, const Workload& workload, Buffer& shared_rows) {
+    with_method(w, workload, [&](auto method) {
+        using K = typename decltype(method)::Kind;
+        if constexpr (method.QUANTIZES_ONCE)
+            shared_rows.reserve<typename K::X>(workload.rows * K::size(w.in));
     });
 }
 
-// Enters one row, if x enters once for all threads.
-void enter_row(const Matrix& w, const Crowd& of, const float* x, int64_t row, Buffer& all) {
-    with_way(w, of, [&](auto way) {
-        using K = typename decltype(way)::Kind;
-        if constexpr (way.SHARED) K::enter(x, w.in, all.get<typename K::X>() + row * K::size(w.in));
+// Quantizes one row, if x is quantized once for all threads.
+void quantize_row(const Matrix& w, const Workload& workload, const float* x, int64_t row,
+                  Buffer& shared_rows) {
+    with_method(w, workload, [&](auto method) {
+        using K = typename decltype(method)::Kind;
+        if constexpr (method.QUANTIZES_ONCE)
+            K::quantize_activation(x, w.in, shared_rows.get<typename K::X>() + row * K::size(w.in));
     });
 }
 
-// What a product with w takes of x: x itself, `all`, or this thread's `own`, which is filled here.
-Input input(const Matrix& w, const Crowd& of, const float* x, Buffer& all, Buffer& own) {
-    Input found = {x, pitch(w.in)};
-    with_way(w, of, [&](auto way) {
-        using K = typename decltype(way)::Kind;
+// The input of a product with w: x itself, the `shared_rows`, or `own_rows`, which are quantized
+// here.
+Input input_of(const Matrix& w, const Workload& workload, const float* x, Buffer& shared_rows,
+               Buffer& own_rows) {
+    Input found = {x, row_stride(w.in)};
+    with_method(w, workload, [&](auto method) {
+        using K = typename decltype(method)::Kind;
         using X = typename K::X;
-        if constexpr (K::ENTERS) {
+        if constexpr (K::QUANTIZES) {
             const int64_t size = K::size(w.in);
-            found = {all.get<X>(), size};
-            if constexpr (way.SHARED) return;
-            X* to = own.hold<X>(of.rows * size);
-            for (int64_t i = 0; i < of.rows; i++) K::enter(x + i * pitch(w.in), w.in, to + i * size);
+            found = {shared_rows.get<X>(), size};
+            if constexpr (method.QUANTIZES_ONCE) return;
+            X* to = own_rows.reserve<X>(workload.rows * size);
+            for (int64_t i = 0; i < workload.rows; i++)
+                K::quantize_activation(x + i * row_stride(w.in), w.in, to + i * size);
             found.values = to;
         }
     });
     return found;
 }
 
-// y [outputs] times the scales of x's row and of w's rows from r on, and their biases
-inline void finish(const Matrix& w, int64_t r, int64_t outputs, float scale, float* y) {
+// Multiplies y [outputs] by the scales of x's row and of w's rows from r on, and adds their biases.
+inline void scale_and_add_bias(const Matrix& w, int64_t r, int64_t outputs, float scale, float* y) {
     const auto* scales = w.format == INT8 ? static_cast<const float*>(w.scale) + r : nullptr;
     const float* bias = w.bias ? w.bias + r : nullptr;
     for (int64_t j = 0; j < outputs; j += LANES) {
@@ -205,22 +228,27 @@ inline void finish(const Matrix& w, int64_t r, int64_t outputs, float scale, flo
     }
 }
 
-// The outputs `mine` of x Wᵀ + bias: done(row, output, n, y) gets n of them at a time, in whole vectors that it may
-// write over.
+// Computes the outputs `mine` of x Wᵀ + bias and calls done(row, output, n, y) for n outputs at a
+// time. y is padded to whole vectors, and `done` may overwrite it.
 template <class Done>
-void product(const Matrix& w, const Crowd& of, const Input& x, Range mine, Desk& desk, Done done) {
-    with_way(w, of, [&](auto way) {
-        using K = typename decltype(way)::Kind;
-        const int64_t slab = way.TILED ? BROAD : slab_of(of.rows), block = way.TILED ? BLOCK : MANY;
-        for (int64_t r = mine.first; r < mine.last; r += slab)
-            for (int64_t i = 0; i < of.rows; i += block) {
-                const int64_t outputs = std::min(slab, mine.last - r), some = std::min(block, of.rows - i);
+void matmul(const Matrix& w, const Workload& workload, const Input& x, Range mine,
+            Workspace& workspace, Done done) {
+    with_method(w, workload, [&](auto method) {
+        using K = typename decltype(method)::Kind;
+        const int64_t y_stride = method.TILED ? TILE_OUTPUTS : dot_outputs(workload.rows);
+        const int64_t block_rows = method.TILED ? TILE_BLOCK_ROWS : MIN_PANEL_ROWS;
+        for (int64_t r = mine.first; r < mine.last; r += y_stride)
+            for (int64_t i = 0; i < workload.rows; i += block_rows) {
+                const int64_t outputs = std::min(y_stride, mine.last - r);
+                const int64_t part = std::min(block_rows, workload.rows - i);
                 const auto* values = static_cast<const typename K::X*>(x.values) + i * x.stride;
-                if constexpr (way.TILED) by_tiles<K>(w, r, outputs, values, x.stride, some, desk.panel, desk.y);
-                else by_dots<K>(w, r, outputs, values, x.stride, some, slab, desk.y);
-                for (int64_t c = 0; c < some; c++) {
-                    float* y = desk.y + c * slab;
-                    finish(w, r, outputs, K::scale(values + c * x.stride, w.in), y);
+                if constexpr (method.TILED)
+                    by_tiles<K>(w, r, outputs, values, x.stride, part, workspace.panel,
+                                workspace.y);
+                else by_dots<K>(w, r, outputs, values, x.stride, part, y_stride, workspace.y);
+                for (int64_t c = 0; c < part; c++) {
+                    float* y = workspace.y + c * y_stride;
+                    scale_and_add_bias(w, r, outputs, K::scale(values + c * x.stride, w.in), y);
                     done(i + c, r, outputs, y);
                 }
             }

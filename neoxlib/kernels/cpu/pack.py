@@ -1,4 +1,4 @@
-"""packing.cpp on tensors: numbers copied into another dtype, or packed, on the caller's thread and no other.
+"""pack.cpp on tensors: convert or pack weights, on the caller's thread alone.
 
 Without a compiler PyTorch's operators do the same, bit for bit, with threads of their own.
 """
@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neoxlib.kernels.cpu import build
+from neoxlib.kernels.cpu import abi, build
 
-FORMATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+FORMATS = {d: abi.FORMATS[d] for d in (torch.float32, torch.float16, torch.bfloat16)}
 
 
 def compiled() -> bool:
-    """Do the functions of this file leave PyTorch's threads alone? Then several of them may run at once."""
+    """Return whether this module runs compiled: then several threads may call it at once."""
     return _library() is not None
 
 
 def copy(source: Tensor, target: Tensor) -> None:
-    """Fill `target` [rows, columns] with `source`, rounded to its dtype as PyTorch rounds. Rows may lie apart."""
+    """Copy `source` [rows, columns] to `target`, rounded to its dtype. Rows may be strided."""
     assert source.shape == target.shape, (source.shape, target.shape)
     here = source.is_cpu and target.is_cpu and source.stride(1) == target.stride(1) == 1
     if here and source.dtype == target.dtype:
@@ -35,9 +35,10 @@ def copy(source: Tensor, target: Tensor) -> None:
 
 
 def pack(bits: int, weight: Tensor, packed: Tensor, scale: Tensor) -> bool | None:
-    """Fill `packed` and `scale` with weight [rows, columns] as quant.py's scheme of 4 or 8 bits packs it.
+    """Pack weight [rows, columns] into `packed` and `scale` as Int4 or Int8 of quant.py does.
 
-    False where a number or its scale is not finite; None, with nothing done, where this is none of its cases.
+    Returns False if a number or its scale is not finite, and None, with nothing done, if the
+    tensors are not supported or nothing is compiled.
     """
     fits = (
         all(x.is_cpu and x.is_contiguous() for x in (weight, packed, scale))

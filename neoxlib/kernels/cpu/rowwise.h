@@ -1,4 +1,4 @@
-// What is done to one row alone: the embedding, the layer norm, and the rotary turn of a head.
+// Operations on one row: embedding, layer norm, and the rotary embedding of a head.
 
 #pragma once
 
@@ -7,15 +7,17 @@
 struct Norm {
     const float *weight, *bias;  // [hidden]
 };
+static_assert(sizeof(Norm) == 16, "as in abi.py");
 
 namespace {
 
-// to = norm(x) over n values
+// to = layer norm of the n values of x
 void normalize(const Norm& norm, float eps, const float* x, int64_t n, float* to) {
     const auto each = [&](auto use) {
         for (int64_t i = 0; i < n; i += LANES) use(i, load<Float32>(x + i, n - i));
     };
-    Floats total = {}, squares = {};
+    Floats total = {};
+    Floats squares = {};
     each([&](int64_t, Floats v) { total += v; });
     const float mean = sum(total) / n;
     each([&](int64_t i, Floats v) {
@@ -26,27 +28,29 @@ void normalize(const Norm& norm, float eps, const float* x, int64_t n, float* to
     const float scale = 1 / std::sqrt(sum(squares) / n + eps);
     each([&](int64_t i, Floats v) {
         float y[LANES];
-        write(y, (v - mean) * scale * load<Float32>(norm.weight + i, n - i) + load<Float32>(norm.bias + i, n - i));
+        write(y, (v - mean) * scale * load<Float32>(norm.weight + i, n - i) +
+                     load<Float32>(norm.bias + i, n - i));
         memcpy(to + i, y, std::min<int64_t>(LANES, n - i) * sizeof *y);
     });
 }
 
-// Row r of a table, widened.
+// Row r of a table as float32.
 template <class F>
 void widen_row(const Matrix& table, int64_t r, float* to) {
     const auto* from = Row<typename F::Type>::of(table, r).values;
     for (int64_t k = 0; k < table.in; k += LANES) {
-        float some[LANES];
-        write(some, load<F>(from + k, table.in - k));
-        memcpy(to + k, some, std::min<int64_t>(LANES, table.in - k) * sizeof *to);
+        float values[LANES];
+        write(values, load<F>(from + k, table.in - k));
+        memcpy(to + k, values, std::min<int64_t>(LANES, table.in - k) * sizeof *to);
     }
 }
 
-// The first half of a head's leading values against their second half.
+// Rotates the leading `rotary` values of a head: the first half of them against the second half.
 void rotate(float* head, const float* cos, const float* sin, int64_t rotary) {
     const int64_t half = rotary / 2;
     for (int64_t d = 0; d < half; d++) {
-        const float a = head[d], b = head[d + half];
+        const float a = head[d];
+        const float b = head[d + half];
         head[d] = a * cos[d] - b * sin[d];
         head[d + half] = b * cos[d] + a * sin[d];
     }

@@ -1,7 +1,8 @@
-// Vectors of floats, the number formats they are read from, and the few functions of them that a model needs.
+// SIMD vectors: types, number formats, and the functions that a model needs. Nothing else knows an
+// instruction set except avx2.h, avx512.h and a few lines of the other headers.
 //
-// GCC's vector types compile for any CPU; the few intrinsics say what GCC 12 would otherwise do one value at a time. A
-// vector fills a register: of one that needs two, GCC keeps every step in memory.
+// GCC's vector types compile for any CPU. Intrinsics stand where GCC 12 would otherwise work on one
+// value at a time. A vector fills exactly one register: GCC keeps wider vectors in memory.
 
 #pragma once
 
@@ -17,28 +18,34 @@
 
 #define INLINE inline __attribute__((always_inline))
 
+enum Format : int32_t { FLOAT32, FLOAT16, BFLOAT16, INT8, INT4 };  // as in abi.py
+
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, REGISTERS = 32;
+constexpr int LANES = 16;
+constexpr int REGISTERS = 32;
 #elif defined(__aarch64__)
-constexpr int LANES = 4, REGISTERS = 32;
+constexpr int LANES = 4;
+constexpr int REGISTERS = 32;
 #else
-constexpr int LANES = 8, REGISTERS = 16;
+constexpr int LANES = 8;
+constexpr int REGISTERS = 16;
 #endif
 
+// One register: LANES values of 32 bits, or LANES narrower values in a part of it.
 using Floats = float __attribute__((vector_size(4 * LANES)));
 using Ints = int32_t __attribute__((vector_size(4 * LANES)));
 using Words = uint32_t __attribute__((vector_size(4 * LANES)));
 using Shorts = uint16_t __attribute__((vector_size(2 * LANES)));
-using Signed = int8_t __attribute__((vector_size(LANES)));
+using Int8s = int8_t __attribute__((vector_size(LANES)));
 using Bytes = uint8_t __attribute__((vector_size(LANES)));
-using Numbers = std::make_integer_sequence<int, LANES>;  // of the lanes
+using LaneIndices = std::make_integer_sequence<int, LANES>;
 
-// Asks the second-level cache for what will be used soon.
-INLINE void soon(const void* from) { __builtin_prefetch(from, 0, 2); }
+// Prefetches one cache line into the second-level cache.
+INLINE void prefetch(const void* from) { __builtin_prefetch(from, 0, 2); }
 
-int64_t whole(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+int64_t round_up_to_lanes(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 template <class V>
 INLINE V read(const void* from) {
@@ -55,70 +62,97 @@ INLINE void write(void* to, V v) {
 #if defined(__AVX512F__)
 INLINE Words widen(Shorts v) { return (Words)_mm512_cvtepu16_epi32((__m256i)v); }
 INLINE Words widen(Bytes v) { return (Words)_mm512_cvtepu8_epi32((__m128i)v); }
-INLINE Ints widen(Signed v) { return (Ints)_mm512_cvtepi8_epi32((__m128i)v); }
+INLINE Ints widen(Int8s v) { return (Ints)_mm512_cvtepi8_epi32((__m128i)v); }
 #elif defined(__AVX2__)
 INLINE Words widen(Shorts v) { return (Words)_mm256_cvtepu16_epi32((__m128i)v); }
 INLINE Words widen(Bytes v) { return (Words)_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)v)); }
-INLINE Ints widen(Signed v) { return (Ints)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)v)); }
+INLINE Ints widen(Int8s v) { return (Ints)_mm256_cvtepi8_epi32(_mm_cvtsi64_si128((int64_t)v)); }
 #elif defined(__aarch64__)
 INLINE Words widen(Shorts v) { return (Words)vmovl_u16((uint16x4_t)v); }
-INLINE Words widen(Bytes v) { return (Words)vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(read<uint32_t>(&v))))); }
-INLINE Ints widen(Signed v) { return (Ints)vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(read<uint32_t>(&v))))); }
+INLINE Words widen(Bytes v) {
+    return (Words)vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(read<uint32_t>(&v)))));
+}
+INLINE Ints widen(Int8s v) {
+    return (Ints)vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(read<uint32_t>(&v)))));
+}
 #else
 INLINE Words widen(Shorts v) { return __builtin_convertvector(v, Words); }
 INLINE Words widen(Bytes v) { return __builtin_convertvector(v, Words); }
-INLINE Ints widen(Signed v) { return __builtin_convertvector(v, Ints); }
+INLINE Ints widen(Int8s v) { return __builtin_convertvector(v, Ints); }
 #endif
 
-// Two whole numbers of 16 bits a lane. `dot` adds the products of both to the lane's sum of 32 bits; `round_to` rounds
-// to the nearest, within the bounds of 16 bits.
-using Twos = int16_t __attribute__((vector_size(4 * LANES)));
+// Two int16 per lane. `dot` adds both products to the lane's int32 sum. `round_to` rounds to the
+// nearest integer and saturates.
+using Int16s = int16_t __attribute__((vector_size(4 * LANES)));
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-constexpr bool WHOLE = true;  // this CPU multiplies whole numbers faster than floats
-INLINE Twos twos(const int8_t* from) { return (Twos)_mm512_cvtepi8_epi16(read<__m256i>(from)); }
-INLINE Twos twos(const uint8_t* from) { return (Twos)_mm512_cvtepu8_epi16(read<__m256i>(from)); }
-INLINE Ints dot(Ints sum, Twos x, Twos w) { return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)w); }
-INLINE void round_to(int16_t* to, Floats v) { write(to, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32((__m512)v))); }
+constexpr bool HAS_INT16_DOT = true;  // int16 products are faster than float products
+INLINE Int16s load_int16s(const int8_t* from) {
+    return (Int16s)_mm512_cvtepi8_epi16(read<__m256i>(from));
+}
+INLINE Int16s load_int16s(const uint8_t* from) {
+    return (Int16s)_mm512_cvtepu8_epi16(read<__m256i>(from));
+}
+INLINE Ints dot(Ints sum, Int16s x, Int16s w) {
+    return (Ints)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
+}
+INLINE void round_to(int16_t* to, Floats v) {
+    write(to, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32((__m512)v)));
+}
 #elif defined(__AVX2__) && !defined(__AVX512F__)
-constexpr bool WHOLE = true;
-INLINE Twos twos(const int8_t* from) { return (Twos)_mm256_cvtepi8_epi16(read<__m128i>(from)); }
-INLINE Twos twos(const uint8_t* from) { return (Twos)_mm256_cvtepu8_epi16(read<__m128i>(from)); }
-INLINE Ints dot(Ints sum, Twos x, Twos w) { return sum + (Ints)_mm256_madd_epi16((__m256i)x, (__m256i)w); }
+constexpr bool HAS_INT16_DOT = true;
+INLINE Int16s load_int16s(const int8_t* from) {
+    return (Int16s)_mm256_cvtepi8_epi16(read<__m128i>(from));
+}
+INLINE Int16s load_int16s(const uint8_t* from) {
+    return (Int16s)_mm256_cvtepu8_epi16(read<__m128i>(from));
+}
+INLINE Ints dot(Ints sum, Int16s x, Int16s w) {
+    return sum + (Ints)_mm256_madd_epi16((__m256i)x, (__m256i)w);
+}
 INLINE void round_to(int16_t* to, Floats v) {
     const __m256i all = _mm256_cvtps_epi32((__m256)v);
     write(to, _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
 }
 #else
-constexpr bool WHOLE = false;
+constexpr bool HAS_INT16_DOT = false;
 template <class T>
-INLINE Twos twos(const T* from) {
-    Twos v;
+INLINE Int16s load_int16s(const T* from) {
+    Int16s v;
     for (int i = 0; i < 2 * LANES; i++) v[i] = from[i];
     return v;
 }
-INLINE Ints dot(Ints sum, Twos x, Twos w) {
-    const auto odd = [](Twos v) { return (Ints)v >> 16; };
-    const auto even = [](Twos v) { return (Ints)((Words)v << 16) >> 16; };
+INLINE Ints dot(Ints sum, Int16s x, Int16s w) {
+    const auto odd = [](Int16s v) {
+        return (Ints)v >> 16;
+    };
+    const auto even = [](Int16s v) {
+        return (Ints)((Words)v << 16) >> 16;
+    };
     return sum + even(x) * even(w) + odd(x) * odd(w);
 }
 INLINE void round_to(int16_t* to, Floats v) {
-    for (int i = 0; i < LANES; i++) to[i] = int16_t(std::nearbyint(std::fmin(std::fmax(v[i], -32768.0f), 32767.0f)));
+    for (int i = 0; i < LANES; i++)
+        to[i] = int16_t(std::nearbyint(std::fmin(std::fmax(v[i], -32768.0f), 32767.0f)));
 }
 #endif
 
-// Four whole numbers of 8 bits a lane. `dot_bytes` adds the products of numbers without a sign and numbers with one to
-// the lane's sum of 32 bits; where it is TIGHT, two neighbours with a sign shall make 128 at most, or -128. `round_to`
-// is for those with a sign.
+// Four int8 per lane. `dot_int8` adds the products of unsigned `a` and signed `b` to the lane's
+// int32 sum. Where INT8_DOT_SATURATES, two neighbours of `b` must sum to a value in [-128, 128].
+// `round_to` rounds to signed int8 and saturates.
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-constexpr bool BYTES = true, TIGHT = false;
-INLINE Ints dot_bytes(Ints sum, Words a, Words b) {
+constexpr bool HAS_INT8_DOT = true;
+constexpr bool INT8_DOT_SATURATES = false;
+INLINE Ints dot_int8(Ints sum, Words a, Words b) {
     return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
 }
-INLINE void round_to(int8_t* to, Floats v) { write(to, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)v))); }
+INLINE void round_to(int8_t* to, Floats v) {
+    write(to, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)v)));
+}
 #elif defined(__AVX2__) && !defined(__AVX512F__)
-constexpr bool BYTES = true, TIGHT = true;  // two products make a sum of 16 bits on the way: 255 * 128 fits
-INLINE Ints dot_bytes(Ints sum, Words a, Words b) {
+constexpr bool HAS_INT8_DOT = true,
+               INT8_DOT_SATURATES = true;  // pairs are summed in int16: 255 * 128 fits
+INLINE Ints dot_int8(Ints sum, Words a, Words b) {
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)b);
     return sum + (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
@@ -129,9 +163,11 @@ INLINE void round_to(int8_t* to, Floats v) {
     write(to, _mm_cvtsi128_si64(_mm_packs_epi16(all, all)));
 }
 #else
-constexpr bool BYTES = false, TIGHT = false;
-INLINE Ints dot_bytes(Ints sum, Words a, Words b) {
-    for (int at = 0; at < 32; at += 8) sum += (Ints)(a >> at & 255) * ((Ints)(b << (24 - at)) >> 24);
+constexpr bool HAS_INT8_DOT = false;
+constexpr bool INT8_DOT_SATURATES = false;
+INLINE Ints dot_int8(Ints sum, Words a, Words b) {
+    for (int at = 0; at < 32; at += 8)
+        sum += (Ints)(a >> at & 255) * ((Ints)(b << (24 - at)) >> 24);
     return sum;
 }
 INLINE void round_to(int8_t* to, Floats v) {
@@ -141,7 +177,14 @@ INLINE void round_to(int8_t* to, Floats v) {
 }
 #endif
 
-// ---- Formats: how LANES stored values become floats, and floats stored values -------------------------------------
+// ---- Formats: load LANES stored values as floats, store LANES floats ----
+
+// The bits of float32 numbers, rounded to bfloat16 (ties to even), in the low halves. NaN may
+// become another value: callers check for it themselves. W: uint32_t or Words.
+template <class W>
+INLINE W round_to_bfloat16(W bits) {
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
 
 struct Float32 {
     using Type = float;
@@ -151,73 +194,110 @@ struct Float32 {
 
 struct BFloat16 {
     using Type = uint16_t;
-    static INLINE Floats load(const uint16_t* from) { return (Floats)(widen(read<Shorts>(from)) << 16); }
+    static INLINE Floats load(const uint16_t* from) {
+        return (Floats)(widen(read<Shorts>(from)) << 16);
+    }
     static INLINE void store(uint16_t* to, Floats v) {
 #if defined(__AVX512BF16__)
         write(to, _mm512_cvtneps_pbh((__m512)v));
 #else
-        const Words bits = (Words)v;
-        write(to, __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, Shorts));  // ties to even
+        write(to, __builtin_convertvector(round_to_bfloat16((Words)v), Shorts));
 #endif
+    }
+};
+
+// bfloat16 by integer arithmetic: the instruction of AVX-512 flushes subnormals to zero, and NaN
+// stays NaN here.
+struct BFloat16Exact : BFloat16 {
+    static INLINE void store(uint16_t* to, Floats v) {
+        const Words bits = (Words)v;
+        const Words rounded = round_to_bfloat16(bits);
+        const Words nan = (bits >> 16) | 0x40;
+        write(to,
+              __builtin_convertvector((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded, Shorts));
     }
 };
 
 struct Float16 {
     using Type = uint16_t;
 #if defined(__AVX512F__)
-    static INLINE Floats load(const uint16_t* from) { return (Floats)_mm512_cvtph_ps(read<__m256i>(from)); }
-    static INLINE Floats spread(const uint16_t* one) { return (Floats)_mm512_cvtph_ps(_mm256_set1_epi16(*one)); }
+    static INLINE Floats load(const uint16_t* from) {
+        return (Floats)_mm512_cvtph_ps(read<__m256i>(from));
+    }
+    static INLINE Floats broadcast(const uint16_t* one) {
+        return (Floats)_mm512_cvtph_ps(_mm256_set1_epi16(*one));
+    }
     static INLINE void store(uint16_t* to, Floats v) { write(to, _mm512_cvtps_ph((__m512)v, 0)); }
 #elif defined(__AVX2__) && defined(__F16C__)
-    static INLINE Floats load(const uint16_t* from) { return (Floats)_mm256_cvtph_ps(read<__m128i>(from)); }
-    static INLINE Floats spread(const uint16_t* one) { return (Floats)_mm256_cvtph_ps(_mm_set1_epi16(*one)); }
+    static INLINE Floats load(const uint16_t* from) {
+        return (Floats)_mm256_cvtph_ps(read<__m128i>(from));
+    }
+    static INLINE Floats broadcast(const uint16_t* one) {
+        return (Floats)_mm256_cvtph_ps(_mm_set1_epi16(*one));
+    }
     static INLINE void store(uint16_t* to, Floats v) { write(to, _mm256_cvtps_ph((__m256)v, 0)); }
 #elif defined(__aarch64__)
-    static INLINE Floats load(const uint16_t* from) { return (Floats)vcvt_f32_f16((float16x4_t)read<Shorts>(from)); }
-    static INLINE Floats spread(const uint16_t* one) { return (Floats)vcvt_f32_f16((float16x4_t)(*one + Shorts{})); }
-    static INLINE void store(uint16_t* to, Floats v) { write(to, (Shorts)vcvt_f16_f32((float32x4_t)v)); }
+    static INLINE Floats load(const uint16_t* from) {
+        return (Floats)vcvt_f32_f16((float16x4_t)read<Shorts>(from));
+    }
+    static INLINE Floats broadcast(const uint16_t* one) {
+        return (Floats)vcvt_f32_f16((float16x4_t)(*one + Shorts{}));
+    }
+    static INLINE void store(uint16_t* to, Floats v) {
+        write(to, (Shorts)vcvt_f16_f32((float32x4_t)v));
+    }
 #else
     using Halves = _Float16 __attribute__((vector_size(2 * LANES)));
-    static INLINE Floats load(const uint16_t* from) { return __builtin_convertvector(read<Halves>(from), Floats); }
-    static INLINE Floats spread(const uint16_t* one) { return float(read<_Float16>(one)) + Floats{}; }
-    static INLINE void store(uint16_t* to, Floats v) { write(to, __builtin_convertvector(v, Halves)); }
+    static INLINE Floats load(const uint16_t* from) {
+        return __builtin_convertvector(read<Halves>(from), Floats);
+    }
+    static INLINE Floats broadcast(const uint16_t* one) {
+        return float(read<_Float16>(one)) + Floats{};
+    }
+    static INLINE void store(uint16_t* to, Floats v) {
+        write(to, __builtin_convertvector(v, Halves));
+    }
 #endif
 };
 
 struct Int8 {
     using Type = int8_t;
-    static INLINE Floats load(const int8_t* from) { return __builtin_convertvector(widen(read<Signed>(from)), Floats); }
+    static INLINE Floats load(const int8_t* from) {
+        return __builtin_convertvector(widen(read<Int8s>(from)), Floats);
+    }
 };
 
-// As F::load where at least LANES values are left, else those that are and zeros.
+// F::load of the next LANES values; where only `left` < LANES remain, the rest are zeros.
 template <class F>
 INLINE Floats load(const typename F::Type* from, int64_t left) {
     if (left >= LANES) return F::load(from);
-    typename F::Type some[LANES] = {};
-    memcpy(some, from, left * sizeof *from);
-    return F::load(some);
+    typename F::Type padded[LANES] = {};
+    memcpy(padded, from, left * sizeof *from);
+    return F::load(padded);
 }
 
+// Stores n floats in format F.
 template <class F>
 void store(typename F::Type* to, const float* from, int64_t n) {
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) F::store(to + i, read<Floats>(from + i));
     if (i == n) return;
-    typename F::Type some[LANES];
-    F::store(some, load<Float32>(from + i, n - i));
-    memcpy(to + i, some, (n - i) * sizeof *to);
+    typename F::Type padded[LANES];
+    F::store(padded, load<Float32>(from + i, n - i));
+    memcpy(to + i, padded, (n - i) * sizeof *to);
 }
 
-// ---- Functions ----------------------------------------------------------------------------------------------------
+// ---- Functions ----
 
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-INLINE Floats size(Floats v) { return v < 0.0f ? -v : v; }
+INLINE Floats absolute(Floats v) { return v < 0.0f ? -v : v; }
 
-// The k-th of the lanes whose number does not have `bit`.
+// The k-th lane index that does not contain `bit`.
 constexpr int without(int bit, int k) { return (k & (bit - 1)) | (k & -bit) << 1; }
 
-// op(a, b), where `a` are the lanes without BIT, x's and then y's, and `b` are those with it.
+// op(a, b): `a` holds the lanes whose index lacks BIT, first those of x, then those of y; `b` the
+// others.
 template <int BIT, class Op, int... I>
 INLINE Floats halves(Floats x, Floats y, Op op, std::integer_sequence<int, I...>) {
     constexpr int HALF = LANES / 2;
@@ -225,13 +305,13 @@ INLINE Floats halves(Floats x, Floats y, Op op, std::integer_sequence<int, I...>
               __builtin_shufflevector(x, y, (I / HALF * LANES + without(BIT, I % HALF) + BIT)...));
 }
 
-// Lane i of the answer is v[i] folded by op, for up to LANES vectors, which are used up: its halves, then the halves of
-// that, down to one value.
+// Lane i of the result is v[i] reduced by op, for up to LANES vectors; v is overwritten. Halves of
+// a vector are combined, then halves of the result, down to one value.
 template <int COUNT, int BIT = LANES / 2, class Op>
 INLINE Floats fold(Floats* v, Op op) {
 #pragma GCC unroll 8
     for (int i = 0; 2 * i < COUNT; i++)
-        v[i] = halves<BIT>(v[2 * i], v[2 * i + 1 < COUNT ? 2 * i + 1 : 2 * i], op, Numbers());
+        v[i] = halves<BIT>(v[2 * i], v[2 * i + 1 < COUNT ? 2 * i + 1 : 2 * i], op, LaneIndices());
     if constexpr (BIT > 1) return fold<(COUNT + 1) / 2, BIT / 2>(v, op);
     else return v[0];
 }
@@ -239,11 +319,11 @@ INLINE Floats fold(Floats* v, Op op) {
 INLINE Floats plus(Floats a, Floats b) { return a + b; }
 
 template <int... I>
-INLINE Floats neighbours(Floats v, std::integer_sequence<int, I...>) {
+INLINE Floats swap_neighbours(Floats v, std::integer_sequence<int, I...>) {
     return __builtin_shufflevector(v, v, (I ^ 1)...);
 }
 
-// Lane i of the answer is the sum over all lanes of v[i], for up to LANES vectors, which are used up.
+// Lane i of the result is the sum of all lanes of v[i], for up to LANES vectors; v is overwritten.
 template <int COUNT>
 INLINE Floats sums(Floats* v) {
     return fold<COUNT>(v, plus);
@@ -256,12 +336,12 @@ INLINE void exchange(Words& a, Words& b, std::integer_sequence<int, I...>) {
     a = low;
 }
 
-// LANES x LANES words, mirrored at the diagonal: first each four neighbours, then squares twice as wide, and so on.
+// Transposes LANES x LANES words: 2 x 2 squares first, then squares twice as wide, and so on.
 template <int STEP = 1>
 INLINE void transpose(Words* v) {
 #pragma GCC unroll 16
     for (int i = 0; i < LANES; i++)
-        if (!(i & STEP)) exchange<STEP>(v[i], v[i + STEP], Numbers());
+        if (!(i & STEP)) exchange<STEP>(v[i], v[i + STEP], LaneIndices());
     if constexpr (2 * STEP < LANES) transpose<2 * STEP>(v);
 }
 
@@ -269,10 +349,14 @@ INLINE float sum(Floats v) { return sums<1>(&v)[0]; }
 
 INLINE float largest(Floats v) { return fold<1>(&v, larger)[0]; }
 
-// e^x for x up to 88, as Cephes' expf: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. 0 below -87.
+// Adding it to a float of magnitude below 2^22 rounds that to an integer, ties to even: 1.5 * 2^23.
+constexpr float ROUNDING_SHIFT = 12582912.0f;
+
+// e^x for x <= 88, as Cephes' expf: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2]. 0 below -87.
 INLINE Floats exponential(Floats x) {
-    const Floats magic = 12582912.0f + Floats{};  // 1.5 * 2^23: adding it rounds to a whole number
-    const Floats shifted = x * 1.44269504f + magic, n = shifted - magic;
+    const Floats magic = ROUNDING_SHIFT + Floats{};
+    const Floats shifted = x * 1.44269504f + magic;
+    const Floats n = shifted - magic;
     const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     Floats y = 1.9875691500e-4f * r + 1.3981999507e-3f;
     y = y * r + 8.3334519073e-3f, y = y * r + 4.1665795894e-2f;
@@ -282,17 +366,18 @@ INLINE Floats exponential(Floats x) {
     return x < -87.0f ? Floats{} : y * (Floats)power;
 }
 
-enum Activation : int32_t { GELU, TANH, RELU };
+enum Activation : int32_t { GELU, TANH, RELU };  // as in abi.py
 
 INLINE Floats activate(Floats x, Activation form) {
     if (form == RELU) return larger(x, Floats{});
-    const Floats far = size(x);
-    Floats tail;  // of the normal distribution, or what GPT-2's approximation takes for it: twice the part above |x|
+    const Floats distance = absolute(x);
+    Floats tail;  // 2 P(normal > |x|), or GPT-2's tanh approximation of it
     if (form == TANH) {
-        const Floats e = exponential(-1.5957691216f * far * (1.0f + 0.044715f * x * x));
+        const Floats e = exponential(-1.5957691216f * distance * (1.0f + 0.044715f * x * x));
         tail = 2.0f * e / (1.0f + e);  // 1 - tanh u = 2 e^-2u / (1 + e^-2u)
     } else {
-        const Floats z = far * 0.7071067812f, t = 1.0f / (1.0f + 0.3275911f * z);  // Abramowitz and Stegun 7.1.26
+        const Floats z = distance * 0.7071067812f,
+                     t = 1.0f / (1.0f + 0.3275911f * z);  // Abramowitz and Stegun 7.1.26
         Floats y = 1.061405429f * t - 1.453152027f;
         y = y * t + 1.421413741f, y = y * t - 0.284496736f, y = y * t + 0.254829592f;
         tail = y * t * exponential(-z * z);  // 1 - erf z, to 1.5e-7

@@ -1,4 +1,4 @@
-// Threads that work on one job together, and memory that stays from job to job.
+// A thread pool, and buffers that are kept from job to job.
 
 #pragma once
 
@@ -15,107 +15,105 @@
 #include <thread>
 #include <vector>
 
+#include "spin.h"
+
 namespace {
 
-inline void rest() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
-
-// The calling thread and its helpers. These wait for the next job awake for a moment, then asleep.
-class Team {
+// The calling thread and its workers. A worker spins for a moment between jobs, then sleeps.
+class ThreadPool {
   public:
     const int size;
 
-    explicit Team(int threads) : size(threads) {
-        for (int i = 1; i < size; i++) helpers_.emplace_back([this, i] { serve(i); });
+    explicit ThreadPool(int threads) : size(threads) {
+        for (int i = 1; i < size; i++) workers_.emplace_back([this, i] { work(i); });
     }
 
-    ~Team() {
-        begin(nullptr, nullptr);
-        for (auto& helper : helpers_) helper.join();
+    ~ThreadPool() {
+        start_job(nullptr, nullptr);
+        for (auto& worker : workers_) worker.join();
     }
 
-    // Calls job(thread) on every thread; returns when all are done.
+    // Calls job(thread) on every thread and returns when all are done.
     template <class Job>
     void run(Job job) {
-        begin([](void* job, int thread) { (*static_cast<Job*>(job))(thread); }, &job);
+        start_job([](void* job, int thread) { (*static_cast<Job*>(job))(thread); }, &job);
         job(0);
-        meet();
+        barrier();
     }
 
-    // In a job: waits until all threads are here.
-    void meet() {
-        const uint64_t turn = turn_.load(std::memory_order_relaxed);
-        if (here_.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
-            here_.store(0, std::memory_order_relaxed);
-            next_.store(0, std::memory_order_relaxed);
-            turn_.store(turn + 1, std::memory_order_release);
+    // Inside a job: waits until all threads have called it. Restarts the chunks.
+    void barrier() {
+        const uint64_t generation = generation_.load(std::memory_order_relaxed);
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size - 1) {
+            arrived_.store(0, std::memory_order_relaxed);
+            next_chunk_.store(0, std::memory_order_relaxed);
+            generation_.store(generation + 1, std::memory_order_release);
             return;
         }
-        for (int looks = 0; turn_.load(std::memory_order_acquire) == turn; looks++) {
-            if (looks < PATIENCE) rest();
+        for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; spins++) {
+            if (spins < SPIN_LIMIT) spin_pause();
             else sched_yield();
         }
     }
 
-    // In a job, since the last meeting: 0, 1, 2 ... to whoever asks. A thread that is held up leaves more to others.
-    int64_t next() { return next_.fetch_add(1, std::memory_order_relaxed); }
+    // Inside a job: hands out 0, 1, 2 ... since the last barrier, so that a slow thread takes
+    // fewer.
+    int64_t next_chunk() { return next_chunk_.fetch_add(1, std::memory_order_relaxed); }
 
   private:
-    static constexpr int PATIENCE = 4000;  // looks before a thread lets others run
-    static constexpr std::chrono::milliseconds AWAKE{2};  // longer than it takes to choose a token
+    static constexpr int SPIN_LIMIT = 4000;  // polls before a thread yields its core
+    static constexpr std::chrono::milliseconds SPIN_TIME{2};  // longer than choosing a token takes
     using Call = void (*)(void*, int);
 
-    void begin(Call call, void* job) {
+    void start_job(Call call, void* job) {
         call_ = call, job_ = job;
         {
-            const std::lock_guard lock(door_);
+            const std::lock_guard lock(mutex_);
             jobs_.fetch_add(1, std::memory_order_release);
         }
-        bell_.notify_all();
+        wake_.notify_all();
     }
 
-    void serve(int thread) {
+    void work(int thread) {
         for (uint64_t seen = 0;; seen++) {
-            const auto called = [&] { return jobs_.load(std::memory_order_acquire) != seen; };
-            const auto asleep = std::chrono::steady_clock::now() + AWAKE;
-            while (!called() && std::chrono::steady_clock::now() < asleep) rest();
-            if (!called()) {
-                std::unique_lock lock(door_);
-                bell_.wait(lock, called);
+            const auto has_job = [&] {
+                return jobs_.load(std::memory_order_acquire) != seen;
+            };
+            const auto deadline = std::chrono::steady_clock::now() + SPIN_TIME;
+            while (!has_job() && std::chrono::steady_clock::now() < deadline) spin_pause();
+            if (!has_job()) {
+                std::unique_lock lock(mutex_);
+                wake_.wait(lock, has_job);
             }
             if (!call_) return;
             call_(job_, thread);
-            meet();
+            barrier();
         }
     }
 
     alignas(64) std::atomic<uint64_t> jobs_{0};
-    alignas(64) std::atomic<uint64_t> turn_{0};
-    alignas(64) std::atomic<int> here_{0};
-    alignas(64) std::atomic<int64_t> next_{0};
+    alignas(64) std::atomic<uint64_t> generation_{0};
+    alignas(64) std::atomic<int> arrived_{0};
+    alignas(64) std::atomic<int64_t> next_chunk_{0};
     Call call_ = nullptr;
     void* job_ = nullptr;
-    std::mutex door_;
-    std::condition_variable bell_;
-    std::vector<std::thread> helpers_;  // last: they use all of the above
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    std::vector<std::thread> workers_;  // last member: workers use all of the above
 };
 
 struct Range {
     int64_t first, last;
 };
 
-// A thread's part of n things, in whole units.
-inline Range share(int64_t n, int thread, int threads, int64_t unit = 1) {
+// A thread's share of n items, in multiples of `unit`.
+inline Range partition(int64_t n, int thread, int threads, int64_t unit = 1) {
     const int64_t units = (n + unit - 1) / unit;
-    return {std::min(n, units * thread / threads * unit), std::min(n, units * (thread + 1) / threads * unit)};
+    return {std::min(n, units * thread / threads * unit),
+            std::min(n, units * (thread + 1) / threads * unit)};
 }
 
-// Memory that grows and is kept; what it held is lost when it grows, and it begins with zeros.
+// Memory that grows and is kept. Growing discards its contents; new memory is zeroed.
 class Buffer {
   public:
     ~Buffer() { free(data_); }
@@ -126,7 +124,7 @@ class Buffer {
     }
 
     template <class T>
-    T* hold(int64_t count) {
+    T* reserve(int64_t count) {
         const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
         if (bytes > size_) {
             free(data_);

@@ -1,6 +1,7 @@
-"""The likeliest tokens of each row of logits, on the caller's thread and no other, in one pass over memory.
+"""The most likely tokens of each row of logits, in one pass over memory on the caller's thread.
 
-PyTorch's threads would go on spinning where the next step's work is. Without a compiler it takes numpy several passes.
+PyTorch's threads would keep spinning on the cores that compute the next step. Without a compiler,
+numpy does the same in several passes.
 """
 
 import ctypes
@@ -16,18 +17,17 @@ from neoxlib.kernels.cpu import build
 
 
 class Likeliest(NamedTuple):
-    """The largest logits of each row, the first of equals first, and what they exceed log-probabilities by."""
+    """The largest logits of each row, ties by lower id, and the row's logsumexp."""
 
     ids: Tensor  # [B, count] int64, best first
     logits: Tensor  # [B, count] float32
-    total: Tensor  # [B] float32: log of the sum of e^logit; not finite where a logit is NaN or +infinity
+    total: Tensor  # [B] float32: logsumexp; not finite if a logit is NaN or +infinity
 
 
 def likeliest(logits: Tensor, count: int) -> Likeliest:
-    """Look through `logits` [B, V] float32 on the CPU, whose rows may lie apart, for the best `count`, 1 to V."""
-    assert (
-        logits.dtype == torch.float32 and logits.stride(1) == 1 and 1 <= count <= logits.shape[1]
-    ), logits.shape
+    """Top `count` (1 to V) of each row of `logits` [B, V] float32, which may be strided."""
+    assert logits.dtype == torch.float32 and logits.stride(1) == 1, (logits.dtype, logits.stride())
+    assert 1 <= count <= logits.shape[1], (count, logits.shape)
     if _library() is None:
         return _plain(logits, count)
     rows = len(logits)
@@ -35,7 +35,7 @@ def likeliest(logits: Tensor, count: int) -> Likeliest:
         torch.empty(rows, count, dtype=torch.int64), torch.empty(rows, count), torch.empty(rows)
     )
     pointers = (found.logits.data_ptr(), found.ids.data_ptr(), found.total.data_ptr())
-    _library().likeliest_of(
+    _library().top_tokens_of(
         logits.data_ptr(), rows, logits.stride(0), logits.shape[1], count, *pointers
     )
     return found
@@ -43,11 +43,9 @@ def likeliest(logits: Tensor, count: int) -> Likeliest:
 
 def _plain(logits: Tensor, count: int) -> Likeliest:
     values = logits.numpy()
-    ids = (
-        np.argsort(-values, axis=-1, kind="stable")[:, :count]
-        if count > 1
-        else values.argmax(-1)[:, None]
-    )
+    ids = values.argmax(-1)[:, None]
+    if count > 1:
+        ids = np.argsort(-values, axis=-1, kind="stable")[:, :count]
     top = values.max(-1)
     with np.errstate(all="ignore"):
         total = top + np.log(
@@ -60,6 +58,6 @@ def _plain(logits: Tensor, count: int) -> Likeliest:
 def _library() -> ctypes.CDLL | None:
     library = build.library("forward")
     if library is not None:
-        library.likeliest_of.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 3]
-        library.likeliest_of.restype = None
+        library.top_tokens_of.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 3]
+        library.top_tokens_of.restype = None
     return library
