@@ -1,8 +1,8 @@
-"""The maths of torch_ops.py on Ascend NPUs, by torch_npu's own operators where the chip's pages list them.
+"""The operators of plain.py on Ascend NPUs: torch_npu's where its documentation lists the chip.
 
-Every call goes through `torch.ops.npu`, whose schemas torch_npu registers when it is imported. Pages are those of
-op-plugin's docs/zh/custom_APIs/torch_npu, named torch_npu-<operator>.md, read at its commit 517f2e7d. Checked on
-kernels that follow those pages; none of it was run on an NPU.
+Every call goes through `torch.ops.npu`, whose schemas torch_npu registers when it is imported.
+Pages are op-plugin's docs/zh/custom_APIs/torch_npu/torch_npu-<operator>.md at its commit 517f2e7d.
+Checked on CPU kernels that follow those pages; never run on an NPU.
 """
 
 import math
@@ -16,26 +16,26 @@ from torch import Tensor
 from neoxlib.kernels import plain
 
 npu = torch.ops.npu
-EVERY = 2**31 - 1  # tokens after the diagonal: all that the mask does not leave out
+EVERY = 2**31 - 1  # tokens after the diagonal: no limit, the mask decides
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
 class Operators:
-    """What serves one chip family. None and False stand for PyTorch's own operators."""
+    """The operators of one chip family. None and False stand for PyTorch's operators."""
 
-    several: Attend | None = None  # attention of several new tokens a row
-    one: Attend | None = None  # of one
+    several: Attend | None = None  # attention of several new tokens per row
+    one: Attend | None = None  # attention of one new token per row
     rotary_mul: bool = False
     gelu: bool = False
     packed: tuple[str, ...] = ()  # schemes that npu_weight_quant_batchmatmul takes
-    nz: bool = False  # plain weights in NZ
+    nz: bool = False  # unquantized weights in NZ
 
 
 @dataclass(frozen=True)
 class Page:
-    """What an operator's page asks for, as far as it bears on GPT-NeoX."""
+    """The requirements on an operator's page that concern GPT-NeoX."""
 
     families: tuple[str, ...]
     asks: str
@@ -44,23 +44,25 @@ class Page:
 PAGES: dict[str, Page] = {
     "npu_fused_infer_attention_score": Page(
         ("A2", "A3"),
-        "float16 or bfloat16, contiguous; head size a multiple of 16 bytes, at most 512; at most 256 "
-        "heads; mask bool, True is left out, (B, 1, Q_S, KV_S); no row masked in full; one length may be for all rows",
+        "float16 or bfloat16, contiguous; head size a multiple of 16 bytes, at most 512; at most "
+        "256 heads; mask bool, True is left out, (B, 1, Q_S, KV_S); no row masked in full; one length "
+        "may be for all rows",
     ),
     "npu_prompt_flash_attention": Page(
         ("A2", "A3", "310P"),
         "310P: float16, B at most 128, no lengths, sparse_mode 0, next_tokens 0 or 2147483647; "
-        "its default of 0 drops keys right of the upper left diagonal: wrong for a chunk on a cache",
+        "its default of 0 drops keys right of the upper left diagonal: "
+        "wrong for a chunk on a cache",
     ),
     "npu_incre_flash_attention": Page(
         ("A2", "310P"),
-        "one query a row; inner_precise 0 is the precise form and not the default; 310P: float16, B at "
-        "most 256, S at most 65536",
+        "one query a row; inner_precise 0 is the precise form and not the default; 310P: float16, B "
+        "at most 256, S at most 65536",
     ),
     "npu_rotary_mul": Page(
         ("A2", "A3"),
-        "without jit: D even and below 896, B and N below 1000, in BNSD D best a multiple of 32 bytes, "
-        "which 24 of float16 is not; with jit, the default of a 310P, D is 128 only",
+        "without jit: D even and below 896, B and N below 1000, in BNSD D best a multiple of 32 "
+        "bytes, which 24 of float16 is not; with jit, the default of a 310P, D is 128 only",
     ),
     "npu_gelu": Page(
         ("A2", "310P", "910A"),
@@ -69,7 +71,8 @@ PAGES: dict[str, Page] = {
     "npu_weight_quant_batchmatmul": Page(
         ("A2", "A3", "310P"),
         "x (M, K), weight (K, N), which may be a transposed view, as scale may; K and N at most "
-        "65535; int8, on A2 and A3 also int4, eight to an int32; groups a multiple of 32, at most K - 1; scale of x's "
+        "65535; int8, on A2 and A3 also int4, eight to an int32; groups a multiple of 32, at most "
+        "K - 1; scale of x's "
         "dtype; bias float32 with bfloat16, else float16; NZ in graph mode only",
     ),
     "npu_format_cast": Page(
@@ -92,7 +95,7 @@ def _fused_infer(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) ->
 
 
 def _prompt_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -> Tensor:
-    """Scores are float16 in this operator: the part of the scale that is a power of two goes to q, without rounding."""
+    """Scores are float16 here, so q gets the scale's power of two beforehand, without rounding."""
     scale, power = math.frexp(q.shape[3] ** -0.5)
     return npu.npu_prompt_flash_attention(
         q * 2.0**power,
@@ -120,8 +123,9 @@ def _incre_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) ->
     )
 
 
-# Layer norm is aten's everywhere, and so is the write to the KV cache: a copy to its slots (scatter_update_ is not
-# listed for 310P, and takes its indices from the device). A3 is not on npu_gelu's page.
+# Layer norm is aten's everywhere, and so is the write to the KV cache, a copy to its slots:
+# scatter_update_ is not listed for 310P and takes its indices from the device. A3 is not on
+# npu_gelu's page.
 OPS: dict[str, Operators] = {
     "A2": Operators(
         _fused_infer, _fused_infer, rotary_mul=True, gelu=True, packed=("int8", "int4")
@@ -135,7 +139,7 @@ LARGEST_BATCH = {_prompt_flash: 128, _incre_flash: 256}
 
 
 def operators_for(family: str, heads: int, head_dim: int, rotary: int) -> Operators:
-    """What serves `heads` heads here of `head_dim`, of which `rotary` dimensions turn, on a chip of this family."""
+    """The operators for `heads` heads here of `head_dim`, of which `rotary` are rotated."""
     operators = OPS.get(family, PLAIN)
     if head_dim % 8 or head_dim > 512 or heads > 256:
         operators = replace(operators, several=None, one=None)
@@ -144,36 +148,35 @@ def operators_for(family: str, heads: int, head_dim: int, rotary: int) -> Operat
 
 
 class NpuOps:
-    """The functions of torch_ops.py by a chip's operators; where a batch is too large for them, by PyTorch's own.
+    """The functions of plain.py on a chip's operators, or PyTorch's for too large batches.
 
-    Where the operators have `rotary_mul` whole heads are turned, the still dimensions by an angle of zero. The rows of
-    q and k must then be in the order of npu.py's `halves`.
+    With `rotary_mul` whole heads are rotated, the dimensions past `rotary` by an angle of zero. The
+    rows of q and k must then be in the order of on_npu.py's `halves`.
     """
 
     def __init__(self, operators: Operators) -> None:
         self.operators = operators
 
     def angles(self, cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-        """cos, sin [B, 1, S, rotary] -> [B, 1, S, head_dim] where whole heads are turned, else as they are."""
+        """Extend cos, sin [B, 1, S, rotary] to [B, 1, S, head_dim] if whole heads are rotated."""
         if not self.operators.rotary_mul:
             return cos, sin
         half = cos.shape[-1] // 2
         still = (0, head_dim // 2 - half)
-        cos, sin = (
-            F.pad(table[..., :half], still, value=at) for table, at in ((cos, 1.0), (sin, 0.0))
-        )
+        cos = F.pad(cos[..., :half], still, value=1.0)
+        sin = F.pad(sin[..., :half], still, value=0.0)
         return torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """As torch_ops.rotate, with what `angles` gave."""
+        """As plain.rotate, with the tables of `angles`."""
         if self.operators.rotary_mul and x.shape[0] < 1000:
             return npu.npu_rotary_mul(x.contiguous(), cos, sin)
         return plain.rotate(x, cos, sin)
 
     def mask(self, keep: Tensor, capacity: int) -> Tensor:
-        """keep [B, 1, S, end], True is seen -> left out [B, 1, S, keys], True is left out.
+        """Invert keep [B, 1, S, end], True = seen, to left out [B, 1, S, keys], True = left out.
 
-        The keys are the whole cache where the operator is told how many of them are in use.
+        The keys are the whole cache if the operator gets the number of keys in use, else `end`.
         """
         *rows, end = keep.shape
         attend = self._attend(rows[0], rows[2])
@@ -184,7 +187,7 @@ class NpuOps:
         return left_out
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, end: int) -> Tensor:
-        """As torch_ops.attend, with a mask that `mask` made."""
+        """As plain.attend, with a mask from `mask`."""
         attend = self._attend(q.shape[0], q.shape[2])
         if attend is None:
             return plain.attend(q, k, v, mask, end)
@@ -195,7 +198,7 @@ class NpuOps:
         return attend if batch <= LARGEST_BATCH.get(attend, 65535) else None
 
     def activate(self, x: Tensor, form: str) -> Tensor:
-        """As torch_ops.activate. Never fast_gelu, which is x * sigmoid(1.702 x) and neither form of gelu."""
+        """As plain.activate. Never fast_gelu: x * sigmoid(1.702 x) is neither form of gelu."""
         if form == "gelu" and not self.operators.gelu:
             return (0.5 * x.float() * (1 + torch.erf(x.float() * 0.5**0.5))).to(x.dtype)
         if form == "relu" or not self.operators.gelu:
@@ -203,5 +206,5 @@ class NpuOps:
         return npu.npu_gelu(x, approximate="tanh" if form == "tanh" else "none")
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        """As torch_ops.layer_norm."""
+        """As plain.layer_norm."""
         return plain.layer_norm(x, weight, bias, eps)

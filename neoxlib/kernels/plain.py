@@ -1,4 +1,4 @@
-"""The maths that differs by device, in plain PyTorch: the form people read, on any device."""
+"""The operators that differ by device, in plain PyTorch: the readable form, for any device."""
 
 import torch
 import torch.nn.functional as F
@@ -6,9 +6,10 @@ from torch import Tensor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the leading `cos.shape[-1]` dimensions of each head by position, first half against second half.
+    """Rotary position embedding of the leading `cos.shape[-1]` dimensions of each head.
 
-    x [B, heads, S, head_dim]; cos, sin [B, 1, S, rotary]. RoFormer (arXiv 2104.09864), in GPT-NeoX's half-split order.
+    x [B, heads, S, head_dim]; cos, sin [B, 1, S, rotary]. RoFormer (arXiv 2104.09864), in
+    GPT-NeoX's order: the first half of the rotary dimensions is paired with the second half.
     """
     turning = x[..., : cos.shape[-1]]
     still = x[..., cos.shape[-1] :]
@@ -18,28 +19,27 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def angles(cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, 1, S, rotary] in the form that `rotate` takes: here as they are."""
+    """Prepare cos and sin [B, 1, S, rotary] for `rotate`: here unchanged."""
     return cos, sin
 
 
 def mask(keep: Tensor, capacity: int) -> Tensor:
-    """keep [B, 1, S, end], True = seen, in the form that `attend` takes with a cache of `capacity`: here as it is."""
+    """Prepare keep [B, 1, S, end], True = seen, for `attend`: here unchanged."""
     return keep
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, end: int) -> Tensor:
-    """Softmax attention of q [B, heads, S, head_dim] over the first `end` slots of k, v [B, heads, capacity, head_dim].
+    """Softmax attention over the first `end` slots of the cache -> [B, heads, S, head_dim].
 
-    PyTorch's fused form on the CPU sums q·k and the softmax in float32 whatever the dtype: in float16 the plain
-    product overflows at GPT-NeoX-20B's scale (transformers issue 17452).
+    q [B, heads, S, head_dim]; k, v [B, heads, capacity, head_dim]. PyTorch's fused form on the CPU
+    sums q·k and the softmax in float32 whatever the dtype: in float16 the plain product overflows
+    at GPT-NeoX-20B's scale (transformers issue 17452).
     """
-    return F.scaled_dot_product_attention(
-        q, k[:, :, :end], v[:, :, :end], attn_mask=mask
-    )  # [B, heads, S, head_dim]
+    return F.scaled_dot_product_attention(q, k[:, :, :end], v[:, :, :end], attn_mask=mask)
 
 
 def activate(x: Tensor, form: str) -> Tensor:
-    """The activation that `hidden_act` names: `gelu` (erf), `tanh` (its tanh form) or `relu`."""
+    """Activation function: `gelu` (erf), `tanh` (gelu's tanh approximation) or `relu`."""
     if form == "relu":
         return F.relu(x)
     return F.gelu(x, approximate="tanh" if form == "tanh" else "none")

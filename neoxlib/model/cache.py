@@ -1,4 +1,4 @@
-"""The KV cache, and how new tokens sit among those that it holds."""
+"""The KV cache, and the positions and mask of new tokens after those it holds."""
 
 from types import ModuleType
 
@@ -11,13 +11,14 @@ from neoxlib.model.config import ModelConfig
 from neoxlib.model.group import SOLO, Group
 from neoxlib.model.layers import rotary_tables
 
-Ops = ModuleType | NpuOps  # torch_ops, the form people read, or what stands in for it on an NPU
+Ops = ModuleType | NpuOps  # kernels.plain, or its replacement on an NPU
 
 
 class KVCache:
-    """Keys and values of this rank's heads for `max_seq_len` positions, and which positions hold a real token.
+    """Keys and values of this rank's heads in `max_seq_len` slots, and which slots are real.
 
-    k, v [layers, B, heads here, max_seq_len, head_dim]; real [B, max_seq_len] bool; `length` positions are filled.
+    k, v [layers, B, heads here, max_seq_len, head_dim]; real [B, max_seq_len] bool; `length` slots
+    are filled.
     """
 
     def __init__(
@@ -31,18 +32,21 @@ class KVCache:
     ) -> None:
         heads_here = config.num_attention_heads // group.size
         shape = (config.num_hidden_layers, batch, heads_here, max_seq_len, config.head_dim)
-        # On a CPU no slot is read before it is written; another device's operators may take whole blocks of slots.
+        # On a CPU no slot is read before it is written; operators of other devices may read whole
+        # blocks of slots.
         make = torch.empty if torch.device(device).type == "cpu" else torch.zeros
         self.k, self.v = (make(shape, dtype=dtype, device=device) for _ in range(2))
         self.real = torch.zeros(batch, max_seq_len, dtype=torch.bool, device=device)
         self.length = 0
         tables = rotary_tables(max_seq_len, config.rotary_dim, config.rotary_emb_base)
-        self.cos, self.sin = (
-            table.to(device, dtype) for table in tables
-        )  # [max_seq_len, rotary], cast last
+        # [max_seq_len, rotary], cast last
+        self.cos, self.sin = (table.to(device, dtype) for table in tables)
 
     def append(self, count: int, mask: Tensor | None = None) -> int:
-        """Take in `count` tokens a row, real where `mask` [B, count] is True; says in which slot the first belongs."""
+        """Reserve slots for `count` tokens a row, real where `mask` [B, count] is True.
+
+        Returns the slot of the first.
+        """
         start = self.length
         self.length = self.length + count
         assert self.length <= self.real.shape[1], (
@@ -52,16 +56,16 @@ class KVCache:
         return start
 
     def extend(self, mask: Tensor, ops: Ops = plain) -> "Step":
-        """Take in `mask` [B, S], and say how its tokens sit among those already here, in the form that `ops` takes."""
+        """Reserve slots for the tokens of `mask` [B, S]; return their Step in the form of `ops`."""
         start = self.append(mask.shape[1], mask)
         end = self.length
-        positions = (self.real[:, :end].cumsum(-1) - 1).clamp(min=0)[
-            :, start:
-        ]  # [B, S]: padding does not count
+        counts = self.real[:, :end].cumsum(-1)
+        positions = (counts - 1).clamp(min=0)[:, start:]  # [B, S]: padding does not count
         index = torch.arange(end, device=mask.device)
         rows = index[start:, None]
         seen = (index <= rows) & self.real[:, None, None, :end]  # [B, 1, S, end]
-        # A padding row sees itself, so that no row is masked in full (NaN, and refused by the NPU's attention).
+        # A padding token sees itself: a fully masked row gives NaN, and the NPU's attention refuses
+        # it.
         angles = ops.angles(
             self.cos[positions][:, None], self.sin[positions][:, None], self.k.shape[-1]
         )
@@ -69,11 +73,11 @@ class KVCache:
 
 
 class Step:
-    """Where S new tokens go: cache slots [start, end), what each sees, and the angles of its position."""
+    """S new tokens: cache slots [start, end), what each sees, the angles of its position."""
 
     def __init__(self, start: int, end: int, mask: Tensor, cos: Tensor, sin: Tensor) -> None:
         self.start = start
         self.end = end
-        self.mask = mask  # [B, 1, S, end], or what `ops.mask` makes of it
+        self.mask = mask  # [B, 1, S, end], in the form of `ops.mask`
         self.cos = cos
-        self.sin = sin  # [B, 1, S, rotary], or what `ops.angles` makes of them
+        self.sin = sin  # cos, sin [B, 1, S, rotary], in the form of `ops.angles`

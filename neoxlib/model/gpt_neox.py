@@ -1,4 +1,4 @@
-"""GPT-NeoX: one class for every world size. Names are the checkpoint's; the group it runs in is an argument.
+"""GPT-NeoX: one class for every world size. Names are the checkpoint's; the group is an argument.
 
 Black et al., "GPT-NeoX-20B" (arXiv 2204.06745). Knows nothing of files, text or clocks.
 """
@@ -18,7 +18,7 @@ from neoxlib.model.world_size import check_world_size
 
 
 class Executor(Protocol):
-    """What computes the layers in a way of its own, such as compiled kernels: the same as GPTNeoX's own methods."""
+    """Another way to compute GPTNeoX's methods, such as compiled kernels."""
 
     def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
         """As GPTNeoX.states."""
@@ -27,11 +27,11 @@ class Executor(Protocol):
         """As GPTNeoX.head."""
 
     def renew(self) -> None:
-        """Take the weights where they are now."""
+        """Use the weights where they are now in memory."""
 
 
 class Attention(nn.Module):
-    """Multi-head attention with partial rotary positions; returns this rank's term of the sum, bias left out."""
+    """Multi-head attention with partial rotary positions; returns a partial sum, no bias."""
 
     def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
         super().__init__()
@@ -39,27 +39,23 @@ class Attention(nn.Module):
         bias = config.attention_bias
         self.head_dim = config.head_dim
         self.ops = ops
-        self.query_key_value = ColumnParallel(
-            hidden, 3 * hidden, bias, group, scheme
-        )  # rows: per head its q, k, v
+        # Rows: q, k, v of head 0, then of head 1, ...
+        self.query_key_value = ColumnParallel(hidden, 3 * hidden, bias, group, scheme)
         self.dense = RowParallel(hidden, hidden, bias, group, scheme)
 
     def forward(self, x: Tensor, step: Step, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         qkv = self.query_key_value(x)  # [B, S, heads_here * 3 * head_dim]
         q, k, v = qkv.unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2).chunk(3, dim=-1)
-        q, k = (
-            self.ops.rotate(t, step.cos, step.sin) for t in (q, k)
-        )  # [B, heads_here, S, head_dim]
+        q = self.ops.rotate(q, step.cos, step.sin)  # [B, heads_here, S, head_dim]
+        k = self.ops.rotate(k, step.cos, step.sin)
         k_cache[:, :, step.start : step.end] = k
         v_cache[:, :, step.start : step.end] = v
         seen = self.ops.attend(q, k_cache, v_cache, step.mask, step.end)
-        return self.dense(
-            seen.transpose(1, 2).flatten(2)
-        )  # [B, S, hidden], to be summed over the ranks
+        return self.dense(seen.transpose(1, 2).flatten(2))  # [B, S, hidden], partial
 
 
 class MLP(nn.Module):
-    """Two linears around the activation; returns this rank's term of the sum, bias left out."""
+    """Two linears around the activation; returns a partial sum, no bias."""
 
     def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
         super().__init__()
@@ -77,7 +73,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer. With the parallel residual its two branches are summed before the one all-reduce."""
+    """One layer. With the parallel residual both branches are added before the one all-reduce."""
 
     def __init__(
         self,
@@ -108,9 +104,10 @@ class Block(nn.Module):
         return self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
 
     def _add(self, x: Tensor, partial: Tensor, *layers: RowParallel) -> Tensor:
-        """x plus the sum of the ranks' terms plus each layer's bias: once, whatever the world size.
+        """Return x + the all-reduced partial sums + each layer's bias, which is added once.
 
-        Added up in float32 and rounded once, so that half precision loses no more than an unsplit layer does.
+        Summed in float32 and rounded once, so that half precision loses no more than in an unsplit
+        layer.
         """
         total = x.float() + self.group.all_reduce(partial)
         for layer in layers:
@@ -119,7 +116,7 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Embedding, layers and final norm: what the checkpoint keeps under `gpt_neox.`."""
+    """The decoder stack: embedding, layers and final norm, under `gpt_neox.` in the checkpoint."""
 
     def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
         super().__init__()
@@ -131,13 +128,13 @@ class Trunk(nn.Module):
 
 
 class GPTNeoX(nn.Module):
-    """The language model: ids [B, S] -> logits [B, S, vocab here], the vocabulary's rows cut over the ranks.
+    """The language model: ids [B, S] -> logits [B, S, vocab here]; vocabulary cut over the ranks.
 
-    `fast`, where it is set, computes the same in its own way, with all weights in one `block`: see fast.py.
-    `quant` names a scheme of quant.py for the four matrices of every block; the head is then int8. Embedding (also
-    where it is the head), norms and biases stay in the model's dtype.
-    Raises ShardError for a group whose size cuts a head or a scheme's group, SettingsError for a `quant` that is no
-    scheme's or does not suit the config.
+    `fast`, if set, computes the methods in another way, with all weights in one `block`
+    (on_cpu.py). `quant` names a scheme of quant.py for the four matrices of every block; the head
+    is then int8. The embedding (also where it is the head), norms and biases stay in the model's
+    dtype. Raises ShardError if the group's size cuts a head or a scheme's group, SettingsError for
+    an unknown `quant` or one that does not suit the config.
     """
 
     fast: Executor | None = None
@@ -161,15 +158,16 @@ class GPTNeoX(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what passes between the layers. A norm's weight has it: it is never packed, nor 16-bit for a while."""
+        """Dtype of the residual stream: a norm's, since its weight is never packed or narrowed."""
         return self.gpt_neox.final_layer_norm.weight.dtype
 
     def forward(
         self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None, last_only: bool = False
     ) -> Tensor:
-        """Logits of `input_ids` [B, S] that follow what `cache` holds; `mask` [B, S] bool is False on padding.
+        """Logits of `input_ids` [B, S] after what `cache` holds; `mask` [B, S] is False on padding.
 
-        The mask may pad left or right: positions count real tokens only. `last_only` computes the last column alone.
+        The mask may pad left or right: positions count real tokens only. `last_only` computes the
+        last column alone.
         """
         x = self.states(input_ids, cache, mask)
         return self.head(x[:, -1:] if last_only else x)

@@ -1,6 +1,6 @@
-"""The group of ranks a model runs in. One rank is the plain case: every call then returns at once.
+"""The group of ranks that a model runs in. With one rank every call returns at once.
 
-What ranks exchange follows from the config and from what they were asked, never from the state of one rank.
+What ranks exchange follows from the config and the request, never from the state of one rank.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from neoxlib.errors import RankError
 
 
 class Group:
-    """One rank alone. `seconds` adds up the time spent in communication, `reset_clock` gives it out."""
+    """One rank alone. `seconds` is the time spent in communication since `reset_clock`."""
 
     rank = 0
     size = 1
@@ -23,9 +23,9 @@ class Group:
         self.seconds = 0.0
 
     def reset_clock(self) -> float:
-        """Seconds spent communicating since the last reset; the clock starts again at zero.
+        """Return the seconds spent communicating since the last reset, and start again at zero.
 
-        An accelerator must have done all that it was given.
+        An accelerator must be synchronized first.
         """
         spent = self.seconds
         self.seconds = 0.0
@@ -36,11 +36,11 @@ class Group:
         return x
 
     def gather(self, x: Tensor, dim: int = -1) -> Tensor | None:
-        """Join the ranks' `x` along `dim` on rank 0 (sizes along `dim` may differ); None on the other ranks."""
+        """Join the ranks' `x` along `dim` (sizes may differ) on rank 0; None on other ranks."""
         return x
 
     def broadcast(self, value: Any) -> Any:
-        """Rank 0's `value` (anything small that pickles) on every rank."""
+        """Return rank 0's `value` (anything small that pickles) on every rank."""
         return value
 
     def checkpoint(self, value: Any = None) -> Any:
@@ -62,7 +62,7 @@ SOLO = Group()
 
 
 def on_all(group: Group, flag: bool, device: str | torch.device) -> bool:
-    """Whether `flag` is True on every rank, so that all ranks go the same way."""
+    """Return whether `flag` is True on every rank, so that all ranks take the same branch."""
     if group.size == 1:
         return flag
     told = torch.tensor([int(flag)], dtype=torch.int32, device=device)
@@ -70,7 +70,7 @@ def on_all(group: Group, flag: bool, device: str | torch.device) -> bool:
 
 
 def check_same(group: Group, facts: Mapping[str, str], device: str | torch.device) -> None:
-    """Raises RankError, on all ranks, that names the facts which differ from rank 0's, and on which ranks."""
+    """Raise RankError on all ranks if `facts` differ from rank 0's; it names them and the ranks."""
     if group.size == 1:
         return
     first = group.broadcast(dict(facts))
@@ -81,6 +81,6 @@ def check_same(group: Group, facts: Mapping[str, str], device: str | torch.devic
     if found:
         told = "; ".join(f"{names[n]} on rank {rank}" for rank, n in found)
         raise RankError(
-            f"the ranks were not given the same: {told} differs from rank 0's, which is {first}. Give every host the "
-            "same model folder and the same variables"
+            f"the ranks were not given the same: {told} differs from rank 0's, which is {first}. "
+            "Give every host the same model folder and the same variables"
         )

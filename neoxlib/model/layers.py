@@ -1,4 +1,4 @@
-"""Linear and embedding layers that hold one rank's share. Each states its own shard rule: which axis is cut."""
+"""Linear and embedding layers that hold one rank's shard. Each states which axis is cut."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ from neoxlib.model.quant import Scheme
 
 
 def bounds(length: int, rank: int, size: int) -> tuple[int, int]:
-    """First and one-past-last index of `rank`'s share of `length`; shares differ by one at most."""
+    """First and one-past-last index of `rank`'s share of `length`; shares differ by at most one."""
     return length * rank // size, length * (rank + 1) // size
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Rank r holds the r-th run of indices along `dim`; `dim` None means that every rank holds the whole."""
+    """Shard rule: rank r holds the r-th range of indices along `dim`; None replicates."""
 
     dim: int | None
 
     def slices(self, shape: tuple[int, ...], rank: int, size: int) -> tuple[slice, ...]:
-        """The part of a full tensor of `shape` that belongs to `rank`."""
+        """Slices of `rank`'s part of a full tensor of `shape`."""
         whole = [slice(0, n) for n in shape]
         if self.dim is not None:
             whole[self.dim] = slice(*bounds(shape[self.dim], rank, size))
         return tuple(whole)
 
     def shape(self, shape: tuple[int, ...], rank: int, size: int) -> tuple[int, ...]:
-        """Shape of that part."""
+        """Shape of `rank`'s part of a full tensor of `shape`."""
         return tuple(s.stop - s.start for s in self.slices(shape, rank, size))
 
 
@@ -39,7 +39,7 @@ WHOLE = Cut(None)
 
 
 class Full(NamedTuple):
-    """A parameter of the unsplit model; `dtype` None is the model's own."""
+    """A parameter of the unsplit model; `dtype` None is the model's dtype."""
 
     shape: tuple[int, ...]
     rule: Cut
@@ -47,7 +47,7 @@ class Full(NamedTuple):
 
 
 class Sharded(nn.Module):
-    """A layer whose parameters are this rank's part of `full`."""
+    """A layer whose parameters are this rank's parts of `full`."""
 
     def __init__(self, full: dict[str, Full], group: Group) -> None:
         super().__init__()
@@ -57,7 +57,10 @@ class Sharded(nn.Module):
             self.register_parameter(name, nn.Parameter(part, requires_grad=False))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Sharded":
-        """Keep the dtypes that a scheme dictates: `model.to(dtype)` converts floats only, so it is shown bytes."""
+        """Keep the dtypes that a quantization scheme dictates.
+
+        `model.to(dtype)` converts floats only, so `fn` gets those parameters as bytes.
+        """
         fixed = {
             id(parameter) for name, parameter in self._parameters.items() if self.full[name].dtype
         }
@@ -69,7 +72,7 @@ class Sharded(nn.Module):
 
 
 class Linear(Sharded):
-    """A weight [out_features, in_features] cut along `dim`, plain or as `scheme` packs it, and perhaps a bias."""
+    """A weight [out_features, in_features] cut along `dim`, plain or packed, and a bias."""
 
     dim: ClassVar[int]
     bias_rule: ClassVar[Cut]
@@ -84,7 +87,7 @@ class Linear(Sharded):
     ) -> None:
         plain = {"weight": ((out_features, in_features), None)}
         tensors = scheme.tensors(out_features, in_features) if scheme else plain
-        # A packed tensor without that dimension (a scale for each whole row) is on every rank.
+        # A packed tensor without that dimension (a scale for each whole row) is replicated.
         rules = {
             name: Cut(self.dim) if len(shape) > self.dim else WHOLE
             for name, (shape, _) in tensors.items()
@@ -94,9 +97,8 @@ class Linear(Sharded):
             full | ({"bias": Full((out_features,), self.bias_rule)} if bias else {}), group
         )
         self.scheme = scheme
-        self.product: Callable[[Tensor], Tensor] | None = (
-            None  # computes `forward` where a device has its own way
-        )
+        # Replaces `forward` on a device with an operator of its own.
+        self.product: Callable[[Tensor], Tensor] | None = None
 
     @property
     def added(self) -> Tensor | None:
@@ -104,9 +106,9 @@ class Linear(Sharded):
         return getattr(self, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (
-            self.product(x) if self.product else F.linear(x, self.plain_weight(x.dtype), self.added)
-        )
+        if self.product:
+            return self.product(x)
+        return F.linear(x, self.plain_weight(x.dtype), self.added)
 
     def plain_weight(self, dtype: torch.dtype) -> Tensor:
         """This rank's weight as floats [out here, in here]."""
@@ -116,16 +118,17 @@ class Linear(Sharded):
 
 
 class ColumnParallel(Linear):
-    """y = x Wᵀ + b with the output cut over the ranks: [..., in_features] -> [..., out_features here]."""
+    """y = x Wᵀ + b, the output cut over ranks: [..., in_features] -> [..., out_features here]."""
 
     dim = 0
     bias_rule = Cut(0)
 
 
 class RowParallel(Linear):
-    """This rank's term of y = x Wᵀ, the input cut over the ranks: [..., in_features here] -> [..., out_features].
+    """This rank's partial sum of y = x Wᵀ, with the input cut over the ranks.
 
-    The bias is whole on every rank and is not added here: the caller sums the terms over the ranks first.
+    [..., in_features here] -> [..., out_features]. The bias is replicated and not added here: the
+    caller all-reduces the partial sums first.
     """
 
     dim = 1
@@ -134,10 +137,10 @@ class RowParallel(Linear):
 
 
 class VocabParallel(Sharded):
-    """Embedding with its rows cut over the ranks: ids [B, S] -> hidden states [B, S, hidden] of `dtype`, on every rank.
+    """Embedding, its rows cut over the ranks: ids [B, S] -> [B, S, hidden] on all ranks.
 
-    The ranks sum in `dtype`, not in the weight's: that may still be a narrower one of the same numbers on this rank,
-    and no longer on the next (settle.py).
+    The all-reduce is in `dtype`, not in the weight's dtype: until the weights are resident, a rank
+    may still hold them in a narrower dtype (checkpoint/resident.py).
     """
 
     def __init__(self, vocab_size: int, hidden_size: int, group: Group = SOLO) -> None:
@@ -151,12 +154,13 @@ class VocabParallel(Sharded):
         row = ids - self.first
         here = (row >= 0) & (row < self.weight.shape[0])
         found = F.embedding(row.where(here, 0), self.weight).to(dtype)
-        # A row is on one rank only, the others add zeros: not a product, which would be NaN for an infinite row 0.
+        # A row is on one rank, and the others add zeros. Not by a product: NaN for an infinite row
+        # 0.
         return self.group.all_reduce(found.masked_fill(~here[..., None], 0))
 
 
 class LayerNorm(Sharded):
-    """Scale and shift of a layer norm over [..., hidden], whole on every rank."""
+    """Weight and bias of a layer norm over [..., hidden], replicated."""
 
     def __init__(self, hidden_size: int, eps: float) -> None:
         super().__init__({name: Full((hidden_size,), WHOLE) for name in ("weight", "bias")}, SOLO)
@@ -164,14 +168,13 @@ class LayerNorm(Sharded):
 
 
 def rotary_tables(positions: int, dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position's angles, [positions, rotary] float32, each half holding the same angles.
+    """cos and sin of all positions' angles, [positions, rotary] float32; both halves are the same.
 
-    Always built in float32: in float16 the error reaches 0.78 near position 1857 (EleutherAI/gpt-neox issue 1003).
-    An odd `dim` rotates one dimension more, as transformers does.
+    Always built in float32: in float16 the error reaches 0.78 near position 1857
+    (EleutherAI/gpt-neox issue 1003). An odd `dim` rotates one dimension more, as transformers does.
     """
     inverse = 1.0 / base ** (torch.arange(0, dim, 2, dtype=torch.float32) / max(dim, 1))
-    angles = (
-        torch.arange(positions, dtype=torch.float32)[:, None] * inverse
-    )  # [positions, rotary / 2]
+    # [positions, rotary / 2]
+    angles = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
     both = torch.cat((angles, angles), dim=-1)
     return both.cos(), both.sin()

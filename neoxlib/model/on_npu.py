@@ -1,6 +1,6 @@
-"""The model on Ascend NPUs: its weights put into the form that the chip's operators take, once, after loading.
+"""The model on Ascend NPUs: weights in the layout of the chip's operators.
 
-The sums are those of model.py; what differs is who does them: see ops/npu_ops.py.
+The computation is that of gpt_neox.py, on the operators of kernels/npu.py.
 """
 
 import logging
@@ -22,7 +22,7 @@ NZ = 29  # torch_npu.Format.FRACTAL_NZ, the layout that a 310P multiplies in
 
 @torch.no_grad()
 def attach(model: GPTNeoX, family: str) -> None:
-    """Let `model`, whose weights are loaded and on the device, run on the operators of this chip family from now on.
+    """Run `model`, whose weights are on the device, on this chip family's operators from now on.
 
     Changes the weights in place: rows of q and k may be reordered, packed weights laid out anew.
     """
@@ -41,14 +41,15 @@ def attach(model: GPTNeoX, family: str) -> None:
 
 
 def _turning(config: ModelConfig) -> int:
-    """Dimensions of a head that turn; an odd number is one more, as in `rotary_tables`."""
+    """Rotary dimensions of a head, rounded up to an even number as in `rotary_tables`."""
     return 2 * ((config.rotary_dim + 1) // 2)
 
 
 def halves(rows: Tensor, rotary: int) -> Tensor:
-    """Reorder rows [heads, parts, head_dim, ...] so that a turn of whole heads turns the leading `rotary` as before.
+    """Reorder rows [heads, parts, head_dim, ...] for an operator that rotates whole heads.
 
-    A turn pairs a head's first half with its second; the scores q·k stay what they are, as q and k move alike.
+    It pairs a head's first half with its second half, so each half of the leading `rotary` rows
+    moves to the front of one. The scores q·k do not change, since q and k are reordered alike.
     """
     middle = rotary + (rows.shape[2] - rotary) // 2
     first, second, still, rest = rows.tensor_split((rotary // 2, rotary, middle), dim=2)
@@ -56,13 +57,14 @@ def halves(rows: Tensor, rotary: int) -> Tensor:
 
 
 def _reorder(layer: Linear, heads: int, rotary: int) -> None:
-    """`halves` for the rows of q and k in all that the layer has a row of; those of v stay."""
+    """Apply `halves` to the rows of q and k, not v, of every parameter of the layer."""
     for tensor in layer.parameters(recurse=False):
         per_head = tensor.data.unflatten(0, (heads, 3, -1))  # [heads, q k v, head_dim, ...]
         per_head[:, :2] = halves(per_head[:, :2], rotary)
 
 
 def _lay_out(layer: Linear, operators: Operators, dtype: torch.dtype) -> None:
+    """Convert a plain weight to NZ, or replace the product by the one on packed weights."""
     if layer.scheme is None and operators.nz:
         layer.weight = nn.Parameter(npu.npu.npu_format_cast(layer.weight, NZ), requires_grad=False)
     if layer.scheme is None or layer.scheme.name not in operators.packed:
@@ -76,14 +78,12 @@ def _lay_out(layer: Linear, operators: Operators, dtype: torch.dtype) -> None:
         return
     packed = {"weight": layer.weight, "weight_scale": layer.weight_scale}
     layer.product = PackedProduct(layer.scheme.npu_arguments(packed, dtype), layer.added, dtype)
-    del (
-        layer.weight,
-        layer.weight_scale,
-    )  # what the operator takes is laid out anew, or shares their memory
+    # What the operator takes is a new layout, or shares their memory.
+    del layer.weight, layer.weight_scale
 
 
 class PackedProduct:
-    """x [..., K] times a packed weight, plus the bias: all that npu_weight_quant_batchmatmul takes beside x."""
+    """Product of x [..., K] and a packed weight, plus bias, by npu_weight_quant_batchmatmul."""
 
     def __init__(self, arguments: dict[str, Any], bias: Tensor | None, dtype: torch.dtype) -> None:
         wide = bias is not None and dtype == torch.bfloat16

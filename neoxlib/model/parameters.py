@@ -1,4 +1,4 @@
-"""Every parameter of the unsplit model: shape, shard rule and dtype, as its layers state them."""
+"""The parameters of the unsplit model: shape, shard rule and dtype, as its layers state them."""
 
 import math
 from dataclasses import replace
@@ -8,17 +8,13 @@ import torch
 
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.gpt_neox import GPTNeoX
-from neoxlib.model.layers import (
-    Cut,
-    Full,
-    Sharded,
-)
+from neoxlib.model.layers import Cut, Full, Sharded
 
 
 @lru_cache
 def full_parameters(config: ModelConfig, quant: str | None = None) -> dict[str, Full]:
-    """Every parameter of the unsplit model by its name: shape, rule, and the dtype where `quant` dictates one."""
-    with torch.device("meta"):  # one layer tells what all have
+    """The unsplit model's parameters by name, with the dtypes that `quant` dictates."""
+    with torch.device("meta"):  # all layers have the parameters of one
         model = GPTNeoX(replace(config, num_hidden_layers=1), quant=quant)
     parts = [(path, part) for path, part in model.named_modules() if isinstance(part, Sharded)]
     one = {f"{path}.{name}": full for path, part in parts for name, full in part.full.items()}
@@ -38,10 +34,10 @@ def full_parameters(config: ModelConfig, quant: str | None = None) -> dict[str, 
 def shard_rules(
     config: ModelConfig, quant: str | None = None
 ) -> dict[str, tuple[tuple[int, ...], Cut]]:
-    """Every parameter of the checkpoint: its full shape and the rule by which its layer cuts it."""
+    """The checkpoint's parameters by name: full shape and shard rule."""
     return {name: (full.shape, full.rule) for name, full in full_parameters(config, quant).items()}
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Parameters of the whole model, whatever the world size: 20,554,567,680 for GPT-NeoX-20B."""
+    """Number of parameters of the unsplit model: 20,554,567,680 for GPT-NeoX-20B."""
     return sum(math.prod(shape) for shape, _ in shard_rules(config).values())

@@ -1,4 +1,4 @@
-"""Numbers of ranks that a model can be cut for: whole heads, and whole groups of packed columns."""
+"""World sizes that a model can be cut for: whole heads, and whole groups of packed columns."""
 
 from neoxlib.errors import SettingsError, ShardError
 from neoxlib.model.config import ModelConfig
@@ -6,9 +6,10 @@ from neoxlib.model.quant import SCHEMES, scheme_name
 
 
 def legal_world_sizes(config: ModelConfig, quant: str | None = None) -> list[int]:
-    """Numbers of ranks that get whole heads each (the divisors of `num_attention_heads`), and a scheme's whole groups.
+    """World sizes that divide `num_attention_heads`, and the scheme's groups of columns.
 
-    Raises SettingsError for a `quant` that is no scheme's, or whose groups do not fill the model's columns.
+    Raises SettingsError for an unknown `quant`, or one whose groups do not fill the model's
+    columns.
     """
     heads = config.num_attention_heads
     columns = _columns(config)
@@ -17,7 +18,8 @@ def legal_world_sizes(config: ModelConfig, quant: str | None = None) -> list[int
         f"{name} has {width}" for name, width in columns.items() if group and width % group
     ]:
         raise SettingsError(
-            f"quant {quant!r} takes columns in groups of {group}, but {', '.join(wrong)}; use int8, or leave quant out"
+            f"quant {quant!r} takes columns in groups of {group}, but {', '.join(wrong)}; "
+            "use int8, or leave quant out"
         )
     runs = [heads, *(width // group for width in columns.values() if group)]
     return [
@@ -28,7 +30,7 @@ def legal_world_sizes(config: ModelConfig, quant: str | None = None) -> list[int
 
 
 def _columns(config: ModelConfig) -> dict[str, int]:
-    """Columns of the matrices that a scheme packs in groups; those of `dense` and `dense_4h_to_h` are cut."""
+    """Columns of the packed matrices; row-parallel layers cut theirs over the ranks."""
     hidden = config.hidden_size
     inner = config.intermediate_size
     return {
@@ -40,7 +42,7 @@ def _columns(config: ModelConfig) -> dict[str, int]:
 
 
 def check_world_size(config: ModelConfig, world_size: int, quant: str | None = None) -> None:
-    """Raises ShardError that names the legal sizes: a head is never cut, nor a scheme's group of columns."""
+    """Raise ShardError, naming the legal sizes, if a head or a group of columns would be cut."""
     legal = legal_world_sizes(config, quant)
     if world_size in legal:
         return
@@ -48,6 +50,5 @@ def check_world_size(config: ModelConfig, world_size: int, quant: str | None = N
     if world_size in legal_world_sizes(config):
         widths = f"{config.hidden_size} and {config.intermediate_size} columns"
         what = f"{widths} in the {quant} scheme's groups of {SCHEMES[quant].group}"
-    raise ShardError(
-        f"{what} cannot be cut over {world_size} ranks; world_size may be {', '.join(map(str, legal))}"
-    )
+    sizes = ", ".join(map(str, legal))
+    raise ShardError(f"{what} cannot be cut over {world_size} ranks; world_size may be {sizes}")

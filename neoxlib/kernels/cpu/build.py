@@ -1,7 +1,8 @@
-"""The C++ files beside this one, compiled for this machine's CPU at first use and kept on disk.
+"""Compile the C++ files of this folder for this CPU at first use, and cache them on disk.
 
-They are kept in the folder that NEOXLIB_CACHE names, by default ~/.cache/neoxlib.
-Nothing needs them: without a compiler `library` is None, says once what is lost, and callers take the plain path.
+The cache is the folder that NEOXLIB_CACHE names, by default ~/.cache/neoxlib. Nothing requires
+compiled files: without a compiler `library` returns None, one warning says what is slower, and
+callers use plain PyTorch or NumPy.
 """
 
 import ctypes
@@ -40,25 +41,25 @@ LOST = {
 
 
 class Built(NamedTuple):
-    """What became of one C++ file."""
+    """The outcome of compiling one C++ file."""
 
     library: ctypes.CDLL | None
-    why_not: str  # empty where there is a library
-    seconds: float  # spent compiling; 0.0 when it was there already
+    why_not: str  # empty if there is a library
+    seconds: float  # spent compiling; 0.0 if it was in the cache
 
 
 def library(name: str) -> ctypes.CDLL | None:
-    """The functions of `ops/<name>.cpp`, or None where they cannot be compiled: see `why_not`."""
+    """The functions of `<name>.cpp`, or None if it cannot be compiled: see `why_not`."""
     return _built(name).library
 
 
 def why_not(name: str) -> str:
-    """Why `library(name)` is None, and what to do; empty if it is not."""
+    """Why `library(name)` is None, and what to do; empty if it is not None."""
     return _built(name).why_not
 
 
 def seconds(*names: str) -> float:
-    """Time this process spent on compiling these, or waited for another to do it: 0.0 when all were compiled before."""
+    """Seconds that this process compiled these files, or waited for another process to do so."""
     return sum(_built(name).seconds for name in names)
 
 
@@ -81,7 +82,10 @@ def _built(name: str) -> Built:
 
 
 def _compiled(name: str) -> tuple[Path, bool]:
-    """The library's file, and whether it was not there at once. Of several processes one compiles; the others wait."""
+    """Return the library's file, and whether it had to be compiled or waited for.
+
+    Of several processes one compiles, and the others wait.
+    """
     need_home()
     source = SOURCES / f"{name}.cpp"
     command = [*_compiler(), *FLAGS, *EXTRA.get(name, ())]
@@ -105,7 +109,7 @@ def _compiled(name: str) -> tuple[Path, bool]:
 
 
 def _compiler() -> list[str]:
-    """The command that `CXX` names, else the first of COMPILERS that is installed. FileNotFoundError if none is."""
+    """The command in `CXX`, else the first installed of COMPILERS. Raises FileNotFoundError."""
     command = shlex.split(os.environ.get("CXX", "")) or [next(filter(shutil.which, COMPILERS), "")]
     if not shutil.which(command[0]):
         tried = command[0] or " or ".join(COMPILERS)
@@ -116,7 +120,7 @@ def _compiler() -> list[str]:
 
 
 def _writable(folder: Path, digest: str) -> Path:
-    """The folder, made if need be; where it cannot be written to, a private one in its place."""
+    """Create and return the folder, or a private one if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK | os.X_OK):
@@ -131,15 +135,15 @@ def _writable(folder: Path, digest: str) -> Path:
 
 @cache
 def _tell_once(folder: str, private: str) -> None:
-    words = "%s cannot be written to, so compiled files go to %s; %s names another folder"
-    log.warning(words, folder, private, CACHE)
+    text = "%s cannot be written to, so compiled files go to %s; %s names another folder"
+    log.warning(text, folder, private, CACHE)
 
 
 def _digest(source: Path, command: list[str]) -> str:
-    """The name of the outcome's folder: it changes with the source, command, compiler and CPU."""
+    """Cache key: a hash of the source, the headers, the command, the compiler and the CPU."""
     cpu = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.M)
     compiler = Path(shutil.which(command[0]) or command[0]).resolve()
-    about = compiler.stat()  # to ask it for its version takes longer than all else here
+    about = compiler.stat()  # its --version would take longer than all else here
     texts = [
         file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.h")))
     ]
@@ -157,7 +161,7 @@ def _run(command: list[str]) -> None:
 
 
 def _loads(path: Path) -> bool:
-    """Whether the library is there and whole; one that a full disk or a power cut damaged is made anew."""
+    """Return whether the library exists and loads; a damaged file is compiled again."""
     try:
         ctypes.CDLL(str(path))
     except OSError:
@@ -167,7 +171,7 @@ def _loads(path: Path) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes out; the lock ends with this process, however that ends."""
+    """Hold a lock against other processes; it ends with this process in any case."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
