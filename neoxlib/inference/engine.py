@@ -232,7 +232,7 @@ class Engine:
         )
 
     def settle(self) -> None:
-        """Wait for the background work after a load; call it before measuring or changing weights."""
+        """Wait for the background work after a load: before measuring, or changing weights."""
         if self._settling:
             self._settling.wait()
 

@@ -14,7 +14,7 @@ PARTS = {
 def step_times(steps: pd.DataFrame) -> Figure:
     """Draw the time of each decode step after the first as a bar of its four parts.
 
-    `steps`: a row per step with pre, forward, communication and post in ms, as `tables.steps` gives.
+    `steps` are those of `tables.steps`: a row per step with its four parts in ms.
     """
     later = steps.iloc[1:]
     figure = Figure(figsize=(8, 2.8), layout="constrained")

@@ -1,6 +1,7 @@
 """The cost of fewer bits: perplexity on given texts, and top-1 agreement with float32 weights.
 
-`python -m neoxlib.inference.quality [MODEL_DIR] [--text FILE]` measures every dtype and scheme and writes a table.
+`python -m neoxlib.inference.quality [MODEL_DIR] [--text FILE]` measures every dtype and scheme and
+writes a table.
 """
 
 import json
@@ -50,7 +51,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Answers:
-    """Per token [tokens], without each text's first: its surprise in nats, and the top token there."""
+    """Per token but each text's first, [tokens]: its surprise in nats, and the top token there."""
 
     surprise: Tensor
     likeliest: Tensor
@@ -160,7 +161,9 @@ def texts_for(model_dir: str | Path, prompts: Sequence[str]) -> list[str]:
     help="Paragraphs to measure on.",
 )
 def main(model_dir: str, text: Path | None) -> None:
-    """Measure every dtype and scheme on MODEL_DIR and write outputs/quality.json and outputs/quality.md."""
+    """Measure every dtype and scheme on MODEL_DIR and write outputs/quality.json and
+    outputs/quality.md.
+    """
     texts = (
         [part for part in text.read_text("utf-8").split("\n\n") if part]
         if text

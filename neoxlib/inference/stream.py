@@ -14,19 +14,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # a token of one byte, to a decoder with a byte fallback
-# Decoders of tokenizers whose text for some tokens begins their text for these and more; a byte
-# fallback's runs apart.
+# Decoders that only append: the text of some tokens is a prefix of the text of these and more,
+# except for runs of a byte fallback.
 APPENDING = {"none", "ByteLevel", "ByteFallback", "Fuse", "Metaspace", "Replace", "Strip"}
 
 
 class Pieces:
     """Tokens in, text out as soon as no later token can change it.
 
-    All pieces and the `rest` together are what the tokenizer decodes from all tokens.
-
-    Not certain yet: a character of which a part is missing, and bytes of their own (<0x0A>) as long
-    as more may follow, since a decoder with a byte fallback gives up a whole run of them that is no
-    text.
+    All pieces and the `rest` together are what the tokenizer decodes from all tokens. Held back are
+    incomplete characters, and byte tokens (<0x0A>) while more may follow: a decoder with a byte
+    fallback replaces a whole run of them if it is not valid text.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", skip_special_tokens: bool) -> None:
@@ -37,10 +35,10 @@ class Pieces:
         self.unsettled = _unsettled(self.tokenizer)
         self.tokens: list[int] = []
         self.waiting: list[int] = []
-        self.count = 0  # characters that left
+        self.count = 0  # characters given out
 
     def push(self, token: int) -> str:
-        """The text that this token makes certain."""
+        """Take a token; return the text that it makes final."""
         if token in self.hidden:
             return ""
         self.tokens.append(token)
@@ -53,13 +51,13 @@ class Pieces:
         return piece
 
     def rest(self) -> str:
-        """What is not certain yet, as it reads if no token follows."""
+        """Return the text held back, as it reads if no token follows."""
         return self.tokenizer.decode(self.tokens, skip_special_tokens=False)[self.count :]
 
 
 @lru_cache(maxsize=8)
 def _unsettled(tokenizer: Tokenizer) -> Container[int]:
-    """Ids whose text depends on what follows; all, where a decoder is not known only to append."""
+    """Ids whose text depends on what follows: all, unless the decoder is known to only append."""
     state = json.loads(tokenizer.decoder.__getstate__()) if tokenizer.decoder else {"type": "none"}
     steps = state.get("decoders", [state])
     kinds = {step["type"] for step in steps}
@@ -71,11 +69,11 @@ def _unsettled(tokenizer: Tokenizer) -> Container[int]:
 
 
 class TextStream:
-    """Tokens in, text out that is never taken back: `push` each token, then `take` what is certain.
+    """Tokens in, final text out: `push` each token, then `take` the text.
 
-    Stop strings are looked for in the text with its special tokens, as transformers' `stop_strings`
-    are, whether it is given out with them or not. Those of them that are complete in the prompt, or
-    begin there, do not count.
+    Stop strings are searched in the text with its special tokens, as transformers' `stop_strings`
+    are, even if the text is given out without them. Stop strings that begin in the prompt do not
+    count.
     """
 
     def __init__(
@@ -88,14 +86,14 @@ class TextStream:
         self.whole = Pieces(tokenizer, False) if stop and skip_special_tokens else self.shown
         self.gate = HoldBack(stop)
         self.text = ""  # without special tokens, if they are skipped
-        self.taken = ""  # what of it was given out
-        self.read = self.free = 0  # characters of the whole text that came, that may be shown
-        # Where tokens end that are not free yet, in the whole text and in `text`.
+        self.taken = ""  # the part of `text` that was given out
+        self.read = self.free = 0  # characters of the whole text: received, and free to show
+        # Ends of the tokens that are not free yet, in the whole text and in `text`.
         self.marks: deque[tuple[int, int]] = deque()
-        self.passed = 0  # characters of `text` up to the last token that is free
+        self.passed = 0  # characters of `text` up to the end of the last free token
 
     def push(self, token: int, show: bool = True) -> bool:
-        """Take in a token, which is text only if `show`; True when a stop string is complete."""
+        """Take a token, which is text only if `show`; True when a stop string is complete."""
         piece = self.shown.push(token) if show else ""
         self._read(piece if self.whole is self.shown else self.whole.push(token), piece)
         if self.whole.waiting and self.gate.finds(self.whole.rest().rstrip("\ufffd")):
@@ -103,7 +101,7 @@ class TextStream:
         return self.gate.stopped
 
     def take(self, ended: bool = False) -> str:
-        """The text that became certain since the last call; all that is left, when no token follows.
+        """Return the text that became final since the last call; all of the rest if `ended`.
 
         All pieces joined are what the tokenizer decodes from all tokens, cut before the stop
         string; an unfinished character at the very end shows as U+FFFD.
@@ -122,35 +120,34 @@ class TextStream:
         self.marks.append((self.read, len(self.text)))
 
     def _certain(self) -> int:
-        """Characters of `text` that come from the first `free` of the whole text."""
+        """Count the characters of `text` that the first `free` of the whole text make up."""
         while self.marks and self.marks[0][0] <= self.free:
             self.passed = self.marks.popleft()[1]
         end, length = self.marks[0] if self.marks else (self.free, self.passed)
-        return max(
-            self.passed, length - (end - self.free)
-        )  # a special token has no text of its own
+        # The maximum, because a special token may have no text.
+        return max(self.passed, length - (end - self.free))
 
 
 class NoText(TextStream):
-    """The text where there is no tokenizer: none."""
+    """The text stream without a tokenizer: always empty."""
 
     def __init__(self) -> None:
         self.gate = HoldBack(())
         self.taken = ""
 
     def push(self, token: int, show: bool = True) -> bool:
-        """Take in a token."""
+        """Ignore a token."""
         return False
 
     def take(self, ended: bool = False) -> str:
-        """Nothing."""
+        """Return no text."""
         return ""
 
 
 class HoldBack:
-    """Text in pieces in, text out up to the first stop string; what may be the start of one waits.
+    """Text in pieces in, text out up to the first stop string; a possible start of one is held.
 
-    The stop string that is complete first wins, the longer one of two that end together: how the
+    The stop string that is complete first wins, the longer one of two that end together. How the
     text was cut into pieces does not matter.
     """
 
@@ -160,7 +157,7 @@ class HoldBack:
         self.stopped = False
 
     def push(self, piece: str) -> str:
-        """Take in more text and return what can no longer be part of a stop string."""
+        """Take more text; return the text that can no longer be part of a stop string."""
         if self.stopped:
             return ""
         self.held += piece
@@ -173,11 +170,11 @@ class HoldBack:
         return self._release(len(self.held) - self._undecided())
 
     def finds(self, more: str) -> bool:
-        """Whether `more` would complete a stop string."""
+        """Tell whether `more` would complete a stop string."""
         return not self.stopped and any(stop in self.held + more for stop in self.stop)
 
     def flush(self) -> str:
-        """What was held: nothing follows that could complete a stop string."""
+        """Return the held text: nothing follows that could complete a stop string."""
         return "" if self.stopped else self._release(len(self.held))
 
     def _release(self, count: int) -> str:
@@ -186,7 +183,7 @@ class HoldBack:
         return free
 
     def _undecided(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
+        """Length of the longest suffix of the held text that is a prefix of a stop string."""
         sizes = (
             size
             for stop in self.stop

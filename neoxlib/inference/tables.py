@@ -1,4 +1,4 @@
-"""Answers as tables that a reader can look through. Pure functions: completions in, data frames or HTML out."""
+"""Answers as tables. Pure functions: completions in, data frames or HTML out."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ WHITE = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
 def answers(prompts: Sequence[str], completions: Sequence[Completion]) -> pd.DataFrame:
-    """A row per prompt: its answer, how it ended, and its times in milliseconds."""
+    """Make a row per prompt: its answer, how it ended, and its times in milliseconds."""
     rows = [
         {
             "prompt": prompt,
@@ -32,7 +32,7 @@ def answers(prompts: Sequence[str], completions: Sequence[Completion]) -> pd.Dat
 
 
 def tokens(completion: Completion, tokenizer: Any) -> pd.DataFrame:
-    """A row per new token: what it is, how likely the model held it, and its likeliest alternatives."""
+    """Make a row per new token: its text, its probability and the most likely alternatives."""
     rows = []
     for token, logprob, top in zip(
         completion.token_ids, completion.logprobs, completion.top, strict=True
@@ -54,11 +54,12 @@ def tokens(completion: Completion, tokenizer: Any) -> pd.DataFrame:
 
 
 def strip(completion: Completion, tokenizer: Any) -> HTML:
-    """The answer with each token on a ground that is the paler the less likely the model held it."""
+    """Show the answer with each token's background the darker, the more probable it was."""
     cells = []
     for token, logprob in zip(completion.token_ids, completion.logprobs, strict=True):
         likely = math.exp(logprob)
-        style = f"background:rgba(0,114,178,{likely:.2f});color:{'#fff' if likely > 0.55 else 'inherit'}"
+        colour = "#fff" if likely > 0.55 else "inherit"
+        style = f"background:rgba(0,114,178,{likely:.2f});color:{colour}"
         style += ";padding:0 .15em;margin:1px;display:inline-block"
         text = markup.text(visible(tokenizer, token))
         cells.append(f'<span title="{likely:.1%}" style="{style}">{text}</span>')
@@ -66,12 +67,11 @@ def strip(completion: Completion, tokenizer: Any) -> HTML:
 
 
 def visible(tokenizer: Any, token: int) -> str:
-    """A token's text with its white space to be seen; a token that is part of a character shows its bytes."""
+    """Show a token's text with visible white space; part of a character shows its bytes."""
     text = tokenizer.decode([token])
     if "\ufffd" in text:
-        table = {
-            letter: byte for byte, letter in bytes_to_unicode().items()
-        }  # a byte-level token's own alphabet
+        # The alphabet of byte-level tokens.
+        table = {letter: byte for byte, letter in bytes_to_unicode().items()}
         return "".join(
             f"‹{table.get(letter, 0):02X}›" for letter in tokenizer.convert_ids_to_tokens(token)
         )
@@ -79,7 +79,7 @@ def visible(tokenizer: Any, token: int) -> str:
 
 
 def readable(table: pd.DataFrame) -> TextTable:
-    """Answers or tokens for reading: shares as per cent, times to a tenth, dashes for gaps."""
+    """Format answers or tokens: shares as per cent, times to a tenth, dashes for gaps."""
     cells = {name: [_cell(name, value) for value in table[name]] for name in table}
     return TextTable(pd.DataFrame(cells, dtype=object))
 
@@ -93,7 +93,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def steps(completion: Completion) -> pd.DataFrame:
-    """A row per step with the milliseconds of its four parts; step 0 reads the whole prompt."""
+    """Make a row per step: milliseconds of its four parts; step 0 reads the whole prompt."""
     t = completion.timings
     columns = {
         "pre": t.pre_ms,
@@ -105,7 +105,7 @@ def steps(completion: Completion) -> pd.DataFrame:
 
 
 def differing(left: Sequence[Completion], right: Sequence[Completion]) -> list[int]:
-    """Rows whose new tokens differ between two lists of completions."""
+    """List the rows whose new tokens differ between two lists of completions."""
     return [
         n for n, (a, b) in enumerate(zip(left, right, strict=True)) if a.token_ids != b.token_ids
     ]

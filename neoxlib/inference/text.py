@@ -27,12 +27,12 @@ TAIL = 20  # letters of a prompt's end that a message shows
 
 @dataclass(frozen=True, repr=False)
 class Timings:
-    """Milliseconds of each step of one row, not overlapping: the first takes in the prompt, the others one token."""
+    """Milliseconds of each step of one row. Step 0 reads the prompt, the others one token each."""
 
     pre_ms: list[float]  # building the inputs
     forward_ms: list[float]  # computing
-    communication_ms: list[float]  # the ranks' sums inside the forward pass
-    post_ms: list[float]  # gathering logits, choosing, telling the other ranks
+    communication_ms: list[float]  # all-reduces inside the forward pass
+    post_ms: list[float]  # gathering logits, choosing, broadcasting the choice
 
     @property
     def step_ms(self) -> list[float]:
@@ -42,22 +42,23 @@ class Timings:
 
     @property
     def first_token_ms(self) -> float:
-        """Wall time from token ids to the first new token."""
+        """Time to first token (TTFT): from token ids to the first new one."""
         return self.step_ms[0]
 
     @property
     def next_token_ms(self) -> float | None:
-        """Median wall time of the tokens after the first; None when there are none."""
+        """Time per output token (TPOT): median after the first token; None without any."""
         return median(self.step_ms[1:]) if len(self.step_ms) > 1 else None
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens of this row over its wall time. A batch makes that of all its rows together."""
+        """New tokens of this row per second; a batch makes the sum of its rows' rates."""
         return 1e3 * len(self.step_ms) / sum(self.step_ms)
 
     def __repr__(self) -> str:
         later = "" if self.next_token_ms is None else f", next {self.next_token_ms:.1f} ms"
-        return f"Timings(first {self.first_token_ms:.1f} ms{later}, {self.tokens_per_second:.1f} tokens/s)"
+        rate = f"{self.tokens_per_second:.1f} tokens/s"
+        return f"Timings(first {self.first_token_ms:.1f} ms{later}, {rate})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,12 +66,12 @@ class Completion:
     """The answer to one prompt.
 
     `token_ids` are the new tokens as transformers' `generate` gives them: the id that ended the
-    text, of the end of text or of `stop_token_ids`, is among them. `text` is without that id and
-    without special tokens; where they are kept it is what transformers decodes from all the ids. It
-    is cut before a stop string, and empty where there is no tokenizer. `finish_reason` is "stop"
-    (such an id or a stop string) or "length". `logprobs` and `top` are, per token, the model's own
-    log-probability and its likeliest (id, log-probability) pairs, before temperature, penalty and
-    the rest changed its scores.
+    text (the end of text, or one of `stop_token_ids`) is among them. `text` is without that id and
+    without special tokens; if they are kept, it is what transformers decodes from all ids. It is
+    cut before a stop string, and empty without a tokenizer. `finish_reason` is "stop" (such an id
+    or a stop string) or "length". `logprobs` and `top` are, per token, the model's own
+    log-probability and its most likely (id, log-probability) pairs, before sampling settings
+    changed the scores.
     """
 
     text: str
@@ -81,7 +82,8 @@ class Completion:
     top: list[list[tuple[int, float]]]
 
     def __repr__(self) -> str:
-        return f"Completion({self.text!r}, {len(self.token_ids)} tokens, {self.finish_reason!r}, {self.timings!r})"
+        what = f"{len(self.token_ids)} tokens, {self.finish_reason!r}"
+        return f"Completion({self.text!r}, {what}, {self.timings!r})"
 
 
 def generate_text(
@@ -92,11 +94,11 @@ def generate_text(
     limits: Limits,
     stream: Stream | None = None,
 ) -> list[Completion]:
-    """Continue `prompts` (text or token ids) in one batch: one Completion each on rank 0, an empty list elsewhere.
+    """Continue `prompts` (text or token ids) in one batch.
 
-    `stream(row, piece)` is called on rank 0 with each new piece of text; a row's pieces joined are
-    its text. Without a `tokenizer` prompts are token ids, and there is no text: every piece and
-    every Completion's is empty.
+    Returns one Completion each on rank 0, an empty list on other ranks. `stream(row, piece)` is
+    called on rank 0 with each new piece of text; a row's pieces joined are its text. Without a
+    `tokenizer` prompts are token ids, and there is no text.
     Raises SettingsError, before any work, that lists the prompts that cannot be served.
     """
     ids = encode(tokenizer, prompts)
@@ -104,24 +106,24 @@ def generate_text(
         what = f"stop is {list(sampling.stop)}, but without a tokenizer there is no text"
         raise SettingsError(f"{what}; use stop_token_ids")
     texts = [_text(tokenizer, sampling) for _ in ids]
+
+    def watch(row: int, token: int) -> bool:
+        return texts[row].push(token)
+
     steps = []
-    for step in decode(
-        model, ids, sampling, limits, top=TOP, watch=lambda row, token: texts[row].push(token)
-    ):
+    for step in decode(model, ids, sampling, limits, top=TOP, watch=watch):
         steps.append(step)
         if model.group.rank == 0:
             _hand_out(texts, step.choice, stream, sampling, ending(sampling, limits))
-    return (
-        [_completion(row, text, steps) for row, text in enumerate(texts)]
-        if model.group.rank == 0
-        else []
-    )
+    if model.group.rank:
+        return []
+    return [_completion(row, text, steps) for row, text in enumerate(texts)]
 
 
 def encode(
     tokenizer: "PreTrainedTokenizerBase | None", prompts: Sequence[str | Sequence[int]]
 ) -> list[list[int]]:
-    """Token ids of each prompt, with the special tokens that the tokenizer adds by itself (GPT-NeoX's adds none).
+    """Tokenize each prompt, with the special tokens that the tokenizer adds (GPT-NeoX's: none).
 
     Raises SettingsError that lists every prompt that is neither text nor a list of token ids.
     """
@@ -150,7 +152,7 @@ def encode(
 
 
 def as_ids(value: Any) -> list[int]:
-    """`value`, a list or array of whole numbers, as token ids; TypeError for bytes, flags and others."""
+    """Read a list or array of whole numbers as token ids; TypeError for anything else."""
     if isinstance(value, UNREADABLE):
         raise TypeError(f"{type(value).__name__} is no list of token ids")
     items = value.tolist() if hasattr(value, "tolist") else list(value)
@@ -160,7 +162,7 @@ def as_ids(value: Any) -> list[int]:
 
 
 def refuse_no_ids(requests: Sequence[Sequence[Any]]) -> None:
-    """Raises SettingsError with the requests that hold other things than lists of whole numbers."""
+    """Raise SettingsError with the requests that hold anything but lists of whole numbers."""
     lists = {id(ids): ids for request in requests for ids in request}  # many share one context
     wrong = {key for key, ids in lists.items() if not _whole(ids)}
     if bad := [n for n, request in enumerate(requests) if any(id(ids) in wrong for ids in request)]:
@@ -174,14 +176,14 @@ def _whole(ids: Any) -> bool:
 
 
 def ids_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Ids as lm-evaluation-harness has them: without what the tokenizer adds, if `text` begins so."""
+    """Tokenize as lm-evaluation-harness does: add no start token if `text` begins with it."""
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     begun = start is not None and text.startswith(tokenizer.decode(start))
     return tokenizer.encode(text, add_special_tokens=not begun)
 
 
 def choice_lists(prompts: Sequence[Any], choices: Sequence[Any]) -> list[list[str]]:
-    """One list of choices for all prompts, or one per prompt, as one per prompt."""
+    """Return one list of choices per prompt; `choices` may be one list for all."""
     if isinstance(choices, UNREADABLE) or (not choices and prompts):
         raise SettingsError(f"choices is {choices!r}; {WANTED}")
     same = isinstance(choices[:1][0] if choices else "", str)
@@ -201,12 +203,10 @@ def split(
 ) -> list[tuple[list[int], list[int]]]:
     """Ids of each prompt and of each of its choices, as lm-evaluation-harness splits them.
 
-    Blanks at the end of a prompt go to the choice; its ids are those that both together have beyond
-    the prompt's. To a prompt that is given as ids the choice's own are added. Where a choice's
-    first letters are of a token that begins in the prompt, lm-evaluation-harness scores other text
-    than is written there; here that is an error.
-    Raises SettingsError that lists every prompt and choice that cannot be read, or cannot be
-    parted.
+    Blanks at the end of a prompt go to the choice, whose ids are those of prompt + choice beyond
+    the prompt's. If a prompt is given as ids, the choice's own ids follow it. If a token spans both
+    prompt and choice, lm-evaluation-harness scores a different text; here that is an error.
+    Raises SettingsError that lists every prompt and choice that cannot be read or separated.
     """
     pairs = []
     problems = []
@@ -229,7 +229,7 @@ def _beyond(
     context: list[int],
     choice: str,
 ) -> list[int]:
-    """The ids that prompt and choice have beyond `context`; ValueError where it does not begin them."""
+    """The ids of prompt and choice beyond `context`; ValueError if it is no prefix of them."""
     if not isinstance(choice, str):
         raise TypeError("no text")
     if not isinstance(prompt, str):
@@ -263,7 +263,7 @@ def _hand_out(
     sampling: Sampling,
     ends: Container[int],
 ) -> None:
-    """Take from every row that ran in this step the text that became certain, and show it to the caller."""
+    """Pass the text that became final in this step to the caller, for every row that still ran."""
     for row, (text, token, reason) in enumerate(
         zip(texts, choice.tokens, choice.reasons, strict=True)
     ):
@@ -280,7 +280,7 @@ def _completion(row: int, text: TextStream, steps: Sequence[Step]) -> Completion
     return Completion(
         text=text.taken,
         token_ids=[choice.tokens[row] for choice in choices],
-        # A stop string may come to light in the last characters, after the length has ended the row.
+        # A stop string may be completed by the last characters, after the length ended the row.
         finish_reason="stop" if text.gate.stopped else choices[-1].reasons[row],
         timings=Timings(*map(list, zip(*(step.clock for step in own), strict=True))),
         logprobs=[choice.logprobs[row] for choice in choices],

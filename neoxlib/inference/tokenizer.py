@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer, read from its folder: which ids have a token, which end a text."""
+"""A checkpoint's tokenizer: the ids that have a token, and those that end a text."""
 
 import json
 import logging
@@ -16,12 +16,12 @@ if TYPE_CHECKING:  # transformers takes a second to import, and a folder may hav
 
 log = logging.getLogger("neoxlib")
 
-PAIR = ("vocab.json", "merges.txt")  # hold a tokenizer where there is no tokenizer.json
+PAIR = ("vocab.json", "merges.txt")  # a tokenizer without tokenizer.json
 SHOWN = 8  # tokens that a message names
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer of tokenizer.json, else of vocab.json and merges.txt; None without all three.
+    """Read tokenizer.json, else vocab.json and merges.txt; None without all three.
 
     Raises ConfigError for files that cannot be read, and for one of the two without the other.
     """
@@ -36,7 +36,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
             )
     from transformers import AutoTokenizer, GPTNeoXConfig
 
-    # transformers trips over a dtype that is called "torch.float16", and a tokenizer has none.
+    # transformers fails on a dtype "torch.float16", and a tokenizer needs none.
     raw = read_json(folder / "config.json")
     raw = {key: value for key, value in raw.items() if key not in ("dtype", "torch_dtype")}
     settings = {"clean_up_tokenization_spaces": False, "local_files_only": True}
@@ -52,19 +52,18 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
 
 
 class Vocabulary(NamedTuple):
-    """Which of a model's rows of embed_in have a token."""
+    """The rows of a model's embed_in that have a token."""
 
     real_ids: int  # one more than the last id that has a token; rows from there on are padding
-    holes: tuple[int, ...] = ()  # ids before it that have no token
-    rowless: tuple[str, ...] = ()  # added tokens past the last row, of no use to the model
+    holes: tuple[int, ...] = ()  # ids below `real_ids` that have no token
+    rowless: tuple[str, ...] = ()  # added tokens past the last row, unusable in this model
 
 
 def vocabulary(tokenizer: "PreTrainedTokenizerBase | None", rows: int) -> Vocabulary:
-    """What `tokenizer` has for a model of `rows` rows; without a tokenizer every row counts.
+    """Match `tokenizer` with a model of `rows` rows; without a tokenizer every row counts.
 
-    Tokens that were added to a tokenizer may be more than a model has rows for: it still serves
-    every text without them.
-    Raises ConfigError where ordinary tokens are: the tokenizer then belongs to another model.
+    Added tokens may lie past the model's last row: it still serves every text without them.
+    Raises ConfigError if ordinary tokens do: the tokenizer then belongs to another model.
     """
     if tokenizer is None:
         return Vocabulary(rows)
@@ -73,8 +72,8 @@ def vocabulary(tokenizer: "PreTrainedTokenizerBase | None", rows: int) -> Vocabu
     added = backend.get_added_tokens_decoder()
     if any(number >= rows and number not in added for number in tokens):
         raise ConfigError(
-            f"the tokenizer has {len(tokens)} ids, the model {rows} rows: it belongs to another model; "
-            "copy the tokenizer from the model's own checkpoint"
+            f"the tokenizer has {len(tokens)} ids, the model {rows} rows: it belongs to another "
+            "model; copy the tokenizer from the model's own checkpoint"
         )
     last = max((number for number in tokens if number < rows), default=-1)
     holes = tuple(number for number in range(last + 1) if number not in tokens)
@@ -83,7 +82,7 @@ def vocabulary(tokenizer: "PreTrainedTokenizerBase | None", rows: int) -> Vocabu
 
 
 class Ends(NamedTuple):
-    """Ids that end a text, the tokenizer's own first, and one that only config.json says does."""
+    """Ids that end a text, the tokenizer's own first, and an id of config.json left out."""
 
     ids: tuple[int, ...] = ()
     left_out: tuple[int, ...] = ()
@@ -92,13 +91,12 @@ class Ends(NamedTuple):
 def end_ids(folder: Path, config: ModelConfig, tokenizer: "PreTrainedTokenizerBase | None") -> Ends:
     """The ids at which transformers' `generate` ends a text, and the tokenizer's end of text.
 
-    transformers takes generation_config.json's `eos_token_id`, one or a list, and where there is no
-    such file config.json's. One exception: a single id that only config.json says
-    (generation_config.json may repeat it), that is an ordinary token in the tokenizer, whose end of
-    text is another, is left out, since a text would be cut at a common word. So it is with
-    Polyglot-Ko, whose config.json says 0 and whose tokenizer 2.
-    Raises ConfigError for a generation_config.json that cannot be read, or ids that are none of the
-    model's rows.
+    transformers takes generation_config.json's `eos_token_id`, one or a list, and without that file
+    config.json's. One exception: a single id of config.json (generation_config.json may repeat it)
+    is left out if it is an ordinary token and the tokenizer has another end of text, since a text
+    would be cut at a common word. Example: Polyglot-Ko, 0 in config.json and 2 in the tokenizer.
+    Raises ConfigError for a generation_config.json that cannot be read, or ids without a row in the
+    model.
     """
     said = _said(folder, config)
     own = None if tokenizer is None else tokenizer.eos_token_id
@@ -114,12 +112,12 @@ def end_ids(folder: Path, config: ModelConfig, tokenizer: "PreTrainedTokenizerBa
 
 
 def as_ids(said: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    """What `eos_token_id` says, as ids."""
+    """Return `eos_token_id`, one or several or None, as a tuple."""
     return () if said is None else (said,) if isinstance(said, int) else said
 
 
 def _said(folder: Path, config: ModelConfig) -> int | tuple[int, ...] | None:
-    """The `eos_token_id` that counts for transformers' `generate`."""
+    """The `eos_token_id` that transformers' `generate` uses."""
     file = folder / "generation_config.json"
     if not file.is_file():
         return config.eos_token_id
@@ -137,7 +135,7 @@ def _said(folder: Path, config: ModelConfig) -> int | tuple[int, ...] | None:
 
 
 def named(ids: tuple[int, ...], tokenizer: "PreTrainedTokenizerBase | None") -> str:
-    """Ids with their tokens, for a message: 0 '<|endoftext|>', 263 '<|USER|>'."""
+    """Format ids with their tokens for a message: 0 '<|endoftext|>', 263 '<|USER|>'."""
     shown = [str(n) for n in ids[:SHOWN]]
     if tokenizer is not None:
         shown = [f"{n} {tokenizer.convert_ids_to_tokens(n)!r}" for n in ids[:SHOWN]]
@@ -147,9 +145,9 @@ def named(ids: tuple[int, ...], tokenizer: "PreTrainedTokenizerBase | None") -> 
 def about_ends(
     tokenizer: "PreTrainedTokenizerBase | None", ends: Ends, known: Vocabulary
 ) -> dict[str, list[int]]:
-    """What reports say of the ids that end a text. Logs what the folder's files do not agree on.
+    """Describe for reports the ids that end a text; log where the folder's files disagree.
 
-    A tokenizer that names no end of text gets the first.
+    A tokenizer without an end of text gets the first of them.
     """
     if ends.left_out:
         log.warning(

@@ -40,7 +40,7 @@ def record(work: Work, folder: Path) -> None:
 
 @contextmanager
 def _named_calls(work: Work, record_function: Callable) -> Iterator[None]:
-    """Mark the group's calls and those of the compiled model, which PyTorch's profiler cannot see."""
+    """Mark calls that PyTorch's profiler does not see: the group's and the compiled model's."""
     fast = getattr(work.model, "fast", None)
     places = [(work.group, name, lambda *_, name=name: name) for name in SUMS]
     places += [(fast, "_call", lambda name, *_: LAYERS.get(name, name))] if fast else []

@@ -1,4 +1,4 @@
-"""N ranks that are always given the same call: send it, collect the answers, notice who died, stop them all."""
+"""N ranks that always get the same call: send it, collect answers, notice deaths, stop all."""
 
 import math
 import os
@@ -9,34 +9,26 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ipyparallel import AsyncResult, error
+from ipyparallel import AsyncResult
 
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.ranks import launch, worker
+from neoxlib.ranks.outcome import Listener, Outcome, error_of, hand_on, in_step, outcome_of
 
-GRACE_SECONDS = (
-    8  # how long the other ranks may still take once one has failed or all were asked to stop
-)
+# How long the other ranks may still take once one has failed or all were asked to stop.
+GRACE_SECONDS = 8
 TICK_SECONDS = 0.02
-
-Listener = Callable[[int, str], None]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a call gave on one rank: a value, or the error and where it was raised."""
-
-    value: Any = None
-    error: Exception | None = None
-    traceback: str = ""
 
 
 class Ranks:
-    """The ranks of one session. One that dies, or fails alone, ends them all: the others would wait for it for ever."""
+    """The ranks of one session.
+
+    If one rank dies or fails alone, the session ends all of them: the others would wait forever in
+    a collective.
+    """
 
     CLOSED = "it was closed"
 
@@ -57,7 +49,10 @@ class Ranks:
         self._cluster = launch.new_cluster(size, environment, log_dir, self._scratch, profile_dir)
 
     def start(self) -> None:
-        """Start controller and engines and wait for all of them. RankError when one ends or the time is up."""
+        """Start controller and engines and wait for all of them.
+
+        Raises RankError when one ends or the time is up.
+        """
         try:
             launch.complete(self._cluster.start_controller())
             launch.complete(self._cluster.start_engines(self.size))
@@ -68,13 +63,11 @@ class Ranks:
             why = f"{failure}\n{output}{self._tails()}"
             raise RankError(f"the ranks could not be started: {why}") from failure
         if self.local:
-            for member, process in zip(
-                self.members, self._cluster.engine_set.processes, strict=True
-            ):
+            processes = self._cluster.engine_set.processes
+            for member, process in zip(self.members, processes, strict=True):
                 member["pid"] = process.pid
-        self._wait_for_engines(
-            max(launch.START_SECONDS, self._cluster.engine_timeout)
-        )  # a profile may ask for more
+        # A profile may ask for more time.
+        self._wait_for_engines(max(launch.START_SECONDS, self._cluster.engine_timeout))
         self._views = [self._client[engine] for engine in sorted(self._client.ids)[: self.size]]
         folder = os.getcwd() if self.local else ""
         self.members = self.begin(
@@ -82,7 +75,10 @@ class Ranks:
         )
 
     def begin(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """`function(rank, *args)` on all the ranks while starting: every rank's value, or the first error of any."""
+        """Call `function(rank, *args)` on all ranks while starting.
+
+        Returns every rank's value; raises the first error of any.
+        """
         name = function.__name__
         outcomes = self._collect(self._send(function, args), name, patience=0)
         for r, outcome in outcomes.items():
@@ -95,11 +91,12 @@ class Ranks:
         return [outcomes[r].value for r in range(self.size)]
 
     def call(self, function: Callable[..., Any], *args: Any, listen: Listener | None = None) -> Any:
-        """`function(rank, *args)` on all the ranks; rank 0's value.
+        """Call `function(rank, *args)` on all ranks; return rank 0's value.
 
-        An error that all ranks raise alike is raised here as it is, and the ranks stay usable. A rank that dies, or
-        raises while others do not, is a RankError and ends them all. After a KeyboardInterrupt, or an error of
-        `listen`, the ranks stay usable if they stop within GRACE_SECONDS.
+        An error that all ranks raise alike is raised here as it is, and the ranks stay usable. If a
+        rank dies, or raises while others do not, that is a RankError and ends them all. After a
+        KeyboardInterrupt, or an error of `listen`, the ranks stay usable if they stop within
+        GRACE_SECONDS.
         """
         name = args[0] if function is worker.call else function.__name__
         with self._lock:
@@ -120,8 +117,8 @@ class Ranks:
     def end(self, why: str = CLOSED) -> None:
         """Stop every process, and let later calls say why.
 
-        What a first attempt could not finish, the next one does. A forked copy of the process that
-        opened the session stops nothing: the ranks are not its own.
+        May be called again if a first attempt failed. A forked copy of the process that opened the
+        session stops nothing: the ranks are not its own.
         """
         if os.getpid() != self._owner:
             return
@@ -145,7 +142,7 @@ class Ranks:
             time.sleep(TICK_SECONDS)
 
     def _send(self, function: Callable[..., Any], args: Sequence[Any]) -> list[AsyncResult]:
-        pickle.dumps(args)  # what cannot travel is refused while no rank has it
+        pickle.dumps(args)  # refuse arguments that cannot be sent before any rank has them
         try:
             return [
                 view.apply_async(worker.Job(function, (r, *args)))
@@ -163,16 +160,21 @@ class Ranks:
         limit: float = math.inf,
         patience: float = GRACE_SECONDS,
     ) -> dict[int, Outcome]:
-        """Outcomes in order of arrival: all, or those of `limit` seconds, or of `patience` seconds after an error."""
+        """Collect outcomes in order of arrival.
+
+        Ends when all are there, after `limit` seconds, or `patience` seconds after an error.
+        """
         outcomes: dict[int, Outcome] = {}
         deadline = time.monotonic() + limit
         heard = 0
         while len(outcomes) < len(jobs) and time.monotonic() <= deadline:
             next(job for r, job in enumerate(jobs) if r not in outcomes).wait(TICK_SECONDS)
             outcomes |= {
-                r: _outcome(job) for r, job in enumerate(jobs) if r not in outcomes and job.ready()
+                r: outcome_of(job)
+                for r, job in enumerate(jobs)
+                if r not in outcomes and job.ready()
             }
-            heard = _hand_on(jobs[0], heard, listen)
+            heard = hand_on(jobs[0], heard, listen)
             failed = any(outcome.error for outcome in outcomes.values())
             if failed or len(outcomes) < len(jobs):
                 self._refuse_dead(f"during {name}")
@@ -180,14 +182,14 @@ class Ranks:
                 deadline = min(deadline, time.monotonic() + patience)
         if listen and 0 in outcomes:
             jobs[0].wait_for_output(GRACE_SECONDS)  # the last pieces may come after the answer
-            _hand_on(jobs[0], heard, listen)
+            hand_on(jobs[0], heard, listen)
         return outcomes
 
     def _judge(self, outcomes: dict[int, Outcome], name: str) -> Any:
-        """Rank 0's value, or its error, when all the ranks went the same way; else the end of the session."""
-        if _in_step(outcomes, self.size):
+        """Return rank 0's value or raise its error if the ranks agree; else end the session."""
+        if in_step(outcomes, self.size):
             if outcomes[0].error:
-                raise _told(outcomes[0])
+                raise error_of(outcomes[0])
             return outcomes[0].value
         r = next(r for r in outcomes if outcomes[r].error)
         raise self._down(
@@ -208,15 +210,14 @@ class Ranks:
         except BaseException:
             self.end(why)
             raise
-        if not _in_step(outcomes, self.size):
+        if not in_step(outcomes, self.size):
             self.end(why)
 
     def _refuse_dead(self, when: str) -> None:
         dead = self._dead()
         if dead:
-            output = (
-                "" if self.local else self._cluster.engine_set.get_output()
-            )  # what the launcher itself had to say
+            # The launcher's own output.
+            output = "" if self.local else self._cluster.engine_set.get_output()
             raise self._down(
                 f"{'; '.join(dead.values())} {when}", output and f"\n{output}", min(dead)
             )
@@ -226,7 +227,10 @@ class Ranks:
         return RankError(f"{why}. The session has ended.{detail}{self._tail(r)}")
 
     def _dead(self) -> dict[int, str]:
-        """The ranks that have ended, each with how; a controller or launcher that has ended takes rank 0's place."""
+        """The ranks that have ended, with how each ended.
+
+        A controller or launcher that has ended takes rank 0's place.
+        """
         if self.local:
             codes = {
                 r: process.poll() for r, process in enumerate(self._cluster.engine_set.processes)
@@ -263,51 +267,9 @@ class Ranks:
         return f"rank {r} (pid {member['pid']}{place})"
 
     def _tails(self) -> str:
-        """The end of every log that there is."""
+        """Return the end of every log that exists."""
         there = (r for r in range(self.size) if worker.log_file(self.log_dir, r).is_file())
         return "".join(map(self._tail, there))
 
     def _tail(self, r: int) -> str:
         return launch.tail(worker.log_file(self.log_dir, r))
-
-
-def _outcome(job: AsyncResult) -> Outcome:
-    try:
-        return Outcome(*job.get(0))
-    except (
-        error.RemoteError
-    ) as failure:  # not ours: ipyparallel could not unpack the call or pack the answer
-        return Outcome(
-            None,
-            RankError(f"{failure.ename}: {failure.evalue}"),
-            "\n".join(failure.traceback or ()),
-        )
-
-
-def _told(outcome: Outcome) -> Exception:
-    """The error, with the place in the rank's code when it is not one of ours, whose words suffice."""
-    if not isinstance(outcome.error, NeoXError):
-        outcome.error.add_note(f"In the ranks:\n{outcome.traceback}")
-    return outcome.error
-
-
-def _hand_on(job: AsyncResult, heard: int, listen: Listener | None) -> int:
-    """Hand the pieces that have come, in order, to `listen`; how many there were so far."""
-    data = job.metadata["data"] if listen else {}
-    while listen and str(heard) in data:
-        listen(*data.pop(str(heard)))
-        heard += 1
-    return heard
-
-
-def _in_step(outcomes: dict[int, Outcome], size: int) -> bool:
-    """Whether all ranks answered, and all failed alike or none did; what rank 0 failed of it may tell the others."""
-    if len(outcomes) < size:
-        return False
-    words = [
-        f"{type(outcome.error).__name__}: {outcome.error}"
-        for outcome in outcomes.values()
-        if outcome.error
-    ]
-    first = f"{type(outcomes[0].error).__name__}: {outcomes[0].error}"
-    return not words or (len(words) == size and all(word.endswith(first) for word in words))

@@ -1,7 +1,7 @@
-"""The group of ranks a model runs in. One rank is the plain case: every call below then returns at once.
+"""Collectives over torch.distributed, and the proof that all ranks make the same ones.
 
-What ranks exchange follows from the config and from what they were asked, never from the state of one rank. Groups of
-several ranks prove it: they compare their calls, and refuse those that differ.
+What ranks exchange follows from the config and from the call, never from the state of one rank. A
+group of several ranks proves it: it compares the ranks' calls and refuses those that differ.
 """
 
 import math
@@ -21,8 +21,9 @@ from neoxlib.model.group import Group
 from neoxlib.ranks import stopping
 from neoxlib.ranks.stopping import Stopped
 
-DEBUG = "NEOXLIB_DEBUG"  # 1: ranks compare every collective over gloo and hccl, not the first of a kind only
-OPERATIONS = ("all_reduce", "gather", "broadcast", "barrier")  # numbered as in sums.cpp
+# 1: ranks compare every collective over gloo and hccl, not only the first of a kind.
+DEBUG = "NEOXLIB_DEBUG"
+OPERATIONS = ("all_reduce", "gather", "broadcast", "barrier")  # numbered as in allreduce.cpp
 DTYPES = (
     torch.float32,
     torch.float16,
@@ -42,7 +43,7 @@ class Call(NamedTuple):
     number: int  # of this rank's calls, the first is 1
     operation: int  # index in OPERATIONS
     dtype: int  # index in DTYPES; 0 where no tensor is sent
-    count: int  # values sent; those per index of the dimension that is joined, for a gather
+    count: int  # values sent; for a gather, values per index of the joined dimension
 
     def __str__(self) -> str:
         name = OPERATIONS[self.operation]
@@ -55,24 +56,26 @@ class Call(NamedTuple):
 
 
 def different_calls(calls: Mapping[int, Call]) -> RankError:
-    """The error of ranks that make different calls, given by rank."""
+    """Make the error for ranks that make different calls, given by rank."""
     told = "; ".join(f"rank {rank} makes {call}" for rank, call in sorted(calls.items()))
     return RankError(
-        f"the ranks do not make the same call, so nothing was exchanged: {told}. A function given to "
-        "Session.apply must make the same calls on every rank; if there was none, this is a fault of neoxlib"
+        f"the ranks do not make the same call, so nothing was exchanged: {told}. A function given "
+        "to Session.apply must make the same calls on every rank; if there was none, this is a "
+        "fault of neoxlib"
     )
 
 
 def values_per_index(x: Tensor, dim: int) -> int:
-    """Values of `x` for each index along `dim`."""
+    """Count the values of `x` for each index along `dim`."""
     return math.prod(x.shape[:dim]) * math.prod(x.shape[dim:][1:])
 
 
 class TorchGroup(Group):
     """Ranks joined by torch.distributed: gloo on the CPU, hccl on NPUs.
 
-    Collectives run on `device`; small Python values travel as bytes in a tensor of that device, since hccl moves
-    device tensors only. An NPU does them later than they are called: there its own events are the clock.
+    Collectives run on `device`; small Python values travel as bytes in a tensor of that device,
+    since hccl moves only device tensors. An NPU runs collectives after the call has returned: there
+    its own events are the clock.
     """
 
     timer: devices.Timer | None = None
@@ -123,16 +126,14 @@ class TorchGroup(Group):
             shape = list(x.shape)
             shape[dim] = max(sizes)
             mine = x.new_zeros(shape)
-            mine.narrow(dim, 0, x.shape[dim]).copy_(
-                x
-            )  # gather wants equal shapes: the shorter ones are padded
+            # dist.gather needs equal shapes: shorter parts are padded.
+            mine.narrow(dim, 0, x.shape[dim]).copy_(x)
             parts = [torch.empty_like(mine) for _ in sizes] if self.rank == 0 else None
             dist.gather(mine, parts)
             if parts is None:
                 return None
-            return torch.cat(
-                [part.narrow(dim, 0, n) for part, n in zip(parts, sizes, strict=True)], dim
-            )
+            real = [part.narrow(dim, 0, n) for part, n in zip(parts, sizes, strict=True)]
+            return torch.cat(real, dim)
 
     def broadcast(self, value: Any) -> Any:
         with self._clock():
@@ -162,14 +163,13 @@ class TorchGroup(Group):
             dist.destroy_process_group()
 
     def _prove(self, operation: str, dtype: torch.dtype = torch.float32, count: int = 0) -> None:
-        """Compare the call that follows over the ranks, if it is the first of its kind here or NEOXLIB_DEBUG is 1."""
+        """Compare the next call over the ranks: the first of its kind, or with DEBUG every one."""
         self.calls += 1
         kind = OPERATIONS.index(operation), DTYPES.index(dtype), count
         if kind in self.proved and os.environ.get(DEBUG) != "1":
             return
-        table = torch.zeros(
-            self.size, 5, dtype=torch.int32, device=self.device
-        )  # HCCL on 310P has no int64
+        # int32, since HCCL on 310P has no int64.
+        table = torch.zeros(self.size, 5, dtype=torch.int32, device=self.device)
         operation, dtype, count = kind
         table[self.rank] = torch.tensor([self.calls, operation, dtype, count >> 31, count % 2**31])
         dist.all_reduce(table)
@@ -180,9 +180,8 @@ class TorchGroup(Group):
         self.proved.add(kind)
 
     def _gather_sizes(self, n: int) -> list[int]:
-        sizes = torch.zeros(
-            self.size, dtype=torch.int32, device=self.device
-        )  # HCCL on 310P has no int64
+        # int32, since HCCL on 310P has no int64.
+        sizes = torch.zeros(self.size, dtype=torch.int32, device=self.device)
         sizes[self.rank] = n
         dist.all_reduce(sizes)
         return sizes.tolist()

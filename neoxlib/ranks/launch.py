@@ -1,4 +1,4 @@
-"""How ranks come to be: an ipyparallel cluster of our own processes, or whatever launcher a profile names."""
+"""Start ranks: an ipyparallel cluster of local processes, or the launchers of a profile."""
 
 import asyncio
 import logging
@@ -23,16 +23,16 @@ from neoxlib.errors import SettingsError
 from neoxlib.process import python
 from neoxlib.ranks.worker import log_file
 
-START_SECONDS = (
-    120  # for the ranks to start and register; how long a model takes to load is not limited
-)
+# For the ranks to start and register; loading a model has no limit.
+START_SECONDS = 120
 STOP_SECONDS = 2  # between SIGTERM and SIGKILL
-HEARTBEAT_MS = (
-    250  # ipyparallel admits an engine at its first heartbeat, and listens every 3 s if left alone
-)
-LOST_BEATS = 30  # after which an engine of another machine counts as dead; our own processes are watched directly
+# ipyparallel admits an engine at its first heartbeat; its default is 3 s.
+HEARTBEAT_MS = 250
+# Beats until an engine on another machine counts as dead; local processes are watched directly.
+LOST_BEATS = 30
 NEVER = 10**6
-TAIL_LINES = 40  # a crash is told in some 30
+QUIETLY = "--log-level=30"
+TAIL_LINES = 40  # a crash report has about 30
 ENDINGS = {
     signal.SIGKILL: "was killed by SIGKILL, very likely by the out-of-memory killer",
     signal.SIGSEGV: "crashed with a segmentation fault (SIGSEGV)",
@@ -42,10 +42,13 @@ ENDINGS = {
 
 
 class RankLauncher(EngineLauncher):
-    """Start ranks as children of this process. Rank r asks for engine id r and writes to rank{r}.log from the start."""
+    """Start ranks as children of this process.
+
+    Rank r asks for engine id r and writes to rank{r}.log from the start.
+    """
 
     log_dir = Unicode(config=True)
-    processes: tuple[subprocess.Popen, ...] = ()  # none before `start`: `stop` may come first
+    processes: tuple[subprocess.Popen, ...] = ()  # empty before `start`: `stop` may come first
 
     def start(self, n: int) -> None:
         """Start `n` ranks; `processes` are in rank order."""
@@ -59,7 +62,7 @@ class RankLauncher(EngineLauncher):
         self.notify_start([process.pid for process in self.processes])
 
     def find_args(self) -> list[str]:
-        """The command that every rank is started with."""
+        """Return the command that starts every rank."""
         return [*self.engine_cmd, *self.engine_args]
 
     async def stop(self) -> None:
@@ -73,7 +76,7 @@ class RankLauncher(EngineLauncher):
         ):
             await asyncio.sleep(0.01)
         for process in self.processes:
-            process.kill()  # nothing to a process that has been waited for
+            process.kill()  # has no effect after a wait
             process.wait()
         self.notify_stop({})
 
@@ -81,44 +84,48 @@ class RankLauncher(EngineLauncher):
 def new_cluster(
     size: int, env: dict[str, str], log_dir: Path, scratch: str, profile_dir: str | None
 ) -> Cluster:
-    """A cluster that is not started yet. Without a profile all of it is on this machine, bound to 127.0.0.1."""
-    entry = python("neoxlib.ranks.worker", "main", "sys.argv[1:]")
-    quietly = "--log-level=30"
-    driver = [str(os.getpid()), scratch]
-    common = [quietly, f"--timeout={START_SECONDS}"]
-    config = Config()
-    config.LocalControllerLauncher.controller_cmd = [*entry, "controller", *driver]
-    config.EngineLauncher.environment = dict(env)
-    config.EngineLauncher.engine_args = [*common, f"--IPEngine.max_heartbeat_misses={LOST_BEATS}"]
+    """Make a cluster, not started yet; without a profile all on this machine, on 127.0.0.1."""
     place: dict[str, Any] = {
         "profile_dir": profile_dir or scratch,
         "load_profile": profile_dir is not None,
     }
     if profile_dir is None:
-        unwatched = ["--IPEngine.enable_nanny=False", "--IPEngine.max_heartbeat_misses=0"]
-        config.RankLauncher.engine_cmd = [*entry, "engine", *driver]
-        config.RankLauncher.engine_args = [*common, *unwatched]
-        config.RankLauncher.environment = env | {
-            "IPYTHONDIR": scratch
-        }  # keep the user's start-up scripts out
-        config.RankLauncher.log_dir = str(log_dir)
         place |= {"engine_launcher_class": RankLauncher, "controller_location": "127.0.0.1"}
     quiet = logging.getLogger("neoxlib.ranks.cluster")
     quiet.setLevel(logging.ERROR)  # ipyparallel prints each start and stop into the notebook
-    cluster = Cluster(
-        n=size, delay=0, config=config, cluster_file="", shutdown_atexit=False, log=quiet, **place
-    )
+    config = _launcher_config(env, log_dir, scratch, profile_dir is None)
+    settings = {"delay": 0, "cluster_file": "", "shutdown_atexit": False, "log": quiet}
+    cluster = Cluster(n=size, config=config, **settings, **place)
     lost = NEVER if profile_dir is None else LOST_BEATS
     beats = [
         f"--HeartMonitor.period={HEARTBEAT_MS}",
         f"--HeartMonitor.max_heartmonitor_misses={lost}",
     ]
-    cluster.controller_args = [*beats, "--nodb", "--usethreads", quietly, *cluster.controller_args]
+    cluster.controller_args = [*beats, "--nodb", "--usethreads", QUIETLY, *cluster.controller_args]
     return cluster
 
 
+def _launcher_config(env: dict[str, str], log_dir: Path, scratch: str, local: bool) -> Config:
+    """Commands, arguments and variables of the controller and the engines."""
+    entry = python("neoxlib.ranks.worker", "main", "sys.argv[1:]")
+    driver = [str(os.getpid()), scratch]
+    common = [QUIETLY, f"--timeout={START_SECONDS}"]
+    config = Config()
+    config.LocalControllerLauncher.controller_cmd = [*entry, "controller", *driver]
+    config.EngineLauncher.environment = dict(env)
+    config.EngineLauncher.engine_args = [*common, f"--IPEngine.max_heartbeat_misses={LOST_BEATS}"]
+    if local:
+        unwatched = ["--IPEngine.enable_nanny=False", "--IPEngine.max_heartbeat_misses=0"]
+        config.RankLauncher.engine_cmd = [*entry, "engine", *driver]
+        config.RankLauncher.engine_args = [*common, *unwatched]
+        # Another IPYTHONDIR, so that the user's start-up scripts do not run.
+        config.RankLauncher.environment = env | {"IPYTHONDIR": scratch}
+        config.RankLauncher.log_dir = str(log_dir)
+    return config
+
+
 def find_profile(name: str) -> str:
-    """The folder of an ipyparallel profile. Raises SettingsError, with the names there are."""
+    """Find the folder of an ipyparallel profile. Raises SettingsError with the existing names."""
     try:
         return ProfileDir.find_profile_dir_by_name(get_ipython_dir(), name).location
     except ProfileDirError:
@@ -126,13 +133,13 @@ def find_profile(name: str) -> str:
             path.name.removeprefix("profile_") for path in Path(get_ipython_dir()).glob("profile_*")
         )
         raise SettingsError(
-            f"cluster_profile {name!r} is not in {get_ipython_dir()}; there are {', '.join(found) or 'none'}. "
-            f"Make one with: ipython profile create --parallel {name}"
+            f"cluster_profile {name!r} is not in {get_ipython_dir()}; there are "
+            f"{', '.join(found) or 'none'}. Make one with: ipython profile create --parallel {name}"
         ) from None
 
 
 def complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end, from a script or from a notebook, whose own loop is busy with the cell."""
+    """Run a coroutine to its end in a thread: the loop of a notebook is busy with the cell."""
     answer: Future = Future()
 
     def run() -> None:
@@ -150,7 +157,7 @@ def complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def ending(code: int | None) -> str:
-    """How a process with this exit code ended, in words; None is a process whose code nobody could see."""
+    """Put in words how a process with this exit code ended; None for an unknown exit code."""
     if code is None:
         return "has ended (its exit code is not known)"
     if code >= 0:
@@ -159,7 +166,7 @@ def ending(code: int | None) -> str:
 
 
 def tail(path: Path) -> str:
-    """The last lines of a log, for an error message."""
+    """Quote the last lines of a log, for an error message."""
     if not path.is_file():
         return f"\nIts log is {path}, on the machine it ran on."
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]

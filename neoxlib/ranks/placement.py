@@ -1,6 +1,7 @@
-"""Which cores a rank runs on: those near its NPU, as npu-smi's bus ids and the kernel's NUMA nodes have it.
+"""Bind ranks to cores near their NPU, and divide a machine among groups of ranks.
 
-The vendor's SDK does the same with BIND_CPU=1, its default, by way of npu-smi, lspci and lscpu.
+npu-smi gives the bus ids, the kernel their NUMA nodes. The vendor's SDK does the same with
+BIND_CPU=1, its default, using npu-smi, lspci and lscpu.
 """
 
 import logging
@@ -17,10 +18,11 @@ SYSTEM = Path("/sys")
 
 
 def bind(index: int, ranks: int) -> list[int] | None:
-    """Keep this process to the cores of the `index`-th of `ranks` NPUs of this machine; call before any thread starts.
+    """Bind this process to the cores of the `index`-th of `ranks` NPUs of this machine.
 
-    BIND_CPU=0 in the environment leaves it unbound, CPU_BINDING_NUM sets the number of cores. Returns the cores, or
-    None where nothing was bound, which is never an error.
+    Call it before any thread starts. BIND_CPU=0 in the environment leaves the process unbound,
+    CPU_BINDING_NUM sets the number of cores. Returns the cores, or None if nothing was bound; that
+    is never an error.
     """
     if os.environ.get("BIND_CPU", "1") == "0":
         return None
@@ -38,7 +40,10 @@ def bind(index: int, ranks: int) -> list[int] | None:
 
 
 def visible(ranks: int) -> list[int]:
-    """Logic ids of the NPUs that the ranks see as 0, 1, …: ASCEND_RT_VISIBLE_DEVICES, else the first ones."""
+    """Logic ids of the NPUs that the ranks see as 0, 1, …
+
+    ASCEND_RT_VISIBLE_DEVICES if set, else the first ones.
+    """
     named = os.environ.get("ASCEND_RT_VISIBLE_DEVICES", "")
     return [int(part) for part in named.split(",")] if named else list(range(ranks))
 
@@ -46,13 +51,13 @@ def visible(ranks: int) -> list[int]:
 def cores(
     cards: Sequence[Card], ids: Sequence[int], allowed: set[int], system: Path
 ) -> list[list[int]]:
-    """Cores for each of the NPUs `ids`: an equal share of its node's among the NPUs on that node, out of `allowed`.
+    """Give each of the NPUs `ids` its cores out of `allowed`.
 
-    Where the machine or a container hides a node, every NPU gets an equal share of all cores.
+    The NPUs on a NUMA node share its cores equally. If the machine or a container hides a node, all
+    NPUs share all cores equally.
     """
-    ordered = sorted(
-        cards, key=lambda card: (card.npu, card.chip)
-    )  # logic ids count chips in this order
+    # Logic ids count chips in this order.
+    ordered = sorted(cards, key=lambda card: (card.npu, card.chip))
     nodes = [_node(ordered[i], system) if i < len(ordered) else None for i in ids]
     near = {node: sorted(allowed & _cpus(node, system)) for node in set(nodes) if node is not None}
     if None in nodes or not all(near.values()):
@@ -70,7 +75,7 @@ def cores(
 
 
 def _node(card: Card, system: Path) -> int | None:
-    """NUMA node of a card's bus; None where it is on none, or the kernel does not say."""
+    """NUMA node of a card's bus; None if the kernel names no node."""
     if card.bus_id is None:
         return None
     try:
@@ -91,34 +96,27 @@ def _cpus(node: int, system: Path) -> set[int]:
 
 
 def threads(ranks: int) -> int:
-    """CPU threads for each of `ranks` ranks on this machine."""
+    """Number of CPU threads for each of `ranks` ranks on this machine."""
     return max(1, limits.cores() // ranks)
 
 
 def part(
     group: int, replicas: int, world_size: int, device: str, cluster_profile: str | None
 ) -> dict[str, str]:
-    """Variables that keep the ranks of the `group`-th of `replicas` groups to their part of this machine.
+    """Variables that keep the `group`-th of `replicas` groups to its part of this machine.
 
-    Raises SettingsError where it has too few cores or NPUs for all, and with a cluster profile, whose launchers would
-    put every group in the same place.
+    Raises SettingsError if there are too few cores or NPUs for all, and with a cluster profile,
+    whose launchers would put every group in the same place.
     """
-    if type(replicas) is not int or replicas < 1:
-        raise SettingsError(
-            f"replicas is {replicas!r}; it is the number of groups of ranks, 1 or more"
-        )
+    _refuse_replicas(replicas, cluster_profile)
     if replicas == 1:
         return {}
-    if cluster_profile:
-        raise SettingsError(
-            f"replicas is {replicas}: they share this machine; leave out cluster_profile or replicas"
-        )
     ranks = replicas * world_size
-    (ids, what) = _units(device)
+    ids, what = _units(device)
     if len(ids) < ranks:
         raise SettingsError(
-            f"{replicas} replicas of {world_size} ranks need {ranks} {what}, one for each rank, and there are "
-            f"{len(ids)}; lower replicas or world_size"
+            f"{replicas} replicas of {world_size} ranks need {ranks} {what}, one for each rank, "
+            f"and there are {len(ids)}; lower replicas or world_size"
         )
     if device == "npu":
         own = ids[group * world_size : (group + 1) * world_size]
@@ -126,8 +124,18 @@ def part(
     return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads(ranks))}
 
 
+def _refuse_replicas(replicas: int, cluster_profile: str | None) -> None:
+    if type(replicas) is not int or replicas < 1:
+        raise SettingsError(
+            f"replicas is {replicas!r}; it is the number of groups of ranks, 1 or more"
+        )
+    if replicas > 1 and cluster_profile:
+        why = f"replicas is {replicas}: they share this machine"
+        raise SettingsError(f"{why}; leave out cluster_profile or replicas")
+
+
 def _units(device: str) -> tuple[list[int], str]:
-    """What ranks are given one each of: NPUs by their logic ids, or cores."""
+    """The units of which each rank gets one: NPUs by their logic ids, or cores."""
     if device != "npu":
         return sorted(os.sched_getaffinity(0))[: limits.cores()], "cores"
     answer = npu_smi.read()

@@ -1,27 +1,24 @@
-"""A model split over ranks, used from one process: Engine's methods, carried out by all the ranks together."""
+"""A model over several ranks, used from one process: all ranks carry out Engine's methods."""
 
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from neoxlib.checkpoint.preflight import preflight
 from neoxlib.errors import SettingsError
-from neoxlib.machine.devices import chip_for, pick_device
-from neoxlib.machine.host import container
-from neoxlib.machine.launch_env import launch_env
+from neoxlib.machine.devices import pick_device
 from neoxlib.machine.runtime import import_torch, torch_must_load
 from neoxlib.process import at_end, need_home
-from neoxlib.ranks import placement, worker
+from neoxlib.ranks import worker
 from neoxlib.ranks.cluster import Ranks
 from neoxlib.ranks.launch import find_profile
 from neoxlib.ranks.placement import part
+from neoxlib.ranks.surroundings import open_log_dir, rank_environment
+from neoxlib.ranks.tables import rank_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from neoxlib.inference.answered import Answered
-    from neoxlib.inference.engine import Prompt
+    from neoxlib.inference.contract import Prompt
     from neoxlib.inference.score import Score
     from neoxlib.inference.text import Completion
     from neoxlib.inference.timing import Case
@@ -39,18 +36,20 @@ log = logging.getLogger("neoxlib")
 
 
 class Session:
-    """A model over `world_size` ranks that load once and serve many calls, with the methods and answers of Engine.
+    """A model over `world_size` ranks that load once and serve many calls.
 
-    This process never starts a device. `device="auto"` is the NPU where one can be used. `cluster_profile` names an
-    ipyparallel profile whose launchers (SSH, MPI, Slurm …) start the ranks; without it they are local processes.
-    `quant` and `compile` are those of `neoxlib.load`; `deterministic` adds the NPUs' switches for repeatable sums.
-    `replicas` opens so many groups of ranks on this machine, each with the whole model: `groups` are their sessions, of
-    which this one is the first. It answers all calls by itself; `tasks.evaluate` shares an exam out over them.
-    Each rank writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something fails.
+    It has the methods and answers of Engine: see `inference.contract`. This process never starts a
+    device. `device="auto"` is the NPU if one can be used. `cluster_profile` names an ipyparallel
+    profile whose launchers (SSH, MPI, Slurm …) start the ranks; without it they are local
+    processes. `quant` and `compile` are those of `neoxlib.load`; `deterministic` adds the NPUs'
+    switches for repeatable all-reduces. `replicas` is the number of independent copies of the model
+    on this machine, each with its own ranks: `groups` are their sessions, this one first. This one
+    answers all calls itself; `exam.evaluate` distributes an exam over all. Each rank writes to
+    `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something fails.
 
-    Raises what `neoxlib.load` raises, before a rank is started where no weight has to be read for
-    it, and RankError when a rank dies. After an error that all ranks raised alike (SettingsError,
-    say) the session goes on; after a RankError it has ended, and no process of it is left.
+    Raises the errors of `neoxlib.load`, before a rank is started if no weight has to be read for
+    that, and RankError when a rank dies. After an error that all ranks raised alike (SettingsError,
+    for example) the session goes on; after a RankError it has ended and left no process.
     """
 
     def __init__(
@@ -73,18 +72,16 @@ class Session:
             raise SettingsError(
                 f"world_size is {world_size!r}; it is the number of ranks, 1 or more"
             )
-        need_home()  # for ranks, and for what they write
-        torch_must_load()  # what ranks answer cannot be read without it
+        need_home()  # ranks write there
+        torch_must_load()  # the ranks' answers cannot be read without it
         profile_dir = find_profile(cluster_profile) if cluster_profile else None
         elsewhere = bool(cluster_profile)
         preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere)
         if not cluster_profile:
-            device = pick_device(
-                device
-            )  # with a profile the ranks may be on other machines, and find out themselves
+            device = pick_device(device)  # with a profile the ranks pick it, on their own machines
         share = part(_group, replicas, world_size, device, cluster_profile)
-        self.log_dir = _log_dir(log_dir)
-        self._environment = _environment(world_size, device, deterministic) | share
+        self.log_dir = open_log_dir(log_dir)
+        self._environment = rank_environment(world_size, device, deterministic) | share
         self._ranks = Ranks(world_size, self._environment, self.log_dir, profile_dir)
         temporary = self.log_dir if log_dir is None else None
         self._end = at_end(self, _end, self._ranks, temporary)  # runs at exit, too
@@ -99,17 +96,11 @@ class Session:
         }
         try:
             self._about = self._open(settings)
+            shared = settings | {"deterministic": deterministic, "replicas": replicas}
             for group in range(1, 1 if _group else replicas):
-                self._others.append(
-                    Session(
-                        **settings,
-                        world_size=world_size,
-                        log_dir=self.log_dir / f"group{group}",
-                        deterministic=deterministic,
-                        replicas=replicas,
-                        _group=group,
-                    )
-                )
+                place = self.log_dir / f"group{group}"
+                other = Session(**shared, world_size=world_size, log_dir=place, _group=group)
+                self._others.append(other)
         except BaseException:
             self._fail("it could not be started")
             raise
@@ -135,7 +126,7 @@ class Session:
         stop_token_ids: int | Sequence[int] | None = None,
         skip_special_tokens: bool = True,
     ) -> "list[Completion]":
-        """Continue `prompts` as Engine.generate does. `stream` prints, or is called, in this process.
+        """Continue `prompts` as Engine.generate. `stream` prints, or is called, in this process.
 
         Interrupting the cell stops the ranks at the next token, and the session goes on.
         """
@@ -160,13 +151,13 @@ class Session:
         return answers
 
     def logits(self, input_ids: Any, attention_mask: Any = None) -> "Tensor":
-        """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S], as Engine.logits gives them."""
+        """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S], as Engine.logits."""
         return import_torch().tensor(self._call("logits", input_ids, attention_mask))
 
     def score(
         self, prompts: Sequence["Prompt"], choices: Sequence[str] | Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """Log-probability of each choice after each prompt, as Engine.score gives them."""
+        """Log-probability of each choice after each prompt, as Engine.score."""
         return self._call("score", prompts, choices)
 
     def score_ids(
@@ -175,31 +166,34 @@ class Session:
         stream: Callable[[int, int], None] | None = None,
         real_ids: int | None = None,
     ) -> "list[Score]":
-        """(log-probability, is greedy) of each (context ids, continuation ids), as Engine.score_ids gives them."""
+        """(log-probability, is greedy) of each request, as Engine.score_ids."""
         return self._call("score_ids", requests, listen=stream, real_ids=real_ids)
 
     def profile(self, case: "Case") -> list[dict[str, list[float]]]:
-        """Time `case` on all ranks: a dict of lists per repeat, as `timing.profile` gives them."""
+        """Time `case` on all ranks: a dict of lists per repeat, as `timing.profile`."""
         return self._call("profile", case)
 
     def trace(self, case: "Case", folder: str | os.PathLike[str]) -> str:
-        """Run `case`'s first steps under the profiler; each rank's trace is in `folder`, as Engine.trace has it."""
+        """Run the first steps of `case` under the profiler, as Engine.trace."""
         return self._call("trace", case, str(Path(folder).absolute()))
 
     def memory(self) -> list[dict[str, float]]:
-        """MB of each rank, as Engine.memory has them."""
+        """MB of each rank, as Engine.memory."""
         return self._call("memory")
 
     def apply(self, function: Callable[..., Any], *args: Any) -> Any:
-        """`function(engine, *args)` on every rank, which must be able to import it; rank 0's answer."""
+        """Call `function(engine, *args)` on every rank; return rank 0's answer.
+
+        Every rank must be able to import the function.
+        """
         return self._ranks.call(worker.apply, function, args)
 
     def settle(self) -> None:
-        """As Engine.settle, on every rank."""
+        """Wait on every rank for the background work after a load, as Engine.settle."""
         self._call("settle")
 
     def describe(self) -> dict[str, Any]:
-        """What is loaded, where and how, and the variables its ranks were started with: for reports."""
+        """Describe the model as Engine.describe, and the variables that ranks were started with."""
         return self._about[0] | {"launch_environment": dict(self._environment)}
 
     @cached_property
@@ -214,7 +208,7 @@ class Session:
 
     @property
     def first_answers(self) -> "list[Answered]":
-        """The first answers of this session, as they were given: for `parity`."""
+        """The first answers of this session as they were given, for `parity`."""
         return self._ranks.call(worker.look, "first_answers")
 
     @property
@@ -224,22 +218,10 @@ class Session:
 
     @property
     def ranks(self) -> "pd.DataFrame":
-        """The ranks: rank, pid, device, host, state, resident memory in MB (none where it cannot be seen from here)."""
+        """The ranks of all groups: see `tables.rank_table`."""
         import pandas as pd
 
-        state = f"ended: {self._ranks.ended}" if self._ranks.ended else "ready"
-        rows = [
-            {
-                "rank": member["rank"],
-                "pid": member["pid"],
-                "device": about["device"],
-                "host": member["host"],
-                "state": state,
-                "resident_mb": _resident_mb(member),
-            }
-            for member, about in zip(self._ranks.members, self._about, strict=True)
-        ]
-        table = pd.DataFrame(rows).set_index("rank")
+        table = rank_table(self._ranks, self._about)
         if not self._others:
             return table
         tables = [table, *(other.ranks for other in self._others)]
@@ -247,7 +229,7 @@ class Session:
 
     @property
     def groups(self) -> "list[Session]":
-        """This session and its replicas: each may be asked while the others work."""
+        """This session and its replicas: each can be called while the others work."""
         return [self, *self._others]
 
     def close(self) -> None:
@@ -274,10 +256,9 @@ class Session:
         about = self._about[0]
         state = "ended" if self._ranks.ended else "ready"
         groups = f"{len(self.groups)} groups of " if self._others else ""
-        return (
-            f"Session({Path(about['model_dir']).name}, {about['dtype']} on {about['device'].partition(':')[0]}, "
-            f"{groups}{self._ranks.size} ranks, {state})"
-        )
+        place = f"{about['dtype']} on {about['device'].partition(':')[0]}"
+        ranks = f"{groups}{self._ranks.size} ranks"
+        return f"Session({Path(about['model_dir']).name}, {place}, {ranks}, {state})"
 
     def _call(
         self,
@@ -291,45 +272,8 @@ class Session:
         )
 
 
-def _log_dir(asked: str | os.PathLike[str] | None) -> Path:
-    """The folder for logs, there and open to us; a new temporary one where none is asked for."""
-    try:
-        folder = Path(asked or tempfile.mkdtemp(prefix="neoxlib-logs-")).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        where = f"log_dir {str(asked)!r}" if asked else "the temporary folder (TMPDIR)"
-        why = f"{where} cannot be written to: {error}; name another folder"
-        raise SettingsError(why) from error
-
-
-def _environment(world_size: int, device: str, deterministic: bool) -> dict[str, str]:
-    """What the ranks get on top of this process's environment."""
-    known = device in (
-        "cpu",
-        "npu",
-    )  # "auto" is for the ranks of a profile to find out, on their own machines
-    env = (
-        launch_env(chip_for(device), world_size, container() is not None, deterministic)
-        if known
-        else {}
-    )
-    if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        env["OMP_NUM_THREADS"] = str(placement.threads(world_size))
-    if "MAX_SEQ_LEN" in os.environ:
-        env["MAX_SEQ_LEN"] = os.environ["MAX_SEQ_LEN"]  # ranks on other machines inherit nothing
-    return env | {"PYTHONUNBUFFERED": "1"}
-
-
-def _resident_mb(member: dict[str, Any]) -> float | None:
-    if member["host"] != worker.host() or not worker.alive(member["pid"]):
-        return None
-    return psutil.Process(member["pid"]).memory_info().rss / 1e6
-
-
 def _end(ranks: Ranks, temporary: Path | None) -> None:
-    """End the ranks; their logs go too when nobody asked for them and nothing went wrong."""
+    """End the ranks; delete their temporary logs if nothing went wrong."""
     ranks.end()
     if temporary and ranks.ended == ranks.CLOSED:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,6 +1,7 @@
-"""Ranks of one machine: sums, gathers and messages through shared memory, in microseconds where a network takes many.
+"""Collectives through shared memory for the ranks of one machine: microseconds, faster than gloo.
 
-The memory has no name: rank 0 makes it, the others open it through rank 0's process, and it ends with the last of them.
+The memory has no name: rank 0 makes it, the others open it through rank 0's process, and it is
+freed when the last of them ends.
 """
 
 import ctypes
@@ -39,27 +40,22 @@ SUMS = {
     torch.bfloat16: "team_sum_bfloat16",
     torch.float16: "team_sum_half",
 }
-ALONE = (
-    300,
-    2e-3,
-)  # looks (some 10 µs), then seconds of looking and letting others run, before a rank sleeps
-CROWDED = (
-    0,
-    5e-5,
-)  # the same where ranks share cores: one that waits would keep the others from coming
-PATIENCE_SECONDS = 600.0  # then a rank that has not come counts as lost
+# Spins (about 10 µs), then seconds of spinning with yields, before a waiting rank sleeps.
+ALONE = (300, 2e-3)
+# The same if ranks share cores: a rank that spins would keep the others from running.
+CROWDED = (0, 5e-5)
+PATIENCE_SECONDS = 600.0  # then a rank that has not arrived counts as lost
 NONE_HERE = "the ranks meet over gloo, which is slower: no shared memory, %s"
-LINE = struct.Struct(
-    "QI4x2q4Q64x"
-)  # of each rank at the head of the memory: epoch, sleepers, words, calls
+# One per rank at the head of the memory: epoch, sleepers, words, calls.
+LINE = struct.Struct("QI4x2q4Q64x")
 LATE = 1
-DIFFERENT = 2  # results of sums.cpp; 0 is good
+DIFFERENT = 2  # results of allreduce.cpp; 0 is success
 POINTER = ctypes.c_void_p
 COUNT = ctypes.c_int64
 
 
 class Team(ctypes.Structure):
-    """As in sums.cpp."""
+    """The struct of the same name in allreduce.cpp."""
 
     _fields_ = [
         ("memory", ctypes.c_void_p),
@@ -74,11 +70,11 @@ class Team(ctypes.Structure):
 
 
 class SharedGroup(TorchGroup):
-    """The ranks of a gloo TorchGroup that are all on one machine. Sums of whole numbers still go over gloo.
+    """The ranks of a gloo TorchGroup on one machine. All-reduces of integers still go over gloo.
 
-    Sums are added up in float32, in rank order, and rounded once, so that all ranks get the same bits.
-    Raises RankError that names the ranks that did not come within PATIENCE_SECONDS, or that made another call than
-    this one; the group is then of no use.
+    An all-reduce adds in float32, in rank order, and rounds once: all ranks get the same bits.
+    Raises RankError with the ranks that did not arrive within PATIENCE_SECONDS, or that made a
+    different call; the group cannot be used afterwards.
     """
 
     backend = "shared memory"
@@ -149,7 +145,7 @@ class SharedGroup(TorchGroup):
             self._everyones("barrier", 0)
 
     def _everyones(self, operation: str, word: int) -> list[int]:
-        """Every rank's `word`."""
+        """Return every rank's `word`."""
         self._do(self._meet, OPERATIONS.index(operation), word, self.words)
         return list(self.words)
 
@@ -158,14 +154,14 @@ class SharedGroup(TorchGroup):
         if result == LATE:
             limit = self.team.patience / 1e9
             raise RankError(
-                f"rank {', '.join(map(str, self._late()))} did not meet the other ranks within {limit:g} s: it has "
-                "ended or hangs, and its log says where"
+                f"rank {', '.join(map(str, self._late()))} did not meet the other ranks within "
+                f"{limit:g} s: it has ended or hangs, and its log says where"
             )
         if result == DIFFERENT:
             raise different_calls(self._calls())
 
     def _lines(self) -> list[tuple[int, ...]]:
-        """Each rank's epoch, sleepers, two words, and number and kind of its calls in even and odd epochs."""
+        """Each rank's epoch, sleepers, two words, and its calls (number, kind) by epoch parity."""
         return [LINE.unpack_from(self.memory, rank * LINE.size) for rank in range(self.size)]
 
     def _late(self) -> list[int]:
@@ -174,7 +170,7 @@ class SharedGroup(TorchGroup):
         return [r for r, epoch in enumerate(epochs) if epoch < epochs[self.rank]]
 
     def _calls(self) -> dict[int, Call]:
-        """What each rank that has come to this one's epoch does in it."""
+        """The call of each rank that has reached this rank's epoch."""
         lines = self._lines()
         epoch = lines[self.rank][0]
         at = 4 + 2 * (epoch % 2)
@@ -182,9 +178,10 @@ class SharedGroup(TorchGroup):
 
 
 def share(group: TorchGroup) -> TorchGroup:
-    """A SharedGroup in place of a gloo `group` whose ranks can have one, else `group`. All ranks call it together.
+    """Return a SharedGroup in place of a gloo `group` if its ranks can have one, else `group`.
 
-    The ranks must be on one machine. Raises SettingsError for a value of NEOXLIB_BACKEND that means nothing.
+    All ranks call it together, and must be on one machine. Raises SettingsError for an unknown
+    value of NEOXLIB_BACKEND.
     """
     choice = os.environ.get(SWITCH, "")
     if choice not in ("", "gloo"):
@@ -195,7 +192,7 @@ def share(group: TorchGroup) -> TorchGroup:
 
 
 def _common_memory(group: TorchGroup, library: ctypes.CDLL | None) -> mmap.mmap | None:
-    """The same memory on all ranks, or None on all ranks."""
+    """Map the same memory on all ranks; None on all ranks if one cannot."""
     size = library.team_bytes(group.size) if library else 0
     file = _file(size) if library and group.rank == 0 else None
     pid, number, name = group.broadcast(
@@ -204,23 +201,20 @@ def _common_memory(group: TorchGroup, library: ctypes.CDLL | None) -> mmap.mmap 
     path = Path(f"/proc/{pid}/fd/{number}")
     memory = None
     try:
-        if (
-            library and number is not None and os.readlink(path) == name
-        ):  # else it is another machine's process
+        # A different link is the process of another machine.
+        if library and number is not None and os.readlink(path) == name:
             with path.open("r+b") as opened:
                 memory = mmap.mmap(opened.fileno(), size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
     except OSError as error:
         log.warning(NONE_HERE, error)
-    everyone = (
-        group.all_reduce(torch.tensor(int(memory is not None))).item() == group.size
-    )  # now all have opened it
+    opened_by = group.all_reduce(torch.tensor(int(memory is not None))).item()
     if file is not None:
         os.close(file)
-    return memory if everyone else None
+    return memory if opened_by == group.size else None
 
 
 def _file(size: int) -> int | None:
-    """`size` bytes of memory as a file without a name; its pages are taken now, so that there are enough."""
+    """Make an unnamed file of `size` bytes in memory, with its pages allocated."""
     file = None
     try:
         file = os.memfd_create(f"neoxlib-{secrets.token_hex(8)}")
@@ -234,7 +228,7 @@ def _file(size: int) -> int | None:
 
 
 def _call(number: int, what: int) -> Call:
-    """As `begin` of sums.cpp packs it."""
+    """Unpack a call that `begin` of allreduce.cpp packed."""
     return Call(number, what >> 60, what >> 52 & 0xFF, what & (1 << 52) - 1)
 
 

@@ -1,4 +1,4 @@
-"""What runs inside a rank: its entry, log file, group and calls. The ipyparallel controller starts here, too.
+"""The code of a rank: entry point, log file, group and calls. The controller starts here, too.
 
 `main` runs ipyparallel's engine or controller until the driver has gone; launch.py starts it.
 Torch is imported where it is first needed: the driver imports this module, and must stay light.
@@ -31,8 +31,8 @@ from neoxlib.ranks import stopping
 from neoxlib.ranks.placement import bind, threads
 
 log = logging.getLogger("neoxlib")
-POLL_SECONDS = 0.3  # how often a process looks whether the driver is still there
-_held = SimpleNamespace(store=None, engine=None)  # what lives in this rank from call to call
+POLL_SECONDS = 0.3  # between two looks whether the driver still runs
+_held = SimpleNamespace(store=None, engine=None)  # kept in this rank from call to call
 
 
 def main(argv: Sequence[str]) -> None:
@@ -46,22 +46,19 @@ def main(argv: Sequence[str]) -> None:
     faulthandler.enable(all_threads=False)
     os.chdir(scratch)
     end_with(int(driver), scratch if role == "controller" else None)
-    os.register_at_fork(
-        after_in_child=lambda: end_with(os.getppid())
-    )  # the controller forks helpers of its own
+    # The controller forks helper processes.
+    os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))
     import_module(f"ipyparallel.{role}.app").main(arguments)
 
 
 def end_with(pid: int, scratch: str | None = None) -> None:
     """End this process soon after `pid` has ended, however that happened.
 
-    A killed kernel must leave nothing behind. `scratch` is a folder that the session of `pid` made,
-    to be deleted then.
+    A killed kernel must leave nothing behind. `scratch` is a folder that the session of `pid` made:
+    it is deleted then.
     """
-
-    watched = (
-        psutil.Process(pid) if psutil.pid_exists(pid) else None
-    )  # knows when it started: a pid may be given anew
+    # psutil compares start times, so a reused pid is not taken for the driver.
+    watched = psutil.Process(pid) if psutil.pid_exists(pid) else None
 
     def watch() -> None:
         while watched is not None and _runs(watched):
@@ -76,7 +73,7 @@ def end_with(pid: int, scratch: str | None = None) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not yet waited for does not."""
+    """Tell whether a process runs; a zombie does not."""
     try:
         return _runs(psutil.Process(pid))
     except psutil.NoSuchProcess:
@@ -92,13 +89,13 @@ def _runs(process: psutil.Process) -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """A function of this module, or of any that the ranks can import, and its arguments: what a rank is sent."""
+    """A call as it is sent to a rank: a function that the rank can import, and its arguments."""
 
     function: Callable[..., Any]
     args: tuple
 
     def __call__(self) -> tuple[Any, Exception | None, str]:
-        """Value, error and traceback: errors are answers here, so that they keep their class."""
+        """Return value, error and traceback: an error returned keeps its class."""
         try:
             return self.function(*self.args), None, ""
         except BaseException as error:  # a SystemExit must not end the rank either
@@ -107,7 +104,7 @@ class Job:
 
 
 def host() -> str:
-    """The name of this machine."""
+    """Return the name of this machine."""
     return socket.gethostname()
 
 
@@ -120,17 +117,16 @@ def _sendable(error: BaseException) -> Exception:
 
 
 def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -> dict[str, Any]:
-    """Take the rank's place: all output goes to its log from here on.
+    """Turn this process into rank `rank`: from here on all output goes to its log.
 
-    Returns who and where this rank is. The working directory becomes `folder` unless that is empty.
+    Returns rank, pid and host. The working directory becomes `folder` unless that is empty.
     """
     if folder:
         os.chdir(folder)
     _look_here_last()
     _log_to(log_file(log_dir, rank))
-    signal.signal(
-        signal.SIGTERM, signal.SIG_DFL
-    )  # ipyparallel's handler cannot run while a collective waits
+    # ipyparallel's handler cannot run while a collective waits.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, lambda *_: stopping.asked.set())
     if driver_host == host() and alive(driver):
         end_with(driver)
@@ -139,24 +135,25 @@ def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -
 
 
 def _look_here_last() -> None:
-    """Modules of the working directory can be imported, but none there stands for Python's own."""
+    """Search the working directory last for modules, so that none there replaces Python's own."""
     here = os.getcwd()
     sys.path[:] = [*(path for path in sys.path if path not in ("", here)), here]
 
 
 def log_file(log_dir: str | Path, rank: int) -> Path:
-    """Where a rank writes."""
+    """Return the path of a rank's log."""
     return Path(log_dir) / f"rank{rank}.log"
 
 
 def _log_to(path: Path) -> None:
-    """Send stdout, stderr, crashes and neoxlib's log to `path`; ipykernel has put pipes in place of the first two."""
+    """Send stdout, stderr (pipes of ipykernel until now), crashes and neoxlib's log to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    text = {"buffering": 1, "encoding": "utf-8", "errors": "replace", "closefd": False}
+    sys.stdout = open(1, "w", **text)  # noqa: SIM115
+    sys.stderr = open(2, "w", **text)  # noqa: SIM115
     faulthandler.enable(sys.stderr, all_threads=False)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -165,11 +162,15 @@ def _log_to(path: Path) -> None:
 
 
 def open_store(rank: int, hosts: Sequence[str]) -> tuple[str, int] | None:
-    """Rank 0 opens the meeting point of torch.distributed, on a free port of the interface that the others see."""
+    """Open the store of torch.distributed on rank 0.
+
+    It listens on a free port of the interface that the other ranks see. Returns its address on rank
+    0, None elsewhere.
+    """
     import_torch()
     import torch.distributed as dist
 
-    import_module("neoxlib.inference.load")  # the slow imports, on all ranks at the same time
+    import_module("neoxlib.inference.load")  # slow: on all ranks at the same time
     if rank:
         return None
     listener = socket.create_server((_address(hosts), 0))
@@ -193,7 +194,7 @@ def _address(hosts: Sequence[str]) -> str:
 def join(
     rank: int, hosts: Sequence[str], address: tuple[str, int], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Form the group with the other ranks and load this rank's part of the model. Returns Engine.describe()."""
+    """Join the group of all ranks and load this rank's shard. Returns Engine.describe()."""
     import torch
     import torch.distributed as dist
 
@@ -205,9 +206,8 @@ def join(
         os.environ["GLOO_SOCKET_IFNAME"] = _loopback()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads(hosts.count(hosts[rank])))
-    device, place, backend = _place(
-        settings["device"], hosts[:rank].count(hosts[rank]), hosts.count(hosts[rank])
-    )
+    index = hosts[:rank].count(hosts[rank])
+    device, place, backend = _place(settings["device"], index, hosts.count(hosts[rank]))
     group = TorchGroup(rank, len(hosts), dist.TCPStore(*address, is_master=False), backend, place)
     if backend == "gloo" and len(set(hosts)) == 1:
         group = share(group)
@@ -250,18 +250,18 @@ def apply(rank: int, function: Callable[..., Any], args: tuple) -> Any:
 
 
 def look(rank: int, name: str) -> Any:
-    """An attribute of rank 0's engine."""
+    """Return an attribute of rank 0's engine."""
     value = getattr(_held.engine, name)  # on every rank, so that an error is everyone's
     return value if rank == 0 else None
 
 
 def _plain(answer: Any) -> Any:
-    """ipyparallel sends arrays without copying them; a tensor would be pickled whole."""
+    """Return a tensor as an array, which ipyparallel sends without copying."""
     return answer.numpy() if hasattr(answer, "numpy") else answer
 
 
 def _publish() -> Callable[[int, str], None]:
-    """A `stream` callable that sends every piece, numbered, ahead of the answer."""
+    """Make a `stream` callable that sends every piece, numbered, ahead of the answer."""
     from ipyparallel.engine.datapub import publish_data
 
     count = 0

@@ -17,11 +17,7 @@ import torch
 import neoxlib
 from neoxlib.errors import NotFiniteError, RankError, SettingsError, WeightsError
 from neoxlib.kernels.cpu import build
-from neoxlib.machine.chips import CHIPS
-from neoxlib.machine.launch_env import launch_env
-from neoxlib.ranks import launch, worker
-from neoxlib.ranks import session as module
-from neoxlib.ranks.cluster import Outcome, _in_step
+from neoxlib.ranks import worker
 from tests.support import rank_faults as faults
 from tests.support.oracle_models import damaged, make_oracle, save_tokenizer
 from tests.support.walker import END, USER, byte_tokenizer, path_of, save
@@ -108,7 +104,7 @@ def mortal(checkpoint: Path, tmp_path: Path, new_processes: Callable) -> Iterato
     session.close()
 
 
-def gone(pids: list[int], seconds: float = 5) -> bool:
+def gone(pids: list[int], seconds: float = 60) -> bool:
     """Whether all processes have ended, now or within `seconds`."""
     deadline = time.monotonic() + seconds
     while any(map(worker.alive, pids)) and time.monotonic() < deadline:
@@ -381,37 +377,6 @@ def test_a_profile_chooses_the_launchers(checkpoint, tmp_path, monkeypatch, new_
 def test_a_world_size_that_is_no_number_of_ranks_is_refused(checkpoint, world_size):
     with pytest.raises(SettingsError, match="world_size is"):
         neoxlib.Session(checkpoint, world_size=world_size)
-
-
-def test_ranks_are_in_step_when_all_answered_and_all_or_none_failed_alike():
-    fine = Outcome(1)
-    wrong = Outcome(error=ValueError("x"))
-    other = Outcome(error=ValueError("y"))
-    passed_on = Outcome(error=RankError("rank 0 could not choose the next token: ValueError: x"))
-    assert _in_step({0: fine, 1: fine}, 2) and _in_step({1: wrong, 0: wrong}, 2)
-    assert _in_step({0: wrong, 1: passed_on}, 2)
-    assert not _in_step({0: fine}, 2) and not _in_step({0: wrong}, 2)
-    assert not _in_step({0: fine, 1: wrong}, 2) and not _in_step({0: wrong, 1: fine}, 2)
-    assert not _in_step({0: wrong, 1: other}, 2)
-
-
-def test_exit_codes_are_put_in_words():
-    assert "out-of-memory" in launch.ending(-signal.SIGKILL)
-    assert launch.ending(-signal.SIGTERM) == "was ended by SIGTERM"
-    assert launch.ending(3) == "ended with exit code 3"
-    assert "not known" in launch.ending(None)
-
-
-@pytest.mark.parametrize("deterministic", [False, True])
-def test_ranks_on_npus_get_the_recipe_of_the_chip_and_this_process_keeps_its_own(
-    monkeypatch, deterministic
-):
-    monkeypatch.setattr(module, "chip_for", lambda device: CHIPS["910B3"])
-    monkeypatch.setattr(module, "container", lambda: None)
-    before = dict(os.environ)
-    env = module._environment(8, "npu", deterministic)
-    assert env.items() >= launch_env("910B3", 8, deterministic=deterministic).items()
-    assert ("HCCL_DETERMINISTIC" in env) is deterministic and dict(os.environ) == before
 
 
 def test_ranks_name_the_layer_that_is_not_finite_and_go_on(tmp_path):

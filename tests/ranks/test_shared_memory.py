@@ -149,12 +149,28 @@ def logits(group: SharedGroup, _: TorchGroup) -> list[int] | None:
     return group.broadcast(joined.argmax(-1).tolist() if group.rank == 0 else None)
 
 
-def clocked(group: SharedGroup, _: TorchGroup) -> float:
-    group.barrier()
+def clocked(group: SharedGroup, _: TorchGroup, folder: str) -> float:
+    """Seconds of an all-reduce by a clock that strikes 1 when rank 0, the last to come, sets out.
+
+    Rank 0 sets out when all others have looked at their clocks: they are in the call by then.
+    """
+    ready = Path(folder) / "rank 0 sets out"
+    looked = [Path(folder) / f"rank {rank} looked" for rank in range(1, group.size)]
+
+    def clock() -> float:
+        if ready.exists() or group.rank == 0:
+            return float(ready.exists())
+        looked[group.rank - 1].touch()
+        return 0.0
+
     group.reset_clock()
     if group.rank == 0:
-        time.sleep(0.3)
-    group.all_reduce(torch.ones(8))
+        while not all(path.exists() for path in looked):
+            time.sleep(0.001)
+        ready.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shared_memory.time, "perf_counter", clock)
+        group.all_reduce(torch.ones(8))
     spent = group.reset_clock()
     assert group.seconds == 0.0
     return spent
@@ -271,9 +287,8 @@ def test_all_ranks_hear_the_choice_made_of_all_logits(team):
     assert team(logits) == [[7 * size - 1] * 2] * size
 
 
-def test_the_clock_counts_waiting_for_the_slowest_rank(team):
-    first, *others = team(clocked)
-    assert first < min(others) and min(others) > 0.25
+def test_the_clock_counts_waiting_for_the_slowest_rank(team, tmp_path):
+    assert team(clocked, str(tmp_path)) == [0.0] + [1.0] * (len(team.ranks) - 1)
 
 
 def test_the_memory_has_no_name_so_it_ends_with_the_last_rank(team):

@@ -32,3 +32,12 @@ def work_slowly(engine: Any, slow: int, seconds: float) -> None:
     engine.model._forward_pre_hooks.clear()
     if engine.group.rank == slow:
         engine.model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
+
+
+def time_by_forward_passes(engine: Any, slow: int, seconds: float) -> None:
+    """From now on this rank's clock advances by `seconds` per forward pass of rank `slow` only."""
+    now = [0.0]
+    engine.model._forward_pre_hooks.clear()
+    if engine.group.rank == slow:
+        engine.model.register_forward_pre_hook(lambda *_: now.__setitem__(0, now[0] + seconds))
+    time.perf_counter = lambda: now[0]
