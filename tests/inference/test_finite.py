@@ -1,4 +1,4 @@
-"""Numbers that are not finite are refused by every question, on all ranks alike, and the first layer is named."""
+"""Numbers that are not finite are refused on all ranks alike, with the name of the first layer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_packed_weights_are_looked_through_by_their_scales(tmp_path: Path):
 
 
 def test_padding_may_hold_what_it_likes(tmp_path: Path):
-    """Only the positions of real tokens count; every one of them reads token 66 of the damaged table, or none does."""
+    """Only real tokens count: all of them read token 66 of the damaged table, or none does."""
     engine = neoxlib.load(damaged(tmp_path, "gpt_neox.embed_in.weight"))
     assert engine.logits([[5, 6, 66]], [[1, 1, 0]])[0, :2].isfinite().all()
     with pytest.raises(NotFiniteError, match=r"row\(s\) \[1\]"):

@@ -1,4 +1,4 @@
-"""The parity check itself: it agrees with transformers, and it sees every mistake that splitting can make."""
+"""The parity check: it agrees with transformers and finds every mistake of splitting."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_both_references_equal_transformers(variant: str, tmp_path):
 
 
 def verdicts(folder, size: int = 2, compile: bool = False) -> list[parity.Verdict]:
-    """World size `size` compared by rank 0, the others answering the same one call. Faults go into the plain path."""
+    """Compare `size` ranks on rank 0; others make the same call. Faults are in the plain path."""
 
     def work(group):
         engine = neoxlib.load(folder, group=group, compile=compile)
@@ -99,7 +99,7 @@ def answers_of(engine: neoxlib.Engine) -> list[inference_answered.Answered]:
 
 
 def test_answers_are_judged_as_they_were_given_not_as_they_would_be_now(checkpoint):
-    """Wrong only until all weights had been copied: three checks passed on a report whose texts were garbage."""
+    """Answers were once wrong only until all weights had been copied, and three checks passed."""
     with neoxlib.load(checkpoint) as engine:
         weight = engine.model.gpt_neox.embed_in.weight
         right = answers_of(engine)

@@ -35,7 +35,7 @@ def some(chance: random.Random, count: int) -> list[int]:
 
 
 def exam() -> list[Request]:
-    """Two subjects of five examples each; long questions after fewer of them; answers of one token and of three."""
+    """Two subjects of five examples, long questions after fewer; answers of one or three tokens."""
     chance = random.Random(3)
     requests = []
     for _ in range(2):
@@ -143,7 +143,7 @@ def test_nothing_is_shared_where_it_does_not_pay():
 
 
 def test_a_beginning_that_few_tokens_interrupt_is_found_below():
-    """Two subjects have three tokens in common: too few to share, and no reason to miss what each has."""
+    """Two subjects with three common tokens, too few to share, still share their own prefixes."""
     requests = [
         Request([1, 2, 3] + [subject] * 200 + [20 + n], [9]) for subject in (4, 5) for n in range(3)
     ]

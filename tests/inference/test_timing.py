@@ -98,7 +98,7 @@ def test_warming_up_ends_when_two_runs_agree_and_else_at_its_bound(engine, monke
 
 
 def test_ranks_stop_together_whatever_their_own_clocks_say(checkpoint, monkeypatch):
-    """By a clock that ticks at each look, rank 0's half second takes more than the three repeats."""
+    """By a clock that ticks at each look, half a second takes rank 0 more than three repeats."""
     looks = count()
     monkeypatch.setattr("neoxlib.inference.clocks.time.perf_counter", lambda: next(looks) / 1000)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's tokenizer and configs say of its ids, against transformers on the same folder."""
+"""The ids of a checkpoint's tokenizer and configs, against transformers on the same folder."""
 
 import json
 import logging
@@ -53,7 +53,7 @@ def test_a_text_ends_where_transformers_ends_it_or_at_the_tokenizers_end(case: s
 def test_an_end_in_config_that_is_ordinary_text_in_the_tokenizer_ends_none_and_is_told(
     repeated: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    """As Polyglot-Ko has it; its generation_config.json was made from config.json and says the same."""
+    """As Polyglot-Ko has it; its generation_config.json repeats config.json."""
     made = {"generation": {"_from_model_config": True, "eos_token_id": LETTER}} if repeated else {}
     folder = save(tmp_path, TOKENIZER, PATH, eos_token_id=LETTER, **made)
     assert transformers_says(folder, PATH[0])[-1] == LETTER

@@ -17,7 +17,7 @@ def cards(buses: tuple[str, ...] = BUSES) -> list[Card]:
 
 @pytest.fixture
 def system(tmp_path: Path) -> Path:
-    """Two nodes of six cores, in pieces; the first two cards are on node 1, the others on node 0."""
+    """Two nodes of six cores, in pieces; the first two cards are on node 1, others on node 0."""
     for node, text in enumerate(("0-2,6-8", "3-5,9,10-11\n")):
         folder = tmp_path / f"devices/system/node/node{node}"
         folder.mkdir(parents=True)

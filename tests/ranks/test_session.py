@@ -1,4 +1,4 @@
-"""A session of real processes: it answers as one rank does, survives its user's errors, and leaves nothing behind."""
+"""A session of real processes: answers of one rank, errors of its user, and nothing left behind."""
 
 import importlib
 import os
@@ -75,7 +75,7 @@ def _plain_environment() -> Iterator[None]:
 
 
 def open_session(checkpoint: Path, log_dir: Path, world_size: int = 2) -> neoxlib.Session:
-    """Ranks that do not know of pytest: ipykernel redirects output only where pytest is not running."""
+    """Hide pytest from the ranks: ipykernel redirects output only if pytest is not running."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST")
         return neoxlib.Session(checkpoint, world_size, device="cpu", log_dir=log_dir)
@@ -380,7 +380,7 @@ def test_a_world_size_that_is_no_number_of_ranks_is_refused(checkpoint, world_si
 
 
 def test_ranks_name_the_layer_that_is_not_finite_and_go_on(tmp_path):
-    """Every rank raises the same, and none is left waiting: the session answers what it can afterwards."""
+    """Every rank raises the same and none is left waiting: the session still answers afterwards."""
     folder = damaged(tmp_path, "gpt_neox.layers.1.attention.query_key_value.weight")
     with open_session(folder, tmp_path / "logs") as broken:
         for ask in (

@@ -1,4 +1,4 @@
-"""Ranks that share memory get what gloo would give them, the same bits on each, and an error when one does not come."""
+"""Shared memory gives what gloo gives, the same bits on each rank, and an error for a lost rank."""
 
 import os
 import random
@@ -50,7 +50,7 @@ def team(
 
 
 def values(seed: int, rank: int, count: int, dtype: torch.dtype) -> Tensor:
-    """A rank's term, which every rank can make: wide in scale, with special values among its first."""
+    """A rank's term, which every rank can make: wide in scale, special values first."""
     generator = torch.Generator().manual_seed(1000 * seed + rank)
     x = torch.randn(count, generator=generator) * 10.0 ** torch.randint(
         -6, 4, (count,), generator=generator
@@ -142,7 +142,7 @@ def same(left: Tensor | None, right: Tensor | None) -> None:
 
 
 def logits(group: SharedGroup, _: TorchGroup) -> list[int] | None:
-    """The two calls of a decode step: the vocabulary's columns, not contiguous as `model(…)[:, -1]`, and the choice."""
+    """The two calls of a decode step: columns of the vocabulary, not contiguous, and the choice."""
     here = torch.arange(2 * 3 * 7.0).reshape(2, 3, 7)[:, -1] + 100 * group.rank
     joined = group.gather(here, dim=-1)
     assert joined is None or joined.shape == (2, 7 * group.size)
@@ -225,7 +225,7 @@ def last_words(group: SharedGroup, _: TorchGroup, patience: float) -> str:
 
 
 def differing(_: SharedGroup, gloo: TorchGroup, backend: str, name: str) -> str:
-    """What each rank says when rank 1 makes another call than the others, after some that were alike."""
+    """The error of each rank when rank 1 makes a different call, after some equal ones."""
     gloo.calls = 0
     gloo.proved = set()
     odd = gloo.rank == 1
