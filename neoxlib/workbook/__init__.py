@@ -2,4 +2,4 @@
 
 from neoxlib import face
 
-__getattr__ = face(__name__, Run="run", Note="table", Table="table")
+__getattr__ = face(__name__, Run="run", Note="table", Table="table", figures="table")

@@ -22,6 +22,7 @@ from neoxlib.workbook.cells import TEMPLATES, body_of, label, title_of
 from neoxlib.workbook.parameters import PARAMETERS
 from neoxlib.workbook.results import NO_RUN, read_results
 from neoxlib.workbook.run import shown, write_text
+from neoxlib.workbook.table import figure, worded
 
 LOG_LINES = 30
 KEY_METRICS = 5
@@ -95,12 +96,12 @@ def _parameters(run: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for name, value in run["parameters"].items():
         param = PARAMETERS.get(name)
-        default, meaning = (_text(param.default), param.help) if param else ("", "")
+        default, meaning = (worded(param.default), param.help) if param else ("", "")
         given = name in run["given"]
         rows.append(
             {
                 "name": name,
-                "value": _text(value),
+                "value": worded(value),
                 "default": default,
                 "given": given,
                 "meaning": meaning,
@@ -124,10 +125,10 @@ def _row(folder: Path) -> dict[str, Any]:
         "took": _took(run["seconds"]),
         "report": links.pop("report.html", None),
         "files": list(links.items()),
-        "given": [(name, _text(run["parameters"].get(name))) for name in run["given"]],
+        "given": [(name, worded(run["parameters"].get(name))) for name in run["given"]],
         "note": shorten(note or "; ".join(failed), 160, placeholder=" …"),
         "metrics": [
-            (name, _figure(value)) for name, value in list(run["metrics"].items())[:KEY_METRICS]
+            (name, figure(value)) for name, value in list(run["metrics"].items())[:KEY_METRICS]
         ],
     }
 
@@ -171,20 +172,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         rows += (
             _flat(value, f"{name} ")
             if isinstance(value, dict)
-            else [(f"{prefix}{name}", _text(value))]
+            else [(f"{prefix}{name}", worded(value))]
         )
     return rows
-
-
-def _text(value: Any) -> str:
-    """Return a value for a table; an empty one is named, since an empty cell looks wrong."""
-    return {"": "empty", "[]": "empty", "None": "not there"}.get(str(value), str(value))
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _text(value)
 
 
 def _when(stamp: Any) -> str:
@@ -212,7 +202,7 @@ def _templates() -> jinja2.Environment:
     env = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True
     )
-    env.filters |= {"figure": _figure, "words": lambda status: str(status).replace("-", " ")}
+    env.filters |= {"figure": figure, "words": lambda status: str(status).replace("-", " ")}
     return env
 
 

@@ -1,7 +1,7 @@
 """Small tables and notes that notebooks show: escaped HTML there, plain text elsewhere."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from neoxlib.workbook import markup
 
@@ -57,3 +57,20 @@ class TextTable:
         if self.rows.empty:
             return self.note
         return f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"
+
+
+def worded(value: Any) -> str:
+    """Return a value for a table; an empty one is named, since an empty cell looks wrong."""
+    return {"": "empty", "[]": "empty", "None": "not there"}.get(str(value), str(value))
+
+
+def figure(value: Any) -> str:
+    """Return a number with four digits, or thousands with commas."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else worded(value)
+
+
+def figures(values: Mapping[str, Any]) -> Table:
+    """Return a table of named figures."""
+    return Table(("figure", "value"), ((name, figure(value)) for name, value in values.items()))

@@ -19,7 +19,7 @@ from neoxlib.machine import environment
 from neoxlib.workbook import parameters
 from neoxlib.workbook.parameters import NOTEBOOKS, PARAMETERS, Param
 from neoxlib.workbook.run import Run, new_folder, outputs_root
-from neoxlib.workbook.table import Table
+from neoxlib.workbook.table import Table, figures
 
 matplotlib.use("Agg")
 NOTEBOOK_FILES = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
@@ -332,6 +332,16 @@ def test_table_has_a_plain_form_for_terminals():
     assert (
         repr(Table(("name", "value"), [("a", 1), ("long", 2)])) == "name  value\na     1\nlong  2"
     )
+
+
+def test_figures_are_short_and_thousands_have_commas():
+    lines = repr(figures({"ms": 32.194803, "bytes": 1234567, "big": 1234567.8, "none": None}))
+    assert [line.split()[-1] for line in lines.splitlines()[1:4]] == [
+        "32.19",
+        "1,234,567",
+        "1,234,568",
+    ]
+    assert lines.endswith("not there")
 
 
 def test_a_place_for_runs_that_cannot_be_written_to_is_one_message(tmp_path, monkeypatch):
