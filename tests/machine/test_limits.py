@@ -109,7 +109,8 @@ def test_what_a_group_uses_is_taken_off_but_for_pages_of_files(machine):
 
 
 def test_version_1_counts_the_groups_below_too(machine):
-    stat = f"cache 1\ninactive_file 5\nhierarchical_memory_limit {2 * GIB}\ntotal_inactive_file {GIB}\n"
+    stat = f"cache 1\ninactive_file 5\nhierarchical_memory_limit {2 * GIB}\n"
+    stat += f"total_inactive_file {GIB}\n"
     files = {"limit_in_bytes": str(2 * GIB), "usage_in_bytes": str(3 * GIB // 2), "stat": stat}
     files = {f"memory/a/memory.{name}": text for name, text in files.items()}
     machine("9:memory:/a\n", V1.format(root="/"), files)

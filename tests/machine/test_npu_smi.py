@@ -273,7 +273,8 @@ def test_a_map_that_is_none_has_no_places(text):
 
 
 def test_a_board_is_read_as_pairs_whatever_the_blanks():
-    text = "\tNPU ID            : 0\n\tFirmware Version  : 7.7.0.1.231\n\tPCIe Bus Info     : 0000:84:00.0\n\n"
+    text = "\tNPU ID            : 0\n\tFirmware Version  : 7.7.0.1.231\n"
+    text += "\tPCIe Bus Info     : 0000:84:00.0\n\n"
     assert npu_smi.parse_pairs(text) == {
         "NPU ID": "0",
         "Firmware Version": "7.7.0.1.231",
@@ -375,7 +376,8 @@ def test_a_row_of_a_topology_that_is_too_short_is_told_and_left_out(caplog):
 
 
 def test_a_line_before_the_failure_does_not_hide_it():
-    text = "DrvMngGetConsoleLogLevel failed. (g_conLogLevel=3)\ndcmi module initialize failed. ret is -8005\n"
+    text = "DrvMngGetConsoleLogLevel failed. (g_conLogLevel=3)\n"
+    text += "dcmi module initialize failed. ret is -8005\n"
     assert npu_smi.parse(text).failure == "dcmi module initialize failed. ret is -8005"
 
 

@@ -25,7 +25,7 @@ raise ImportError("libhccl.so: cannot open shared object file: No such file or d
 def run_beside_a_broken_torch_npu(
     folder: Path, *arguments: str, **env: str
 ) -> subprocess.CompletedProcess:
-    """Run Python where a torch_npu is installed, as torch's own entry point says, that cannot load its libraries."""
+    """Run Python beside an installed torch_npu, found by its entry point, that cannot load."""
     (folder / "torch_npu.py").write_text(BROKEN)
     about = folder / "torch_npu-2.13.0.dist-info"
     about.mkdir()

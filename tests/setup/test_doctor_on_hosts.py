@@ -1,4 +1,4 @@
-"""Described hosts, as `doctor --json` writes them: each yields the verdicts that its fault deserves, and no other."""
+"""Hosts described by `doctor --json`: each gets the verdicts of its fault and no others."""
 
 import json
 import os
@@ -31,7 +31,8 @@ VERDICTS = {
         "ATB (NNAL)": ("WARN", "source /usr/local/Ascend/nnal/atb/set_env.sh"),
         "libgomp": (
             "WARN",
-            "export LD_PRELOAD=/opt/neoxlib/lib/python3.11/site-packages/torch.libs/libgomp-947d5fa1",
+            "export LD_PRELOAD=/opt/neoxlib/lib/python3.11/site-packages/torch.libs/"
+            "libgomp-947d5fa1",
         ),
     },
     "wrong_pairing": {
@@ -172,13 +173,15 @@ def test_devices_are_shown_by_the_id_that_makes_them_visible():
 
 
 def test_a_machine_with_cards_is_read_by_way_of_npu_smi(tmp_path, monkeypatch):
-    """With a made npu-smi: the table, the board, the map and the links all land in the description."""
+    """A fake npu-smi: its table, board, map and links all land in the description."""
     table = FOLDER.parent / "npu_smi" / "910b3_x8.txt"
     script = f"""#!/bin/sh
 case "$*" in
   info) cat {table};;
-  "info -m") printf 'NPU ID   Chip ID   Chip Logic ID   Chip Name\\n0   0   0   Ascend 910B3\\n0   1   -   Mcu\\n';;
-  "info -t topo") printf '      NPU0  NPU1  CPU Affinity\\nNPU0  X  HCCS  0-3\\nNPU1  HCCS  X  4-7\\nLegend: HCCS\\n';;
+  "info -m") printf '%s\\n' 'NPU ID   Chip ID   Chip Logic ID   Chip Name' \\
+      '0   0   0   Ascend 910B3' '0   1   -   Mcu';;
+  "info -t topo") printf '%s\\n' '      NPU0  NPU1  CPU Affinity' \\
+      'NPU0  X  HCCS  0-3' 'NPU1  HCCS  X  4-7' 'Legend: HCCS';;
   "info -t board"*) printf '  Software Version : 25.5.0\\n  Firmware Version : 7.8.0.5.201\\n';;
 esac
 """

@@ -1,11 +1,11 @@
-"""The version tables, the files they are read from, and the installation plan."""
+"""The installation plan, for every chip, processor and era."""
 
 import subprocess
 
 import pytest
 
 from neoxlib.errors import SettingsError
-from neoxlib.machine import host, installed, versions
+from neoxlib.machine import versions
 from neoxlib.machine.chips import CHIPS
 from neoxlib.setup import install
 from neoxlib.setup.install import install_plan
@@ -97,122 +97,3 @@ def test_every_chip_and_processor_has_a_plan_in_the_guides_order_that_a_shell_ca
 def test_a_plan_for_nothing_there_is_refused(chip, arch, era, word):
     with pytest.raises(SettingsError, match=word):
         install_plan(CHIPS[chip], arch, era)
-
-
-def test_the_tables_hold_together():
-    releases = [release.torch_npu for release in versions.RELEASES]
-    assert len(releases) == len(set(releases))
-    assert all(
-        release.torch_npu.startswith(release.torch) and release.torch in versions.PYTHONS
-        for release in versions.RELEASES
-    )
-    assert versions.GUIDE.release.cann == versions.GUIDE.cann == "7.0.0"
-    assert versions.TODAY.cann == "9.1.0" and versions.TODAY.release.torch == "2.13.0"
-
-
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [
-        ("2.4", "2.27"),
-        ("8.0.RC3", "8.0.0"),
-        ("8.0.RC2", "8.0.RC3"),
-        ("7.0.RC1", "7.0.0"),
-        ("8.5.0", "9.0.0"),
-        ("2.13.0", "2.13.0.post1"),
-        ("7.0.0", "7.1.0.3.220"),
-    ],
-)
-def test_versions_are_ordered_as_their_makers_mean_them(low, high):
-    assert versions.order(low) < versions.order(high)
-
-
-def test_a_build_is_of_its_release_and_no_other():
-    assert versions.same_cann("7.0.0.B080", "7.0.0") and versions.same_cann("8.0.RC3", "8.0.RC3")
-    assert not versions.same_cann("8.0.RC3", "8.0.0") and not versions.same_cann("9.0.0", "9.1.0")
-
-
-@pytest.mark.parametrize(
-    ("version", "span", "inside"),
-    [
-        ("7.7.0.1.231", "[7.0.0,7.7.99]", True),
-        ("7.8.0.2.212", "[7.0.0,7.7.99]", False),
-        ("7.0.0", "[7.0.0,7.7.99]", True),
-        ("7.7.99.5.1", "[7.0.0,7.7.99]", True),
-        ("6.4.0", "[7.0.0,7.7.99]", False),
-        ("24.1.0", "[23.0.0,23.0.0.],[24.0,24.9.]", True),
-        ("7.0.0", "nonsense", False),
-    ],
-)
-def test_firmware_is_compared_with_the_range_in_the_drivers_record(version, span, inside):
-    assert installed.in_range(version, span) is inside
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "version"),
-    [
-        (
-            "aarch64-linux/ascend_toolkit_install.info",
-            "package_name=X\nversion=9.1.0\ninnerversion=V100\n",
-            "9.1.0",
-        ),
-        ("ascend_toolkit_install.info", "version=8.0.0\n", "8.0.0"),
-        (
-            "version.cfg",
-            "# version: 1.0\ntoolkit_running_version=[7.5.0.1.129:8.0.RC3]\n",
-            "8.0.RC3",
-        ),
-        ("opp/version.info", "Version=7.6.0\nversion_dir=8.5.0\n", "8.5.0"),
-        ("other", "version=1\n", None),
-    ],
-)
-def test_the_release_of_cann_is_read_from_every_record_it_keeps(tmp_path, file, text, version):
-    (tmp_path / file).parent.mkdir(exist_ok=True)
-    (tmp_path / file).write_text(text)
-    assert installed.cann_version(str(tmp_path)) == version
-    assert installed.cann_version(None) is installed.cann_version(str(tmp_path / "none")) is None
-
-
-def test_an_installed_cann_is_known_before_it_is_sourced(tmp_path):
-    scripts = [
-        str(tmp_path / "cann" / "set_env.sh"),
-        str(tmp_path / "ascend-toolkit" / "set_env.sh"),
-    ]
-    (tmp_path / "ascend-toolkit" / "latest").mkdir(parents=True)
-    (tmp_path / "ascend-toolkit" / "latest" / "ascend_toolkit_install.info").write_text(
-        "version=8.0.0\n"
-    )
-    versions_found = [installed.cann_version(home) for home in host.cann_homes(None, scripts)]
-    assert versions_found == [None, None, "8.0.0", None]
-    assert host.cann_homes("/sourced", scripts) == [
-        "/sourced"
-    ]  # another that is installed does not count
-
-
-@pytest.mark.parametrize(
-    ("file", "text"),
-    [
-        ("x86_64-linux/ascend_ops_install.info", "version=9.1.0\n"),
-        ("opp_kernel/version.info", "version_dir=9.1.0\n"),
-        ("version.cfg", "opp_kernel_running_version=[7.5:9.1.0]\n"),
-    ],
-)
-def test_the_kernels_are_found_under_both_of_their_names(tmp_path, file, text):
-    (tmp_path / file).parent.mkdir(exist_ok=True)
-    (tmp_path / file).write_text(text)
-    assert installed.kernels_version(str(tmp_path)) == "9.1.0"
-    assert installed.kernels_version(None) is None
-
-
-def test_driver_and_firmware_are_read_from_their_records(tmp_path):
-    for part in ("driver", "firmware"):
-        (tmp_path / part).mkdir()
-    assert (
-        installed.driver(str(tmp_path)) == (None, None)
-        and installed.firmware(str(tmp_path)) is None
-    )
-    (tmp_path / "driver/version.info").write_text(
-        "Version=25.0.rc1.1\nascendhal_version=7.35.23\ncompatible_version_fw=[7.0.0,7.7.99]\npackage_version=25.0.rc1.1\n"
-    )
-    (tmp_path / "firmware/version.info").write_text("Version=7.7.0.1.231\nfirmware_version=1.0\n")
-    assert installed.driver(str(tmp_path)) == ("25.0.rc1.1", "[7.0.0,7.7.99]")
-    assert installed.firmware(str(tmp_path)) == "7.7.0.1.231"

@@ -1,4 +1,7 @@
-"""Mistakes planted in the NPU path: each must be refused by the operators' pages, or show in the numbers. Emulated."""
+"""Mistakes planted in the emulated NPU path.
+
+The contracts of the operators' pages must refuse each, or it must show in the numbers.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The self-test for NPU hosts: trials on emulated operators, verdicts, and machines without NPUs."""
+"""The self-test of NPU hosts: trials on emulated operators, verdicts, hosts without an NPU."""
 
 import json
 import subprocess

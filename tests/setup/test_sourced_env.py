@@ -1,4 +1,4 @@
-"""The environment file and the Jupyter kernel: what a shell that sourced CANN has, and a kernel would not."""
+"""The environment file and the Jupyter kernel: both get the variables of a sourced CANN."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_both_files_are_written_and_say_how_they_are_used(cann, tmp_path):
 
 
 def test_jupyter_starts_the_kernel_with_the_values_as_they_were(cann, tmp_path):
-    """It replaces ${NAME} and $NAME in the values of a kernel's env, so ours are written with two dollar signs."""
+    """It replaces ${NAME} and $NAME in a kernel's env, so our values have two dollar signs."""
     from string import Template
 
     spec = sourced_env.kernel_spec(cann, plain())
