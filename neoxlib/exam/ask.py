@@ -1,4 +1,4 @@
-"""Ask the model under a profile's rules: prompts in, answers out. Works on an Engine or a Session."""
+"""Ask the model by a profile's rules: prompts in, answers out. On an Engine or a Session."""
 
 import queue
 import threading

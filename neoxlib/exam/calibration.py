@@ -17,7 +17,8 @@ def confidence_bins(results: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
 
     Columns: from, to (a bin holds its upper end, as in Guo et al., arXiv 1706.04599), questions,
     confidence (mean probability of the most likely choice), accuracy with its Wilson 95 % interval
-    low, high. Questions without probabilities or without a key are left out; the table may be empty.
+    low, high. Questions without probabilities or without a key are left out; the table may then be
+    empty.
     """
     known = pd.DataFrame(
         {"confidence": confidence(results), "right": results["correct"].astype(float)}

@@ -186,8 +186,8 @@ def rescore(
 
     One row per question: subject, id, predicted, predicted_alone, flipped, difference (the largest
     of any choice's log-probability; nan if answers are generated). Batches pad, share prefixes and
-    sum in another order; a difference beyond rounding, or a flipped answer without a near tie, shows
-    that this was done wrong.
+    sum in another order; a difference beyond rounding, or a flipped answer without a near tie,
+    shows that this was done wrong.
     """
     asker = Asker(engine, profile)
     answered = results[~results["too_long"]]

@@ -49,9 +49,10 @@ def write_files(run_dir: str | Path, results: pd.DataFrame, sdk: str = "guide") 
 def vendor_files(results: pd.DataFrame, sdk: str = "guide") -> dict[str, str]:
     """`test_result/` as the Ascend SDK lays it out: {name: text}.
 
-    cache0.csv                 subject,id,expected,predicted; no header, ids of the data file, -1 for no answer
-    cache.txt (newer)          id,subject,expected,predicted; no header, sorted by subject, ids counted
-                               through all
+    cache0.csv                 subject,id,expected,predicted; no header, ids of the data file, -1
+                               for no answer
+    cache.txt (newer)          id,subject,expected,predicted; no header, sorted by subject, ids
+                               counted through all
     result_0_classes_acc.json  {"STEM": …, "Social Science": …, "Humanities": …, "Other": …,
                                "Avg": …, "Avg(Hard)": …}
     result_0_subject_acc.json  {"accountant": 0.53, …} in the order of the questions
@@ -94,7 +95,7 @@ def class_accuracy(results: pd.DataFrame) -> dict[str, float | None]:
 
 
 def submission(results: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """{subject: {id: letter}} as cevalbenchmark.com takes it; the first choice if none was given."""
+    """{subject: {id: letter}} as cevalbenchmark.com takes it; no answer is the first choice."""
     table = results.assign(predicted=results["predicted"].replace("", choices(results)[0]))
     return {
         subject: dict(zip(part["id"], part["predicted"], strict=True))

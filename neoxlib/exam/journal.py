@@ -28,7 +28,7 @@ _REPAIR = (
 
 
 class QuestionKey(NamedTuple):
-    """Identifies a question: results.KEY, and its prompt, since another text is another question."""
+    """Identifies a question: results.KEY and the prompt; another text is another question."""
 
     subject: str
     id: str

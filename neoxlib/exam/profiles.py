@@ -164,7 +164,8 @@ _OPENCOMPASS = Profile(
     source="github.com/open-compass/opencompass, configs/datasets/ceval/ceval_ppl_578f8d.py "
     "at 3ce9b0a, with HuggingFaceBaseModel, which puts nothing between the parts of a prompt",
     departs=(
-        "the original computes the perplexity of the whole text four times; only the answer's part differs",
+        "the original computes the perplexity of the whole text four times; "
+        "only the answer's part differs",
     ),
 )
 _MMLU_OFFICIAL = Profile(
@@ -203,9 +204,12 @@ _VENDOR = Profile(
         "and a question is never asked without an example",
     ),
     departs=(
-        "the original drops questions that are too long, unseen; here they are shown and count as wrong",
-        "newer editions divide the hard questions answered rightly by all questions; here by the hard ones",
-        "the original goes on with the answers of any earlier run; here only of the same model and rules",
+        "the original drops questions that are too long, unseen; "
+        "here they are shown and count as wrong",
+        "newer editions divide the hard questions answered rightly by all questions; "
+        "here by the hard ones",
+        "the original goes on with the answers of any earlier run; "
+        "here only of the same model and rules",
     ),
 )
 PROFILES = (

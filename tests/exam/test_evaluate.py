@@ -1,4 +1,4 @@
-"""Scoring against transformers' own log-probabilities, and what becomes of questions that cannot be scored."""
+"""Scoring against transformers' own log-probabilities, and questions that cannot be scored."""
 
 import threading
 from dataclasses import replace
@@ -50,7 +50,7 @@ def engine(model_dir):
 
 
 def test_probabilities_and_answers_are_those_of_transformers(engine, oracle, exam):
-    """One plain forward pass of transformers per prompt: no batch, no padding, softmax over the letters' logits."""
+    """One forward pass of transformers per prompt, unpadded; softmax over the letters' logits."""
     found = evaluate(engine, load_task("ceval", exam, shots=2), OFFICIAL)
     tokenizer = byte_tokenizer()
     letters = [tokenizer.convert_tokens_to_ids(letter) for letter in "ABCD"]
@@ -67,7 +67,7 @@ def test_probabilities_and_answers_are_those_of_transformers(engine, oracle, exa
 
 @pytest.mark.parametrize("name", ["official", "lm_eval"])
 def test_answers_do_not_depend_on_the_batch(engine, exam, monkeypatch, name):
-    """One question a batch and nothing shared, against as much as fits; and the report's own check says the same."""
+    """One question a batch and nothing shared, against as much as fits; rescore agrees."""
     task = load_task("ceval", exam, shots=2)
     profile = get_profile(name, "ceval")
     together = evaluate(engine, task, profile)
@@ -91,7 +91,7 @@ def test_a_changed_answer_shows_when_it_is_asked_again(engine, exam):
 
 
 def test_log_likelihoods_are_over_all_rows_where_the_harness_has_them_so(engine, oracle, exam):
-    """The tokenizer has 257 ids, the vocabulary 271 rows; other profiles leave those past the ids out."""
+    """The tokenizer has 257 ids, the vocabulary 271 rows; other profiles mask the rest."""
     tokenizer = byte_tokenizer()
     row = evaluate(engine, load_task("ceval", exam, shots=2), get_profile("lm_eval", "ceval")).iloc[
         0
@@ -105,7 +105,7 @@ def test_log_likelihoods_are_over_all_rows_where_the_harness_has_them_so(engine,
 
 
 def test_a_short_window_drops_examples_and_marks_what_never_fits(model_dir, exam):
-    """A question that does not fit stays in the denominator: dropping it would change the score unseen."""
+    """A question that does not fit stays in the denominator; dropping it would raise the score."""
     task = load_task("ceval", exam, shots=2)
     needs = evaluate(Fake(), load_task("ceval", exam, shots=0), OFFICIAL)["prompt_tokens"]
     assert needs.nunique() > 1
@@ -139,7 +139,7 @@ def test_rows_come_in_the_exams_order_and_each_subject_is_asked_together(exam, m
 
 
 def test_a_written_answer_is_read_by_the_profiles_rule_and_kept(exam):
-    """The vendor's rule takes the first letter of any word; what holds no letter is wrong, not dropped."""
+    """The vendor's rule takes the first letter of any word; without a letter it is wrong."""
     task = load_task("ceval", exam, shots=2)
     for says, predicted, right in (
         ("  b) 红", "B", 2),
@@ -189,7 +189,7 @@ def test_a_score_that_is_no_number_stops_the_run(exam, value):
 
 @pytest.mark.parametrize(("merge", "bad"), [((("ï¼ļ", "B"),), "'B'"), ((("ļ", "C"),), "'C'")])
 def test_a_letter_that_runs_into_the_cue_is_refused(exam, merge, bad):
-    """The last byte of the cue's colon and a letter in one token: what is scored would not be the letter."""
+    """With the cue's last byte and a letter in one token, the letter itself is not scored."""
     pieces = (("ï", "¼"), ("ï¼", "ļ"), *merge) if len(merge[0][0]) > 1 else merge
     fake = Fake()
     fake.tokenizer = byte_tokenizer(pieces)

@@ -37,7 +37,8 @@ def test_the_vendors_files_are_written_to_the_byte(tmp_path):
     )
     log = found["test_result/device0.log"]
     assert log.startswith(
-        "[+] prompt length: 11\n========== prompt start ==========\n问0\n答案：\n========== prompt end ==========\n"
+        "[+] prompt length: 11\n"
+        "========== prompt start ==========\n问0\n答案：\n========== prompt end ==========\n"
         "[Correct] predict: A, label: A\n"
     )
     assert log.endswith("[Wrong] predict: -1, label: D\n") and len(found) == 4

@@ -1,4 +1,4 @@
-"""A run that was killed goes on where it was, and no answer comes from another model, other rules or a damaged file."""
+"""A killed run continues, and no answer is from another model, other rules or a damaged file."""
 
 import json
 import os
@@ -206,7 +206,7 @@ def test_the_key_tells_apart_all_that_changes_an_answer(model_dir, tmp_path):
 def test_a_killed_run_goes_on_where_it_was_with_the_same_result(
     model_dir, exam, tmp_path, monkeypatch
 ):
-    """kill -9 in the middle; the new run asks only what is missing, and its table is the unbroken run's to the bit."""
+    """kill -9 in the middle; the new run asks the rest, and its table is the unbroken run's."""
     earlier = tmp_path / "earlier" / NAME
     command = [sys.executable, "-c", DRIVER, str(model_dir), str(exam), str(earlier)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""The rules of each profile: the published wording to the letter, and the harness's own templates beside ours."""
+"""The rules of each profile: the published wording, and the harness's own templates."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -90,7 +90,7 @@ def rows_of_the_harness(name: str) -> dict:
     ],
 )
 def test_the_harnesss_templates_say_what_ours_say(task, defaults, subject):
-    """Its templates, filled by its own engine, with its own delimiters: " " before an answer, two lines after."""
+    """Its templates and engine, with its delimiters: " " before an answer, two lines after."""
     from jinja2 import Environment
 
     rows = rows_of_the_harness(defaults) | (rows_of_the_harness(subject) if subject else {})
@@ -104,7 +104,8 @@ def test_the_harnesss_templates_say_what_ours_say(task, defaults, subject):
         )
 
     example = EXAMPLE | own | ({"answer": "yes"} if task == "boolq" else {})
-    expected = f"{rows.get('description', '')}{asked(example)} {example['answer']}\n\n{asked(QUESTION | own)}"
+    shown = f"{rows.get('description', '')}{asked(example)} {example['answer']}"
+    expected = f"{shown}\n\n{asked(QUESTION | own)}"
     names = NAMES
     if task == "cmmlu":  # which has no college_physics
         names = names_of("high_school_physics", BENCHMARKS["cmmlu"].subjects["high_school_physics"])

@@ -15,7 +15,10 @@ from neoxlib.exam.scores import Z95, better_than_guessing, check_complete, wilso
 
 
 def results(*subjects: tuple[str, str, bool, str]) -> pd.DataFrame:
-    """Rows as `evaluate` gives them; each subject is (name, class, hard, marks), a mark being + - or x (too long)."""
+    """Rows as `evaluate` gives them; each subject is (name, class, hard, marks).
+
+    A mark is + (right), - (wrong) or x (too long).
+    """
     return pd.DataFrame(
         [
             {
@@ -52,7 +55,7 @@ EXAM = results(
     ],
 )
 def test_wilson_gives_the_published_intervals(correct, questions, low, high):
-    """The examples and the score method's column of R. G. Newcombe, Statistics in Medicine 17 (1998), 857-872."""
+    """Examples and score method of R. G. Newcombe, Statistics in Medicine 17 (1998), 857-872."""
     assert wilson(correct / questions, questions) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -66,7 +69,7 @@ def test_wilsons_interval_holds_the_score_at_both_ends(questions):
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilsons_ends_are_where_the_score_test_just_rejects(case):
-    """The interval's definition: (p̂ - p)² = z² p (1 - p) / n at both ends, which lie on both sides of p̂."""
+    """Its definition: (p̂ - p)² = z² p (1 - p) / n at both ends, one on each side of p̂."""
     correct, questions = case
     share = correct / questions
     low, high = wilson(share, questions)

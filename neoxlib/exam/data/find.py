@@ -26,15 +26,15 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?(?=\.parquet$)")
 def exam_root(data_dir: Path, benchmark: Benchmark, split: str) -> Iterator[File]:
     """Open the exam's folder, given `data_dir`.
 
-    That is the exam's own folder, a folder or archive around it, a folder that holds its archive, or
-    the folder of the split in it. Raises DataError for no exam, and for more than one.
+    That is the exam's own folder, a folder or archive around it, a folder that holds its archive,
+    or the folder of the split in it. Raises DataError for no exam, and for more than one.
     """
     with opened(_place(data_dir, benchmark, split)) as top:
         yield find_root(top, benchmark, split)
 
 
 def _place(data_dir: Path, benchmark: Benchmark, split: str) -> Path:
-    """`data_dir`, the folder around it if it is a split's, or the only archive of the exam in it."""
+    """`data_dir`, the folder around it if it is a split's, or the exam's only archive in it."""
     if not data_dir.is_dir():
         return data_dir
     folder = data_dir.resolve()

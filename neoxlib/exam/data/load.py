@@ -1,4 +1,7 @@
-"""A folder or archive of multiple-choice questions → a checked `Task`. No prompts, models or scores here."""
+"""Load a folder or archive of multiple-choice questions as a checked `Task`.
+
+No prompts, models or scores here.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,18 +18,17 @@ from neoxlib.exam.data.sources import Sheet, Source, counts_from_zero, find_sour
 from neoxlib.exam.data.subjects import CLASS_NAMES, CLASSES, Subject
 
 TAKEN = ("Hard", "Avg", "Avg(Hard)")  # tables and result files have these beside the classes
-_CLASSES = {
-    name.casefold(): name for name in CLASSES
-} | CLASS_NAMES  # however a mapping spells them
+# The class by any spelling of it in a mapping, in lower case.
+_CLASSES = {name.casefold(): name for name in CLASSES} | CLASS_NAMES
 
 
 @dataclass(frozen=True)
 class Task:
     """Checked questions and the examples shown before them.
 
-    `questions` has one row per question: subject, name (English), class, hard, id, the benchmark's texts (question,
-    A, B, C, D; or passage, question), expected; all text as in the file, `expected` empty in a split without answers.
-    `examples[subject]` are the rows shown before a question, with their `answer`.
+    `questions` has one row per question: the columns of `results.RESULT_COLUMNS` up to expected,
+    which is empty in a split without answers. `examples[subject]` are the rows shown before a
+    question, with their `answer`.
     """
 
     name: str
@@ -38,11 +40,11 @@ class Task:
     subjects: dict[str, Subject]
     questions: pd.DataFrame
     examples: dict[str, list[Row]]
-    absent: tuple[str, ...]  # subjects of the mapping that the folder has no file for
+    absent: tuple[str, ...]  # subjects of the mapping without a file
 
     @property
     def labelled(self) -> bool:
-        """Whether the split has answers, so that it can be scored here."""
+        """Whether the split has answers, so that it can be scored."""
         return bool((self.questions["expected"] != "").all())
 
     def first(self, limit: int | None) -> pd.DataFrame:
@@ -71,109 +73,107 @@ def load_task(
 ) -> Task:
     """Read and check every file that a run needs.
 
-    `data_dir` is the benchmark's folder as its authors or the hub lay it out (see `layout.find_files`), a folder around
-    it, the folder of the split in it, or its archive, zip or tar; `subjects` None or empty means every subject with a
-    file; `shots` examples come from dev, `explained` ones with their explanation, for a chain of thought.
-    Raises SettingsError for an unknown task or split, and DataError with all problems of all files as `file:row: …`,
-    rows counted as a spreadsheet does (the header is row 1).
+    `data_dir`: as for `find.exam_root`. `subjects`: None or empty means all with a file. `shots`:
+    examples per subject, from dev; `explained`: with their explanation, for a chain of thought.
+    Raises SettingsError for an unknown task or split, and DataError with all problems of all files
+    as `file:row: …`; the header is row 1.
     """
     benchmark = get_benchmark(task, split, shots)
     with exam_root(Path(data_dir), benchmark, split) as root:
         paper = _read(root, benchmark, split, list(subjects or ()), shots)
-    read, shown = _checked(paper, benchmark, split, shots, explained)
-    mapping = paper.mapping
-    problems = [*paper.problems]
-    problems += [p for s in read for p in (*read[s][1], *shown[s][1])]
-    questions = [
-        _question(s, mapping[s], s in benchmark.hard, row) for s in read for row in read[s][0]
-    ]
+    read, shown = _checked(paper, explained)
+    questions = _questions(read, paper.mapping, benchmark)
+    problems = [*paper.problems, *(p for s in read for p in (*read[s][1], *shown[s][1]))]
     problems += _half_labelled(questions, paper.sources) if split in benchmark.unlabelled else []
     if problems:
         raise DataError(f"{len(problems)} problem(s) in {paper.root}:\n  " + "\n  ".join(problems))
-    chosen = {s: mapping[s] for s in read}
-    examples = {s: rows for s, (rows, _) in shown.items()}
-    absent = tuple(s for s in mapping if s not in paper.sources)
-    return Task(
-        task,
-        benchmark.title,
-        paper.root,
-        split,
-        shots,
-        benchmark.choices,
-        chosen,
-        pd.DataFrame(questions),
-        examples,
-        absent,
-    )
+    examples = {subject: rows for subject, (rows, _) in shown.items()}
+    return _task(task, paper, pd.DataFrame(questions), examples)
 
 
 @dataclass(frozen=True)
 class Paper:
-    """What an exam's folder has, read and not checked: `asked` and `shown` are the sheets of the chosen subjects."""
+    """An exam's folder, read but not checked."""
 
+    benchmark: Benchmark
+    split: str
+    shots: int
     root: Path
     mapping: dict[str, Subject]
     sources: dict[str, Source]
-    asked: dict[str, Sheet]
-    shown: dict[str, Sheet]  # none of a subject without examples
+    asked: dict[str, Sheet]  # questions of the chosen subjects
+    shown: dict[str, Sheet]  # their examples; a subject without any is not in it
     problems: list[str]
 
 
 def _read(root: File, benchmark: Benchmark, split: str, asked: list[str], shots: int) -> Paper:
-    """The records of every subject that is asked; examples only where some are wanted."""
+    """Read the questions of the subjects that are asked, and their examples if there are shots."""
     mapping, problems = _mapping(root, benchmark)
     sources, unclear = find_sources(root, benchmark, split, mapping)
     chosen, wrong = _choose(sources, mapping, asked, usual_name(benchmark, split, "{}"))
     if sources and not chosen and not asked and mapping is benchmark.subjects:
         wrong.append(
-            f"{MAPPING}: is missing, and no subject is {benchmark.title}'s; an exam of your own needs it, "
-            "beside the files of questions: {subject: [English, Chinese, class]}"
+            f"{MAPPING}: is missing, and no subject is {benchmark.title}'s; an exam of your own "
+            "needs it, beside the files of questions: {subject: [English, Chinese, class]}"
         )
     dev, unclear_dev = find_sources(root, benchmark, "dev", mapping) if shots else ({}, [])
     names = (*benchmark.columns, "answer") if benchmark.headerless else ()
     sheets = [{s: found[s].read(names) for s in chosen if s in found} for found in (sources, dev)]
-    return Paper(
-        Path(str(root)), mapping, sources, *sheets, [*problems, *unclear, *unclear_dev, *wrong]
-    )
+    root_path = Path(str(root))
+    problems = [*problems, *unclear, *unclear_dev, *wrong]
+    return Paper(benchmark, split, shots, root_path, mapping, sources, *sheets, problems)
 
 
-Checked = dict[str, tuple[list[Row], list[str]]]  # rows of each subject, with their problems
+Rows = tuple[list[Row], list[str]]  # of one subject, with their problems
+Checked = dict[str, Rows]  # by subject
 
 
-def _checked(
-    paper: Paper, benchmark: Benchmark, split: str, shots: int, explained: bool
-) -> tuple[Checked, Checked]:
+def _checked(paper: Paper, explained: bool) -> tuple[Checked, Checked]:
     """The questions and the examples of each subject."""
+    benchmark = paper.benchmark
+    shots = paper.shots
     sheets = [*paper.asked.values(), *paper.shown.values()]
-    from_zero = counts_from_zero(
-        [record for entries, _ in sheets for _, record in entries], benchmark.choices
-    )
-    labelled = split not in benchmark.unlabelled
+    records = [record for entries, _ in sheets for _, record in entries]
+    from_zero = counts_from_zero(records, benchmark.choices)
+    labelled = paper.split not in benchmark.unlabelled
     read = {
-        s: read_rows(sheet, benchmark, labelled, from_zero=from_zero)
-        for s, sheet in paper.asked.items()
+        subject: read_rows(sheet, benchmark, labelled, from_zero=from_zero)
+        for subject, sheet in paper.asked.items()
     }
-    shown: Checked = {}
-    for subject in read:
-        if not shots:
-            shown[subject] = [], []
-        elif subject not in paper.shown:
-            need = usual_name(benchmark, "dev", subject)
-            shown[subject] = (
-                [],
-                [f"{need}:1: is missing, and shots is {shots}; add the file or ask for 0 shots"],
-            )
-        else:
-            found = read_rows(
-                paper.shown[subject], benchmark, explained=explained, from_zero=from_zero
-            )
-            shown[subject] = _first(*found, paper.shown[subject], shots)
-    return read, shown
+    if not shots:
+        return read, {subject: ([], []) for subject in read}
+    shown = {
+        subject: read_rows(sheet, benchmark, explained=explained, from_zero=from_zero)
+        for subject, sheet in paper.shown.items()
+    }
+    return read, {
+        subject: _first(*shown[subject], paper.shown[subject], shots)
+        if subject in shown
+        else _no_examples(usual_name(benchmark, "dev", subject), shots)
+        for subject in read
+    }
 
 
-def _first(
-    rows: list[Row], problems: list[str], sheet: Sheet, shots: int
-) -> tuple[list[Row], list[str]]:
+def _task(name: str, paper: Paper, questions: pd.DataFrame, examples: dict[str, list[Row]]) -> Task:
+    return Task(
+        name=name,
+        title=paper.benchmark.title,
+        root=paper.root,
+        split=paper.split,
+        shots=paper.shots,
+        choices=paper.benchmark.choices,
+        subjects={subject: paper.mapping[subject] for subject in paper.asked},
+        questions=questions,
+        examples=examples,
+        absent=tuple(subject for subject in paper.mapping if subject not in paper.sources),
+    )
+
+
+def _no_examples(file: str, shots: int) -> Rows:
+    return [], [f"{file}:1: is missing, and shots is {shots}; add the file or ask for 0 shots"]
+
+
+def _first(rows: list[Row], problems: list[str], sheet: Sheet, shots: int) -> Rows:
     """The first `shots` examples; fewer are a problem."""
     if len(rows) < shots and not problems:
         last, _ = sheet[0][-1]
@@ -182,7 +182,7 @@ def _first(
 
 
 def _mapping(root: File, benchmark: Benchmark) -> tuple[dict[str, Subject], list[str]]:
-    """The folder's own subject_mapping.json {subject: [English, Chinese, class]} wins over the built-in table."""
+    """The folder's {subject: [English, Chinese, class]}, or the built-in table; and problems."""
     path = root / MAPPING
     if not path.is_file():
         return benchmark.subjects, []
@@ -191,9 +191,8 @@ def _mapping(root: File, benchmark: Benchmark) -> tuple[dict[str, Subject], list
     except DAMAGE as error:
         return {}, [f"{MAPPING}:{getattr(error, 'lineno', 1)}: is not JSON in UTF-8: {error}"]
     if not isinstance(raw, dict):
-        return {}, [
-            f"{MAPPING}:1: expected {{subject: [English, Chinese, class]}}, found a {type(raw).__name__}"
-        ]
+        form = "{subject: [English, Chinese, class]}"
+        return {}, [f"{MAPPING}:1: expected {form}, found a {type(raw).__name__}"]
     found = {name: _subject(name, entry) for name, entry in raw.items()}
     wanted = f"expected [English, Chinese, class], the class none of {', '.join(TAKEN)}"
     bad = [name for name, subject in found.items() if subject is None]
@@ -202,29 +201,23 @@ def _mapping(root: File, benchmark: Benchmark) -> tuple[dict[str, Subject], list
 
 
 def _subject(name: str, entry: object) -> Subject | None:
-    """An entry of a mapping; a bare class is MMLU's form. A class of one's own is any that is not in TAKEN."""
+    """An entry of a mapping; a class alone is MMLU's form. None for anything else."""
     if isinstance(entry, str):
         entry = [name.replace("_", " ").title(), name, entry]
-    texts = (
-        isinstance(entry, list)
-        and len(entry) == 3
-        and all(isinstance(x, str) and x.strip() for x in entry)
-    )
-    if not texts:
+    if not isinstance(entry, list) or len(entry) != 3:
+        return None
+    if not all(isinstance(text, str) and text.strip() for text in entry):
         return None
     english, chinese, category = entry
     category = _CLASSES.get(category.strip().casefold(), category.strip())
-    return (
-        Subject(english, chinese, category)
-        if category.casefold() not in map(str.casefold, TAKEN)
-        else None
-    )
+    taken = category.casefold() in map(str.casefold, TAKEN)
+    return None if taken else Subject(english, chinese, category)
 
 
 def _choose(
     files: dict[str, Source], mapping: dict[str, Subject], asked: list[str], form: str
 ) -> tuple[list[str], list[str]]:
-    """Subjects to read, in the mapping's order, and what is wrong with the choice."""
+    """Subjects to read, in the mapping's order, and problems with the choice."""
     problems = []
     for name in asked or files:
         if name not in mapping:
@@ -236,14 +229,23 @@ def _choose(
     return [name for name in mapping if name in wanted], problems
 
 
-def _question(subject: str, known: Subject, hard: bool, row: Row) -> dict[str, object]:
-    text = {name: cell for name, cell in row.items() if name != "answer"}
-    about = {"subject": subject, "name": known.english, "class": known.category, "hard": hard}
-    return {**about, **text, "expected": row["answer"]}
+def _questions(
+    read: Checked, mapping: dict[str, Subject], benchmark: Benchmark
+) -> list[dict[str, object]]:
+    """The rows of `Task.questions`."""
+    questions = []
+    for subject, (rows, _) in read.items():
+        known = mapping[subject]
+        about = {"subject": subject, "name": known.english, "class": known.category}
+        about["hard"] = subject in benchmark.hard
+        for row in rows:
+            texts = {name: cell for name, cell in row.items() if name != "answer"}
+            questions.append({**about, **texts, "expected": row["answer"]})
+    return questions
 
 
 def _half_labelled(questions: list[dict[str, object]], files: dict[str, Source]) -> list[str]:
-    """A split is scored or submitted as a whole: answers in some rows or files only are a mistake."""
+    """Problems of a split with answers in some rows only: it is scored or submitted as a whole."""
     without = sorted({str(q["subject"]) for q in questions if not q["expected"]})
     if not without or all(not q["expected"] for q in questions):
         return []

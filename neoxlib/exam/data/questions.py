@@ -1,4 +1,4 @@
-"""Records as files have them → questions as neoxlib has them: texts under fixed names, checked cell by cell."""
+"""Turn records as files have them into rows of texts under fixed names, checked cell by cell."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from neoxlib.exam.data.sources import Problems, Sheet, Where
 
 Row = dict[str, str]
 MORE = tuple("EFGHIJ")  # choices that other exams have beyond four
-LOST = "\ufffd"  # what a decoder writes for a character that it could not read
+LOST = "\ufffd"  # a decoder's mark for a character that it could not read
 
 
 def read_rows(
@@ -19,33 +19,42 @@ def read_rows(
     explained: bool = False,
     from_zero: bool = False,
 ) -> tuple[list[Row], list[str]]:
-    """Rows of `id`, the benchmark's columns, `answer` (and `explanation`), and every problem as `folder/file:row: …`.
+    """The rows of a sheet (from `Source.read`), and every problem as `folder/file:row: …`.
 
-    `sheet` is what `Source.read` gives. Records without ids are counted from 0. Answers that are texts of numbers count
-    the choices where `from_zero` says so. With any problem the rows are those that could be read; the caller refuses
-    them.
+    Each row has id, the benchmark's columns, answer (and explanation). Records without ids are
+    numbered from 0. `from_zero`: answers that are texts of numbers number the choices. With a
+    problem the rows are those that could be read, and the caller refuses them.
     """
     entries, problems = sheet
-    columns = (*benchmark.columns, "answer", *(["explanation"] if explained else []))
     rows = [
         (where, _row(record, benchmark, index, from_zero))
         for index, (where, record) in enumerate(entries)
     ]
+    columns = (*benchmark.columns, "answer", *(["explanation"] if explained else []))
     needed = columns if labelled else tuple(c for c in columns if c != "answer")
-    missing, absent = _missing(rows, needed)
-    problems = [*problems, *missing, *_nested(sheet, needed)]
-    for where, row in rows:
-        found = _cells(row, [c for c in needed if c not in absent], benchmark.choices)
-        problems += [(where, problem) for problem in found]
-    problems += _twice(rows)
+    problems = [*problems, *_problems(sheet, rows, needed, benchmark.choices)]
+    problems.sort(key=lambda problem: problem[0])
     kept = [{c: row.get(c, "") for c in dict.fromkeys(("id", *columns))} for _, row in rows]
-    return kept, [
-        f"{where}: {text}" for where, text in sorted(problems, key=lambda problem: problem[0])
-    ]
+    return kept, [f"{where}: {text}" for where, text in problems]
+
+
+def _problems(
+    sheet: Sheet,
+    rows: list[tuple[Where, Row]],
+    needed: tuple[str, ...],
+    choices: tuple[str, ...],
+) -> Problems:
+    """Problems of the rows of a sheet: missing columns, bad cells, ids that occur twice."""
+    missing, absent = _missing(rows, needed)
+    problems = [*missing, *_nested(sheet, needed)]
+    present = [column for column in needed if column not in absent]
+    for where, row in rows:
+        problems += [(where, problem) for problem in _cells(row, present, choices)]
+    return problems + _twice(rows)
 
 
 def _row(record: Record, benchmark: Benchmark, index: int, from_zero: bool) -> Row:
-    """Texts under one set of names, whoever exported the file."""
+    """The texts of a record under one set of names, whatever exported the file."""
     record = dict(record)
     if isinstance(record.get("choices"), list) and benchmark.choices[0] in benchmark.columns:
         record |= dict(zip((*benchmark.choices, *MORE), record.pop("choices"), strict=False))
@@ -55,9 +64,7 @@ def _row(record: Record, benchmark: Benchmark, index: int, from_zero: bool) -> R
         answer = record["answer"]
         numbered = from_zero and isinstance(answer, str) and answer.isdigit()
         record["answer"] = _answer(int(answer) if numbered else answer, benchmark.choices)
-    if "passage" in record and record.get(
-        "title"
-    ):  # SuperGLUE has both in one, and lm-eval asks with both
+    if "passage" in record and record.get("title"):  # one text in SuperGLUE and lm-eval
         record["passage"] = f"{record['title']} -- {record['passage']}"
     if "id" not in benchmark.columns:
         number = record.get("id", record.get("idx"))
@@ -66,7 +73,10 @@ def _row(record: Record, benchmark: Benchmark, index: int, from_zero: bool) -> R
 
 
 def _answer(value: Any, choices: tuple[str, ...]) -> Any:
-    """Exports number the choices from 0; a bool is the number of no and yes only; -1 says that there is none."""
+    """The choice that an answer names.
+
+    Exports number the choices from 0; a bool numbers no and yes; -1 is no answer.
+    """
     if value == -1:
         return ""
     if isinstance(value, bool) and len(choices) > 2:
@@ -80,7 +90,7 @@ def _text(value: Any) -> str:
 
 
 def _nested(sheet: Sheet, needed: tuple[str, ...]) -> Problems:
-    """Cells that are no text and have none; an answer that is a list is told as any other that is no choice."""
+    """Cells that are lists or objects. An answer like that is reported as not a choice."""
     return [
         (where, f"{name} is a {type(record[name]).__name__}; expected a text")
         for where, record in sheet[0]
@@ -90,7 +100,7 @@ def _nested(sheet: Sheet, needed: tuple[str, ...]) -> Problems:
 
 
 def _missing(rows: list[tuple[Where, Row]], needed: tuple[str, ...]) -> tuple[Problems, set[str]]:
-    """Columns that no row has, in one line; cells that are not there in one row only are its own problem."""
+    """Columns that no row has, as one problem, and their names."""
     absent = {c for c in needed if rows and not any(c in row for _, row in rows)}
     if not absent:
         return [], set()
@@ -108,14 +118,15 @@ def _cells(row: Row, needed: list[str], choices: tuple[str, ...]) -> list[str]:
         problems.append(f"has a choice {', '.join(more)}; expected only {', '.join(choices)}")
     for column in needed:
         if bad := [sign for sign in (LOST, "\0") if sign in row.get(column, "")]:
+            sign = f"U+{ord(bad[0]):04X}"
             problems.append(
-                f"{column} has the sign U+{ord(bad[0]):04X}: text was lost when the file was written"
+                f"{column} has the sign {sign}: text was lost when the file was written"
             )
     return problems
 
 
 def _twice(rows: list[tuple[Where, Row]]) -> Problems:
-    """Ids that an earlier row has already."""
+    """Ids that an earlier row already has."""
     first: dict[str, Where] = {}
     problems = []
     for where, row in rows:

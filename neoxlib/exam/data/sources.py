@@ -36,7 +36,7 @@ class Source:
     entries: Entries = field(default_factory=list)
 
     def read(self, headerless: tuple[str, ...]) -> Sheet:
-        """The records under neoxlib's names, and every problem; `headerless` as for `read_table`."""
+        """The records, their columns renamed, and every problem; `headerless`: see `read_table`."""
         entries = list(self.entries)
         problems = []
         for part, path in enumerate(self.files):

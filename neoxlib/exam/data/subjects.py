@@ -66,7 +66,8 @@ def _table(category: str, rows: dict[str, tuple[str, str]]) -> dict[str, Subject
     }
 
 
-# Names and classes as in subject_mapping.json of github.com/hkust-nlp/ceval (commit b677c7b), in its order.
+# Names and classes as in subject_mapping.json of github.com/hkust-nlp/ceval (commit b677c7b), in
+# its order.
 CEVAL: dict[str, Subject] = {
     **_table(
         "STEM",

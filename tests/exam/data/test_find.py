@@ -95,7 +95,8 @@ def test_problems_of_mmlu_count_rows_without_a_header_from_one(tmp_path):
     )
     put(tmp_path / "test/virologie_test.csv", csv_text(MMLU_ROWS))
     assert problems("mmlu", tmp_path, split="test") == [
-        "test/virologie_test.csv:1: subject 'virologie' is not in the subject mapping; did you mean 'virology'?",
+        "test/virologie_test.csv:1: subject 'virologie' is not in the subject mapping; "
+        "did you mean 'virology'?",
         "test/anatomy_test.csv:1: answer is '1'; expected one of A, B, C, D",
         "test/anatomy_test.csv:2: has 5 cells, expected are 6 (an unquoted comma or line break?)",
         "test/anatomy_test.csv:3: A is empty",
@@ -176,7 +177,7 @@ def test_the_real_boolq_reads(data):
 
 
 def test_the_hubs_exports_are_the_same_questions(tmp_path):
-    """Answers are numbers there, choices a list, ids whole numbers, and the split is called validation."""
+    """Answers are numbers, choices a list, ids integers, and the split is called validation."""
     rows = [{"question": r[0], "choices": r[1:5], "answer": "ABCD".index(r[5])} for r in MMLU_ROWS]
     for name in ("anatomy", "all"):
         parquet(tmp_path / f"mmlu/{name}/validation-00000-of-00001.parquet", rows)
@@ -274,7 +275,8 @@ def test_an_explanation_is_needed_where_the_examples_reason(tmp_path):
         csv_text([["id", *MMLU_COLUMNS, "answer"], ROWS["colours"][0]]),
     )
     assert problems("ceval", exam, shots=1, explained=True) == [
-        "dev/colours_dev.csv:1: column(s) explanation missing; found: id, question, A, B, C, D, answer"
+        "dev/colours_dev.csv:1: column(s) explanation missing; "
+        "found: id, question, A, B, C, D, answer"
     ]
 
 

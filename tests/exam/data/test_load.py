@@ -1,4 +1,4 @@
-"""Exam folders: what is read, as which text, and that every problem of every file is told at once."""
+"""Exam folders: each text as in the file, and every problem of every file reported at once."""
 
 import json
 from pathlib import Path
@@ -184,7 +184,8 @@ def test_subjects_that_do_not_exist_are_all_told_with_the_nearest_name(exam):
 def test_a_file_whose_subject_is_not_in_the_mapping_is_told(exam):
     (exam / "val/colours_val.csv").rename(exam / "val/colors_val.csv")
     assert problems(exam, shots=0) == [
-        "val/colors_val.csv:1: subject 'colors' is not in the subject mapping; did you mean 'colours'?"
+        "val/colors_val.csv:1: subject 'colors' is not in the subject mapping; "
+        "did you mean 'colours'?"
     ]
 
 
@@ -253,7 +254,8 @@ def test_an_exam_of_ones_own_without_a_table_of_subjects_is_told_what_it_needs(t
     assert problems(exam, shots=0) == [
         "val/colours_val.csv:1: subject 'colours' is not in the subject mapping",
         "val/tiny_sums_val.csv:1: subject 'tiny_sums' is not in the subject mapping",
-        "subject_mapping.json: is missing, and no subject is C-Eval's; an exam of your own needs it, beside the files "
+        "subject_mapping.json: is missing, and no subject is C-Eval's; "
+        "an exam of your own needs it, beside the files "
         "of questions: {subject: [English, Chinese, class]}",
     ]
 

@@ -1,4 +1,4 @@
-"""The hub's exports, CMMLU, EvalScope's lines, numbers for answers: what they say, and what they do not."""
+"""The hub's exports, CMMLU, EvalScope's lines, and answers that are numbers."""
 
 import json
 import sys
@@ -150,7 +150,8 @@ def test_a_part_that_is_missing_or_of_another_table_is_told(tmp_path):
     assert problems("mmlu", tmp_path, split="test") == [
         "anatomy lacks the part(s) 00001-of-00003; found: anatomy/test-00000-of-00003.parquet, "
         "anatomy/test-00002-of-00003.parquet",
-        "virology has 2 files, and one is expected (move the others away): virology/test-00000-of-00001.parquet, "
+        "virology has 2 files, and one is expected (move the others away): "
+        "virology/test-00000-of-00001.parquet, "
         "virology/test-00000-of-00002.parquet",
     ]
 
@@ -173,7 +174,8 @@ def test_an_id_in_two_parts_is_told_with_both(tmp_path):
             ],
         )
     assert problems("ceval", tmp_path) == [
-        "logic/val-00001-of-00002.parquet:1: id '5' is already in logic/val-00000-of-00002.parquet:1"
+        "logic/val-00001-of-00002.parquet:1: id '5' is already in "
+        "logic/val-00000-of-00002.parquet:1"
     ]
 
 
@@ -246,7 +248,8 @@ def test_problems_of_cmmlu_are_told_under_neoxlibs_names(cmmlu):
     put(cmmlu / "test/logical.csv", csv_text([CMMLU_HEADER, [*CMMLU_ROWS[0][:-1], "E"]]))
     put(cmmlu / "test/logics.csv", csv_text([CMMLU_HEADER, *CMMLU_ROWS]))
     assert problems("cmmlu", cmmlu, split="test") == [
-        "test/logics.csv:1: subject 'logics' is not in the subject mapping; did you mean 'logical'?",
+        "test/logics.csv:1: subject 'logics' is not in the subject mapping; "
+        "did you mean 'logical'?",
         "test/logical.csv:2: answer is 'E'; expected one of A, B, C, D",
         "test/agronomy.csv:1: column(s) answer missing; found: , question, A, B, C, D, id",
     ]

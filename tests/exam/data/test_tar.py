@@ -1,4 +1,4 @@
-"""Archives and folders around an exam: the same questions, nothing written, nothing left out unseen."""
+"""Archives and folders around an exam: the same questions, nothing written, nothing dropped."""
 
 import io
 import json
