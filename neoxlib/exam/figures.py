@@ -94,6 +94,7 @@ def reliability(table: pd.DataFrame) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     _accuracy_over_confidence(upper, table)
     _questions_per_bin(lower, table)
+    upper.set(xlim=(0, 1), ylim=(0, 1))  # last: an empty table rescales the shared axis
     for axes in (upper, lower):
         _plain(axes)
     for axis in (upper.yaxis, lower.xaxis):
@@ -108,7 +109,7 @@ def _accuracy_over_confidence(axes: Axes, table: pd.DataFrame) -> None:
     axes.plot([0, 1], [0, 1], **LINE, label="as right as it is sure")
     points = (table["confidence"], table["accuracy"], _error(table))
     axes.errorbar(*points, fmt="o", color=BLUE, label="measured", clip_on=False, **ERROR_BARS)
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="right, with 95 % interval")
+    axes.set(ylabel="right, with 95 % interval")
 
 
 def _questions_per_bin(axes: Axes, table: pd.DataFrame) -> None:

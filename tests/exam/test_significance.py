@@ -80,7 +80,10 @@ def test_mcnemars_p_value_is_the_exact_binomial_one(only_a, only_b):
 
 
 def test_mcnemars_interval_is_the_published_one():
-    """Prime minister's ratings (A. Agresti, Categorical Data Analysis): 1600 pairs, -0.059 to -0.021."""
+    """Prime minister's ratings of 1600 people: -0.059 to -0.021.
+
+    A. Agresti, Categorical Data Analysis.
+    """
     key = "A" * 1600
     a = "A" * 794 + "A" * 150 + "B" * 86 + "B" * 570
     b = "A" * 794 + "B" * 150 + "A" * 86 + "B" * 570
