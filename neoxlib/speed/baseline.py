@@ -1,7 +1,7 @@
 """A run's times against those of an earlier run, its baseline.
 
-A time is faster or slower only where the interval of the ratio leaves out 1: from the two medians' 95 % intervals.
-Where one of them has too few repeats for such an interval, there is no verdict.
+A time is called faster or slower only if the interval of the ratio, which follows from the two
+medians' 95 % intervals, leaves out 1. Too few repeats for such an interval give no verdict.
 """
 
 import math
@@ -28,17 +28,19 @@ COLUMNS = [*KEY, "repeats", *TIMES]
 
 
 def read_baseline(path: str | None, run: "Run", cases: Sequence[Case]) -> pd.DataFrame | None:
-    """The cases of an earlier 04_profile run that can be held against this `run`; None where `path` is empty.
+    """Read the timed cases of an earlier 04_profile run; None if `path` is empty.
 
-    Raises DataError with everything that keeps the two from being compared: another notebook, model, chip, dtype,
-    quantization or number of ranks, an unfinished run, cases that it did not measure.
+    Raises DataError with everything that keeps it from being compared with `run`: another
+    notebook, model, chip, dtype, quantization or number of ranks, an unfinished run, cases that it
+    did not measure.
     """
     if not path:
         return None
     past = open_run(path)
     if past.results["notebook"] != "04_profile":
         raise DataError(
-            f"{path} is of {past.results['notebook']}; a baseline is the results.json of a 04_profile run"
+            f"{path} is of {past.results['notebook']}; "
+            "a baseline is the results.json of a 04_profile run"
         )
     now = Past(run.folder, run.results).identity
     table = past.table("latency")
@@ -48,13 +50,16 @@ def read_baseline(path: str | None, run: "Run", cases: Sequence[Case]) -> pd.Dat
             problems.append(f"{what}: {value} there, {now[what]} here")
     problems += ["it has no latency.csv"] if table is None else lacking(table, cases)
     if problems:
-        why = f"{path} cannot be the baseline of this run (05_compare sets any two runs side by side):"
+        why = (
+            f"{path} cannot be the baseline of this run "
+            "(05_compare sets any two runs side by side):"
+        )
         raise DataError("\n  ".join([why, *problems]))
     return table
 
 
 def lacking(table: pd.DataFrame, cases: Sequence[Case]) -> list[str]:
-    """What an earlier table lacks: columns, or some of the cases."""
+    """Name what an earlier table lacks: columns, numbers in them, or some of the cases."""
     columns = [name for name in COLUMNS if name not in table]
     if columns:
         return [f"its latency.csv has no columns {', '.join(columns)}"]
@@ -66,7 +71,7 @@ def lacking(table: pd.DataFrame, cases: Sequence[Case]) -> list[str]:
 
 
 def _of_numbers(column: pd.Series) -> bool:
-    """Whether a column holds what it should: whole numbers of a case, of its times any or none."""
+    """Whether a column holds whole numbers (of a case) or any numbers or nothing (of times)."""
     if column.name in KEY:
         least = 0 if column.name == "depth" else 1
         return column.dtype.kind in "iu" and bool((column >= least).all())
@@ -80,7 +85,10 @@ def case_name(row: Any) -> str:
 
 
 def speed(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """A row per common case and token: both medians, their ratio now ÷ before with its interval, and the verdict."""
+    """Compare two runs: a row per common case and token.
+
+    It has both medians, the ratio now ÷ before with its interval, and the verdict.
+    """
     now, before = (
         found[COLUMNS].astype(dict.fromkeys(COLUMNS[len(KEY) :], float)) for found in (now, before)
     )
@@ -115,10 +123,10 @@ def _repeats(row: dict[str, Any]) -> float:
 def check_baseline(
     before: pd.DataFrame | None, now: pd.DataFrame, run: "Run"
 ) -> pd.DataFrame | Note:
-    """Record in `run` that no time is slower than the baseline's by more than its parameter `max_slowdown` allows.
+    """Check in `run` that no time is slower than the baseline's by more than `max_slowdown`.
 
-    Times without an interval are not judged and fail nothing; the check's detail says why. Returns
-    the comparison, or a word where there is no baseline.
+    Times without an interval are not judged and fail nothing; the check's detail says why.
+    Returns the comparison, or a note if there is no baseline.
     """
     if before is None:
         return Note("No baseline was given: nothing to compare with.")
@@ -138,8 +146,11 @@ def check_baseline(
 
 
 def _not_judged(times: int, before: pd.DataFrame, now: pd.DataFrame) -> str:
-    """How many times have no verdict, and why; empty where all have one."""
+    """Say how many times have no verdict, and why; empty if all have one."""
     both = now[[*KEY, "repeats"]].merge(before[[*KEY, "repeats"]], on=KEY, suffixes=("", "_before"))
     fewest = f"{both['repeats'].min()} in this run, {both['repeats_before'].min()} in the baseline"
-    why = f"a 95 % interval of the median takes {MIN_REPEATS} repeats, the fewest of a case are {fewest}"
+    why = (
+        f"a 95 % interval of the median takes {MIN_REPEATS} repeats, "
+        f"the fewest of a case are {fewest}"
+    )
     return f"{times} not judged: {why}; raise repeats" if times else ""

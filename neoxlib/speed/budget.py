@@ -1,4 +1,7 @@
-"""How many bytes one rank holds and reads: sums over the layers' own shard rules. Knows no chip, opens no weights."""
+"""Bytes that one rank holds and reads, by the layers' own shard rules.
+
+Knows no chip and opens no weights.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,9 +24,10 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Budget:
-    """Bytes of one request: `batch` rows of `seq_len` positions, prompt and answer together, over all ranks.
+    """Bytes of one request: `batch` rows of `seq_len` positions, prompt and answer together.
 
-    `packed` names the schemes whose weights the device multiplies as they are; others are unpacked at each use.
+    `packed` names the schemes whose weights the device multiplies as they are; weights of other
+    schemes are unpacked at each use.
     """
 
     config: ModelConfig
@@ -36,7 +40,10 @@ class Budget:
 
     @cached_property
     def ranks(self) -> list[dict[str, int]]:
-        """Weights by class of tensor, rank by rank: the shares of a vocabulary that does not divide differ."""
+        """Bytes of weights by class of tensor, rank by rank.
+
+        They differ if the vocabulary does not divide evenly.
+        """
         ranks = [dict.fromkeys(PARTS, 0) for _ in range(self.world_size)]
         for name, full in full_parameters(self.config, self.quant).items():
             part = next(part for part, mark in PARTS.items() if mark in name)
@@ -45,7 +52,7 @@ class Budget:
         return ranks
 
     def _bytes(self, full: Full, rank: int) -> int:
-        """A parameter's on a rank."""
+        """Bytes of one parameter on a rank."""
         itemsize = full.dtype.itemsize if full.dtype else BYTES[self.dtype]
         return prod(full.rule.shape(full.shape, rank, self.world_size)) * itemsize
 
@@ -56,9 +63,10 @@ class Budget:
 
     @property
     def weights_read(self) -> int:
-        """Weights that one step reads: all but embed_in, of which it takes a row; a tied embedding is the head too.
+        """Bytes of weights that one step reads: all except embed_in, of which it takes one row.
 
-        A weight that is unpacked is written once and read once more, in the dtype of the run.
+        A tied embedding is the head as well and is read whole. A weight that is unpacked is written
+        once and read once more, in the dtype of the run.
         """
         weights = self.weights
         read = sum(weights.values()) - (
@@ -68,7 +76,7 @@ class Budget:
 
     @cached_property
     def unpacked(self) -> list[int]:
-        """Numbers in each weight that this device unpacks at each use, on the rank that has most of it."""
+        """Elements of each weight that the device unpacks at each use, on the fullest rank."""
         stored = full_parameters(self.config, self.quant)
         plain = full_parameters(self.config)
         stays = {None, *(SCHEMES[name].tensors(32, 32)["weight"][1] for name in self.packed)}
@@ -80,7 +88,7 @@ class Budget:
 
     @property
     def kv_cache(self) -> int:
-        """Keys and values of this rank's heads."""
+        """Bytes of keys and values of this rank's heads."""
         heads_here = self.config.num_attention_heads // self.world_size
         position = (
             2
@@ -93,11 +101,12 @@ class Budget:
 
     @property
     def workspace(self) -> int:
-        """Estimate of what a forward over all positions holds besides, with fused attention.
+        """Estimate of the temporary bytes of a forward pass over all positions, fused attention.
 
-        Four hidden states whole; the larger of q, k, v, q and k rotated and the attention's sum for the heads here, and
-        the MLP before and after its activation; the mask of all pairs of positions, as bytes and as numbers (PyTorch
-        turns one into the other); one row of logits, in float32 as well. To it comes `unpacking`.
+        Four whole hidden states; the larger of the attention's tensors for the heads here (q, k, v,
+        rotated q and k, output) and the MLP before and after its activation; the mask of all pairs
+        of positions, as bytes and as numbers (PyTorch converts one to the other); one row of
+        logits, in float32 as well; `unpacking`.
         """
         config = self.config
         size = BYTES[self.dtype]
@@ -109,13 +118,18 @@ class Budget:
 
     @property
     def unpacking(self) -> int:
-        """The largest weight that is unpacked, in float32 and rounded: part of the workspace, whatever the batch."""
+        """Bytes of the largest weight that is unpacked, in float32 and rounded, for any batch.
+
+        Part of the workspace.
+        """
         return max(self.unpacked, default=0) * (4 + BYTES[self.dtype])
 
     @property
     def staging(self) -> int:
-        """Host memory that all ranks together need to load, besides Python, torch and weights that stay on the host:
-        each holds its largest tensor twice, as it was read and in its own dtype."""
+        """Bytes of host memory that loading takes on all ranks, besides Python, torch and weights.
+
+        Each rank holds its largest tensor twice: as it was read, and in its own dtype.
+        """
         largest = max(
             self._bytes(full, 0) for full in full_parameters(self.config, self.quant).values()
         )
@@ -123,20 +137,23 @@ class Budget:
 
     @property
     def disk(self) -> int:
-        """What a cut for this world size writes: all ranks together."""
+        """Bytes that a cut for this world size writes, all ranks together."""
         return sum(sum(parts.values()) for parts in self.ranks)
 
     def operations(self, tokens: int) -> float:
-        """Multiplications and additions of the linears for so many tokens, on this rank; attention's own left out."""
-        return (
-            2 * replace(self, quant=None).weights_read / BYTES[self.dtype] * tokens
-        )  # packed weights are unpacked
+        """Multiplications and additions of the linear layers for `tokens` tokens, on this rank.
+
+        Those of attention itself are left out.
+        """
+        unpacked = replace(self, quant=None).weights_read / BYTES[self.dtype]
+        return 2 * unpacked * tokens
 
     def forward(self, new: int, before: int) -> tuple[float, float]:
-        """Bytes and operations of a pass that adds `new` tokens to each row's `before`, on this rank.
+        """Bytes and operations of a pass on this rank that adds `new` tokens to `before` of a row.
 
-        Weights are read once, and keys and values of all positions. Operations are two for each weight and token, those
-        of the head for a row's last token alone, and four for each number of a query and each position that it sees.
+        Weights are read once, and keys and values of all positions. There are two operations per
+        weight and token (the head's for a row's last token only), and four per element of a query
+        and position that it sees.
         """
         config = self.config
         head = "embedding" if config.tie_word_embeddings else "head"
@@ -144,6 +161,5 @@ class Budget:
         seen = new * before + new * (new + 1) / 2  # pairs of query and position, a row
         attention = 4 * config.num_hidden_layers * config.hidden_size / self.world_size * seen
         linear = self.operations(new) - last * (new - 1)
-        return self.weights_read + replace(self, seq_len=before + new).kv_cache, self.batch * (
-            linear + attention
-        )
+        size = self.weights_read + replace(self, seq_len=before + new).kv_cache
+        return size, self.batch * (linear + attention)

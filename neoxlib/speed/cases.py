@@ -1,4 +1,4 @@
-"""What is to be timed: one case, the grid of them that parameters ask for, and which of them cannot be run."""
+"""The grid of cases that parameters ask for, and the refusal of cases that cannot be run."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ MOST_EXP = 10  # of the guide's grid
 
 
 def grid(params: Any, max_seq_len: int) -> list[Case]:
-    """The cases that the parameters of 04_profile ask for, in the guide's order: input lengths before output lengths.
+    """List the cases that the parameters of 04_profile ask for.
 
-    `case_pair` if given, else all pairs of powers of 2 from `min_len_exp` to `max_len_exp`, where 0 stands for the
-    largest, up to 10, whose pairs fit the window; each at every batch size and depth.
-
+    The order is the guide's: input lengths before output lengths. Lengths are `case_pair` if given,
+    else all pairs of powers of 2 from `min_len_exp` to `max_len_exp`; 0 stands for the largest
+    exponent up to 10 whose pairs fit the window. Each pair comes at every batch size and depth.
     Raises SettingsError listing every case that does not fit the window of `max_seq_len` positions.
     """
     depths = params.depths or [0]
@@ -38,11 +38,17 @@ def _squares(low: int, high: int, room: int) -> Iterator[tuple[int, int]]:
 
 
 def refuse_large(cases: Sequence[Case], bytes_per_token: int, free: int) -> None:
-    """Raises SettingsError with every case whose KV cache, `bytes_per_token` of each row, is more than `free` bytes."""
+    """Refuse cases whose KV cache, `bytes_per_token` per row, is larger than `free` bytes.
+
+    Raises SettingsError with all of them.
+    """
     needs = {case: case.batch_size * case.positions * bytes_per_token for case in cases}
     too_large = [f"{case} needs {size / 1e9:.2f} GB" for case, size in needs.items() if size > free]
     if too_large:
-        first = f"the KV cache of these cases does not fit the {free / 1e9:.2f} GB of memory that are free here:"
+        first = (
+            f"the KV cache of these cases does not fit the {free / 1e9:.2f} GB "
+            "of memory that are free here:"
+        )
         raise SettingsError(
             "\n  ".join([first, *too_large]) + "\nlower batch_size, the lengths or depths"
         )

@@ -1,4 +1,4 @@
-"""Measured cases as files, written anew after every case: all columns as CSV and JSON, the vendor's CSV, Markdown."""
+"""Measured cases as files, rewritten after every case: CSV, JSON, the vendor's CSV, Markdown."""
 
 import json
 import re
@@ -11,7 +11,8 @@ import pandas as pd
 if TYPE_CHECKING:
     from neoxlib.workbook.run import Run
 
-# Header of the vendor's performance test, letter by letter (atb_speed_sdk; its last column does end in _post).
+# Header of the vendor's performance test (atb_speed_sdk), letter by letter: its last column does
+# end in _post.
 VENDOR_COLUMNS = (
     "batch_size",
     "input_seq_len(Encoding)",
@@ -47,9 +48,10 @@ def save(
     perf_mode: str,
     skip_decode: bool,
 ) -> None:
-    """Write latency.csv, latency.json, latency.md and the vendor's CSV of each batch size into the run's folder.
+    """Write latency.csv, latency.json, latency.md and the vendor's CSV of each batch size.
 
-    `columns` says what each column means; `about` is what the engine says of itself. Each file is replaced as a whole.
+    They go into the run's folder; each file is replaced as a whole. `columns` maps each column to
+    its meaning; `about` is the engine's description of itself.
     """
     run.save("latency", table)
     run.text("latency.json", as_json(table, columns, about))
@@ -61,9 +63,10 @@ def save(
 def vendor_files(
     table: pd.DataFrame, about: dict[str, Any], perf_mode: str, skip_decode: bool
 ) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The vendor's table of each batch size, by its file's name without .csv: performance_test_npu_{model_name}_bs1.
+    """Yield the vendor's table of each batch size with the name of its file, without .csv.
 
-    `cpu` stands in place of `npu` where that is the device. Cases at a depth are left out: no column would say so.
+    The name is performance_test_npu_{model_name}_bs1, with `cpu` for `npu` if that is the device.
+    Cases at a depth are left out, because no column would say so.
     """
     device = str(about["device"]).partition(":")[0]
     model_name = re.sub(r"[^\w.-]", "_", Path(about["model_dir"]).name)
@@ -75,11 +78,12 @@ def vendor_files(
 def vendor_table(
     table: pd.DataFrame, perf_mode: str = "normal", skip_decode: bool = False
 ) -> pd.DataFrame:
-    """`table` in the eight columns of the vendor's CSV, all by the synced clock.
+    """Put `table` into the eight columns of the vendor's CSV, all by the synced clock.
 
-    ResponseTime is one generation, in seconds to two places, with turning ids into text unless `skip_decode`. As in
-    the vendor's test, `perf_mode` "normal" has whole steps as token times and zeros for pre and post; "detail" has
-    the forward pass alone and the other two apart; and where there is no next token, its times are 0.
+    ResponseTime is one generation in seconds, rounded to two places, and includes turning ids into
+    text unless `skip_decode`. As in the vendor's test, `perf_mode` "normal" gives whole steps as
+    token times and zeros for pre and post; "detail" gives the forward pass alone, and pre and post
+    apart. Times of a next token are 0 if there is none.
     """
     times = table.filter(like="_ms").astype(float)
     if perf_mode == "detail":
@@ -103,7 +107,7 @@ def vendor_table(
 
 
 def as_json(table: pd.DataFrame, columns: dict[str, str], about: dict[str, Any]) -> str:
-    """What was measured on, what the columns mean, and the rows; what was not measured is null."""
+    """The model, the meaning of the columns, and the rows; null for values not measured."""
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     whole = {"model": about, "columns": columns, "rows": rows}
     return json.dumps(whole, ensure_ascii=False, indent=1, default=str) + "\n"

@@ -1,4 +1,4 @@
-"""Measure decoding: a row per case of medians with intervals, percentiles, memory and what else ran; a file each."""
+"""Measure decoding: a row per case of medians with intervals, percentiles, memory and load."""
 
 import random
 from collections import Counter
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
 
 PARTS = ("pre", "forward", "communication", "post")
 KEY = ["batch_size", "depth", "input_len", "output_len"]
-PROMPT_SHARE = (
-    1 / 32
-)  # of a decoding step: what a token of a prompt may cost, for the time left only
+PROMPT_SHARE = 1 / 32  # assumed cost of a prompt token in decoding steps; for the time left only
 
-# What a row says: column -> meaning and unit. Times are milliseconds; those of a step are its slowest rank's.
+# Column -> meaning and unit. Times are milliseconds; those of a step are its slowest rank's.
 COLUMNS = {
     "batch_size": "prompts at a time",
     "depth": "positions that were in the cache before the prompt, in tokens",
@@ -36,33 +34,44 @@ COLUMNS = {
     "repeats": "times that the case was run under the synced clock, after the warm-up",
     "warmups": "short runs before them, until two in a row agreed",
     "warmup_s": "what those took, in seconds; what had to be compiled before is not in it",
-    "first_token_ms": "median time of the first step: prompt in, one token out; synced clock",
-    "first_token_ms_low": "lower end of the median's 95 % interval; of fewer than 6 repeats the least",
+    "first_token_ms": "time to first token (TTFT): median time of the first step: prompt in, one "
+    "token out; synced clock",
+    "first_token_ms_low": "lower end of the median's 95 % interval; "
+    "of fewer than 6 repeats the least",
     "first_token_ms_high": "upper end of it; of fewer than 6 repeats the most",
     "first_token_ms_p50": "half of the first steps took at most this",
     "first_token_ms_p90": "nine in ten took at most this",
     "first_token_ms_p99": "99 in 100 took at most this",
-    "next_token_ms": "time of each later step: the median over the repeats of each repeat's median; synced clock",
-    "next_token_ms_low": "lower end of the 95 % interval of that median; of fewer than 6 repeats the least",
+    "next_token_ms": "time per output token (TPOT), of each later step: the median over the "
+    "repeats of each repeat's median; synced clock",
+    "next_token_ms_low": "lower end of the 95 % interval of that median; "
+    "of fewer than 6 repeats the least",
     "next_token_ms_high": "upper end of it; of fewer than 6 repeats the most",
     "next_token_ms_p50": "half of all later steps took at most this",
     "next_token_ms_p90": "nine in ten took at most this",
     "next_token_ms_p99": "99 in 100 took at most this",
     "tokens_per_second": "new tokens of all rows by total_ms, prompt included",
     "total_ms": "median time of a whole continuation, the sum of its steps; synced clock",
-    "end_to_end_ms": "median time of a whole continuation by a clock that does not wait for the device in between",
+    "end_to_end_ms": "median time of a whole continuation by a clock that does not wait for the "
+    "device in between",
     "next_pre_ms": "of a next token, on the rank that worked longest: building the inputs",
     "next_forward_ms": "the same rank's forward pass without the ranks' sums",
     "next_communication_ms": "the same rank's part in the ranks' sums",
     "next_post_ms": "the same rank's gathering of logits, choosing, and telling the others",
     "first_forward_ms": "median forward pass of the first step, the ranks' sums included",
-    "first_device_ms": "median forward pass of the first step by the device's own events; none on a CPU",
+    "first_device_ms": "median forward pass of the first step by the device's own events; "
+    "none on a CPU",
     "next_device_ms": "the same of a next token",
-    "text_ms": "median time of turning the new ids into text, after the last step; in none of the times above",
-    "rank_rss_peak_mb": "most resident memory of any rank during the case, seen from another process, in MB",
-    "device_peak_mb": "most device memory of any rank during the case by npu-smi, in MB; none on a CPU",
-    "device_allocated_peak_mb": "most memory of any rank's tensors on its device during the case, in MB; likewise",
-    "outliers": "steps far from the others of their kind (5 scaled median deviations); none is left out",
+    "text_ms": "median time of turning the new ids into text, after the last step; "
+    "in none of the times above",
+    "rank_rss_peak_mb": "most resident memory of any rank during the case, seen from another "
+    "process, in MB",
+    "device_peak_mb": "most device memory of any rank during the case by npu-smi, in MB; "
+    "none on a CPU",
+    "device_allocated_peak_mb": "most memory of any rank's tensors on its device during the case, "
+    "in MB; likewise",
+    "outliers": "steps far from the others of their kind (5 scaled median deviations); "
+    "none is left out",
     "slowest_rank": "the rank that worked longest in most of the next steps, waiting left out",
     "frequency_mhz": "the CPU's clock at the case's end, as the system says it",
     "load_average": "the system's load average over the last minute, at the case's end",
@@ -77,10 +86,11 @@ def measure(
     perf_mode: str = "normal",
     skip_decode: bool = False,
 ) -> pd.DataFrame:
-    """Time every case, in an order shuffled by `seed`; a row per case as COLUMNS says, in the order of `cases`.
+    """Time every case in an order shuffled by `seed`.
 
-    All files of `speed_files.save` in the run's folder gain the row as soon as it is measured: what ends the run takes
-    the running case with it and no other. Raises SettingsError beforehand for a cache that this machine cannot hold.
+    Returns a row per case, with COLUMNS, in the order of `cases`. `files.save` writes each row
+    into the run's folder as soon as it is measured, so that a run that ends early loses only the
+    running case. Raises SettingsError before anything runs for a cache that memory cannot hold.
     """
     about = engine.describe()
     order = random.Random(seed).sample(range(len(cases)), len(cases))
@@ -100,21 +110,20 @@ def measure(
 
 
 def refuse_for_memory(engine: "Inference", cases: Sequence[Case]) -> None:
-    """Raises SettingsError, with the figures, for cases whose KV cache on a CPU is more than the memory now free."""
+    """Raise SettingsError, with the figures, if a KV cache on a CPU exceeds the free memory."""
     about = engine.describe()
     config = engine.config
     if str(about["device"]) != "cpu":
-        return  # the plan says it of NPUs, and knows what they hold
+        return  # the plan knows the memory of NPUs and warns
     width = {"float32": 4}.get(about["dtype"], 2)  # bytes
-    token = (
-        2 * config.num_hidden_layers * config.hidden_size * width
-    )  # keys and values, of all ranks together
+    # Keys and values of all ranks together:
+    token = 2 * config.num_hidden_layers * config.hidden_size * width
     refuse_large(cases, token, limits.memory().free)
 
 
 def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, Any]:
     npu = str(about["device"]).startswith("npu")
-    with speed_memory.Sampler(speed_memory.pids(engine), npu) as memory:
+    with speed_memory.MemoryMonitor(speed_memory.pids(engine), npu) as memory:
         runs = engine.profile(case)
     allocated = max(runs[0].get("device_peak_mb", []), default=None)
     seen = {
@@ -127,7 +136,7 @@ def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, An
 
 
 def summarise(case: Case, runs: "Sequence[Figures]") -> dict[str, Any]:
-    """What the clocks say of a case, from the figures of its repeats as `timing.profile` gives them."""
+    """Summarise the repeats of a case, as `timing.profile` gives them, in a row."""
     row: dict[str, Any] = {key: getattr(case, key) for key in KEY} | {"repeats": len(runs)}
     row |= {"warmups": int(runs[0]["warmups"][0]), "warmup_s": runs[0]["warmup_s"][0]}
     row |= _times("first_token_ms", [run["step"][:1] for run in runs])
@@ -141,31 +150,27 @@ def summarise(case: Case, runs: "Sequence[Figures]") -> dict[str, Any]:
     row["first_device_ms"] = _median([ms for run in runs for ms in run.get("device", [])[:1]])
     row["next_device_ms"] = _median([ms for run in runs for ms in run.get("device", [])[1:]])
     row["text_ms"] = median(run["text"][0] for run in runs)
+    firsts = [run["step"][0] for run in runs]
     later = [ms for run in runs for ms in run["step"][1:]]
-    row["outliers"] = statistics.outliers([run["step"][0] for run in runs]) + statistics.outliers(
-        later
-    )
+    row["outliers"] = statistics.outliers(firsts) + statistics.outliers(later)
     ranks = Counter(rank for run in runs for rank in (run["slowest"][1:] or run["slowest"]))
     row["slowest_rank"] = int(ranks.most_common(1)[0][0])
     return row
 
 
 def _times(name: str, runs: Sequence[Sequence[float]]) -> dict[str, float | None]:
-    """The median over the repeats of each repeat's median with its interval; percentiles over all steps."""
+    """The median over the repeats of each one's median, its interval, percentiles of all steps.
+
+    All None if there are no steps.
+    """
     middles = [median(run) for run in runs if run]
     steps = [ms for run in runs for ms in run]
+    names = [name, *(f"{name}_{end}" for end in ("low", "high", "p50", "p90", "p99"))]
     if not steps:
-        return dict.fromkeys(
-            [name, *(f"{name}_{end}" for end in ("low", "high", "p50", "p90", "p99"))]
-        )
-    low, high = statistics.interval(middles)
-    tail = {f"{name}_p{percent}": statistics.percentile(steps, percent) for percent in (90, 99)}
-    return {
-        name: median(middles),
-        f"{name}_low": low,
-        f"{name}_high": high,
-        f"{name}_p50": median(steps),
-    } | tail
+        return dict.fromkeys(names)
+    tail = (statistics.percentile(steps, percent) for percent in (90, 99))
+    values = median(middles), *statistics.interval(middles), median(steps), *tail
+    return dict(zip(names, values, strict=True))
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -177,7 +182,7 @@ def _most(values: Sequence[float | None]) -> float | None:
 
 
 def _size(case: Case) -> float:
-    """What a case costs beside others, about, for the time left."""
+    """Approximate relative cost of a case, for the time left."""
     return case.output_len + PROMPT_SHARE * case.batch_size * case.input_len
 
 
@@ -187,7 +192,8 @@ def in_words(row: dict[str, Any]) -> str:
     case = Case(*(row[key] for key in ("batch_size", "input_len", "output_len", "depth")))
     parts = ", ".join(f"{part} {row[f'next_{part}_ms']:.2f}" for part in PARTS) if later else ""
     detail = f" ({parts})" if parts else ""
-    return f"{case}: first {row['first_token_ms']:.2f} ms{later}{detail}, {row['tokens_per_second']:.0f} tokens/s"
+    first = f"first {row['first_token_ms']:.2f} ms"
+    return f"{case}: {first}{later}{detail}, {row['tokens_per_second']:.0f} tokens/s"
 
 
 def headline(table: pd.DataFrame) -> dict[str, float | int]:

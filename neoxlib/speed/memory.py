@@ -1,4 +1,4 @@
-"""The memory of the ranks while they work, seen from this process, which is none of them."""
+"""Memory of the ranks while they work, watched from this process."""
 
 import os
 import threading
@@ -14,17 +14,18 @@ from neoxlib.ranks import worker
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
 
-RSS_SECONDS = 0.02
-SMI_SECONDS = 1.0  # between two looks: npu-smi is a program to be started, and slow
+RSS_SECONDS = 0.02  # between two readings
+SMI_SECONDS = 1.0  # longer, because npu-smi is a program to be started, and slow
 MB = 1e6
 MIB = 2**20
 
 
-class Sampler:
+class MemoryMonitor:
     """Peaks of the processes' memory between entering and leaving, by rank.
 
-    `rss` is resident memory; `device` what npu-smi says that the process holds of its chips, in MB both. None where a
-    process cannot be seen: it is on another machine, or npu-smi has no row for it (in a container it may not).
+    `rss` is resident memory, `device` the memory on its chips by npu-smi, both in MB. None if a
+    process cannot be seen: it is on another machine, or npu-smi has no row for it (as may happen
+    in a container).
     """
 
     def __init__(self, pids: list[int | None], npu: bool = False) -> None:
@@ -37,11 +38,11 @@ class Sampler:
             *([(self._look_device, SMI_SECONDS)] if npu else []),
         ]
         self.threads = [
-            threading.Thread(target=self._loop, args=look, name="sampler", daemon=True)
+            threading.Thread(target=self._loop, args=look, name="memory monitor", daemon=True)
             for look in looks
         ]
 
-    def __enter__(self) -> "Sampler":
+    def __enter__(self) -> "MemoryMonitor":
         for thread in self.threads:
             thread.start()
         return self
@@ -79,7 +80,7 @@ def _larger(before: float | None, now: float | None) -> float | None:
 
 
 def pids(engine: "Inference") -> list[int | None]:
-    """The process of each rank; None for one on another machine. An Engine is this process."""
+    """The process of each rank; None for a rank on another machine. An Engine is this process."""
     ranks = getattr(engine, "ranks", None)
     if ranks is None:
         return [os.getpid()]
@@ -90,7 +91,7 @@ def pids(engine: "Inference") -> list[int | None]:
 
 
 def machine() -> dict[str, Any]:
-    """The CPU's present clock in MHz (None where the system does not say) and the load average of the last minute."""
+    """The CPU's clock in MHz, None if the system does not tell, and the last minute's load."""
     try:
         frequency = psutil.cpu_freq()
     except (OSError, NotImplementedError):

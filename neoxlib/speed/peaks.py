@@ -1,4 +1,4 @@
-"""How fast this machine can go at all: bytes read a second and operations a second, measured on the ranks themselves.
+"""Peaks of this machine: bytes read and operations per second, measured on the ranks.
 
 All ranks are measured at once, each with the device and the threads that the model has there.
 """
@@ -32,9 +32,10 @@ GIVEN = "as given"
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the devices of all ranks reach together. `shared`: the ranks are on one machine's CPU, so more add nothing.
+    """Peaks of the devices of all ranks together.
 
-    `own` is the chip's own figure of GB/s and TFLOPS for all ranks, from the table of chips; None for a CPU.
+    `shared`: the ranks are on one machine's CPU, so more of them add nothing. `own` is the chip's
+    own GB/s and TFLOPS for all ranks and its name, from the table of chips; None for a CPU.
     """
 
     gb_s: float
@@ -47,7 +48,10 @@ class Peaks:
     def seconds(
         self, size: float, operations: float, times_devices: float = 1
     ) -> tuple[float, float]:
-        """Shortest times to read so many bytes, and to compute so many operations, on `times_devices` as many chips."""
+        """Shortest seconds to read `size` bytes, and to compute `operations`.
+
+        On `times_devices` times as many chips.
+        """
         more = 1 if self.shared else times_devices
         return size / (self.gb_s * 1e9 * more), operations / (self.tflops * 1e12 * more)
 
@@ -67,14 +71,15 @@ class Peaks:
 
 
 def peaks(session: "Session", gb_s: float | None = None, tflops: float | None = None) -> Peaks:
-    """The peaks of `session`'s devices: measured now, or those that are given for one device (one NPU, one machine).
+    """Measure the peaks of `session`'s devices, or take those given for one NPU or machine.
 
-    Reading is measured over as many bytes as a rank's weights have, 256 MiB at most: weights that stay in a cache are
-    read from there in a run, too. Operations are those of one large product in the numbers that the run computes in.
+    Reading is measured over as many bytes as a rank's weights have, 256 MiB at most: weights that
+    stay in a CPU cache are read from there in a run, too. Operations are those of one large matrix
+    product in a dtype that the run computes in.
     Raises SettingsError for a figure that is not above 0.
     """
     refuse({"peak_gb_s": gb_s, "peak_tflops": tflops})
-    size, found = session.apply(measure)
+    size, found = session.apply(rank_peaks)
     ranks = session.describe()["world_size"]
     shared = session.describe()["device"] == "cpu"
     devices = 1 if shared else ranks
@@ -106,22 +111,23 @@ def _own_figures(ranks: int) -> tuple[float | None, float | None, str]:
     return gb_s, tflops, chip.name
 
 
-def measure(engine: "Engine") -> tuple[int, dict] | None:
-    """On every rank at once: the bytes that each read, and GB/s and TFLOPS of all together. None off rank 0."""
-    engine.settle()  # weights may still be on their way into memory
+def rank_peaks(engine: "Engine") -> tuple[int, dict] | None:
+    """Measure on every rank at once.
+
+    Returns the bytes that each read, and GB/s and TFLOPS of all together; None except on rank 0.
+    """
+    engine.settle()  # weights may still be being copied into memory
     weights = sum(weight.nbytes for weight in engine.model.parameters())
     size = min(max(weights, LEAST_BYTES), MOST_BYTES)
     device = engine.weight.device
     engine.group.barrier()
-    gb_s = (
-        reading(size, torch.get_num_threads()) if device.type == "cpu" else _copying(size, device)
-    )
+    on_cpu = device.type == "cpu"
+    gb_s = reading(size, torch.get_num_threads()) if on_cpu else _copying(size, device)
     engine.group.barrier()
     rates = {name: product(dtype, device) for name, dtype in _formats(engine).items()}
     name = max(rates, key=rates.get)
-    everyone = engine.group.gather(
-        torch.tensor([[gb_s, rates[name]]], device=device), dim=0
-    )  # [ranks, figures]
+    mine = torch.tensor([[gb_s, rates[name]]], device=device)
+    everyone = engine.group.gather(mine, dim=0)  # [ranks, figures]
     if everyone is None:
         return None
     total = everyone.sum(dim=0).tolist()
@@ -129,9 +135,9 @@ def measure(engine: "Engine") -> tuple[int, dict] | None:
 
 
 def _formats(engine: "Engine") -> dict[str, torch.dtype]:
-    """Numbers that the run may compute in: its own, on a CPU also float32, and int8 where weights are packed.
+    """Dtypes that the run may compute in: its own, on a CPU also float32, and int8 if quantized.
 
-    A CPU's kernels turn float16 into float32.
+    A CPU's kernels convert float16 to float32.
     """
     own = engine.weight.dtype
     on_cpu = engine.weight.device.type == "cpu"
@@ -141,17 +147,15 @@ def _formats(engine: "Engine") -> dict[str, torch.dtype]:
 
 
 def reading(size: int, threads: int) -> float:
-    """GB/s at which `threads` together read about `size` bytes again and again, on a CPU: the best of some passes.
+    """GB/s at which `threads` together read `size` bytes again and again on a CPU: best of some.
 
-    Read as the kernels read a matrix, in four places at once; without them one after the other, which is slower.
+    The compiled kernel reads at four addresses at once, as the product kernels read a matrix;
+    without it numpy reads sequentially, which is slower.
     """
-    parts = [
-        np.ones(max(1, size // 1024 // threads) * 128, np.int64) for _ in range(threads)
-    ]  # whole kilobytes each
+    length = max(1, size // 1024 // threads) * 128  # whole kilobytes of int64
+    parts = [np.ones(length, np.int64) for _ in range(threads)]
     total = sum(part.nbytes for part in parts)
-    again = max(
-        1, MOST_BYTES // size // 4
-    )  # short passes would measure how long a thread takes to wake up
+    again = max(1, MOST_BYTES // size // 4)  # short passes would time how long threads take to wake
     library = build.library("bandwidth")
 
     def read(part: np.ndarray) -> None:
@@ -174,7 +178,7 @@ def _copying(size: int, device: torch.device) -> float:
 
 
 def product(dtype: torch.dtype, device: torch.device) -> float:
-    """TFLOPS of a product of two square matrices, with this process's threads: the best of some."""
+    """TFLOPS of a product of two square matrices with this process's threads: best of some."""
     side = SIDE[device.type]
     left = torch.ones(side, side, device=device).to(dtype)
     wait = torch.get_device_module(device).synchronize
@@ -186,7 +190,7 @@ def _multiply(left: Tensor) -> Tensor:
 
 
 def best(work: Callable[[], object], repeats: int = 5) -> float:
-    """The shortest of some runs, in seconds."""
+    """Seconds of the shortest of `repeats` runs."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -31,9 +31,9 @@ NOTES = (
     "workspace: an estimate with fused attention: one layer's activations while the whole sequence "
     "is read at once, the attention mask, one row of logits; where packed weights are unpacked, "
     "the largest of them",
-    "bound: bytes read per step ÷ memory bandwidth, or operations ÷ peak, whichever is longer; no "
-    "collectives. likely: the bound ÷ the share of it that published runs of one row reach on the "
-    "same family; those are models of billions of parameters in float16, so it stays open for "
+    "bound: bytes read per step ÷ memory bandwidth, or operations ÷ peak, whichever is longer; "
+    "no collectives. likely: the bound ÷ the share of it that published runs of one row reach on "
+    "the same family; those are models of billions of parameters in float16, so it stays open for "
     "packed weights, for ranks that read less than 1 GB, and for prompts below 1024 tokens",
 )
 

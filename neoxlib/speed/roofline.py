@@ -1,8 +1,9 @@
-"""How near each case comes to what the devices can do, what holds it back, and what a change is predicted to give.
+"""How near each case comes to the peaks of the devices, its bound, and predictions for changes.
 
-A step reads the weights once and the cache, and multiplies; neither can take less time than at the measured peak.
-What is left of its time are the sums between ranks and overhead: starting operators, kernels below the peak, choosing
-the token.
+A step reads the weights once and the cache, and multiplies; neither can take less time than at the
+measured peak. The rest of its time is the all-reduce between ranks ("sums" in reports) and
+overhead: starting operators, kernels below the peak, choosing the token. First and next token are
+the time to first token (TTFT) and the time per output token (TPOT).
 """
 
 from dataclasses import dataclass, replace
@@ -20,18 +21,28 @@ if TYPE_CHECKING:
     from neoxlib.ranks.session import Session
     from neoxlib.speed.peaks import Peaks
 
-AT_LIMIT = 0.4  # share of a peak from which a step counts as bound by it; published runs reach 0.46 to 0.66
+AT_LIMIT = 0.4  # share of a peak from which a step is bound by it; published runs reach 0.46–0.66
 MORE_ROWS = 4  # times the rows, for the prediction of a larger batch
 BY_RANKS = "predicted, twice the ranks (ms)"
 BY_INT8 = "predicted, int8 (ms)"
 BY_ROWS = f"predicted, {MORE_ROWS} times the rows"
+FIRST_COLUMNS = ("first_bytes", "first_operations", "first_mbu", "first_mfu", "first_bound")
+NEXT_COLUMNS = (  # of `verdicts`, in the order of `Pass.figures`
+    "bytes_per_step",
+    "operations_per_step",
+    "mbu",
+    "mfu",
+    "communication_share",
+    "bound",
+)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward pass of all ranks: its work and its time. `beside_ms` are before and after the forward pass itself.
+    """A forward pass of all ranks: its work and its time.
 
-    `overhead_ms` is the most that overhead can be, where something else tells; None: all that is not explained.
+    `beside_ms` is the time before and after the forward pass itself. `overhead_ms` is an upper
+    limit of the overhead if another measurement gives one; None allows all unexplained time.
     """
 
     size: float  # bytes
@@ -50,41 +61,44 @@ class Pass:
 
     @property
     def unexplained_ms(self) -> float:
-        """Time that neither the peaks nor the sums between ranks explain."""
+        """Time that neither the peaks nor the all-reduce explain."""
         return max(0.0, self.wall_ms - self.roof_ms - (self.communication_ms or 0))
 
     @property
     def shares(self) -> dict[str, float]:
-        """Parts of the wall time. Bandwidth and compute overlap; kernels is time in kernels below the peak."""
-        launch = min(
-            self.unexplained_ms,
-            self.unexplained_ms if self.overhead_ms is None else self.overhead_ms,
-        )
+        """Shares of the wall time; bandwidth and compute overlap.
+
+        `kernels` is the time that kernels below the peak take beyond it.
+        """
+        unexplained = self.unexplained_ms
+        launch = unexplained if self.overhead_ms is None else min(unexplained, self.overhead_ms)
         times = {
             "bandwidth": self.reading_ms,
             "compute": self.computing_ms,
             "communication": self.communication_ms or 0,
             "launch": launch,
-            "kernels": self.unexplained_ms - launch,
+            "kernels": unexplained - launch,
         }
         return {name: ms / self.wall_ms for name, ms in times.items()}
 
     @property
     def bound(self) -> str:
-        """What holds the pass back: a peak from AT_LIMIT of it upwards, else what takes most of the time."""
+        """The bound: a peak from AT_LIMIT of it upwards, else the largest share of the time."""
         shares = self.shares
         roof = max("bandwidth", "compute", key=shares.get)
         if shares[roof] >= max(AT_LIMIT, shares["communication"]):
             return roof
-        return max(
-            roof,
-            "communication",
-            "launch",
-            key=(shares | {roof: shares[roof] + shares["kernels"]}).get,
-        )
+        shares[roof] += shares["kernels"]
+        return max(roof, "communication", "launch", key=shares.get)
+
+    def figures(self, *more: str) -> tuple[Any, ...]:
+        """Bytes, operations, MBU, MFU, the shares named in `more`, and the bound."""
+        shares = self.shares
+        names = ("bandwidth", "compute", *more)
+        return self.size, self.operations, *(shares[name] for name in names), self.bound
 
     def words(self) -> str:
-        """What it is bound by with the figures behind that, then the other shares of the time, of a peak or both."""
+        """Name the bound with its figures, then the other shares of the time or of a peak."""
         shares = self.shares
         share = {name: _percent(value) for name, value in shares.items()}
         sums = " and the sums between ranks" if self.communication_ms is None else ""
@@ -101,15 +115,12 @@ class Pass:
         return f"{self.bound}-bound: {'; '.join([self._figures(parts[self.bound]), *told])}"
 
     def _figures(self, otherwise: str) -> str:
-        """The work behind a peak that binds; for the other bounds their share of the time."""
+        """The work and rate if a peak is the bound; for other bounds their share of the time."""
         beside = self.beside_ms / self.wall_ms
         work = {"bandwidth": (self.size, "B", "B/s"), "compute": (self.operations, "FLOP", "FLOPS")}
         if self.bound not in work:
-            outside = self.bound == "launch" and beside > 0
-            return (
-                f"{otherwise} of the time"
-                + outside * f", {_percent(beside)} before and after the forward pass"
-            )
+            outside = f", {_percent(beside)} before and after the forward pass"
+            return f"{otherwise} of the time" + (self.bound == "launch" and beside > 0) * outside
         amount, unit, per_second = work[self.bound]
         rate = si(amount * 1e3 / self.wall_ms)
         share = _percent(self.shares[self.bound])
@@ -124,7 +135,7 @@ class Roofline:
     peaks: "Peaks"
 
     def next_token(self, row: Any) -> Pass | None:
-        """The step at the middle of the answer; None where the answer has one token."""
+        """The step at the middle of the answer; None if the answer has one token."""
         if row.output_len < 2 or pd.isna(row.next_token_ms):
             return None
         beside = row.next_pre_ms + row.next_post_ms
@@ -132,72 +143,57 @@ class Roofline:
         return Pass(*work[:2], row.next_token_ms, *work[2:], row.next_communication_ms, beside)
 
     def first_token(self, row: Any) -> Pass:
-        """The pass over the prompt. Its clock has the sums in it; overhead is at most that of a next token."""
+        """The pass over the prompt.
+
+        Its clock includes the all-reduce; its overhead is at most that of a next token.
+        """
         later = self.next_token(row)
         sums = None if self.budget.world_size > 1 else 0.0
-        work = self._work(self._budget(row), row.input_len, row.depth)
-        return Pass(
-            *work[:2],
-            row.first_token_ms,
-            *work[2:],
-            sums,
-            overhead_ms=later and later.unexplained_ms,
-        )
+        size, operations, *peaks_ms = self._work(self._budget(row), row.input_len, row.depth)
+        overhead = later and later.unexplained_ms
+        times = row.first_token_ms, *peaks_ms, sums
+        return Pass(size, operations, *times, overhead_ms=overhead)
 
     def _budget(self, row: Any) -> Budget:
         return replace(self.budget, batch=row.batch_size)
 
     def _work(self, budget: Budget, new: int, before: int) -> tuple[float, float, float, float]:
-        """Bytes and operations of all ranks, and the milliseconds that each takes at the peak."""
+        """Bytes and operations of all ranks, and the milliseconds of each at the peak."""
         size, operations = (budget.world_size * figure for figure in budget.forward(new, before))
         more = budget.world_size / self.budget.world_size
         reading, computing = self.peaks.seconds(size, operations, more)
         return size, operations, 1e3 * reading, 1e3 * computing
 
     def verdict(self, row: Any) -> dict[str, Any]:
-        """The columns that `verdicts` adds, of one case."""
+        """The columns that `verdicts` adds, for one case."""
         first = self.first_token(row)
         later = self.next_token(row)
         said = f"First token {first.words()}."
-        found = {
-            "first_bytes": first.size,
-            "first_operations": first.operations,
-            "first_mbu": first.shares["bandwidth"],
-            "first_mfu": first.shares["compute"],
-            "first_bound": first.bound,
-            "bytes_per_step": None,
-            "operations_per_step": None,
-            "mbu": None,
-            "mfu": None,
-            "communication_share": None,
-            "bound": None,
-        }
+        found = dict(zip(FIRST_COLUMNS, first.figures(), strict=True))
+        found |= dict.fromkeys(NEXT_COLUMNS)
         if later:
-            shares = later.shares
             said = f"Next token {later.words()}. {said}"
-            found |= {
-                "bytes_per_step": later.size,
-                "operations_per_step": later.operations,
-                "mbu": shares["bandwidth"],
-                "mfu": shares["compute"],
-                "communication_share": shares["communication"],
-                "bound": later.bound,
-            }
+            found |= dict(zip(NEXT_COLUMNS, later.figures("communication"), strict=True))
         return found | {"verdict": said}
 
     def changes(self, row: Any) -> dict[str, str]:
-        """What twice the ranks, int8 weights and more rows are predicted to give a next token: ranges in words."""
+        """Predicted times of a next token with twice the ranks, int8 weights, and more rows.
+
+        Ranges in words.
+        """
         now = self.next_token(row)
-        budget = self._budget(row)
         if now is None:
             return dict.fromkeys((BY_RANKS, BY_INT8, BY_ROWS), "–")
         return {
             BY_RANKS: self._twice_the_ranks(row, now),
-            BY_INT8: "weights are packed"
-            if budget.quant
-            else self._range(row, now, replace(budget, quant="int8")),
+            BY_INT8: self._int8(row, now),
             BY_ROWS: self._more_rows(row, now),
         }
+
+    def _int8(self, row: Any, now: Pass) -> str:
+        if self.budget.quant:
+            return "weights are packed"
+        return self._range(row, now, replace(self._budget(row), quant="int8"))
 
     def _twice_the_ranks(self, row: Any, now: Pass) -> str:
         wanted = 2 * self.budget.world_size
@@ -212,18 +208,17 @@ class Roofline:
         rows = MORE_ROWS * row.batch_size
         low, high = self._times(row, now, replace(self.budget, batch=rows))
         per_second = sorted(1e3 * rows / ms for ms in (low, high))
-        return (
-            f"{_between(*per_second)} tokens/s, now {_number(1e3 * row.batch_size / now.wall_ms)}"
-        )
+        today = _number(1e3 * row.batch_size / now.wall_ms)
+        return f"{_between(*per_second)} tokens/s, now {today}"
 
     def _range(self, row: Any, now: Pass, changed: Budget) -> str:
         return _between(*self._times(row, now, changed))
 
     def _times(self, row: Any, now: Pass, changed: Budget) -> tuple[float, float]:
-        """Milliseconds of a step with another budget, from and to.
+        """Predict the milliseconds of a step with another budget: the lower and the upper end.
 
-        The forward pass either keeps its share of the peak, or what it takes beyond the peak's time stays as it is; the
-        truth is taken to lie between. The sums between ranks and the times before and after it stay.
+        At one end the forward pass keeps its share of the peak, at the other its time beyond that
+        at the peak stays as it is. The all-reduce and the times before and after it stay.
         """
         roof = max(self._work(changed, 1, _middle(row))[2:])
         forward = max(now.wall_ms - now.beside_ms - now.communication_ms, 0.0)
@@ -234,7 +229,7 @@ class Roofline:
 
 
 def roofline(session: "Session", peaks: "Peaks") -> Roofline:
-    """The sums for what `session` has loaded."""
+    """The roofline of the model that `session` has loaded."""
     about = session.describe()
     on_cpu = about["device"] == "cpu"
     family = None if on_cpu else chip_for("npu").family
@@ -246,16 +241,17 @@ def roofline(session: "Session", peaks: "Peaks") -> Roofline:
 
 
 def verdicts(table: pd.DataFrame, roof: Roofline) -> pd.DataFrame:
-    """`table` with bytes and operations, MBU, MFU, the share of communication, what each case is bound by, and why.
+    """Add work, MBU, MFU, share of communication, bound and a sentence to each row of `table`.
 
-    `mbu` and `mfu` are shares of the peaks over the whole next token; `first_…` are the same of the first token.
+    `mbu` and `mfu` are shares of the peaks over the whole next token; `first_…` are the same of
+    the first token.
     """
     rows = pd.DataFrame([roof.verdict(row) for row in table.itertuples()], index=table.index)
     return pd.concat([table.drop(columns=rows.columns, errors="ignore"), rows], axis=1)
 
 
 def predictions(table: pd.DataFrame, roof: Roofline, key: list[str]) -> pd.DataFrame:
-    """A row per case: its measured next token, and what each change is predicted to make of it."""
+    """A row per case: its measured next token, and the prediction for each change."""
     rows = pd.DataFrame([roof.changes(row) for row in table.itertuples()], index=table.index)
     return pd.concat(
         [table[[*key, "next_token_ms"]].rename(columns={"next_token_ms": "measured (ms)"}), rows],

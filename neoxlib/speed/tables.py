@@ -113,7 +113,10 @@ class Verdicts:
 def verdicts(
     run: "Run", table: pd.DataFrame, roof: roofline.Roofline
 ) -> tuple[pd.DataFrame, Verdicts]:
-    """`table` with the columns of `roofline.verdicts`, kept as `limits.csv`, and the sentences to show."""
+    """Add the columns of `roofline.verdicts` to `table`; the second result shows its sentences.
+
+    The new columns are kept as `limits.csv`.
+    """
     judged = roofline.verdicts(table, roof)
     added = [name for name in judged if name not in table]
     run.save("limits", judged[[*KEY, *added]])

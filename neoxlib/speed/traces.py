@@ -1,7 +1,8 @@
-"""A profiler's trace of a few steps: recorded on every rank, read back as tables.
+"""Read a profiler's traces of a few steps, one per rank, as tables.
 
-The file is in the format that Perfetto (ui.perfetto.dev) and chrome://tracing read. Each step is marked as prefill or
-decode. The compiled path of a CPU is one call for all layers, or one between two sums, and shows as such.
+The files are in the format that Perfetto (ui.perfetto.dev) and chrome://tracing read. Each step is
+marked as prefill or decode. The compiled path of a CPU is one call for all layers, or one between
+two all-reduces, and shows as such.
 """
 
 import gzip
@@ -23,10 +24,10 @@ COLUMNS = ["rank", "thread", "kind", "name", "start_ms", "ms", "self_ms"]
 
 
 def read(folder: str | Path) -> "pd.DataFrame":
-    """Events of all ranks' traces: rank, thread, kind, name, start and length in ms, and length without what is inside.
+    """Read the events of all ranks' traces: a row per event, with COLUMNS.
 
-    `kind` is a phase, computing, communication or other; an NPU's kernels are computing. Raises DataError where there
-    is no trace.
+    `kind` is a phase, computing, communication or other; an NPU's kernels are computing. `self_ms`
+    is the length without the events inside. Raises DataError if there is no trace.
     """
     import pandas as pd
 
@@ -45,29 +46,27 @@ def _events(path: Path, folder: Path) -> list[list[Any]]:
     with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
         found = json.load(file)
     events = found["traceEvents"] if isinstance(found, dict) else found
-    rows = [
-        [
-            rank,
-            f"{event.get('pid')}/{event.get('tid')}",
-            _kind(event),
-            event["name"],
-            float(event["ts"]) / 1e3,
-            float(event["dur"]) / 1e3,
-            float(event["dur"]) / 1e3,
-        ]
-        for event in events
-        if event.get("ph") == "X" and not _of_the_profiler(event)
-    ]
+    whole = [e for e in events if e.get("ph") == "X" and not _of_the_profiler(e)]
+    return _without_inner([_row(rank, event) for event in whole])
+
+
+def _row(rank: str, event: dict[str, Any]) -> list[Any]:
+    """An event in the order of COLUMNS; its own time is still its whole length."""
+    thread = f"{event.get('pid')}/{event.get('tid')}"
+    ms = float(event["dur"]) / 1e3
+    return [rank, thread, _kind(event), event["name"], float(event["ts"]) / 1e3, ms, ms]
+
+
+def _without_inner(rows: list[list[Any]]) -> list[list[Any]]:
+    """Take the length of each event from the own time of the event around it."""
     rows.sort(key=lambda row: (row[1], row[4], -row[5]))
-    open_rows: list[list[Any]] = []
-    for row in rows:  # an event inside another takes its length from the other's own
-        while open_rows and (
-            open_rows[-1][1] != row[1] or row[4] >= open_rows[-1][4] + open_rows[-1][5]
-        ):
-            open_rows.pop()
-        if open_rows:
-            open_rows[-1][6] -= row[5]
-        open_rows.append(row)
+    around: list[list[Any]] = []
+    for row in rows:
+        while around and (around[-1][1] != row[1] or row[4] >= around[-1][4] + around[-1][5]):
+            around.pop()
+        if around:
+            around[-1][6] -= row[5]
+        around.append(row)
     return rows
 
 
@@ -88,7 +87,7 @@ def _kind(event: dict[str, Any]) -> str:
 
 
 def top_operations(events: "pd.DataFrame", count: int = 15) -> "pd.DataFrame":
-    """The operations that took longest by themselves: calls and milliseconds of a rank on average, share of all."""
+    """The operations with the longest own time: calls and ms of a rank on average, share of all."""
     ranks = events["rank"].nunique()
     inner = events[~events["kind"].isin(PHASES)]
     table = inner.groupby(["name", "kind"], as_index=False).agg(

@@ -28,12 +28,12 @@ def test_a_peak_that_is_over_is_seen_and_starts_anew_with_each_case():
         [sys.executable, "-c", HOLDS_AND_FREES], stdin=-1, stdout=-1, text=True
     ) as process:
         process.stdout.readline()
-        with memory.Sampler([process.pid]) as idle:
+        with memory.MemoryMonitor([process.pid]) as idle:
             pass
-        with memory.Sampler([process.pid, None]) as busy:
+        with memory.MemoryMonitor([process.pid, None]) as busy:
             print(file=process.stdin, flush=True)
             process.stdout.readline()
-        with memory.Sampler([process.pid]) as after:
+        with memory.MemoryMonitor([process.pid]) as after:
             pass
         print(file=process.stdin, flush=True)
     assert busy.rss[0] - idle.rss[0] > 0.9 * MEGABYTES > after.rss[0] - idle.rss[0]
@@ -43,7 +43,7 @@ def test_a_peak_that_is_over_is_seen_and_starts_anew_with_each_case():
 def test_a_process_that_has_ended_is_not_known():
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
-    with memory.Sampler([process.pid]) as seen:
+    with memory.MemoryMonitor([process.pid]) as seen:
         pass
     assert seen.rss == [None]
 
@@ -55,11 +55,11 @@ def test_device_memory_is_npu_smis_of_each_ranks_process(monkeypatch):
         Holder(1, 0, 99, "other", 5000),
     )
     monkeypatch.setattr(npu_smi, "read", lambda: Smi("x", (), holders))
-    with memory.Sampler([11, 12, 13], npu=True) as seen:
+    with memory.MemoryMonitor([11, 12, 13], npu=True) as seen:
         pass
     assert seen.device == [1000 * 2**20 / 1e6, 2000 * 2**20 / 1e6, None]
     monkeypatch.setattr(npu_smi, "read", lambda: None)
-    with memory.Sampler([11], npu=True) as seen:
+    with memory.MemoryMonitor([11], npu=True) as seen:
         pass
     assert seen.device == [None]
 
@@ -69,7 +69,7 @@ def test_in_a_container_a_process_has_the_pid_that_it_has_there(container, pid, 
     holder = Holder(0, 0, 70456, "python", 1000, 214)
     monkeypatch.setattr(memory, "container", lambda: container)
     monkeypatch.setattr(npu_smi, "read", lambda: Smi("26", (), (holder,)))
-    with memory.Sampler([pid, 70456 + 214 - pid], npu=True) as seen:
+    with memory.MemoryMonitor([pid, 70456 + 214 - pid], npu=True) as seen:
         pass
     assert seen.device == [1000 * 2**20 / 1e6, None]
 
