@@ -163,14 +163,14 @@ RECIPE: tuple[Setting, ...] = (
         "HCCL_DETERMINISTIC",
         "true",
         lambda at: _npu(at) and at.deterministic,
-        "repeatable sums over ranks",
+        "repeatable all-reduces",
         VENDOR,
     ),
     Setting(
         "LCCL_DETERMINISTIC",
         "1",
         lambda at: _npu(at) and at.deterministic,
-        "repeatable sums over ranks",
+        "repeatable all-reduces",
         VENDOR,
     ),
     Setting(

@@ -96,7 +96,7 @@ def test_a_table_that_a_narrow_terminal_has_cut_is_the_same_table(name, width):
 
 @pytest.mark.parametrize("ruler", ["+------+", "=====", "+===+===+", "-----", "  ", "|", "| |"])
 def test_a_ruler_is_never_the_reason(ruler):
-    """What npu-smi prints in place of cards stands below the ruler that it begins with."""
+    """The reason that npu-smi prints instead of cards follows a ruler."""
     begin = "npu-smi printed no device table but"
     text = "There is no NPU card on this server."
     assert npu_smi.parse(f"{ruler}\n{ruler}\n").failure == f"{begin}: nothing"
@@ -262,13 +262,12 @@ MAPS = {
 def test_the_map_of_every_driver_gives_the_chips_without_their_controllers(name, logic):
     places = npu_smi.parse_map(MAPS[name])
     assert [(place.npu, place.chip) for place in places] == [(0, 0), (2, 0)]
-    assert [place.logic for place in places] == logic and all(
-        "Ascend" in place.name for place in places
-    )
+    assert [place.logic for place in places] == logic
+    assert all("Ascend" in place.name for place in places)
 
 
 @pytest.mark.parametrize("text", ["", "dcmi module initialize failed. ret is -8005", "NPU ID\n"])
-def test_a_map_that_is_none_has_no_places(text):
+def test_a_text_without_a_map_has_no_places(text):
     assert npu_smi.parse_map(text) == ()
 
 
@@ -385,9 +384,8 @@ def test_a_card_whose_row_shows_no_memory_is_asked_for_it(tmp_path):
     table = (FIXTURES / "310p3.txt").read_text().replace("1839 / 21525", "            ")
     (tmp_path / "table.txt").write_text(re.sub(r"\d+ / 21525", "-", table))
     command = tmp_path / "npu-smi"
-    script = (
-        f"if [ $# = 1 ]; then cat {tmp_path}/table.txt; else echo 'DDR Capacity(MB) : 21525'; fi"
-    )
+    usages = "echo 'DDR Capacity(MB) : 21525'"
+    script = f"if [ $# = 1 ]; then cat {tmp_path}/table.txt; else {usages}; fi"
     command.write_text(f"#!/bin/sh\n{script}\n")
     command.chmod(0o755)
     card = npu_smi.read(str(command)).cards[0]
