@@ -94,7 +94,10 @@ def reliability(table: pd.DataFrame) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     _accuracy_over_confidence(upper, table)
     _questions_per_bin(lower, table)
-    upper.set(xlim=(0, 1), ylim=(0, 1))  # last: an empty table rescales the shared axis
+    # After the bars: those of an empty table rescale the shared axis.
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="right, with 95 % interval")
+    lower.set(xlabel="share of the likeliest choice", ylabel="questions")
+    lower.margins(y=0.2)
     for axes in (upper, lower):
         _plain(axes)
     for axis in (upper.yaxis, lower.xaxis):
@@ -109,7 +112,6 @@ def _accuracy_over_confidence(axes: Axes, table: pd.DataFrame) -> None:
     axes.plot([0, 1], [0, 1], **LINE, label="as right as it is sure")
     points = (table["confidence"], table["accuracy"], _error(table))
     axes.errorbar(*points, fmt="o", color=BLUE, label="measured", clip_on=False, **ERROR_BARS)
-    axes.set(ylabel="right, with 95 % interval")
 
 
 def _questions_per_bin(axes: Axes, table: pd.DataFrame) -> None:
@@ -120,8 +122,6 @@ def _questions_per_bin(axes: Axes, table: pd.DataFrame) -> None:
         top = ((row["from"] + row["to"]) / 2, row["questions"])
         number = f"{row['questions']:,}"
         axes.annotate(number, top, (0, 2), textcoords="offset points", ha="center", fontsize=7)
-    axes.set(xlabel="share of the likeliest choice", ylabel="questions")
-    axes.margins(y=0.2)
 
 
 @cache

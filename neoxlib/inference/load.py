@@ -166,6 +166,6 @@ def _attach_operators(model: GPTNeoX, device: torch.device, wanted: bool, compil
         on_npu.attach(model, chip.family)
         return f"operators for {chip.name}"
     if not compiled:
-        return f"plain: {build.why_not('kernels') or 'another rank cannot compile the kernels'}"
+        return f"plain: {build.why_not('forward') or 'another rank cannot compile the kernels'}"
     on_cpu.attach(model)
     return "compiled kernels"

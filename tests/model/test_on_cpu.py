@@ -23,7 +23,7 @@ from tests.support.thread_ranks import on_ranks
 def kernels() -> None:
     """The compiled kernels; these tests are skipped, with the reason, where they cannot be had."""
     if kernels_build.library("forward") is None:
-        pytest.skip(f"the kernels cannot be compiled: {kernels_build.why_not('kernels')}")
+        pytest.skip(f"the kernels cannot be compiled: {kernels_build.why_not('forward')}")
 
 
 @pytest.fixture
