@@ -75,7 +75,7 @@ def load(
     compiled = on_all(group, _can_compile(compile, where), where)
     # PyTorch's products may sum in another order if memory begins at another address: without the
     # compiled kernels no tensor is memory-mapped.
-    settling = checkpoint_load.load_into(model.eval(), model_dir, lend=compiled, narrow=compiled)
+    settling = checkpoint_load.load_into(model.eval(), checkpoint, lend=compiled, narrow=compiled)
     window = about["max_seq_len"]
     about |= {"model_dir": str(model_dir)} | _place(model, where, compile, compiled)
     about |= about_ends(files.tokenizer, files.ends, files.vocabulary)
