@@ -1,4 +1,6 @@
-"""Former names of modules, for one release: notebooks that import them go on, and are told the new."""
+"""Former names of modules, for one release: notebooks that import them go on, and are told the
+new.
+"""
 
 import warnings
 from functools import partial
@@ -39,7 +41,9 @@ FORMER = {  # what notebooks imported, and where its functions are now
 
 
 class FormerNames:
-    """A finder and loader of former modules: empty ones that look their names up where they are now."""
+    """A finder and loader of former modules: empty ones that look their names up where they are
+    now.
+    """
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The spec of a former module; None for any other name."""

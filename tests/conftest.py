@@ -1,4 +1,6 @@
-"""Shared oracles: tiny random checkpoints that transformers made, and where real test material lies."""
+"""Shared oracles: tiny random checkpoints that transformers made, and where real test material
+lies.
+"""
 
 import os
 from pathlib import Path
@@ -22,7 +24,9 @@ def data() -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as transformers writes it: a tiny random model of 300 rows, a byte-level tokenizer of 257 ids."""
+    """A folder as transformers writes it: a tiny random model of 300 rows, a byte-level tokenizer
+    of 257 ids.
+    """
     folder = tmp_path_factory.mktemp("checkpoint")
     make_oracle(vocab_size=300).save_pretrained(folder)
     save_tokenizer(folder)

@@ -1,7 +1,8 @@
-"""Sessions whose ranks are stopped at random points: every answer must have the bits of a settled one.
+"""Sessions whose ranks are stopped at random points: every answer must have the bits of a settled
+one.
 
-`make stop-ranks ARGS="--sessions 200"`. A rank that had copied its weights and one that had not once
-added float16 bytes to float32 bytes: about one fresh session in ten gave a wrong first answer.
+`make stop-ranks ARGS="--sessions 200"`. A rank that had copied its weights and one that had not
+once added float16 bytes to float32 bytes: about one fresh session in ten gave a wrong first answer.
 """
 
 import os
@@ -93,7 +94,9 @@ def stopping(pids: Sequence[int], rng: random.Random) -> Iterator[None]:
 
 
 def wrong_calls(folder: Path, setting: Setting, rng: random.Random) -> int:
-    """Answers of one session, given while ranks were stopped, that are not those given afterwards."""
+    """Answers of one session, given while ranks were stopped, that are not those given
+    afterwards.
+    """
     os.environ["NEOXLIB_BACKEND"] = setting.backend
     with neoxlib.Session(
         folder, setting.world_size, device="cpu", dtype="float32", **setting.options

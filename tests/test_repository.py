@@ -1,4 +1,6 @@
-"""What holds the repository together: the direction of imports, pins that agree, notebooks that are clean."""
+"""What holds the repository together: the direction of imports, pins that agree, notebooks that are
+clean.
+"""
 
 import ast
 import json

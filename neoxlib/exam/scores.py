@@ -207,7 +207,9 @@ def check_shipped(results: pd.DataFrame, run: "Run") -> None:
 
 
 def check_complete(paper: "Task", results: pd.DataFrame, run: "Run") -> None:
-    """Record in `run` whether each question that it asks, at most `limit` a subject, has a result."""
+    """Record in `run` whether each question that it asks, at most `limit` a subject, has a
+    result.
+    """
     sizes = paper.questions.groupby("subject").size()
     asked = sum(min(run.params.limit or size, size) for size in sizes)
     found = f"{len(results)} of {asked}"

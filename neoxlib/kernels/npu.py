@@ -45,7 +45,8 @@ PAGES: dict[str, Page] = {
     "npu_fused_infer_attention_score": Page(
         ("A2", "A3"),
         "float16 or bfloat16, contiguous; head size a multiple of 16 bytes, at most 512; at most "
-        "256 heads; mask bool, True is left out, (B, 1, Q_S, KV_S); no row masked in full; one length "
+        "256 heads; mask bool, True is left out, (B, 1, Q_S, KV_S); no row masked in full; one "
+        "length "
         "may be for all rows",
     ),
     "npu_prompt_flash_attention": Page(
@@ -56,7 +57,8 @@ PAGES: dict[str, Page] = {
     ),
     "npu_incre_flash_attention": Page(
         ("A2", "310P"),
-        "one query a row; inner_precise 0 is the precise form and not the default; 310P: float16, B "
+        "one query a row; inner_precise 0 is the precise form and not the default; 310P: float16, "
+        "B "
         "at most 256, S at most 65536",
     ),
     "npu_rotary_mul": Page(

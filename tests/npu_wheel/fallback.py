@@ -1,4 +1,5 @@
-"""How neoxlib behaves with torch_npu installed and no NPU: without CANN's libraries, and with stand-ins for them.
+"""How neoxlib behaves with torch_npu installed and no NPU: without CANN's libraries, and with
+stand-ins for them.
 
 Each question runs in a process of its own: what is asked is how an import ends.
 """
@@ -19,7 +20,8 @@ import neoxlib
 from neoxlib.errors import NeoXError
 try:
     with neoxlib.load({str(MODEL_DIR)!r}, device=DEVICE) as engine:
-        print(engine.describe()["device"], engine.generate([{PROMPTS["en"][0]!r}], max_new_tokens=4)[0].token_ids)
+        answer = engine.generate([{PROMPTS["en"][0]!r}], max_new_tokens=4)[0]
+        print(engine.describe()["device"], answer.token_ids)
 except NeoXError as error:
     print(f"{{type(error).__name__}}: {{error}}")
 """
@@ -98,7 +100,7 @@ def on_standins(cpu_answer: str) -> None:
         "SettingsError" in out and "davinci" in out,
         last(out),
     )
-    code, out = python("from neoxlib import chips; print(chips._count_problem())", env)
+    code, out = python("from neoxlib.machine import devices; print(devices._count_problem())", env)
     check(
         "asking torch_npu for its devices is answered with a reason",
         "sees no device" in out,
@@ -133,7 +135,9 @@ def loads(device: str, env: dict[str, str]) -> tuple[int, str]:
 
 
 def repair(out: str) -> tuple[bool, str]:
-    """Whether doctor's JSON has a failing row for torch_npu with a command in it, and that command."""
+    """Whether doctor's JSON has a failing row for torch_npu with a command in it, and that
+    command.
+    """
     try:
         rows = json.loads(out[out.index("{") :])["rows"]
     except ValueError:

@@ -1,4 +1,6 @@
-"""What is known of the NPU path, and by what: the table in README.md, which is what this module prints."""
+"""What is known of the NPU path, and by what: the table in docs/verification.md, which is what this
+module prints.
+"""
 
 from typing import NamedTuple
 
@@ -57,7 +59,7 @@ KNOWN = (
 
 
 def markdown() -> str:
-    """The table for README.md."""
+    """The table for docs/verification.md."""
     rows = [f"| {row.what} | {row.level} | {row.against} |" for row in KNOWN]
     return "\n".join(["| of the NPU path | level | held against |", "|---|---|---|", *rows])
 

@@ -1,4 +1,6 @@
-"""Are the schemas that the tests register word for word those in the wheel, and are they all that the library calls?"""
+"""Are the schemas that the tests register word for word those in the wheel, and are they all that
+the library calls?
+"""
 
 import re
 from pathlib import Path

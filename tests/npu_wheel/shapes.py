@@ -1,4 +1,6 @@
-"""Do the reference kernels of npu_reference.py give the shapes and dtypes that torch_npu's own shape kernels give?"""
+"""Do the reference kernels of npu_reference.py give the shapes and dtypes that torch_npu's own
+shape kernels give?
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -60,7 +62,9 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, tuple[Any, ...], dict[
 
 
 def _products(some: Any) -> Iterator[tuple[str, str, tuple[Any, ...], dict[str, Any]]]:
-    """int8 with a scale a row, int4 with one for 32 columns; the weight as a transposed view, as the model gives it."""
+    """int8 with a scale a row, int4 with one for 32 columns; the weight as a transposed view, as
+    the model gives it.
+    """
     rows = 64
     columns = 96
     x = some(5, columns)

@@ -1,10 +1,11 @@
 """Stand-ins for CANN's libraries: enough for `import torch_npu` to link, and nothing that works.
 
-Made from what the installed wheel's own libraries ask for: their names, compiled from one C file. Each function counts
-its call and fails (an error code, NULL where a pointer is due), so that nothing can take them for a device. With
-NEOXLIB_STANDIN_DEVICE=1 three of them tell of one device, which torch asks for even where a tensor has no data;
-all that would allocate or run still fails. They stay in the environment of `make verify-npu`, are never part of the
-package, and neither get made nor loaded where a real CANN is: they would hide it.
+Made from what the installed wheel's own libraries ask for: their names, compiled from one C file.
+Each function counts its call and fails (an error code, NULL where a pointer is due), so that
+nothing can take them for a device. With NEOXLIB_STANDIN_DEVICE=1 three of them tell of one device,
+which torch asks for even where a tensor has no data; all that would allocate or run still fails.
+They stay in the environment of `make verify-npu`, are never part of the package, and neither get
+made nor loaded where a real CANN is: they would hide it.
 """
 
 import ctypes
@@ -26,14 +27,18 @@ REAL = (
 )  # a variable of a sourced CANN, and where it is installed
 ERROR = 507899  # of aclError's internal ones: any but 0 would do
 REFUSED = 78  # exit code of a process that loads them beside a real CANN
-HOME = "libascendcl.so"  # all functions are in this one: a loader looks a name up in all libraries alike
-# Asked by torch's device guard for tensors without data too: device count 1, current device 0, and setting it.
+HOME = "libascendcl.so"  # has all functions: a loader looks a name up in all libraries alike
+# Asked by torch's device guard for tensors without data too: device count 1, current device 0, and
+# setting it.
 GUARD = {
     "aclrtGetDeviceCount": ("unsigned *count", "*count = 1;"),
     "aclrtGetDevice": ("int *device", "*device = 0;"),
     "aclrtSetDevice": ("int device", ""),
 }
-POINTER = r"Create(TensorDesc|DataBuffer|Attr|Dataset|Channel)|ErrMsg|SocName|^acltdtGet|^aclGetTensorDesc"
+POINTER = (
+    r"Create(TensorDesc|DataBuffer|Attr|Dataset|Channel)|ErrMsg|SocName"
+    r"|^acltdtGet|^aclGetTensorDesc"
+)
 
 
 class Refused(RuntimeError):
@@ -49,10 +54,13 @@ def real_cann() -> str | None:
 
 
 def make(folder: Path = FOLDER) -> dict[str, list[str]]:
-    """Compile the stand-ins into `folder`; what they are, as manifest.json says it too. Raises Refused."""
+    """Compile the stand-ins into `folder`; what they are, as manifest.json says it too. Raises
+    Refused.
+    """
     if real := real_cann():
         raise Refused(
-            f"a real CANN is here ({real}), which stand-ins would hide; run python -m neoxlib selftest-npu"
+            f"a real CANN is here ({real}), which stand-ins would hide; run "
+            "python -m neoxlib selftest-npu"
         )
     folder.mkdir(parents=True, exist_ok=True)
     libraries, functions = wanted()
@@ -85,7 +93,9 @@ def make(folder: Path = FOLDER) -> dict[str, list[str]]:
 
 
 def environment(device: bool = False) -> dict[str, str]:
-    """The variables of a process that loads torch_npu on stand-ins; `device`: they tell of one, for fake tensors."""
+    """The variables of a process that loads torch_npu on stand-ins; `device`: they tell of one, for
+    fake tensors.
+    """
     found = {
         name: value for name, value in os.environ.items() if name != "TORCH_DEVICE_BACKEND_AUTOLOAD"
     }
@@ -94,7 +104,9 @@ def environment(device: bool = False) -> dict[str, str]:
 
 
 def wanted() -> tuple[list[str], list[str]]:
-    """Libraries that the wheel needs and this machine lacks, and the functions that they would have to bring."""
+    """Libraries that the wheel needs and this machine lacks, and the functions that they would have
+    to bring.
+    """
     npu = wheel.folder()
     torch = wheel.folder("torch")
     own = [path for path in npu.rglob("*.so*") if path.is_file() and not path.is_symlink()]
@@ -151,7 +163,9 @@ def _needed(path: Path) -> list[str]:
 
 
 def _symbols(path: Path, which: str) -> set[str]:
-    """Strong dynamic symbols: those asked for with the version at their name, those brought without."""
+    """Strong dynamic symbols: those asked for with the version at their name, those brought
+    without.
+    """
     rows = [line.split() for line in _run("nm", "-D", which, str(path)).splitlines()]
     if which == "--undefined-only":
         return {row[-1] for row in rows if row[-2] == "U"}

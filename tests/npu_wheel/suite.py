@@ -1,4 +1,5 @@
-"""Tests of the ordinary suite in a process that has imported torch_npu, which changes torch in many places.
+"""Tests of the ordinary suite in a process that has imported torch_npu, which changes torch in many
+places.
 
 Processes that a test starts are without it: it prints a line to stdout where CANN is not sourced.
 """
@@ -11,18 +12,19 @@ import pytest
 
 from tests.npu_wheel.say import check, note, skip
 
-# The model and its layers, its numbers, and what is built on them; and the NPU path under the wheel's own schemas.
+# The model and its layers, its numbers, and what is built on them; and the NPU path under the
+# wheel's own schemas.
 FILES = (
-    "model",
-    "quant",
-    "sampling",
-    "decode",
-    "engine",
-    "weights",
-    "shards",
-    "npu_emulated",
-    "npu_mistakes",
-    "selftest",
+    "model/test_gpt_neox",
+    "model/test_quant",
+    "inference/test_sampling",
+    "inference/test_decode",
+    "inference/test_engine",
+    "checkpoint/test_load",
+    "checkpoint/test_shard",
+    "model/test_on_npu",
+    "setup/test_npu_mistakes",
+    "setup/test_selftest",
 )
 
 
@@ -40,13 +42,17 @@ class Tally:
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Called by pytest with all tests: those that register a device of torch_npu's name cannot run beside it."""
+        """Called by pytest with all tests: those that register a device of torch_npu's name cannot
+        run beside it.
+        """
         self.left_out = [item for item in items if MADE_UP in getattr(item, "fixturenames", ())]
         items[:] = [item for item in items if item not in self.left_out]
         config.hook.pytest_deselected(items=self.left_out)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Called by pytest for each phase of each test; a test counts once, at its call or where it ended before it."""
+        """Called by pytest for each phase of each test; a test counts once, at its call or where it
+        ended before it.
+        """
         if report.when != "call" and report.passed:
             return
         file = report.nodeid.partition("::")[0]
@@ -61,7 +67,7 @@ def main() -> int:
 
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     tally = Tally()
-    paths = [f"tests/test_{name}.py" for name in FILES]
+    paths = [f"tests/{name}.py" for name in FILES]
     code = pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *paths], plugins=[tally])
     check("torch_npu stayed imported", "torch_npu" in sys.modules, torch_npu.__version__)
     for path in paths:

@@ -1,4 +1,6 @@
-"""What `make verify-npu` makes of its steps' answers. The steps themselves need the vendor's wheel."""
+"""What `make verify-npu` makes of its steps' answers. The steps themselves need the vendor's
+wheel.
+"""
 
 import re
 import sys

@@ -1,7 +1,9 @@
-"""GPT-NeoX-20B, whole, on a fake `npu` device: neoxlib's own NPU path through torch_npu's schemas and shape kernels.
+"""GPT-NeoX-20B, whole, on a fake `npu` device: neoxlib's own NPU path through torch_npu's schemas
+and shape kernels.
 
-No tensor has data. What this finds: calls that do not bind, shapes and dtypes that do not meet, tensors left on the
-CPU. What it cannot find: the vendor's shape kernels look at few of the arguments (a wrong num_heads or mask passes).
+No tensor has data. What this finds: calls that do not bind, shapes and dtypes that do not meet,
+tensors left on the CPU. What it cannot find: the vendor's shape kernels look at few of the
+arguments (a wrong num_heads or mask passes).
 """
 
 import time
@@ -57,7 +59,8 @@ NZ = "npu_format_cast"
 HALF = "float16"
 BRAIN = "bfloat16"
 FORMS = ((HALF, None), (HALF, "int8"), (HALF, "int4"))  # dtype and scheme
-# Per chip family: the forms it runs in, and how often each operator is due in a layer over the three steps.
+# Per chip family: the forms it runs in, and how often each operator is due in a layer over the
+# three steps.
 FAMILIES = {
     "A2": ((*FORMS, (BRAIN, None), (BRAIN, "int8")), {FUSED: 3, TURN: 6, GELU: 3}),
     "A3": ((*FORMS, (BRAIN, None)), {FUSED: 3, TURN: 6}),
@@ -140,7 +143,9 @@ def mistakes() -> None:
 def one(
     what: str, family: str, dtype: str, quant: str | None, size: int, due: dict[str, int]
 ) -> None:
-    """Prefill of a padded batch, one new token, a chunk on the cache: logits' shapes, and the operators they took."""
+    """Prefill of a padded batch, one new token, a chunk on the cache: logits' shapes, and the
+    operators they took.
+    """
     start = time.perf_counter()
     recorder = Recorder()
     with FakeTensorMode(), torch.inference_mode():
@@ -159,7 +164,9 @@ def one(
 
 
 def _model(group: Group, dtype: torch.dtype, quant: str | None) -> GPTNeoX:
-    """Made in its dtype at once: a module cannot swap its parameters for others where they are fake."""
+    """Made in its dtype at once: a module cannot swap its parameters for others where they are
+    fake.
+    """
     torch.set_default_dtype(dtype)
     try:
         with torch.device("npu"):
@@ -169,7 +176,9 @@ def _model(group: Group, dtype: torch.dtype, quant: str | None) -> GPTNeoX:
 
 
 def _of_the_weights(family: str, quant: str | None) -> dict[str, int]:
-    """Operators due for the four matrices of every layer and the head, which is int8 under either scheme."""
+    """Operators due for the four matrices of every layer and the head, which is int8 under either
+    scheme.
+    """
     if quant is None:
         return {NZ: 4 * LAYERS + 1} if family == "310P" else {}
     schemes = [quant] * 4 * LAYERS + ["int8"]
@@ -195,7 +204,9 @@ def _problems(found: list[Tensor], model: GPTNeoX, dtype: str, size: int) -> lis
 
 
 def _shape_of_a_format_cast() -> None:
-    """The vendor's has no shape kernel: a format is another order of the same numbers, so this one is ours."""
+    """The vendor's has no shape kernel: a format is another order of the same numbers, so this one
+    is ours.
+    """
     library = torch.library.Library("npu", "IMPL")
     library.impl(NZ, lambda x, *_, **__: torch.empty_like(x), "Meta")
     globals()["_kept"] = library  # its registrations end with it

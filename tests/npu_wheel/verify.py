@@ -1,8 +1,9 @@
-"""Everything about the NPU path that can be checked against the vendor's wheel on a machine without an NPU.
+"""Everything about the NPU path that can be checked against the vendor's wheel on a machine without
+an NPU.
 
-`make verify-npu` runs all steps, `make verify-npu ARGS="schemas trace"` those named. Exit code: 0 all that was asked
-was checked and holds, 1 something does not hold, 77 nothing failed but something could not be checked.
-No step runs anything on an NPU.
+`make verify-npu` runs all steps, `make verify-npu ARGS="schemas trace"` those named. Exit code: 0
+all that was asked was checked and holds, 1 something does not hold, 77 nothing failed but something
+could not be checked. No step runs anything on an NPU.
 """
 
 import os
@@ -26,8 +27,8 @@ LIMIT = 900  # seconds for a step
 class Step:
     """A module of this folder, run in a process of its own.
 
-    `needs`: "wheel" its files alone, "made" stand-ins that it loads itself, "loaded" torch_npu on stand-ins, "device"
-    the same, with stand-ins that tell of a device.
+    `needs`: "wheel" its files alone, "made" stand-ins that it loads itself, "loaded" torch_npu on
+    stand-ins, "device" the same, with stand-ins that tell of a device.
     """
 
     name: str
@@ -71,14 +72,16 @@ class Outcome:
             ", ".join(f"{count} {word}" for word, count in sorted(self.counts.items()))
             or "nothing checked"
         )
-        return f"{self.verdict:4}  {self.step.name:9} {self.step.asks}: {counts} ({self.seconds:.0f} s)"
+        asked = f"{self.verdict:4}  {self.step.name:9} {self.step.asks}"
+        return f"{asked}: {counts} ({self.seconds:.0f} s)"
 
 
 def main(asked: Sequence[str]) -> int:
     """Run the steps and print what each one found."""
     if unknown := [name for name in asked if name not in {step.name for step in STEPS}]:
         print(
-            f"no such step: {', '.join(unknown)}; the steps are {', '.join(step.name for step in STEPS)}"
+            f"no such step: {', '.join(unknown)}; the steps are "
+            f"{', '.join(step.name for step in STEPS)}"
         )
         return 2
     steps = [step for step in STEPS if not asked or step.name in asked]
@@ -100,13 +103,16 @@ def _stand_ins() -> str:
     except (standins.Refused, LookupError) as error:
         return str(error)
     print(
-        f"stand-ins: {len(made['libraries'])} libraries, {len(made['functions'])} functions, none of which works"
+        f"stand-ins: {len(made['libraries'])} libraries, {len(made['functions'])} functions, "
+        "none of which works"
     )
     return ""
 
 
 def _run(step: Step, missing: str) -> Outcome:
-    """Run a step and print its lines as they come. One that ends badly without a FAIL fails with its last words."""
+    """Run a step and print its lines as they come. One that ends badly without a FAIL fails with
+    its last words.
+    """
     outcome = Outcome(step)
     start = time.monotonic()
     print(f"\n== {step.name}: {step.asks}", flush=True)

@@ -1,4 +1,5 @@
-"""The torch-npu wheel as files: where it lies, and the operator schemas that stand as text in it. Imports no torch_npu.
+"""The torch-npu wheel as files: where it lies, and the operator schemas that stand as text in it.
+Imports no torch_npu.
 
 Importing torch_npu needs CANN's libraries; its files can be read anywhere.
 """
@@ -16,7 +17,9 @@ SCHEMA = re.compile(
 
 
 def folder(module: str = "torch_npu") -> Path:
-    """Where an installed module lies, found without importing it. Raises LookupError where it is not installed."""
+    """Where an installed module lies, found without importing it. Raises LookupError where it is
+    not installed.
+    """
     spec = importlib.util.find_spec(module)
     if spec is None:
         raise LookupError(

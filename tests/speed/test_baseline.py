@@ -119,7 +119,8 @@ def test_fewer_than_6_repeats_give_no_interval_and_never_fail_a_run(
     )
     ((passed, detail),) = run.checks.values()
     assert (found["verdict"] == "slower").sum() == judged and passed == (judged == 0)
-    why = f"2 not judged: a 95 % interval of the median takes 6 repeats, the fewest of a case are {here} in this run"
+    why = "2 not judged: a 95 % interval of the median takes 6 repeats, "
+    why += f"the fewest of a case are {here} in this run"
     assert judged or (detail.startswith(why) and (found["verdict"] == "no interval").all())
     assert found["ratio"].tolist() == [3.0, 3.0] and found["ratio_low"].notna().sum() == judged
 

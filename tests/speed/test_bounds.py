@@ -29,7 +29,9 @@ def test_the_bound_of_a_next_token_is_weights_over_bandwidth(chip, world_size, m
 
 
 def test_the_likely_range_is_what_published_runs_reach_of_the_bound():
-    """57 to 62 % of it on 910B, 63 to 66 % on 310P: 41 to 44 ms on one 910B3, 150 to 157 ms on two chips of a Duo."""
+    """57 to 62 % of it on 910B, 63 to 66 % on 310P: 41 to 44 ms on one 910B3, 150 to 157 ms on two
+    chips of a Duo.
+    """
     a2, duo = (
         plan(TWENTY_B, n, seq_len=1, chip=chip) for chip, n in (("910B3", 1), ("300I Duo", 2))
     )
@@ -38,7 +40,9 @@ def test_the_likely_range_is_what_published_runs_reach_of_the_bound():
 
 
 def test_nothing_is_said_of_models_far_from_the_published_ones():
-    """A step of a few megabytes is bound by its launches, not by the memory: a share of the bound would be made up."""
+    """A step of a few megabytes is bound by its launches, not by the memory: a share of the bound
+    would be made up.
+    """
     assert (
         plan(SMALL, 1, chip="910B3").likely == plan(TWENTY_B, 1, chip="910B2").likely == "not known"
     )
@@ -94,7 +98,9 @@ def test_a_weight_that_is_unpacked_takes_its_room_once_whatever_the_batch():
 
 
 def test_ranks_on_one_cpu_share_its_memory(cpu_host):
-    """Free memory counted for each rank in full would let eight ranks fill the machine eight times."""
+    """Free memory counted for each rank in full would let eight ranks fill the machine eight
+    times.
+    """
     one = plan(SMALL, 1)
     four = plan(SMALL, 4)
     assert (one.free, four.free) == (4 * 2**30, 2**30)
@@ -103,7 +109,9 @@ def test_ranks_on_one_cpu_share_its_memory(cpu_host):
 
 
 def test_ranks_on_one_cpu_share_its_bandwidth_and_its_cores(cpu_host):
-    """Four ranks read a quarter each, at a quarter of the speed: no rank makes the memory faster."""
+    """Four ranks read a quarter each, at a quarter of the speed: no rank makes the memory
+    faster.
+    """
     one = plan(SMALL, 1)
     four = plan(SMALL, 4)
     assert one.next_token_ms > 0 and four.next_token_ms == pytest.approx(
@@ -114,13 +122,15 @@ def test_ranks_on_one_cpu_share_its_bandwidth_and_its_cores(cpu_host):
     )
 
 
-# Times that the vendor's READMEs give, read there; nothing of it was measured by the project. The models are not
-# GPT-NeoX: `two_matrices` is a GPT-NeoX with as many weights to read, its MLP of two matrices for their three.
+# Times that the vendor's READMEs give, read there; nothing of it was measured by the project. The
+# models are not GPT-NeoX: `two_matrices` is a GPT-NeoX with as many weights to read, its MLP of two
+# matrices for their three.
 QWEN = {"7B": (32, 4096, 32, 11008), "14B": (40, 5120, 40, 13696)}
 
 
 PUBLISHED = [
-    # model, chip, cards, batch, prompt, answer, first ms (None: not given so, or a mean), next ms, where
+    # model, chip, cards, batch, prompt, answer, first ms (None: not given so, or a mean), next ms,
+    # where
     ("7B", "910B3", 1, 1, 256, 256, 35.6, 15.5, "Qwen-7B README, CANN 7.0.0.B080"),
     ("7B", "910B3", 1, 1, 1024, 1024, 99.2, 16.1, "same"),
     ("7B", "910B3", 1, 1, 2048, 2048, 200.6, 17.2, "same"),
@@ -153,7 +163,9 @@ def two_matrices(name):
 def test_predictions_agree_with_every_published_point(
     model, chip, cards, batch, prompt, answer, first, later, where
 ):
-    """Published next tokens reach 57 to 62 % of the bound on 910B, 63 to 66 % on 310P; with the cache, 68 % at most."""
+    """Published next tokens reach 57 to 62 % of the bound on 910B, 63 to 66 % on 310P; with the
+    cache, 68 % at most.
+    """
     config = two_matrices(model)
     decoding = plan(config, cards, batch, prompt + answer // 2, chip=chip)
     low, high = decoding.target.chip.likely

@@ -34,7 +34,9 @@ def test_the_config_used_here_is_that_of_the_real_checkpoint():
 
 
 def test_gpt_neox_20b_has_the_published_size():
-    """20.5546 G parameters are 41.11 GB in float16, and a position of the cache is 1,081,344 bytes."""
+    """20.5546 G parameters are 41.11 GB in float16, and a position of the cache is 1,081,344
+    bytes.
+    """
     assert round(weights_gb(1), 2) == 41.11
     assert plan(TWENTY_B, 1, seq_len=1, chip="910B3").budget.kv_cache == 1_081_344
     assert plan(TWENTY_B, 8, 3, 2048, chip="910B3").budget.kv_cache == 1_081_344 * 3 * 2048 // 8
@@ -44,7 +46,9 @@ def test_gpt_neox_20b_has_the_published_size():
 def test_a_rank_holds_what_the_vendors_cut_gives_less_its_whole_copy_of_the_embedding(
     world_size, vendor_gb
 ):
-    """The vendor's script keeps all 50432 rows of embed_in on every rank; here they are cut like the head's."""
+    """The vendor's script keeps all 50432 rows of embed_in on every rank; here they are cut like
+    the head's.
+    """
     rows_saved = 50432 * 6144 * 2 * (1 - 1 / world_size) / 1e9
     assert weights_gb(world_size) == pytest.approx(vendor_gb - rows_saved, abs=0.01)
 
@@ -67,7 +71,9 @@ def test_the_budget_is_the_bytes_of_the_model_each_rank_builds(world_size, tied)
 
 
 class Peak(TorchDispatchMode):
-    """Adds up the storages that ops make and forgets those that die; those in `known` were there before."""
+    """Adds up the storages that ops make and forgets those that die; those in `known` were there
+    before.
+    """
 
     def __init__(self, known):
         super().__init__()
@@ -121,7 +127,9 @@ def test_the_workspace_estimate_is_never_short_and_not_far_off(batch, seq_len, d
     ],
 )
 def test_weights_that_a_chip_cannot_multiply_packed_are_unpacked_at_each_use(chip, quant, unpacked):
-    """Unpacked, a weight is written and read again each step, and the largest needs room; the head is int8 always."""
+    """Unpacked, a weight is written and read again each step, and the largest needs room; the head
+    is int8 always.
+    """
     found = plan(TWENTY_B, 8, seq_len=64, chip=chip, quant=quant).budget
     stay = replace(found, packed=("int8", "int4"))
     numbers = {"blocks": 44 * 12 * 6144**2 / 8, "head": 50432 * 6144 / 8}

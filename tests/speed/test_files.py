@@ -1,4 +1,6 @@
-"""The files of a measured grid: the vendor's by a reader written from the guide, and what a kill leaves of them."""
+"""The files of a measured grid: the vendor's by a reader written from the guide, and what a kill
+leaves of them.
+"""
 
 import json
 import os

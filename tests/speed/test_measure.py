@@ -19,7 +19,9 @@ ABOUT = {"model_dir": "m", "device": "cpu", "dtype": "float32"}
 
 
 class Clockwork:
-    """An engine that takes, for a case of n tokens, 100 ms for the first and 10 ms for each later one."""
+    """An engine that takes, for a case of n tokens, 100 ms for the first and 10 ms for each later
+    one.
+    """
 
     config = CONFIG
 

@@ -1,4 +1,6 @@
-"""Bytes, operations, shares of the peaks, verdicts and predictions, on peaks and times whose answers are known."""
+"""Bytes, operations, shares of the peaks, verdicts and predictions, on peaks and times whose
+answers are known.
+"""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -34,7 +36,9 @@ def one(**values: object) -> SimpleNamespace:
 
 @pytest.mark.parametrize(("new", "before"), [(1, 0), (1, 511), (64, 0)])
 def test_operations_are_those_that_torch_counts(new, before):
-    """PyTorch's counter takes attention over all pairs, and knows products alone: no biases, no norms."""
+    """PyTorch's counter takes attention over all pairs, and knows products alone: no biases, no
+    norms.
+    """
     with torch.inference_mode(), torch.random.fork_rng():
         model = GPTNeoX(CONFIG).eval()
         cache = KVCache(CONFIG, 2, before + new)
@@ -124,7 +128,9 @@ def test_a_change_that_changes_nothing_is_predicted_to_give_what_was_measured():
 
 
 def test_at_the_peak_a_prediction_is_the_ratio_of_the_bytes():
-    """A forward pass that only reads, in the time of the peak: half the bytes are half of it, at both ends."""
+    """A forward pass that only reads, in the time of the peak: half the bytes are half of it, at
+    both ends.
+    """
     size, _ = BUDGET.forward(1, 39)
     packed, _ = replace(BUDGET, quant="int8").forward(1, 39)
     reading = 1e3 * size / 10e9

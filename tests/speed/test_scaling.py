@@ -1,4 +1,6 @@
-"""Ranks and threads: which are tried, what is called efficient, and that predictions are called so."""
+"""Ranks and threads: which are tried, what is called efficient, and that predictions are called
+so.
+"""
 
 from types import SimpleNamespace
 
@@ -38,7 +40,9 @@ def test_ranks_are_powers_of_two_that_cut_the_model_and_share_the_cores(cores):
 
 
 class Made:
-    """A session whose next token takes 8 ms by one thread, half of it with twice as many, and 1 ms more with ranks."""
+    """A session whose next token takes 8 ms by one thread, half of it with twice as many, and 1 ms
+    more with ranks.
+    """
 
     started = ()
 

@@ -74,7 +74,9 @@ SMALL = {"max_file_bytes": 40_000, "progress": False}
 
 
 def kill_in_the_middle(call: str, blocks: int) -> None:
-    """Run `call` in another process and kill it in the middle of a file, some files after the first."""
+    """Run `call` in another process and kill it in the middle of a file, some files after the
+    first.
+    """
     code = STALL.format(call=call, blocks=blocks)
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True

@@ -28,7 +28,9 @@ def model_of(
     quant: str | None = None,
     compiled: bool = True,
 ) -> GPTNeoX:
-    """Our model with this rank's part of the oracle's weights, packed by their schemes before they are cut."""
+    """Our model with this rank's part of the oracle's weights, packed by their schemes before they
+    are cut.
+    """
     config = ModelConfig.from_dict(oracle.config.to_dict())
     model = GPTNeoX(config, group, quant=quant).to(dtype)
     weights = {name.replace("lm_head", "embed_out"): w for name, w in oracle.state_dict().items()}

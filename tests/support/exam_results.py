@@ -76,7 +76,9 @@ def byte_tokenizer(merges: tuple[tuple[str, str], ...] = ()) -> PreTrainedTokeni
 
 
 class Fake:
-    """Finds the letter likeliest that `favourite` names, or writes `says`; remembers what it was asked."""
+    """Finds the letter likeliest that `favourite` names, or writes `says`; remembers what it was
+    asked.
+    """
 
     max_seq_len = 10_000
     config = SimpleNamespace(vocab_size=271)

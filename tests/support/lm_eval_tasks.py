@@ -1,4 +1,6 @@
-"""lm-evaluation-harness's own tasks, as installed, over rows that a test has in place of a data set from the hub."""
+"""lm-evaluation-harness's own tasks, as installed, over rows that a test has in place of a data set
+from the hub.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +30,9 @@ Splits = Mapping[str, Sequence[dict[str, Any]]]  # split -> rows
 def run(
     model: LM, rows: Mapping[str, Splits], shots: int = 0, generation: dict[str, Any] | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Task -> its samples with requests, answers and metrics: `--num_fewshot shots --gen_kwargs … --log_samples`."""
+    """Task -> its samples with requests, answers and metrics: `--num_fewshot shots --gen_kwargs …
+    --log_samples`.
+    """
     manager = lm_eval.tasks.TaskManager(
         include_defaults=False, include_path=[FOLDER / name for name in WANTED]
     )

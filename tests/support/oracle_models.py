@@ -27,7 +27,9 @@ TINY = {
 
 
 def make_oracle(**changes: object) -> GPTNeoXForCausalLM:
-    """A random GPT-NeoX of transformers in float32 whose every tensor, biases too, is far from zero."""
+    """A random GPT-NeoX of transformers in float32 whose every tensor, biases too, is far from
+    zero.
+    """
     torch.manual_seed(7)
     model = GPTNeoXForCausalLM(GPTNeoXConfig(**TINY | changes)).eval()
     for name, parameter in model.named_parameters():
@@ -79,7 +81,9 @@ VARIANTS = {
 def ours(
     oracle: torch.nn.Module, group: Group = SOLO, dtype: torch.dtype = torch.float32
 ) -> GPTNeoX:
-    """Our model with this rank's part of the oracle's weights, cut here by each layer's own rule."""
+    """Our model with this rank's part of the oracle's weights, cut here by each layer's own
+    rule.
+    """
     config = ModelConfig.from_dict(oracle.config.to_dict())
     model = GPTNeoX(config, group).to(dtype)
     weights = {name.replace("lm_head", "embed_out"): w for name, w in oracle.state_dict().items()}
@@ -96,7 +100,9 @@ def ids_for(oracle: torch.nn.Module, batch: int = 3, length: int = 17) -> Tensor
 
 
 def damaged(folder: Path, place: str, value: float = torch.nan, **config: object) -> Path:
-    """A checkpoint with one bad number, in a row of the vocabulary that every test reads where it is in one."""
+    """A checkpoint with one bad number, in a row of the vocabulary that every test reads where it
+    is in one.
+    """
     make_oracle(vocab_size=300, **config).save_pretrained(folder)
     save_tokenizer(folder)
     tensors = load_file(folder / "model.safetensors")

@@ -5,7 +5,9 @@ from html.parser import HTMLParser
 
 
 class Loads(HTMLParser):
-    """Lists what a browser would fetch or run, with a parser that is not the one the pages are made with."""
+    """Lists what a browser would fetch or run, with a parser that is not the one the pages are made
+    with.
+    """
 
     def __init__(self, text):
         super().__init__()

@@ -26,7 +26,9 @@ def group_of(rank: int, size: int) -> Group:
 
 
 def expected_part(name: str, full: torch.Tensor, rank: int, size: int) -> torch.Tensor:
-    """The cut, written down anew: chunks of whole heads, rows or columns; the vocabulary's shares differ by one row."""
+    """The cut, written down anew: chunks of whole heads, rows or columns; the vocabulary's shares
+    differ by one row.
+    """
     if name.endswith(VOCABULARY):
         ends = [len(full) * r // size for r in range(size + 1)]
         return full[ends[rank] : ends[rank + 1]]

@@ -5,7 +5,9 @@ from nbformat import v4
 
 
 def write(folder, name, *sources):
-    """A notebook of markdown (starting with #) and code cells; the first code cell declares the parameters."""
+    """A notebook of markdown (starting with #) and code cells; the first code cell declares the
+    parameters.
+    """
     cells = [v4.new_markdown_cell(s) if s.startswith("#") else v4.new_code_cell(s) for s in sources]
     next(cell for cell in cells if cell.cell_type == "code").metadata["tags"] = ["parameters"]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}

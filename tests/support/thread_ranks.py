@@ -12,7 +12,9 @@ from neoxlib.model.group import Group
 
 
 class ThreadGroup(Group):
-    """One rank of `size` threads that meet at a barrier and read each other's slot of a shared table."""
+    """One rank of `size` threads that meet at a barrier and read each other's slot of a shared
+    table.
+    """
 
     backend = "threads"
 
@@ -52,7 +54,9 @@ class ThreadGroup(Group):
 
 
 def on_ranks(size: int, work: Callable[[Group], Any]) -> list[Any]:
-    """Run `work(group)` on `size` ranks at once; their results in rank order, or the first error."""
+    """Run `work(group)` on `size` ranks at once; their results in rank order, or the first
+    error.
+    """
     table = [None] * size
     barrier = threading.Barrier(size)
 

@@ -30,7 +30,9 @@ def row(
     later: float | None = 2.0,
     **more: Any,
 ) -> dict:
-    """A case whose intervals reach 5 % to either side; of a next token 10, 60, 20 and 10 % are its four parts."""
+    """A case whose intervals reach 5 % to either side; of a next token 10, 60, 20 and 10 % are its
+    four parts.
+    """
     found: dict[str, Any] = dict.fromkeys(COLUMNS) | {
         "batch_size": 1,
         "depth": 0,
@@ -118,7 +120,9 @@ def peak(gb_s: float = 10.0, tflops: float = 0.1, shared: bool = False) -> Peaks
 def clocks(
     first: float, *later: float, slowest: int = 0, **more: list[float]
 ) -> dict[str, list[float]]:
-    """A repeat whose steps take these forward times, and 1 + 2 + 3 ms for pre, communication and post."""
+    """A repeat whose steps take these forward times, and 1 + 2 + 3 ms for pre, communication and
+    post.
+    """
     forward = [first, *later]
     return {
         "pre": [1.0] * len(forward),

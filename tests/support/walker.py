@@ -1,4 +1,6 @@
-"""A checkpoint that says what a test wants: its layers add nothing, and its head leads from each id to the next."""
+"""A checkpoint that says what a test wants: its layers add nothing, and its head leads from each id
+to the next.
+"""
 
 import json
 from collections.abc import Sequence
@@ -57,7 +59,9 @@ def save(
     generation: dict[str, Any] | None = None,
     **config: Any,
 ) -> Path:
-    """Write a checkpoint that continues `path` greedily; a `config` value of ... leaves the key out."""
+    """Write a checkpoint that continues `path` greedily; a `config` value of ... leaves the key
+    out.
+    """
     raw = {key: value for key, value in (CONFIG | config).items() if value is not ...}
     (folder / "config.json").write_text(json.dumps(raw))
     if generation is not None:
