@@ -79,7 +79,7 @@ def words(line: str) -> list[str]:
 
 
 def test_every_kind_of_block_is_checked():
-    assert {block.language for block in BLOCKS} == {"", "python"}
+    assert {block.language for block in BLOCKS} == {"", "python", "text"}  # text: drawings
     assert len(SHELL) > 20 and len(PYTHON) > 1
 
 
