@@ -14,9 +14,9 @@ from neoxlib.moved import FORMER
 def _forget():
     """Each test is the first to import a former name."""
     yield
-    for name in [name for name in sys.modules if name.partition(".")[2] in FORMER]:
-        del sys.modules[name]
-        vars(neoxlib).pop(name.partition(".")[2], None)
+    for name in FORMER:
+        sys.modules.pop(f"neoxlib.{name}", None)
+        vars(neoxlib).pop(name, None)
 
 
 @pytest.mark.parametrize("name", FORMER)
