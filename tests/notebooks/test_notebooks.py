@@ -11,6 +11,7 @@ import pytest
 
 from neoxlib.workbook import arguments, headless
 
+pytestmark = pytest.mark.timeout(900)  # the first test waits for all six notebooks
 SMALL = [("case_pair", "[[8, 4], [16, 1]]"), ("max_new_tokens", "12"), ("world_size", "2")]
 
 
