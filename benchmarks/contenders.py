@@ -202,7 +202,7 @@ class LlamaCpp:
         return self.lib.llama_init_from_model(self.model, parameters)
 
     def _step(self, context: Any, batch: Any, rows: Prompts, start: int) -> list[int]:
-        """Take in each row's tokens from position `start`; the likeliest next token of each."""
+        """Take in each row's tokens from position `start`; the most likely next token of each."""
         import numpy as np
 
         where = 0
@@ -238,7 +238,7 @@ class Neoxlib:
         self.engine = neoxlib.load(
             model_dir, dtype=dtype, quant=quant, max_seq_len=WINDOW, **options
         )
-        self.engine.settle()
+        self.engine.wait_until_resident()
         self.about = {
             "version": f"neoxlib {describe('cpu')['git']}",
             "bytes": _weights(model_dir, dtype, quant),
@@ -268,7 +268,7 @@ class NeoxlibRanks(Neoxlib):
         self.engine = neoxlib.Session(
             model_dir, world_size=ranks, dtype=dtype, device="cpu", quant=quant, max_seq_len=WINDOW
         )
-        self.engine.settle()
+        self.engine.wait_until_resident()
         backend = self.engine.describe()["backend"]
         name = f"neoxlib {describe('cpu')['git']}, {ranks} ranks, {backend}"
         self.about = {"version": name, "bytes": _weights(model_dir, dtype, quant)}

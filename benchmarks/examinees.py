@@ -54,7 +54,7 @@ def neoxlib(
 
     torch.set_num_threads(threads)
     engine = load(model_dir, dtype=dtype, compile=without != "compiled kernels")
-    engine.settle()
+    engine.wait_until_resident()
     if without == "one row for all choices":
         engine.score_ids = choice_by_choice(engine.score_ids)
     with ExitStack() as stack:

@@ -81,7 +81,7 @@ def load(model_dir: str, threads: int, dtype: str, quant: str | None = None) -> 
     loaded = time.perf_counter()
     engine.logits([[0]])
     ready = time.perf_counter()
-    engine.settle()
+    engine.wait_until_resident()
     return {
         "load_s": loaded - start,
         "ready_s": ready - start,

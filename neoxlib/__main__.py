@@ -223,7 +223,7 @@ def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path
     """
     from neoxlib.setup import doctor as module
 
-    found = module.read(host.read_text(encoding="utf-8")) if host else module.run(model_dir)
+    found = module.from_json(host.read_text(encoding="utf-8")) if host else module.check(model_dir)
     click.echo(found.to_json() if as_json else found)
     ctx.exit(1 if found.worst == "FAIL" else 0)
 
@@ -250,7 +250,7 @@ def environment(folder: Path) -> None:
     from neoxlib.machine import host
     from neoxlib.setup import sourced_env
 
-    for row in sourced_env.write(folder, host.read_host()).itertuples(index=False):
+    for row in sourced_env.write_environment(folder, host.read_host()).itertuples(index=False):
         click.echo(f"{row[0]} {row[1]}: {row[2]}")
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 from neoxlib import exam
 from neoxlib.errors import DataError
 from neoxlib.speed import figures as speed_figures
-from neoxlib.speed.baseline import lacking, speed
-from neoxlib.speed.tables import numbers, ratios
+from neoxlib.speed.baseline import compare_times, lacking
+from neoxlib.speed.tables import number_table, ratios
 from neoxlib.workbook.past_run import Past, open_run
 from neoxlib.workbook.run import shown
 from neoxlib.workbook.table import Note, Table
@@ -71,7 +71,7 @@ class Pair:
         problems = [f"{name}: {problem}" for name, table in named for problem in lacking(table, ())]
         if problems:
             return Note(f"No speed to compare: {'; '.join(problems)}")
-        found = speed(*tables)
+        found = compare_times(*tables)
         return found if len(found) else Note("The two runs have no case in common.")
 
     @property
@@ -184,4 +184,4 @@ def two_speeds(run: "Run", compared: pd.DataFrame | Note) -> Table | Note:
 
 def figures(pair: Pair) -> Table:
     """Return the key figures that both runs recorded."""
-    return numbers(pair.metrics, {name: name for name in pair.metrics})
+    return number_table(pair.metrics, {name: name for name in pair.metrics})

@@ -47,6 +47,10 @@ class RankError(NeoXError):
     """A rank died or raised; the message has its traceback or the last lines of its log."""
 
 
+class Stopped(RankError):
+    """The call ended between two steps, on all ranks alike, because the notebook asked for it."""
+
+
 class DataError(NeoXError):
     """Evaluation data with problems; the message lists all of them as file:row."""
 

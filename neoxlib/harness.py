@@ -180,7 +180,7 @@ class NeoXLM(TemplateLM):
         scores = self.model.score_ids(
             list(pairs.values()),
             lambda done, _: bar.update(start + done - bar.n),
-            real_ids=self.model.config.vocab_size,
+            tokenizer_size=self.model.config.vocab_size,
         )
         scored = zip(pairs, scores, strict=True)
         return {n: (score.logprob, score.greedy) for n, score in scored}

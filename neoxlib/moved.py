@@ -1,6 +1,4 @@
-"""Former names of modules, for one release: notebooks that import them go on, and are told the
-new.
-"""
+"""Former names of modules, for one release: notebooks that import them go on, with a warning."""
 
 import warnings
 from functools import partial
@@ -39,11 +37,26 @@ FORMER = {  # what notebooks imported, and where its functions are now
     "weights": "checkpoint.load checkpoint.plan checkpoint.shard checkpoint.verify",
 }
 
+RENAMED = {  # what a notebook called by another name in those modules
+    "bench.measure": "time_cases",
+    "doctor.run": "check",
+    "doctor.read": "from_json",
+    "peaks.peaks": "find_peaks",
+    "roofline.roofline": "of_session",
+    "shell.write": "write_environment",
+    "speed_views.peaks": "peaks_table",
+    "tasks.about": "exam_table",
+    "tasks.alone": "rescore_table",
+    "tasks.earlier": "read_earlier_run",
+    "tasks.extremes": "best_and_worst",
+    "tasks.rules": "rules_table",
+    "tasks.shortened": "shortened_prompts",
+    "tasks.trust": "calibration_sentence",
+}
+
 
 class FormerNames:
-    """A finder and loader of former modules: empty ones that look their names up where they are
-    now.
-    """
+    """Finds and makes former modules: empty ones that look their names up in today's modules."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The spec of a former module; None for any other name."""
@@ -63,6 +76,7 @@ class FormerNames:
 
 def _look_up(former: str, places: list[str], name: str) -> Any:
     if not name.startswith("__"):
+        name = RENAMED.get(f"{former.partition('.')[2]}.{name}", name)
         for module in map(import_module, places):
             if hasattr(module, name):
                 return getattr(module, name)

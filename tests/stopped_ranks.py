@@ -103,7 +103,7 @@ def wrong_calls(folder: Path, setting: Setting, rng: random.Random) -> int:
     ) as session:
         with stopping([int(pid) for pid in session.ranks["pid"]], rng):
             given = [answers(session) for _ in range(CALLS)]
-        session.settle()
+        session.wait_until_resident()
         settled = answers(session)
     return sum(one != truth for each in given for one, truth in zip(each, settled, strict=True))
 

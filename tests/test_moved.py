@@ -7,7 +7,7 @@ import pytest
 
 import neoxlib
 from neoxlib.checkpoint import shard, verify
-from neoxlib.moved import FORMER
+from neoxlib.moved import FORMER, RENAMED
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +27,15 @@ def test_a_former_module_names_the_new_one_and_has_its_functions(name: str):
         module = importlib.import_module(f"neoxlib.{place}")
         public = [each for each in vars(module) if not each.startswith("_")]
         assert public and all(hasattr(former, each) for each in public)
+
+
+@pytest.mark.parametrize("called", RENAMED)
+def test_a_former_function_is_the_one_of_its_new_name(called: str):
+    module, _, name = called.partition(".")
+    with pytest.warns(FutureWarning):
+        former = importlib.import_module(f"neoxlib.{module}")
+    function = getattr(former, name)
+    assert callable(function) and function.__name__ == RENAMED[called]
 
 
 def test_both_ways_to_import_give_the_functions_that_moved():

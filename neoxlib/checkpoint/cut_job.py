@@ -11,19 +11,19 @@ import torch
 from neoxlib.checkpoint.durable import Layout, data_bytes, header_of
 from neoxlib.checkpoint.manifest import PART_KEY, QUANT_KEY
 from neoxlib.checkpoint.pack import PackedPart
-from neoxlib.checkpoint.stored_tensor import Stored
-from neoxlib.model.layers import Cut
+from neoxlib.checkpoint.stored_tensor import StoredTensor
+from neoxlib.model.layers import Placement
 
 
 @dataclass(frozen=True)
 class CutTensor:
     """A tensor to write: source, new name, name in the unsplit checkpoint, new dtype and rule."""
 
-    stored: Stored | PackedPart
+    stored: StoredTensor | PackedPart
     name: str
     source_name: str
     dtype: torch.dtype
-    rule: Cut
+    rule: Placement
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from neoxlib.checkpoint.manifest import (
     read_manifest,
 )
 from neoxlib.checkpoint.pickles import load_whole
-from neoxlib.checkpoint.stored_tensor import Stored
+from neoxlib.checkpoint.stored_tensor import StoredTensor
 from neoxlib.checkpoint.tensor_file import FileTensor, read_header, read_pickle
 from neoxlib.checkpoint.weight_files import choose_layout, read_index
 from neoxlib.errors import WeightsError, unreadable_is
@@ -41,7 +41,7 @@ class Checkpoint:
 
     folder: Path  # the folder with config.json and the tokenizer
     files: tuple[Path, ...]
-    tensors: dict[str, Stored]
+    tensors: dict[str, StoredTensor]
     part: tuple[int, int] = (0, 1)
     source_names: dict[str, str] = field(default_factory=dict)
     quant: str | None = None
@@ -94,7 +94,7 @@ def _open_published(folder: Path) -> Checkpoint:
     part, quant = _agreed(folder, marks)
     _check_listed(layout, listed, headers)
     tensors = {
-        name: Stored((tensor,))
+        name: StoredTensor((tensor,))
         for file, header in headers.items()
         for name, tensor in header.items()
         if listed.get(name, file) == file
@@ -162,10 +162,10 @@ def _read_cut(folder: Path, files: list[Path], manifest: dict[str, Any]) -> dict
     return {file: tensors for file, (tensors, _) in read.items()}
 
 
-def _join(name: str, entry: dict[str, Any], headers: dict[str, Tensors]) -> Stored:
+def _join(name: str, entry: dict[str, Any], headers: dict[str, Tensors]) -> StoredTensor:
     """One tensor of a cut, from all its files; rank 0 has the whole of one that is not cut."""
     pieces = tuple(headers[file][name] for file in entry["files"])
-    return Stored(pieces if entry["cut"] is not None else pieces[:1], entry["cut"])
+    return StoredTensor(pieces if entry["cut"] is not None else pieces[:1], entry["cut"])
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

@@ -12,10 +12,10 @@ from neoxlib.checkpoint.match import match
 from neoxlib.checkpoint.pack import choose_quant, pack_into, runs, scheme_of
 from neoxlib.checkpoint.pickles import load_whole
 from neoxlib.checkpoint.plan import PlanRow, plan
-from neoxlib.checkpoint.resident import Settling
+from neoxlib.checkpoint.resident import Residency
 from neoxlib.checkpoint.shard import merge, shard
-from neoxlib.checkpoint.stored_tensor import Stored
-from neoxlib.checkpoint.tensor_file import at_once, garbage_collection_paused
+from neoxlib.checkpoint.stored_tensor import StoredTensor
+from neoxlib.checkpoint.tensor_file import garbage_collection_paused, run_in_threads
 from neoxlib.checkpoint.verify import verify
 from neoxlib.errors import SettingsError, WeightsError
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -31,17 +31,17 @@ def load_into(
     model: GPTNeoX,
     source: str | os.PathLike[str] | Checkpoint,
     progress: bool = False,
-    lend: bool = False,
-    narrow: bool = False,
-) -> Settling:
+    mmap: bool = False,
+    allow_16bit: bool = False,
+) -> Residency:
     """Fill each parameter of `model` once, with its rank's part, in the model's dtype.
 
     `source` is a folder or an open checkpoint: unsplit, cut by `shard` for any world size, or this
     rank's `part_model/{rank}`. A model with `quant` quantizes plain weights, a few rows at a time.
     A model on the meta device goes to the CPU; `model.to_empty(device=...)` before this puts it
-    elsewhere. With `lend`, weights that a file holds as the model needs them are only mapped: start
-    the returned Settling to copy them. `narrow`, for a compiled float32 model, also maps matrices
-    of float16 or bfloat16. Raises WeightsError if the tensors are not this model's, and
+    elsewhere. With `mmap`, weights that a file holds as the model needs them are only mapped: start
+    the returned Residency to copy them. `allow_16bit`, for a compiled float32 model, also maps
+    matrices of float16 or bfloat16. Raises WeightsError if the tensors are not this model's, and
     SettingsError if they are quantized differently; nothing is filled then.
     """
     checkpoint, found = _open_for(model, source)
@@ -49,18 +49,18 @@ def load_into(
         model.to_empty(device="cpu")
     parameters = {name: parameter.data for name, parameter in model.named_parameters()}
     shares = [_Share(model, checkpoint, name, stored) for name, stored in found.items()]
-    mapped = _map(shares, parameters, narrow) if lend else {}
+    mapped = _map(shares, parameters, allow_16bit) if mmap else {}
     now = [share for share in shares if share.name not in mapped]
     later = [share for share in shares if share.name in mapped]
-    settling = Settling(model, mapped, _tasks(later, parameters))
+    residency = Residency(model, mapped, _tasks(later, parameters))
     with garbage_collection_paused():
         _read(_tasks(now, parameters), parameters, mapped, progress)
-    return settling
+    return residency
 
 
 def _open_for(
     model: GPTNeoX, source: str | os.PathLike[str] | Checkpoint
-) -> tuple[Checkpoint, dict[str, Stored]]:
+) -> tuple[Checkpoint, dict[str, StoredTensor]]:
     """The checkpoint and its tensors by parameter name, if they are this model's."""
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     _check_part(checkpoint, model.group)
@@ -73,9 +73,11 @@ def _open_for(
     return checkpoint, {name: stored for name, (_, stored) in found.items()}
 
 
-def _map(shares: list["_Share"], parameters: dict[str, Tensor], narrow: bool) -> dict[str, Tensor]:
+def _map(
+    shares: list["_Share"], parameters: dict[str, Tensor], allow_16bit: bool
+) -> dict[str, Tensor]:
     """The parameters that can be mapped from a file, as mapped pages."""
-    mapped = {share.name: share.mapped(parameters[share.name], narrow) for share in shares}
+    mapped = {share.name: share.mapped(parameters[share.name], allow_16bit) for share in shares}
     return {name: tensor for name, tensor in mapped.items() if tensor is not None}
 
 
@@ -90,7 +92,7 @@ def _read(
     total = sum(parameter.nbytes for parameter in parameters.values())
     with Meter("load", total, show=progress) as meter:
         meter.add(sum(parameters[name].nbytes for name in mapped))
-        for count in at_once(tasks) if on_cpu else (task() for task in tasks):
+        for count in run_in_threads(tasks) if on_cpu else (task() for task in tasks):
             meter.add(count)
         assert meter.done == meter.total, "a parameter was filled twice or not at all"
     load_whole.cache_clear()
@@ -99,7 +101,9 @@ def _read(
 class _Share:
     """This rank's part of one tensor: its slices, and the scheme if it must be quantized."""
 
-    def __init__(self, model: GPTNeoX, checkpoint: Checkpoint, name: str, stored: Stored) -> None:
+    def __init__(
+        self, model: GPTNeoX, checkpoint: Checkpoint, name: str, stored: StoredTensor
+    ) -> None:
         self.name = name
         self.stored = stored
         is_part = checkpoint.part[1] > 1  # and so is cut already
@@ -109,16 +113,16 @@ class _Share:
         quant = model.quant if checkpoint.quant is None else None
         self.scheme = scheme_of(name, model.config, quant)
 
-    def mapped(self, parameter: Tensor, narrow: bool) -> Tensor | None:
+    def mapped(self, parameter: Tensor, allow_16bit: bool) -> Tensor | None:
         """Mapped pages of a file with these values, or None.
 
-        In the parameter's dtype; with `narrow` also in a 16-bit one, for a float32 matrix.
+        In the parameter's dtype; with `allow_16bit` also in a 16-bit one, for a float32 matrix.
         """
         if self.scheme or not parameter.is_cpu:
             return None
         stored = self.stored.dtype
         is_wide = parameter.dtype == torch.float32 and parameter.ndim == 2
-        fits = narrow and is_wide and stored in (torch.float16, torch.bfloat16)
+        fits = allow_16bit and is_wide and stored in (torch.float16, torch.bfloat16)
         return self.stored.mapped(self.index) if fits or stored == parameter.dtype else None
 
     def tasks(self, parameters: dict[str, Tensor]) -> Iterator[Callable[[], int]]:
@@ -138,7 +142,9 @@ def _tasks(shares: Iterable[_Share], parameters: dict[str, Tensor]) -> Iterator[
         yield from share.tasks(parameters)
 
 
-def _fill(out: Packed, stored: Stored, scheme: Scheme | None, index: tuple[slice, ...]) -> int:
+def _fill(
+    out: Packed, stored: StoredTensor, scheme: Scheme | None, index: tuple[slice, ...]
+) -> int:
     """Fill `out` with `stored[index]`, quantized if there is a scheme. Returns the bytes filled."""
     if scheme is None:
         stored.read_into(out["weight"], index)

@@ -10,11 +10,11 @@ import torch
 
 from neoxlib.checkpoint.folder import SKIPPED, Checkpoint
 from neoxlib.checkpoint.foreign import UNQUANTIZED, ZERO_TO_FP32
-from neoxlib.checkpoint.stored_tensor import Stored
+from neoxlib.checkpoint.stored_tensor import StoredTensor
 from neoxlib.checkpoint.tensor_file import as_bytes
 from neoxlib.errors import ShardError, WeightsError
 from neoxlib.model.config import ModelConfig
-from neoxlib.model.layers import Full
+from neoxlib.model.layers import ParameterSpec
 from neoxlib.model.parameters import full_parameters, shard_rules
 
 EMBED = "gpt_neox.embed_in.weight"
@@ -59,7 +59,7 @@ def dtype_of(name: str | torch.dtype) -> torch.dtype:
     return dtype
 
 
-def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, Stored]]:
+def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, StoredTensor]]:
     """Map parameter names to (the checkpoint's name, its tensor), in the order of its files.
 
     Quantized weights keep their two parts: `weight` and `weight_scale`.
@@ -84,7 +84,9 @@ def match(checkpoint: Checkpoint, config: ModelConfig) -> dict[str, tuple[str, S
     return dict(sorted(found.items(), key=lambda item: item[1][1].place))
 
 
-def _misfits(theirs: str, stored: Stored, full: Full, part: tuple[int, int]) -> Iterator[str]:
+def _misfits(
+    theirs: str, stored: StoredTensor, full: ParameterSpec, part: tuple[int, int]
+) -> Iterator[str]:
     """How a tensor's shape and dtype differ from the parameter's, of rank and world size `part`."""
     if stored.shape != (expected := full.rule.shape(full.shape, *part)):
         yield f"{theirs} is {list(stored.shape)}, the config asks for {list(expected)}"

@@ -13,13 +13,13 @@ from torch import Tensor
 from neoxlib.checkpoint.folder import Checkpoint
 from neoxlib.checkpoint.match import HEAD as HEAD_NAME
 from neoxlib.checkpoint.match import match
-from neoxlib.checkpoint.stored_tensor import Stored
-from neoxlib.checkpoint.tensor_file import BLOCK, at_once, matrix
+from neoxlib.checkpoint.stored_tensor import StoredTensor
+from neoxlib.checkpoint.tensor_file import BLOCK, matrix, run_in_threads
 from neoxlib.errors import SettingsError, WeightsError
 from neoxlib.kernels.cpu.pack import copy
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.parameters import full_parameters
-from neoxlib.model.quant import HEAD, SCHEMES, Packed, Scheme, scheme_name
+from neoxlib.model.quant import HEAD_SCHEME, SCHEMES, Packed, Scheme, scheme_name
 
 RUN = 32 << 20  # bytes of a tensor that one task reads
 
@@ -31,7 +31,7 @@ class PackedPart:
     Has the reading interface of a stored tensor.
     """
 
-    stored: Stored
+    stored: StoredTensor
     scheme: Scheme
     part: str
 
@@ -61,7 +61,7 @@ class PackedPart:
 
 
 @lru_cache(maxsize=1)
-def packed(stored: Stored, scheme: Scheme) -> Packed:
+def packed(stored: StoredTensor, scheme: Scheme) -> Packed:
     """Quantize a whole tensor, by many threads."""
     tensors = scheme.tensors(*stored.shape)
     out = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in tensors.items()}
@@ -70,19 +70,21 @@ def packed(stored: Stored, scheme: Scheme) -> Packed:
     for rows in runs(slice(0, height), stored):
         part = {name: tensor[rows] for name, tensor in out.items()}
         tasks.append(partial(pack_into, part, stored, scheme, (rows, slice(0, width))))
-    for _ in at_once(tasks):
+    for _ in run_in_threads(tasks):
         pass
     return out
 
 
-def runs(rows: slice, stored: Stored) -> Iterator[slice]:
+def runs(rows: slice, stored: StoredTensor) -> Iterator[slice]:
     """Yield `rows` of a tensor in runs of RUN bytes."""
     step = max(1, RUN * stored.shape[0] // max(1, stored.nbytes))
     for start in range(rows.start, rows.stop, step):
         yield slice(start, min(start + step, rows.stop))
 
 
-def pack_into(out: Packed, stored: Stored, scheme: Scheme, index: tuple[slice, slice]) -> None:
+def pack_into(
+    out: Packed, stored: StoredTensor, scheme: Scheme, index: tuple[slice, slice]
+) -> None:
     """Fill `out`, on any device, with the quantized `stored[index]`.
 
     `index` has whole groups of columns. Raises WeightsError, with the tensor's name, for numbers
@@ -134,15 +136,15 @@ def scheme_of(name: str, config: ModelConfig, quant: str | None) -> Scheme | Non
     """The scheme for a weight of the unsplit model; None for one that is not quantized."""
     if quant is None or full_parameters(config, quant)[name].dtype is None:
         return None
-    return HEAD if name == HEAD_NAME else SCHEMES[quant]
+    return HEAD_SCHEME if name == HEAD_NAME else SCHEMES[quant]
 
 
 def match_packed(
     checkpoint: Checkpoint, config: ModelConfig, quant: str | None
-) -> dict[str, tuple[str, Stored | PackedPart]]:
+) -> dict[str, tuple[str, StoredTensor | PackedPart]]:
     """As `match`, with each weight that is still to be quantized as two parts, scale first."""
     quant = choose_quant(checkpoint, quant)
-    found: dict[str, tuple[str, Stored | PackedPart]] = {}
+    found: dict[str, tuple[str, StoredTensor | PackedPart]] = {}
     for name, (theirs, stored) in match(checkpoint, config).items():
         scheme = scheme_of(name, config, quant) if checkpoint.quant is None else None
         if scheme is None:

@@ -10,7 +10,7 @@ import torch
 from neoxlib.checkpoint.folder import stored_quant
 from neoxlib.checkpoint.match import dtype_of
 from neoxlib.model.config import ModelConfig
-from neoxlib.model.layers import Full
+from neoxlib.model.layers import ParameterSpec
 from neoxlib.model.parameters import full_parameters
 from neoxlib.model.world_size import check_world_size
 
@@ -46,13 +46,15 @@ def plan(
     quant = quant or (None if isinstance(model, ModelConfig) else stored_quant(model))
     check_world_size(config, world_size, quant)
     own = dtype_of(dtype or config.torch_dtype or "float32")
-    classes: dict[str, list[Full]] = {}
+    classes: dict[str, list[ParameterSpec]] = {}
     for name, full in full_parameters(config, quant).items():
         classes.setdefault(re.sub(r"\.layers\.\d+\.", ".layers.*.", name), []).append(full)
     return [_plan_row(name, len(rows), rows[0], world_size, own) for name, rows in classes.items()]
 
 
-def _plan_row(name: str, count: int, full: Full, world_size: int, own: torch.dtype) -> PlanRow:
+def _plan_row(
+    name: str, count: int, full: ParameterSpec, world_size: int, own: torch.dtype
+) -> PlanRow:
     parts = [full.rule.shape(full.shape, rank, world_size) for rank in range(world_size)]
     words = {None: "whole on every rank", 0: "rows cut", 1: "columns cut"}[full.rule.dim]
     nbytes = [count * math.prod(part) * (full.dtype or own).itemsize for part in parts]

@@ -28,7 +28,7 @@ MADV_COLLAPSE = 25  # since Linux 6.1: collapse small pages, as they are, into h
 COLLAPSE_BYTES = 16 << 20  # per call; meanwhile other threads that need a new page may have to wait
 
 
-class Settling:
+class Residency:
     """Use `mapped` tensors, by name, as a model's parameters until their copies are ready.
 
     After `start` a background thread runs `tasks`, which fill the parameters' own memory, and then
@@ -43,7 +43,7 @@ class Settling:
         self.is_cancelled = False
         self.own = {name: model.get_parameter(name).data for name in mapped}
         self._put(mapped)
-        self.thread = Thread(target=self._run, name="neoxlib-settle", daemon=True)
+        self.thread = Thread(target=self._run, name="neoxlib-resident", daemon=True)
 
     def start(self) -> None:
         """Start the thread. Call this when nothing else changes the model."""
@@ -84,8 +84,8 @@ class Settling:
             )
             return False
         self._put(self.own)
-        if self.own and self.model.fast:
-            self.model.fast.renew()
+        if self.own and self.model.executor:
+            self.model.executor.reload_pointers()
         pages.cache_clear()
         return True
 

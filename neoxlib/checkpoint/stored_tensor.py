@@ -13,7 +13,7 @@ from neoxlib.checkpoint.tensor_file import BLOCK, FileTensor, matrix
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """A tensor of the checkpoint: one piece, or the ranks' pieces, which join along `dim`."""
 
     pieces: tuple[FileTensor, ...]

@@ -55,7 +55,7 @@ Result = TypeVar("Result")
 _LOAD_WHOLE = threading.Lock()
 
 
-def at_once(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
+def run_in_threads(tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
     """Run `tasks` in a thread pool and yield their results in order.
 
     The pool has one thread more than PyTorch, whose threads are idle meanwhile. Without the

@@ -11,7 +11,7 @@ from typing import Any
 
 from neoxlib.checkpoint.durable import CODES, has_size
 from neoxlib.checkpoint.manifest import JOURNAL, PARTS, is_sealed, misplaced, read_manifest
-from neoxlib.checkpoint.tensor_file import FileTensor, at_once, read_header
+from neoxlib.checkpoint.tensor_file import FileTensor, read_header, run_in_threads
 from neoxlib.errors import NeoXError, WeightsError, unreadable_is
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.parameters import shard_rules
@@ -44,7 +44,7 @@ def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     with Meter("verify", total, show=progress) as meter:
         checks = (partial(_damage, root, file, manifest, meter) for file in manifest["files"])
-        problems = [problem for problem in at_once(checks) if problem]
+        problems = [problem for problem in run_in_threads(checks) if problem]
     problems += _strangers(root, manifest) + _misfits(root, manifest)
     if problems:
         raise WeightsError(

@@ -2,10 +2,14 @@
 
 from neoxlib import face
 from neoxlib.exam.browser import Browser
-from neoxlib.exam.calibration import confidence_bins, expected_calibration_error, trust
+from neoxlib.exam.calibration import (
+    calibration_sentence,
+    confidence_bins,
+    expected_calibration_error,
+)
 from neoxlib.exam.data.load import Task, load_task
-from neoxlib.exam.earlier_run import changed_answers, difference, earlier, read_questions
-from neoxlib.exam.evaluate import evaluate, rescore
+from neoxlib.exam.earlier_run import changed_answers, difference, read_earlier_run, read_questions
+from neoxlib.exam.evaluation import evaluate, rescore
 from neoxlib.exam.export import write_files
 from neoxlib.exam.profiles import PROFILES, Profile, get_profile
 from neoxlib.exam.results import guessing
@@ -19,39 +23,45 @@ from neoxlib.exam.scores import (
     verdict,
 )
 from neoxlib.exam.significance import better_than_shuffled, compared, mcnemar
-from neoxlib.exam.tables import about, alone, extremes, rules, shortened
+from neoxlib.exam.tables import (
+    best_and_worst,
+    exam_table,
+    rescore_table,
+    rules_table,
+    shortened_prompts,
+)
 
 __all__ = [
     "PROFILES",
     "Browser",
     "Profile",
     "Task",
-    "about",
-    "alone",
     "averages",
+    "best_and_worst",
     "better_than_shuffled",
     "by_class",
     "by_subject",
+    "calibration_sentence",
     "changed_answers",
     "check_shipped",
     "compared",
     "confidence_bins",
     "difference",
-    "earlier",
     "evaluate",
+    "exam_table",
     "expected_calibration_error",
-    "extremes",
     "get_profile",
     "guessing",
     "load_task",
     "mcnemar",
+    "read_earlier_run",
     "read_questions",
     "readable",
     "rescore",
-    "rules",
-    "shortened",
+    "rescore_table",
+    "rules_table",
+    "shortened_prompts",
     "summary",
-    "trust",
     "verdict",
     "write_files",
 ]

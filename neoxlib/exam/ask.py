@@ -35,7 +35,7 @@ class Asker:
         self.window = engine.max_seq_len
         self.answers = answer_ids(self.tokenizer, profile)
         # None: over the ids that the tokenizer has.
-        self.real_ids = engine.config.vocab_size if profile.whole_vocabulary else None
+        self.tokenizer_size = engine.config.vocab_size if profile.whole_vocabulary else None
 
     def prepare(self, task: Task, questions: pd.DataFrame) -> list[Question]:
         """Render and encode the prompts of rows of `task.questions`, one Question per row.
@@ -73,7 +73,7 @@ class Asker:
         self, engine: "Inference", prompts: Sequence[list[int]], on_progress: OnProgress | None
     ) -> list[Answer]:
         requests = [(prompt, answer) for prompt in prompts for answer in self.answers]
-        found = engine.score_ids(requests, stream=on_progress, real_ids=self.real_ids)
+        found = engine.score_ids(requests, stream=on_progress, tokenizer_size=self.tokenizer_size)
         scores = np.array([logprob for logprob, _ in found]).reshape(len(prompts), -1)
         if bad := int((~np.isfinite(scores)).any(axis=1).sum()):
             raise SettingsError(

@@ -40,7 +40,7 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
     return float((distance * table["questions"]).sum() / table["questions"].sum())
 
 
-def trust(table: pd.DataFrame) -> str:
+def calibration_sentence(table: pd.DataFrame) -> str:
     """One sentence on how well the model's probabilities are calibrated."""
     if not len(table):
         return (

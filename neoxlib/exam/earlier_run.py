@@ -26,7 +26,9 @@ CHANGED_COLUMNS = {  # of the results -> as the table of changed answers heads t
 }
 
 
-def earlier(path: str | Path | None, task: Task, limit: int | None = None) -> pd.DataFrame | None:
+def read_earlier_run(
+    path: str | Path | None, task: Task, limit: int | None = None
+) -> pd.DataFrame | None:
     """Read the questions of the run at `path`, its folder or its results.json; None without a path.
 
     Raises DataError, before any question is asked, if the two runs have no question in common, or

@@ -96,7 +96,7 @@ def reliability(table: pd.DataFrame) -> Figure:
     _questions_per_bin(lower, table)
     # After the bars: those of an empty table rescale the shared axis.
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="right, with 95 % interval")
-    lower.set(xlabel="share of the likeliest choice", ylabel="questions")
+    lower.set(xlabel="share of the most likely choice", ylabel="questions")
     lower.margins(y=0.2)
     for axes in (upper, lower):
         _plain(axes)

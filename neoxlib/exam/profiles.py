@@ -79,7 +79,7 @@ _COT = replace(
     departs=(
         *_OFFICIAL.departs,
         "the original draws at temperature 0.8 and top-p 0.95; "
-        "here the likeliest token is taken, for equal runs",
+        "here the most likely token is taken, for equal runs",
         "the original also takes a choice's words for its letter; here only a letter counts",
     ),
 )

@@ -33,7 +33,7 @@ DATA = {
 OWN = "none: subjects of its own, in the layout and under the rules of {}"
 
 
-def about(task: Task) -> TextTable:
+def exam_table(task: Task) -> TextTable:
     """The exam's size, and the source and licence of its data."""
     known = set(task.subjects) <= set(BENCHMARKS[task.name].subjects)
     source, licence = DATA[task.name] if known else (OWN.format(task.title), "its owner's to say")
@@ -55,7 +55,7 @@ def about(task: Task) -> TextTable:
     return TextTable(pd.DataFrame(facts.items(), columns=["", "what"]))
 
 
-def rules(profile: Profile) -> TextTable:
+def rules_table(profile: Profile) -> TextTable:
     """Every rule of a profile that is set, faults last.
 
     Templates are quoted, so that blanks and line breaks show.
@@ -73,7 +73,7 @@ def rules(profile: Profile) -> TextTable:
     )
 
 
-def extremes(subjects: pd.DataFrame, most: int = 5) -> TextTable:
+def best_and_worst(subjects: pd.DataFrame, most: int = 5) -> TextTable:
     """The subjects with the highest and the lowest accuracy, at most `most` of each, none twice.
 
     `subjects` is a table of `by_subject`.
@@ -102,7 +102,7 @@ def _extreme(kind: str, row: dict) -> dict[str, str]:
     }
 
 
-def shortened(results: pd.DataFrame, task: Task, most: int = 40) -> TextTable:
+def shortened_prompts(results: pd.DataFrame, task: Task, most: int = 40) -> TextTable:
     """At most `most` questions that were asked without some examples or not at all, worst first."""
     rows = results.to_dict("records")
     lost = pd.Series([_offered(task, row) - row["shots_used"] for row in rows], results.index)
@@ -141,7 +141,7 @@ def _offered(task: Task, row: dict) -> int:
     )
 
 
-def alone(rescored: pd.DataFrame) -> TextTable:
+def rescore_table(rescored: pd.DataFrame) -> TextTable:
     """The findings of `rescore`: the largest difference, and every answer that flipped."""
     largest = rescored["difference"].max()
     flipped = rescored[rescored["flipped"]]

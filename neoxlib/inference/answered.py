@@ -14,8 +14,8 @@ class Answered(NamedTuple):
 
     context: Sequence[int]
     continuation: Sequence[int]
-    logprob: float  # sum of log P(token) over the first `real_ids` ids without `holes`
-    real_ids: int
+    logprob: float  # sum of log P(token) over the first `tokenizer_size` ids without `holes`
+    tokenizer_size: int
     holes: tuple[int, ...] = ()
 
 
@@ -29,4 +29,6 @@ def keep_first(
         if len(kept) >= KEPT:
             return
         if len(context) + len(continuation) <= LONGEST:
-            kept.append(Answered(context, continuation, logprob, limits.real_ids, limits.holes))
+            kept.append(
+                Answered(context, continuation, logprob, limits.tokenizer_size, limits.holes)
+            )

@@ -55,7 +55,7 @@ class Inference(Protocol):
         self,
         requests: Sequence[tuple[Sequence[int], Sequence[int]]],
         stream: Callable[[int, int], None] | None = None,
-        real_ids: int | None = None,
+        tokenizer_size: int | None = None,
     ) -> list[Score]:
         """(log-probability, is greedy) of each (context ids, continuation ids)."""
 
@@ -68,7 +68,7 @@ class Inference(Protocol):
     def memory(self) -> list[dict[str, float]]:
         """MB of each rank."""
 
-    def settle(self) -> None:
+    def wait_until_resident(self) -> None:
         """Wait for the background work after a load."""
 
     def describe(self) -> dict[str, Any]:

@@ -49,9 +49,11 @@ class Limits:
     """
 
     eos_ids: tuple[int, ...]
-    real_ids: int  # one more than the tokenizer's last id; rows from there on pad the vocabulary
+    tokenizer_size: (
+        int  # one more than the tokenizer's last id; rows from there on pad the vocabulary
+    )
     max_seq_len: int  # prompt and answer together
-    holes: tuple[int, ...] = ()  # ids below `real_ids` that have no token: never chosen
+    holes: tuple[int, ...] = ()  # ids below `tokenizer_size` that have no token: never chosen
 
 
 def decode(
@@ -115,12 +117,14 @@ def _problems(ids: Sequence[int], sampling: Sampling, limits: Limits) -> Iterato
 
 def _unknown(ids: Sequence[int], limits: Limits) -> list[int]:
     holes = set(limits.holes)
-    return sorted({token for token in ids if not 0 <= token < limits.real_ids or token in holes})
+    return sorted(
+        {token for token in ids if not 0 <= token < limits.tokenizer_size or token in holes}
+    )
 
 
 def _known(limits: Limits) -> str:
     holes = f", without {len(limits.holes)} of them that have no token" if limits.holes else ""
-    return f"the tokenizer's 0..{limits.real_ids - 1}{holes}"
+    return f"the tokenizer's 0..{limits.tokenizer_size - 1}{holes}"
 
 
 class Rows:
@@ -152,7 +156,7 @@ class Rows:
             self.history,
             self.sampling,
             self.generators,
-            limits.real_ids,
+            limits.tokenizer_size,
             self.top,
             limits.holes,
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from neoxlib.checkpoint.resident import Settling
+from neoxlib.checkpoint.resident import Residency
 from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.inference import timing
 from neoxlib.inference import trace as inference_trace
@@ -53,7 +53,7 @@ class Engine:
         tokenizer: PreTrainedTokenizerBase | None,
         max_seq_len: int,
         about: dict[str, Any],
-        settling: Settling | None = None,
+        residency: Residency | None = None,
     ) -> None:
         self.model = model
         self.config = model.config
@@ -61,7 +61,7 @@ class Engine:
         self.max_seq_len = max_seq_len
         self._tokenizer = tokenizer
         self._about = about
-        self._settling = settling
+        self.residency = residency
         self.weight = model.gpt_neox.final_layer_norm.weight  # its dtype and device are the model's
         self.first_answers: list[Answered] = []  # as they were given, on rank 0
 
@@ -80,12 +80,12 @@ class Engine:
         """The ids that have a token, those that end a text, and the longest text."""
         known = vocabulary(self._tokenizer, self.config.vocab_size)
         ends = tuple(self._about.get("end_of_text", ()))
-        return Limits(ends, known.real_ids, self.max_seq_len, known.holes)
+        return Limits(ends, known.tokenizer_size, self.max_seq_len, known.holes)
 
     @property
-    def real_ids(self) -> int:
+    def tokenizer_size(self) -> int:
         """One more than the tokenizer's last id; rows from there on are padding, never chosen."""
-        return self.limits.real_ids
+        return self.limits.tokenizer_size
 
     def generate(
         self,
@@ -172,29 +172,29 @@ class Engine:
         self,
         requests: Sequence[tuple[Sequence[int], Sequence[int]]],
         stream: Progress | None = None,
-        real_ids: int | None = None,
+        tokenizer_size: int | None = None,
     ) -> list[Score]:
         """(log-probability, is greedy) of each (context ids, continuation ids).
 
         Shared prefixes are computed once. `stream(done, total)` is called after each batch.
         Probabilities are over the first
-        `real_ids` rows of the vocabulary, by default those that the tokenizer has.
+        `tokenizer_size` rows of the vocabulary, by default those that the tokenizer has.
         Raises SettingsError, before any work, for requests that are empty, too long or hold ids
         past those rows, and NotFiniteError, on all ranks, for logits with NaN or infinity.
         """
         asked = [Request(*request) for request in requests]
         refuse_no_ids(asked)
-        if real_ids is not None and not 1 <= real_ids <= self.config.vocab_size:
+        if tokenizer_size is not None and not 1 <= tokenizer_size <= self.config.vocab_size:
             raise SettingsError(
-                f"real_ids is {real_ids}; the model has {self.config.vocab_size} rows"
+                f"tokenizer_size is {tokenizer_size}; the model has {self.config.vocab_size} rows"
             )
-        limits = Limits((), real_ids, self.max_seq_len) if real_ids else self.limits
+        limits = Limits((), tokenizer_size, self.max_seq_len) if tokenizer_size else self.limits
         return self._scores(asked, limits, stream or None)
 
     def _scores(
         self, requests: Sequence[Request], limits: Limits, progress: Progress | None = None
     ) -> list[Score]:
-        rows = limits.real_ids, limits.max_seq_len
+        rows = limits.tokenizer_size, limits.max_seq_len
         found = log_probabilities(self.model, requests, *rows, progress, limits.holes) or []
         scored = zip(requests, found, strict=bool(found))
         keep_first(self.first_answers, limits, ((*asked, score.logprob) for asked, score in scored))
@@ -202,7 +202,7 @@ class Engine:
 
     def profile(self, case: Case) -> list[dict[str, list[float]]]:
         """Time `case`: per repeat a dict of lists, milliseconds by step; see `timing.profile`."""
-        self.settle()
+        self.wait_until_resident()
         return timing.profile(timing.Work(self.model, self._tokenizer, self.max_seq_len, case))
 
     def trace(self, case: Case, folder: str | os.PathLike[str]) -> str:
@@ -211,7 +211,7 @@ class Engine:
         The profiler is torch_npu's on an NPU, PyTorch's on a CPU. Each rank's trace is in `folder`,
         in Perfetto's format, which `speed.traces.read` also reads.
         """
-        self.settle()
+        self.wait_until_resident()
         inference_trace.record(
             timing.Work(self.model, self._tokenizer, self.max_seq_len, case), Path(folder)
         )
@@ -231,10 +231,12 @@ class Engine:
             else [dict(zip(mine, row, strict=True)) for row in everyone.cpu().tolist()]
         )
 
-    def settle(self) -> None:
+    def wait_until_resident(self) -> None:
         """Wait for the background work after a load: before measuring, or changing weights."""
-        if self._settling:
-            self._settling.wait()
+        if self.residency:
+            self.residency.wait()
+
+    settle = wait_until_resident  # its former name
 
     def describe(self) -> dict[str, Any]:
         """Describe for reports which model is loaded, where and how."""
@@ -242,8 +244,8 @@ class Engine:
 
     def close(self) -> None:
         """Leave the group."""
-        if self._settling:
-            self._settling.end()
+        if self.residency:
+            self.residency.end()
         self.group.close()
 
     def __enter__(self) -> "Engine":

@@ -86,9 +86,9 @@ def _output(model: GPTNeoX, ids: Sequence[int], number: int) -> Tensor:
         return model.head(_output(model, ids, depth))
     row = torch.tensor([list(ids)], device=device)  # [1, S]
     cache = KVCache(model.config, 1, len(ids), model.group, model.dtype, device)
-    if model.fast:
-        short = copy.copy(model.fast)
-        short.stages = model.fast.stages // depth * number
+    if model.executor:
+        short = copy.copy(model.executor)
+        short.stages = model.executor.stages // depth * number
         return short.states(row, cache, None)
     step = cache.extend(torch.ones_like(row, dtype=torch.bool), model.ops)
     x = model.gpt_neox.embed_in(row, model.dtype)

@@ -58,7 +58,7 @@ def load(
     variable MAX_SEQ_LEN, else the config. In a `group` of several ranks each reads only its shard.
     On a CPU the model runs on kernels compiled for it, if there is a C++ compiler, on an NPU on the
     chip's own operators; `compile=False` keeps to PyTorch's, the readable form. Weights may still
-    be copied in the background when this returns: `Engine.settle` waits for it.
+    be copied in the background when this returns: `Engine.wait_until_resident` waits for it.
     Raises ConfigError, WeightsError, ShardError or SettingsError, each with what to do.
     """
     device = pick_device(device)
@@ -75,12 +75,14 @@ def load(
     compiled = on_all(group, _can_compile(compile, where), where)
     # PyTorch's products may sum in another order if memory begins at another address: without the
     # compiled kernels no tensor is memory-mapped.
-    settling = checkpoint_load.load_into(model.eval(), checkpoint, lend=compiled, narrow=compiled)
+    residency = checkpoint_load.load_into(
+        model.eval(), checkpoint, mmap=compiled, allow_16bit=compiled
+    )
     window = about["max_seq_len"]
     about |= {"model_dir": str(model_dir)} | _place(model, where, compile, compiled)
     about |= about_ends(files.tokenizer, files.ends, files.vocabulary)
-    engine = Engine(model, files.tokenizer, window, about, settling)
-    settling.start()
+    engine = Engine(model, files.tokenizer, window, about, residency)
+    residency.start()
     return engine
 
 
@@ -140,7 +142,7 @@ def _empty_model(
 
 
 def _can_compile(wanted: bool, device: torch.device) -> bool:
-    return wanted and device.type == "cpu" and build.library("forward") is not None
+    return wanted and device.type == "cpu" and build.compiled("forward") is not None
 
 
 def _place(model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool) -> dict[str, Any]:
@@ -166,6 +168,8 @@ def _attach_operators(model: GPTNeoX, device: torch.device, wanted: bool, compil
         on_npu.attach(model, chip.family)
         return f"operators for {chip.name}"
     if not compiled:
-        return f"plain: {build.why_not('forward') or 'another rank cannot compile the kernels'}"
+        return (
+            f"plain: {build.compile_error('forward') or 'another rank cannot compile the kernels'}"
+        )
     on_cpu.attach(model)
     return "compiled kernels"

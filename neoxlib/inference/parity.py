@@ -157,7 +157,7 @@ def _judge_answers(
     errors = []
     for each, logits in zip(answered, truth, strict=True):  # logits [S, vocab]
         count = len(each.continuation)
-        known = logits[-count:, : each.real_ids].clone()
+        known = logits[-count:, : each.tokenizer_size].clone()
         known[:, list(each.holes)] = -torch.inf
         logprobs = known.log_softmax(-1)
         expected = logprobs.gather(1, torch.tensor(each.continuation)[:, None]).sum().item()

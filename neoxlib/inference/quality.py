@@ -54,7 +54,7 @@ class Answers:
     """Per token but each text's first, [tokens]: its surprise in nats, and the top token there."""
 
     surprise: Tensor
-    likeliest: Tensor
+    best: Tensor
 
     @classmethod
     def of(cls, rows: Sequence[list[int]], logits: Sequence[Tensor]) -> "Answers":
@@ -68,9 +68,7 @@ class Answers:
 
     def against(self, weights: str, dtype: str, truth: "Answers | None") -> Quality:
         """Compare with the answers of the float32 weights."""
-        agreement = (
-            None if truth is None else (self.likeliest == truth.likeliest).float().mean().item()
-        )
+        agreement = None if truth is None else (self.best == truth.best).float().mean().item()
         return Quality(
             weights, dtype, len(self.surprise), self.surprise.mean().exp().item(), agreement
         )

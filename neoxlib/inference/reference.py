@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from neoxlib.checkpoint.folder import Checkpoint, Stored, open_checkpoint
+from neoxlib.checkpoint.folder import Checkpoint, StoredTensor, open_checkpoint
 from neoxlib.checkpoint.pack import PackedPart, choose_quant, match_packed, scheme_of
 from neoxlib.checkpoint.tensor_file import matrix
 from neoxlib.model.cache import KVCache
@@ -52,7 +52,7 @@ def _unpacked(scheme: Scheme, weight: Reader, scale: Reader) -> Tensor:
     return scheme.unpack({"weight": weight(), "weight_scale": scale()}, torch.float32)
 
 
-def _read(stored: Stored | PackedPart) -> Tensor:
+def _read(stored: StoredTensor | PackedPart) -> Tensor:
     whole = torch.empty(stored.shape, dtype=stored.dtype)
     height, width = matrix(stored.shape)
     stored.read_into(whole.view(height, width), (slice(0, height), slice(0, width)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neoxlib.errors import NotFiniteError, SettingsError
-from neoxlib.kernels.cpu.top_tokens import likeliest
+from neoxlib.kernels.cpu.top_tokens import top_tokens
 
 
 def _integer(value: Any) -> bool:
@@ -123,24 +123,25 @@ def pick(
     history: Sequence[Sequence[int]],
     sampling: Sampling,
     generators: Sequence[torch.Generator],
-    real_ids: int,
+    tokenizer_size: int,
     top: int = 0,
     holes: Sequence[int] = (),
 ) -> Pick:
     """Choose one id per row from `logits` [B, V] float32 on the CPU.
 
-    `history` is each row's prompt and answer so far. Only ids below `real_ids` without `holes`
-    count: a vocabulary is often padded past the tokenizer's last id. Order as in transformers:
-    repetition penalty, temperature, top-k, top-p. `top` is the number of alternatives to return.
+    `history` is each row's prompt and answer so far. Only ids below `tokenizer_size` without
+    `holes` count: a vocabulary is often padded past the tokenizer's last id. Order as in
+    transformers: repetition penalty, temperature, top-k, top-p. `top` is the number of alternatives
+    to return.
     Raises NotFiniteError, a SettingsError, when a row's logits hold NaN or infinity.
     """
-    found = logits[:, :real_ids]
+    found = logits[:, :tokenizer_size]
     logits = without(found, holes)
-    best = likeliest(logits, max(1, min(top, logits.shape[1])))
+    best = top_tokens(logits, max(1, min(top, logits.shape[1])))
     _refuse_not_finite(found, best.total, history)
     scores = penalize(logits, history, sampling.repetition_penalty)
     if sampling.temperature == 0:
-        tokens = (best if scores is logits else likeliest(scores, 1)).ids[:, 0]
+        tokens = (best if scores is logits else top_tokens(scores, 1)).ids[:, 0]
     else:
         tokens = _draw(warp(scores, sampling).softmax(dim=-1), generators)
     chosen = logits.gather(1, tokens[:, None])[:, 0]

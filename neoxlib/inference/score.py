@@ -24,7 +24,7 @@ CPU_TOKENS = 256
 # Slots of a batch's cache, copies of a shared prefix included: 9 GB for GPT-NeoX-20B in float16.
 CACHE_TOKENS = 8192
 # Tokens that sharing must save: it costs an extra pass over all weights, and smaller batches.
-PAYS = 256
+MIN_SHARED_TOKENS = 256
 LISTED = 8  # requests that a message names
 HEAD_ROWS = 512  # states that the head takes at a time: 100 MB of logits for 50,000 ids
 
@@ -54,7 +54,7 @@ class Score(NamedTuple):
 def log_probabilities(
     model: GPTNeoX,
     requests: Sequence[Request],
-    real_ids: int,
+    tokenizer_size: int,
     max_seq_len: int,
     progress: Progress | None = None,
     holes: Sequence[int] = (),
@@ -63,18 +63,18 @@ def log_probabilities(
 
     Requests that read the same ids, or a prefix of what another reads, share one row: four
     one-token choices after a prompt cost one row. Rows of a batch are right-padded and of similar
-    length; shared prefixes are computed once. Probabilities are over the ids below `real_ids`
+    length; shared prefixes are computed once. Probabilities are over the ids below `tokenizer_size`
     without `holes`. The call can be stopped between two batches.
     Raises SettingsError, before any work, listing every request that does not fit, and
     NotFiniteError on all ranks.
     """
-    check(requests, real_ids, max_seq_len, holes)
+    check(requests, tokenizer_size, max_seq_len, holes)
     answers: dict[int, Score] = {}
     failure = None
     for batch in _planned(model, requests):
         agree(model, failure)
         try:
-            answers |= _score_batch(batch, requests, (real_ids, holes))
+            answers |= _score_batch(batch, requests, (tokenizer_size, holes))
         except NotFiniteError as error:  # on rank 0 alone: `agree` raises it on all ranks
             failure = error
             continue
@@ -95,11 +95,11 @@ class Batch(NamedTuple):
 
 def _planned(model: GPTNeoX, requests: Sequence[Request]) -> Iterator[Batch]:
     """The batches that score all requests, each of them once."""
-    served = readers(requests)
+    served = unique_rows(requests)
     needed = {
         row: min(len(requests[n].context) for n in numbers) - 1 for row, numbers in served.items()
     }
-    plan = groups(sorted(served), needed)
+    plan = prefix_groups(sorted(served), needed)
     prefix = SharedPrefix(model, max((shared for shared, _ in plan), default=0))
     for shared, group in plan:
         for rows in batches(group, shared, prefix.device):
@@ -108,7 +108,7 @@ def _planned(model: GPTNeoX, requests: Sequence[Request]) -> Iterator[Batch]:
 
 
 def check(
-    requests: Sequence[Request], real_ids: int, max_seq_len: int, holes: Sequence[int] = ()
+    requests: Sequence[Request], tokenizer_size: int, max_seq_len: int, holes: Sequence[int] = ()
 ) -> None:
     """Refuse requests that cannot be scored.
 
@@ -125,16 +125,17 @@ def check(
                 f"request {number}: {len(request.input)} tokens, but max_seq_len is {max_seq_len}"
             )
         elif any(
-            min(ids) < 0 or max(ids) >= real_ids for ids in (request.context, request.continuation)
+            min(ids) < 0 or max(ids) >= tokenizer_size
+            for ids in (request.context, request.continuation)
         ):
-            problems.append(f"request {number}: ids past the tokenizer's 0..{real_ids - 1}")
+            problems.append(f"request {number}: ids past the tokenizer's 0..{tokenizer_size - 1}")
         elif none and not none.isdisjoint((*request.context, *request.continuation)):
             problems.append(f"request {number}: ids that no token of the tokenizer has")
     if problems:
         raise SettingsError("these cannot be scored:\n  " + "\n  ".join(problems))
 
 
-def readers(requests: Sequence[Request]) -> dict[Row, list[int]]:
+def unique_rows(requests: Sequence[Request]) -> dict[Row, list[int]]:
     """Map each row to compute to the numbers of its requests. No row is a prefix of another."""
     wanted: dict[Row, list[int]] = {}
     for number, request in enumerate(requests):
@@ -148,7 +149,7 @@ def readers(requests: Sequence[Request]) -> dict[Row, list[int]]:
     return wanted
 
 
-def groups(rows: Sequence[Row], needed: dict[Row, int]) -> list[tuple[int, list[Row]]]:
+def prefix_groups(rows: Sequence[Row], needed: dict[Row, int]) -> list[tuple[int, list[Row]]]:
     """Group sorted `rows`, none a prefix of another, by common prefix: (ids shared, rows) each.
 
     Walks down the prefix tree. Rows become a group if sharing more of their prefix saves PAYS ids
@@ -169,7 +170,7 @@ def groups(rows: Sequence[Row], needed: dict[Row, int]) -> list[tuple[int, list[
                 continue
             together = common(run[0], run[-1])  # sorted: the first and the last differ first
             shared = min(together, *(needed[row] for row in run))
-            if (len(run) - 1) * (shared - base) >= PAYS:
+            if (len(run) - 1) * (shared - base) >= MIN_SHARED_TOKENS:
                 found.append((shared, []))
                 todo.append((run, shared, together, found[-1][1]))
             else:
@@ -205,14 +206,14 @@ def _score_batch(
     wanted = _wanted(batch.shared, batch.asked, requests)
     found: dict[int, list[tuple[float, bool]]] = {number: [] for _, number in batch.asked}
     lost = set()
-    real_ids, holes = ids
+    tokenizer_size, holes = ids
     for first in range(0, len(wanted), HEAD_ROWS):
         spots = list(islice(wanted, first, first + HEAD_ROWS))
         row, column = torch.tensor(spots, device=states.device).T
         logits = model.group.gather(model.head(states[row, column]))  # [spots, vocab]
         if logits is not None:
             here = [wanted[spot] for spot in spots]
-            lost |= _look_up(logits[:, :real_ids].float(), holes, here, found)
+            lost |= _look_up(logits[:, :tokenizer_size].float(), holes, here, found)
     if model.group.rank:
         return {}
     if lost:

@@ -115,12 +115,12 @@ class Work:
         self.tokenizer = tokenizer
         self.weight = model.gpt_neox.final_layer_norm.weight  # its dtype and device are the model's
         vocabulary = model.config.vocab_size
-        real_ids = min(len(tokenizer), vocabulary) if tokenizer is not None else vocabulary
+        tokenizer_size = min(len(tokenizer), vocabulary) if tokenizer is not None else vocabulary
         room = max_seq_len if not case.depth else case.input_len + case.output_len
-        self.limits = Limits((), real_ids, room)
+        self.limits = Limits((), tokenizer_size, room)
         generator = torch.Generator().manual_seed(0)
         self.prompts = torch.randint(
-            real_ids, (case.batch_size, case.input_len), generator=generator
+            tokenizer_size, (case.batch_size, case.input_len), generator=generator
         ).tolist()
         self.deep = Deep(model, self.new_cache(max_seq_len), case.depth) if case.depth else None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from neoxlib.checkpoint.foreign import utf8_path
 from neoxlib.checkpoint.manifest import read_json
 from neoxlib.errors import ConfigError
-from neoxlib.model.config import ModelConfig, wrong_ends
+from neoxlib.model.config import ModelConfig, eos_problems
 
 if TYPE_CHECKING:  # transformers takes a second to import, and a folder may have no tokenizer
     from transformers import PreTrainedTokenizerBase
@@ -54,8 +54,10 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
 class Vocabulary(NamedTuple):
     """The rows of a model's embed_in that have a token."""
 
-    real_ids: int  # one more than the last id that has a token; rows from there on are padding
-    holes: tuple[int, ...] = ()  # ids below `real_ids` that have no token
+    tokenizer_size: (
+        int  # one more than the last id that has a token; rows from there on are padding
+    )
+    holes: tuple[int, ...] = ()  # ids below `tokenizer_size` that have no token
     rowless: tuple[str, ...] = ()  # added tokens past the last row, unusable in this model
 
 
@@ -129,7 +131,7 @@ def _said(folder: Path, config: ModelConfig) -> int | tuple[int, ...] | None:
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{file} holds a {type(raw).__name__}, not an object of settings")
     said = raw.get("eos_token_id")
-    if problems := wrong_ends(said, config.vocab_size):
+    if problems := eos_problems(said, config.vocab_size):
         raise ConfigError(f"{file}: {problems[0]}")
     return tuple(said) if isinstance(said, list) else said
 

@@ -12,7 +12,7 @@ from neoxlib.machine.runtime import profiler
 
 STEPS = 4  # traced: one prefill, three of decode
 PHASES = ("prefill", "decode")
-SUMS = ("all_reduce", "gather", "broadcast")  # the collectives of a group
+COLLECTIVES = ("all_reduce", "gather", "broadcast")  # the collectives of a group
 LAYERS = {"stages": "layers (compiled)", "head": "head (compiled)"}  # calls of the compiled path
 
 
@@ -42,7 +42,7 @@ def record(work: Work, folder: Path) -> None:
 def _named_calls(work: Work, record_function: Callable) -> Iterator[None]:
     """Mark calls that PyTorch's profiler does not see: the group's and the compiled model's."""
     fast = getattr(work.model, "fast", None)
-    places = [(work.group, name, lambda *_, name=name: name) for name in SUMS]
+    places = [(work.group, name, lambda *_, name=name: name) for name in COLLECTIVES]
     places += [(fast, "_call", lambda name, *_: LAYERS.get(name, name))] if fast else []
     with ExitStack() as stack:
         for owner, name, label in places:

@@ -25,7 +25,7 @@ DTYPES = ("auto", "float32", "float16", "bfloat16")
 @cache
 def chip_here() -> Chip | None:
     """Return the chip of this machine; None without a card or if the table lacks its name."""
-    answer = npu_smi.read()
+    answer = npu_smi.query()
     if answer and answer.failure:
         log.warning("npu-smi's output was read only in part: %s", answer.failure)
     if not answer or not answer.cards:

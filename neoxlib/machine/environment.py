@@ -42,7 +42,7 @@ def variables(use: str, env: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 def describe(device: str) -> dict[str, Any]:
     """Return one flat table, with the environment variables that change results or speed."""
-    cores = limits.read_cores()
+    cores = limits.cores()
     memory = limits.memory()
     return {
         "device": _device(device),

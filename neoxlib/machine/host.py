@@ -130,7 +130,7 @@ def _software() -> dict[str, Any]:
 
 def _resources(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Read cores, memory, disks and limits."""
-    cores = limits.read_cores()
+    cores = limits.cores()
     memory = limits.memory()
     return {
         "cores": cores.count,
@@ -146,7 +146,7 @@ def _resources(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _ascend() -> dict[str, Any]:
     """Read the cards, their driver and CANN."""
-    answer = npu_smi.read()
+    answer = npu_smi.query()
     set_env = probes.paths(*TOOLKIT)
     return {
         "nodes": probes.paths("/dev/davinci[0-9]*"),

@@ -45,15 +45,15 @@ class Memory:
     limit: str | None = None
 
 
-def cores() -> int:
+def core_count() -> int:
     """Count the threads that can run at once: this process's cores or a cgroup's quota.
 
     The quota is rounded down, but to no less than one thread.
     """
-    return read_cores().count
+    return cores().count
 
 
-def read_cores() -> Cores:
+def cores() -> Cores:
     """Return the cores of `cores()`, with the reason for the limit."""
     own = len(os.sched_getaffinity(0))
     host = os.cpu_count() or 1

@@ -103,7 +103,7 @@ def parse(text: str) -> Smi:
         return replace(said, failure=failure)
 
 
-def read(command: str = "npu-smi") -> Smi | None:
+def query(command: str = "npu-smi") -> Smi | None:
     """Run `npu-smi info`; None if there is no such command."""
     try:
         done = subprocess.run(

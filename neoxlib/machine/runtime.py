@@ -83,7 +83,7 @@ def fit_threads() -> None:
     OMP_NUM_THREADS takes precedence.
     """
     torch = import_torch()
-    found = limits.read_cores()
+    found = limits.cores()
     if found.quota is None or "OMP_NUM_THREADS" in os.environ:
         return
     if torch.get_num_threads() > found.count:

@@ -11,7 +11,7 @@ from neoxlib.errors import ConfigError, SettingsError, unreadable_is
 from neoxlib.model import config_problems
 from neoxlib.model.config_keys import ACTIVATIONS as ACTIVATIONS
 from neoxlib.model.config_keys import DEFAULTS, READ, SIZES
-from neoxlib.model.config_problems import wrong_ends
+from neoxlib.model.config_problems import eos_problems
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ModelConfig:
             *config_problems.missing_or_wrong(values),
             *config_problems.misspelt(raw),
         ]
-        problems += wrong_ends(eos, values.get("vocab_size"))
+        problems += eos_problems(eos, values.get("vocab_size"))
         if not problems:
             problems = config_problems.inconsistent(values, raw)
         if problems:

@@ -129,7 +129,7 @@ def inconsistent(values: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]
     return []
 
 
-def wrong_ends(eos: Any, rows: Any) -> list[str]:
+def eos_problems(eos: Any, rows: Any) -> list[str]:
     """Problems of an `eos_token_id` (an id, a list, or None) of a vocabulary of `rows` ids."""
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     limit = rows if type(rows) is int else 2**63  # another type has its own line

@@ -13,7 +13,7 @@ from neoxlib.model.cache import KVCache, Ops, Step
 from neoxlib.model.config import ACTIVATIONS, ModelConfig
 from neoxlib.model.group import SOLO, Group
 from neoxlib.model.layers import ColumnParallel, LayerNorm, RowParallel, VocabParallel
-from neoxlib.model.quant import HEAD, SCHEMES, Scheme, scheme_name
+from neoxlib.model.quant import HEAD_SCHEME, SCHEMES, Scheme, scheme_name
 from neoxlib.model.world_size import check_world_size
 
 
@@ -26,7 +26,7 @@ class Executor(Protocol):
     def head(self, x: Tensor) -> Tensor:
         """As GPTNeoX.head."""
 
-    def renew(self) -> None:
+    def reload_pointers(self) -> None:
         """Use the weights where they are now in memory."""
 
 
@@ -115,7 +115,7 @@ class Block(nn.Module):
         return total.to(x.dtype)
 
 
-class Trunk(nn.Module):
+class GPTNeoXModel(nn.Module):
     """The decoder stack: embedding, layers and final norm, under `gpt_neox.` in the checkpoint."""
 
     def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
@@ -130,14 +130,14 @@ class Trunk(nn.Module):
 class GPTNeoX(nn.Module):
     """The language model: ids [B, S] -> logits [B, S, vocab here]; vocabulary cut over the ranks.
 
-    `fast`, if set, computes the methods in another way, with all weights in one `block`
+    `executor`, if set, computes the methods in another way, with all weights in one `block`
     (on_cpu.py). `quant` names a scheme of quant.py for the four matrices of every block; the head
     is then int8. The embedding (also where it is the head), norms and biases stay in the model's
     dtype. Raises ShardError if the group's size cuts a head or a scheme's group, SettingsError for
     an unknown `quant` or one that does not suit the config.
     """
 
-    fast: Executor | None = None
+    executor: Executor | None = None
     block: Tensor | None = None
 
     def __init__(
@@ -149,8 +149,8 @@ class GPTNeoX(nn.Module):
         self.group = group
         self.ops = ops
         self.quant = scheme_name(quant)
-        scheme, head = (SCHEMES[quant], HEAD) if quant else (None, None)
-        self.gpt_neox = Trunk(config, group, ops, scheme)
+        scheme, head = (SCHEMES[quant], HEAD_SCHEME) if quant else (None, None)
+        self.gpt_neox = GPTNeoXModel(config, group, ops, scheme)
         if not config.tie_word_embeddings:
             self.embed_out = ColumnParallel(
                 config.hidden_size, config.vocab_size, False, group, head
@@ -174,8 +174,8 @@ class GPTNeoX(nn.Module):
 
     def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
         """Hidden states [B, S, hidden] after the last layer, before the final norm."""
-        if self.fast:
-            return self.fast.states(input_ids, cache, mask)
+        if self.executor:
+            return self.executor.states(input_ids, cache, mask)
         mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
         step = cache.extend(mask, self.ops)
         x = self.gpt_neox.embed_in(input_ids, self.dtype)  # [B, S, hidden]
@@ -185,8 +185,8 @@ class GPTNeoX(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """Hidden states [..., hidden] -> logits [..., vocab here]."""
-        if self.fast:
-            return self.fast.head(x)
+        if self.executor:
+            return self.executor.head(x)
         norm = self.gpt_neox.final_layer_norm
         x = self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
         if self.config.tie_word_embeddings:

@@ -17,39 +17,49 @@ def bounds(length: int, rank: int, size: int) -> tuple[int, int]:
     return length * rank // size, length * (rank + 1) // size
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Shard rule: rank r holds the r-th range of indices along `dim`; None replicates."""
+class Placement:
+    """Shard rule of a parameter: the part of it that each rank holds."""
 
-    dim: int | None
+    dim: int | None  # the dimension that is split over the ranks; None: every rank holds all
 
     def slices(self, shape: tuple[int, ...], rank: int, size: int) -> tuple[slice, ...]:
         """Slices of `rank`'s part of a full tensor of `shape`."""
-        whole = [slice(0, n) for n in shape]
+        slices = [slice(0, n) for n in shape]
         if self.dim is not None:
-            whole[self.dim] = slice(*bounds(shape[self.dim], rank, size))
-        return tuple(whole)
+            slices[self.dim] = slice(*bounds(shape[self.dim], rank, size))
+        return tuple(slices)
 
     def shape(self, shape: tuple[int, ...], rank: int, size: int) -> tuple[int, ...]:
         """Shape of `rank`'s part of a full tensor of `shape`."""
         return tuple(s.stop - s.start for s in self.slices(shape, rank, size))
 
 
-WHOLE = Cut(None)
+@dataclass(frozen=True)
+class Shard(Placement):
+    """Rank r holds the r-th range of indices along `dim`."""
+
+    dim: int
 
 
-class Full(NamedTuple):
+@dataclass(frozen=True)
+class Replicate(Placement):
+    """Every rank holds the whole parameter."""
+
+    dim: ClassVar[None] = None
+
+
+class ParameterSpec(NamedTuple):
     """A parameter of the unsplit model; `dtype` None is the model's dtype."""
 
     shape: tuple[int, ...]
-    rule: Cut
+    rule: Placement
     dtype: torch.dtype | None = None
 
 
 class Sharded(nn.Module):
     """A layer whose parameters are this rank's parts of `full`."""
 
-    def __init__(self, full: dict[str, Full], group: Group) -> None:
+    def __init__(self, full: dict[str, ParameterSpec], group: Group) -> None:
         super().__init__()
         self.full = full
         for name, (shape, rule, dtype) in full.items():
@@ -75,7 +85,7 @@ class Linear(Sharded):
     """A weight [out_features, in_features] cut along `dim`, plain or packed, and a bias."""
 
     dim: ClassVar[int]
-    bias_rule: ClassVar[Cut]
+    bias_rule: ClassVar[Placement]
 
     def __init__(
         self,
@@ -89,12 +99,15 @@ class Linear(Sharded):
         tensors = scheme.tensors(out_features, in_features) if scheme else plain
         # A packed tensor without that dimension (a scale for each whole row) is replicated.
         rules = {
-            name: Cut(self.dim) if len(shape) > self.dim else WHOLE
+            name: Shard(self.dim) if len(shape) > self.dim else Replicate()
             for name, (shape, _) in tensors.items()
         }
-        full = {name: Full(shape, rules[name], dtype) for name, (shape, dtype) in tensors.items()}
+        full = {
+            name: ParameterSpec(shape, rules[name], dtype)
+            for name, (shape, dtype) in tensors.items()
+        }
         super().__init__(
-            full | ({"bias": Full((out_features,), self.bias_rule)} if bias else {}), group
+            full | ({"bias": ParameterSpec((out_features,), self.bias_rule)} if bias else {}), group
         )
         self.scheme = scheme
         # Replaces `forward` on a device with an operator of its own.
@@ -121,7 +134,7 @@ class ColumnParallel(Linear):
     """y = x Wᵀ + b, the output cut over ranks: [..., in_features] -> [..., out_features here]."""
 
     dim = 0
-    bias_rule = Cut(0)
+    bias_rule = Shard(0)
 
 
 class RowParallel(Linear):
@@ -132,7 +145,7 @@ class RowParallel(Linear):
     """
 
     dim = 1
-    bias_rule = WHOLE
+    bias_rule = Replicate()
     added = None
 
 
@@ -144,7 +157,7 @@ class VocabParallel(Sharded):
     """
 
     def __init__(self, vocab_size: int, hidden_size: int, group: Group = SOLO) -> None:
-        super().__init__({"weight": Full((vocab_size, hidden_size), Cut(0))}, group)
+        super().__init__({"weight": ParameterSpec((vocab_size, hidden_size), Shard(0))}, group)
         self.group = group
         self.first, _ = bounds(vocab_size, group.rank, group.size)
 
@@ -163,7 +176,9 @@ class LayerNorm(Sharded):
     """Weight and bias of a layer norm over [..., hidden], replicated."""
 
     def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__({name: Full((hidden_size,), WHOLE) for name in ("weight", "bias")}, SOLO)
+        super().__init__(
+            {name: ParameterSpec((hidden_size,), Replicate()) for name in ("weight", "bias")}, SOLO
+        )
         self.eps = eps
 
 

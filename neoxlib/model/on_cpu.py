@@ -41,13 +41,13 @@ def attach(model: GPTNeoX) -> bool:
 
     Returns False if they could not be compiled; `build.why_not` says why.
     """
-    kernels = build.library("forward")
+    kernels = build.compiled("forward")
     if kernels is not None:
-        model.fast = FastPath(model, kernels)
+        model.executor = CompiledModel(model, kernels)
     return kernels is not None
 
 
-class FastPath:
+class CompiledModel:
     """GPTNeoX.states and GPTNeoX.head, compiled, with torch's number of threads."""
 
     def __init__(self, model: GPTNeoX, kernels: ctypes.CDLL) -> None:
@@ -56,7 +56,7 @@ class FastPath:
         self.config = model.config
         self.kernels = abi.declare(kernels)
         self.source = weakref.ref(model)
-        self.renew()
+        self.reload_pointers()
         self.stages = model.config.num_hidden_layers * (
             1 if model.config.use_parallel_residual else 2
         )
@@ -64,7 +64,7 @@ class FastPath:
         self.runner = None
         self.tables = None
 
-    def renew(self) -> None:
+    def reload_pointers(self) -> None:
         """Point to the weights where they are now. A call under way continues with the old ones."""
         self.held: list[object] = []  # keeps alive what the pointers point to
         model = self._model(self.source())

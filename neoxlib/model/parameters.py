@@ -8,18 +8,18 @@ import torch
 
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.gpt_neox import GPTNeoX
-from neoxlib.model.layers import Cut, Full, Sharded
+from neoxlib.model.layers import ParameterSpec, Placement, Sharded
 
 
 @lru_cache
-def full_parameters(config: ModelConfig, quant: str | None = None) -> dict[str, Full]:
+def full_parameters(config: ModelConfig, quant: str | None = None) -> dict[str, ParameterSpec]:
     """The unsplit model's parameters by name, with the dtypes that `quant` dictates."""
     with torch.device("meta"):  # all layers have the parameters of one
         model = GPTNeoX(replace(config, num_hidden_layers=1), quant=quant)
     parts = [(path, part) for path, part in model.named_modules() if isinstance(part, Sharded)]
     one = {f"{path}.{name}": full for path, part in parts for name, full in part.full.items()}
     block = [name for name in one if ".layers.0." in name]
-    found: dict[str, Full] = {}
+    found: dict[str, ParameterSpec] = {}
     for name, full in one.items():
         if name == block[0]:
             numbers = range(config.num_hidden_layers)
@@ -33,7 +33,7 @@ def full_parameters(config: ModelConfig, quant: str | None = None) -> dict[str, 
 
 def shard_rules(
     config: ModelConfig, quant: str | None = None
-) -> dict[str, tuple[tuple[int, ...], Cut]]:
+) -> dict[str, tuple[tuple[int, ...], Placement]]:
     """The checkpoint's parameters by name: full shape and shard rule."""
     return {name: (full.shape, full.rule) for name, full in full_parameters(config, quant).items()}
 

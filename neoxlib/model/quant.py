@@ -192,7 +192,7 @@ class Int4(Scheme):
 
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in (Int8(), Int4())}
 # Of embed_out under every scheme: its errors directly change the choice of the token.
-HEAD = SCHEMES["int8"]
+HEAD_SCHEME = SCHEMES["int8"]
 
 
 def scheme_name(quant: str | None) -> str | None:

@@ -145,7 +145,7 @@ class Ranks:
         pickle.dumps(args)  # refuse arguments that cannot be sent before any rank has them
         try:
             return [
-                view.apply_async(worker.Job(function, (r, *args)))
+                view.apply_async(worker.RankJob(function, (r, *args)))
                 for r, view in enumerate(self._views)
             ]
         except BaseException:

@@ -15,11 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from neoxlib.errors import RankError
+from neoxlib.errors import RankError, Stopped
 from neoxlib.machine import runtime as devices
 from neoxlib.model.group import Group
 from neoxlib.ranks import stopping
-from neoxlib.ranks.stopping import Stopped
 
 # 1: ranks compare every collective over gloo and hccl, not only the first of a kind.
 DEBUG = "NEOXLIB_DEBUG"

@@ -26,7 +26,7 @@ def bind(index: int, ranks: int) -> list[int] | None:
     """
     if os.environ.get("BIND_CPU", "1") == "0":
         return None
-    answer = npu_smi.read()
+    answer = npu_smi.query()
     try:
         shares = cores(
             answer.cards if answer else (), visible(ranks), os.sched_getaffinity(0), SYSTEM
@@ -97,7 +97,7 @@ def _cpus(node: int, system: Path) -> set[int]:
 
 def threads(ranks: int) -> int:
     """Number of CPU threads for each of `ranks` ranks on this machine."""
-    return max(1, limits.cores() // ranks)
+    return max(1, limits.core_count() // ranks)
 
 
 def part(
@@ -137,6 +137,6 @@ def _refuse_replicas(replicas: int, cluster_profile: str | None) -> None:
 def _units(device: str) -> tuple[list[int], str]:
     """The units of which each rank gets one: NPUs by their logic ids, or cores."""
     if device != "npu":
-        return sorted(os.sched_getaffinity(0))[: limits.cores()], "cores"
-    answer = npu_smi.read()
+        return sorted(os.sched_getaffinity(0))[: limits.core_count()], "cores"
+    answer = npu_smi.query()
     return visible(len(answer.cards) if answer else 0), "NPUs"

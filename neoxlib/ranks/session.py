@@ -164,10 +164,10 @@ class Session:
         self,
         requests: Sequence[tuple[Sequence[int], Sequence[int]]],
         stream: Callable[[int, int], None] | None = None,
-        real_ids: int | None = None,
+        tokenizer_size: int | None = None,
     ) -> "list[Score]":
         """(log-probability, is greedy) of each request, as Engine.score_ids."""
-        return self._call("score_ids", requests, listen=stream, real_ids=real_ids)
+        return self._call("score_ids", requests, listen=stream, tokenizer_size=tokenizer_size)
 
     def profile(self, case: "Case") -> list[dict[str, list[float]]]:
         """Time `case` on all ranks: a dict of lists per repeat, as `timing.profile`."""
@@ -188,9 +188,11 @@ class Session:
         """
         return self._ranks.call(worker.apply, function, args)
 
-    def settle(self) -> None:
-        """Wait on every rank for the background work after a load, as Engine.settle."""
-        self._call("settle")
+    def wait_until_resident(self) -> None:
+        """As Engine.wait_until_resident, on every rank."""
+        self._call("wait_until_resident")
+
+    settle = wait_until_resident  # its former name
 
     def describe(self) -> dict[str, Any]:
         """Describe the model as Engine.describe, and the variables that ranks were started with."""

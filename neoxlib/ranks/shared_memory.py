@@ -54,7 +54,7 @@ POINTER = ctypes.c_void_p
 COUNT = ctypes.c_int64
 
 
-class Team(ctypes.Structure):
+class RankGroup(ctypes.Structure):
     """The struct of the same name in allreduce.cpp."""
 
     _fields_ = [
@@ -87,10 +87,10 @@ class SharedGroup(TorchGroup):
         self.memory = memory
         self.proved = group.proved
         self.calls = group.calls
-        spins, yield_seconds = ALONE if self.size <= limits.cores() else CROWDED
+        spins, yield_seconds = ALONE if self.size <= limits.core_count() else CROWDED
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         waits = spins, int(yield_seconds * 1e9), int(PATIENCE_SECONDS * 1e9)
-        self.team = Team(address, self.rank, self.size, *waits, 0, 0)
+        self.team = RankGroup(address, self.rank, self.size, *waits, 0, 0)
         self.words = (ctypes.c_int64 * self.size)()
         self.sums = {
             dtype: (_function(library, name, COUNT, POINTER, COUNT), DTYPES.index(dtype))
@@ -186,7 +186,7 @@ def share(group: TorchGroup) -> TorchGroup:
     choice = os.environ.get(SWITCH, "")
     if choice not in ("", "gloo"):
         raise SettingsError(f"{SWITCH} is {choice!r}; it may be gloo, or be left out")
-    library = None if choice or group.size == 1 else build.library("allreduce")
+    library = None if choice or group.size == 1 else build.compiled("allreduce")
     memory = _common_memory(group, library)
     return group if memory is None else SharedGroup(group, library, memory)
 
@@ -234,6 +234,6 @@ def _call(number: int, what: int) -> Call:
 
 def _function(library: ctypes.CDLL, name: str, *kinds: type) -> Callable[..., int]:
     function = getattr(library, name)
-    function.argtypes = (ctypes.POINTER(Team), *kinds)
+    function.argtypes = (ctypes.POINTER(RankGroup), *kinds)
     function.restype = ctypes.c_int32
     return function

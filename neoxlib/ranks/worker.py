@@ -88,7 +88,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 @dataclass(frozen=True)
-class Job:
+class RankJob:
     """A call as it is sent to a rank: a function that the rank can import, and its arguments."""
 
     function: Callable[..., Any]

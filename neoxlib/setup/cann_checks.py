@@ -11,7 +11,7 @@ from neoxlib.machine.versions import (
     release_of,
     same_cann,
 )
-from neoxlib.setup.machine_checks import Check, Row, base, verdict
+from neoxlib.setup.machine_checks import Check, CheckRow, base, verdict
 from neoxlib.setup.npu_checks import step_command
 
 
@@ -26,7 +26,7 @@ def _installs(host: Host) -> bool:
     return bool(host.set_env) or host.sourced
 
 
-def toolkit(host: Host) -> Row | None:
+def toolkit(host: Host) -> CheckRow | None:
     """Check that CANN's set_env.sh was sourced."""
     if not host.has_npu and not host.sourced:
         return None
@@ -44,7 +44,7 @@ def toolkit(host: Host) -> Row | None:
     )
 
 
-def kernels(host: Host) -> Row | None:
+def kernels(host: Host) -> CheckRow | None:
     """Check for kernels (ops) of the toolkit's release.
 
     Without them each op fails or is compiled at first use.
@@ -53,7 +53,7 @@ def kernels(host: Host) -> Row | None:
         return None
     repair = step_command(host, "CANN kernels")
     if host.cann_kernels is None:
-        return Row(
+        return CheckRow(
             "CANN kernels", "WARN", "none found beside the toolkit", "those of this chip", repair
         )
     fine = host.cann is None or same_cann(host.cann_kernels, host.cann)
@@ -62,7 +62,7 @@ def kernels(host: Host) -> Row | None:
     )
 
 
-def python_needs(host: Host) -> Row | None:
+def python_needs(host: Host) -> CheckRow | None:
     """Check the Python packages of CANN's compiler.
 
     Without them it ends the process at the first print of a tensor (EH9999, init env failed).
@@ -81,12 +81,12 @@ def python_needs(host: Host) -> Row | None:
     )
 
 
-def torch_npu(host: Host) -> Row | None:
+def torch_npu(host: Host) -> CheckRow | None:
     """Check that torch_npu is installed, can be loaded and has no second accelerator beside it."""
     if host.torch_npu is None:
         repair = step_command(host, "torch_npu")
         return (
-            Row("torch_npu", "FAIL", "not installed", "torch's NPU backend", repair)
+            CheckRow("torch_npu", "FAIL", "not installed", "torch's NPU backend", repair)
             if host.has_npu
             else None
         )
@@ -106,7 +106,7 @@ def torch_npu(host: Host) -> Row | None:
     )
 
 
-def _unsourced(host: Host, found: str) -> Row:
+def _unsourced(host: Host, found: str) -> CheckRow:
     """Judge a torch_npu without CANN: torch loads it, so `import torch` fails, on the CPU too."""
     if host.env.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0":
         off = f"{found}, kept out by TORCH_DEVICE_BACKEND_AUTOLOAD=0"
@@ -119,7 +119,7 @@ def _unsourced(host: Host, found: str) -> Row:
         if host.has_npu
         else f"{off}  # or: pip uninstall torch-npu"
     )
-    return Row(
+    return CheckRow(
         "torch_npu",
         "FAIL",
         f"{found}, but CANN is not sourced",
@@ -128,7 +128,7 @@ def _unsourced(host: Host, found: str) -> Row:
     )
 
 
-def pairing(host: Host) -> Row | None:
+def pairing(host: Host) -> CheckRow | None:
     """Check that torch, torch_npu, CANN and Python belong to one row of the vendor's table."""
     if not host.torch_npu or not host.packages.get("torch"):
         return None
@@ -138,7 +138,7 @@ def pairing(host: Host) -> Row | None:
     found += f", CANN {host.cann or 'not known'}, Python {host.python}"
     if release is None:
         needed = "a torch_npu of the vendor's table (neoxlib/machine/versions.py)"
-        return Row("pairing", "WARN", found, needed, f"pip install torch-npu=={torch}")
+        return CheckRow("pairing", "WARN", found, needed, f"pip install torch-npu=={torch}")
     if torch != release.torch:
         release = _release_for(torch, host.cann)
     repair = _repair(host, release)
@@ -195,7 +195,7 @@ def _takes(release: Release, cann: str) -> bool:
     return same_cann(cann, wanted) or (release.cann is None and order(cann) > order(wanted))
 
 
-def atb(host: Host) -> Row | None:
+def atb(host: Host) -> CheckRow | None:
     """Check that ATB's set_env.sh was sourced."""
     if not host.has_npu:
         return None
@@ -210,7 +210,7 @@ def atb(host: Host) -> Row | None:
     return verdict("ATB (NNAL)", fine, "sourced" if fine else "not sourced", needed, repair)
 
 
-def cxx_abi(host: Host) -> Row | None:
+def cxx_abi(host: Host) -> CheckRow | None:
     """Check that ATB was sourced for torch's C++ ABI.
 
     Its set_env.sh asks torch for cxx_abi_0 or cxx_abi_1, and guesses if torch is not found.

@@ -13,7 +13,7 @@ from neoxlib.errors import SettingsError
 from neoxlib.machine import chips, launch_env
 from neoxlib.machine.host import Host, read_host, restore
 from neoxlib.setup.cann_checks import CANN
-from neoxlib.setup.machine_checks import MACHINE, Row, Status
+from neoxlib.setup.machine_checks import MACHINE, CheckRow, Status
 from neoxlib.setup.model_checks import model_rows
 from neoxlib.setup.npu_checks import NPU, chip_there
 from neoxlib.workbook import markup
@@ -39,7 +39,7 @@ COLUMNS = ("status", "check", "found", "needed", "repair")
 class Report:
     """All rows and the machine they judge. Displays as a table, in HTML and in plain text."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CheckRow, ...]
     host: Host
 
     @property
@@ -86,13 +86,13 @@ class Report:
         return table + markup.paragraph(self.summary)
 
 
-def run(model_dir: str | os.PathLike[str] | None = None) -> Report:
+def check(model_dir: str | os.PathLike[str] | None = None) -> Report:
     """Check this machine, and a model folder if one is given."""
     host = read_host()
     return Report((*judge(host), *(model_rows(model_dir) if model_dir else ())), host)
 
 
-def read(text: str) -> Report:
+def from_json(text: str) -> Report:
     """Judge the machine that `to_json` described. Raises SettingsError for any other text."""
     try:
         said = json.loads(text)
@@ -107,12 +107,12 @@ def read(text: str) -> Report:
         raise SettingsError(f"not a host as `doctor --json` describes it: {error}") from error
 
 
-def judge(host: Host) -> tuple[Row, ...]:
+def judge(host: Host) -> tuple[CheckRow, ...]:
     """Run every check on a machine; a check that does not apply gives no row."""
     return tuple(row for check in (*NPU, *CANN, *MACHINE) if (row := check(host)) is not None)
 
 
-def _line(row: Row, width: int) -> str:
+def _line(row: CheckRow, width: int) -> str:
     """Format status, check and found; below them needed and repair if there is a repair."""
     line = f"{row.status:4}  {row.name:{width}}  {row.found}"
     indent = "\n" + " " * (width + 8)
@@ -121,7 +121,7 @@ def _line(row: Row, width: int) -> str:
     return f"{line}{indent}needed: {row.needed}{indent}repair: {row.repair}"
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: CheckRow) -> list[str]:
     status = f'<b style="color:{COLOURS[row.status]}">{row.status}</b>'
     repair = row.repair and f"<code>{markup.text(row.repair)}</code>"
     return [status, *map(markup.text, (row.name, row.found, row.needed)), repair]

@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """One check: found, needed, and the shell command that repairs it, with remarks after a #."""
 
     name: str
@@ -25,14 +25,18 @@ class Row:
     repair: str = ""
 
 
-Check = Callable[[Host], Row | None]  # None: the check does not apply to this machine
+Check = Callable[[Host], CheckRow | None]  # None: the check does not apply to this machine
 
 
 def verdict(
     name: str, fine: bool, found: str, needed: str, repair: str, otherwise: Status = "WARN"
-) -> Row:
+) -> CheckRow:
     """Return an OK row without a repair, or one of status `otherwise` with it."""
-    return Row(name, "OK", found, needed) if fine else Row(name, otherwise, found, needed, repair)
+    return (
+        CheckRow(name, "OK", found, needed)
+        if fine
+        else CheckRow(name, otherwise, found, needed, repair)
+    )
 
 
 def at_least(version: str | None, least: str) -> bool:
@@ -45,26 +49,26 @@ def base(version: str | None) -> str:
     return (version or "").partition("+")[0]
 
 
-def operating_system(host: Host) -> Row:
+def operating_system(host: Host) -> CheckRow:
     repair = "docker run -it ubuntu:22.04  # or another Linux"
     return verdict("OS", host.system == "Linux", f"{host.os_name}", "Linux", repair)
 
 
-def architecture(host: Host) -> Row:
+def architecture(host: Host) -> CheckRow:
     repair = "uname -m  # use a machine where this prints x86_64 or aarch64"
     return verdict(
         "architecture", host.arch in ("x86_64", "aarch64"), host.arch, "x86_64 or aarch64", repair
     )
 
 
-def glibc(host: Host) -> Row:
+def glibc(host: Host) -> CheckRow:
     repair = "docker run -it ubuntu:22.04  # a newer C library comes with a newer system only"
     return verdict(
         "glibc", at_least(host.glibc, "2.27"), host.glibc or "none", "2.27 or later", repair, "FAIL"
     )
 
 
-def gcc(host: Host) -> Row | None:
+def gcc(host: Host) -> CheckRow | None:
     fine = at_least(host.gcc, "7.5")
     if not fine and not host.has_npu:
         return None  # only CANN calls it
@@ -82,12 +86,12 @@ def install(host: Host, both: str, red_hat: str, debian: str) -> str:
     return f"yum install -y {both} {red_hat}" if yum else f"apt-get install -y {both} {debian}"
 
 
-def python(host: Host) -> Row:
+def python(host: Host) -> CheckRow:
     repair = "conda env create -f environment.yml && conda activate neoxlib"
     return verdict("Python", host.python.startswith("3.11."), host.python, "3.11", repair, "FAIL")
 
 
-def packages(host: Host) -> Row:
+def packages(host: Host) -> CheckRow:
     lost = [name for name in host.pins if not host.packages.get(name)]
     other = [
         name
@@ -100,11 +104,11 @@ def packages(host: Host) -> Row:
     )
     if not wanted:
         fine = f"{len(host.pins)} at the tested versions"
-        return Row("packages", "OK", fine, "the pins of pyproject.toml")
-    return Row("packages", "FAIL" if lost else "WARN", found, wanted, f"pip install {wanted}")
+        return CheckRow("packages", "OK", fine, "the pins of pyproject.toml")
+    return CheckRow("packages", "FAIL" if lost else "WARN", found, wanted, f"pip install {wanted}")
 
 
-def libgomp(host: Host) -> Row | None:
+def libgomp(host: Host) -> CheckRow | None:
     if host.arch != "aarch64":
         return None
     preloaded = host.env.get("LD_PRELOAD", "")
@@ -114,7 +118,7 @@ def libgomp(host: Host) -> Row | None:
     return verdict("libgomp", "libgomp" in preloaded, found, needed, f"export LD_PRELOAD={path}")
 
 
-def cpu(host: Host) -> Row:
+def cpu(host: Host) -> CheckRow:
     fine = host.governor in (None, "performance")
     limit = f" ({host.cores_limit})" if host.cores_limit else ""
     found = f"{host.cores} core(s){limit}, governor {host.governor or 'not shown'}"
@@ -122,7 +126,7 @@ def cpu(host: Host) -> Row:
     return verdict("CPU", fine, found, needed, "cpupower frequency-set -g performance")
 
 
-def memory(host: Host) -> Row:
+def memory(host: Host) -> CheckRow:
     limit = f" ({host.memory_limit})" if host.memory_limit else ""
     found = f"{host.memory_free / GIB:.1f} of {host.memory / GIB:.1f} GiB free{limit}"
     repair = "ps aux --sort -rss | head  # end what is not needed"
@@ -133,13 +137,13 @@ def memory(host: Host) -> Row:
     )
 
 
-def disk(host: Host) -> Row:
+def disk(host: Host) -> CheckRow:
     repair = "df -h && export NEOXLIB_OUTPUTS=/a/larger/disk  # or free some"
     found = f"{host.disk_free / GIB:.1f} GiB free here"
     return verdict("disk", host.disk_free >= 5 * GIB, found, "5 GiB", repair)
 
 
-def shared_memory(host: Host) -> Row:
+def shared_memory(host: Host) -> CheckRow:
     found = "none" if host.shm_free is None else f"{host.shm_free / GIB:.2f} GiB free"
     repair = (
         "docker run --shm-size=16g ..." if host.container else "mount -o remount,size=16G /dev/shm"
@@ -149,7 +153,7 @@ def shared_memory(host: Host) -> Row:
     )
 
 
-def open_files(host: Host) -> Row:
+def open_files(host: Host) -> CheckRow:
     unlimited = host.open_files < 0
     found = "no limit" if unlimited else f"{host.open_files} at most"
     return verdict(
@@ -157,17 +161,17 @@ def open_files(host: Host) -> Row:
     )
 
 
-def container(host: Host) -> Row:
+def container(host: Host) -> CheckRow:
     """Name the container and the Python environment; any will do.
 
     The ranks' environment variables differ inside a container.
     """
     inside = f"inside a container ({host.container})" if host.container else "not in a container"
     of = f"a {host.python_env} environment" if host.python_env else "the system's own Python"
-    return Row("docker or conda", "OK", f"{inside}, {of}", "either, both or none")
+    return CheckRow("docker or conda", "OK", f"{inside}, {of}", "either, both or none")
 
 
-def loopback(host: Host) -> Row:
+def loopback(host: Host) -> CheckRow:
     found = "127.0.0.1 can be used" if host.loopback else "127.0.0.1 cannot be used"
     return verdict(
         "loopback", host.loopback, found, "ranks talk over it", "ip link set lo up", "FAIL"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from neoxlib.errors import ConfigError, NeoXError
 from neoxlib.model.config import ModelConfig
-from neoxlib.setup.machine_checks import Row
+from neoxlib.setup.machine_checks import CheckRow
 
 
-def model_rows(model_dir: str | os.PathLike[str]) -> tuple[Row, ...]:
+def model_rows(model_dir: str | os.PathLike[str]) -> tuple[CheckRow, ...]:
     """Check a model folder: its config, its weights' names, shapes and sizes, and its tokenizer.
 
     No weights are read.
@@ -23,20 +23,20 @@ def model_rows(model_dir: str | os.PathLike[str]) -> tuple[Row, ...]:
 
 def _look(
     name: str,
-    look: Callable[[str | os.PathLike[str]], str | Row],
+    look: Callable[[str | os.PathLike[str]], str | CheckRow],
     needed: str,
     model_dir: str | os.PathLike[str],
     repair: str,
-) -> Row:
+) -> CheckRow:
     """Run one check; an error is a FAIL row."""
     try:
         found = look(model_dir)
-        return found if isinstance(found, Row) else Row(name, "OK", found, needed)
+        return found if isinstance(found, CheckRow) else CheckRow(name, "OK", found, needed)
     except (NeoXError, OSError) as error:
-        return Row(name, "FAIL", str(error), needed, repair)
+        return CheckRow(name, "FAIL", str(error), needed, repair)
     except (ImportError, RuntimeError) as error:  # `import torch`, if a backend cannot be loaded
         see = "python -m neoxlib doctor  # see torch_npu and packages"
-        return Row(name, "FAIL", f"torch cannot be used: {error}", needed, see)
+        return CheckRow(name, "FAIL", f"torch cannot be used: {error}", needed, see)
 
 
 def _config(model_dir: str | os.PathLike[str]) -> str:
@@ -60,7 +60,7 @@ def _weights(model_dir: str | os.PathLike[str]) -> str:
     return f"{count_parameters(config):,} parameters, {what} in {len(checkpoint.files)} file(s)"
 
 
-def _tokenizer(model_dir: str | os.PathLike[str]) -> str | Row:
+def _tokenizer(model_dir: str | os.PathLike[str]) -> str | CheckRow:
     from neoxlib.inference.tokenizer import SHOWN, end_ids, load_tokenizer, named, vocabulary
 
     places = (Path(model_dir), Path(model_dir) / "part_model" / "0")  # a checkpoint, or a cut
@@ -83,15 +83,15 @@ def _tokenizer(model_dir: str | os.PathLike[str]) -> str | Row:
     return _warning("; ".join((text, *wrong)), model_dir) if wrong else text
 
 
-def _warning(text: str, model_dir: str | os.PathLike[str]) -> Row:
+def _warning(text: str, model_dir: str | os.PathLike[str]) -> CheckRow:
     needed = "a row for each id, and one word on what ends a text"
     repair = (
         f"ls -l {shlex.quote(str(model_dir))}  # compare config.json with the tokenizer's files"
     )
-    return Row("model tokenizer", "WARN", text, needed, repair)
+    return CheckRow("model tokenizer", "WARN", text, needed, repair)
 
 
-CHECKS: tuple[tuple[str, Callable[[str | os.PathLike[str]], str | Row], str], ...] = (
+CHECKS: tuple[tuple[str, Callable[[str | os.PathLike[str]], str | CheckRow], str], ...] = (
     ("model config", _config, "a GPT-NeoX that neoxlib runs"),
     ("model weights", _weights, "every tensor of the config, and no other"),
     ("model tokenizer", _tokenizer, "a tokenizer for embed_in's rows"),

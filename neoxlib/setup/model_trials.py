@@ -115,7 +115,7 @@ def greedy_text(engine: Engine, prompts: list[str], new_tokens: int = 16) -> Tri
         reference = parity.reference_logits(about["model_dir"], rows)
         worst = 0.0
         for start, row, logits in zip(starts, rows, reference, strict=True):
-            choices = logits[len(start) - 1 : -1, : engine.real_ids]  # [new tokens, vocab]
+            choices = logits[len(start) - 1 : -1, : engine.tokenizer_size]  # [new tokens, vocab]
             made = choices.gather(1, torch.tensor(row[len(start) :])[:, None])[:, 0]
             worst = max(worst, ((choices.amax(-1) - made).max() / choices.std()).item())
         return worst, f"{prompts[0]}{answers[0].text}"

@@ -11,7 +11,7 @@ from neoxlib.machine.host import Host
 from neoxlib.machine.installed import in_range
 from neoxlib.machine.npu_smi import Card, Holder
 from neoxlib.setup.install import NAMES, install_plan
-from neoxlib.setup.machine_checks import Check, Row, verdict
+from neoxlib.setup.machine_checks import Check, CheckRow, verdict
 
 MOUNTS = (
     "docker run --device /dev/davinci0 --device /dev/davinci_manager "
@@ -53,7 +53,7 @@ def step_command(host: Host, step: str) -> str:
     return next(one.command for one in install_plan(chip, host.arch) if one.step == step)
 
 
-def device(host: Host) -> Row:
+def device(host: Host) -> CheckRow:
     """Check that the cards, their device nodes and npu-smi are present and known."""
     if not host.has_npu:
         return _no_npu(host)
@@ -61,26 +61,26 @@ def device(host: Host) -> Row:
         found = f"{len(host.nodes)} device node(s), no npu-smi"
         path = "export PATH=$PATH:/usr/local/sbin:/usr/local/bin"
         repair = MOUNTS if host.container else path
-        return Row("device", "WARN", found, "the driver's npu-smi", repair)
+        return CheckRow("device", "WARN", found, "the driver's npu-smi", repair)
     if host.smi.failure:
         codes = (code for code in CURES if code in host.smi.failure)
         cure = CURES.get(next(codes, ""), "npu-smi info; dmesg | grep -i davinci")
-        return Row("device", "FAIL", host.smi.failure, "a table of devices", cure)
+        return CheckRow("device", "FAIL", host.smi.failure, "a table of devices", cure)
     names = ", ".join(sorted({card.name for card in host.cards}))
     found = f"{len(host.cards)} × {names}"
     if not host.nodes:
         found = f"npu-smi shows {found}, but there is no /dev/davinci*"
-        return Row("device", "FAIL", found, "device nodes", _bring_devices(host))
+        return CheckRow("device", "FAIL", found, "device nodes", _bring_devices(host))
     known = all(chip_of_card(card.name, card.total_mib) for card in host.cards)
     return verdict("device", known, found, f"one of {', '.join(CHIPS)}", UNKNOWN_CHIP)
 
 
-def _no_npu(host: Host) -> Row:
+def _no_npu(host: Host) -> CheckRow:
     if not host.sourced:
-        return Row("device", "OK", CALM, "nothing: an NPU is not required")
+        return CheckRow("device", "OK", CALM, "nothing: an NPU is not required")
     found = "CANN is sourced, but there is no /dev/davinci* and no npu-smi"
     needed = "devices; or CPU work, which needs no CANN"
-    return Row("device", "WARN", found, needed, _bring_devices(host))
+    return CheckRow("device", "WARN", found, needed, _bring_devices(host))
 
 
 def _bring_devices(host: Host) -> str:
@@ -88,7 +88,7 @@ def _bring_devices(host: Host) -> str:
     return MOUNTS if host.container else step_command(host, "driver")
 
 
-def operators(host: Host) -> Row | None:
+def operators(host: Host) -> CheckRow | None:
     """Warn about a chip without documented fused operators."""
     chip = chip_there(host)
     if chip is None or chip.family not in WITHOUT_OPERATORS:
@@ -96,10 +96,10 @@ def operators(host: Host) -> Row | None:
     found = f"{chip.name} runs on PyTorch's own operators, slower, not checked there; {chip.note}"
     needed = "a chip with operators of its own: A2, A3, 310P, 910A"
     repair = "python -m neoxlib selftest-npu  # says which operators are right"
-    return Row("operators", "WARN", found, needed, repair)
+    return CheckRow("operators", "WARN", found, needed, repair)
 
 
-def driver(host: Host) -> Row | None:
+def driver(host: Host) -> CheckRow | None:
     """Check that the driver's version is recorded."""
     if not host.has_npu:
         return None
@@ -108,23 +108,23 @@ def driver(host: Host) -> Row | None:
     return verdict("driver", host.driver is not None, found, "the driver's record", repair)
 
 
-def firmware(host: Host) -> Row | None:
+def firmware(host: Host) -> CheckRow | None:
     """Check the firmware against the driver's record; a container sees only the driver."""
     if not host.has_npu or (host.container and host.firmware is None):
         return None
     repair = step_command(host, "firmware")
     if host.firmware is None:
         found = "no /usr/local/Ascend/firmware/version.info"
-        return Row("firmware", "WARN", found, "the firmware's record", repair)
+        return CheckRow("firmware", "WARN", found, "the firmware's record", repair)
     if host.driver_takes is None:
         found = f"{host.firmware}; the driver does not say which it takes"
-        return Row("firmware", "OK", found, "one the driver takes")
+        return CheckRow("firmware", "OK", found, "one the driver takes")
     needed = f"driver {host.driver} takes {host.driver_takes}"
     fine = in_range(host.firmware, host.driver_takes)
     return verdict("firmware", fine, host.firmware, needed, f"{repair} && reboot", "FAIL")
 
 
-def health(host: Host) -> Row | None:
+def health(host: Host) -> CheckRow | None:
     """Check the health that npu-smi shows for each chip."""
     if not host.cards:
         return None
@@ -135,7 +135,7 @@ def health(host: Host) -> Row | None:
     return verdict("device health", not ill, found, "OK", repair, "FAIL")
 
 
-def occupied(host: Host) -> Row | None:
+def occupied(host: Host) -> CheckRow | None:
     """Check that no other process holds device memory."""
     if not host.cards:
         return None
@@ -182,16 +182,16 @@ def _make_room(host: Host, full: Sequence[Card]) -> str:
     return f"export ASCEND_RT_VISIBLE_DEVICES={','.join(free)}  # the free ones; or: {end}"
 
 
-def links(host: Host) -> Row | None:
+def links(host: Host) -> CheckRow | None:
     """Name the links that all-reduces use. Both kinds are fine: 310P cards have no direct link."""
     if not host.links:
         return None
     own = any(link.startswith(DIRECT) for link in host.links)
     what = "cards are linked directly" if own else "over the host; all-reduces take longer"
-    return Row("links", "OK", f"{', '.join(host.links)}: {what}", "either")
+    return CheckRow("links", "OK", f"{', '.join(host.links)}: {what}", "either")
 
 
-def visible(host: Host) -> Row | None:
+def visible(host: Host) -> CheckRow | None:
     """Check ASCEND_RT_VISIBLE_DEVICES; torch_npu silently sees no device if it is malformed."""
     given = host.env.get("ASCEND_RT_VISIBLE_DEVICES")
     if given is None:
@@ -207,7 +207,7 @@ def visible(host: Host) -> Row | None:
     )
 
 
-def variables(host: Host) -> Row | None:
+def variables(host: Host) -> CheckRow | None:
     """Check for settings of old scripts that stop a run today."""
     if not host.has_npu:
         return None
@@ -235,7 +235,7 @@ def _conflicts(env: Mapping[str, str], family: set[str]) -> dict[str, str]:
     return bad
 
 
-def hccl_port(host: Host) -> Row | None:
+def hccl_port(host: Host) -> CheckRow | None:
     """Check that HCCL's default port is free."""
     if not host.has_npu or "HCCL_IF_BASE_PORT" in host.env:
         return None

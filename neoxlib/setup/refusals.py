@@ -6,16 +6,16 @@ from typing import Any
 
 from neoxlib.errors import NeoXError
 from neoxlib.workbook import parameters
-from neoxlib.workbook.arguments import Job
+from neoxlib.workbook.arguments import RunArguments
 from neoxlib.workbook.parameters import PARAMETERS, Param
 
 
-def refuse(jobs: Sequence[Job]) -> None:
+def refuse(jobs: Sequence[RunArguments]) -> None:
     """Raise ParameterError with every problem of the values of any of `jobs`."""
     parameters.refuse(list(dict.fromkeys(line for job in jobs for line in doubts(job))))
 
 
-def doubts(job: Job) -> list[str]:
+def doubts(job: RunArguments) -> list[str]:
     """List the problems of a job's values with model, exam and machine."""
     table = job.declared
     p = SimpleNamespace(**{n: _resolved(n, table[n], value) for n, value in job.values.items()})
@@ -55,7 +55,7 @@ def _ask_exam(p: SimpleNamespace, notebook: str) -> None:
     scoring = exam.get_profile(p.profile, p.task, p.mode, p.shots)
     explained = scoring.mode == "cot"
     task = exam.load_task(p.task, p.data_dir, p.split, p.subjects, scoring.shots, explained)
-    exam.earlier(p.compare_with, task, p.limit)
+    exam.read_earlier_run(p.compare_with, task, p.limit)
 
 
 SETUP = "00_setup"  # reports problems of weights and devices itself, row by row

@@ -52,7 +52,7 @@ def main(output: Path | None = None, say: Say = print) -> int:
     chip = chip_for("npu")
     head = about("npu", chip, npu.get_device_name(0), npu.device_count())
     record = Record(output or outputs_root() / FILE, say, head)
-    return 0 if examine(record, "npu", chip, head["world_size"]) else 1
+    return 0 if run_trials(record, "npu", chip, head["world_size"]) else 1
 
 
 def about(device: str, chip: Chip, name: str, world_size: int) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class Record:
         write_text(self.path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 
-def examine(record: Record, device: str, chip: Chip, world_size: int) -> bool:
+def run_trials(record: Record, device: str, chip: Chip, world_size: int) -> bool:
     """Try operators, models, text and ranks, the simplest first; return whether all passed."""
     from neoxlib.setup.npu_trials import Site
     from neoxlib.setup.operator_trials import operators

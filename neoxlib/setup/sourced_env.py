@@ -98,7 +98,7 @@ def kernel_spec(host: Host, env: Mapping[str, str] = os.environ) -> dict[str, ob
     }
 
 
-def write(
+def write_environment(
     folder: str | os.PathLike[str], host: Host, env: Mapping[str, str] = os.environ
 ) -> "pd.DataFrame":
     """Write `environment.sh` and `kernel/kernel.json` below `folder`.

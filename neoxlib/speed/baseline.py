@@ -84,7 +84,7 @@ def case_name(row: Any) -> str:
     return str(Case(*(int(row[name]) for name in names)))
 
 
-def speed(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
+def compare_times(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
     """Compare two runs: a row per common case and token.
 
     It has both medians, the ratio now ÷ before with its interval, and the verdict.
@@ -130,7 +130,7 @@ def check_baseline(
     """
     if before is None:
         return Note("No baseline was given: nothing to compare with.")
-    compared = speed(before, now)
+    compared = compare_times(before, now)
     allowed = run.params.max_slowdown
     over = compared[(compared["verdict"] == "slower") & (compared["ratio"] > 1 + allowed)]
     worst = "; ".join(

@@ -8,7 +8,7 @@ from functools import cached_property
 from math import prod
 
 from neoxlib.model.config import ModelConfig
-from neoxlib.model.layers import Full
+from neoxlib.model.layers import ParameterSpec
 from neoxlib.model.parameters import full_parameters
 from neoxlib.model.quant import SCHEMES
 
@@ -51,7 +51,7 @@ class Budget:
                 sums[part] += self._bytes(full, rank)
         return ranks
 
-    def _bytes(self, full: Full, rank: int) -> int:
+    def _bytes(self, full: ParameterSpec, rank: int) -> int:
         """Bytes of one parameter on a rank."""
         itemsize = full.dtype.itemsize if full.dtype else BYTES[self.dtype]
         return prod(full.rule.shape(full.shape, rank, self.world_size)) * itemsize

@@ -78,7 +78,7 @@ COLUMNS = {
 }
 
 
-def measure(
+def time_cases(
     engine: "Inference",
     cases: Sequence[Case],
     run: "Run",

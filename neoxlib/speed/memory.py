@@ -67,7 +67,7 @@ class MemoryMonitor:
             self.rss[place] = _larger(self.rss[place], seen)
 
     def _look_device(self) -> None:
-        found = npu_smi.read()
+        found = npu_smi.query()
         inside = container() is not None
         holders = found.holders if found else ()
         for place, pid in enumerate(self.pids):

@@ -70,7 +70,7 @@ class Peaks:
         return pd.DataFrame(rows, columns=["peak", "value", "unit", "source"])
 
 
-def peaks(session: "Session", gb_s: float | None = None, tflops: float | None = None) -> Peaks:
+def find_peaks(session: "Session", gb_s: float | None = None, tflops: float | None = None) -> Peaks:
     """Measure the peaks of `session`'s devices, or take those given for one NPU or machine.
 
     Reading is measured over as many bytes as a rank's weights have, 256 MiB at most: weights that
@@ -116,7 +116,7 @@ def rank_peaks(engine: "Engine") -> tuple[int, dict] | None:
 
     Returns the bytes that each read, and GB/s and TFLOPS of all together; None except on rank 0.
     """
-    engine.settle()  # weights may still be being copied into memory
+    engine.wait_until_resident()  # weights may still be being copied into memory
     weights = sum(weight.nbytes for weight in engine.model.parameters())
     size = min(max(weights, LEAST_BYTES), MOST_BYTES)
     device = engine.weight.device
@@ -156,7 +156,7 @@ def reading(size: int, threads: int) -> float:
     parts = [np.ones(length, np.int64) for _ in range(threads)]
     total = sum(part.nbytes for part in parts)
     again = max(1, MOST_BYTES // size // 4)  # short passes would time how long threads take to wake
-    library = build.library("bandwidth")
+    library = build.compiled("bandwidth")
 
     def read(part: np.ndarray) -> None:
         for _ in range(again):

@@ -228,7 +228,7 @@ class Roofline:
         return tuple(sorted((beside + in_step, beside + apart)))
 
 
-def roofline(session: "Session", peaks: "Peaks") -> Roofline:
+def of_session(session: "Session", peaks: "Peaks") -> Roofline:
     """The roofline of the model that `session` has loaded."""
     about = session.describe()
     on_cpu = about["device"] == "cpu"

@@ -76,7 +76,7 @@ def combinations(
 ) -> Iterator[tuple[int, list[int]]]:
     """Numbers of ranks to try here, powers of 2 that cut the model, each with threads per rank."""
     on_cpu = devices.pick_device(device) == "cpu"
-    devices_here = limits.cores() if on_cpu else len((npu_smi.read() or npu_smi.Smi()).cards)
+    devices_here = limits.core_count() if on_cpu else len((npu_smi.query() or npu_smi.Smi()).cards)
     for ranks in legal_world_sizes(config, quant):
         if ranks <= devices_here and (ranks & (ranks - 1)) == 0:
             yield ranks, list(_powers(devices_here // ranks)) if on_cpu else [1]

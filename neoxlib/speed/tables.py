@@ -61,10 +61,10 @@ def _pairs(values: dict[str, Any], names: tuple[str, ...]) -> str:
     )
 
 
-def peaks(run: "Run", peak: "Peaks") -> Table:
+def peaks_table(run: "Run", peak: "Peaks") -> Table:
     """The peaks of all ranks together, and their sources; kept as `peaks.csv`."""
     heads = {"peak": "all ranks together", "value": "peak", "unit": "unit", "source": "source"}
-    return numbers(run.save("peaks", peak.table), heads)
+    return number_table(run.save("peaks", peak.table), heads)
 
 
 WORK = {  # column -> unit
@@ -229,7 +229,7 @@ def traced(run: "Run", session: "Session", case: Case) -> Table | Note:
         "open them in ui.perfetto.dev or chrome://tracing."
     )
     heads = {"name": "operation", "kind": "kind", "calls": "calls", "self_ms": "ms"}
-    return numbers(table, heads | {"share": "share"})
+    return number_table(table, heads | {"share": "share"})
 
 
 SCALING = {
@@ -262,17 +262,17 @@ def scaled(run: "Run", config: "ModelConfig", case: Case) -> Table | Note:
     predicted = run.save("predicted_scaling", scaling.predict(run.params, config, case))
     measured = run.save("scaling", scaling.time_combinations(run.params, config, case))
     run.figure("scaling", speed_figures.scaling(measured, predicted))
-    display(numbers(measured, SCALING))
-    return numbers(predicted, PREDICTED_SCALING)
+    display(number_table(measured, SCALING))
+    return number_table(predicted, PREDICTED_SCALING)
 
 
 def _readable(table: pd.DataFrame, heads: dict[str, str]) -> Table:
     """A row per case: its name, then the columns of `heads` that the table has."""
     names = [baseline.case_name(row) for row in table[KEY].to_dict("records")]
-    return numbers(table.assign(case=names), {"case": "case"} | heads)
+    return number_table(table.assign(case=names), {"case": "case"} | heads)
 
 
-def numbers(table: pd.DataFrame, heads: dict[str, str]) -> Table:
+def number_table(table: pd.DataFrame, heads: dict[str, str]) -> Table:
     """Three figures of each number, shares as per cent, nothing wrapped.
 
     Columns without any value are left out.

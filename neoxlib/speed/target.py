@@ -76,7 +76,7 @@ def _this_machine() -> Target:
 
 
 def _npus_here() -> Target:
-    answer = npu_smi.read() or npu_smi.Smi()
+    answer = npu_smi.query() or npu_smi.Smi()
     free = [card.free_mib * 2**20 for card in answer.cards if card.free_mib is not None]
     chip = devices.chip_for("npu")
     unknown = answer.failure or "npu-smi does not show it"
@@ -88,6 +88,6 @@ def _npus_here() -> Target:
 def measured() -> dict[str, float]:
     """Measure all usable cores: GB/s read from memory, TFLOPS of float32 products."""
     fit_threads()
-    gb_s = reading(MOST_BYTES, limits.cores())
+    gb_s = reading(MOST_BYTES, limits.core_count())
     tflops = product(torch.float32, torch.device("cpu"))
     return {"bandwidth_gb_s": round(gb_s, 1), "fp16_tflops": round(tflops, 3)}

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neoxlib.errors import DataError
-from neoxlib.inference.trace import PHASES, SUMS
+from neoxlib.inference.trace import COLLECTIVES, PHASES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 KINDS = {"layers (compiled)": "computing", "head (compiled)": "computing"} | dict.fromkeys(
-    SUMS, "communication"
+    COLLECTIVES, "communication"
 )
 COLUMNS = ["rank", "thread", "kind", "name", "start_ms", "ms", "self_ms"]
 

@@ -15,7 +15,7 @@ from neoxlib.workbook.parameters import PARAMETERS, TYPES, Param
 
 
 @dataclass(frozen=True)
-class Job:
+class RunArguments:
     """One notebook to run: the parameters that its cell declares, and the values given for it."""
 
     path: Path
@@ -143,7 +143,7 @@ def _names(annotation: ast.expr) -> list[str]:
 
 def asked(
     names: Iterable[str], presets: Iterable[str], texts: Iterable[tuple[str, str]]
-) -> list[Job]:
+) -> list[RunArguments]:
     """Prepare notebooks and presets by their names, and the texts given with -p."""
     paths = [find(name) for name in names]
     values = [read_preset(name) for name in presets]
@@ -153,7 +153,7 @@ def asked(
 @unreadable_is(ParameterError)
 def prepare(
     paths: list[Path], presets: list[dict[str, Any]], texts: list[tuple[str, str]]
-) -> list[Job]:
+) -> list[RunArguments]:
     """Give each notebook its values; a later value replaces an earlier one, and -p a preset's.
 
     One of the notebooks must take each name given with -p; a preset may have names of other
@@ -175,7 +175,7 @@ def prepare(
         problems += wrong
         taken_here = {name: value for name, value in given.items() if name in params}
         blank = {name: params[name].default for name, value in taken_here.items() if value is None}
-        jobs.append(Job(path, params, taken_here | blank))
+        jobs.append(RunArguments(path, params, taken_here | blank))
     parameters.refuse(list(dict.fromkeys(problems)))
     return jobs
 

@@ -21,7 +21,7 @@ from neoxlib.errors import ParameterError
 from neoxlib.machine.environment import without_home
 from neoxlib.workbook import pages
 from neoxlib.workbook import results as workbook_results
-from neoxlib.workbook.arguments import Job, asked, near
+from neoxlib.workbook.arguments import RunArguments, asked, near
 from neoxlib.workbook.cell_lines import CellLines, Say
 from neoxlib.workbook.kernel import ThisPython
 from neoxlib.workbook.reasons import reasons
@@ -106,7 +106,7 @@ def _status(folder: Path) -> str:
 
 
 def run_one(
-    job: Job, root: Path, timeout: int | None, say: Say, signals: Signals
+    job: RunArguments, root: Path, timeout: int | None, say: Say, signals: Signals
 ) -> tuple[int, Path]:
     """Execute one notebook into a new run folder, and write its results.json and report.html.
 
@@ -120,7 +120,7 @@ def run_one(
         return CELL_FAILED, folder
 
 
-def _run(job: Job, folder: Path, timeout: int | None, say: Say, signals: Signals) -> int:
+def _run(job: RunArguments, folder: Path, timeout: int | None, say: Say, signals: Signals) -> int:
     shutil.copyfile(job.path, folder / "notebook.ipynb")  # to show if nothing runs
     started = datetime.now(UTC)
     say(f"{job.name} → {near(folder)}")
@@ -134,7 +134,7 @@ def _run(job: Job, folder: Path, timeout: int | None, say: Say, signals: Signals
 
 
 def _execute(
-    job: Job, folder: Path, timeout: int | None, lines: CellLines, signals: Signals
+    job: RunArguments, folder: Path, timeout: int | None, lines: CellLines, signals: Signals
 ) -> dict[str, Any] | None:
     """Run papermill; return the error, if any: type, message, number and source of the cell."""
     notebook = nbformat.read(job.path, as_version=4)
@@ -158,7 +158,7 @@ def _execute(
     return None
 
 
-def _papermill(job: Job, folder: Path, timeout: int | None, lines: CellLines) -> None:
+def _papermill(job: RunArguments, folder: Path, timeout: int | None, lines: CellLines) -> None:
     papermill.execute_notebook(
         _unformatted(job.path.absolute()),
         _unformatted(folder / "notebook.ipynb"),
@@ -182,7 +182,7 @@ def _cause(kind: str, message: str, lines: CellLines) -> dict[str, Any]:
 
 
 def _close(
-    job: Job, folder: Path, started: datetime, error: dict[str, Any] | None
+    job: RunArguments, folder: Path, started: datetime, error: dict[str, Any] | None
 ) -> dict[str, Any]:
     """Complete results.json: the error, and the end of a run that its notebook did not finish."""
     try:

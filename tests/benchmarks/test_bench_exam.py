@@ -81,7 +81,7 @@ def test_both_sides_answer_the_same_questions_alike_with_any_saving_switched_off
 
 def test_what_is_switched_off_is_there_and_on_again(results):
     assert all(hasattr(score, name) for settings in examinees.WITHOUT.values() for name in settings)
-    assert score.PAYS < 10**6 and score.BATCH_TOKENS > 1
+    assert score.MIN_SHARED_TOKENS < 10**6 and score.BATCH_TOKENS > 1
 
 
 def test_an_answer_that_no_rounding_explains_ends_the_benchmark(results):

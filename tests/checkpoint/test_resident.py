@@ -13,7 +13,7 @@ from neoxlib import load
 from neoxlib.checkpoint.load import load_into
 from neoxlib.checkpoint.resident import (
     HUGE_PAGE_SIZE,
-    Settling,
+    Residency,
     allow_huge_pages,
     collapse_into_huge_pages,
 )
@@ -25,7 +25,9 @@ from neoxlib.model.group import Group
 from tests.support.oracle_models import make_oracle
 from tests.support.thread_ranks import on_ranks
 
-compiled = pytest.mark.skipif(build.library("forward") is None, reason=build.why_not("forward"))
+compiled = pytest.mark.skipif(
+    build.compiled("forward") is None, reason=build.compile_error("forward")
+)
 IDS = torch.tensor([[5, 3, 60, 2], [9, 9, 1, 40]])
 
 
@@ -42,20 +44,20 @@ def folder(request, tmp_path_factory):
     return made / "cut" if request.param == "cut for 2" else source
 
 
-def held(settling: Settling) -> dict[str, torch.Tensor]:
+def held(residency: Residency) -> dict[str, torch.Tensor]:
     """The present values of the mapped parameters."""
-    return {name: settling.model.get_parameter(name).data for name in settling.own}
+    return {name: residency.model.get_parameter(name).data for name in residency.own}
 
 
 def test_answers_before_and_after_the_copy_are_those_of_weights_that_were_read(folder, monkeypatch):
-    monkeypatch.setattr(Settling, "start", lambda self: None)
+    monkeypatch.setattr(Residency, "start", lambda self: None)
     engine = load(folder)
-    settling = engine._settling
+    residency = engine.residency
     before = engine.logits(IDS)
-    pages = held(settling)
-    settling._copy()
+    pages = held(residency)
+    residency._copy()
     after = engine.logits(IDS)
-    own = held(settling)
+    own = held(residency)
     assert torch.equal(before, after)
     assert len(pages) > 10 and all(torch.equal(pages[name], own[name]) for name in pages)
     assert not {tensor.data_ptr() for tensor in pages.values()} & {
@@ -67,13 +69,13 @@ def test_answers_before_and_after_the_copy_are_those_of_weights_that_were_read(f
 
 
 def test_what_another_thread_computes_with_meanwhile_stays_where_it_is(folder, monkeypatch):
-    monkeypatch.setattr(Settling, "start", lambda self: None)
-    settling = load(folder)._settling
-    in_use = {name: settling.model.get_parameter(name) for name in settling.own}
+    monkeypatch.setattr(Residency, "start", lambda self: None)
+    residency = load(folder).residency
+    in_use = {name: residency.model.get_parameter(name) for name in residency.own}
     places = {name: weight.data_ptr() for name, weight in in_use.items()}
-    settling._copy()
+    residency._copy()
     assert places == {name: weight.data_ptr() for name, weight in in_use.items()}
-    assert all(torch.equal(weight, settling.own[name]) for name, weight in in_use.items())
+    assert all(torch.equal(weight, residency.own[name]) for name, weight in in_use.items())
 
 
 def test_after_the_copy_the_files_may_go(folder, tmp_path):
@@ -81,11 +83,11 @@ def test_after_the_copy_the_files_may_go(folder, tmp_path):
     os.system(f"cp -r {folder} {copy}")
     engine = load(copy)
     expected = engine.logits(IDS)
-    engine.settle()
+    engine.wait_until_resident()
     for file in [*copy.rglob("*.safetensors"), *copy.rglob("*.bin")]:
         file.write_bytes(b"")
     assert torch.equal(engine.logits(IDS), expected)
-    assert not engine._settling.thread.is_alive()
+    assert not engine.residency.thread.is_alive()
 
 
 @compiled
@@ -94,24 +96,24 @@ def test_after_the_copy_the_files_may_go(folder, tmp_path):
 def test_narrow_matrices_stand_in_for_wide_ones_to_the_bit_until_they_are_widened(
     dtype, size, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Settling, "start", lambda self: None)
+    monkeypatch.setattr(Residency, "start", lambda self: None)
     oracle = make_oracle().to(dtype)
     oracle.save_pretrained(tmp_path)
     theirs = oracle.float()(IDS).logits
 
     def work(group: Group) -> None:
         engine, unhurried = (load(tmp_path, group=group, compile=True) for _ in range(2))
-        unhurried._settling._copy()
-        pages = held(engine._settling)
+        unhurried.residency._copy()
+        pages = held(engine.residency)
         assert {tensor.dtype for tensor in pages.values()} == {dtype} and {
             t.ndim for t in pages.values()
         } == {2}
         before = [engine.logits(IDS.repeat(n, 1)) for n in (1, 3, 20)]
         assert group.rank > 0 or torch.allclose(before[0], theirs, rtol=0, atol=1e-4)
-        engine._settling._copy()
+        engine.residency._copy()
         assert all(
             torch.equal(tensor, pages[name].float())
-            for name, tensor in held(engine._settling).items()
+            for name, tensor in held(engine.residency).items()
         )
         assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
         for n, logits in zip((1, 3, 20), before, strict=True):
@@ -131,7 +133,7 @@ def test_ranks_that_have_settled_and_ranks_that_have_not_answer_to_the_bit_as_se
     size, options, tmp_path, monkeypatch
 ):
     """An all-reduce in a weight's present dtype once added float16 bytes to float32 bytes."""
-    monkeypatch.setattr(Settling, "start", lambda self: None)
+    monkeypatch.setattr(Residency, "start", lambda self: None)
     make_oracle(vocab_size=210, hidden_size=128, intermediate_size=256).half().save_pretrained(
         tmp_path
     )
@@ -141,7 +143,7 @@ def test_ranks_that_have_settled_and_ranks_that_have_not_answer_to_the_bit_as_se
         for settled in range(1 << size):  # every choice of ranks
             engine = load(tmp_path, group=group, **options)
             if settled >> group.rank & 1:
-                engine._settling._copy()
+                engine.residency._copy()
             answers.append(engine.logits(IDS))
         return answers
 
@@ -151,12 +153,12 @@ def test_ranks_that_have_settled_and_ranks_that_have_not_answer_to_the_bit_as_se
 
 def test_plain_operators_get_no_pages_of_files(folder):
     """Their sums may depend on alignment: MKL promises the same bits for aligned memory only."""
-    assert not load(folder, compile=False)._settling.own
+    assert not load(folder, compile=False).residency.own
 
 
 @compiled
 def test_a_rank_that_cannot_compile_leaves_all_ranks_on_plain_operators(folder, monkeypatch):
-    real = build.library
+    real = build.compiled
     this = threading.local()
     monkeypatch.setattr(build, "library", lambda name: None if this.rank == 1 else real(name))
 
@@ -176,19 +178,19 @@ def load_plain(folder: Path) -> torch.Tensor:
 
 def test_weights_that_are_rounded_or_packed_are_read_at_once(folder):
     for options in ({"dtype": "bfloat16"}, {"quant": "int8"}):
-        names = {name for name, _ in load(folder, **options)._settling.model.named_parameters()}
-        lent = set(load(folder, **options)._settling.own)
+        names = {name for name, _ in load(folder, **options).residency.model.named_parameters()}
+        lent = set(load(folder, **options).residency.own)
         assert lent < names and not any(name.endswith("query_key_value.weight") for name in lent)
 
 
 def test_a_copy_that_fails_leaves_the_model_on_the_pages(folder, monkeypatch, caplog):
-    monkeypatch.setattr(Settling, "start", lambda self: None)
+    monkeypatch.setattr(Residency, "start", lambda self: None)
     engine = load(folder)
     expected = engine.logits(IDS)
     monkeypatch.setattr(
         FileTensor, "_read_rows", lambda *_: (_ for _ in ()).throw(OSError("a worn disk"))
     )
-    engine._settling._copy()
+    engine.residency._copy()
     assert (
         "stay mapped from their files, since they could not be copied: a worn disk" in caplog.text
     )
@@ -196,14 +198,14 @@ def test_a_copy_that_fails_leaves_the_model_on_the_pages(folder, monkeypatch, ca
 
 
 def test_a_closed_engine_copies_no_further(folder, monkeypatch):
-    monkeypatch.setattr(Settling, "start", lambda self: None)
+    monkeypatch.setattr(Residency, "start", lambda self: None)
     engine = load(folder)
-    pages = held(engine._settling)
+    pages = held(engine.residency)
     engine.close()
-    engine._settling._copy()
+    engine.residency._copy()
     assert all(
         tensor.data_ptr() == pages[name].data_ptr()
-        for name, tensor in held(engine._settling).items()
+        for name, tensor in held(engine.residency).items()
     )
 
 

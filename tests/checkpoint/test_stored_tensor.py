@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from neoxlib.checkpoint import tensor_file
-from neoxlib.checkpoint.stored_tensor import Stored
+from neoxlib.checkpoint.stored_tensor import StoredTensor
 from neoxlib.checkpoint.tensor_file import read_header
 
 
@@ -28,7 +28,7 @@ def test_any_box_of_any_join_of_pieces_equals_the_slice_of_the_whole_tensor(tmp_
     parts = torch.tensor_split(full, ends, dim or 0)
     for i, part in enumerate(parts):
         save_file({"w": part.contiguous()}, folder / f"{i}.safetensors")
-    stored = Stored(
+    stored = StoredTensor(
         tuple(read_header(folder / f"{i}.safetensors")[0]["w"] for i in range(len(parts))), dim
     )
     rows, columns = (

@@ -233,7 +233,7 @@ def test_held_out_questions_are_answered_far_above_guessing(shots):
         assert sum(members) / len(members) >= 0.45, category
 
 
-def test_a_padding_id_is_never_the_likeliest(model, tokenizer):
+def test_a_padding_id_is_never_the_most_likely(model, tokenizer):
     for prompt in [*PROMPTS["en"], *PROMPTS["zh"]]:
         ids = torch.tensor([tokenizer.encode(prompt)])
         written = model.generate(

@@ -5,7 +5,11 @@ import math
 import pandas as pd
 import pytest
 
-from neoxlib.exam.calibration import confidence_bins, expected_calibration_error, trust
+from neoxlib.exam.calibration import (
+    calibration_sentence,
+    confidence_bins,
+    expected_calibration_error,
+)
 from neoxlib.exam.scores import wilson
 from tests.support.exam_results import answers, yes_or_no
 
@@ -43,7 +47,9 @@ def test_a_model_as_right_as_it_is_sure_has_no_error():
     )
     table = confidence_bins(rows)
     assert expected_calibration_error(table) == 0
-    assert "over 4 questions" in trust(table).lower() and "error 0.000" in trust(table)
+    assert "over 4 questions" in calibration_sentence(
+        table
+    ).lower() and "error 0.000" in calibration_sentence(table)
 
 
 def test_without_answers_or_probabilities_there_is_nothing_to_compare():
@@ -51,4 +57,4 @@ def test_without_answers_or_probabilities_there_is_nothing_to_compare():
     for results in (answers(labelled=False), generated):
         table = confidence_bins(results)
         assert table.empty and math.isnan(expected_calibration_error(table))
-        assert trust(table).startswith("Nothing to calibrate")
+        assert calibration_sentence(table).startswith("Nothing to calibrate")

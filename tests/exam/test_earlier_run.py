@@ -5,7 +5,7 @@ import pytest
 
 from neoxlib.errors import DataError
 from neoxlib.exam import load_task
-from neoxlib.exam.earlier_run import changed_answers, difference, earlier, read_questions
+from neoxlib.exam.earlier_run import changed_answers, difference, read_earlier_run, read_questions
 from tests.support.exam_files import write_exam
 from tests.support.exam_results import answers, yes_or_no
 
@@ -38,11 +38,11 @@ def run_of(exam, folder, **changes):
 
 def test_a_run_is_named_by_its_folder_or_its_results(exam, tmp_path):
     path = run_of(exam, tmp_path)
-    pd.testing.assert_frame_equal(earlier(path, exam), earlier(tmp_path, exam))
+    pd.testing.assert_frame_equal(read_earlier_run(path, exam), read_earlier_run(tmp_path, exam))
 
 
 def test_no_path_is_no_earlier_run(exam):
-    assert earlier("", exam) is earlier(None, exam) is None
+    assert read_earlier_run("", exam) is read_earlier_run(None, exam) is None
     assert (
         "nothing to compare"
         in repr(changed_answers(answers(), None))
@@ -52,11 +52,13 @@ def test_no_path_is_no_earlier_run(exam):
 
 def test_a_run_of_other_questions_is_refused_before_any_is_asked(exam, tmp_path):
     with pytest.raises(DataError, match="1 with another question: colours/1"):
-        earlier(run_of(exam, tmp_path, question=[*exam.questions["question"][:-1], "?"]), exam)
+        read_earlier_run(
+            run_of(exam, tmp_path, question=[*exam.questions["question"][:-1], "?"]), exam
+        )
     with pytest.raises(
         DataError, match=r"no question in common.*\n  5 only in run a: .*tiny_sums_2/2"
     ):
-        earlier(run_of(exam, tmp_path, subject=exam.questions["subject"] + "_2"), exam)
+        read_earlier_run(run_of(exam, tmp_path, subject=exam.questions["subject"] + "_2"), exam)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_exams_of_different_size_are_compared_on_the_questions_of_both(
     exam, tmp_path, asked, common
 ):
     """The number is said; only those questions count, in both accuracies."""
-    before = earlier(
+    before = read_earlier_run(
         run_of(exam, tmp_path),
         load_task("ceval", exam.root, shots=0, subjects=asked.get("subjects")),
         asked.get("limit"),

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,7 @@ import pytest
 
 import neoxlib
 from neoxlib.errors import DataError, SettingsError
-from neoxlib.exam import PROFILES, evaluate, get_profile, load_task
+from neoxlib.exam import PROFILES, evaluate, evaluation, get_profile, load_task
 from neoxlib.exam import ask as exam_ask
 from neoxlib.exam.journal import IMPLIED, NAME, Journal, QuestionKey, key, question_key, read
 from neoxlib.exam.question import Answer
@@ -24,7 +23,6 @@ from tests.support.exam_results import Fake
 
 ROOT = Path(__file__).parents[2]
 OFFICIAL = get_profile("official", "ceval")
-EVALUATE = import_module("neoxlib.exam.evaluate")  # the package has the function by this name
 KEY = {
     "weights": "w",
     "tokenizer": "t",
@@ -41,9 +39,8 @@ ANSWERS = {
 # Answers two questions, one at a time, says so and waits: the test kills it there.
 DRIVER = """
 import signal, sys
-from importlib import import_module
 import neoxlib
-from neoxlib.exam import evaluate, get_profile, load_task
+from neoxlib.exam import evaluate, evaluation, get_profile, load_task
 from neoxlib.exam.ask import Asker
 
 def ask_two(*args):
@@ -54,7 +51,7 @@ def ask_two(*args):
     return ask(*args)
 
 model, exam, journal = sys.argv[1:]
-import_module("neoxlib.exam.evaluate").PORTION = 1
+evaluation.PORTION = 1
 asked, ask, Asker.ask = [], Asker.ask, ask_two
 task = load_task("ceval", exam, shots=1)
 evaluate(neoxlib.load(model), task, get_profile("official", "ceval"), journal=journal)
@@ -217,7 +214,7 @@ def test_a_killed_run_goes_on_where_it_was_with_the_same_result(
     with earlier.open("ab") as file:
         file.write(b'{"crc": "00')  # as if it had been writing
 
-    monkeypatch.setattr(EVALUATE, "PORTION", 1)
+    monkeypatch.setattr(evaluation, "PORTION", 1)
     asked = []
     ask = exam_ask.Asker.ask
     monkeypatch.setattr(exam_ask.Asker, "ask", lambda *args: asked.append(args) or ask(*args))

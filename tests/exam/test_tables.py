@@ -10,7 +10,13 @@ from neoxlib.exam import PROFILES, get_profile, load_task
 from neoxlib.exam.browser import CLIP, PER_PAGE, Browser, panel
 from neoxlib.exam.results import choices, guessing, marks
 from neoxlib.exam.scores import by_subject
-from neoxlib.exam.tables import about, alone, extremes, rules, shortened
+from neoxlib.exam.tables import (
+    best_and_worst,
+    exam_table,
+    rescore_table,
+    rules_table,
+    shortened_prompts,
+)
 from tests.support.exam_files import write_exam
 from tests.support.exam_results import answers, yes_or_no
 
@@ -148,13 +154,14 @@ def test_widgets_are_shown_where_a_jupyter_server_runs_the_kernel_and_nowhere_el
 
 def test_rules_show_their_blanks_and_line_breaks():
     assert (
-        "选出其中的正确答案。\\n\\n&#x27;" in rules(get_profile("official", "ceval"))._repr_html_()
+        "选出其中的正确答案。\\n\\n&#x27;"
+        in rules_table(get_profile("official", "ceval"))._repr_html_()
     )
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: f"{p.task}-{p.name}-{p.mode}")
 def test_rules_name_their_source_and_mark_every_fault_that_is_kept(profile):
-    rows = rules(profile).rows
+    rows = rules_table(profile).rows
     assert profile.source in rows["value"].tolist()
     assert rows.loc[rows["rule"] == "BUG, kept", "value"].tolist() == list(profile.bugs)
     assert rows.loc[rows["rule"] == "departs from the original", "value"].tolist() == list(
@@ -164,19 +171,19 @@ def test_rules_name_their_source_and_mark_every_fault_that_is_kept(profile):
 
 
 def test_the_licence_is_the_datas_own(tmp_path, data):
-    shipped = repr(about(load_task("ceval", EXAM_DIR)))
+    shipped = repr(exam_table(load_task("ceval", EXAM_DIR)))
     assert "Apache-2.0" in shipped and "CC BY" not in shipped
-    given = about(load_task("ceval", data / "ceval", subjects=["logic"]))._repr_html_()
+    given = exam_table(load_task("ceval", data / "ceval", subjects=["logic"]))._repr_html_()
     assert "CC BY-NC-SA 4.0" in given and "LICENSE-DATA" in given and "Apache" not in given
 
 
 def test_a_folder_without_a_licence_file_has_no_such_line(tmp_path):
-    table = about(load_task("ceval", write_exam(tmp_path), shots=0)).rows.set_index("")["what"]
+    table = exam_table(load_task("ceval", write_exam(tmp_path), shots=0)).rows.set_index("")["what"]
     assert list(table.index) == ["exam", "benchmark", "licence of the benchmark's data"]
 
 
 def test_an_exam_of_ones_own_is_not_put_under_the_benchmarks_licence(tmp_path):
-    table = about(load_task("ceval", write_exam(tmp_path), shots=0)).rows.set_index("")["what"]
+    table = exam_table(load_task("ceval", write_exam(tmp_path), shots=0)).rows.set_index("")["what"]
     assert table["benchmark"].startswith(
         "none: subjects of its own, in the layout and under the rules of C-Eval"
     )
@@ -184,7 +191,7 @@ def test_an_exam_of_ones_own_is_not_put_under_the_benchmarks_licence(tmp_path):
 
 
 def test_what_the_folder_lacks_is_named(data):
-    lacks = about(load_task("ceval", data / "ceval")).rows.set_index("")["what"][
+    lacks = exam_table(load_task("ceval", data / "ceval")).rows.set_index("")["what"][
         "not in this folder"
     ]
     assert lacks.startswith("12 subjects: ") and "physician" in lacks
@@ -194,13 +201,13 @@ def test_no_subject_is_among_the_hardest_and_the_easiest_at_once():
     rows = pd.concat(
         [answers(), answers().assign(subject=lambda t: t["subject"] + "_2", correct=True)]
     )
-    found = extremes(by_subject(rows)).rows
+    found = best_and_worst(by_subject(rows)).rows
     assert found[""].tolist() == ["easiest", "easiest", "hardest", "hardest"]
     assert found["right"].tolist() == ["2 of 2", "3 of 3", "1 of 2", "2 of 3"]
     level = by_subject(rows.assign(correct=True, name=rows["subject"]))
-    assert extremes(level).rows["subject"].is_unique and len(extremes(level).rows) == 4
-    assert "none is the hardest" in repr(extremes(by_subject(yes_or_no())))
-    assert "none is the hardest" in repr(extremes(by_subject(answers(labelled=False))))
+    assert best_and_worst(level).rows["subject"].is_unique and len(best_and_worst(level).rows) == 4
+    assert "none is the hardest" in repr(best_and_worst(by_subject(yes_or_no())))
+    assert "none is the hardest" in repr(best_and_worst(by_subject(answers(labelled=False))))
 
 
 def test_asked_alone_the_largest_difference_and_the_flipped_answers_are_said():
@@ -214,13 +221,13 @@ def test_asked_alone_the_largest_difference_and_the_flipped_answers_are_said():
             "difference": [1e-6, 0.25, 0.0],
         }
     )
-    found = alone(rows)
+    found = rescore_table(rows)
     assert found.rows["id"].tolist() == ["1"]
     assert found.note == (
         "3 questions asked again, each in a batch of its own: 1 answer flipped; "
         "the largest difference of a log-probability is 0.25."
     )
-    written = alone(rows.assign(flipped=False, difference=math.nan))
+    written = rescore_table(rows.assign(flipped=False, difference=math.nan))
     assert written.rows.empty and written.note.endswith("0 answers flipped.")
 
 
@@ -243,19 +250,21 @@ def exam_of(tmp_path, split: str = "val", shots: int = 2):
 
 def test_questions_asked_without_some_examples_are_listed_with_what_was_left_out(tmp_path):
     task, asked = exam_of(tmp_path)
-    assert "All 5 questions were asked with all their examples" in repr(shortened(asked, task))
+    assert "All 5 questions were asked with all their examples" in repr(
+        shortened_prompts(asked, task)
+    )
     asked["shots_used"] = [2, 1, 0, 0, 2]
     asked.loc[3, "too_long"] = True
-    found = shortened(asked, task)
+    found = shortened_prompts(asked, task)
     assert found.rows["what"].tolist() == [
         "too long even alone: wrong",
         "without 2 of the examples",
         "without 1 of the examples",
     ]
     assert found.note == "3 of 5 questions were not asked in full."
-    assert "the 2 that lack most are shown" in shortened(asked, task, most=2).note
+    assert "the 2 that lack most are shown" in shortened_prompts(asked, task, most=2).note
 
 
 def test_a_dev_question_is_not_missing_its_own_answer(tmp_path):
     task, asked = exam_of(tmp_path, split="dev")
-    assert "All 4 questions" in repr(shortened(asked.assign(shots_used=1), task))
+    assert "All 4 questions" in repr(shortened_prompts(asked.assign(shots_used=1), task))

@@ -174,8 +174,8 @@ def test_what_only_looks_like_a_list_of_ids_is_not_scored(engine: Engine, reques
 
 @pytest.mark.parametrize("rows", [0, -1, 301])
 def test_rows_that_the_model_does_not_have_are_refused(engine: Engine, rows: int):
-    with pytest.raises(SettingsError, match=f"real_ids is {rows}; the model has 300 rows"):
-        engine.score_ids([([1], [2])], real_ids=rows)
+    with pytest.raises(SettingsError, match=f"tokenizer_size is {rows}; the model has 300 rows"):
+        engine.score_ids([([1], [2])], tokenizer_size=rows)
 
 
 def test_cases_without_tokens_are_refused():

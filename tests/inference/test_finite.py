@@ -50,8 +50,8 @@ def complaints(folder: Path, ask: str, size: int, **settings: object) -> list[st
 def test_the_first_layer_that_is_not_finite_is_named_alike_on_all_ranks(
     ask: str, place: str, size: int, compiled: bool, tmp_path: Path
 ):
-    if compiled and build.library("forward") is None:
-        pytest.skip(build.why_not("forward"))
+    if compiled and build.compiled("forward") is None:
+        pytest.skip(build.compile_error("forward"))
     first, *others = complaints(damaged(tmp_path, place), ask, size, compile=compiled)
     assert "The first output that is not finite" in first
     assert first.endswith(f" is that of {PLACES[place]}: such numbers are in {place}")

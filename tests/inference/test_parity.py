@@ -103,7 +103,7 @@ def test_answers_are_judged_as_they_were_given_not_as_they_would_be_now(checkpoi
     with neoxlib.load(checkpoint) as engine:
         weight = engine.model.gpt_neox.embed_in.weight
         right = answers_of(engine)
-        engine.settle()
+        engine.wait_until_resident()
         kept = weight.clone()
         engine.model.gpt_neox.embed_in.weight.mul_(1.5)
         wrong = answers_of(engine)

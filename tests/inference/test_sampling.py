@@ -29,11 +29,11 @@ def choose(
     logits: Tensor,
     prompts: list[list[int]],
     top: int = 0,
-    real_ids: int = VOCAB,
+    tokenizer_size: int = VOCAB,
     **settings: object,
 ) -> Pick:
     sampling = Sampling(**settings)
-    return pick(logits, prompts, sampling, sampling.generators(prompts), real_ids, top)
+    return pick(logits, prompts, sampling, sampling.generators(prompts), tokenizer_size, top)
 
 
 SETTINGS = [
@@ -77,7 +77,7 @@ def test_ties_with_the_kth_score_stay_as_in_transformers():
 def test_draws_follow_the_probabilities():
     logits = torch.tensor([0.5, 0.3, 0.2, 0.0]).log().clamp(min=-100)
     copies = [[1]] * 4000
-    drawn = choose(logits.repeat(4000, 1), copies, real_ids=4, temperature=1.0, seed=5).tokens
+    drawn = choose(logits.repeat(4000, 1), copies, tokenizer_size=4, temperature=1.0, seed=5).tokens
     share = drawn.bincount(minlength=4) / 4000
     torch.testing.assert_close(share, torch.tensor([0.5, 0.3, 0.2, 0.0]), atol=0.03, rtol=0)
 
@@ -90,7 +90,7 @@ def test_temperature_zero_is_argmax_whatever_the_other_settings():
 
 def test_repetition_penalty_also_holds_at_temperature_zero():
     logits = torch.tensor([[-1.0, -3.0, -1.2], [4.0, 1.0, 3.0]])
-    picked = choose(logits, [[0, 0], [0]], real_ids=3, repetition_penalty=2.0)
+    picked = choose(logits, [[0, 0], [0]], tokenizer_size=3, repetition_penalty=2.0)
     assert picked.tokens.tolist() == [
         2,
         2,
@@ -116,7 +116,7 @@ def test_extreme_settings_still_give_a_token():
 def test_rows_that_pad_the_vocabulary_are_never_chosen(settings: dict):
     logits = logits_for()
     logits[:, 300:] = 99.0
-    picked = choose(logits, [[1]] * 3, top=5, real_ids=300, **settings)
+    picked = choose(logits, [[1]] * 3, top=5, tokenizer_size=300, **settings)
     assert picked.tokens.max() < 300 and picked.top_tokens.max() < 300
     expected = logits[:, :300].log_softmax(-1).gather(1, picked.tokens[:, None])[:, 0]
     torch.testing.assert_close(picked.logprobs, expected)

@@ -9,7 +9,7 @@ import torch
 import neoxlib
 from neoxlib.errors import SettingsError
 from neoxlib.inference import score
-from neoxlib.inference.score import Request, groups, log_probabilities, readers
+from neoxlib.inference.score import Request, log_probabilities, prefix_groups, unique_rows
 from neoxlib.kernels.cpu import build
 from tests.support.oracle_models import make_oracle
 from tests.support.thread_ranks import on_ranks
@@ -86,8 +86,8 @@ def assert_same(found: list, expected: list) -> None:
 def test_scores_are_those_of_transformers_at_any_world_size(
     folder, expected, monkeypatch, size: int, compiled: bool
 ):
-    if compiled and build.library("forward") is None:
-        pytest.skip(build.why_not("forward"))
+    if compiled and build.compiled("forward") is None:
+        pytest.skip(build.compile_error("forward"))
     lower_limits(monkeypatch)
 
     def work(group):
@@ -118,11 +118,11 @@ def test_sharing_changes_no_score_and_computes_far_fewer_tokens(folder, expected
 
 
 def plan(requests: list[Request]) -> list[tuple[int, int]]:
-    served = readers(requests)
+    served = unique_rows(requests)
     needed = {
         row: min(len(requests[n].context) for n in numbers) - 1 for row, numbers in served.items()
     }
-    return [(shared, len(rows)) for shared, rows in groups(sorted(served), needed)]
+    return [(shared, len(rows)) for shared, rows in prefix_groups(sorted(served), needed)]
 
 
 def test_questions_after_fewer_examples_share_those_with_the_others():
@@ -158,7 +158,7 @@ def test_the_state_that_predicts_the_first_token_is_not_in_the_shared_part():
 
 def test_an_input_that_begins_another_needs_no_row():
     context = list(range(40))
-    served = readers(
+    served = unique_rows(
         [
             Request(context, [1]),
             Request(context, [2]),

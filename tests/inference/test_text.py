@@ -35,8 +35,8 @@ def model_for() -> GPTNeoX:
     return ours(make_oracle(vocab_size=384))
 
 
-def limits(end: int = 0, real_ids: int = 300, window: int = WINDOW) -> Limits:
-    return Limits((end,), real_ids, window)
+def limits(end: int = 0, tokenizer_size: int = 300, window: int = WINDOW) -> Limits:
+    return Limits((end,), tokenizer_size, window)
 
 
 def answer(
@@ -170,7 +170,7 @@ def test_the_shipped_model_writes_what_transformers_writes():
         tokenizer,
         prompts,
         Sampling(max_new_tokens=40),
-        limits(real_ids=len(tokenizer), window=128),
+        limits(tokenizer_size=len(tokenizer), window=128),
     )
     for prompt, mine in zip(prompts, found, strict=True):
         inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)

@@ -165,7 +165,7 @@ def test_ids_between_that_have_no_token_are_neither_read_nor_written(tmp_path: P
     with pytest.raises(SettingsError, match=r"stop_token_ids holds ids \[301\]"):
         engine.generate([[5]], stop_token_ids=[310, 301])
     every = engine.score_ids(
-        [([5], [n]) for n in range(engine.real_ids) if n not in engine.limits.holes]
+        [([5], [n]) for n in range(engine.tokenizer_size) if n not in engine.limits.holes]
     )
     assert sum(math.exp(score.logprob) for score in every) == pytest.approx(1, abs=1e-4)
 

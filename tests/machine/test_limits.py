@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neoxlib import demo
-from neoxlib.checkpoint.tensor_file import at_once
+from neoxlib.checkpoint.tensor_file import run_in_threads
 from neoxlib.errors import SettingsError
 from neoxlib.inference.engine import load
 from neoxlib.machine import limits
@@ -50,7 +50,7 @@ def write(path: Path, text: str) -> None:
 
 def test_without_groups_the_machine_is_what_the_kernel_counts(machine):
     machine("", "", {})
-    assert limits.read_cores() == limits.Cores(8) and limits.memory() == Memory(23 * GIB, 20 * GIB)
+    assert limits.cores() == limits.Cores(8) and limits.memory() == Memory(23 * GIB, 20 * GIB)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_without_groups_the_machine_is_what_the_kernel_counts(machine):
 )
 def test_a_quota_of_version_2_is_rounded_down_to_one_thread_at_least(machine, quota, count):
     machine("0::/\n", V2, {"cpu.max": f"{quota}\n"})
-    assert limits.cores() == count
+    assert limits.core_count() == count
 
 
 @pytest.mark.parametrize(
@@ -81,15 +81,15 @@ def test_a_quota_of_version_2_is_rounded_down_to_one_thread_at_least(machine, qu
 def test_a_quota_of_version_1_is_read_from_its_two_files(machine, quota, period, count):
     files = {"cpu,cpuacct/job/cpu.cfs_quota_us": quota, "cpu,cpuacct/job/cpu.cfs_period_us": period}
     machine("4:cpu,cpuacct:/job\n", V1.format(root="/"), files)
-    assert limits.cores() == count
-    assert (limits.read_cores().limit is None) == (count == 8)
+    assert limits.core_count() == count
+    assert (limits.cores().limit is None) == (count == 8)
 
 
 def test_a_limit_says_where_it_comes_from_and_what_the_host_has(machine):
     half = 3 * GIB // 2
     files = {"cpu.max": "150000 100000", "memory.max": str(half), "memory.current": "0"}
     machine("0::/\n", V2, files)
-    assert limits.read_cores().limit == "cgroup cpu.max: 1.5 core(s); the host has 8"
+    assert limits.cores().limit == "cgroup cpu.max: 1.5 core(s); the host has 8"
     said = "cgroup memory.max: 1.5 GiB; the host has 23.0"
     assert limits.memory() == Memory(half, half, said)
 
@@ -97,7 +97,7 @@ def test_a_limit_says_where_it_comes_from_and_what_the_host_has(machine):
 def test_fewer_cores_by_affinity_are_named_too(machine, monkeypatch):
     machine("0::/\n", V2, {"cpu.max": "500000 100000"})
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 5, 6})
-    found = limits.read_cores()
+    found = limits.cores()
     assert found.count == 3 and found.limit == "affinity or cpuset: 3 core(s); the host has 8"
 
 
@@ -134,7 +134,7 @@ def test_the_tightest_group_of_the_chain_counts(machine, level):
     files |= {"pod/job/cpu.max": "max 100000", f"{level}cpu.max": "200000 100000"}
     files |= {f"{level}memory.max": str(GIB), f"{level}memory.current": str(GIB // 4)}
     machine("0::/pod/job\n", V2, files)
-    assert limits.cores() == 2
+    assert limits.core_count() == 2
     assert (limits.memory().total, limits.memory().free) == (GIB, 3 * GIB // 4)
 
 
@@ -181,7 +181,7 @@ def test_both_versions_at_once_are_asked(machine):
     mounts = f"{V1.format(root='/')}\n{unified}"
     files = {"memory/x/memory.limit_in_bytes": str(GIB), "unified/y/cpu.max": "100000 50000"}
     machine("9:memory:/x\n1:name=systemd:/z\n0::/y\n", mounts, files)
-    assert limits.memory().total == GIB and limits.cores() == 2
+    assert limits.memory().total == GIB and limits.core_count() == 2
 
 
 def test_a_container_sees_its_own_group_as_the_mount_whatever_its_path_says(machine):
@@ -190,13 +190,13 @@ def test_a_container_sees_its_own_group_as_the_mount_whatever_its_path_says(mach
     files = {"cpu,cpuacct/cpu.cfs_quota_us": "300000", "cpu,cpuacct/cpu.cfs_period_us": "100000"}
     files |= {"memory/memory.limit_in_bytes": str(GIB)}
     machine(f"9:memory:{path}\n4:cpuacct,cpu:{path}\n", V1.format(root=path), files)
-    assert limits.memory().total == GIB and limits.cores() == 3
+    assert limits.memory().total == GIB and limits.core_count() == 3
 
 
 @pytest.mark.parametrize("path", ["/../../elsewhere", "/gone (deleted)", "/docker/other"])
 def test_a_group_outside_of_the_mount_is_asked_for_at_the_mount(machine, path):
     machine(f"0::{path}\n", V2, {"memory.max": str(GIB), "cpu.max": "200000 100000"})
-    assert limits.memory().total == GIB and limits.cores() == 2
+    assert limits.memory().total == GIB and limits.core_count() == 2
 
 
 def test_only_the_part_of_a_path_below_the_mounted_group_is_followed(machine):
@@ -208,11 +208,11 @@ def test_only_the_part_of_a_path_below_the_mounted_group_is_followed(machine):
 def test_a_mount_with_a_blank_in_its_name_is_found(machine):
     mounts = r"30 23 0:26 / /sys/fs/cgroup/a\040b rw - cgroup2 cgroup2 rw"
     machine("0::/\n", mounts, {"a b/cpu.max": "100000 100000"})
-    assert limits.cores() == 1
+    assert limits.core_count() == 1
 
 
 def test_this_machine_answers_whatever_its_set_up():
-    found = limits.read_cores()
+    found = limits.cores()
     memory = limits.memory()
     assert 1 <= found.count <= len(os.sched_getaffinity(0)) and 0 <= memory.free <= memory.total
 
@@ -250,7 +250,7 @@ def test_a_model_that_is_loaded_or_cut_keeps_to_the_quota(begin, monkeypatch):
         if begin == "load":
             assert load(demo.MODEL_DIR).describe()["threads"] == 1
         else:
-            assert list(at_once([lambda: torch.get_num_threads()])) == [1]
+            assert list(run_in_threads([lambda: torch.get_num_threads()])) == [1]
     finally:
         torch.set_num_threads(before)
 

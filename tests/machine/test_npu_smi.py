@@ -221,17 +221,17 @@ def test_text_that_is_no_table_is_a_failure_and_never_a_crash(text):
 
 
 def test_no_npu_smi_is_none_and_one_that_fails_is_a_failure(tmp_path):
-    assert npu_smi.read(str(tmp_path / "npu-smi")) is None
+    assert npu_smi.query(str(tmp_path / "npu-smi")) is None
     broken = tmp_path / "broken"
     broken.write_text("not a program")
-    assert "could not be run" in npu_smi.read(str(broken)).failure
+    assert "could not be run" in npu_smi.query(str(broken)).failure
 
 
 def test_the_command_is_really_run(tmp_path):
     command = tmp_path / "npu-smi"
     command.write_text(f'#!/bin/sh\n[ "$1" = info ] && cat {FIXTURES / "910b3_x8.txt"}\n')
     command.chmod(0o755)
-    assert len(npu_smi.read(str(command)).cards) == 8
+    assert len(npu_smi.query(str(command)).cards) == 8
 
 
 MAPS = {
@@ -388,7 +388,7 @@ def test_a_card_whose_row_shows_no_memory_is_asked_for_it(tmp_path):
     script = f"if [ $# = 1 ]; then cat {tmp_path}/table.txt; else {usages}; fi"
     command.write_text(f"#!/bin/sh\n{script}\n")
     command.chmod(0o755)
-    card = npu_smi.read(str(command)).cards[0]
+    card = npu_smi.query(str(command)).cards[0]
     assert (card.total_mib, card.used_mib, card.free_mib) == (21525, None, None)
 
 

@@ -22,8 +22,8 @@ from tests.support.thread_ranks import on_ranks
 @pytest.fixture(autouse=True)
 def kernels() -> None:
     """The compiled kernels; these tests are skipped, with the reason, where they cannot be had."""
-    if kernels_build.library("forward") is None:
-        pytest.skip(f"the kernels cannot be compiled: {kernels_build.why_not('forward')}")
+    if kernels_build.compiled("forward") is None:
+        pytest.skip(f"the kernels cannot be compiled: {kernels_build.compile_error('forward')}")
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_large_queries_do_not_overflow_float16():
 
 def test_a_damaged_weight_is_not_hidden(checkpoint):
     with neoxlib.load(checkpoint) as engine:
-        engine.settle()
+        engine.wait_until_resident()
         engine.model.gpt_neox.layers[1].mlp.dense_4h_to_h.weight.data[3, 5] = torch.nan
         with pytest.raises(SettingsError, match="not finite"):
             engine.generate(["The sun"], max_new_tokens=2)
@@ -215,7 +215,7 @@ def test_greedy_text_is_that_of_the_plain_model(checkpoint, size: int):
 
 def test_weights_lie_one_after_the_other_in_one_block(checkpoint):
     engine = neoxlib.load(checkpoint)
-    engine.settle()
+    engine.wait_until_resident()
     starts = [parameter.data_ptr() for parameter in engine.model.parameters()]
     sizes = [(parameter.nbytes + 63) // 64 * 64 for parameter in engine.model.parameters()]
     assert starts == [starts[0] + sum(sizes[:i]) for i in range(len(sizes))]

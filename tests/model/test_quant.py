@@ -120,7 +120,7 @@ def test_bits_do_not_depend_on_the_chunks_or_the_threads(monkeypatch):
 @pytest.mark.parametrize("columns", [32, 96, 512, 1056])
 def test_compiled_packing_has_the_bits_of_the_plain_one(columns: int, dtype: torch.dtype):
     if not kernels_pack.compiled():
-        pytest.skip(build.why_not("pack"))
+        pytest.skip(build.compile_error("pack"))
     for size in (1.0, 1e-4, 3e-6, 3e-8, 1e-30, 1e-38):
         weight = (weight_of(23, columns).clamp(-10, 10) * size).to(dtype)
         weight[2] = weight[2].abs()

@@ -1,7 +1,6 @@
 """Several groups of ranks: each on its own part of the machine, together as right as one."""
 
 import signal
-from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +8,7 @@ import pytest
 
 import neoxlib
 from neoxlib.errors import RankError, SettingsError
-from neoxlib.exam import evaluate, get_profile, load_task
+from neoxlib.exam import evaluate, evaluation, get_profile, load_task
 from neoxlib.machine import npu_smi
 from neoxlib.ranks import placement, worker
 from tests.support.exam_files import write_exam
@@ -37,7 +36,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_groups_answer_as_one_engine_and_leave_nothing_behind(model_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(import_module("neoxlib.exam.evaluate"), "PORTION", 1)
+    monkeypatch.setattr(evaluation, "PORTION", 1)
     task = load_task("ceval", write_exam(tmp_path / "exam"), shots=2)
     expected = evaluate(neoxlib.load(model_dir), task, OFFICIAL)
     with neoxlib.Session(
@@ -84,7 +83,7 @@ def one_row_a_batch(engine: neoxlib.Engine) -> None:
     from neoxlib.inference import score
 
     score.BATCH_TOKENS = 1
-    score.PAYS = 10**9
+    score.MIN_SHARED_TOKENS = 10**9
 
 
 @pytest.mark.parametrize(

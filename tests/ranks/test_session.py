@@ -144,7 +144,7 @@ def test_four_ranks_share_memory_and_say_what_one_rank_says(checkpoint, tmp_path
     with open_session(checkpoint, tmp_path, world_size=4) as session:
         answers = session.generate(PROMPTS, max_new_tokens=12)
         assert session.describe()["backend"] == (
-            "shared memory" if build.library("allreduce") else "gloo"
+            "shared memory" if build.compiled("allreduce") else "gloo"
         )
     assert [a.token_ids for a in answers] == [e.token_ids for e in expected]
 
@@ -299,7 +299,7 @@ def test_a_rank_that_is_stopped_at_any_point_changes_no_answer(tmp_path, monkeyp
             time.sleep(0.6 if len(answers) < 2 else 0)
             answers.append(session.logits(IDS))
             goes_on.join()
-        session.settle()
+        session.wait_until_resident()
         settled = session.logits(IDS)
     assert all(torch.equal(logits, settled) for logits in answers)
 

@@ -20,7 +20,7 @@ from neoxlib.ranks.shared_memory import SharedGroup
 from tests.support.process_ranks import Team
 
 pytestmark = pytest.mark.skipif(
-    build.library("allreduce") is None, reason=build.why_not("allreduce")
+    build.compiled("allreduce") is None, reason=build.compile_error("allreduce")
 )
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from neoxlib.errors import Stopped
 from neoxlib.model.group import SOLO
 from neoxlib.ranks import stopping
 from neoxlib.ranks.collectives import TorchGroup
@@ -41,7 +42,7 @@ def stopped(group: TorchGroup, gloo: TorchGroup, backend: str, asked: int) -> tu
             if step == ASKED_AT and team.rank == asked:
                 stopping.asked.set()
             team.checkpoint(step)
-    except stopping.Stopped as error:
+    except Stopped as error:
         return step, str(error)
     finally:
         stopping.asked.clear()

@@ -125,7 +125,7 @@ def test_every_row_says_what_was_found_and_needed_and_every_repair_is_a_line_for
 @pytest.mark.parametrize("name", HOSTS)
 def test_what_doctor_writes_as_json_can_be_judged_elsewhere(name):
     report = doctor.Report(doctor.judge(HOSTS[name]), HOSTS[name])
-    again = doctor.read(report.to_json())
+    again = doctor.from_json(report.to_json())
     assert (
         again.host == HOSTS[name]
         and again.rows == report.rows
@@ -154,7 +154,7 @@ def test_a_host_with_something_to_repair_is_told_the_whole_installation_and_a_he
 )
 def test_what_is_no_description_is_refused(said):
     with pytest.raises(SettingsError):
-        doctor.read(said)
+        doctor.from_json(said)
 
 
 def test_this_machine_can_be_described_and_restored(tmp_path):

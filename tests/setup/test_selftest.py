@@ -142,7 +142,7 @@ def small(tmp_path: Path, quant: str | None = None, family: str = "A2"):
         engine = load(
             model_trials.small_model(tmp_path), dtype="float16", quant=quant, compile=False
         )
-        engine.settle()
+        engine.wait_until_resident()
         on_npu.attach(engine.model, family)
         yield engine
 
@@ -219,7 +219,7 @@ def test_the_file_holds_every_error_and_says_that_it_is_emulated(tmp_path):
         tmp_path / "new" / "x.json", lambda line: None, selftest.about("cpu", chip, "cpu", 2)
     )
     with reference.on_chip(chip.family):
-        assert selftest.examine(record, "cpu", chip, 2)
+        assert selftest.run_trials(record, "cpu", chip, 2)
     whole = json.loads((tmp_path / "new" / "x.json").read_text())
     assert whole["emulated"] is True and whole["verdict"] == "passed" and whole["chip"] == "310P3"
     assert {"cann", "driver", "firmware", "device", "environment", "started", "seconds"} < set(

@@ -61,7 +61,7 @@ def test_where_cann_is_sourced_already_its_variables_are_taken_as_they_are(cann)
 
 
 def test_both_files_are_written_and_say_how_they_are_used(cann, tmp_path):
-    table = sourced_env.write(tmp_path / "out", cann, plain()).set_index("file")
+    table = sourced_env.write_environment(tmp_path / "out", cann, plain()).set_index("file")
     line = f"source {tmp_path}/out/environment.sh >&2 && printenv ATB_HOME_PATH"
     sourced = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert sourced.stdout.strip() == "/a/cann/atb/cxx_abi_1"
@@ -82,7 +82,7 @@ def test_jupyter_starts_the_kernel_with_the_values_as_they_were(cann, tmp_path):
 def test_jupyter_reads_the_kernel(cann, tmp_path):
     from jupyter_client.kernelspec import KernelSpec
 
-    sourced_env.write(tmp_path, cann, plain())
+    sourced_env.write_environment(tmp_path, cann, plain())
     spec = KernelSpec.from_resource_dir(str(tmp_path / "kernel"))
     assert spec.env["ASCEND_HOME_PATH"] == "/a/cann" and spec.language == "python"
 
@@ -110,7 +110,7 @@ def test_a_script_that_fails_is_named_with_what_it_said(cann, tmp_path):
 def test_no_line_to_type_holds_the_home_folder(tmp_path, monkeypatch):
     """It ends up in a report, and the folder is named after a person."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    table = sourced_env.write(tmp_path / "my outputs", Host(), plain())
+    table = sourced_env.write_environment(tmp_path / "my outputs", Host(), plain())
     assert table["to use it"].tolist() == [
         "source ~/'my outputs/environment.sh'",
         "jupyter kernelspec install --user --name neoxlib ~/'my outputs/kernel'",

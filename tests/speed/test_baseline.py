@@ -38,7 +38,7 @@ def test_a_slowdown_that_is_allowed_passes(tmp_path: Path):
     ("factor", "verdict"), [(0.8, "faster"), (0.95, "within noise"), (1.2, "slower")]
 )
 def test_only_a_ratio_whose_interval_leaves_out_1_is_called_faster_or_slower(factor, verdict):
-    last = baseline.speed(table(), slowed(factor)).iloc[-1]
+    last = baseline.compare_times(table(), slowed(factor)).iloc[-1]
     assert last["verdict"] == verdict and last["ratio"] == pytest.approx(factor)
     assert (last["ratio_low"], last["ratio_high"]) == pytest.approx(
         (factor * 0.95 / 1.05, factor * 1.05 / 0.95)
@@ -101,7 +101,7 @@ def test_without_a_baseline_nothing_is_compared_and_nothing_checked():
 
 def test_a_case_without_next_token_is_compared_by_its_first():
     one = table(row(output_len=1, later=None))
-    assert baseline.speed(one, one)["token"].tolist() == ["first token"]
+    assert baseline.compare_times(one, one)["token"].tolist() == ["first token"]
 
 
 @pytest.mark.parametrize(("here", "there", "judged"), [(5, 6, 0), (6, 5, 0), (1, 1, 0), (6, 6, 2)])

@@ -108,7 +108,7 @@ def test_the_slowest_rank_is_that_of_most_next_steps():
 
 
 def test_rows_have_the_columns_that_are_explained_and_each_ranks_memory():
-    (row,) = measure.measure(Clockwork(), [Case(1, 8, 2)], Notes()).to_dict("records")
+    (row,) = measure.time_cases(Clockwork(), [Case(1, 8, 2)], Notes()).to_dict("records")
     assert set(row) == set(COLUMNS) | {"rank0_rss_peak_mb"}
     assert row["rank_rss_peak_mb"] == row["rank0_rss_peak_mb"] > 10
     assert row["device_peak_mb"] is None or math.isnan(row["device_peak_mb"])
@@ -119,7 +119,7 @@ def test_the_order_is_shuffled_by_the_seed_and_the_table_is_not():
     orders = []
     for seed in (0, 0, 1):
         engine = Clockwork()
-        table = measure.measure(engine, cases, Notes(), seed)
+        table = measure.time_cases(engine, cases, Notes(), seed)
         assert table["input_len"].tolist() == list(range(1, 30))
         orders.append([case.input_len for case in engine.asked])
     assert (
@@ -136,7 +136,7 @@ def test_rows_are_kept_as_soon_as_they_are_measured():
 
     notes = Notes()
     with pytest.raises(RuntimeError):
-        measure.measure(Breaks(), [Case(1, 8, n) for n in (2, 3, 4)], notes)
+        measure.time_cases(Breaks(), [Case(1, 8, n) for n in (2, 3, 4)], notes)
     assert set(notes.kept) == {
         "latency",
         "latency.json",
@@ -152,18 +152,18 @@ def test_what_memory_cannot_hold_is_refused_before_anything_is_measured(monkeypa
     token = 2 * 2 * 8 * 4  # keys and values, layers, hidden, bytes
     fits = 10**6 // token
     with pytest.raises(SettingsError, match=r"batch 1, 1 in, 7812 out needs 0\.00 GB"):
-        measure.measure(engine, [Case(1, 8, 2), Case(1, 1, fits)], Notes())
+        measure.time_cases(engine, [Case(1, 8, 2), Case(1, 1, fits)], Notes())
     assert not engine.asked
-    measure.measure(Clockwork(dtype="bfloat16"), [Case(1, 1, fits)], Notes())
-    measure.measure(Clockwork(device="npu:0"), [Case(1, 1, fits)], Notes())
+    measure.time_cases(Clockwork(dtype="bfloat16"), [Case(1, 1, fits)], Notes())
+    measure.time_cases(Clockwork(device="npu:0"), [Case(1, 1, fits)], Notes())
 
 
 def test_timings_are_said_where_the_guides_switch_is_set(monkeypatch, capsys):
     monkeypatch.delenv("TIMEIT", raising=False)
-    measure.measure(Clockwork(), [Case(1, 8, 2)], Notes())
+    measure.time_cases(Clockwork(), [Case(1, 8, 2)], Notes())
     assert "first" not in capsys.readouterr().out
     monkeypatch.setenv("TIMEIT", "1")
-    measure.measure(Clockwork(), [Case(1, 8, 2)], Notes())
+    measure.time_cases(Clockwork(), [Case(1, 8, 2)], Notes())
     assert capsys.readouterr().out.startswith(
         "batch 1, 8 in, 2 out: first 106.00 ms, next 16.00 ms "
         "(pre 1.00, forward 10.00, communication 2.00, post 3.00), 16 tokens/s\n"

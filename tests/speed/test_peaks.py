@@ -30,7 +30,7 @@ def session(world_size: int = 1, device: str = "cpu") -> SimpleNamespace:
     def engine(group: object) -> SimpleNamespace:
         model = GPTNeoX(CONFIG, group)
         weight = model.gpt_neox.final_layer_norm.weight
-        about_itself = {"describe": lambda: about, "settle": lambda: None}
+        about_itself = {"describe": lambda: about, "wait_until_resident": lambda: None}
         return SimpleNamespace(model=model, weight=weight, group=group, **about_itself)
 
     def apply(function: object) -> object:
@@ -40,16 +40,16 @@ def session(world_size: int = 1, device: str = "cpu") -> SimpleNamespace:
 
 
 def test_peaks_are_measured_and_say_so(quick):
-    found = peaks.peaks(session())
+    found = peaks.find_peaks(session())
     assert found.gb_s > 0 and found.tflops > 0 and found.shared and found.own is None
     assert found.table["source"].str.startswith("measured now, 1 rank at once").all()
 
 
 @pytest.mark.parametrize("kilobytes", [1, 7, 64])
 def test_reading_leaves_no_byte_out(kilobytes: int):
-    library = build.library("bandwidth")
+    library = build.compiled("bandwidth")
     if library is None:
-        pytest.skip(build.why_not("bandwidth"))
+        pytest.skip(build.compile_error("bandwidth"))
     for at in (0, 255, 256, 700, 1024 * kilobytes - 1):
         data = np.zeros(1024 * kilobytes, np.uint8)
         assert library.reading_through(data.ctypes.data_as(c_void_p), c_int64(data.nbytes)) == 0
@@ -60,12 +60,12 @@ def test_reading_leaves_no_byte_out(kilobytes: int):
 def test_what_ranks_reach_is_added_up(quick, monkeypatch):
     monkeypatch.setattr(peaks, "reading", lambda size, threads: 5.0)
     monkeypatch.setattr(peaks, "product", lambda dtype, device: 0.25)
-    found = peaks.peaks(session(2))
+    found = peaks.find_peaks(session(2))
     assert (found.gb_s, found.tflops) == (10.0, 0.5)
 
 
 def test_given_figures_take_the_place_of_measured_ones(quick):
-    found = peaks.peaks(session(2), 30.0, 0.5)
+    found = peaks.find_peaks(session(2), 30.0, 0.5)
     assert (found.gb_s, found.tflops) == (30.0, 0.5)  # one machine, whatever the ranks
     assert found.table["source"].tolist() == ["as given", "as given"]
 
@@ -74,7 +74,7 @@ def test_on_npus_a_given_figure_is_each_ones_and_the_chips_own_is_only_predicted
     quick, monkeypatch
 ):
     monkeypatch.setattr(peaks, "chip_for", lambda device: CHIPS["910B3"])
-    found = peaks.peaks(session(2, "npu:0"), 1000.0, 200.0)
+    found = peaks.find_peaks(session(2, "npu:0"), 1000.0, 200.0)
     assert (found.gb_s, found.tflops, found.shared) == (2000.0, 400.0, False)
     own = found.table[found.table["source"].str.contains("910B3")]
     assert own["source"].str.startswith("predicted").all() and own["value"].tolist() == [
@@ -91,7 +91,7 @@ def test_more_chips_are_more_bandwidth_and_more_ranks_on_one_cpu_are_not():
 @pytest.mark.parametrize("figures", [(0.0, -1.0), (float("nan"), 0.0)])
 def test_peaks_that_cannot_be_are_refused_together(figures):
     with pytest.raises(SettingsError, match=r"peak_gb_s is .*; peak_tflops is"):
-        peaks.peaks(session(), *figures)
+        peaks.find_peaks(session(), *figures)
     given = dict(zip(("peak_gb_s", "peak_tflops"), figures, strict=True))
     said = parameters.complaints(given, parameters.PARAMETERS)
     assert [line.split(":")[0] for line in said] == ["peak_gb_s", "peak_tflops"]

@@ -21,8 +21,8 @@ from neoxlib.speed.roofline import (
     BY_ROWS,
     Pass,
     Roofline,
+    of_session,
     predictions,
-    roofline,
     verdicts,
 )
 from tests.support.timed_cases import CONFIG, peak, row, table
@@ -168,7 +168,7 @@ def test_every_prediction_is_labelled_so():
 
 def test_the_budget_is_of_what_the_session_loaded():
     about = {"device": "cpu", "world_size": 4, "dtype": "bfloat16", "quant": "int8"}
-    roof = roofline(SimpleNamespace(config=CONFIG, describe=lambda: about), peak())
+    roof = of_session(SimpleNamespace(config=CONFIG, describe=lambda: about), peak())
     assert (roof.budget.world_size, roof.budget.dtype, roof.budget.quant) == (4, "bfloat16", "int8")
 
 

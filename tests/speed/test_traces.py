@@ -33,7 +33,7 @@ def test_a_trace_has_one_prefill_and_three_decoding_steps_and_what_is_in_them(
 
 
 def test_the_compiled_layers_are_in_the_trace(engine, tmp_path: Path):
-    if engine.model.fast is None:
+    if engine.model.executor is None:
         pytest.skip("no compiler here")
     engine.trace(Case(1, 8, 2), tmp_path)
     top = traces.top_operations(traces.read(tmp_path))

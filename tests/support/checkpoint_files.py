@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from neoxlib.checkpoint.folder import Stored
+from neoxlib.checkpoint.folder import StoredTensor
 from neoxlib.model.config import ModelConfig
 from tests.support.oracle_models import TINY
 
 
-def whole(stored: Stored) -> torch.Tensor:
+def whole(stored: StoredTensor) -> torch.Tensor:
     out = torch.empty(stored.shape, dtype=stored.dtype)
     stored.read_into(out, tuple(slice(0, n) for n in stored.shape))
     return out

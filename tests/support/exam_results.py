@@ -76,7 +76,7 @@ def byte_tokenizer(merges: tuple[tuple[str, str], ...] = ()) -> PreTrainedTokeni
 
 
 class Fake:
-    """Finds the letter likeliest that `favourite` names, or writes `says`; remembers what it was
+    """Finds the letter most likely that `favourite` names, or writes `says`; remembers what it was
     asked.
     """
 
@@ -93,7 +93,9 @@ class Fake:
     def describe(self) -> dict:
         return {"fingerprint": "f", "dtype": "float32", "quant": None}
 
-    def score_ids(self, requests: list, stream=None, real_ids=None) -> list[tuple[float, bool]]:
+    def score_ids(
+        self, requests: list, stream=None, tokenizer_size=None
+    ) -> list[tuple[float, bool]]:
         self.asked.append([self.tokenizer.decode(context) for context, _ in requests[::4]])
         return [(self.value if ids == [self.favourite] else -9.0, False) for _, ids in requests]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from neoxlib.machine import npu_smi
 from neoxlib.machine.host import Host
 from neoxlib.setup.doctor import judge
-from neoxlib.setup.machine_checks import Row
+from neoxlib.setup.machine_checks import CheckRow
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "npu_smi"
 PINS = {"torch": "2.13.0", "transformers": "5.23.0"}
@@ -40,7 +40,7 @@ def npu(name: str, count: int, **changes: object) -> Host:
 A2 = npu("910b3_x8", 8)
 
 
-def rows(machine: Host) -> dict[str, Row]:
+def rows(machine: Host) -> dict[str, CheckRow]:
     """The doctor's rows by name."""
     return {row.name: row for row in judge(machine)}
 

@@ -14,12 +14,12 @@ from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.exam import changed_answers, load_task
 from neoxlib.exam.browser import Browser
 from neoxlib.exam.scores import by_subject, readable
-from neoxlib.exam.tables import about
+from neoxlib.exam.tables import exam_table
 from neoxlib.inference import tables as inference_tables
 from neoxlib.inference.text import Completion, Timings
 from neoxlib.machine.host import Host
 from neoxlib.setup import doctor
-from neoxlib.setup.machine_checks import Row
+from neoxlib.setup.machine_checks import CheckRow
 from neoxlib.speed import plan as speed_plan
 from neoxlib.speed import tables
 from neoxlib.workbook import markup, pages, past_run
@@ -102,7 +102,7 @@ VIEWS = {
     "strip": lambda text, _: SimpleNamespace(
         _repr_html_=lambda: inference_tables.strip(completion(text), Spells(text)).data
     ),
-    "doctor": lambda text, _: doctor.Report((Row(text, "FAIL", text, text, text),), Host()),
+    "doctor": lambda text, _: doctor.Report((CheckRow(text, "FAIL", text, text, text),), Host()),
     "Verdicts": lambda text, _: tables.Verdicts(
         table().assign(bound="compute", first_bound="compute", verdict=text)
     ),
@@ -186,7 +186,7 @@ def test_the_memory_plan_and_the_exams_own_facts_are_text(monkeypatch):
     monkeypatch.setattr(type(plan), "title", HOSTILE[1])
     monkeypatch.setattr(speed_plan, "NOTES", (HOSTILE[0],) * len(speed_plan.NOTES))
     assert tags(plan._repr_html_()) == whole
-    assert markup.NO_FORMULAS in about(load_task("ceval", EXAM_DIR))._repr_html_()
+    assert markup.NO_FORMULAS in exam_table(load_task("ceval", EXAM_DIR))._repr_html_()
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -48,12 +48,12 @@ class Built(NamedTuple):
     seconds: float  # spent compiling; 0.0 if it was in the cache
 
 
-def library(name: str) -> ctypes.CDLL | None:
+def compiled(name: str) -> ctypes.CDLL | None:
     """The functions of `<name>.cpp`, or None if it cannot be compiled: see `why_not`."""
     return _built(name).library
 
 
-def why_not(name: str) -> str:
+def compile_error(name: str) -> str:
     """Why `library(name)` is None, and what to do; empty if it is not None."""
     return _built(name).why_not
 

@@ -58,7 +58,7 @@ def pack(bits: int, weight: Tensor, packed: Tensor, scale: Tensor) -> bool | Non
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    library = build.library("pack")
+    library = build.compiled("pack")
     return None if library is None else _declare(library)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from neoxlib.kernels.cpu import build
 
 
-class Likeliest(NamedTuple):
+class TopTokens(NamedTuple):
     """The largest logits of each row, ties by lower id, and the row's logsumexp."""
 
     ids: Tensor  # [B, count] int64, best first
@@ -24,14 +24,14 @@ class Likeliest(NamedTuple):
     total: Tensor  # [B] float32: logsumexp; not finite if a logit is NaN or +infinity
 
 
-def likeliest(logits: Tensor, count: int) -> Likeliest:
+def top_tokens(logits: Tensor, count: int) -> TopTokens:
     """Top `count` (1 to V) of each row of `logits` [B, V] float32, which may be strided."""
     assert logits.dtype == torch.float32 and logits.stride(1) == 1, (logits.dtype, logits.stride())
     assert 1 <= count <= logits.shape[1], (count, logits.shape)
     if _library() is None:
         return _plain(logits, count)
     rows = len(logits)
-    found = Likeliest(
+    found = TopTokens(
         torch.empty(rows, count, dtype=torch.int64), torch.empty(rows, count), torch.empty(rows)
     )
     pointers = (found.logits.data_ptr(), found.ids.data_ptr(), found.total.data_ptr())
@@ -41,7 +41,7 @@ def likeliest(logits: Tensor, count: int) -> Likeliest:
     return found
 
 
-def _plain(logits: Tensor, count: int) -> Likeliest:
+def _plain(logits: Tensor, count: int) -> TopTokens:
     values = logits.numpy()
     ids = values.argmax(-1)[:, None]
     if count > 1:
@@ -51,12 +51,12 @@ def _plain(logits: Tensor, count: int) -> Likeliest:
         total = top + np.log(
             [np.exp(row - most).sum() for row, most in zip(values, top, strict=True)]
         )
-    return Likeliest(*map(torch.from_numpy, (ids, np.take_along_axis(values, ids, -1), total)))
+    return TopTokens(*map(torch.from_numpy, (ids, np.take_along_axis(values, ids, -1), total)))
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    library = build.library("forward")
+    library = build.compiled("forward")
     if library is not None:
         library.top_tokens_of.argtypes = [c_void_p, *[c_int64] * 4, *[c_void_p] * 3]
         library.top_tokens_of.restype = None

@@ -131,5 +131,5 @@ def test_of_several_processes_one_compiles_and_all_get_the_library(tmp_path, mon
 
 
 def test_a_library_is_asked_for_by_name_once_per_process():
-    assert build.library("allreduce") is build.library("allreduce")
-    assert (build.library("allreduce") is None) == bool(build.why_not("allreduce"))
+    assert build.compiled("allreduce") is build.compiled("allreduce")
+    assert (build.compiled("allreduce") is None) == bool(build.compile_error("allreduce"))

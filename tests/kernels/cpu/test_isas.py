@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from neoxlib.kernels.cpu import build, pack
-from neoxlib.model.on_cpu import FastPath
+from neoxlib.model.on_cpu import CompiledModel
 from neoxlib.model.quant import SCHEMES
 from tests.support.compiled_models import ODD, WIDE, error, model_of, run
 from tests.support.oracle_models import ids_for, make_oracle
@@ -67,7 +67,7 @@ def compiled(
     libraries: dict[str, ctypes.CDLL], oracle: torch.nn.Module, **how: object
 ) -> torch.nn.Module:
     model = model_of(oracle, compiled=False, **how)
-    model.fast = FastPath(model, libraries["forward"])
+    model.executor = CompiledModel(model, libraries["forward"])
     return model
 
 
@@ -103,7 +103,7 @@ def test_matrices_of_16_bits_stand_for_the_same_of_32_to_the_bit(libraries, dtyp
     wide, narrow = (compiled(libraries, oracle) for _ in range(2))
     for parameter in narrow.parameters():
         parameter.data = parameter.data.to(dtype) if parameter.ndim == 2 else parameter.data
-    narrow.fast.renew()
+    narrow.executor.reload_pointers()
     for rows in (1, 2, 9, 16, 17, 21, 22, 27, 28, 63, 64, 90):
         ids = ids_for(oracle, 1, rows)
         assert torch.equal(run(narrow, ids), run(wide, ids)), rows

@@ -18,7 +18,7 @@ from neoxlib.model.config import ModelConfig
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.group import SOLO, Group
 from neoxlib.model.parameters import full_parameters
-from neoxlib.model.quant import HEAD, SCHEMES, Packed
+from neoxlib.model.quant import HEAD_SCHEME, SCHEMES, Packed
 from tests.support.npu import reference as reference
 from tests.support.oracle_models import TINY, make_oracle
 from tests.support.thread_ranks import on_ranks
@@ -84,7 +84,7 @@ def loaded(
         full = full_parameters(config, quant)[name]
         source = random_weights().get(name)
         if full.dtype is not None:
-            scheme = HEAD.name if name.startswith("embed_out") else quant
+            scheme = HEAD_SCHEME.name if name.startswith("embed_out") else quant
             source = packed(name.removesuffix("_scale"), scheme)[name.rpartition(".")[2]]
         parameter.data.copy_(source[full.rule.slices(full.shape, group.rank, group.size)])
     return model

@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 import neoxlib
 from neoxlib.errors import SettingsError
 from neoxlib.exam import ask as exam_ask
-from neoxlib.exam import evaluate, get_profile, load_task, rescore
+from neoxlib.exam import evaluate, evaluation, get_profile, load_task, rescore
 from neoxlib.exam.ask import WorkQueue, share_out
 from neoxlib.inference import score
 from tests.support.exam_files import write_exam
@@ -21,7 +20,6 @@ from tests.support.exam_results import Fake, byte_tokenizer
 from tests.support.oracle_models import make_oracle
 
 OFFICIAL = get_profile("official", "ceval")
-EVALUATE = import_module("neoxlib.exam.evaluate")  # the package has the function by this name
 LETTERS = ["p_A", "p_B", "p_C", "p_D"]
 
 
@@ -124,7 +122,7 @@ def test_a_short_window_drops_examples_and_marks_what_never_fits(model_dir, exam
 
 def test_rows_come_in_the_exams_order_and_each_subject_is_asked_together(exam, monkeypatch):
     fake = Fake("B")
-    monkeypatch.setattr(EVALUATE, "PORTION", 2)
+    monkeypatch.setattr(evaluation, "PORTION", 2)
     found = evaluate(fake, load_task("ceval", exam, shots=2), OFFICIAL)
     assert [len(portion) for portion in fake.asked] == [2, 1, 2]
     assert [prompt for portion in fake.asked for prompt in portion] == found["prompt"].tolist()
@@ -206,7 +204,7 @@ def test_an_answer_of_two_tokens_is_refused(exam):
 
 def test_groups_of_ranks_share_the_questions_out(engine, exam, monkeypatch):
     """Each answers some, none waits for another, and the table is one group's."""
-    monkeypatch.setattr(EVALUATE, "PORTION", 1)
+    monkeypatch.setattr(evaluation, "PORTION", 1)
     task = load_task("ceval", exam, shots=2)
     fakes = [Fake("B"), Fake("B")]
     meet = threading.Barrier(2, timeout=20)
