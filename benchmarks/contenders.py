@@ -287,10 +287,12 @@ def _embedding(model_dir: Path) -> int:
 
 def _weights(model_dir: Path, dtype: str, quant: str | None) -> int:
     """Bytes of weights that neoxlib reads for a token."""
-    from neoxlib.checkpoint.plan import plan
+    from neoxlib.checkpoint.plan import parameter_plan
 
     return sum(
-        row.total_bytes for row in plan(model_dir, 1, dtype, quant) if "embed_in" not in row.tensor
+        row.total_bytes
+        for row in parameter_plan(model_dir, 1, dtype, quant)
+        if "embed_in" not in row.tensor
     )
 
 

@@ -15,7 +15,7 @@ def decode(
     import torch
 
     import neoxlib
-    from neoxlib.checkpoint.plan import plan
+    from neoxlib.checkpoint.plan import parameter_plan
     from neoxlib.inference.timing import Case
 
     torch.set_num_threads(threads)
@@ -26,7 +26,7 @@ def decode(
     (steps,) = engine.profile(Case(1, prompt, tokens, repeats=1, warmup=0))
     parts = (steps[part] for part in ("pre", "forward", "communication", "post"))
     walls = [sum(step) for step in zip(*parts, strict=True)]
-    rows = plan(model_dir, 1, dtype, quant)
+    rows = parameter_plan(model_dir, 1, dtype, quant)
     read = sum(row.total_bytes for row in rows if "embed_in" not in row.tensor)
     return {
         "load_s": loaded,
@@ -73,7 +73,7 @@ def load(model_dir: str, threads: int, dtype: str, quant: str | None = None) -> 
     """neoxlib.load, and a first token: by then all weights were read."""
     import torch
 
-    from neoxlib.inference.engine import load
+    from neoxlib.inference.load import load
 
     torch.set_num_threads(threads)
     start = time.perf_counter()

@@ -27,12 +27,13 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
 from neoxlib.errors import SettingsError
-from neoxlib.inference.engine import Engine, load
+from neoxlib.inference.engine import Engine
+from neoxlib.inference.load import load
 from neoxlib.ranks.session import Session
 
 log = logging.getLogger("neoxlib")
 
-Pair = tuple[list[int], list[int]]  # ids of a context and of its continuation
+Encoded = tuple[list[int], list[int]]  # ids of a context and of its continuation
 MAX_GEN_TOKS = 256  # default for a task, as in lm-eval's model `hf`
 CHUNK = 2048  # requests between two writes to lm-eval's cache, lost if a run is interrupted
 AUTO_ROWS = 8  # prompts continued together under `--batch_size auto`
@@ -174,7 +175,7 @@ class NeoXLM(TemplateLM):
         return [answers[n] for n in range(len(pairs))]
 
     def _score(
-        self, pairs: dict[int, Pair], start: int, bar: tqdm
+        self, pairs: dict[int, Encoded], start: int, bar: tqdm
     ) -> dict[int, tuple[float, bool]]:
         """Score one chunk; `start` requests were done before it."""
         scores = self.model.score_ids(
@@ -187,7 +188,7 @@ class NeoXLM(TemplateLM):
 
     def _cut(
         self, texts: tuple[str, str] | None, context: list[int], continuation: list[int]
-    ) -> Pair:
+    ) -> Encoded:
         """Cut a request to the window from its beginning; at least one context token stays."""
         if not 1 <= len(continuation) <= self.max_length:
             what = f"{texts[1]!r:.40} after {texts[0][-20:]!r}" if texts else "a text"

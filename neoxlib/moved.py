@@ -14,7 +14,7 @@ FORMER = {  # what notebooks imported, and where its functions are now
     "chips": "machine.devices machine.launch_env",
     "config": "model.config",
     "device": "machine.runtime",
-    "engine": "inference.engine",
+    "engine": "inference.engine inference.load",
     "exam_plots": "exam.figures",
     "install": "setup.install",
     "doctor": "setup.doctor",
@@ -41,7 +41,9 @@ RENAMED = {  # what a notebook called by another name in those modules
     "bench.measure": "time_cases",
     "doctor.run": "check",
     "doctor.read": "from_json",
+    "parity.check": "check_parity",
     "peaks.peaks": "find_peaks",
+    "quality.check": "check_quality",
     "roofline.roofline": "of_session",
     "shell.write": "write_environment",
     "speed_views.peaks": "peaks_table",
@@ -52,6 +54,7 @@ RENAMED = {  # what a notebook called by another name in those modules
     "tasks.rules": "rules_table",
     "tasks.shortened": "shortened_prompts",
     "tasks.trust": "calibration_sentence",
+    "weights.plan": "parameter_plan",
 }
 
 

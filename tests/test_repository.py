@@ -18,7 +18,8 @@ import nbformat
 import pytest
 import yaml
 
-from neoxlib.workbook.parameters import NOTEBOOKS, PARAMETERS, TYPES
+from neoxlib.workbook.parameter_table import NOTEBOOKS, PARAMETERS
+from neoxlib.workbook.parameters import TYPES
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "neoxlib"

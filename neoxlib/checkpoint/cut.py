@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neoxlib.checkpoint import durable
 from neoxlib.checkpoint.cut_job import CutJob, CutTensor
-from neoxlib.checkpoint.durable import Journal
+from neoxlib.checkpoint.durable import CutJournal
 from neoxlib.checkpoint.manifest import JOURNAL, MANIFEST, manifest_bytes, seal
 from neoxlib.checkpoint.pack import packed
 from neoxlib.checkpoint.pickles import load_whole
@@ -38,7 +38,7 @@ def write(job: CutJob, progress: bool) -> dict[str, Any]:
     with durable.disk_errors(job.root), garbage_collection_paused():
         for folder in job.folders:
             (job.root / folder).mkdir(parents=True, exist_ok=True)
-        journal = Journal(job.root / JOURNAL, job.request)
+        journal = CutJournal(job.root / JOURNAL, job.request)
         try:
             written = _write_companions(job) | _write_weights(job, sizes, journal, progress)
             _check_source(job, written, journal)
@@ -49,7 +49,7 @@ def write(job: CutJob, progress: bool) -> dict[str, Any]:
             packed.cache_clear()
 
 
-def _check_source(job: CutJob, written: dict[str, Entry], journal: Journal) -> None:
+def _check_source(job: CutJob, written: dict[str, Entry], journal: CutJournal) -> None:
     """Raise WeightsError, and discard all files, if the source differs from when the job began."""
     load_whole.cache_clear()
     now = job.source()
@@ -75,7 +75,7 @@ def _write_companions(job: CutJob) -> dict[str, Entry]:
 
 
 def _write_weights(
-    job: CutJob, sizes: dict[str, int], journal: Journal, progress: bool
+    job: CutJob, sizes: dict[str, int], journal: CutJournal, progress: bool
 ) -> dict[str, Entry]:
     done = {
         file: entry
@@ -92,7 +92,9 @@ def _write_weights(
     return {file: journal.done[file] for file in sizes}
 
 
-def _write_group(job: CutJob, group: int, ranks: list[int], journal: Journal, meter: Meter) -> None:
+def _write_group(
+    job: CutJob, group: int, ranks: list[int], journal: CutJournal, meter: Meter
+) -> None:
     """Write one file of each rank in `ranks`.
 
     Reads the source once: each block goes to all ranks before the next is read.
@@ -202,7 +204,7 @@ def _write_indexes(job: CutJob) -> dict[str, Entry]:
     return entries
 
 
-def _finish(job: CutJob, written: dict[str, Entry], journal: Journal) -> dict[str, Any]:
+def _finish(job: CutJob, written: dict[str, Entry], journal: CutJournal) -> dict[str, Any]:
     for folder in job.folders:
         durable.sync_folder(job.root / folder)
     manifest = _manifest(job, written)

@@ -86,7 +86,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-class Journal:
+class CutJournal:
     """The finished files of a folder, one line each, after a line with the request.
 
     Also locks the folder. Raises ShardError if another process holds the lock, if the journal is

@@ -11,20 +11,15 @@ from neoxlib.checkpoint.folder import Checkpoint, open_checkpoint
 from neoxlib.checkpoint.match import match
 from neoxlib.checkpoint.pack import choose_quant, pack_into, runs, scheme_of
 from neoxlib.checkpoint.pickles import load_whole
-from neoxlib.checkpoint.plan import PlanRow, plan
 from neoxlib.checkpoint.resident import Residency
-from neoxlib.checkpoint.shard import merge, shard
 from neoxlib.checkpoint.stored_tensor import StoredTensor
 from neoxlib.checkpoint.tensor_file import garbage_collection_paused, run_in_threads
-from neoxlib.checkpoint.verify import verify
 from neoxlib.errors import SettingsError, WeightsError
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.group import Group
 from neoxlib.model.parameters import full_parameters
 from neoxlib.model.quant import Packed, Scheme
 from neoxlib.workbook.progress import Meter
-
-__all__ = ["PlanRow", "load_into", "merge", "plan", "shard", "verify"]
 
 
 def load_into(

@@ -31,7 +31,7 @@ class PlanRow:
     total_bytes: int  # all of them on all ranks together
 
 
-def plan(
+def parameter_plan(
     model: ModelConfig | str | os.PathLike[str],
     world_size: int,
     dtype: str | None = None,

@@ -64,14 +64,14 @@ class Residency:
         with suppress(OSError):  # systems whose threads have no priority of their own
             # Lowest priority: requests to the model come first.
             os.setpriority(os.PRIO_PROCESS, get_native_id(), 19)
-        if self._copy() and self.model.block is not None:
-            collapse_into_huge_pages(self.model.block, lambda: self.is_cancelled)
+        if self._copy() and self.model.storage is not None:
+            collapse_into_huge_pages(self.model.storage, lambda: self.is_cancelled)
         atexit.unregister(self.end)
 
     def _copy(self) -> bool:
         """Copy the mapped weights. Returns whether all weights are now in private memory."""
-        if self.own and self.model.block is not None:
-            allow_huge_pages(self.model.block)
+        if self.own and self.model.storage is not None:
+            allow_huge_pages(self.model.storage)
         try:
             for task in self.tasks:
                 if self.is_cancelled:

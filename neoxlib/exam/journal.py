@@ -76,9 +76,9 @@ class Journal:
         self, path: str | Path, key: dict[str, Any], resume: str | Path | None = None
     ) -> None:
         self.path = Path(path)
-        self.answers = read(find(resume), key) if resume else {}
+        self.answers = read_answers(find(resume), key) if resume else {}
         if self.path.exists():
-            self.answers |= read(self.path, key)
+            self.answers |= read_answers(self.path, key)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         aside = self.path.with_name(f"{self.path.name}.part")
         with aside.open("w", encoding="utf-8") as file:
@@ -112,7 +112,7 @@ def find(resume: str | Path) -> Path:
     return path
 
 
-def read(path: Path, key: dict[str, Any]) -> dict[QuestionKey, Answer]:
+def read_answers(path: Path, key: dict[str, Any]) -> dict[QuestionKey, Answer]:
     """The answers of a journal whose key is `key`; Journal says what is refused."""
     *lines, _ = path.read_bytes().split(b"\n")  # a complete line ends with a line break
     records = [_checked(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]

@@ -32,7 +32,7 @@ class Choice(NamedTuple):
     top: list[list[tuple[int, float]]]
 
 
-class Step(NamedTuple):
+class DecodeStep(NamedTuple):
     """One forward pass: the tokens chosen and the time it took."""
 
     choice: Choice
@@ -64,7 +64,7 @@ def decode(
     *,
     top: int = 0,
     watch: Callable[[int, int], bool] | None = None,
-) -> Iterator[Step]:
+) -> Iterator[DecodeStep]:
     """Continue `prompts`, all in one batch: iterate over the Steps until every row has ended.
 
     A row ends with "stop" at one of `ending` (which is among its tokens, as in transformers) or
@@ -73,7 +73,7 @@ def decode(
     take every step.
     Raises SettingsError, before any work, that lists every prompt that cannot be served.
     """
-    check(prompts, sampling, limits)
+    check_prompts(prompts, sampling, limits)
     return run_steps(model, Rows(prompts, sampling, limits, top, watch)) if prompts else iter(())
 
 
@@ -82,7 +82,7 @@ def ending(sampling: Sampling, limits: Limits) -> frozenset[int]:
     return frozenset((*limits.eos_ids, *sampling.stop_token_ids))
 
 
-def check(prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits) -> None:
+def check_prompts(prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits) -> None:
     """Refuse prompts that cannot be served.
 
     Raises SettingsError with every prompt that is empty, too long, or holds unknown ids, and for
@@ -179,7 +179,7 @@ class Rows:
         return token
 
 
-def run_steps(model: GPTNeoX, rows: Rows, timed: bool = True) -> Iterator[Step]:
+def run_steps(model: GPTNeoX, rows: Rows, timed: bool = True) -> Iterator[DecodeStep]:
     """Run the decode loop: one forward pass per Step until every row of `rows` has ended.
 
     The loop can be stopped between two steps: the choice of each step travels by
@@ -202,7 +202,7 @@ def run_steps(model: GPTNeoX, rows: Rows, timed: bool = True) -> Iterator[Step]:
             choice = _share_choice(group, rows.choose, group.gather(logits, dim=-1))
         except NotFiniteError as error:  # on all ranks; timing.Deep has the real model inside
             raise blamed(getattr(model, "model", model), error) from None
-        yield Step(choice, *clocks.read())
+        yield DecodeStep(choice, *clocks.read())
         clocks.resume()
         reasons = choice.reasons
         ids = torch.tensor([[PAD if token is None else token] for token in choice.tokens])  # [B, 1]

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from neoxlib.inference.decode import Limits
 from neoxlib.inference.finite import agree, failure_of
 from neoxlib.inference.printer import Printer
 from neoxlib.inference.sampling import Sampling
-from neoxlib.inference.score import Progress, Request, Score, log_probabilities
+from neoxlib.inference.score import OnProgress, Request, Score, log_probabilities
 from neoxlib.inference.text import (
     Completion,
     Stream,
@@ -171,7 +170,7 @@ class Engine:
     def score_ids(
         self,
         requests: Sequence[tuple[Sequence[int], Sequence[int]]],
-        stream: Progress | None = None,
+        stream: OnProgress | None = None,
         tokenizer_size: int | None = None,
     ) -> list[Score]:
         """(log-probability, is greedy) of each (context ids, continuation ids).
@@ -192,7 +191,7 @@ class Engine:
         return self._scores(asked, limits, stream or None)
 
     def _scores(
-        self, requests: Sequence[Request], limits: Limits, progress: Progress | None = None
+        self, requests: Sequence[Request], limits: Limits, progress: OnProgress | None = None
     ) -> list[Score]:
         rows = limits.tokenizer_size, limits.max_seq_len
         found = log_probabilities(self.model, requests, *rows, progress, limits.holes) or []
@@ -259,10 +258,3 @@ class Engine:
         rank = f"rank {self.group.rank} of {self.group.size}"
         where = f"{about['dtype']} on {about['device']}"
         return f"Engine({Path(about['model_dir']).name}, {where}, {rank})"
-
-
-def __getattr__(name: str) -> Any:
-    """Look up `load` in load.py, which imports this file; callers may still import it from here."""
-    if name != "load":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module("neoxlib.inference.load").load

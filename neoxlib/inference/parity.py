@@ -66,7 +66,7 @@ class Verdict:
         )
 
 
-def check(engine: Inference, run: "Run", texts: Sequence[str] = TEXTS) -> pd.DataFrame:
+def check_parity(engine: Inference, run: "Run", texts: Sequence[str] = TEXTS) -> pd.DataFrame:
     """Compare `engine` with both references on `texts`; record the checks in `run`.
 
     Its first answers are judged as they were given, too: this shows errors that were there only at

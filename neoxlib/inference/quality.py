@@ -105,7 +105,7 @@ def measure(model_dir: str | Path, texts: Sequence[str]) -> list[Quality]:
     return found
 
 
-def check(session: Inference, run: Run, texts: Sequence[str]) -> pd.DataFrame:
+def check_quality(session: Inference, run: Run, texts: Sequence[str]) -> pd.DataFrame:
     """Compare a loaded model with the float32 weights of its folder; save it in `run`.
 
     The weights are read a layer at a time. Weights stored quantized have no float32 form to compare

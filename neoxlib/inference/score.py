@@ -14,7 +14,7 @@ from torch import Tensor
 from neoxlib.errors import NotFiniteError, SettingsError
 from neoxlib.inference.finite import agree
 from neoxlib.inference.sampling import without
-from neoxlib.inference.shared_prefix import Row, SharedPrefix, common
+from neoxlib.inference.shared_prefix import SharedPrefix, TokenRow, common
 from neoxlib.model.gpt_neox import GPTNeoX
 
 # Tokens computed at a time, padding included: this bounds the activations, not the answer.
@@ -28,7 +28,7 @@ MIN_SHARED_TOKENS = 256
 LISTED = 8  # requests that a message names
 HEAD_ROWS = 512  # states that the head takes at a time: 100 MB of logits for 50,000 ids
 
-Progress = Callable[[int, int], None]  # requests scored, requests in all
+OnProgress = Callable[[int, int], None]  # requests scored, requests in all
 
 
 class Request(NamedTuple):
@@ -38,7 +38,7 @@ class Request(NamedTuple):
     continuation: Sequence[int]
 
     @property
-    def input(self) -> Row:
+    def input(self) -> TokenRow:
         """The ids that the model must read: the last one is only a target."""
         return (*self.context, *self.continuation[:-1])
 
@@ -56,7 +56,7 @@ def log_probabilities(
     requests: Sequence[Request],
     tokenizer_size: int,
     max_seq_len: int,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     holes: Sequence[int] = (),
 ) -> list[Score] | None:
     """Score each request; return None off rank 0, where `progress` is not called either.
@@ -68,7 +68,7 @@ def log_probabilities(
     Raises SettingsError, before any work, listing every request that does not fit, and
     NotFiniteError on all ranks.
     """
-    check(requests, tokenizer_size, max_seq_len, holes)
+    check_requests(requests, tokenizer_size, max_seq_len, holes)
     answers: dict[int, Score] = {}
     failure = None
     for batch in _planned(model, requests):
@@ -88,7 +88,7 @@ class Batch(NamedTuple):
     """Rows to compute together, and the requests that they serve."""
 
     prefix: SharedPrefix
-    rows: list[Row]
+    rows: list[TokenRow]
     shared: int  # ids that all rows have in common from the start, computed once
     asked: list[tuple[int, int]]  # (row, number of the request)
 
@@ -107,7 +107,7 @@ def _planned(model: GPTNeoX, requests: Sequence[Request]) -> Iterator[Batch]:
             yield Batch(prefix, rows, shared, asked)
 
 
-def check(
+def check_requests(
     requests: Sequence[Request], tokenizer_size: int, max_seq_len: int, holes: Sequence[int] = ()
 ) -> None:
     """Refuse requests that cannot be scored.
@@ -135,12 +135,12 @@ def check(
         raise SettingsError("these cannot be scored:\n  " + "\n  ".join(problems))
 
 
-def unique_rows(requests: Sequence[Request]) -> dict[Row, list[int]]:
+def unique_rows(requests: Sequence[Request]) -> dict[TokenRow, list[int]]:
     """Map each row to compute to the numbers of its requests. No row is a prefix of another."""
-    wanted: dict[Row, list[int]] = {}
+    wanted: dict[TokenRow, list[int]] = {}
     for number, request in enumerate(requests):
         wanted.setdefault(request.input, []).append(number)
-    kept: Row = ()
+    kept: TokenRow = ()
     for row in sorted(wanted, reverse=True):  # rows that extend a row come right before it
         if row == kept[: len(row)]:
             wanted[kept] += wanted.pop(row)
@@ -149,7 +149,9 @@ def unique_rows(requests: Sequence[Request]) -> dict[Row, list[int]]:
     return wanted
 
 
-def prefix_groups(rows: Sequence[Row], needed: dict[Row, int]) -> list[tuple[int, list[Row]]]:
+def prefix_groups(
+    rows: Sequence[TokenRow], needed: dict[TokenRow, int]
+) -> list[tuple[int, list[TokenRow]]]:
     """Group sorted `rows`, none a prefix of another, by common prefix: (ids shared, rows) each.
 
     Walks down the prefix tree. Rows become a group if sharing more of their prefix saves PAYS ids
@@ -157,7 +159,7 @@ def prefix_groups(rows: Sequence[Row], needed: dict[Row, int]) -> list[tuple[int
     four. Groups are ordered so that each finds most of its prefix in the one before. The state at
     `needed[row]` is wanted, so only ids before it are shared.
     """
-    alone: list[Row] = []
+    alone: list[TokenRow] = []
     found = [(0, alone)]
     todo = [(list(rows), 0, 0, alone)]
     while todo:
@@ -178,7 +180,7 @@ def prefix_groups(rows: Sequence[Row], needed: dict[Row, int]) -> list[tuple[int
     return sorted((group for group in found if group[1]), key=lambda group: group[1][0][: group[0]])
 
 
-def batches(rows: Sequence[Row], shared: int, device: str = "cpu") -> Iterator[list[Row]]:
+def batches(rows: Sequence[TokenRow], shared: int, device: str = "cpu") -> Iterator[list[TokenRow]]:
     """Batch `rows`, longest first, as large as the limits for tokens and slots allow.
 
     With a shared prefix a batch has as many rows as the last one, whose cache holds the copies,

@@ -8,10 +8,10 @@ from torch import Tensor
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
 
-Row = tuple[int, ...]
+TokenRow = tuple[int, ...]
 
 
-def common(one: Row, other: Row) -> int:
+def common(one: TokenRow, other: TokenRow) -> int:
     """Count the ids that two rows share from the start."""
     return next(
         (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
@@ -37,14 +37,14 @@ class SharedPrefix:
         self.device = model.gpt_neox.final_layer_norm.weight.device.type
         self.cache = self._cache(1, longest) if longest else None
 
-    def states(self, rows: Sequence[Row], shared: int) -> Tensor:
+    def states(self, rows: Sequence[TokenRow], shared: int) -> Tensor:
         """Hidden states [B, S - shared, hidden] of the ids after the first `shared`."""
         ids, mask = right_pad([row[shared:] for row in rows])
         cache = self._rows(len(rows), shared, shared + ids.shape[1], rows[0][:shared])
         device = cache.real.device
         return self.model.states(ids.to(device), cache, mask.to(device))
 
-    def _rows(self, count: int, shared: int, room: int, prefix: Row) -> KVCache:
+    def _rows(self, count: int, shared: int, room: int, prefix: TokenRow) -> KVCache:
         """Return a cache of `count` rows that hold `prefix`; the last batch's if it fits."""
         if not shared:
             return self._cache(count, room)
@@ -60,7 +60,7 @@ class SharedPrefix:
         self.copies.length = shared
         return self.copies
 
-    def _hold(self, prefix: Row) -> None:
+    def _hold(self, prefix: TokenRow) -> None:
         kept = common(self.ids, prefix)
         self.cache.length = kept
         self.ids = prefix

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from neoxlib.errors import SettingsError
-from neoxlib.inference.decode import Choice, Limits, Step, decode, ending
+from neoxlib.inference.decode import Choice, DecodeStep, Limits, decode, ending
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.stream import NoText, TextStream
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -274,7 +274,7 @@ def _hand_out(
             stream(row, piece)
 
 
-def _completion(row: int, text: TextStream, steps: Sequence[Step]) -> Completion:
+def _completion(row: int, text: TextStream, steps: Sequence[DecodeStep]) -> Completion:
     own = [step for step in steps if step.choice.tokens[row] is not None]
     choices = [step.choice for step in own]
     return Completion(

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from neoxlib.errors import SettingsError
-from neoxlib.inference.decode import Clock, Limits, Rows, Step, decode, run_steps
+from neoxlib.inference.decode import Clock, DecodeStep, Limits, Rows, decode, run_steps
 from neoxlib.inference.sampling import Sampling
 from neoxlib.machine.runtime import memory_mb, reset_peak
 from neoxlib.model.cache import KVCache
@@ -128,7 +128,7 @@ class Work:
         where = self.weight.dtype, self.weight.device
         return KVCache(self.model.config, self.case.batch_size, max_seq_len, self.group, *where)
 
-    def synced(self, tokens: int | None = None) -> list[Step]:
+    def synced(self, tokens: int | None = None) -> list[DecodeStep]:
         """Run once by the clock of `decode`; the ranks start together."""
         sampling = Sampling(max_new_tokens=tokens or self.case.output_len)
         model = self.deep.rewind() if self.deep else self.model
@@ -167,7 +167,7 @@ class Work:
             before = now
         return self.case.warmup
 
-    def repeat(self) -> Iterator[tuple[list[Step], float | None]]:
+    def repeat(self) -> Iterator[tuple[list[DecodeStep], float | None]]:
         """Run the case as often as it asks for.
 
         Yields the steps of each run and, after some runs, the milliseconds of an end-to-end run.
@@ -183,7 +183,7 @@ class Work:
             more = done < self.case.repeats or time.perf_counter() - start < self.case.min_seconds
             more = self.group.checkpoint(more)  # rank 0's clock counts
 
-    def text_ms(self, steps: list[Step]) -> float:
+    def text_ms(self, steps: list[DecodeStep]) -> float:
         """Milliseconds of turning the new ids into text."""
         if self.tokenizer is None or self.group.rank:
             return 0.0
@@ -220,7 +220,7 @@ def profile(work: Work) -> list[Figures]:
     return [clocks | {"text": text, "end_to_end": end} | shared for clocks, text, end in parts]
 
 
-def _slowest(work: Work, runs: list[list[Step]]) -> list[Figures]:
+def _slowest(work: Work, runs: list[list[DecodeStep]]) -> list[Figures]:
     """Per run, the clocks of each step.
 
     `step` is the longest of any rank, the parts are those of the rank that worked longest.

@@ -55,8 +55,8 @@ class KVCache:
         self.real[:, start : self.length] = True if mask is None else mask
         return start
 
-    def extend(self, mask: Tensor, ops: Ops = plain) -> "Step":
-        """Reserve slots for the tokens of `mask` [B, S]; return their Step in the form of `ops`."""
+    def extend(self, mask: Tensor, ops: Ops = plain) -> "StepContext":
+        """Reserve slots for the tokens of `mask` [B, S]; return their context in `ops`' form."""
         start = self.append(mask.shape[1], mask)
         end = self.length
         counts = self.real[:, :end].cumsum(-1)
@@ -69,10 +69,10 @@ class KVCache:
         angles = ops.angles(
             self.cos[positions][:, None], self.sin[positions][:, None], self.k.shape[-1]
         )
-        return Step(start, end, ops.mask(seen | (index == rows), self.k.shape[-2]), *angles)
+        return StepContext(start, end, ops.mask(seen | (index == rows), self.k.shape[-2]), *angles)
 
 
-class Step:
+class StepContext:
     """S new tokens: cache slots [start, end), what each sees, the angles of its position."""
 
     def __init__(self, start: int, end: int, mask: Tensor, cos: Tensor, sin: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neoxlib.kernels import plain
-from neoxlib.model.cache import KVCache, Ops, Step
+from neoxlib.model.cache import KVCache, Ops, StepContext
 from neoxlib.model.config import ACTIVATIONS, ModelConfig
 from neoxlib.model.group import SOLO, Group
 from neoxlib.model.layers import ColumnParallel, LayerNorm, RowParallel, VocabParallel
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         self.query_key_value = ColumnParallel(hidden, 3 * hidden, bias, group, scheme)
         self.dense = RowParallel(hidden, hidden, bias, group, scheme)
 
-    def forward(self, x: Tensor, step: Step, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+    def forward(self, x: Tensor, step: StepContext, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         qkv = self.query_key_value(x)  # [B, S, heads_here * 3 * head_dim]
         q, k, v = qkv.unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2).chunk(3, dim=-1)
         q = self.ops.rotate(q, step.cos, step.sin)  # [B, heads_here, S, head_dim]
@@ -91,7 +91,7 @@ class Block(nn.Module):
         self.attention = Attention(config, group, ops, scheme)
         self.mlp = MLP(config, group, ops, scheme)
 
-    def forward(self, x: Tensor, step: Step, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+    def forward(self, x: Tensor, step: StepContext, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         attention = self.attention(self._norm(x, self.input_layernorm), step, k_cache, v_cache)
         if self.parallel:
             mlp = self.mlp(self._norm(x, self.post_attention_layernorm))
@@ -130,7 +130,7 @@ class GPTNeoXModel(nn.Module):
 class GPTNeoX(nn.Module):
     """The language model: ids [B, S] -> logits [B, S, vocab here]; vocabulary cut over the ranks.
 
-    `executor`, if set, computes the methods in another way, with all weights in one `block`
+    `executor`, if set, computes the methods in another way, with all weights in one `storage`
     (on_cpu.py). `quant` names a scheme of quant.py for the four matrices of every block; the head
     is then int8. The embedding (also where it is the head), norms and biases stay in the model's
     dtype. Raises ShardError if the group's size cuts a head or a scheme's group, SettingsError for
@@ -138,7 +138,7 @@ class GPTNeoX(nn.Module):
     """
 
     executor: Executor | None = None
-    block: Tensor | None = None
+    storage: Tensor | None = None
 
     def __init__(
         self, config: ModelConfig, group: Group = SOLO, ops: Ops = plain, quant: str | None = None

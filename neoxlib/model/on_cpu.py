@@ -29,9 +29,9 @@ def in_one_block(model: GPTNeoX) -> GPTNeoX:
         for name, parameter in layer.named_parameters(recurse=False):
             places.append((path, name, parameter, end))
             end += (parameter.nbytes + 63) // 64 * 64
-    block = model.block = torch.empty(end, dtype=torch.uint8)
+    storage = model.storage = torch.empty(end, dtype=torch.uint8)
     for path, name, like, start in places:
-        values = block[start : start + like.nbytes].view(like.dtype).view(like.shape)
+        values = storage[start : start + like.nbytes].view(like.dtype).view(like.shape)
         setattr(model.get_submodule(path), name, nn.Parameter(values, requires_grad=False))
     return model
 

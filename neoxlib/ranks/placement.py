@@ -28,7 +28,7 @@ def bind(index: int, ranks: int) -> list[int] | None:
         return None
     answer = npu_smi.query()
     try:
-        shares = cores(
+        shares = cores_of_rank(
             answer.cards if answer else (), visible(ranks), os.sched_getaffinity(0), SYSTEM
         )
         os.sched_setaffinity(0, shares[index])
@@ -48,7 +48,7 @@ def visible(ranks: int) -> list[int]:
     return [int(part) for part in named.split(",")] if named else list(range(ranks))
 
 
-def cores(
+def cores_of_rank(
     cards: Sequence[Card], ids: Sequence[int], allowed: set[int], system: Path
 ) -> list[list[int]]:
     """Give each of the NPUs `ids` its cores out of `allowed`.

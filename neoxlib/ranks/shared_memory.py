@@ -36,9 +36,9 @@ log = logging.getLogger("neoxlib")
 
 SWITCH = "NEOXLIB_BACKEND"  # gloo: never share memory, for comparisons
 SUMS = {
-    torch.float32: "team_sum_float",
-    torch.bfloat16: "team_sum_bfloat16",
-    torch.float16: "team_sum_half",
+    torch.float32: "group_sum_float",
+    torch.bfloat16: "group_sum_bfloat16",
+    torch.float16: "group_sum_half",
 }
 # Spins (about 10 µs), then seconds of spinning with yields, before a waiting rank sleeps.
 ALONE = (300, 2e-3)
@@ -96,11 +96,11 @@ class SharedGroup(TorchGroup):
             dtype: (_function(library, name, COUNT, POINTER, COUNT), DTYPES.index(dtype))
             for dtype, name in SUMS.items()
         }
-        self._meet = _function(library, "team_meet", COUNT, COUNT, POINTER)
+        self._meet = _function(library, "group_meet", COUNT, COUNT, POINTER)
         self._gather = _function(
-            library, "team_gather", COUNT, COUNT, POINTER, COUNT, POINTER, POINTER
+            library, "group_gather", COUNT, COUNT, POINTER, COUNT, POINTER, POINTER
         )
-        self._tell = _function(library, "team_tell", POINTER, COUNT)
+        self._broadcast = _function(library, "group_broadcast", POINTER, COUNT)
 
     def all_reduce(self, x: Tensor) -> Tensor:
         if x.dtype not in self.sums or x.device.type != "cpu":
@@ -137,7 +137,7 @@ class SharedGroup(TorchGroup):
             said = pickle.dumps(value) if self.rank == 0 else b""
             count = self._everyones("broadcast", len(said))[0]
             told = ctypes.create_string_buffer(said, count)
-            self._do(self._tell, told, count)
+            self._do(self._broadcast, told, count)
             return value if self.rank == 0 else pickle.loads(told.raw)
 
     def barrier(self) -> None:
@@ -193,7 +193,7 @@ def share(group: TorchGroup) -> TorchGroup:
 
 def _common_memory(group: TorchGroup, library: ctypes.CDLL | None) -> mmap.mmap | None:
     """Map the same memory on all ranks; None on all ranks if one cannot."""
-    size = library.team_bytes(group.size) if library else 0
+    size = library.group_bytes(group.size) if library else 0
     file = _file(size) if library and group.rank == 0 else None
     pid, number, name = group.broadcast(
         (os.getpid(), file, file is not None and os.readlink(f"/proc/self/fd/{file}"))

@@ -11,7 +11,7 @@ from neoxlib.machine.versions import (
     release_of,
     same_cann,
 )
-from neoxlib.setup.machine_checks import Check, CheckRow, base, verdict
+from neoxlib.setup.machine_checks import CheckRow, HostCheck, base, verdict
 from neoxlib.setup.npu_checks import step_command
 
 
@@ -226,4 +226,4 @@ def cxx_abi(host: Host) -> CheckRow | None:
     return verdict("C++ ABI", sourced == own, f"ATB of cxx_abi_{sourced}", needed, repair, "FAIL")
 
 
-CANN: tuple[Check, ...] = (toolkit, kernels, python_needs, torch_npu, pairing, atb, cxx_abi)
+CANN: tuple[HostCheck, ...] = (toolkit, kernels, python_needs, torch_npu, pairing, atb, cxx_abi)

@@ -25,7 +25,7 @@ class CheckRow:
     repair: str = ""
 
 
-Check = Callable[[Host], CheckRow | None]  # None: the check does not apply to this machine
+HostCheck = Callable[[Host], CheckRow | None]  # None: the check does not apply to this machine
 
 
 def verdict(
@@ -178,7 +178,7 @@ def loopback(host: Host) -> CheckRow:
     )
 
 
-MACHINE: tuple[Check, ...] = (
+MACHINE: tuple[HostCheck, ...] = (
     operating_system,
     architecture,
     glibc,

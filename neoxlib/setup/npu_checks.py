@@ -11,7 +11,7 @@ from neoxlib.machine.host import Host
 from neoxlib.machine.installed import in_range
 from neoxlib.machine.npu_smi import Card, Holder
 from neoxlib.setup.install import NAMES, install_plan
-from neoxlib.setup.machine_checks import Check, CheckRow, verdict
+from neoxlib.setup.machine_checks import CheckRow, HostCheck, verdict
 
 MOUNTS = (
     "docker run --device /dev/davinci0 --device /dev/davinci_manager "
@@ -245,7 +245,7 @@ def hccl_port(host: Host) -> CheckRow | None:
     return verdict("HCCL port", fine, found, "16666 or another", repair)
 
 
-NPU: tuple[Check, ...] = (
+NPU: tuple[HostCheck, ...] = (
     device,
     operators,
     driver,

@@ -22,7 +22,7 @@ CAPACITY = 48  # slots of the cache
 STALE = 50.0  # content of the cache slots that must not be read
 ROUNDINGS = 8  # tolerance in roundings of the dtype; a choice, as no device was measured yet
 SIZE = "size of the number + root mean square of all"
-Case = Callable[[Site], tuple[Tensor, Tensor]]  # returns the answer and the reference
+OperatorCase = Callable[[Site], tuple[Tensor, Tensor]]  # returns the answer and the reference
 
 
 class CalledOperators(TorchDispatchMode):
@@ -47,7 +47,7 @@ def operators(at: Site) -> Iterator[Trial]:
         yield attempt(name, at.dtype, tolerance, SIZE, partial(_error, case, at))
 
 
-def _cases(at: Site) -> Iterator[tuple[str, Case]]:
+def _cases(at: Site) -> Iterator[tuple[str, OperatorCase]]:
     yield "matrix product", _product
     yield "layer norm", _layer_norm
     yield "rotary positions", _rotate
@@ -62,7 +62,7 @@ def _cases(at: Site) -> Iterator[tuple[str, Case]]:
         yield f"product with packed {name}", partial(_packed, name=name)
 
 
-def _error(case: Case, at: Site) -> tuple[float, str]:
+def _error(case: OperatorCase, at: Site) -> tuple[float, str]:
     """Return the largest error in units of SIZE, and the operators that were called."""
     with CalledOperators() as called:
         found, truth = case(at)

@@ -7,7 +7,8 @@ from typing import Any
 from neoxlib.errors import NeoXError
 from neoxlib.workbook import parameters
 from neoxlib.workbook.arguments import RunArguments
-from neoxlib.workbook.parameters import PARAMETERS, Param
+from neoxlib.workbook.param import Param
+from neoxlib.workbook.parameter_table import PARAMETERS
 
 
 def refuse(jobs: Sequence[RunArguments]) -> None:

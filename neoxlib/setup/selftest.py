@@ -51,7 +51,7 @@ def main(output: Path | None = None, say: Say = print) -> int:
     npu = import_torch().npu
     chip = chip_for("npu")
     head = about("npu", chip, npu.get_device_name(0), npu.device_count())
-    record = Record(output or outputs_root() / FILE, say, head)
+    record = TrialLog(output or outputs_root() / FILE, say, head)
     return 0 if run_trials(record, "npu", chip, head["world_size"]) else 1
 
 
@@ -74,7 +74,7 @@ def about(device: str, chip: Chip, name: str, world_size: int) -> dict[str, Any]
     }
 
 
-class Record:
+class TrialLog:
     """The answers so far, and their file.
 
     The file is rewritten after each answer, so that a trial that hangs loses no earlier one.
@@ -118,7 +118,7 @@ class Record:
         write_text(self.path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 
-def run_trials(record: Record, device: str, chip: Chip, world_size: int) -> bool:
+def run_trials(record: TrialLog, device: str, chip: Chip, world_size: int) -> bool:
     """Try operators, models, text and ranks, the simplest first; return whether all passed."""
     from neoxlib.setup.npu_trials import Site
     from neoxlib.setup.operator_trials import operators
@@ -132,7 +132,7 @@ def run_trials(record: Record, device: str, chip: Chip, world_size: int) -> bool
     return record.finish()
 
 
-def _two_layers(record: Record, device: str, chip: Chip) -> None:
+def _two_layers(record: TrialLog, device: str, chip: Chip) -> None:
     from neoxlib.setup import model_trials
 
     with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +143,7 @@ def _two_layers(record: Record, device: str, chip: Chip) -> None:
             record.add([_on_model(load, dtype, what, model_trials.two_layers)])
 
 
-def _greedy_text(record: Record, device: str, chip: Chip) -> None:
+def _greedy_text(record: TrialLog, device: str, chip: Chip) -> None:
     from neoxlib.setup.model_trials import greedy_text
 
     ask = partial(greedy_text, prompts=[*PROMPTS["en"], *PROMPTS["zh"]])
@@ -154,7 +154,7 @@ def _greedy_text(record: Record, device: str, chip: Chip) -> None:
 
 def _load(model_dir: Path, device: str, chip: Chip, dtype: str, quant: str | None) -> "Engine":
     """Load a model; on the CPU with the chip's operators, which the caller emulates."""
-    from neoxlib.inference.engine import load
+    from neoxlib.inference.load import load
     from neoxlib.model import on_npu
 
     engine = load(model_dir, dtype=dtype, device=device, quant=quant, compile=device != "cpu")

@@ -13,7 +13,7 @@ from neoxlib.machine import limits
 from neoxlib.speed import files, statistics
 from neoxlib.speed import memory as speed_memory
 from neoxlib.speed.cases import refuse_large
-from neoxlib.workbook.parameters import timings_shown
+from neoxlib.workbook.param import timings_shown
 from neoxlib.workbook.progress import Progress
 
 if TYPE_CHECKING:

@@ -221,7 +221,7 @@ def traced(run: "Run", session: "Session", case: Case) -> Table | Note:
     if not run.params.trace:
         return Note("No trace was asked for: the parameter is trace.")
     folder = session.trace(case, run.folder / "trace")
-    events = traces.read(folder)
+    events = traces.read_trace(folder)
     run.figure("timeline", speed_figures.timeline(events))
     table = run.save("top_operations", traces.top_operations(events))
     print(

@@ -23,7 +23,7 @@ KINDS = {"layers (compiled)": "computing", "head (compiled)": "computing"} | dic
 COLUMNS = ["rank", "thread", "kind", "name", "start_ms", "ms", "self_ms"]
 
 
-def read(folder: str | Path) -> "pd.DataFrame":
+def read_trace(folder: str | Path) -> "pd.DataFrame":
     """Read the events of all ranks' traces: a row per event, with COLUMNS.
 
     `kind` is a phase, computing, communication or other; an NPU's kernels are computing. `self_ms`

@@ -11,7 +11,9 @@ import yaml
 
 from neoxlib.errors import ParameterError, unreadable_is
 from neoxlib.workbook import parameters, typed
-from neoxlib.workbook.parameters import PARAMETERS, TYPES, Param
+from neoxlib.workbook.param import Param
+from neoxlib.workbook.parameter_table import PARAMETERS
+from neoxlib.workbook.parameters import TYPES
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pygments.formatters import HtmlFormatter
 
 from neoxlib.process import has_ended
 from neoxlib.workbook.cells import TEMPLATES, body_of, label, title_of
-from neoxlib.workbook.parameters import PARAMETERS
+from neoxlib.workbook.parameter_table import PARAMETERS
 from neoxlib.workbook.results import NO_RUN, read_results
 from neoxlib.workbook.run import shown, write_text
 from neoxlib.workbook.table import figure, worded

@@ -9,24 +9,9 @@ from typing import Any
 
 from neoxlib.errors import ParameterError
 from neoxlib.workbook import typed
-from neoxlib.workbook.param import ARCHIVES, Param, timings_shown, usual_mode
-from neoxlib.workbook.parameter_table import NOTEBOOKS, PARAMETERS
+from neoxlib.workbook.param import Param
+from neoxlib.workbook.parameter_table import PARAMETERS
 
-__all__ = [
-    "ARCHIVES",
-    "NOTEBOOKS",
-    "PARAMETERS",
-    "TYPES",
-    "Param",
-    "complaint",
-    "complaints",
-    "read_text",
-    "refuse",
-    "resolve",
-    "timings_shown",
-    "unknown",
-    "usual_mode",
-]
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.machine.environment import without_home
-from neoxlib.workbook import parameters
+from neoxlib.workbook import parameter_table, parameters
 from neoxlib.workbook.table import Table
 
 SAMPLING = (
@@ -37,7 +37,7 @@ class Params(SimpleNamespace):
     def _table(self) -> Table:
         rows = []
         for name, value in vars(self).items():
-            param = parameters.PARAMETERS[name]
+            param = parameter_table.PARAMETERS[name]
             default = parameters.resolve(name, param, param.default)
             source = "default" if value == default else "given"
             rows.append((name, shown(value), source, param.help))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from neoxlib.errors import CheckFailed
 from neoxlib.machine.environment import describe
 from neoxlib.process import at_exit, need_home, this_process
-from neoxlib.workbook import parameters
+from neoxlib.workbook import parameter_table, parameters
 from neoxlib.workbook.resolved import Params, shown
 from neoxlib.workbook.run_folder import (
     new_folder,
@@ -67,7 +67,7 @@ class Run:
         self.folder = folder
         self.logs = folder / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
-        table = parameters.PARAMETERS
+        table = parameter_table.PARAMETERS
         self.params = Params(
             **{name: parameters.resolve(name, table[name], value) for name, value in values.items()}
         )
@@ -77,7 +77,7 @@ class Run:
         self._write()
 
     def _first_results(self, notebook: str, values: dict[str, Any]) -> dict[str, Any]:
-        table = parameters.PARAMETERS
+        table = parameter_table.PARAMETERS
         return {
             "schema_version": SCHEMA_VERSION,
             "notebook": notebook,
@@ -106,13 +106,13 @@ class Run:
         """
         _show_frames_as_text()
         need_home()
-        takes = parameters.NOTEBOOKS.get(notebook) or [
-            name for name in parameters.PARAMETERS if name in namespace
+        takes = parameter_table.NOTEBOOKS.get(notebook) or [
+            name for name in parameter_table.PARAMETERS if name in namespace
         ]
         missing = [name for name in takes if name not in namespace]
         parameters.refuse([f"{name}: missing in the cell tagged 'parameters'" for name in missing])
         values = {name: namespace[name] for name in takes}
-        parameters.refuse(parameters.complaints(values, parameters.PARAMETERS))
+        parameters.refuse(parameters.complaints(values, parameter_table.PARAMETERS))
         # Taken once: a second start in the same kernel is a new run.
         if given := os.environ.pop("NEOXLIB_RUN_DIR", None):
             return cls(notebook, values, Path(given))  # the process that set it ends the run

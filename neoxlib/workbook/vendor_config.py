@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from neoxlib.errors import ParameterError
-from neoxlib.workbook.parameters import PARAMETERS, complaint
+from neoxlib.workbook.parameter_table import PARAMETERS
+from neoxlib.workbook.parameters import complaint
 from neoxlib.workbook.vendor_keys import ALIASES, KEYS, LENGTHS, PATHS, Key, cure
 
 

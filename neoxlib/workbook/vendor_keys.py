@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from neoxlib.workbook.parameters import PARAMETERS
+from neoxlib.workbook.parameter_table import PARAMETERS
 
 
 def _text(text: str) -> str:

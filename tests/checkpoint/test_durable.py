@@ -2,7 +2,7 @@
 
 import shutil
 
-from neoxlib.checkpoint.durable import Journal
+from neoxlib.checkpoint.durable import CutJournal
 from neoxlib.checkpoint.manifest import JOURNAL
 from neoxlib.errors import ShardError
 from tests.support.shard_calls import refused
@@ -12,7 +12,7 @@ def test_a_journal_outlives_kills_in_the_middle_of_a_line(tmp_path):
     entry = {"bytes": 1, "sha256": "ab"}
     request = {"world_size": 2}
     for n in range(3):
-        journal = Journal(tmp_path / JOURNAL, request)
+        journal = CutJournal(tmp_path / JOURNAL, request)
         assert journal.done == {str(i): entry for i in range(n)}
         journal.record(str(n), entry)
         journal.close()

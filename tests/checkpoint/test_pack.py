@@ -19,7 +19,7 @@ from transformers import GPTNeoXForCausalLM
 import neoxlib
 from neoxlib.checkpoint.load import load_into
 from neoxlib.checkpoint.pack import packed
-from neoxlib.checkpoint.plan import plan
+from neoxlib.checkpoint.plan import parameter_plan
 from neoxlib.checkpoint.shard import merge, shard
 from neoxlib.checkpoint.verify import verify
 from neoxlib.errors import SettingsError, ShardError, WeightsError
@@ -267,7 +267,7 @@ def test_what_cannot_be_packed_is_refused_with_what_to_do(source, tmp_path):
         ShardError,
         match=r"8 attention heads cannot be cut over 3 ranks; world_size may be 1, 2, 4$",
     ):
-        plan(source, 3, quant="int4")
+        parameter_plan(source, 3, quant="int4")
     with pytest.raises(SettingsError, match="packed as 'int8'; the model is not made for them"):
         load_into(GPTNeoX(ModelConfig.from_dir(source)), tmp_path / "cut")
     assert not (tmp_path / "new").exists()
@@ -309,7 +309,7 @@ def test_a_load_needs_the_packed_model_and_not_the_plain_one(source, tmp_path):
     big = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12}
     make_oracle(**SHAPE | big).save_pretrained(tmp_path)
     plain = (tmp_path / "model.safetensors").stat().st_size
-    small = sum(row.total_bytes for row in plan(tmp_path, 1, "float32", "int4"))
+    small = sum(row.total_bytes for row in parameter_plan(tmp_path, 1, "float32", "int4"))
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, source, tmp_path], capture_output=True, text=True, cwd=ROOT
     )
@@ -381,9 +381,9 @@ def test_perplexity_and_agreement_are_those_of_transformers(source):
 
 def test_a_loaded_model_is_compared_with_the_float32_weights_of_its_folder(source, tmp_path):
     shard(source, tmp_path, 1, quant="int4", progress=False)
-    table = quality.check(load(source, quant="int4"), Notes(), TEXTS)
+    table = quality.check_quality(load(source, quant="int4"), Notes(), TEXTS)
     assert table["weights"].tolist() == ["float32", "int4"] and table["top1_agreement"][0] == 1
-    stored = quality.check(load(tmp_path), Notes(), TEXTS)
+    stored = quality.check_quality(load(tmp_path), Notes(), TEXTS)
     assert stored["weights"].tolist() == ["int4"] and stored["top1_agreement"].isna().all()
     assert stored["perplexity"][0] == pytest.approx(table["perplexity"][1], rel=1e-6)
     with pytest.raises(SettingsError, match="packed as int4; give the checkpoint they came from"):

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from neoxlib.__main__ import cli
-from neoxlib.checkpoint.plan import plan
+from neoxlib.checkpoint.plan import parameter_plan
 from neoxlib.checkpoint.shard import shard
 from neoxlib.errors import ShardError
 from neoxlib.model.config import ModelConfig
@@ -44,12 +44,12 @@ def test_the_plan_of_the_20b_counts_its_published_parameters(data):
 
     It has 44 layers, 6144 wide, and 50432 rows.
     """
-    rows = plan(data / "neox20b", 1)
+    rows = parameter_plan(data / "neox20b", 1)
     assert sum(row.total_bytes for row in rows) == 2 * 20_554_567_680
     assert all(
         row.rank_bytes == row.total_bytes and row.rank_shape == row.full_shape for row in rows
     )
-    eight = {row.tensor: row for row in plan(data / "neox20b", 8)}
+    eight = {row.tensor: row for row in parameter_plan(data / "neox20b", 8)}
     assert eight["gpt_neox.layers.*.attention.query_key_value.weight"].rank_shape == (
         64 // 8 * 3 * 96,
         6144,
@@ -61,7 +61,7 @@ def test_the_plan_of_the_20b_counts_its_published_parameters(data):
 
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_the_plan_foretells_what_each_rank_holds(model, tmp_path, size):
-    rows = plan(model, size, "float32")
+    rows = parameter_plan(model, size, "float32")
     shard(model, tmp_path, size, progress=False)
     held = [bytes_in(tmp_path / f"part_model/{rank}") for rank in range(size)]
     assert sum(row.total_bytes for row in rows) == sum(held)
@@ -74,11 +74,11 @@ def test_the_plan_foretells_what_each_rank_holds(model, tmp_path, size):
 def test_a_plan_of_the_impossible_is_refused(model):
     for size in (0, 3, 16, -1):
         with pytest.raises(ShardError, match="world_size may be 1, 2, 4, 8"):
-            plan(model, size)
+            parameter_plan(model, size)
     with pytest.raises(
         ShardError, match="weights are not stored as 'int3'; dtype may be float16, bfloat16"
     ):
-        plan(model, 2, "int3")
+        parameter_plan(model, 2, "int3")
 
 
 @pytest.mark.parametrize("quant", SCHEMES)
@@ -86,7 +86,7 @@ def test_the_plan_foretells_the_bytes_of_each_rank_of_a_quantized_cut(source, tm
     shard(source, tmp_path, 4, dtype="float16", quant=quant, progress=False)
     held = [bytes_in(tmp_path / f"part_model/{rank}") for rank in range(4)]
     for model in (source, tmp_path):
-        rows = plan(model, 4, "float16", None if model == tmp_path else quant)
+        rows = parameter_plan(model, 4, "float16", None if model == tmp_path else quant)
         assert (sum(row.rank_bytes for row in rows), sum(row.total_bytes for row in rows)) == (
             max(held),
             sum(held),

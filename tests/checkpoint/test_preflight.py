@@ -174,7 +174,7 @@ UNREADABLE = """
 import os, sys
 from pathlib import Path
 import neoxlib
-from neoxlib.checkpoint.plan import plan
+from neoxlib.checkpoint.plan import parameter_plan
 from neoxlib.checkpoint.preflight import preflight
 from neoxlib.checkpoint.shard import shard
 from neoxlib.checkpoint.verify import verify
@@ -182,7 +182,7 @@ from neoxlib.setup.model_checks import model_rows
 
 if os.getuid() == 0:
     neoxlib.load(MODEL_DIR)  # imports now: only this user may be able to read those files
-    plan(MODEL_DIR, 2), model_rows(MODEL_DIR)
+    parameter_plan(MODEL_DIR, 2), model_rows(MODEL_DIR)
     os.setgid(65534)
     os.setuid(65534)
 model, closed, place = map(Path, sys.argv[1:])
@@ -190,7 +190,7 @@ for what in (
     lambda: neoxlib.load(model), lambda: neoxlib.load(closed),
     lambda: preflight(model, 2), lambda: preflight(closed, 2),
     lambda: shard(closed, place / "cut", 2), lambda: verify(closed),
-    lambda: plan(closed, 2), lambda: shard(MODEL_DIR, closed, 2),
+    lambda: parameter_plan(closed, 2), lambda: shard(MODEL_DIR, closed, 2),
     lambda: shard(MODEL_DIR, closed / "cut", 2),
 ):
     try:

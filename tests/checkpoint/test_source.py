@@ -244,4 +244,4 @@ def test_a_folder_whose_name_is_no_utf8_is_cut_verified_merged_and_loaded(source
     for folder in (source, Path(f"{odd} merged")):  # safetensors cannot read this path
         folder.rename(tmp_path / folder.name[2:])
     assert_same_bits(read_folder(tmp_path / "merged"), read_folder(tmp_path / "source"))
-    assert plan.plan(f"{odd} cut", 2)
+    assert plan.parameter_plan(f"{odd} cut", 2)

@@ -15,7 +15,15 @@ import neoxlib
 from neoxlib.errors import DataError, SettingsError
 from neoxlib.exam import PROFILES, evaluate, evaluation, get_profile, load_task
 from neoxlib.exam import ask as exam_ask
-from neoxlib.exam.journal import IMPLIED, NAME, Journal, QuestionKey, key, question_key, read
+from neoxlib.exam.journal import (
+    IMPLIED,
+    NAME,
+    Journal,
+    QuestionKey,
+    key,
+    question_key,
+    read_answers,
+)
 from neoxlib.exam.question import Answer
 from neoxlib.exam.results import KEY as QUESTION
 from tests.support.exam_files import put, write_exam
@@ -84,7 +92,7 @@ def journal(tmp_path: Path) -> Path:
 
 
 def test_what_was_kept_is_read_again_to_the_last_bit(journal):
-    assert read(journal, KEY) == ANSWERS
+    assert read_answers(journal, KEY) == ANSWERS
     lines = journal.read_text(encoding="utf-8").splitlines()
     assert len(lines) == 3 and "答案是 B" in lines[2] and all(json.loads(line) for line in lines)
 
@@ -107,17 +115,17 @@ def test_a_torn_last_line_is_left_out_and_nothing_else(journal, cut):
     *_, start = [n for n, byte in enumerate(whole[:-1]) if byte == ord("\n")]
     journal.write_bytes(whole[: max(len(whole) - cut, start + 1)])
     first = dict(list(ANSWERS.items())[:1])
-    assert read(journal, KEY) == first
+    assert read_answers(journal, KEY) == first
     with Journal(
         journal, KEY
     ) as again:  # in place: the tear is gone, and what follows starts a line
         again.add(dict(list(ANSWERS.items())[1:]))
-    assert read(journal, KEY) == ANSWERS
+    assert read_answers(journal, KEY) == ANSWERS
 
 
 def test_a_file_torn_in_its_first_line_is_an_empty_one(journal):
     journal.write_bytes(journal.read_bytes()[:20])
-    assert read(journal, KEY) == {}
+    assert read_answers(journal, KEY) == {}
 
 
 @pytest.mark.parametrize("line", [1, 2])
@@ -134,7 +142,7 @@ def test_other_damage_is_refused_with_file_and_line(journal, how, line):
     }[how]
     journal.write_bytes(b"\n".join(lines))
     with pytest.raises(DataError, match=rf"{NAME}:{line}: .*delete"):
-        read(journal, KEY)
+        read_answers(journal, KEY)
 
 
 @pytest.mark.parametrize("record", [{"subject": "logic"}, {"answers of": 5}])
@@ -144,10 +152,10 @@ def test_a_line_that_is_no_answer_is_refused(journal, record):
     with journal.open("a", encoding="utf-8") as file:
         file.write(_line(record))
     with pytest.raises(DataError, match=f"{NAME}:4: is no answer"):
-        read(journal, KEY)
+        read_answers(journal, KEY)
     journal.write_text(_line(record), encoding="utf-8")
     with pytest.raises(DataError, match=f"{NAME}:1: does not say whose"):
-        read(journal, KEY)
+        read_answers(journal, KEY)
 
 
 @pytest.mark.parametrize("name", KEY)
@@ -157,7 +165,7 @@ def test_answers_of_another_model_or_other_rules_are_refused_with_what_differs(
     other = KEY | {name: {"shots": 4} if name == "profile" else "other"}
     with pytest.raises(SettingsError, match=f"answers of another run.*\n  {name}: .*there, .*here"):
         Journal(tmp_path / "new" / NAME, other, journal.parent)
-    assert not (tmp_path / "new").exists() and read(journal, KEY) == ANSWERS
+    assert not (tmp_path / "new").exists() and read_answers(journal, KEY) == ANSWERS
 
 
 def test_a_folder_without_a_journal_is_refused(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from transformers import GPTNeoXForCausalLM
 
 from neoxlib.errors import RankError, SettingsError
-from neoxlib.inference.decode import Limits, Step, decode, left_pad
+from neoxlib.inference.decode import DecodeStep, Limits, decode, left_pad
 from neoxlib.inference.sampling import Sampling
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -38,7 +38,7 @@ def model_for(variant: str = "20b-like") -> GPTNeoX:
 
 def run(
     model: GPTNeoX, prompts: list[list[int]], eos: int | None = None, **settings: object
-) -> list[Step]:
+) -> list[DecodeStep]:
     return list(
         decode(
             model,
@@ -49,7 +49,7 @@ def run(
     )
 
 
-def answers(steps: list[Step]) -> list[list[int]]:
+def answers(steps: list[DecodeStep]) -> list[list[int]]:
     rows = zip(*(step.choice.tokens for step in steps), strict=True)
     return [[token for token in row if token is not None] for row in rows]
 
@@ -134,7 +134,7 @@ def test_a_ragged_batch_samples_as_single_prompts_do():
 def test_every_rank_sees_the_same_tokens_whatever_the_world_size(size: int, settings: dict):
     eos = likely_end("20b-like")
 
-    def work(group: Group) -> list[Step]:
+    def work(group: Group) -> list[DecodeStep]:
         return run(ours(oracle_for(), group), PROMPTS, eos, max_new_tokens=12, **settings)
 
     ranks = on_ranks(size, work)
@@ -144,7 +144,7 @@ def test_every_rank_sees_the_same_tokens_whatever_the_world_size(size: int, sett
 
 
 def test_watch_stops_a_row_on_every_rank_without_another_forward_pass():
-    def work(group: Group) -> list[Step]:
+    def work(group: Group) -> list[DecodeStep]:
         seen = []
 
         def watch(row: int, token: int) -> bool:

@@ -12,7 +12,7 @@ import torch
 import neoxlib
 from neoxlib.errors import SettingsError
 from neoxlib.inference import decode, timing
-from neoxlib.inference.decode import Clock, Step
+from neoxlib.inference.decode import Clock, DecodeStep
 from neoxlib.inference.engine import Engine
 from neoxlib.inference.timing import Case, Work
 from neoxlib.speed import measure
@@ -52,7 +52,7 @@ def made_up(size: int, *clocks: list[list[float]]) -> list[timing.Figures]:
     """What is made of one run's clocks [steps][4] of each of `size` ranks."""
 
     def on_rank(group: Any) -> list[timing.Figures]:
-        steps = [Step(None, Clock(*clock)) for clock in clocks[group.rank]]
+        steps = [DecodeStep(None, Clock(*clock)) for clock in clocks[group.rank]]
         return timing._slowest(SimpleNamespace(group=group, weight=torch.zeros(1)), [steps])
 
     return on_ranks(size, on_rank)[0]
@@ -72,7 +72,7 @@ def test_every_repeat_has_exactly_the_steps_that_were_asked_for(engine):
 def test_a_case_goes_on_until_both_repeats_and_seconds_are_reached(engine, monkeypatch):
     now = [0.0]
 
-    def run(_: Work) -> list[Step]:
+    def run(_: Work) -> list[DecodeStep]:
         now[0] += 0.25
         return []
 
@@ -86,7 +86,10 @@ def test_a_case_goes_on_until_both_repeats_and_seconds_are_reached(engine, monke
 def test_warming_up_ends_when_two_runs_agree_and_else_at_its_bound(engine, monkeypatch):
     def with_times(*firsts: float) -> int:
         runs = iter(
-            [[Step(None, Clock(0, ms, 0, 0)), Step(None, Clock(0, 1.0, 0, 0))] for ms in firsts]
+            [
+                [DecodeStep(None, Clock(0, ms, 0, 0)), DecodeStep(None, Clock(0, 1.0, 0, 0))]
+                for ms in firsts
+            ]
         )
         asked = work(engine, Case(1, 4, 2, warmup=5))
         monkeypatch.setattr(asked, "synced", lambda tokens: next(runs))

@@ -10,7 +10,7 @@ import torch
 from neoxlib import demo
 from neoxlib.checkpoint.tensor_file import run_in_threads
 from neoxlib.errors import SettingsError
-from neoxlib.inference.engine import load
+from neoxlib.inference.load import load
 from neoxlib.machine import limits
 from neoxlib.machine.limits import GIB, Memory
 from neoxlib.machine.runtime import fit_threads

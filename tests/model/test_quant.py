@@ -10,7 +10,7 @@ from neoxlib.errors import SettingsError, WeightsError
 from neoxlib.kernels.cpu import build
 from neoxlib.kernels.cpu import pack as kernels_pack
 from neoxlib.model.quant import SCHEMES, Packed, scheme_name
-from neoxlib.workbook.parameters import PARAMETERS
+from neoxlib.workbook.parameter_table import PARAMETERS
 
 INT8 = SCHEMES["int8"]
 INT4 = SCHEMES["int4"]

@@ -30,47 +30,47 @@ def system(tmp_path: Path) -> Path:
 
 
 def test_each_rank_gets_its_share_of_the_cores_near_its_npu(system):
-    shares = placement.cores(cards(), [0, 1, 2, 3], set(range(12)), system)
+    shares = placement.cores_of_rank(cards(), [0, 1, 2, 3], set(range(12)), system)
     assert shares == [[3, 4, 5], [9, 10, 11], [0, 1, 2], [6, 7, 8]]
 
 
 def test_only_the_visible_npus_share_a_node(system):
-    assert placement.cores(cards(), [1, 3], set(range(12)), system) == [
+    assert placement.cores_of_rank(cards(), [1, 3], set(range(12)), system) == [
         [3, 4, 5, 9, 10, 11],
         [0, 1, 2, 6, 7, 8],
     ]
 
 
 def test_no_core_is_taken_that_the_process_may_not_use(system):
-    shares = placement.cores(cards(), [0, 1, 2, 3], {0, 1, 3, 4, 9}, system)
+    shares = placement.cores_of_rank(cards(), [0, 1, 2, 3], {0, 1, 3, 4, 9}, system)
     assert shares == [[3], [4], [0], [1]]
 
 
 def test_where_the_nodes_are_hidden_all_cores_are_shared_evenly(system):
     even = [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
     (system / "bus/pci/devices" / BUSES[2] / "numa_node").write_text("-1\n")  # as in a container
-    assert placement.cores(cards(), [0, 1, 2, 3], set(range(12)), system) == even
-    assert placement.cores([], [0, 1, 2, 3], set(range(12)), system) == even
-    assert placement.cores(cards(), [0, 1, 2, 3], set(range(12)), Path("/nowhere")) == even
+    assert placement.cores_of_rank(cards(), [0, 1, 2, 3], set(range(12)), system) == even
+    assert placement.cores_of_rank([], [0, 1, 2, 3], set(range(12)), system) == even
+    assert placement.cores_of_rank(cards(), [0, 1, 2, 3], set(range(12)), Path("/nowhere")) == even
 
 
 def test_a_card_on_no_bus_is_as_one_whose_node_is_hidden(system):
     boards = [Card(npu, 0, "310B4", "OK", None, 0, 7545) for npu in range(2)]
     even = [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
-    assert placement.cores(boards, [0, 1], set(range(12)), system) == even
+    assert placement.cores_of_rank(boards, [0, 1], set(range(12)), system) == even
 
 
 def test_cores_are_shared_where_there_are_fewer_than_npus(system):
-    assert placement.cores([], [0, 1, 2], {4, 7}, system) == [[4], [7], [4]]
+    assert placement.cores_of_rank([], [0, 1, 2], {4, 7}, system) == [[4], [7], [4]]
 
 
 def test_a_node_without_a_core_for_this_process_is_as_good_as_hidden(system):
-    assert placement.cores(cards(), [0, 2], {0, 1, 2, 6}, system) == [[0, 1], [2, 6]]
+    assert placement.cores_of_rank(cards(), [0, 2], {0, 1, 2, 6}, system) == [[0, 1], [2, 6]]
 
 
 def test_the_number_of_cores_may_be_asked_for(system, monkeypatch):
     monkeypatch.setenv("CPU_BINDING_NUM", "2")
-    assert placement.cores(cards(), [0, 1], set(range(12)), system) == [[3, 4], [5, 9]]
+    assert placement.cores_of_rank(cards(), [0, 1], set(range(12)), system) == [[3, 4], [5, 9]]
 
 
 @pytest.fixture

@@ -215,7 +215,7 @@ def test_a_collective_that_errs_is_found(monkeypatch, method, wrong):
 
 def test_the_file_holds_every_error_and_says_that_it_is_emulated(tmp_path):
     chip = replace(CHIPS["310P3"], name="310P3")
-    record = selftest.Record(
+    record = selftest.TrialLog(
         tmp_path / "new" / "x.json", lambda line: None, selftest.about("cpu", chip, "cpu", 2)
     )
     with reference.on_chip(chip.family):
@@ -238,7 +238,7 @@ def test_the_file_holds_every_error_and_says_that_it_is_emulated(tmp_path):
 def test_one_failure_is_the_verdict_and_a_file_cut_short_says_so(tmp_path):
     said = []
     head = {"emulated": False, "device": "a chip"}
-    record = selftest.Record(tmp_path / "x.json", said.append, head)
+    record = selftest.TrialLog(tmp_path / "x.json", said.append, head)
     record.add([Trial.judged("good", "float16", 0.0, 0.1, "", "")])
     assert json.loads(record.path.read_text())["verdict"] == "unfinished"
     record.add([Trial.failed("bad", "float16", RuntimeError("lost"))])
@@ -246,7 +246,7 @@ def test_one_failure_is_the_verdict_and_a_file_cut_short_says_so(tmp_path):
     assert said[1].startswith("FAIL  bad, float16: no answer") and said[2].startswith(
         "1 of 2 passed on a chip"
     )
-    assert not selftest.Record(
+    assert not selftest.TrialLog(
         tmp_path / "y.json", said.append, head
     ).finish()  # nothing asked is nothing passed
 

@@ -8,15 +8,16 @@ import pytest
 from neoxlib.errors import ParameterError, SettingsError
 from neoxlib.inference.timing import Case
 from neoxlib.speed import cases
-from neoxlib.workbook import parameters
+from neoxlib.workbook import param, parameter_table, parameters
 
 
 def asked(**given: Any) -> SimpleNamespace:
     """The resolved parameters of a run."""
     values = {
-        name: parameters.PARAMETERS[name].default for name in parameters.NOTEBOOKS["04_profile"]
+        name: parameter_table.PARAMETERS[name].default
+        for name in parameter_table.NOTEBOOKS["04_profile"]
     } | given
-    table = parameters.PARAMETERS
+    table = parameter_table.PARAMETERS
     return SimpleNamespace(
         **{name: parameters.resolve(name, table[name], value) for name, value in values.items()}
     )
@@ -99,23 +100,25 @@ def test_parameters_that_cannot_be_cases_are_refused_all_at_once():
         "max_len_exp": 8,
         "perf_mode": "fast",
     }
-    lines = parameters.complaints(bad, parameters.PARAMETERS)
+    lines = parameters.complaints(bad, parameter_table.PARAMETERS)
     assert sorted(line.partition(":")[0] for line in lines) == sorted(set(bad) - {"max_len_exp"})
     assert "[[8, -4], [8, 4.5], '8x4']" in next(
         line for line in lines if line.startswith("case_pair")
     )
     with pytest.raises(ParameterError):
         parameters.refuse(lines)
-    assert not parameters.complaints({"min_len_exp": 9, "max_len_exp": 0}, parameters.PARAMETERS)
+    assert not parameters.complaints(
+        {"min_len_exp": 9, "max_len_exp": 0}, parameter_table.PARAMETERS
+    )
 
 
 @pytest.mark.parametrize("name", ["RETURN_PERF_DETAIL", "TIMEIT"])
 def test_the_guides_switches_change_the_default_and_not_what_is_given(monkeypatch, name: str):
     for other in ("RETURN_PERF_DETAIL", "TIMEIT"):
         monkeypatch.delenv(other, raising=False)
-    assert asked().perf_mode == "normal" and not parameters.timings_shown()
+    assert asked().perf_mode == "normal" and not param.timings_shown()
     monkeypatch.setenv(name, "1")
     assert asked().perf_mode == "detail" and asked(perf_mode="normal").perf_mode == "normal"
-    assert parameters.timings_shown() == (name == "TIMEIT")
+    assert param.timings_shown() == (name == "TIMEIT")
     monkeypatch.setenv(name, "0")
     assert asked().perf_mode == "normal"

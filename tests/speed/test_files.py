@@ -24,11 +24,11 @@ import sys
 import neoxlib
 from neoxlib.inference.timing import Case
 from neoxlib.speed import measure
-from neoxlib.workbook import parameters
+from neoxlib.workbook import param, parameter_table, parameters
 from neoxlib.workbook.run import Run
 
-names = parameters.NOTEBOOKS["04_profile"]
-run = Run.start("04_profile", {name: parameters.PARAMETERS[name].default for name in names})
+names = parameter_table.NOTEBOOKS["04_profile"]
+run = Run.start("04_profile", {name: parameter_table.PARAMETERS[name].default for name in names})
 engine = neoxlib.load(sys.argv[1])
 todo = [Case(1 + n % 2, 4, 1 + n, repeats=2, warmup=1) for n in range(60)]
 todo[1:1] = [Case(1, 4, 4, depth=8, repeats=2, warmup=1)]

@@ -12,7 +12,7 @@ from neoxlib.kernels.cpu import build
 from neoxlib.machine.chips import CHIPS
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.speed import peaks
-from neoxlib.workbook import parameters
+from neoxlib.workbook import parameter_table, parameters
 from tests.support.thread_ranks import on_ranks
 from tests.support.timed_cases import CONFIG
 
@@ -93,9 +93,9 @@ def test_peaks_that_cannot_be_are_refused_together(figures):
     with pytest.raises(SettingsError, match=r"peak_gb_s is .*; peak_tflops is"):
         peaks.find_peaks(session(), *figures)
     given = dict(zip(("peak_gb_s", "peak_tflops"), figures, strict=True))
-    said = parameters.complaints(given, parameters.PARAMETERS)
+    said = parameters.complaints(given, parameter_table.PARAMETERS)
     assert [line.split(":")[0] for line in said] == ["peak_gb_s", "peak_tflops"]
-    assert not parameters.complaints(dict.fromkeys(given), parameters.PARAMETERS)
+    assert not parameters.complaints(dict.fromkeys(given), parameter_table.PARAMETERS)
 
 
 @pytest.mark.parametrize(

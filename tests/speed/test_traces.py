@@ -23,7 +23,7 @@ def test_a_trace_has_one_prefill_and_three_decoding_steps_and_what_is_in_them(
 ):
     plain = engine.group.all_reduce
     assert engine.trace(Case(2, 8, 20), tmp_path) == str(tmp_path)
-    events = traces.read(tmp_path)
+    events = traces.read_trace(tmp_path)
     counts = events["kind"].value_counts()
     assert (counts["prefill"], counts["decode"]) == (1, 3)
     steps = events[events["kind"].isin(trace.PHASES)]
@@ -36,7 +36,7 @@ def test_the_compiled_layers_are_in_the_trace(engine, tmp_path: Path):
     if engine.model.executor is None:
         pytest.skip("no compiler here")
     engine.trace(Case(1, 8, 2), tmp_path)
-    top = traces.top_operations(traces.read(tmp_path))
+    top = traces.top_operations(traces.read_trace(tmp_path))
     calls = dict(zip(top["name"], top["calls"], strict=True))
     assert calls["layers (compiled)"] == 2 and top["share"].sum() <= 1 + 1e-9
     assert top["self_ms"].is_monotonic_decreasing
@@ -58,7 +58,7 @@ def test_time_inside_another_event_is_that_events_no_more(tmp_path: Path):
     ]
     with gzip.open(tmp_path / "rank0.1.pt.trace.json.gz", "wt") as file:
         json.dump({"traceEvents": events}, file)
-    found = traces.read(tmp_path)
+    found = traces.read_trace(tmp_path)
     times = found.groupby("name")["self_ms"].sum().to_dict()
     assert times == pytest.approx({"decode": 0.2, "a": 0.4, "b": 0.4, "c": 0.5})
     assert "decode" not in set(traces.top_operations(found)["name"])
@@ -73,7 +73,7 @@ def test_a_trace_as_torch_npu_lays_it_out_is_read(tmp_path: Path):
             event("hcom_allReduce_hccl", 20.0, 5.0),
         ]
         (folder / "trace_view.json").write_text(json.dumps(kernels))
-    found = traces.read(tmp_path)
+    found = traces.read_trace(tmp_path)
     assert found["kind"].tolist() == ["computing", "communication"] * 2 and set(found["rank"]) == {
         "rank0",
         "rank1",
@@ -83,4 +83,4 @@ def test_a_trace_as_torch_npu_lays_it_out_is_read(tmp_path: Path):
 
 def test_a_folder_without_a_trace_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="has no trace"):
-        traces.read(tmp_path)
+        traces.read_trace(tmp_path)

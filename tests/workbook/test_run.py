@@ -17,7 +17,8 @@ from neoxlib.errors import CheckFailed, ParameterError
 from neoxlib.inference.sampling import RULES
 from neoxlib.machine import environment
 from neoxlib.workbook import parameters
-from neoxlib.workbook.parameters import NOTEBOOKS, PARAMETERS, Param
+from neoxlib.workbook.param import Param
+from neoxlib.workbook.parameter_table import NOTEBOOKS, PARAMETERS
 from neoxlib.workbook.run import Run, new_folder, outputs_root
 from neoxlib.workbook.table import Table, figures
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from neoxlib.__main__ import cli
 from neoxlib.errors import ParameterError
 from neoxlib.workbook import arguments, headless, parameters
-from neoxlib.workbook.parameters import Param
+from neoxlib.workbook.param import Param
 from tests.support.small_notebooks import start, write
 
 TEXTS = (

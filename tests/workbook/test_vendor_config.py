@@ -11,7 +11,7 @@ from neoxlib.__main__ import cli
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.errors import ParameterError
 from neoxlib.workbook import arguments
-from neoxlib.workbook.parameters import NOTEBOOKS, PARAMETERS
+from neoxlib.workbook.parameter_table import NOTEBOOKS, PARAMETERS
 from neoxlib.workbook.vendor_config import import_config
 from neoxlib.workbook.vendor_keys import KEYS
 

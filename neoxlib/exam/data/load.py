@@ -12,7 +12,7 @@ import pandas as pd
 from neoxlib.errors import DataError, did_you_mean
 from neoxlib.exam.data.benchmarks import Benchmark, get_benchmark
 from neoxlib.exam.data.find import MAPPING, exam_root, usual_name
-from neoxlib.exam.data.questions import Row, read_rows
+from neoxlib.exam.data.questions import QuestionRow, read_rows
 from neoxlib.exam.data.records import DAMAGE, File, json_value
 from neoxlib.exam.data.sources import Sheet, Source, counts_from_zero, find_sources
 from neoxlib.exam.data.subjects import CLASS_NAMES, CLASSES, Subject
@@ -39,7 +39,7 @@ class Task:
     choices: tuple[str, ...]
     subjects: dict[str, Subject]
     questions: pd.DataFrame
-    examples: dict[str, list[Row]]
+    examples: dict[str, list[QuestionRow]]
     absent: tuple[str, ...]  # subjects of the mapping without a file
 
     @property
@@ -124,8 +124,8 @@ def _read(root: File, benchmark: Benchmark, split: str, asked: list[str], shots:
     return Paper(benchmark, split, shots, root_path, mapping, sources, *sheets, problems)
 
 
-Rows = tuple[list[Row], list[str]]  # of one subject, with their problems
-Checked = dict[str, Rows]  # by subject
+QuestionRows = tuple[list[QuestionRow], list[str]]  # of one subject, with their problems
+Checked = dict[str, QuestionRows]  # by subject
 
 
 def _checked(paper: Paper, explained: bool) -> tuple[Checked, Checked]:
@@ -154,7 +154,9 @@ def _checked(paper: Paper, explained: bool) -> tuple[Checked, Checked]:
     }
 
 
-def _task(name: str, paper: Paper, questions: pd.DataFrame, examples: dict[str, list[Row]]) -> Task:
+def _task(
+    name: str, paper: Paper, questions: pd.DataFrame, examples: dict[str, list[QuestionRow]]
+) -> Task:
     return Task(
         name=name,
         title=paper.benchmark.title,
@@ -169,11 +171,11 @@ def _task(name: str, paper: Paper, questions: pd.DataFrame, examples: dict[str, 
     )
 
 
-def _no_examples(file: str, shots: int) -> Rows:
+def _no_examples(file: str, shots: int) -> QuestionRows:
     return [], [f"{file}:1: is missing, and shots is {shots}; add the file or ask for 0 shots"]
 
 
-def _first(rows: list[Row], problems: list[str], sheet: Sheet, shots: int) -> Rows:
+def _first(rows: list[QuestionRow], problems: list[str], sheet: Sheet, shots: int) -> QuestionRows:
     """The first `shots` examples; fewer are a problem."""
     if len(rows) < shots and not problems:
         last, _ = sheet[0][-1]

@@ -7,7 +7,7 @@ from neoxlib.exam.data.benchmarks import Benchmark
 from neoxlib.exam.data.records import Record
 from neoxlib.exam.data.sources import Problems, Sheet, Where
 
-Row = dict[str, str]
+QuestionRow = dict[str, str]
 MORE = tuple("EFGHIJ")  # choices that other exams have beyond four
 LOST = "\ufffd"  # a decoder's mark for a character that it could not read
 
@@ -18,7 +18,7 @@ def read_rows(
     labelled: bool = True,
     explained: bool = False,
     from_zero: bool = False,
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[QuestionRow], list[str]]:
     """The rows of a sheet (from `Source.read`), and every problem as `folder/file:row: …`.
 
     Each row has id, the benchmark's columns, answer (and explanation). Records without ids are
@@ -40,7 +40,7 @@ def read_rows(
 
 def _problems(
     sheet: Sheet,
-    rows: list[tuple[Where, Row]],
+    rows: list[tuple[Where, QuestionRow]],
     needed: tuple[str, ...],
     choices: tuple[str, ...],
 ) -> Problems:
@@ -53,7 +53,7 @@ def _problems(
     return problems + _twice(rows)
 
 
-def _row(record: Record, benchmark: Benchmark, index: int, from_zero: bool) -> Row:
+def _row(record: Record, benchmark: Benchmark, index: int, from_zero: bool) -> QuestionRow:
     """The texts of a record under one set of names, whatever exported the file."""
     record = dict(record)
     if isinstance(record.get("choices"), list) and benchmark.choices[0] in benchmark.columns:
@@ -99,7 +99,9 @@ def _nested(sheet: Sheet, needed: tuple[str, ...]) -> Problems:
     ]
 
 
-def _missing(rows: list[tuple[Where, Row]], needed: tuple[str, ...]) -> tuple[Problems, set[str]]:
+def _missing(
+    rows: list[tuple[Where, QuestionRow]], needed: tuple[str, ...]
+) -> tuple[Problems, set[str]]:
     """Columns that no row has, as one problem, and their names."""
     absent = {c for c in needed if rows and not any(c in row for _, row in rows)}
     if not absent:
@@ -109,7 +111,7 @@ def _missing(rows: list[tuple[Where, Row]], needed: tuple[str, ...]) -> tuple[Pr
     return [(rows[0][0]._replace(row=1), what)], absent
 
 
-def _cells(row: Row, needed: list[str], choices: tuple[str, ...]) -> list[str]:
+def _cells(row: QuestionRow, needed: list[str], choices: tuple[str, ...]) -> list[str]:
     problems = [f"{column} is empty" for column in needed if not row.get(column, "").strip()]
     answer = row.get("answer", "")
     if answer.strip() and answer not in choices:
@@ -125,7 +127,7 @@ def _cells(row: Row, needed: list[str], choices: tuple[str, ...]) -> list[str]:
     return problems
 
 
-def _twice(rows: list[tuple[Where, Row]]) -> Problems:
+def _twice(rows: list[tuple[Where, QuestionRow]]) -> Problems:
     """Ids that an earlier row already has."""
     first: dict[str, Where] = {}
     problems = []

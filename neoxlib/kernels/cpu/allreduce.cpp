@@ -236,10 +236,10 @@ void write_columns(char* to, int64_t width, int64_t row_bytes, const char* bytes
 // another call: its RankState says which, and none of its data was read.
 extern "C" {
 
-int64_t team_bytes(int32_t size) { return size * (sizeof(RankState) + 2 * SLOT_BYTES); }
+int64_t group_bytes(int32_t size) { return size * (sizeof(RankState) + 2 * SLOT_BYTES); }
 
 // All-gathers one `word` per rank: the first half of a gather or broadcast, or a barrier.
-Result team_meet(RankGroup* group, int64_t operation, int64_t word, int64_t* words) {
+Result group_meet(RankGroup* group, int64_t operation, int64_t word, int64_t* words) {
     begin_call(*group, Operation(operation), 0, 0);
     const uint64_t epoch = next_epoch(*group);
     if (const Result result = wait_for_all(*group, epoch - 1)) return result;
@@ -251,22 +251,22 @@ Result team_meet(RankGroup* group, int64_t operation, int64_t word, int64_t* wor
 }
 
 // All-reduces `count` values in place. `dtype` is the number of the dtype in the call record.
-Result team_sum_float(RankGroup* group, int64_t dtype, void* x, int64_t count) {
+Result group_sum_float(RankGroup* group, int64_t dtype, void* x, int64_t count) {
     return all_reduce<Float32>(*group, dtype, x, count);
 }
 
-Result team_sum_bfloat16(RankGroup* group, int64_t dtype, void* x, int64_t count) {
+Result group_sum_bfloat16(RankGroup* group, int64_t dtype, void* x, int64_t count) {
     return all_reduce<BFloat16Exact>(*group, dtype, x, count);
 }
 
-Result team_sum_half(RankGroup* group, int64_t dtype, void* x, int64_t count) {
+Result group_sum_half(RankGroup* group, int64_t dtype, void* x, int64_t count) {
     return all_reduce<Float16>(*group, dtype, x, count);
 }
 
 // Gathers rows: rank r has `rows` rows of row_bytes[r] bytes, and rank 0 gets them side by side in
 // `joined`; the other ranks do not wait for it. `count` goes into the call record: the part of the
 // shape that must be equal on all ranks.
-Result team_gather(RankGroup* group, int64_t dtype, int64_t count, const char* mine, int64_t rows,
+Result group_gather(RankGroup* group, int64_t dtype, int64_t count, const char* mine, int64_t rows,
                    const int64_t* row_bytes, char* joined) {
     begin_call(*group, GATHER, dtype, count);
     int64_t width = 0;
@@ -295,7 +295,7 @@ Result team_gather(RankGroup* group, int64_t dtype, int64_t count, const char* m
 }
 
 // Broadcasts rank 0's `count` bytes. Rank 0 does not wait for the others to read them.
-Result team_tell(RankGroup* group, char* bytes, int64_t count) {
+Result group_broadcast(RankGroup* group, char* bytes, int64_t count) {
     begin_call(*group, BROADCAST, 0, count);
     for (int64_t from = 0; from < count; from += SLOT_BYTES) {
         const uint64_t epoch = next_epoch(*group);

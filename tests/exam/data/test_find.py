@@ -12,7 +12,8 @@ from neoxlib.errors import DataError, SettingsError
 from neoxlib.exam import load_task
 from neoxlib.exam.data.find import LARGEST
 from neoxlib.exam.data.subjects import CLASSES, MMLU
-from neoxlib.workbook.parameters import PARAMETERS, complaints
+from neoxlib.workbook.parameter_table import PARAMETERS
+from neoxlib.workbook.parameters import complaints
 from tests.support.exam_files import (
     MMLU_COLUMNS,
     MMLU_ROWS,

@@ -10,7 +10,8 @@ import pytest
 
 from neoxlib.errors import DataError
 from neoxlib.exam import load_task
-from neoxlib.workbook.parameters import PARAMETERS, complaints
+from neoxlib.workbook.parameter_table import PARAMETERS
+from neoxlib.workbook.parameters import complaints
 from tests.support.exam_files import MMLU_ROWS, csv_text, mmlu, put, write_exam, write_mmlu, zipped
 
 
