@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from neoxlib.errors import NeoXError, ParameterError
+from neoxlib.errors import NeoXError, ParameterError, torch_npu_error
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -32,8 +32,6 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # the reader of the pipe has gone; click handles it
         except (NeoXError, ImportError, RuntimeError, OSError) as error:
-            from neoxlib.machine.runtime import torch_npu_error
-
             known = error if isinstance(error, (NeoXError, OSError)) else torch_npu_error(error)
             if known is None:
                 raise

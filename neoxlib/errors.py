@@ -1,9 +1,13 @@
 """The errors that a user can cause. Each says what was found, what was expected and what to do."""
 
 import difflib
+import os
 from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
+
+SOURCE = "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
+WITHOUT_NPU = "export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
 
 
 class NeoXError(Exception):
@@ -96,3 +100,37 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean …?" if a known name is close, else an empty text."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def torch_npu_error(error: BaseException) -> SettingsError | None:
+    """Explain an `import torch` that failed while loading torch_npu; None for any other error.
+
+    torch loads every installed backend on import, and torch_npu needs CANN's libraries.
+    """
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(before)
+    if "torch_npu" not in " ".join(map(str, chain)) + _files(chain):
+        return None
+    first = (telling(str(chain[-1])) or [type(chain[-1]).__name__])[0]
+    sourced = "ASCEND_HOME_PATH" in os.environ
+    cure = (
+        "`python -m neoxlib doctor` names the pair that does not fit"
+        if sourced
+        else f"run `{SOURCE}` before Python"
+    )
+    return SettingsError(
+        "torch cannot be imported: torch_npu is installed, torch loads it, and it fails "
+        f"({first}). To use NPUs {cure}; to use the CPU run `{WITHOUT_NPU}` before Python."
+    )
+
+
+def _files(chain: list[BaseException]) -> str:
+    """List the files in the errors' tracebacks."""
+    names = []
+    for error in chain:
+        trace = error.__traceback__
+        while trace is not None:
+            names.append(trace.tb_frame.f_code.co_filename)
+            trace = trace.tb_next
+    return " ".join(names)

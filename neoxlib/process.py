@@ -21,10 +21,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import neoxlib
-
 log = logging.getLogger("neoxlib")
 
+PACKAGE = Path(__file__).with_name("__init__.py")
 CACHE = "NEOXLIB_CACHE"  # names the folder of compiled files; ~/.cache/neoxlib without it
 # The folders that IPython, Jupyter and Matplotlib write to, by the variables that set them.
 WRITTEN = {"IPYTHONDIR": "ipython", "JUPYTER_RUNTIME_DIR": "runtime", "MPLCONFIGDIR": "matplotlib"}
@@ -49,7 +48,7 @@ def python(module: str, function: str, arguments: str = "") -> list[str]:
     """
     paths = [os.path.abspath(path) for path in sys.path]
     what = {"module": module, "function": function, "arguments": arguments}
-    text = START.format(package=neoxlib.__file__, paths=paths, **what)
+    text = START.format(package=str(PACKAGE), paths=paths, **what)
     return [sys.executable, "-P", "-c", text]  # -P: the working directory is not put first
 
 

@@ -1,5 +1,5 @@
 """Weight files: read, match, cut, verify, merge, pack and load."""
 
-from neoxlib import face
+from neoxlib.names import face
 
 __getattr__ = face(__name__)

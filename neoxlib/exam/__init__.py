@@ -1,6 +1,5 @@
 """Exams: questions of a folder, prompts by named rules, scored answers, accuracies."""
 
-from neoxlib import face
 from neoxlib.exam.browser import Browser
 from neoxlib.exam.calibration import (
     calibration_sentence,
@@ -30,6 +29,7 @@ from neoxlib.exam.tables import (
     rules_table,
     shortened_prompts,
 )
+from neoxlib.names import face
 
 __all__ = [
     "PROFILES",

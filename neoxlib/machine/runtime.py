@@ -14,15 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from neoxlib.errors import SettingsError, telling
+from neoxlib.errors import torch_npu_error
 from neoxlib.machine import limits
 
 if TYPE_CHECKING:
     import torch
 
 MB = 1e6
-SOURCE = "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
-WITHOUT_NPU = "export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
 
 
 def import_torch() -> ModuleType:
@@ -40,40 +38,6 @@ def torch_must_load() -> None:
     """Import torch now if torch_npu might make the import fail later; raises as `import_torch`."""
     if find_spec("torch_npu") and os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD", "1") == "1":
         import_torch()
-
-
-def torch_npu_error(error: BaseException) -> SettingsError | None:
-    """Explain an `import torch` that failed while loading torch_npu; None for any other error.
-
-    torch loads every installed backend on import, and torch_npu needs CANN's libraries.
-    """
-    chain = [error]
-    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None:
-        chain.append(before)
-    if "torch_npu" not in " ".join(map(str, chain)) + _files(chain):
-        return None
-    first = (telling(str(chain[-1])) or [type(chain[-1]).__name__])[0]
-    sourced = "ASCEND_HOME_PATH" in os.environ
-    cure = (
-        "`python -m neoxlib doctor` names the pair that does not fit"
-        if sourced
-        else f"run `{SOURCE}` before Python"
-    )
-    return SettingsError(
-        "torch cannot be imported: torch_npu is installed, torch loads it, and it fails "
-        f"({first}). To use NPUs {cure}; to use the CPU run `{WITHOUT_NPU}` before Python."
-    )
-
-
-def _files(chain: list[BaseException]) -> str:
-    """List the files in the errors' tracebacks."""
-    names = []
-    for error in chain:
-        trace = error.__traceback__
-        while trace is not None:
-            names.append(trace.tb_frame.f_code.co_filename)
-            trace = trace.tb_next
-    return " ".join(names)
 
 
 def fit_threads() -> None:

@@ -1,5 +1,5 @@
 """GPT-NeoX: its config, layers and cache, and what runs them on a CPU or an NPU."""
 
-from neoxlib import face
+from neoxlib.names import face
 
 __getattr__ = face(__name__)

@@ -1,5 +1,5 @@
 """Measure, explain, plan and compare the speed of a model."""
 
-from neoxlib import face
+from neoxlib.names import face
 
 __getattr__ = face(__name__)

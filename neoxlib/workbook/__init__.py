@@ -1,5 +1,5 @@
 """Run folders, parameters, headless runs, and the pages that are made of them."""
 
-from neoxlib import face
+from neoxlib.names import face
 
 __getattr__ = face(__name__, Run="run", Note="table", Table="table", figures="table")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import neoxlib
-from neoxlib.errors import SettingsError
+from neoxlib.errors import SettingsError, torch_npu_error
 from neoxlib.inference.timing import Case
 from neoxlib.machine import runtime
 from neoxlib.ranks import collectives, worker
@@ -69,7 +69,7 @@ def test_the_cure_that_is_named_is_one(tmp_path):
 
 
 def test_other_errors_are_left_alone():
-    assert runtime.torch_npu_error(ImportError("no module named numpy")) is None
+    assert torch_npu_error(ImportError("no module named numpy")) is None
     with pytest.raises(AttributeError, match="nothing"):
         neoxlib.nothing  # noqa: B018
 
@@ -183,7 +183,7 @@ def test_an_npus_trace_is_torch_npus(torch_npu, monkeypatch, tmp_path):
 
 
 def test_the_error_is_a_users(tmp_path):
-    assert issubclass(type(runtime.torch_npu_error(RuntimeError("torch_npu"))), SettingsError)
+    assert issubclass(type(torch_npu_error(RuntimeError("torch_npu"))), SettingsError)
 
 
 def test_a_rank_is_bound_to_its_cores_before_its_npu_is_started(monkeypatch):

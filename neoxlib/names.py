@@ -1,11 +1,43 @@
-"""Former names of modules, for one release: notebooks that import them go on, with a warning."""
+"""Look names up on first use: those of a room, and for one release those of former modules.
+
+Notebooks that import former modules go on, with a warning.
+"""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from neoxlib.errors import torch_npu_error
+
+
+def face(package: str, **names: str) -> Callable[[str], Any]:
+    """Return a package's `__getattr__`, which imports its modules, and `names`, on first use.
+
+    `neoxlib.demo` and the command line's help do not wait for torch, and an import of torch that
+    fails is explained wherever it happens first.
+    """
+
+    def get(name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        path = f"{package}.{names.get(name, name)}"
+        try:
+            module = import_module(path)
+        except (ImportError, RuntimeError) as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == path:
+                said = f"module {package!r} has no attribute {name!r}"
+                raise AttributeError(said) from None
+            if cure := torch_npu_error(error):
+                raise cure from error
+            raise
+        return getattr(module, name) if name in names else module
+
+    return get
+
 
 FORMER = {  # what notebooks imported, and where its functions are now
     "bench": "speed.measure",

@@ -7,7 +7,7 @@ import pytest
 
 import neoxlib
 from neoxlib.checkpoint import shard, verify
-from neoxlib.moved import FORMER, RENAMED
+from neoxlib.names import FORMER, RENAMED
 
 
 @pytest.fixture(autouse=True)
