@@ -32,7 +32,7 @@ class Paper:
         return replace(self, subjects=self.subjects[:1], limit=1)
 
 
-# What is switched off. The first entry is neoxlib as it is.
+# The parts that are switched off. The first entry is neoxlib as it is.
 WITHOUT = {
     "": {},
     "shared beginnings": {"PAYS": 10**12},

@@ -1,4 +1,4 @@
-"""What the benchmarks do in fresh processes. The last line of output is a JSON object."""
+"""The work that benchmarks do in fresh processes. The last line of output is a JSON object."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def decode(
 
 
 def part(model_dir: str, threads: int, dtype: str, rank: int, size: int) -> dict[str, Any]:
-    """What one rank of `size` holds, read from an unsplit checkpoint."""
+    """The weights that one rank of `size` holds, read from an unsplit checkpoint."""
     import torch
 
     from neoxlib.checkpoint import load as checkpoint_load

@@ -20,7 +20,7 @@ STORED = "float16"
 WIDE = "float32"  # the files' dtype; what is loaded as it is stored, and widened
 SETTLE = 4  # seconds: a virtual machine gives freed memory back, and its next user pays for that
 DISK = "cp, on the disk"
-# What each piece of work is measured against, round by round, and by which time.
+# Each piece of work, the peer it is measured against in each round, and the time compared.
 AGAINST = {
     DISK: (("cp",), "own_s"),
     "shard, 1 rank": ((DISK, "cp"), "own_s"),

@@ -1,4 +1,4 @@
-"""What the figures hang on: the processor, how fast it reads memory, and who else was using it."""
+"""The conditions of the figures: processor, speed of its memory, and its other users."""
 
 import os
 import platform

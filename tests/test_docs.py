@@ -179,7 +179,7 @@ def chain(node: ast.AST) -> list[str]:
 
 
 def look_up(names: list[str]) -> Any:
-    """What a chain names, for a module of neoxlib, an engine or a session; else None."""
+    """The object that a chain names in a module of neoxlib, an engine or a session; else None."""
     if names[0] not in ("neoxlib", *OBJECTS):
         return None
     found = OBJECTS.get(names[0], neoxlib)

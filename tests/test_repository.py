@@ -1,4 +1,4 @@
-"""What holds the repository together: the direction of imports, pins that agree, notebooks that are
+"""The laws of the repository: the direction of imports, pins that agree, notebooks that are
 clean.
 """
 

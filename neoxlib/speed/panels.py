@@ -1,4 +1,4 @@
-"""What the figures of a profile draw inside one pair of axes, and their colours."""
+"""The parts of a profile's figures that are drawn in one pair of axes, and their colours."""
 
 from typing import TYPE_CHECKING, Any
 

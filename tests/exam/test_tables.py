@@ -1,4 +1,4 @@
-"""What people read of an exam: complete, bounded, Chinese as Chinese, markup as text."""
+"""The tables of an exam: complete, bounded, Chinese as Chinese, markup as text."""
 
 import math
 

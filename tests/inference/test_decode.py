@@ -57,7 +57,7 @@ def answers(steps: list[DecodeStep]) -> list[list[int]]:
 def generate(
     variant: str, prompt: list[int], eos: int | None = None, **settings: object
 ) -> list[int]:
-    """What transformers' generate adds to one prompt: float32, the end-of-text id among it."""
+    """The ids that transformers' generate adds: float32, the end-of-text id among it."""
     ids = torch.tensor([prompt])
     settings |= {"attention_mask": torch.ones_like(ids), "eos_token_id": eos, "pad_token_id": 0}
     return oracle_for(variant).generate(ids, **settings)[0, len(prompt) :].tolist()

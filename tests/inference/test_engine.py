@@ -1,4 +1,4 @@
-"""What one may ask of a loaded model, against transformers on the same folder."""
+"""The methods of a loaded model, against transformers on the same folder."""
 
 import pytest
 import torch

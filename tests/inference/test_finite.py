@@ -32,7 +32,7 @@ ASK: dict[str, Callable[[Engine], object]] = {
 
 
 def complaints(folder: Path, ask: str, size: int, **settings: object) -> list[str]:
-    """What each rank raises."""
+    """The error that each rank raises."""
 
     def work(group: Group) -> str:
         engine = neoxlib.load(folder, group=group, **settings)

@@ -49,7 +49,7 @@ def work(engine: Engine, case: Case) -> Work:
 
 
 def made_up(size: int, *clocks: list[list[float]]) -> list[timing.Figures]:
-    """What is made of one run's clocks [steps][4] of each of `size` ranks."""
+    """The figures made of one run's clocks [steps][4] of each of `size` ranks."""
 
     def on_rank(group: Any) -> list[timing.Figures]:
         steps = [DecodeStep(None, Clock(*clock)) for clock in clocks[group.rank]]

@@ -1,4 +1,4 @@
-"""What is known of the NPU path, and by what: the table in docs/verification.md, which is what this
+"""The evidence for the NPU path: the table in docs/verification.md, which is what this
 module prints.
 """
 

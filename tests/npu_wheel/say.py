@@ -8,7 +8,7 @@ def check(what: str, passed: bool, detail: str = "") -> bool:
 
 
 def skip(what: str, why: str) -> None:
-    """What was asked for and could not be looked at."""
+    """A check that was asked for and could not be made."""
     print(f"SKIP  {what}: {why}", flush=True)
 
 

@@ -46,7 +46,7 @@ class Refused(RuntimeError):
 
 
 def real_cann() -> str | None:
-    """What speaks of a real CANN on this machine; None where nothing does."""
+    """The sign of a real CANN on this machine; None where there is no sign."""
     variable, path = REAL
     if os.environ.get(variable):
         return f"{variable}={os.environ[variable]}"

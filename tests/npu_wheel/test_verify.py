@@ -1,4 +1,4 @@
-"""What `make verify-npu` makes of its steps' answers. The steps themselves need the vendor's
+"""How `make verify-npu` judges its steps' answers. The steps themselves need the vendor's
 wheel.
 """
 

@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def mistakes() -> None:
-    """What a trace must not let pass, or it would say nothing."""
+    """A mistake that a trace must find, or it would prove nothing."""
     with FakeTensorMode():
         x = torch.empty(1, 64, 5, 96, dtype=torch.float16, device="npu")
         table = torch.empty(1, 1, 5, 96, dtype=torch.float16)
@@ -187,7 +187,7 @@ def _of_the_weights(family: str, quant: str | None) -> dict[str, int]:
 
 
 def ids_and_mask(length: int, cache: KVCache) -> tuple[Tensor, KVCache, Tensor]:
-    """What the model takes: ids and mask [B, length], on the device."""
+    """The model's arguments: ids and mask [B, length], on the device."""
     ids = torch.empty(BATCH, length, dtype=torch.int64, device="npu")
     return ids, cache, torch.ones(BATCH, length, dtype=torch.bool, device="npu")
 

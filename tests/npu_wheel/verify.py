@@ -47,7 +47,7 @@ STEPS = (
 
 @dataclass
 class Outcome:
-    """What a step's lines say."""
+    """The outcome that a step's lines state."""
 
     step: Step
     counts: Counter[str] = field(default_factory=Counter)

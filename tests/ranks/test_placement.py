@@ -75,7 +75,7 @@ def test_the_number_of_cores_may_be_asked_for(system, monkeypatch):
 
 @pytest.fixture
 def bound(system, monkeypatch: pytest.MonkeyPatch) -> list:
-    """What this process would have been bound to."""
+    """The cores and nodes that this process would have been bound to."""
     calls = []
     monkeypatch.setattr(placement, "SYSTEM", system)
     monkeypatch.setattr(placement.npu_smi, "read", lambda: Smi(cards=tuple(cards())))

@@ -23,7 +23,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 
 
 def counted(group: TorchGroup, gloo: TorchGroup, backend: str) -> tuple[list[Any], int]:
-    """What a rank hears at each checkpoint, and how many messages that took."""
+    """The values a rank receives at each checkpoint, and the number of messages."""
     team = gloo if backend == "gloo" else group
     broadcast = type(team).broadcast
     messages = []

@@ -38,7 +38,7 @@ class Clockwork:
 
 
 class Notes:
-    """What a run keeps, by name."""
+    """The values that a run keeps, by name."""
 
     def __init__(self) -> None:
         self.kept = {}

@@ -49,7 +49,7 @@ def model_of(
 def run(
     model: GPTNeoX, ids: Tensor, mask: Tensor | None = None, parts: tuple[int, ...] = ()
 ) -> Tensor | None:
-    """Logits of ids [B, S], in one pass or in parts of so many tokens; None off rank 0."""
+    """Logits of ids [B, S], in one pass or in parts of that many tokens; None off rank 0."""
     dtype = model.gpt_neox.final_layer_norm.weight.dtype
     cache = KVCache(model.config, *ids.shape, model.group, dtype)
     masks = torch.ones_like(ids).bool() if mask is None else mask

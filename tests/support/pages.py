@@ -1,4 +1,4 @@
-"""What a page of HTML would load."""
+"""The addresses that a page of HTML would load."""
 
 import re
 from html.parser import HTMLParser

@@ -1,4 +1,4 @@
-"""What a rank's part of a tensor should be."""
+"""The part of a tensor that a rank should hold."""
 
 import torch
 

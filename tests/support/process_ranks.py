@@ -42,7 +42,7 @@ class Team:
             pipe.send((work, args))
 
     def answers(self) -> list[Any]:
-        """What each rank that still runs has to say next."""
+        """The next message of each rank that still runs."""
         said = [
             pipe.recv()
             for pipe, rank in zip(self.pipes, self.ranks, strict=True)

@@ -1,4 +1,4 @@
-"""What goes wrong inside a rank, on request. Ranks import this module, so it stays light."""
+"""Faults inside a rank, on request. Ranks import this module, so it stays light."""
 
 import faulthandler
 import os

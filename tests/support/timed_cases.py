@@ -81,7 +81,7 @@ def earlier(
 
 
 class Notes:
-    """What a run keeps: tables, figures, checks by name."""
+    """The tables, figures and checks that a run keeps, by name."""
 
     def __init__(self, folder: Path = Path("outputs/04_profile/now"), **params: Any) -> None:
         self.folder = folder
