@@ -90,7 +90,7 @@ def test_commands_pass_on_what_they_were_given(monkeypatch):
 @pytest.mark.parametrize(("worst", "code"), [("OK", 0), ("WARN", 0), ("FAIL", 1)])
 def test_doctor_ends_with_1_only_where_something_fails(monkeypatch, worst, code):
     found = SimpleNamespace(worst=worst, to_json=lambda: '{"rows": []}')
-    monkeypatch.setattr(doctor, "run", lambda model_dir: found)
+    monkeypatch.setattr(doctor, "check", lambda model_dir: found)
     said = run("doctor", "--json")
     assert said.exit_code == code and said.stdout == '{"rows": []}\n'
 

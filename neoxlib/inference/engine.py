@@ -208,7 +208,7 @@ class Engine:
         """Run the first steps of `case`, warmed up, under the device's profiler.
 
         The profiler is torch_npu's on an NPU, PyTorch's on a CPU. Each rank's trace is in `folder`,
-        in Perfetto's format, which `speed.traces.read` also reads.
+        in Perfetto's format, which `speed.traces.read_trace` also reads.
         """
         self.wait_until_resident()
         inference_trace.record(

@@ -39,7 +39,7 @@ def in_one_block(model: GPTNeoX) -> GPTNeoX:
 def attach(model: GPTNeoX) -> bool:
     """Run `model`, whose weights are loaded, on compiled kernels from now on.
 
-    Returns False if they could not be compiled; `build.why_not` says why.
+    Returns False if they could not be compiled; `build.compile_error` says why.
     """
     kernels = build.compiled("forward")
     if kernels is not None:

@@ -129,7 +129,7 @@ def roofline(table: pd.DataFrame, peaks: "Peaks") -> Figure:
 def ratios(compared: pd.DataFrame, names: tuple[str, str] = ("baseline", "this run")) -> Figure:
     """Each case's time against the other run's, with the interval of the ratio.
 
-    `compared` is the table of `baseline.speed`; `names` are the other run's and this one's.
+    `compared` is the table of `baseline.compare_times`; `names` are the other run's and this one's.
     """
     table = compared.tail(MOST_CASES)
     rows = table.to_dict("records")
@@ -148,7 +148,7 @@ def ratios(compared: pd.DataFrame, names: tuple[str, str] = ("baseline", "this r
 def timeline(events: pd.DataFrame) -> Figure:
     """A trace's events over time: a band per rank and thread, with its phases behind the rest.
 
-    `events` is the table of `traces.read`.
+    `events` is the table of `traces.read_trace`.
     """
     threads = ["rank", "thread"]
     bands = list(events[~events["kind"].isin(PHASES)].groupby(threads))

@@ -199,12 +199,6 @@ def test_an_opened_checkpoint_is_loaded_without_opening_its_folder_again(
             assert torch.equal(tensor, expected_part(name, state[name], 1, 2)), name
 
 
-def test_every_public_name_is_in_one_module():
-    assert all(
-        callable(getattr(load, name)) for name in ("load_into", "merge", "plan", "shard", "verify")
-    )
-
-
 def test_a_load_in_many_runs_by_many_threads_is_the_load_in_one(tmp_path, monkeypatch):
     make_oracle().half().save_pretrained(tmp_path)
     expected = load_file(tmp_path / "model.safetensors")

@@ -160,7 +160,7 @@ def test_plain_operators_get_no_pages_of_files(folder):
 def test_a_rank_that_cannot_compile_leaves_all_ranks_on_plain_operators(folder, monkeypatch):
     real = build.compiled
     this = threading.local()
-    monkeypatch.setattr(build, "library", lambda name: None if this.rank == 1 else real(name))
+    monkeypatch.setattr(build, "compiled", lambda name: None if this.rank == 1 else real(name))
 
     def work(group: Group) -> tuple[str, torch.Tensor | None]:
         this.rank = group.rank

@@ -70,7 +70,7 @@ def test_answers_do_not_depend_on_the_batch(engine, exam, monkeypatch, name):
     profile = get_profile(name, "ceval")
     together = evaluate(engine, task, profile)
     monkeypatch.setattr(score, "BATCH_TOKENS", 1)
-    monkeypatch.setattr(score, "PAYS", 10**9)
+    monkeypatch.setattr(score, "MIN_SHARED_TOKENS", 10**9)
     alone = evaluate(engine, task, profile)
     assert together["predicted"].tolist() == alone["predicted"].tolist()
     columns = [f"logprob_{letter}" for letter in "ABCD"]

@@ -13,7 +13,7 @@ def test_this_machine_has_the_versions_that_neoxlib_was_tested_with(tmp_path):
 
 
 def test_this_machine_is_described_by_what_a_group_leaves(monkeypatch):
-    monkeypatch.setattr(host.limits, "read_cores", lambda: limits.Cores(1, 0.5, "cgroup cpu.max"))
+    monkeypatch.setattr(host.limits, "cores", lambda: limits.Cores(1, 0.5, "cgroup cpu.max"))
     memory = limits.Memory(3 * GIB, GIB, "cgroup memory.max")
     monkeypatch.setattr(host.limits, "memory", lambda: memory)
     here = read_host()

@@ -229,7 +229,7 @@ def test_torch_has_no_more_threads_than_the_quota_has_cores(monkeypatch):
         torch.set_num_threads(3)
         fit_threads()
         assert torch.get_num_threads() == 3  # no quota: as it was
-        monkeypatch.setattr(limits, "read_cores", lambda: quota_of(0.5))
+        monkeypatch.setattr(limits, "cores", lambda: quota_of(0.5))
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         fit_threads()
         assert torch.get_num_threads() == 3  # asked for
@@ -244,7 +244,7 @@ def test_torch_has_no_more_threads_than_the_quota_has_cores(monkeypatch):
 def test_a_model_that_is_loaded_or_cut_keeps_to_the_quota(begin, monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(limits, "read_cores", lambda: quota_of(1))
+    monkeypatch.setattr(limits, "cores", lambda: quota_of(1))
     try:
         torch.set_num_threads(2)
         if begin == "load":
@@ -256,7 +256,7 @@ def test_a_model_that_is_loaded_or_cut_keeps_to_the_quota(begin, monkeypatch):
 
 
 def test_ranks_share_the_quota(monkeypatch):
-    monkeypatch.setattr(limits, "read_cores", lambda: quota_of(4))
+    monkeypatch.setattr(limits, "cores", lambda: quota_of(4))
     assert [placement.threads(ranks) for ranks in (1, 2, 3, 8)] == [4, 2, 1, 1]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert surroundings.rank_environment(2, "cpu", False)["OMP_NUM_THREADS"] == "2"

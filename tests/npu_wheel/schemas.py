@@ -9,7 +9,7 @@ from tests.npu_wheel import wheel
 from tests.npu_wheel.say import check
 
 ROOT = Path(__file__).parents[2]
-LISTED = ROOT / "tests" / "npu_schemas.txt"
+LISTED = ROOT / "tests" / "support" / "npu" / "schemas.txt"
 CALL = re.compile(r"\bnpu\.(_?npu_\w+)\(")
 
 

@@ -78,7 +78,7 @@ def bound(system, monkeypatch: pytest.MonkeyPatch) -> list:
     """The cores and nodes that this process would have been bound to."""
     calls = []
     monkeypatch.setattr(placement, "SYSTEM", system)
-    monkeypatch.setattr(placement.npu_smi, "read", lambda: Smi(cards=tuple(cards())))
+    monkeypatch.setattr(placement.npu_smi, "query", lambda: Smi(cards=tuple(cards())))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
     monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: calls.append(cores))
     monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
@@ -102,5 +102,5 @@ def test_binding_can_be_turned_off_and_never_fails_a_rank(bound, monkeypatch, ca
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     assert placement.bind(0, 2) is None and "not permitted" in caplog.text
     monkeypatch.setenv("BIND_CPU", "0")
-    monkeypatch.setattr(placement.npu_smi, "read", None)
+    monkeypatch.setattr(placement.npu_smi, "query", None)
     assert placement.bind(0, 2) is None

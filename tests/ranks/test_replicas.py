@@ -98,7 +98,7 @@ def one_row_a_batch(engine: neoxlib.Engine) -> None:
 )
 def test_what_the_machine_cannot_hold_is_refused(monkeypatch, asked, message):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3})
-    monkeypatch.setattr(npu_smi, "read", lambda: npu_smi.Smi(cards=CARDS[:2]))
+    monkeypatch.setattr(npu_smi, "query", lambda: npu_smi.Smi(cards=CARDS[:2]))
     with pytest.raises(SettingsError, match=message):
         placement.part(*asked)
 
@@ -114,7 +114,7 @@ def test_groups_have_cores_and_npus_of_their_own(monkeypatch):
     assert placement.part(1, 2, 2, "cpu", None) == {"OMP_NUM_THREADS": "2"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert placement.part(1, 2, 2, "cpu", None) == {}
-    monkeypatch.setattr(npu_smi, "read", lambda: npu_smi.Smi(cards=CARDS))
+    monkeypatch.setattr(npu_smi, "query", lambda: npu_smi.Smi(cards=CARDS))
     seen = [
         placement.part(group, 3, 2, "npu", None)["ASCEND_RT_VISIBLE_DEVICES"] for group in range(3)
     ]

@@ -193,7 +193,7 @@ def shared_again(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEOXLIB_BACKEND", choice)
         if group.rank == rank_without:
-            patch.setattr(build, "library", lambda name: None)
+            patch.setattr(build, "compiled", lambda name: None)
         again = shared_memory.share(gloo)
         assert again.all_reduce(torch.ones(1)).item() == group.size
         return again.backend

@@ -52,7 +52,7 @@ def test_all_three_forms_say_the_same():
 
 def test_this_machine_is_read_without_torch_and_judged_without_a_crash():
     """`doctor` must work just where `import torch` does not."""
-    code = "import sys; from neoxlib.setup import doctor; print(doctor.run())"
+    code = "import sys; from neoxlib.setup import doctor; print(doctor.check())"
     code += "; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "worst" not in done.stderr and "device" in done.stdout

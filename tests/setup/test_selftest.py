@@ -282,7 +282,7 @@ def test_on_an_npu_the_exit_code_is_the_verdict(monkeypatch, tmp_path, passed, c
     monkeypatch.setattr(selftest, "start_npu", started.append)
     monkeypatch.setattr(selftest, "import_torch", lambda: fake)
     monkeypatch.setattr(selftest, "chip_for", lambda kind: CHIPS["910B3"])
-    monkeypatch.setattr(selftest, "examine", lambda *args: examined.append(args) or passed)
+    monkeypatch.setattr(selftest, "run_trials", lambda *args: examined.append(args) or passed)
     assert selftest.main(tmp_path / "x.json", lambda line: None) == code
     record, kind, chip, size = examined[0]
     assert started == [0] and (kind, chip.name, size) == ("npu", "910B3", 2)

@@ -32,7 +32,7 @@ run = Run.start("04_profile", {name: parameter_table.PARAMETERS[name].default fo
 engine = neoxlib.load(sys.argv[1])
 todo = [Case(1 + n % 2, 4, 1 + n, repeats=2, warmup=1) for n in range(60)]
 todo[1:1] = [Case(1, 4, 4, depth=8, repeats=2, warmup=1)]
-measure.measure(engine, todo, run)
+measure.time_cases(engine, todo, run)
 """
 
 

@@ -54,11 +54,11 @@ def test_device_memory_is_npu_smis_of_each_ranks_process(monkeypatch):
         Holder(1, 0, 12, "python", 2000),
         Holder(1, 0, 99, "other", 5000),
     )
-    monkeypatch.setattr(npu_smi, "read", lambda: Smi("x", (), holders))
+    monkeypatch.setattr(npu_smi, "query", lambda: Smi("x", (), holders))
     with memory.MemoryMonitor([11, 12, 13], npu=True) as seen:
         pass
     assert seen.device == [1000 * 2**20 / 1e6, 2000 * 2**20 / 1e6, None]
-    monkeypatch.setattr(npu_smi, "read", lambda: None)
+    monkeypatch.setattr(npu_smi, "query", lambda: None)
     with memory.MemoryMonitor([11], npu=True) as seen:
         pass
     assert seen.device == [None]
@@ -68,7 +68,7 @@ def test_device_memory_is_npu_smis_of_each_ranks_process(monkeypatch):
 def test_in_a_container_a_process_has_the_pid_that_it_has_there(container, pid, monkeypatch):
     holder = Holder(0, 0, 70456, "python", 1000, 214)
     monkeypatch.setattr(memory, "container", lambda: container)
-    monkeypatch.setattr(npu_smi, "read", lambda: Smi("26", (), (holder,)))
+    monkeypatch.setattr(npu_smi, "query", lambda: Smi("26", (), (holder,)))
     with memory.MemoryMonitor([pid, 70456 + 214 - pid], npu=True) as seen:
         pass
     assert seen.device == [1000 * 2**20 / 1e6, None]

@@ -25,7 +25,7 @@ PARAMS = SimpleNamespace(model_dir=CONFIG, dtype="auto", device="cpu", quant=Non
 @pytest.fixture
 def cores(monkeypatch):
     def have(count: int) -> None:
-        monkeypatch.setattr(scaling.limits, "cores", lambda: count)
+        monkeypatch.setattr(scaling.limits, "core_count", lambda: count)
 
     return have
 

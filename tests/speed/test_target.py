@@ -35,7 +35,7 @@ def test_on_an_npu_host_the_fullest_card_decides(monkeypatch):
     )
     monkeypatch.setattr(target.devices, "pick_device", lambda device: "npu")
     monkeypatch.setattr(target.devices, "chip_here", lambda: CHIPS["910B4"])
-    monkeypatch.setattr(target.npu_smi, "read", lambda: answer)
+    monkeypatch.setattr(target.npu_smi, "query", lambda: answer)
     here = plan(SMALL, 2)
     assert here.target.chip.name == "910B4" and here.free == (32768 - 28911) * 2**20
 
@@ -56,6 +56,6 @@ def test_on_an_npu_host_the_fullest_card_decides(monkeypatch):
 def test_memory_that_is_not_known_says_why(answer, said, monkeypatch):
     monkeypatch.setattr(target.devices, "pick_device", lambda device: "npu")
     monkeypatch.setattr(target.devices, "chip_here", lambda: CHIPS["310B4"])
-    monkeypatch.setattr(target.npu_smi, "read", lambda: answer)
+    monkeypatch.setattr(target.npu_smi, "query", lambda: answer)
     here = plan(SMALL, 1)
     assert here.fits is None and said in repr(here)

@@ -14,7 +14,7 @@ ANSWER = 'extern "C" int answer() { return %d; }\n'
 ASK = """
 from neoxlib.kernels.cpu import build
 
-print(build.library("allreduce") is not None, build.seconds("allreduce") > 0)
+print(build.compiled("allreduce") is not None, build.seconds("allreduce") > 0)
 """
 
 
