@@ -1,7 +1,7 @@
 """Compile the C++ files of this folder for this CPU at first use, and cache them on disk.
 
 The cache is the folder that NEOXLIB_CACHE names, by default ~/.cache/neoxlib. Nothing requires
-compiled files: without a compiler `library` returns None, one warning says what is slower, and
+compiled files: without a compiler `compiled` returns None, one warning says what is slower, and
 callers use plain PyTorch or NumPy.
 """
 
@@ -49,12 +49,12 @@ class Built(NamedTuple):
 
 
 def compiled(name: str) -> ctypes.CDLL | None:
-    """The functions of `<name>.cpp`, or None if it cannot be compiled: see `why_not`."""
+    """The functions of `<name>.cpp`, or None if it cannot be: see `compile_error`."""
     return _built(name).library
 
 
 def compile_error(name: str) -> str:
-    """Why `library(name)` is None, and what to do; empty if it is not None."""
+    """Why `compiled(name)` is None, and what to do; empty if it is not None."""
     return _built(name).why_not
 
 

@@ -57,6 +57,14 @@ def test_a_source_is_compiled_once_and_again_when_it_changes(source, tmp_path, m
     assert [path.name for path in made(tmp_path)] == ["thing.so"] * 3
 
 
+def test_a_header_that_changes_compiles_its_sources_anew(source):
+    needs_a_compiler()
+    source.write_text('#include "part.h"\nextern "C" int answer() { return PART; }\n')
+    for value in (1, 2):
+        source.with_name("part.h").write_text(f"constexpr int PART = {value};\n")
+        assert build._built("thing").library.answer() == value
+
+
 def test_a_damaged_file_of_the_cache_is_made_anew(source, tmp_path):
     needs_a_compiler()
     path, _ = build._compiled("thing")
