@@ -1,6 +1,7 @@
 """The structures, number formats and functions of forward.cpp.
 
-Fields have the names and order of C++; `declare` checks the sizes that C++ asserts.
+Values, and the names and order of fields, are those of abi.h; `declare` checks the sizes that abi.h
+asserts.
 """
 
 import ctypes
@@ -8,7 +9,7 @@ from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
 
 import torch
 
-# Format of simd.h. uint8 is int4, two numbers to a byte.
+# Format of abi.h. uint8 is int4, two numbers to a byte.
 FORMATS = {
     torch.float32: 0,
     torch.float16: 1,
@@ -16,11 +17,11 @@ FORMATS = {
     torch.int8: 3,
     torch.uint8: 4,
 }
-ACTIVATIONS = {"gelu": 0, "tanh": 1, "relu": 2}  # Activation of simd.h
+ACTIVATIONS = {"gelu": 0, "tanh": 1, "relu": 2}  # Activation of abi.h
 
 
 class Matrix(Structure):
-    """A linear layer or an embedding table (dot.h)."""
+    """A linear layer or an embedding table."""
 
     _fields_ = [
         ("weight", c_void_p),
@@ -33,7 +34,7 @@ class Matrix(Structure):
 
 
 class Norm(Structure):
-    """A layer norm (rowwise.h)."""
+    """A layer norm."""
 
     _fields_ = [("weight", c_void_p), ("bias", c_void_p)]
 
@@ -92,7 +93,7 @@ class Step(Structure):
     ]
 
 
-SIZES = {Matrix: 48, Norm: 16, Layer: 224, Model: 184, Step: 104}  # bytes, as C++ asserts them
+SIZES = {Matrix: 48, Norm: 16, Layer: 224, Model: 184, Step: 104}  # bytes, as abi.h asserts them
 
 
 def declare(kernels: ctypes.CDLL) -> ctypes.CDLL:

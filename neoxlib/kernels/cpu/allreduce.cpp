@@ -21,7 +21,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "simd.h"
+#include "formats.h"
 #include "spin.h"
 
 namespace {

@@ -7,16 +7,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "simd.h"
-
-struct Matrix {          // y = x Wᵀ + bias
-    const void* weight;  // [out, in]; INT4: [out, in / 2]
-    const void* scale;   // INT8: float [out]; INT4: half [out, in / 32]
-    const float* bias;   // [out]
-    int64_t out, in;
-    Format format;
-};
-static_assert(sizeof(Matrix) == 48, "as in abi.py");
+#include "abi.h"
+#include "formats.h"
 
 namespace {
 

@@ -5,7 +5,8 @@
 // left. Compiled without fused multiply-add (build.EXTRA): it rounds once where quant.py rounds
 // twice.
 
-#include "simd.h"
+#include "abi.h"
+#include "formats.h"
 
 namespace {
 

@@ -1,13 +1,8 @@
-// Operations on one row: embedding, layer norm, and the rotary embedding of a head.
+// Operations on one row: embedding, layer norm, activation, and rotary embedding of a head.
 
 #pragma once
 
 #include "dot.h"
-
-struct Norm {
-    const float *weight, *bias;  // [hidden]
-};
-static_assert(sizeof(Norm) == 16, "as in abi.py");
 
 namespace {
 
@@ -43,6 +38,23 @@ void widen_row(const Matrix& table, int64_t r, float* to) {
         write(values, load<F>(from + k, table.in - k));
         memcpy(to + k, values, std::min<int64_t>(LANES, table.in - k) * sizeof *to);
     }
+}
+
+INLINE Floats activate(Floats x, Activation form) {
+    if (form == RELU) return larger(x, Floats{});
+    const Floats distance = absolute(x);
+    Floats tail;  // 2 P(normal > |x|), or GPT-2's tanh approximation of it
+    if (form == TANH) {
+        const Floats e = exponential(-1.5957691216f * distance * (1.0f + 0.044715f * x * x));
+        tail = 2.0f * e / (1.0f + e);  // 1 - tanh u = 2 e^-2u / (1 + e^-2u)
+    } else {
+        const Floats z = distance * 0.7071067812f,
+                     t = 1.0f / (1.0f + 0.3275911f * z);  // Abramowitz and Stegun 7.1.26
+        Floats y = 1.061405429f * t - 1.453152027f;
+        y = y * t + 1.421413741f, y = y * t - 0.284496736f, y = y * t + 0.254829592f;
+        tail = y * t * exponential(-z * z);  // 1 - erf z, to 1.5e-7
+    }
+    return 0.5f * x * (x < 0.0f ? tail : 2.0f - tail);
 }
 
 // Rotates the leading `rotary` values of a head: the first half of them against the second half.
