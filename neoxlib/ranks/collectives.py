@@ -22,7 +22,7 @@ from neoxlib.ranks import stopping
 
 # 1: ranks compare every collective over gloo and hccl, not only the first of a kind.
 DEBUG = "NEOXLIB_DEBUG"
-OPERATIONS = ("all_reduce", "gather", "broadcast", "barrier")  # numbered as in allreduce.cpp
+OPERATIONS = ("all_reduce", "gather", "broadcast", "barrier")  # numbered as in rank_group.h
 DTYPES = (
     torch.float32,
     torch.float16,

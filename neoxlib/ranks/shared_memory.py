@@ -49,13 +49,13 @@ NONE_HERE = "the ranks meet over gloo, which is slower: no shared memory, %s"
 # One per rank at the head of the memory: epoch, sleepers, words, calls.
 LINE = struct.Struct("QI4x2q4Q64x")
 LATE = 1
-DIFFERENT = 2  # results of allreduce.cpp; 0 is success
+DIFFERENT = 2  # results of rank_group.h; 0 is success
 POINTER = ctypes.c_void_p
 COUNT = ctypes.c_int64
 
 
 class RankGroup(ctypes.Structure):
-    """The struct of the same name in allreduce.cpp."""
+    """The struct of the same name in rank_group.h."""
 
     _fields_ = [
         ("memory", ctypes.c_void_p),
@@ -228,7 +228,7 @@ def _file(size: int) -> int | None:
 
 
 def _call(number: int, what: int) -> Call:
-    """Unpack a call that `begin` of allreduce.cpp packed."""
+    """Unpack a call that `begin_call` of rank_group.h packed."""
     return Call(number, what >> 60, what >> 52 & 0xFF, what & (1 << 52) - 1)
 
 
