@@ -36,16 +36,16 @@ log = logging.getLogger("neoxlib")
 
 SWITCH = "NEOXLIB_BACKEND"  # gloo: never share memory, for comparisons
 SUMS = {
-    torch.float32: "group_sum_float",
-    torch.bfloat16: "group_sum_bfloat16",
-    torch.float16: "group_sum_half",
+    torch.float32: "group_all_reduce_float32",
+    torch.bfloat16: "group_all_reduce_bfloat16",
+    torch.float16: "group_all_reduce_float16",
 }
 # Spins (about 10 µs), then seconds of spinning with yields, before a waiting rank sleeps.
 ALONE = (300, 2e-3)
 # The same if ranks share cores: a rank that spins would keep the others from running.
 CROWDED = (0, 5e-5)
-PATIENCE_SECONDS = 600.0  # then a rank that has not arrived counts as lost
-NONE_HERE = "the ranks meet over gloo, which is slower: no shared memory, %s"
+TIMEOUT_SECONDS = 600.0  # then a rank that has not arrived counts as lost
+NONE_HERE = "the ranks communicate over gloo, which is slower: no shared memory, %s"
 # One per rank at the head of the memory: epoch, sleepers, words, calls.
 LINE = struct.Struct("QI4x2q4Q64x")
 LATE = 1
@@ -63,7 +63,7 @@ class RankGroup(ctypes.Structure):
         ("size", ctypes.c_int32),
         ("spins", ctypes.c_int64),
         ("yield_", ctypes.c_int64),
-        ("patience", ctypes.c_int64),
+        ("timeout", ctypes.c_int64),
         ("call_number", ctypes.c_uint64),
         ("call", ctypes.c_uint64),
     ]
@@ -73,7 +73,7 @@ class SharedGroup(TorchGroup):
     """The ranks of a gloo TorchGroup on one machine. All-reduces of integers still go over gloo.
 
     An all-reduce adds in float32, in rank order, and rounds once: all ranks get the same bits.
-    Raises RankError with the ranks that did not arrive within PATIENCE_SECONDS, or that made a
+    Raises RankError with the ranks that did not arrive within TIMEOUT_SECONDS, or that made a
     different call; the group cannot be used afterwards.
     """
 
@@ -89,14 +89,14 @@ class SharedGroup(TorchGroup):
         self.calls = group.calls
         spins, yield_seconds = ALONE if self.size <= limits.core_count() else CROWDED
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        waits = spins, int(yield_seconds * 1e9), int(PATIENCE_SECONDS * 1e9)
-        self.team = RankGroup(address, self.rank, self.size, *waits, 0, 0)
+        waits = spins, int(yield_seconds * 1e9), int(TIMEOUT_SECONDS * 1e9)
+        self.rank_group = RankGroup(address, self.rank, self.size, *waits, 0, 0)
         self.words = (ctypes.c_int64 * self.size)()
         self.sums = {
             dtype: (_function(library, name, COUNT, POINTER, COUNT), DTYPES.index(dtype))
             for dtype, name in SUMS.items()
         }
-        self._meet = _function(library, "group_meet", COUNT, COUNT, POINTER)
+        self._all_gather_word = _function(library, "group_all_gather_word", COUNT, COUNT, POINTER)
         self._gather = _function(
             library, "group_gather", COUNT, COUNT, POINTER, COUNT, POINTER, POINTER
         )
@@ -146,13 +146,13 @@ class SharedGroup(TorchGroup):
 
     def _everyones(self, operation: str, word: int) -> list[int]:
         """Return every rank's `word`."""
-        self._do(self._meet, OPERATIONS.index(operation), word, self.words)
+        self._do(self._all_gather_word, OPERATIONS.index(operation), word, self.words)
         return list(self.words)
 
     def _do(self, function: Callable[..., int], *args: Any) -> None:
-        result = function(self.team, *args)
+        result = function(self.rank_group, *args)
         if result == LATE:
-            limit = self.team.patience / 1e9
+            limit = self.rank_group.timeout / 1e9
             raise RankError(
                 f"rank {', '.join(map(str, self._late()))} did not meet the other ranks within "
                 f"{limit:g} s: it has ended or hangs, and its log says where"

@@ -213,12 +213,12 @@ def refused(*_: Any) -> None:
     raise OSError("no room")
 
 
-def last_words(group: SharedGroup, _: TorchGroup, patience: float) -> str:
+def last_words(group: SharedGroup, _: TorchGroup, timeout: float) -> str:
     """Rank 1 is killed between two sums; what the others say when they have waited long enough."""
     group.all_reduce(torch.ones(4))
     if group.rank == 1:
         os.kill(os.getpid(), 9)
-    group.team.patience = int(patience * 1e9)
+    group.rank_group.timeout = int(timeout * 1e9)
     with pytest.raises(RankError) as error:
         group.all_reduce(torch.ones(4))
     return str(error.value)
@@ -258,7 +258,7 @@ def make_one_more(group: TorchGroup) -> None:
     """Let the rank's next call have the number after the next."""
     group.calls += 1
     if isinstance(group, SharedGroup):
-        group.team.call_number += 1
+        group.rank_group.call_number += 1
 
 
 def test_sums_are_in_rank_order_and_the_same_bits_on_all_ranks(team):

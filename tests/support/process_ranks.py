@@ -62,7 +62,7 @@ def _serve(rank: int, size: int, store: str, pipe: Connection) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     gloo = TorchGroup(rank, size, dist.FileStore(store, size))
-    shared_memory.PATIENCE_SECONDS = 60.0  # one that fails alone must not keep the others
+    shared_memory.TIMEOUT_SECONDS = 60.0  # one that fails alone must not keep the others
     group = shared_memory.share(gloo)
     pipe.send((group.backend, ""))
     while True:

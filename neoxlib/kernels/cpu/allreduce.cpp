@@ -111,7 +111,7 @@ int64_t group_bytes(int32_t size) { return size * (sizeof(RankState) + 2 * SLOT_
 
 // All-gathers one `word` per rank into words [size]. It is a barrier, or tells all ranks the sizes
 // of the gather or broadcast that follows.
-Result group_meet(RankGroup* group, int64_t operation, int64_t word, int64_t* words) {
+Result group_all_gather_word(RankGroup* group, int64_t operation, int64_t word, int64_t* words) {
     begin_call(*group, Operation(operation), 0, 0);
     const uint64_t epoch = next_epoch(*group);
     const auto write_word = [&] {
@@ -123,15 +123,15 @@ Result group_meet(RankGroup* group, int64_t operation, int64_t word, int64_t* wo
 }
 
 // All-reduces x [count] in place. `dtype` is the number of the dtype in the call record.
-Result group_sum_float(RankGroup* group, int64_t dtype, void* x, int64_t count) {
+Result group_all_reduce_float32(RankGroup* group, int64_t dtype, void* x, int64_t count) {
     return all_reduce<Float32>(*group, dtype, x, count);
 }
 
-Result group_sum_bfloat16(RankGroup* group, int64_t dtype, void* x, int64_t count) {
+Result group_all_reduce_bfloat16(RankGroup* group, int64_t dtype, void* x, int64_t count) {
     return all_reduce<BFloat16Exact>(*group, dtype, x, count);
 }
 
-Result group_sum_half(RankGroup* group, int64_t dtype, void* x, int64_t count) {
+Result group_all_reduce_float16(RankGroup* group, int64_t dtype, void* x, int64_t count) {
     return all_reduce<Float16>(*group, dtype, x, count);
 }
 

@@ -36,7 +36,7 @@ LOST = {
     "forward": "the model runs on PyTorch's own operators, which is slower",
     "pack": "weights are converted and packed by PyTorch, which is slower",
     "bandwidth": "the speed of memory is measured by NumPy, which reads it slower",
-    "allreduce": "the ranks meet over gloo, which is slower",
+    "allreduce": "the ranks communicate over gloo, which is slower",
 }
 
 

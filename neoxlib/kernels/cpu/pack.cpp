@@ -186,8 +186,8 @@ extern "C" {
 
 // Packs a contiguous weight [rows, columns] of `format` as Int4 (bits 4) or Int8 (bits 8) of
 // quant.py. Returns 1 if a number or its scale is not finite, else 0.
-int packing_pack(int bits, const void* from, int32_t format, int64_t rows, int64_t columns,
-                 void* weight, void* scale) {
+int pack_weight(int bits, const void* from, int32_t format, int64_t rows, int64_t columns,
+                void* weight, void* scale) {
     auto* bytes = static_cast<uint8_t*>(weight);
     if (format == FLOAT32) return pack<Float32>(bits, from, rows, columns, bytes, scale);
     if (format == FLOAT16) return pack<Float16>(bits, from, rows, columns, bytes, scale);
@@ -196,8 +196,8 @@ int packing_pack(int bits, const void* from, int32_t format, int64_t rows, int64
 
 // Converts [rows, columns] from one float format into another; rows are from_width and to_width
 // values apart.
-void packing_convert(const void* from, int32_t from_format, int64_t from_width, void* to,
-                     int32_t to_format, int64_t to_width, int64_t rows, int64_t columns) {
+void convert_weight(const void* from, int32_t from_format, int64_t from_width, void* to,
+                    int32_t to_format, int64_t to_width, int64_t rows, int64_t columns) {
     if (from_format == FLOAT32)
         convert_from<Float32>(from, to_format, to, rows, columns, from_width, to_width);
     if (from_format == FLOAT16)

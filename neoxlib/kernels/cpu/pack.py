@@ -29,7 +29,7 @@ def copy(source: Tensor, target: Tensor) -> None:
         np.copyto(target.view(torch.uint8).numpy(), source.view(torch.uint8).numpy())
     elif here and source.dtype in FORMATS and target.dtype in FORMATS and compiled():
         ends = [(x.data_ptr(), FORMATS[x.dtype], x.stride(0)) for x in (source, target)]
-        _library().packing_convert(*ends[0], *ends[1], *source.shape)
+        _library().convert_weight(*ends[0], *ends[1], *source.shape)
     else:
         target.copy_(source)
 
@@ -53,7 +53,7 @@ def pack(bits: int, weight: Tensor, packed: Tensor, scale: Tensor) -> bool | Non
         packed.data_ptr(),
         scale.data_ptr(),
     )
-    return not _library().packing_pack(bits, *ends)
+    return not _library().pack_weight(bits, *ends)
 
 
 @cache
@@ -63,8 +63,8 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    library.packing_pack.argtypes = [c_int, c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p]
+    library.pack_weight.argtypes = [c_int, c_void_p, c_int32, c_int64, c_int64, c_void_p, c_void_p]
     end = [c_void_p, c_int32, c_int64]
-    library.packing_convert.argtypes = [*end, *end, c_int64, c_int64]
-    library.packing_convert.restype = None
+    library.convert_weight.argtypes = [*end, *end, c_int64, c_int64]
+    library.convert_weight.restype = None
     return library

@@ -51,12 +51,12 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free,
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the lower half comes first");
 
 struct RankGroup {  // as in shared_memory.py
-    char* memory;      // [size] RankState, then [size, 2, SLOT_BYTES] slots
+    char* memory;     // [size] RankState, then [size, 2, SLOT_BYTES] slots
     int32_t rank, size;
-    int64_t spins;     // polls before a waiting rank yields its core between polls
-    int64_t yield;     // nanoseconds before it sleeps until it is woken
-    int64_t patience;  // nanoseconds before it gives up
-    Call call;         // the last one that this rank began
+    int64_t spins;    // polls before a waiting rank yields its core between polls
+    int64_t yield;    // nanoseconds before it sleeps until it is woken
+    int64_t timeout;  // nanoseconds before it gives up
+    Call call;        // the last one that this rank began
 };
 
 RankState& state(const RankGroup& group, int rank) {
@@ -88,7 +88,7 @@ void sleep(RankState& peer, uint64_t epoch) {
     peer.sleepers--;
 }
 
-// Waits for a rank to announce `epoch`. Returns false if it did not within group.patience.
+// Waits for a rank to announce `epoch`. Returns false if it did not within group.timeout.
 bool has_announced(const RankGroup& group, int rank, uint64_t epoch) {
     const auto& peer = state(group, rank).epoch;
     for (int64_t i = 0; i < group.spins; i++) {
@@ -98,7 +98,7 @@ bool has_announced(const RankGroup& group, int rank, uint64_t epoch) {
     const int64_t start = now();
     while (peer.load(std::memory_order_acquire) < epoch) {
         const int64_t waited = now() - start;
-        if (waited > group.patience) return false;
+        if (waited > group.timeout) return false;
         if (waited < group.yield) sched_yield();
         else sleep(state(group, rank), epoch);
     }
