@@ -35,7 +35,7 @@ class Paper:
 # The parts that are switched off. The first entry is neoxlib as it is.
 WITHOUT = {
     "": {},
-    "shared beginnings": {"PAYS": 10**12},
+    "shared beginnings": {"MIN_SHARED_TOKENS": 10**12},
     "batches": {"BATCH_TOKENS": 1},
     "one row for all choices": {},
     "compiled kernels": {},

@@ -154,10 +154,10 @@ def prefix_groups(
 ) -> list[tuple[int, list[TokenRow]]]:
     """Group sorted `rows`, none a prefix of another, by common prefix: (ids shared, rows) each.
 
-    Walks down the prefix tree. Rows become a group if sharing more of their prefix saves PAYS ids
-    or more; groups may nest: questions after the same five examples inside those after the same
-    four. Groups are ordered so that each finds most of its prefix in the one before. The state at
-    `needed[row]` is wanted, so only ids before it are shared.
+    Walks down the prefix tree. Rows become a group if sharing more of their prefix saves at least
+    MIN_SHARED_TOKENS ids. Groups may nest: questions after the same five examples inside those
+    after the same four. Groups are ordered so that each finds most of its prefix in the one before.
+    The state at `needed[row]` is wanted, so only ids before it are shared.
     """
     alone: list[TokenRow] = []
     found = [(0, alone)]

@@ -69,7 +69,7 @@ def expected(oracle) -> list[tuple[float, bool]]:
 def lower_limits(patch: pytest.MonkeyPatch, **changes: int) -> None:
     """Small enough that a small exam meets them."""
     for name, value in (
-        {"PAYS": 40, "BATCH_TOKENS": 70, "CACHE_TOKENS": 200, "HEAD_ROWS": 7} | changes
+        {"MIN_SHARED_TOKENS": 40, "BATCH_TOKENS": 70, "CACHE_TOKENS": 200, "HEAD_ROWS": 7} | changes
     ).items():
         patch.setattr(score, name, value)
 
@@ -111,7 +111,7 @@ def test_sharing_changes_no_score_and_computes_far_fewer_tokens(folder, expected
     assert_same(log_probabilities(model, exam(), IDS, WINDOW), expected)
     shared = sum(ids.numel() for ids in computed)
     computed.clear()
-    lower_limits(monkeypatch, PAYS=10**9)
+    lower_limits(monkeypatch, MIN_SHARED_TOKENS=10**9)
     assert_same(log_probabilities(model, exam(), IDS, WINDOW), expected)
     assert all(len(ids) * ids.shape[1] <= 96 for ids in computed)
     assert shared < 0.6 * sum(ids.numel() for ids in computed)

@@ -194,7 +194,9 @@ def engine_figures() -> dict[str, Any]:
         )
         (run,) = engine.profile(Case(2, 5, 3, repeats=1, warmup=0))
         alike = [Request([5, 6, 7, 8, n], [9, 1]) for n in range(3)]
-        with patch.object(score, "PAYS", 4):  # these share the keys and values of their beginning
+        with patch.object(
+            score, "MIN_SHARED_TOKENS", 4
+        ):  # these share the keys and values of their beginning
             scores = log_probabilities(engine.model, [Request([8], [9, 1]), *alike], 211, ROOM)
         logits = engine.logits([[5, 6, 7]])
         return {
