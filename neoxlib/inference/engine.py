@@ -16,14 +16,15 @@ from neoxlib.inference import timing
 from neoxlib.inference import trace as inference_trace
 from neoxlib.inference.answered import KEPT, Answered, keep_first
 from neoxlib.inference.checked_ids import checked_ids
+from neoxlib.inference.contract import Prompt
 from neoxlib.inference.decode import Limits
 from neoxlib.inference.finite import agree, failure_of
-from neoxlib.inference.printer import Printer
+from neoxlib.inference.generator import TextGenerator
+from neoxlib.inference.printer import Stream
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.score import OnProgress, Request, Score, log_probabilities
 from neoxlib.inference.text import (
     Completion,
-    Stream,
     choice_lists,
     encode,
     generate_text,
@@ -36,10 +37,8 @@ from neoxlib.machine.runtime import memory_mb
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
 
-Prompt = str | Sequence[int]
 
-
-class Engine:
+class Engine(TextGenerator):
     """A loaded model, made by `neoxlib.load`, or one per rank by `neoxlib.Session`.
 
     Session has the same methods: see `contract.Inference`. In a group every rank must make the same
@@ -86,45 +85,14 @@ class Engine:
         """One more than the tokenizer's last id; rows from there on are padding, never chosen."""
         return self.limits.tokenizer_size
 
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        max_new_tokens: int = 32,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
-        stream: bool | Stream = False,
-        *,
-        stop_token_ids: int | Sequence[int] | None = None,
-        skip_special_tokens: bool = True,
-    ) -> list[Completion]:
-        """Continue `prompts` (texts, or lists of token ids), all in one batch.
-
-        A row ends at the end of text (see `tokenizer.end_ids`), at one of `stop_token_ids`, or
-        before a string of `stop`, which is searched in the new text with its special tokens. The
-        answer's text is without them unless `skip_special_tokens` is False. `stream=True` prints
-        the text as it comes, or pass a function of (row, piece). A folder without a tokenizer takes
-        only token ids, and `text` is then empty.
-        Raises SettingsError, before any work, for bad settings, empty or too long prompts.
-        """
-        settings = max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed
-        sampling = Sampling(*settings, stop_token_ids, skip_special_tokens)
-        show = Printer(len(prompts)) if stream is True else stream or None
-        answers = self._generate(prompts, sampling, show)
-        if isinstance(show, Printer):
-            show.close()
-        return answers
-
     def _generate(
-        self, prompts: Sequence[Prompt], sampling: Sampling, show: Stream | None
+        self, stream: Stream | None, prompts: Sequence[Prompt], *settings: Any, **more: Any
     ) -> list[Completion]:
         """Continue `prompts` and keep the first answers for `parity`."""
+        sampling = Sampling(*settings, **more)
         bare = self._tokenizer is None and not any(isinstance(prompt, str) for prompt in prompts)
         tokenizer = None if bare else self.tokenizer
-        answers = generate_text(self.model, tokenizer, prompts, sampling, self.limits, show)
+        answers = generate_text(self.model, tokenizer, prompts, sampling, self.limits, stream)
         if answers and len(self.first_answers) < KEPT:
             given = zip(encode(tokenizer, prompts), answers, strict=True)
             texts = ((ids, one.token_ids, sum(one.logprobs)) for ids, one in given)

@@ -1,4 +1,9 @@
-"""A stream that prints text as it comes."""
+"""Streams, which get text as it comes, and the one that prints it."""
+
+from collections.abc import Callable
+from typing import Any
+
+Stream = Callable[[int, str], Any]  # (row, new text)
 
 
 class Printer:

@@ -1,7 +1,7 @@
 """Text in, text out: prompts to token ids, answers with text and times. No sampling, no tensors."""
 
 import operator
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from numbers import Integral
 from statistics import median
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoxlib.errors import SettingsError
 from neoxlib.inference.decode import Choice, DecodeStep, Limits, decode, ending
+from neoxlib.inference.printer import Stream
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.stream import NoText, TextStream
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -19,7 +20,6 @@ if TYPE_CHECKING:  # a notebook that only receives a Completion need not wait fo
 
 # No lists of ids, though they can be read as such.
 UNREADABLE = (str, bytes, bytearray, memoryview, Mapping, Set)
-Stream = Callable[[int, str], Any]  # (row, new text)
 TOP = 5  # alternatives kept per token
 WANTED = "give a list of texts, or one such list per prompt"
 TAIL = 20  # letters of a prompt's end that a message shows

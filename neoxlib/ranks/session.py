@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from neoxlib.checkpoint.preflight import preflight
 from neoxlib.errors import SettingsError
+from neoxlib.inference.generator import TextGenerator
+from neoxlib.inference.printer import Stream
 from neoxlib.machine.devices import pick_device
 from neoxlib.machine.runtime import import_torch, torch_must_load
 from neoxlib.process import at_end, need_home
@@ -33,9 +35,11 @@ if TYPE_CHECKING:
     from neoxlib.model.config import ModelConfig
 
 log = logging.getLogger("neoxlib")
+# Parameters of `load` that every rank is given.
+LOADED = ("model_dir", "dtype", "device", "quant", "max_seq_len", "compile")
 
 
-class Session:
+class Session(TextGenerator):
     """A model over `world_size` ranks that load once and serve many calls.
 
     It has the methods and answers of Engine: see `inference.contract`. This process never starts a
@@ -111,44 +115,10 @@ class Session:
         address = self._ranks.begin(worker.open_store, hosts)[0]
         return self._ranks.begin(worker.join, hosts, address, settings)
 
-    def generate(
-        self,
-        prompts: Sequence["Prompt"],
-        max_new_tokens: int = 32,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        repetition_penalty: float = 1.0,
-        stop: str | Sequence[str] | None = None,
-        seed: int | None = None,
-        stream: bool | Callable[[int, str], None] = False,
-        *,
-        stop_token_ids: int | Sequence[int] | None = None,
-        skip_special_tokens: bool = True,
+    def _generate(
+        self, stream: Stream | None, prompts: Sequence["Prompt"], *settings: Any, **more: Any
     ) -> "list[Completion]":
-        """Continue `prompts` as Engine.generate. `stream` prints, or is called, in this process.
-
-        Interrupting the cell stops the ranks at the next token, and the session goes on.
-        """
-        options = {
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "repetition_penalty": repetition_penalty,
-            "stop": stop,
-            "seed": seed,
-            "stop_token_ids": stop_token_ids,
-            "skip_special_tokens": skip_special_tokens,
-        }
-        if stream is not True:
-            return self._call("generate", prompts, listen=stream or None, **options)
-        from neoxlib.inference.printer import Printer
-
-        show = Printer(len(prompts))
-        answers = self._call("generate", prompts, listen=show, **options)
-        show.close()
-        return answers
+        return self._call("generate", prompts, *settings, listen=stream, **more)
 
     def logits(self, input_ids: Any, attention_mask: Any = None) -> "Tensor":
         """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S], as Engine.logits."""
