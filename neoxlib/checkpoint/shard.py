@@ -52,8 +52,7 @@ def shard(
     request = _request("shard", source, world_size, cast_to, max_file_bytes, quant)
     manifest = _finished(Path(src), Path(dst), request)
     if manifest is None:
-        if read_manifest(Path(src)):
-            verify(src, progress)
+        _verify_cut(Path(src), progress)
         folders = tuple(f"{PARTS}/{rank}" for rank in range(world_size))
         manifest = write(_job(checkpoint, config, Path(dst), folders, cast_to, request), progress)
     print("Tensor parallelism weights have been successfully saved.")
@@ -83,6 +82,12 @@ def merge(
     _finished(Path(dst), Path(out), request)
     verify(dst, progress)
     write(_job(checkpoint, config, Path(out), (".",), None, request), progress)
+
+
+def _verify_cut(src: Path, progress: bool) -> None:
+    """Check the files of `src` if it is a cut: only then are there checksums."""
+    if read_manifest(src):
+        verify(src, progress)
 
 
 def _open_whole(src: str | os.PathLike[str]) -> tuple[Checkpoint, ModelConfig, dict[str, Any]]:

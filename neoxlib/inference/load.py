@@ -63,63 +63,54 @@ def load(
     """
     device = pick_device(device)
     fit_threads()
-    checkpoint = open_checkpoint(model_dir)
-    quant = choose_quant(checkpoint, quant)
-    files = _read_small_files(checkpoint)
-    about = _settings(checkpoint, files.config, dtype, device, quant, max_seq_len, allow_long)
-    if device == "npu":
-        start_npu()
-    where = torch.device(device)  # for NPUs, the one that this process has set as its own
-    check_same(group, _facts(checkpoint, about), where)
-    model = _empty_model(files.config, group, quant, about["dtype"], where)
-    compiled = on_all(group, _can_compile(compile, where), where)
-    # PyTorch's products may sum in another order if memory begins at another address: without the
-    # compiled kernels no tensor is memory-mapped.
-    residency = checkpoint_load.load_into(
-        model.eval(), checkpoint, mmap=compiled, allow_16bit=compiled
-    )
-    window = about["max_seq_len"]
-    about |= {"model_dir": str(model_dir)} | _place(model, where, compile, compiled)
-    about |= about_ends(files.tokenizer, files.ends, files.vocabulary)
-    engine = Engine(model, files.tokenizer, window, about, residency)
-    residency.start()
-    return engine
+    source = _open_source(model_dir, quant)
+    about = _settings(source, dtype, device, max_seq_len, allow_long)
+    where = _start(device)
+    check_same(group, _facts(source.checkpoint, about), where)
+    return _load_weights(source, about | {"model_dir": str(model_dir)}, group, where, compile)
 
 
-class SmallFiles(NamedTuple):
-    """A checkpoint's config and tokenizer, and the ids that follow from both."""
+class Source(NamedTuple):
+    """A checkpoint with its scheme, config and tokenizer, and the ids that follow from both."""
 
+    checkpoint: Checkpoint
+    quant: str | None
     config: ModelConfig
     tokenizer: PreTrainedTokenizerBase | None
     vocabulary: Vocabulary
     ends: Ends
 
 
-def _read_small_files(checkpoint: Checkpoint) -> SmallFiles:
+def _open_source(model_dir: str | os.PathLike[str], quant: str | None) -> Source:
+    """Read all of a folder but its weights; `quant` is the scheme that was asked for."""
+    checkpoint = open_checkpoint(model_dir)
+    quant = choose_quant(checkpoint, quant)
     config = ModelConfig.from_dir(checkpoint.folder)
     tokenizer = load_tokenizer(checkpoint.folder)
     known = vocabulary(tokenizer, config.vocab_size)
-    return SmallFiles(config, tokenizer, known, end_ids(checkpoint.folder, config, tokenizer))
+    ends = end_ids(checkpoint.folder, config, tokenizer)
+    return Source(checkpoint, quant, config, tokenizer, known, ends)
 
 
 def _settings(
-    checkpoint: Checkpoint,
-    config: ModelConfig,
-    dtype: str,
-    device: str,
-    quant: str | None,
-    max_seq_len: int | None,
-    allow_long: bool,
+    source: Source, dtype: str, device: str, max_seq_len: int | None, allow_long: bool
 ) -> dict[str, Any]:
     """The checkpoint's fingerprint, and the settings with "auto" and None resolved."""
-    dtype = pick_dtype(dtype, device, config.torch_dtype)
-    window = sequence_window(config, max_seq_len, allow_long)
+    dtype = pick_dtype(dtype, device, source.config.torch_dtype)
+    window = sequence_window(source.config, max_seq_len, allow_long)
     return {
-        "fingerprint": fingerprint(checkpoint),
+        "fingerprint": fingerprint(source.checkpoint),
         "dtype": dtype,
-        "quant": quant,
+        "quant": source.quant,
         "max_seq_len": window,
     }
+
+
+def _start(device: str) -> torch.device:
+    """Start the device; for NPUs it is the one that this process has set as its own."""
+    if device == "npu":
+        start_npu()
+    return torch.device(device)
 
 
 def _facts(checkpoint: Checkpoint, about: dict[str, Any]) -> dict[str, str]:
@@ -130,6 +121,24 @@ def _facts(checkpoint: Checkpoint, about: dict[str, Any]) -> dict[str, str]:
     files = [checkpoint.folder / name for name in SMALL_FILES]
     digests = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
     return facts | {name: digests.get(name, "missing") for name in SMALL_FILES}
+
+
+def _load_weights(
+    source: Source, about: dict[str, Any], group: Group, device: torch.device, compile: bool
+) -> Engine:
+    """Read this rank's weights and attach what runs them; `about` describes the model."""
+    model = _empty_model(source.config, group, source.quant, about["dtype"], device)
+    compiled = on_all(group, _can_compile(compile, device), device)
+    # PyTorch's products may sum in another order if memory begins at another address: without the
+    # compiled kernels no tensor is memory-mapped.
+    residency = checkpoint_load.load_into(
+        model.eval(), source.checkpoint, mmap=compiled, allow_16bit=compiled
+    )
+    about = about | _place(model, device, compile, compiled)
+    about |= about_ends(source.tokenizer, source.ends, source.vocabulary)
+    engine = Engine(model, source.tokenizer, about["max_seq_len"], about, residency)
+    residency.start()
+    return engine
 
 
 def _empty_model(

@@ -69,19 +69,31 @@ def log_probabilities(
     NotFiniteError on all ranks.
     """
     check_requests(requests, tokenizer_size, max_seq_len, holes)
+    said = progress if model.group.rank == 0 else None
+    answers = _score_batches(model, requests, (tokenizer_size, holes), said)
+    return [answers[n] for n in range(len(requests))] if model.group.rank == 0 else None
+
+
+def _score_batches(
+    model: GPTNeoX,
+    requests: Sequence[Request],
+    ids: tuple[int, Sequence[int]],
+    progress: OnProgress | None,
+) -> dict[int, Score]:
+    """Number -> score of each request; empty off rank 0. `ids` are those of `_score_batch`."""
     answers: dict[int, Score] = {}
     failure = None
     for batch in _planned(model, requests):
         agree(model, failure)
         try:
-            answers |= _score_batch(batch, requests, (tokenizer_size, holes))
+            answers |= _score_batch(batch, requests, ids)
         except NotFiniteError as error:  # on rank 0 alone: `agree` raises it on all ranks
             failure = error
             continue
-        if progress and model.group.rank == 0:
+        if progress:
             progress(len(answers), len(requests))
     agree(model, failure)
-    return [answers[n] for n in range(len(requests))] if model.group.rank == 0 else None
+    return answers
 
 
 class Batch(NamedTuple):

@@ -102,22 +102,24 @@ def generate_text(
     Raises SettingsError, before any work, that lists the prompts that cannot be served.
     """
     ids = encode(tokenizer, prompts)
-    if tokenizer is None and sampling.stop:
-        what = f"stop is {list(sampling.stop)}, but without a tokenizer there is no text"
-        raise SettingsError(f"{what}; use stop_token_ids")
+    _refuse_stop_without(tokenizer, sampling)
     texts = [_text(tokenizer, sampling) for _ in ids]
-
-    def watch(row: int, token: int) -> bool:
-        return texts[row].push(token)
-
     steps = []
-    for step in decode(model, ids, sampling, limits, top=TOP, watch=watch):
+    for step in decode(
+        model, ids, sampling, limits, top=TOP, watch=lambda row, token: texts[row].push(token)
+    ):
         steps.append(step)
         if model.group.rank == 0:
             _hand_out(texts, step.choice, stream, sampling, ending(sampling, limits))
     if model.group.rank:
         return []
     return [_completion(row, text, steps) for row, text in enumerate(texts)]
+
+
+def _refuse_stop_without(tokenizer: "PreTrainedTokenizerBase | None", sampling: Sampling) -> None:
+    if tokenizer is None and sampling.stop:
+        what = f"stop is {list(sampling.stop)}, but without a tokenizer there is no text"
+        raise SettingsError(f"{what}; use stop_token_ids")
 
 
 def encode(

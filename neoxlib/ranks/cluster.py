@@ -16,7 +16,7 @@ from ipyparallel import AsyncResult
 
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.ranks import launch, worker
-from neoxlib.ranks.outcome import Listener, Outcome, error_of, hand_on, in_step, outcome_of
+from neoxlib.ranks.outcome import Listener, Outcome, arrived, error_of, hand_on, in_step
 
 # How long the other ranks may still take once one has failed or all were asked to stop.
 GRACE_SECONDS = 8
@@ -168,12 +168,7 @@ class Ranks:
         deadline = time.monotonic() + limit
         heard = 0
         while len(outcomes) < len(jobs) and time.monotonic() <= deadline:
-            next(job for r, job in enumerate(jobs) if r not in outcomes).wait(TICK_SECONDS)
-            outcomes |= {
-                r: outcome_of(job)
-                for r, job in enumerate(jobs)
-                if r not in outcomes and job.ready()
-            }
+            outcomes |= arrived(jobs, outcomes, TICK_SECONDS)
             heard = hand_on(jobs[0], heard, listen)
             failed = any(outcome.error for outcome in outcomes.values())
             if failed or len(outcomes) < len(jobs):

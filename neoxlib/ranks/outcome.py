@@ -1,6 +1,6 @@
 """The outcome of a call on each rank: a value or an error, and whether the ranks agree."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,15 @@ def outcome_of(job: AsyncResult) -> Outcome:
     except error.RemoteError as failure:  # ipyparallel could not unpack the call or pack the answer
         traceback = "\n".join(failure.traceback or ())
         return Outcome(None, RankError(f"{failure.ename}: {failure.evalue}"), traceback)
+
+
+def arrived(
+    jobs: Sequence[AsyncResult], known: Container[int], seconds: float
+) -> dict[int, Outcome]:
+    """The outcomes that are there but not in `known`; waits `seconds` at most for the first."""
+    missing = {r: job for r, job in enumerate(jobs) if r not in known}
+    next(iter(missing.values())).wait(seconds)
+    return {r: outcome_of(job) for r, job in missing.items() if job.ready()}
 
 
 def error_of(outcome: Outcome) -> Exception:

@@ -72,17 +72,10 @@ class Session(TextGenerator):
         *,
         _group: int = 0,
     ) -> None:
-        if type(world_size) is not int or world_size < 1:
-            raise SettingsError(
-                f"world_size is {world_size!r}; it is the number of ranks, 1 or more"
-            )
-        need_home()  # ranks write there
-        torch_must_load()  # the ranks' answers cannot be read without it
-        profile_dir = find_profile(cluster_profile) if cluster_profile else None
-        elsewhere = bool(cluster_profile)
+        profile_dir = _check_here(world_size, cluster_profile)
+        elsewhere = profile_dir is not None
         preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere)
-        if not cluster_profile:
-            device = pick_device(device)  # with a profile the ranks pick it, on their own machines
+        device = device if elsewhere else pick_device(device)  # there the ranks pick it
         share = part(_group, replicas, world_size, device, cluster_profile)
         self.log_dir = open_log_dir(log_dir)
         self._environment = rank_environment(world_size, device, deterministic) | share
@@ -90,26 +83,27 @@ class Session(TextGenerator):
         temporary = self.log_dir if log_dir is None else None
         self._end = at_end(self, _end, self._ranks, temporary)  # runs at exit, too
         self._others: list[Session] = []
-        settings = {
-            "model_dir": str(Path(model_dir).absolute()),
-            "dtype": dtype,
-            "device": device,
-            "quant": quant,
-            "max_seq_len": max_seq_len,
-            "compile": compile,
-        }
+        given = str(Path(model_dir).absolute()), dtype, device, quant, max_seq_len, compile
+        more = {"deterministic": deterministic, "replicas": replicas}
+        self._start(dict(zip(LOADED, given, strict=True)), more, 1 if _group else replicas)
+
+    def _start(self, settings: dict[str, Any], more: dict[str, Any], groups: int) -> None:
+        """Start the ranks, load the model with `settings`, and open the sessions of all `groups`.
+
+        `more` is what these are given besides.
+        """
+        shared = settings | more | {"world_size": self._ranks.size}
         try:
-            self._about = self._open(settings)
-            shared = settings | {"deterministic": deterministic, "replicas": replicas}
-            for group in range(1, 1 if _group else replicas):
+            self._about = self._load(settings)
+            for group in range(1, groups):
                 place = self.log_dir / f"group{group}"
-                other = Session(**shared, world_size=world_size, log_dir=place, _group=group)
-                self._others.append(other)
+                self._others.append(Session(**shared, log_dir=place, _group=group))
         except BaseException:
             self._fail("it could not be started")
             raise
 
-    def _open(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    def _load(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
+        """Start the ranks and load the model on them; returns Engine.describe() of each."""
         self._ranks.start()
         hosts = [member["host"] for member in self._ranks.members]
         address = self._ranks.begin(worker.open_store, hosts)[0]
@@ -242,6 +236,15 @@ class Session(TextGenerator):
         return self._ranks.call(
             worker.call, method, args, kwargs, listen is not None, listen=listen
         )
+
+
+def _check_here(world_size: int, cluster_profile: str | None) -> str | None:
+    """Raise the errors that no model and no rank are needed for; return the profile's folder."""
+    if type(world_size) is not int or world_size < 1:
+        raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
+    need_home()  # ranks write there
+    torch_must_load()  # the ranks' answers cannot be read without it
+    return find_profile(cluster_profile) if cluster_profile else None
 
 
 def _end(ranks: Ranks, temporary: Path | None) -> None:
