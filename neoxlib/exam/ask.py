@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -15,12 +15,17 @@ from neoxlib.exam.prompts import build_prompts
 from neoxlib.exam.question import Answer, Question
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from neoxlib.inference.contract import Inference
 
 # Token positions in the KV caches of one generated batch; every row is as long as the window.
 GENERATE_SLOTS = 8192
 
 OnProgress = Callable[[int, int], None]  # called with (done, total)
+Item = TypeVar("Item")  # what engines share
+Result = TypeVar("Result")  # what an engine makes of an item
+Arrival = tuple[Item, Result] | BaseException | None  # None: a thread is done
 
 
 class Asker:
@@ -102,7 +107,7 @@ class Asker:
         return [Answer(text=texts[n]) for n in range(len(prompts))]
 
 
-def answer_ids(tokenizer: Any, profile: Profile) -> list[list[int]]:
+def answer_ids(tokenizer: "PreTrainedTokenizerBase", profile: Profile) -> list[list[int]]:
     """Return the tokens of each answer after the cue, with which prompts end.
 
     Answers of different numbers of tokens cannot be compared: more tokens are less likely.
@@ -120,22 +125,22 @@ def answer_ids(tokenizer: Any, profile: Profile) -> list[list[int]]:
     return [ids[len(cue) :] for ids in found.values()]
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-class WorkQueue:
+class WorkQueue(Generic[Item]):
     """Items that several threads take in turn. `close` ends it for all of them."""
 
-    def __init__(self, items: Iterable[Any]) -> None:
+    def __init__(self, items: Iterable[Item]) -> None:
         self.items = iter(items)
         self.lock = threading.Lock()
         self.closed = False
 
-    def __iter__(self) -> "WorkQueue":
+    def __iter__(self) -> "WorkQueue[Item]":
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Item:
         with self.lock:
             if self.closed:
                 raise StopIteration
@@ -147,8 +152,10 @@ class WorkQueue:
 
 
 def share_out(
-    engines: Sequence[Any], items: Iterable[Any], do: Callable[[Any, Any], Any]
-) -> Iterator[tuple[Any, Any]]:
+    engines: Sequence["Inference"],
+    items: Iterable[Item],
+    do: Callable[["Inference", Item], Result],
+) -> Iterator[tuple[Item, Result]]:
     """Yield (item, `do(engine, item)`) as they complete; an idle engine takes the next item.
 
     After an error, or when the caller stops, no further item is begun, and running ones are
@@ -171,7 +178,7 @@ def share_out(
             thread.join()
 
 
-def _result(results: queue.SimpleQueue) -> tuple[Any, Any] | None:
+def _result(results: "queue.SimpleQueue[Arrival[Item, Result]]") -> tuple[Item, Result] | None:
     """The next result; None when a thread is done. Raises what a thread raised."""
     result = results.get()
     if isinstance(result, BaseException):
@@ -180,7 +187,10 @@ def _result(results: queue.SimpleQueue) -> tuple[Any, Any] | None:
 
 
 def _serve(
-    engine: "Inference", work: WorkQueue, do: Callable[[Any, Any], Any], results: queue.SimpleQueue
+    engine: "Inference",
+    work: WorkQueue[Item],
+    do: Callable[["Inference", Item], Result],
+    results: "queue.SimpleQueue[Arrival[Item, Result]]",
 ) -> None:
     try:
         for item in work:

@@ -57,7 +57,7 @@ def evaluate(
     open_journal = Journal(journal, key(engine, profile), resume) if journal else nullcontext()
     with open_journal as kept, Progress(len(questions), len(questions), "questions") as bar:
         evaluation = Evaluation(task, asker, kept, bar)
-        answered = evaluation.answer(getattr(engine, "groups", [engine]), questions)
+        answered = evaluation.answer(engine.groups, questions)
     return _graded(questions, answered, task.choices, profile)
 
 
@@ -77,7 +77,7 @@ class Evaluation:
         self.questions: dict[int, Question] = {}  # by their row
         self.lock = threading.Lock()  # of the progress bar: each group of ranks has its thread
 
-    def answer(self, engines: Sequence[Any], questions: pd.DataFrame) -> list[Question]:
+    def answer(self, engines: Sequence["Inference"], questions: pd.DataFrame) -> list[Question]:
         """Have every question answered that can be asked. Returns one per row, in their order."""
         for portion, answers in share_out(engines, self._open(questions), self._ask):
             for question, answer in zip(portion, answers, strict=True):

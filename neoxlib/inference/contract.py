@@ -37,6 +37,10 @@ class Inference(Protocol):
         """Tokens that a prompt and its answer may have together."""
 
     @property
+    def groups(self) -> "Sequence[Inference]":
+        """The independent copies of the model, this one first: each can be called by a thread."""
+
+    @property
     def first_answers(self) -> list[Answered]:
         """The first answers, as they were given."""
 

@@ -73,6 +73,11 @@ class Engine(TextGenerator):
             )
         return self._tokenizer
 
+    @property
+    def groups(self) -> "list[Engine]":
+        """This engine alone: an Engine has no replicas."""
+        return [self]
+
     @cached_property
     def limits(self) -> Limits:
         """The ids that have a token, those that end a text, and the longest text."""

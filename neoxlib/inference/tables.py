@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 from IPython.display import HTML
+from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from neoxlib.inference.text import Completion
@@ -31,7 +31,7 @@ def answers(prompts: Sequence[str], completions: Sequence[Completion]) -> pd.Dat
     return pd.DataFrame(rows)
 
 
-def tokens(completion: Completion, tokenizer: Any) -> pd.DataFrame:
+def tokens(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
     """Make a row per new token: its text, its probability and the most likely alternatives."""
     rows = []
     for token, logprob, top in zip(
@@ -53,7 +53,7 @@ def tokens(completion: Completion, tokenizer: Any) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def strip(completion: Completion, tokenizer: Any) -> HTML:
+def strip(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> HTML:
     """Show the answer with each token's background the darker, the more probable it was."""
     cells = []
     for token, logprob in zip(completion.token_ids, completion.logprobs, strict=True):
@@ -66,7 +66,7 @@ def strip(completion: Completion, tokenizer: Any) -> HTML:
     return HTML(markup.block(f'<div style="line-height:1.9">{"".join(cells)}</div>'))
 
 
-def visible(tokenizer: Any, token: int) -> str:
+def visible(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """Show a token's text with visible white space; part of a character shows its bytes."""
     text = tokenizer.decode([token])
     if "\ufffd" in text:
@@ -84,7 +84,7 @@ def readable(table: pd.DataFrame) -> TextTable:
     return TextTable(pd.DataFrame(cells, dtype=object))
 
 
-def _cell(name: str, value: Any) -> str:
+def _cell(name: str, value: object) -> str:
     if value is None or value != value:  # not a number
         return "–"
     if isinstance(value, float):

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neoxlib.errors import SettingsError
 from neoxlib.machine import chips, launch_env
@@ -146,7 +146,7 @@ def _id(host: Host, n: int) -> int:
     return logic.get((card.npu, card.chip), n)
 
 
-def _device(host: Host, n: int) -> dict[str, Any]:
+def _device(host: Host, n: int) -> dict[str, object]:
     card = host.cards[n]
     inside = host.container is not None
     holders = [one for one in host.smi.holders if (one.npu, one.chip) == (card.npu, card.chip)]
@@ -180,7 +180,7 @@ FIGURES = {  # field of Chip -> title
 }
 
 
-def _figures(chip: chips.Chip) -> dict[str, Any]:
+def _figures(chip: chips.Chip) -> dict[str, object]:
     said: dict[str, list[str]] = {}
     for name in filter(chip.sources.get, FIGURES):
         said.setdefault(chip.sources[name], []).append(FIGURES[name].partition(" ")[0])

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neoxlib.kernels import npu
@@ -33,8 +33,8 @@ class CalledOperators(TorchDispatchMode):
         self.names: dict[str, None] = {}
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
+        self, func: OpOverload, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
         if func.namespace == "npu":
             self.names[func._schema.name.partition("::")[2]] = None
         return func(*args, **kwargs or {})

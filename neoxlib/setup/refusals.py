@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any
 
 from neoxlib.errors import NeoXError
 from neoxlib.workbook import parameters
@@ -29,7 +28,7 @@ def doubts(job: RunArguments) -> list[str]:
     return told
 
 
-def _resolved(name: str, declared: Param, value: Any) -> Any:
+def _resolved(name: str, declared: Param, value: object) -> object:
     return parameters.resolve(name, PARAMETERS.get(name, declared), value)
 
 

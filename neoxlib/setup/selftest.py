@@ -28,8 +28,8 @@ from neoxlib.workbook.run import outputs_root, write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from neoxlib.inference.contract import Inference
     from neoxlib.inference.engine import Engine
-    from neoxlib.ranks.session import Session
     from neoxlib.setup.npu_trials import Trial
 
 NOT_HERE = 77  # exit code: no NPU can be used, and nothing was verified
@@ -203,7 +203,7 @@ def over_ranks(device: str, dtype: str, size: int) -> "list[Trial]":
     return [*exact, whole]
 
 
-def _real_logits(session: "Session", rows: list[list[int]]) -> "list[Tensor]":
+def _real_logits(session: "Inference", rows: list[list[int]]) -> "list[Tensor]":
     """Return the logits of each row, without its padding."""
     from neoxlib.inference.decode import left_pad
 

@@ -5,7 +5,7 @@ medians' 95 % intervals, leaves out 1. Too few repeats for such an interval give
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -78,7 +78,7 @@ def _of_numbers(column: pd.Series) -> bool:
     return column.isna().all() or column.dtype.kind in "iuf"
 
 
-def case_name(row: Any) -> str:
+def case_name(row: Mapping[str, int]) -> str:
     """A row's case in words."""
     names = ("batch_size", "input_len", "output_len", "depth")  # Case's own order
     return str(Case(*(int(row[name]) for name in names)))

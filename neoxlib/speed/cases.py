@@ -1,15 +1,15 @@
 """The grid of cases that parameters ask for, and the refusal of cases that cannot be run."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from neoxlib.errors import SettingsError
 from neoxlib.inference.timing import Case, refuse_long
+from neoxlib.workbook.resolved import Params
 
 MOST_EXP = 10  # of the guide's grid
 
 
-def grid(params: Any, max_seq_len: int) -> list[Case]:
+def grid(params: Params, max_seq_len: int) -> list[Case]:
     """List the cases that the parameters of 04_profile ask for.
 
     The order is the guide's: input lengths before output lengths. Lengths are `case_pair` if given,

@@ -10,12 +10,12 @@ SHARES = ("mbu", "mfu", "communication_share", "first_mbu", "first_mfu", "share"
 BLANK = "\u00a0"  # keeps a cell on one line
 
 
-def text(name: str, value: Any) -> str:
+def text(name: str, value: object) -> str:
     """A value of column `name` for people, on one line."""
     return _text(name, value).replace(" ", BLANK)
 
 
-def _text(name: str, value: Any) -> str:
+def _text(name: str, value: object) -> str:
     if isinstance(value, (str, bool, list, dict)):
         return str(value)
     if value is None or pd.isna(value):

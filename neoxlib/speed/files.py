@@ -121,7 +121,7 @@ def as_markdown(table: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if pd.isna(value):
         return "–"
     return f"{value:.2f}" if isinstance(value, float) else str(value)

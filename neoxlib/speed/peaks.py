@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -70,6 +70,15 @@ class Peaks:
         return pd.DataFrame(rows, columns=["peak", "value", "unit", "source"])
 
 
+class RankPeaks(NamedTuple):
+    """Rates that were measured on all ranks at once, and added up."""
+
+    size: int  # bytes that each rank read
+    gb_s: float
+    tflops: float
+    product: str  # what was multiplied
+
+
 def find_peaks(session: "Session", gb_s: float | None = None, tflops: float | None = None) -> Peaks:
     """Measure the peaks of `session`'s devices, or take those given for one NPU or machine.
 
@@ -79,16 +88,16 @@ def find_peaks(session: "Session", gb_s: float | None = None, tflops: float | No
     Raises SettingsError for a figure that is not above 0.
     """
     refuse({"peak_gb_s": gb_s, "peak_tflops": tflops})
-    size, found = session.apply(rank_peaks)
+    found: RankPeaks = session.apply(rank_peaks)
     ranks = session.describe()["world_size"]
     shared = session.describe()["device"] == "cpu"
     devices = 1 if shared else ranks
     where = f"measured now, {ranks} rank{'s' * (ranks > 1)} at once"
     return Peaks(
-        devices * gb_s if gb_s else found["gb_s"],
-        devices * tflops if tflops else found["tflops"],
-        GIVEN if gb_s else f"{where}, over {size / 2**20:.1f} MiB each",
-        GIVEN if tflops else f"{where}, {found['of']}",
+        devices * gb_s if gb_s else found.gb_s,
+        devices * tflops if tflops else found.tflops,
+        GIVEN if gb_s else f"{where}, over {found.size / 2**20:.1f} MiB each",
+        GIVEN if tflops else f"{where}, {found.product}",
         shared,
         None if shared else _own_figures(ranks),
     )
@@ -111,11 +120,8 @@ def _own_figures(ranks: int) -> tuple[float | None, float | None, str]:
     return gb_s, tflops, chip.name
 
 
-def rank_peaks(engine: "Engine") -> tuple[int, dict] | None:
-    """Measure on every rank at once.
-
-    Returns the bytes that each read, and GB/s and TFLOPS of all together; None except on rank 0.
-    """
+def rank_peaks(engine: "Engine") -> RankPeaks | None:
+    """Measure on every rank at once; None except on rank 0."""
     engine.wait_until_resident()  # weights may still be being copied into memory
     weights = sum(weight.nbytes for weight in engine.model.parameters())
     size = min(max(weights, LEAST_BYTES), MOST_BYTES)
@@ -130,8 +136,7 @@ def rank_peaks(engine: "Engine") -> tuple[int, dict] | None:
     everyone = engine.group.gather(mine, dim=0)  # [ranks, figures]
     if everyone is None:
         return None
-    total = everyone.sum(dim=0).tolist()
-    return size, {"gb_s": total[0], "tflops": total[1], "of": f"a product of {name}"}
+    return RankPeaks(size, *everyone.sum(dim=0).tolist(), f"a product of {name}")
 
 
 def _formats(engine: "Engine") -> dict[str, torch.dtype]:

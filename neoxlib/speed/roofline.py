@@ -7,7 +7,7 @@ the time to first token (TTFT) and the time per output token (TPOT).
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import pandas as pd
 
@@ -18,7 +18,7 @@ from neoxlib.model.world_size import legal_world_sizes
 from neoxlib.speed.budget import Budget
 
 if TYPE_CHECKING:
-    from neoxlib.ranks.session import Session
+    from neoxlib.inference.contract import Inference
     from neoxlib.speed.peaks import Peaks
 
 AT_LIMIT = 0.4  # share of a peak from which a step is bound by it; published runs reach 0.46–0.66
@@ -91,7 +91,7 @@ class Pass:
         shares[roof] += shares["kernels"]
         return max(roof, "communication", "launch", key=shares.get)
 
-    def figures(self, *more: str) -> tuple[Any, ...]:
+    def figures(self, *more: str) -> tuple[float | str, ...]:
         """Bytes, operations, MBU, MFU, the shares named in `more`, and the bound."""
         shares = self.shares
         names = ("bandwidth", "compute", *more)
@@ -127,6 +127,20 @@ class Pass:
         return f"{si(amount)}{unit} at {rate}{per_second} are {share} of the peak"
 
 
+class MeasuredCase(Protocol):
+    """A row of `measure.time_cases`: a case, and medians in ms; a next token's may be NaN."""
+
+    batch_size: int
+    input_len: int
+    output_len: int
+    depth: int
+    first_token_ms: float
+    next_token_ms: float
+    next_pre_ms: float
+    next_post_ms: float
+    next_communication_ms: float
+
+
 @dataclass(frozen=True)
 class Roofline:
     """The work of a session's cases against the peaks of its devices."""
@@ -134,7 +148,7 @@ class Roofline:
     budget: Budget  # of one row and one position
     peaks: "Peaks"
 
-    def next_token(self, row: Any) -> Pass | None:
+    def next_token(self, row: MeasuredCase) -> Pass | None:
         """The step at the middle of the answer; None if the answer has one token."""
         if row.output_len < 2 or pd.isna(row.next_token_ms):
             return None
@@ -142,7 +156,7 @@ class Roofline:
         work = self._work(self._budget(row), 1, _middle(row))
         return Pass(*work[:2], row.next_token_ms, *work[2:], row.next_communication_ms, beside)
 
-    def first_token(self, row: Any) -> Pass:
+    def first_token(self, row: MeasuredCase) -> Pass:
         """The pass over the prompt.
 
         Its clock includes the all-reduce; its overhead is at most that of a next token.
@@ -154,7 +168,7 @@ class Roofline:
         times = row.first_token_ms, *peaks_ms, sums
         return Pass(size, operations, *times, overhead_ms=overhead)
 
-    def _budget(self, row: Any) -> Budget:
+    def _budget(self, row: MeasuredCase) -> Budget:
         return replace(self.budget, batch=row.batch_size)
 
     def _work(self, budget: Budget, new: int, before: int) -> tuple[float, float, float, float]:
@@ -164,7 +178,7 @@ class Roofline:
         reading, computing = self.peaks.seconds(size, operations, more)
         return size, operations, 1e3 * reading, 1e3 * computing
 
-    def verdict(self, row: Any) -> dict[str, Any]:
+    def verdict(self, row: MeasuredCase) -> dict[str, float | str | None]:
         """The columns that `verdicts` adds, for one case."""
         first = self.first_token(row)
         later = self.next_token(row)
@@ -176,7 +190,7 @@ class Roofline:
             found |= dict(zip(NEXT_COLUMNS, later.figures("communication"), strict=True))
         return found | {"verdict": said}
 
-    def changes(self, row: Any) -> dict[str, str]:
+    def changes(self, row: MeasuredCase) -> dict[str, str]:
         """Predicted times of a next token with twice the ranks, int8 weights, and more rows.
 
         Ranges in words.
@@ -190,12 +204,12 @@ class Roofline:
             BY_ROWS: self._more_rows(row, now),
         }
 
-    def _int8(self, row: Any, now: Pass) -> str:
+    def _int8(self, row: MeasuredCase, now: Pass) -> str:
         if self.budget.quant:
             return "weights are packed"
         return self._range(row, now, replace(self._budget(row), quant="int8"))
 
-    def _twice_the_ranks(self, row: Any, now: Pass) -> str:
+    def _twice_the_ranks(self, row: MeasuredCase, now: Pass) -> str:
         wanted = 2 * self.budget.world_size
         if wanted not in legal_world_sizes(self.budget.config, self.budget.quant):
             return f"{wanted} ranks cannot share {self.budget.config.num_attention_heads} heads"
@@ -204,17 +218,17 @@ class Roofline:
         unknown = "" if self.budget.world_size > 1 else ", and the sums between them"
         return self._range(row, now, replace(self._budget(row), world_size=wanted)) + unknown
 
-    def _more_rows(self, row: Any, now: Pass) -> str:
+    def _more_rows(self, row: MeasuredCase, now: Pass) -> str:
         rows = MORE_ROWS * row.batch_size
         low, high = self._times(row, now, replace(self.budget, batch=rows))
         per_second = sorted(1e3 * rows / ms for ms in (low, high))
         today = _number(1e3 * row.batch_size / now.wall_ms)
         return f"{_between(*per_second)} tokens/s, now {today}"
 
-    def _range(self, row: Any, now: Pass, changed: Budget) -> str:
+    def _range(self, row: MeasuredCase, now: Pass, changed: Budget) -> str:
         return _between(*self._times(row, now, changed))
 
-    def _times(self, row: Any, now: Pass, changed: Budget) -> tuple[float, float]:
+    def _times(self, row: MeasuredCase, now: Pass, changed: Budget) -> tuple[float, float]:
         """Predict the milliseconds of a step with another budget: the lower and the upper end.
 
         At one end the forward pass keeps its share of the peak, at the other its time beyond that
@@ -228,7 +242,7 @@ class Roofline:
         return tuple(sorted((beside + in_step, beside + apart)))
 
 
-def of_session(session: "Session", peaks: "Peaks") -> Roofline:
+def of_session(session: "Inference", peaks: "Peaks") -> Roofline:
     """The roofline of the model that `session` has loaded."""
     about = session.describe()
     on_cpu = about["device"] == "cpu"
@@ -259,7 +273,7 @@ def predictions(table: pd.DataFrame, roof: Roofline, key: list[str]) -> pd.DataF
     )
 
 
-def _middle(row: Any) -> int:
+def _middle(row: MeasuredCase) -> int:
     """Positions in the cache before the middle one of the steps after the first."""
     return row.depth + row.input_len + (row.output_len - 2) // 2
 

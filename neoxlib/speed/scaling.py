@@ -1,7 +1,7 @@
 """One case over several numbers of ranks and threads of this host, and the bounds for chips."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -13,6 +13,7 @@ from neoxlib.model.world_size import legal_world_sizes
 from neoxlib.ranks.session import Session
 from neoxlib.speed import measure as speed_measure
 from neoxlib.speed.plan import plan
+from neoxlib.workbook.resolved import Params
 
 if TYPE_CHECKING:
     from neoxlib.inference.engine import Engine
@@ -33,7 +34,7 @@ COLUMNS = [
 
 
 def time_combinations(
-    params: Any, config: "ModelConfig", case: Case, report: Callable[[str], Any] = print
+    params: Params, config: "ModelConfig", case: Case, report: Callable[[str], None] = print
 ) -> pd.DataFrame:
     """Time `case` on this host: a row per number of ranks, and on a CPU of threads per rank.
 
@@ -43,7 +44,7 @@ def time_combinations(
     `params` are a run's: model_dir, dtype, device, quant, max_seq_len.
     """
     settings = params.dtype, params.device, params.quant, params.max_seq_len
-    rows: list[dict[str, Any]] = []
+    rows = []
     for ranks, counts in combinations(config, params.quant, params.device):
         try:
             with Session(params.model_dir, ranks, *settings) as session:
@@ -96,7 +97,7 @@ def set_threads(_: "Engine", threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def predict(params: Any, config: "ModelConfig", case: Case) -> pd.DataFrame:
+def predict(params: Params, config: "ModelConfig", case: Case) -> pd.DataFrame:
     """The bounds of `case` on CHIPS by ranks, predicted from the chips' own figures."""
     rows = []
     given = {"dtype": "auto", "quant": params.quant}

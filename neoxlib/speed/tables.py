@@ -4,7 +4,8 @@ Some are kept in the run's folder, some come with their figure. First and next t
 to first token (TTFT) and the time per output token (TPOT).
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -16,8 +17,8 @@ from neoxlib.workbook import markup
 from neoxlib.workbook.table import Note, Table
 
 if TYPE_CHECKING:
+    from neoxlib.inference.contract import Inference
     from neoxlib.model.config import ModelConfig
-    from neoxlib.ranks.session import Session
     from neoxlib.speed.peaks import Peaks
     from neoxlib.workbook.run import Run
 
@@ -53,7 +54,7 @@ def box(run: "Run") -> Table:
     return Table(("what", "this run"), lines.items())
 
 
-def _pairs(values: dict[str, Any], names: tuple[str, ...]) -> str:
+def _pairs(values: Mapping[str, object], names: tuple[str, ...]) -> str:
     known = {name: values[name] for name in names if values.get(name) is not None}
     return ", ".join(
         f"{name} {value:,}" if type(value) is int else f"{name} {value}"
@@ -213,7 +214,7 @@ def ratios(compared: pd.DataFrame | Note, before: str = "before", now: str = "no
     return _readable(table, names | {"interval": "its interval", "verdict": "verdict"})
 
 
-def traced(run: "Run", session: "Session", case: Case) -> Table | Note:
+def traced(run: "Run", session: "Inference", case: Case) -> Table | Note:
     """Record the first steps of `case` if the parameter `trace` is set.
 
     Returns the operations that took longest; the timeline is a figure of the run.

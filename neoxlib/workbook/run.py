@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from neoxlib.errors import CheckFailed
 from neoxlib.machine.environment import describe
@@ -45,7 +45,16 @@ SESSION = (  # parameters that Session takes
     "deterministic",
     "replicas",
 )
-Opened = TypeVar("Opened")
+
+
+class Describable(Protocol):
+    """A loaded model: neoxlib's Engine or Session."""
+
+    def describe(self) -> dict[str, Any]:
+        """Describe which model is loaded, where and how."""
+
+
+Opened = TypeVar("Opened", bound=Describable)
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class Run:
         self.describe(opened)
         return opened
 
-    def describe(self, engine: Any) -> None:
+    def describe(self, engine: Describable) -> None:
         """Record `engine.describe()`, for the report's line about the model."""
         about = {
             name: shown(value) if isinstance(value, str) else value

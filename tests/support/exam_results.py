@@ -86,6 +86,7 @@ class Fake:
     def __init__(self, favourite: str = "A", value: float = 0.0, says: str = "") -> None:
         self.tokenizer = byte_tokenizer()
         self.asked = []
+        self.groups = [self]
         self.value = value
         self.says = says
         self.favourite = self.tokenizer.convert_tokens_to_ids(favourite)
