@@ -29,7 +29,7 @@ lab: $(VENV)/.installed  ## open the workbook in JupyterLab, on this machine onl
 	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
 
 quality: $(VENV)/.installed  ## the cost of each dtype and quantization, into outputs/quality.md
-	$(BIN)/python -m neoxlib.inference.quality $(ARGS)
+	$(BIN)/python -m neoxlib quality $(ARGS)
 
 demo: $(VENV)/.installed  ## train the shipped model and write its exam anew
 	$(BIN)/python -m neoxlib.demo.making.make

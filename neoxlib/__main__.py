@@ -55,13 +55,7 @@ def cli() -> None:
 @cli.command()
 @click.argument("notebooks", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Run every notebook of the workbook.")
-@click.option(
-    "-f",
-    "presets",
-    multiple=True,
-    metavar="PRESET",
-    help="YAML file of parameters, or a preset's name.",
-)
+@click.option("-f", "presets", multiple=True, metavar="PRESET", help="YAML file, or preset's name.")
 @click.option(
     "-p",
     "texts",
@@ -207,6 +201,19 @@ def plan(
             model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip, quant=quant, **figures
         )
     )
+
+
+@cli.command()
+@click.argument("model_dir", type=FOLDER, required=False)
+@click.option("--text", type=FILE, help="Paragraphs to measure on.")
+def quality(model_dir: Path | None, text: Path | None) -> None:
+    """Measure every dtype and quantization of MODEL_DIR, by default the shipped model.
+
+    Writes quality.json and quality.md into outputs/.
+    """
+    from neoxlib.inference import quality as module
+
+    click.echo(module.write_table(model_dir, text))
 
 
 @cli.command()

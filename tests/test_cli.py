@@ -1,5 +1,6 @@
 """The command line: its calls, its output and its exit codes."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,29 @@ def test_commands_pass_on_what_they_were_given(monkeypatch):
         assert run(*args).exit_code == 0
     assert [name for name, *_ in calls] == ["shard", "verify", "merge"]
     assert calls[0][1] == ["s", "d", "4"] and calls[0][2]["dtype"] == "float16"
+
+
+def test_quality_is_measured_of_the_model_and_the_paragraphs_that_are_named(
+    monkeypatch, tmp_path, checkpoint
+):
+    from neoxlib.inference import quality
+
+    asked = []
+    measured = quality.Quality("int8", "float32", 7, 4.25, None)
+    monkeypatch.setattr(quality, "measure", lambda *args: asked.append(args) or [measured])
+    monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path / "runs"))
+    (tmp_path / "texts").write_text("one\n\ntwo\nthree\n\n", encoding="utf-8")
+    said = run("quality", checkpoint, "--text", tmp_path / "texts")
+    assert said.exit_code == 0 and "| int8 | float32 | 7 | 4.2500 | – |" in said.stdout
+    assert f"{(tmp_path / 'runs' / 'quality.md').read_text()}\n" == said.stdout
+    kept = json.loads((tmp_path / "runs" / "quality.json").read_text())
+    assert kept["model"] == checkpoint.name and kept["text"] == "texts"
+    assert run("quality").exit_code == 0
+    assert asked == [
+        (checkpoint, ["one", "two\nthree"]),
+        (quality.MODEL_DIR, quality.shipped_texts()),
+    ]
+    assert run("quality", checkpoint, "--text", tmp_path / "none").exit_code == 2
 
 
 @pytest.mark.parametrize(("worst", "code"), [("OK", 0), ("WARN", 0), ("FAIL", 1)])

@@ -18,7 +18,6 @@ from click.testing import CliRunner
 import neoxlib
 from neoxlib.__main__ import cli
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
-from neoxlib.inference import quality
 from neoxlib.workbook import arguments
 
 ROOT = Path(__file__).parents[1]
@@ -84,8 +83,14 @@ def test_every_kind_of_block_is_checked():
 
 
 @pytest.mark.parametrize(("page", "line"), SHELL)
-def test_a_command_in_a_block_can_be_typed(page: str, line: str):
+def test_a_command_in_a_block_can_be_typed(
+    page: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     first, *rest = words(line)
+    monkeypatch.chdir(tmp_path)
+    for name in rest:
+        if name.endswith(".txt"):  # options look whether a reader's own texts are there
+            (tmp_path / name).touch()
     if first == "make":
         assert rest and all(is_target(name) for name in rest)
     elif first not in ELSEWHERE:
@@ -99,13 +104,9 @@ def is_target(name: str) -> bool:
 
 def parse(module: str, args: list[str]) -> None:
     """Raises click's error for a command or option that does not exist."""
-    if module == "neoxlib":
-        command = cli.commands[args[0]]
-        command.make_context(args[0], list(args[1:]))
-        return
-    assert module == "neoxlib.inference.quality"
-    known = {option for param in quality.main.params for option in param.opts}
-    assert [word for word in args if word.startswith("-")] <= sorted(known)
+    assert module == "neoxlib"
+    command = cli.commands[args[0]]
+    command.make_context(args[0], list(args[1:]))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -1,7 +1,6 @@
 """The cost of fewer bits: perplexity on given texts, and top-1 agreement with float32 weights.
 
-`python -m neoxlib.inference.quality [MODEL_DIR] [--text FILE]` measures every dtype and scheme and
-writes a table.
+`python -m neoxlib quality` measures every dtype and scheme and writes a table.
 """
 
 import json
@@ -10,14 +9,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import click
 import pandas as pd
 import torch
 from torch import Tensor
 
 from neoxlib.checkpoint.folder import stored_quant
 from neoxlib.demo import DOCUMENTS, MODEL_DIR, UNSEEN_SEED, unseen_texts
-from neoxlib.errors import NeoXError, SettingsError
+from neoxlib.errors import SettingsError
 from neoxlib.inference import parity
 from neoxlib.inference.contract import Inference
 from neoxlib.inference.load import load
@@ -151,26 +149,20 @@ def texts_for(model_dir: str | Path, prompts: Sequence[str]) -> list[str]:
     return shipped_texts()[:12] if Path(model_dir) == MODEL_DIR else [*prompts, *parity.TEXTS]
 
 
-@click.command()
-@click.argument("model_dir", default=str(MODEL_DIR))
-@click.option(
-    "--text",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Paragraphs to measure on.",
-)
-def main(model_dir: str, text: Path | None) -> None:
-    """Measure every dtype and scheme on MODEL_DIR and write outputs/quality.json and
-    outputs/quality.md.
+def paragraphs(text: Path) -> list[str]:
+    """Return the paragraphs of a file, which blank lines separate."""
+    return [part for part in text.read_text("utf-8").split("\n\n") if part]
+
+
+def write_table(model_dir: str | Path | None = None, text: Path | None = None) -> str:
+    """Measure every form of a model on the paragraphs of `text`.
+
+    By default it is the shipped model, and the texts are `shipped_texts`. Writes quality.json and
+    quality.md into the folder of the runs; returns the latter.
+    Raises the errors of `measure`.
     """
-    texts = (
-        [part for part in text.read_text("utf-8").split("\n\n") if part]
-        if text
-        else shipped_texts()
-    )
-    try:
-        rows = measure(model_dir, texts)
-    except NeoXError as error:
-        raise click.ClickException(str(error)) from error
+    model_dir = model_dir or MODEL_DIR
+    rows = measure(model_dir, paragraphs(text) if text else shipped_texts())
     result = {
         "model": Path(model_dir).name,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -182,8 +174,4 @@ def main(model_dir: str, text: Path | None) -> None:
     root.mkdir(parents=True, exist_ok=True)
     write_text(root / "quality.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     write_text(root / "quality.md", markdown(rows))
-    click.echo(markdown(rows))
-
-
-if __name__ == "__main__":
-    main()
+    return markdown(rows)
