@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pandas as pd
@@ -15,15 +16,30 @@ from neoxlib.speed import memory
 
 MEGABYTES = 200
 HOLDS_AND_FREES = f"""
-import sys, time
+import sys
 print("ready", flush=True); sys.stdin.readline()
 held = bytearray(b"x") * {MEGABYTES} * 10**6
-time.sleep(0.3); del held
+print("held", flush=True); sys.stdin.readline()
+del held
 print("freed", flush=True); sys.stdin.readline()
 """
 
 
-def test_a_peak_that_is_over_is_seen_and_starts_anew_with_each_case():
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Counts the looks at the ranks' memory that are over."""
+    count = threading.Semaphore(0)
+    look = memory.MemoryMonitor._look_rss
+
+    def counted(monitor: memory.MemoryMonitor) -> None:
+        look(monitor)
+        count.release()
+
+    monkeypatch.setattr(memory.MemoryMonitor, "_look_rss", counted)
+    return count
+
+
+def test_a_peak_that_is_over_is_seen_and_starts_anew_with_each_case(looks):
     with subprocess.Popen(
         [sys.executable, "-c", HOLDS_AND_FREES], stdin=-1, stdout=-1, text=True
     ) as process:
@@ -32,7 +48,13 @@ def test_a_peak_that_is_over_is_seen_and_starts_anew_with_each_case():
             pass
         with memory.MemoryMonitor([process.pid, None]) as busy:
             print(file=process.stdin, flush=True)
-            process.stdout.readline()
+            assert process.stdout.readline() == "held\n"
+            while looks.acquire(blocking=False):
+                pass
+            for _ in range(2):  # the first may have begun before the memory was held
+                looks.acquire()
+            print(file=process.stdin, flush=True)
+            assert process.stdout.readline() == "freed\n"
         with memory.MemoryMonitor([process.pid]) as after:
             pass
         print(file=process.stdin, flush=True)

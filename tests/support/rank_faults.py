@@ -27,13 +27,6 @@ def say_who(rank: int) -> str:
     return f"rank {rank}"
 
 
-def work_slowly(engine: Any, slow: int, seconds: float) -> None:
-    """From now on every forward pass of rank `slow`, and of no other, takes `seconds` longer."""
-    engine.model._forward_pre_hooks.clear()
-    if engine.group.rank == slow:
-        engine.model.register_forward_pre_hook(lambda *_: time.sleep(seconds))
-
-
 def time_by_forward_passes(engine: Any, slow: int, seconds: float) -> None:
     """From now on this rank's clock advances by `seconds` per forward pass of rank `slow` only."""
     now = [0.0]
