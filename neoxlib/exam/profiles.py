@@ -50,13 +50,15 @@ _FOUR = "A. {A}\nB. {B}\nC. {C}\nD. {D}\n"
 _PLAIN = ("A", "B", "C", "D")
 _SPACED = (" A", " B", " C", " D")
 _HEADER = "以下是中国关于{chinese}考试的单项选择题，请选出其中的正确答案。\n"
+_QUESTION = "{question}\n" + _FOUR
+_ENGLISH_ANSWER = {"cue": "Answer:", "example": "Answer: {answer}\n\n"}
 _ENGLISH = "The following are multiple choice questions (with answers) about {subject}.\n\n"
 
 _OFFICIAL = Profile(
     name="official",
     task="ceval",
     header=_HEADER + "\n",
-    question="{question}\n" + _FOUR,
+    question=_QUESTION,
     cue="答案：",
     example="答案：{answer}\n\n",
     answers=_PLAIN,
@@ -106,8 +108,7 @@ _MMLU_LM_EVAL = replace(
     _LM_EVAL,
     task="mmlu",
     header=_ENGLISH,
-    cue="Answer:",
-    example="Answer: {answer}\n\n",
+    **_ENGLISH_ANSWER,
     source="lm-eval 0.4.13, tasks/mmlu/default version 1.0, with --num_fewshot as shots",
 )
 _CMMLU_HEADER = "以下是关于{chinese}的单项选择题，请直接给出正确答案的选项。\n\n"
@@ -134,19 +135,15 @@ _CMMLU_OFFICIAL = Profile(
         "the original reads cells such as None as missing; here they are text",
     ),
 )
-_BOOLQ_LM_EVAL = Profile(
-    name="lm_eval",
+_BOOLQ_LM_EVAL = replace(
+    _LM_EVAL,
     task="boolq",
     header="",
     question="{passage}\nQuestion: {question}?\n",
-    cue="Answer:",
-    example="Answer: {answer}\n\n",
+    **_ENGLISH_ANSWER,
     answers=(" no", " yes"),
-    average="micro",
     source="lm-eval 0.4.13, tasks/super_glue/boolq/default.yaml version 2.0",
     shots=0,
-    whole_vocabulary=True,
-    split_may_differ=True,
     departs=(
         _CUT_LEFT,
         "the original draws examples from train at random; here they are its first rows",
@@ -156,7 +153,7 @@ _OPENCOMPASS = Profile(
     name="opencompass",
     task="ceval",
     header="",
-    question=_HEADER + "{question}\n" + _FOUR,  # the header stands before every question
+    question=_HEADER + _QUESTION,  # the header stands before every question
     cue="答案:",
     example="答案: {answer}",
     answers=_SPACED,  # "答案: " and "A" make one text, whose tokens are ":" and " A"
@@ -172,9 +169,8 @@ _MMLU_OFFICIAL = Profile(
     name="official",
     task="mmlu",
     header=_ENGLISH.replace("about ", "about  "),  # two blanks, as the original writes
-    question="{question}\n" + _FOUR,
-    cue="Answer:",
-    example="Answer: {answer}\n\n",
+    question=_QUESTION,
+    **_ENGLISH_ANSWER,
     answers=_SPACED,
     average="micro",
     source="github.com/hendrycks/test, evaluate.py at 0f23bce, split test",
@@ -182,15 +178,11 @@ _MMLU_OFFICIAL = Profile(
         "the original reads cells such as None as missing and asks about nan; here they are text",
     ),
 )
-_VENDOR = Profile(
+_VENDOR = replace(
+    _MMLU_OFFICIAL,
     name="vendor",
     task="ceval",
-    header=_MMLU_OFFICIAL.header,
-    question="{question}\n" + _FOUR,
-    cue="Answer:",
-    example="Answer: {answer}\n\n",
     answers=(),
-    average="micro",
     source="Ascend atb_speed_sdk, precision test, with its default seq_len_out of 32",
     scoring="generate",
     max_new_tokens=32,

@@ -39,9 +39,11 @@ class Chip:
     sources: dict[str, str] = field(default_factory=dict)
 
 
+_BOTH = ("float16", "bfloat16")
+_64_GB = {"memory_gib": 64, "usable_gib": 60.9}
 _A2 = {
     "family": "A2",
-    "dtypes": ("float16", "bfloat16"),
+    "dtypes": _BOTH,
     "collectives": ("hccl", "lccl"),
     "likely": (0.57, 0.62),
     "likely_peak": (0.46, 0.52),
@@ -75,8 +77,7 @@ _ROWS = (
     Chip(
         "910B1",
         soc=(220,),
-        memory_gib=64,
-        usable_gib=60.9,
+        **_64_GB,
         fp16_tflops=353.9,
         bandwidth_gb_s=1600.0,
         **_A2,
@@ -92,8 +93,7 @@ _ROWS = (
     Chip(
         "910B3",
         soc=(223,),
-        memory_gib=64,
-        usable_gib=60.9,
+        **_64_GB,
         fp16_tflops=313.0,
         bandwidth_gb_s=1600.0,
         link=_A2_LINK,
@@ -117,9 +117,8 @@ _ROWS = (
         "A3",
         "A3",
         soc=(250, 251, 252, 253, 254, 255, 256),
-        memory_gib=64,
-        usable_gib=60.9,
-        dtypes=("float16", "bfloat16"),
+        **_64_GB,
+        dtypes=_BOTH,
         note="two chips to an NPU; npu-smi prints Ascend910",
         sources={"memory_gib": _SMI, "usable_gib": _SCALED},
     ),
@@ -154,7 +153,7 @@ _ROWS = (
         "950",
         "950",
         soc=(260,),
-        dtypes=("float16", "bfloat16"),
+        dtypes=_BOTH,
         note="npu-smi prints Ascend950PR or Ascend950DT; no source of its figures was read",
     ),
     Chip("cpu", "cpu", dtypes=("float32", "float16", "bfloat16"), collectives=("gloo",)),
