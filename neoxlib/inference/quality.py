@@ -175,3 +175,7 @@ def write_table(model_dir: str | Path | None = None, text: Path | None = None) -
     write_text(root / "quality.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     write_text(root / "quality.md", markdown(rows))
     return markdown(rows)
+
+
+if __name__ == "__main__":
+    raise SystemExit("this is a command now: python -m neoxlib quality [MODEL_DIR] [--text FILE]")
