@@ -13,11 +13,12 @@ from safetensors import safe_open
 from transformers import GPTNeoXForCausalLM
 
 import neoxlib
-from benchmarks import big, convert, documents, load, outside, picture, synthetic, table
+from benchmarks import big, convert, documents, picture, synthetic, table
 from benchmarks.pool import ROOT, Contender, Failed, Pool
 from neoxlib.checkpoint.folder import open_checkpoint
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.parameters import count_parameters, shard_rules
+from tests.support.bench_records import record, result
 
 TINY = synthetic.SHAPES["tiny"]
 SMALL = synthetic.Shape(2, 64, 4, 97)
@@ -26,50 +27,6 @@ SMALL = synthetic.Shape(2, 64, 4, 97)
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return synthetic.write(tmp_path_factory.mktemp("synthetic") / "model", SMALL)
-
-
-def record(
-    name: str, case: str, steps: list[float], precision: str = "bf16", same: int = 3
-) -> dict:
-    batch = int(case.partition(" ")[0])
-    return {
-        "name": name,
-        "precision": precision,
-        "case": case,
-        "round": 0,
-        "batch": batch,
-        "steps_ms": steps,
-        "same_tokens": same,
-        "tokens": 3,
-    }
-
-
-def result(*records: dict, failures: tuple = ()) -> dict:
-    names = dict.fromkeys((r["name"], r["precision"]) for r in records)
-    return {
-        "machine": {
-            "date": "2026-01-02T03:04:05",
-            "cpu": "some processor",
-            "cores": 2,
-            "torch": "2",
-            "memory_gb": 24,
-            "git": "0123abcd",
-        },
-        "shape": {"layers": 3, "hidden": 128, "heads": 4, "vocab": 2048, "parameters": 10**6},
-        "threads": 2,
-        "read_gb_s": [40.0, 50.0],
-        "failures": list(failures),
-        "records": list(records),
-        "others": {
-            "load_before": 1.5,
-            "load_after": 2.5,
-            "busy_cores_mean": 0.1,
-            "busy_cores_max": 0.4,
-        },
-        "contenders": [
-            {"name": n, "precision": p, "version": f"{n} 1.0, x", "bytes": 10**8} for n, p in names
-        ],
-    }
 
 
 def test_a_shape_counts_its_parameters_as_the_model_does():
@@ -284,64 +241,3 @@ def test_a_signal_leaves_nothing_of_the_checkpoint(tmp_path: Path):
         process.wait(30)
         process.stdout.read()
     assert process.returncode and not (tmp_path / "neox-20b").exists()
-
-
-def test_work_outside_gives_its_seconds_its_memory_and_its_own_figures():
-    code = "x = bytearray(300 << 20); import time; time.sleep(.3); print('{\"a\": 1}')"
-    seen = outside.run([sys.executable, "-c", code])
-    assert seen["a"] == 1 and 0.3 < seen["own_gb"] < 0.4 and seen["seconds"] > 0.3
-    with pytest.raises(RuntimeError, match="code 3"):
-        outside.run([sys.executable, "-c", "raise SystemExit(3)"])
-
-
-def work(seconds: list[float]) -> list[dict[str, float]]:
-    """One piece of work, a round each."""
-    return [{"seconds": t, "own_s": t, "rss_gb": 0.1, "own_gb": 0.1} for t in seconds]
-
-
-@pytest.fixture
-def runs() -> dict[str, list[dict[str, float]]]:
-    """Three rounds of all copies, cuts and loads."""
-    found = {
-        "cp": work([2.0, 4.0, 3.0]),
-        "cp, on the disk": work([4.0, 4.0, 4.0]),
-        "shard, 1 rank": work([1.0, 1.0, 2.0]),
-        "shard, 4 ranks": work([1.0, 1.0, 1.0]),
-    }
-    for dtype, ours in (("float32", 1.0), ("float16", 2.0)):
-        figures = {"seconds": 9.0, "rss_gb": 1.0, "own_gb": 0.5}
-        found[f"from_pretrained, {dtype}"] = [figures | {"own_s": 0.1, "ready_s": 3.0}] * 3
-        found[f"load, {dtype}"] = [figures | {"own_s": 0.5, "ready_s": ours, "settled_s": 7.5}] * 3
-    return found
-
-
-def test_loads_and_copies_are_compared_with_their_peers_of_the_same_round(runs: dict):
-    found = load.ratios(runs)
-    assert found["shard, 1 rank"] == [[4.0, 4.0, 2.0], [2.0, 4.0, 1.5]]
-    assert found["load, float32"] == [[3.0] * 3]
-
-
-def test_loads_and_copies_stand_in_one_table(runs: dict):
-    warm = {"shape": "tiny", "bytes": 4 * 10**9, "state": "warm", "results": runs}
-    warm["ratios"] = load.ratios(runs)
-    larger = runs | {"load, float16": [one | {"own_gb": 0.7} for one in runs["load, float16"]]}
-    cold = warm | {"bytes": 8 * 10**9, "state": "cold", "results": larger}
-    text = load.markdown(result() | {"runs": [warm, cold]})
-    assert "neoxlib 0123abcd: medians of 3 rounds" in text
-    assert "|  | beside | 4.0 GB, warm | 8.0 GB, cold | peak, GB, of 4.0 GB, 8.0 GB |" in text
-    assert "| cp |  | 3.00 s | 3.00 s | 0.10, 0.10 |" in text
-    shards = "1.00 s; 4.00× (2.00–4.00); 2.00× (1.50–4.00)"
-    assert f"| shard, 1 rank | cp, on the disk; cp | {shards} | {shards} | 0.10, 0.10 |" in text
-    loads = "2.00 s; 1.50× (1.50–1.50); settled after 7.5 s"
-    assert f"| load, float16 | from_pretrained, float16 | {loads} | {loads} | 0.50, 0.70 |" in text
-
-
-def test_what_follows_the_heaviest_writer_in_one_round_precedes_it_in_the_next():
-    turns: list[str] = []
-    jobs = {
-        name: lambda name=name: turns.append(name) or {"seconds": float(len(turns))}
-        for name in "abc"
-    }
-    results = outside.each(jobs, 2, lambda: None)
-    assert turns == ["a", "b", "c", "c", "b", "a"]
-    assert results["a"] == [{"seconds": 1.0}, {"seconds": 6.0}]
