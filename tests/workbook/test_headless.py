@@ -1,19 +1,15 @@
 """Headless runs: however a notebook ends, there are results, an offline report and an exit code."""
 
 import json
-import subprocess
-import sys
-from urllib.parse import unquote
 
 import nbformat
 import papermill
 import pytest
 from bs4 import BeautifulSoup
 from click.testing import CliRunner
-from nbformat import v4
 
 from neoxlib.__main__ import cli
-from neoxlib.workbook import headless, pages, reasons
+from neoxlib.workbook import headless
 from neoxlib.workbook import results as workbook_results
 from tests.support.pages import Loads
 from tests.support.small_notebooks import start, write
@@ -56,12 +52,6 @@ TITLE = """# Does it <i>run</i>?
 A [link](https://example.org) and ![a picture](https://example.org/x.png).
 
 ## Part"""
-
-
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path / "outputs"))
-    return tmp_path / "outputs"
 
 
 @pytest.fixture(scope="module")
@@ -152,15 +142,6 @@ def test_a_run_that_does_not_end_well_says_why_and_where_more_is_told(ran):
     assert "  DeadKernelError in cell 4: The notebook's process ended without" in said.output
     assert "    last words\n" in said.output
     assert said.output.count("  report: ") == 3, "none of the run that went well"
-
-
-def test_of_a_long_error_the_last_lines_are_said(tmp_path, outputs):
-    cell = "raise ValueError('first\\n' + 'and\\n' * 99 + 'last')"
-    path = write(tmp_path, "long", "seed: int = 0  # s", cell)
-    said = CliRunner().invoke(cli, ["report", path], catch_exceptions=False).output
-    assert "ValueError in cell 2: first\n    …\n    and\n" in said
-    assert "    last\n  report: " in said
-    assert said.count("    and\n") == reasons.LAST_LINES - 1
 
 
 def test_results_keep_what_was_known_before_the_failure(ran):
@@ -278,26 +259,6 @@ def test_links_of_the_index_lead_to_files(ran):
     assert "月亮" in rows[0] and "first_token_ms" in rows[-1]
 
 
-@pytest.mark.filterwarnings(
-    "ignore:the file is not specified with any extension"
-)  # papermill, of a ? in a name
-def test_a_notebook_of_an_odd_name_runs_and_is_linked(tmp_path, outputs):
-    path = write(tmp_path, "a#b? 50% 'q' 月", "seed: int = 0  # s", "print(seed)")
-    said = CliRunner().invoke(cli, ["report", path, "-p", "seed", "3"], catch_exceptions=False)
-    assert said.exit_code == 0
-    page = BeautifulSoup((outputs / "index.html").read_text(encoding="utf-8"), "html.parser")
-    assert all((outputs / unquote(a["href"])).is_file() for a in page.select("tbody a"))
-
-
-# --- other ways to run
-
-
-def test_a_request_that_turns_out_not_to_be_servable_is_a_bad_parameter(tmp_path, outputs):
-    cells = "from neoxlib.errors import SettingsError", "raise SettingsError('too long')"
-    path = write(tmp_path, "late", "seed: int = 0  # s", *cells)
-    assert headless.report([path], [], [], say=print) == headless.BAD_PARAMETERS
-
-
 def test_plain_papermill_makes_its_own_run_folder(books, outputs, tmp_path):
     papermill.execute_notebook(
         books["fine"], tmp_path / "out.ipynb", {"plan_only": True}, progress_bar=False
@@ -305,41 +266,6 @@ def test_plain_papermill_makes_its_own_run_folder(books, outputs, tmp_path):
     (folder,) = (outputs / "fine").iterdir()
     results = workbook_results.read_results(folder)
     assert results["status"] == "ok" and results["given"] == ["plan_only"]
-
-
-def test_cells_after_plan_only_are_shown_as_skipped_and_the_stop_is_not_shown(tmp_path):
-    nb = v4.new_notebook(
-        cells=[v4.new_code_cell("run.stop_if_plan_only()"), v4.new_code_cell("session.work()")]
-    )
-    stop = v4.new_output("error", ename="SystemExit", evalue="0", traceback=["x"])
-    nb.cells[0].update(execution_count=1, outputs=[stop])
-    nbformat.write(nb, tmp_path / "notebook.ipynb")
-    results = {"status": "ok", "parameters": {"plan_only": True}}
-    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    text = pages.write_report(tmp_path).read_text(encoding="utf-8")
-    assert "skipped because of plan_only" in text and "SystemExit" not in text
-
-
-def test_a_cell_that_takes_too_long_is_told(tmp_path, outputs):
-    path = write(tmp_path, "slow", "seed: int = 0  # s", "import time; time.sleep(60)")
-    said = CliRunner().invoke(cli, ["report", path, "--timeout", "1"], catch_exceptions=False)
-    assert said.exit_code == headless.CELL_FAILED
-    (folder,) = (outputs / "slow").iterdir()
-    results = workbook_results.read_results(folder)
-    assert results["error"]["type"] == "CellTimeoutError" and results["parameters"] == {"seed": 0}
-
-
-def test_a_kernel_looks_into_the_working_directory_last(tmp_path, outputs, monkeypatch):
-    (tmp_path / "random.py").write_text("raise ImportError('not the one you want')\n")
-    (tmp_path / "helpers.py").write_text("", encoding="utf-8")
-    cell = "import helpers, random; random.random()"
-    path = write(tmp_path, "imports", "seed: int = 0  # s", cell)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, ""])
-    assert headless.report([path], [], [], say=print) == headless.OK
-
-
-# --- disks
 
 
 def test_outputs_that_cannot_be_written_are_refused_before_a_kernel_starts(books, tmp_path):
@@ -352,24 +278,3 @@ def test_outputs_that_cannot_be_written_are_refused_before_a_kernel_starts(books
         (line,) = said.stderr.splitlines()
         assert line.startswith("ParameterError: no run can be written to")
     assert (tmp_path / "file").read_text() == "mine"
-
-
-FULL = """
-import resource, sys
-from neoxlib.__main__ import cli
-resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # a report is larger
-cli(["report", *sys.argv[1:]])
-"""
-
-
-def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing_half_written(tmp_path):
-    path = write(tmp_path, "prints", "seed: int = 0  # s", "print('x' * 30000)")
-    command = [sys.executable, "-c", FULL, path, "--outputs", str(tmp_path / "outputs")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert done.returncode == headless.CELL_FAILED and "Traceback" not in done.stderr, done.stderr
-    assert "cannot be written: [Errno 27] File too large" in done.stdout
-    (folder,) = (tmp_path / "outputs" / "prints").iterdir()
-    nbformat.read(folder / "notebook.ipynb", as_version=4)
-    assert workbook_results.read_results(folder)["status"] == "failed" and not list(
-        folder.glob("*.part")
-    )
