@@ -4,7 +4,6 @@ Oracle: transformers on the dequantized weights.
 """
 
 import json
-import math
 import subprocess
 import sys
 from functools import partial
@@ -23,19 +22,20 @@ from neoxlib.checkpoint.plan import parameter_plan
 from neoxlib.checkpoint.shard import merge, shard
 from neoxlib.checkpoint.verify import verify
 from neoxlib.errors import SettingsError, ShardError, WeightsError
-from neoxlib.inference import decode, parity, quality
+from neoxlib.inference import decode, parity
 from neoxlib.inference.engine import Engine
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.group import Group
 from neoxlib.model.parameters import full_parameters
 from neoxlib.model.quant import SCHEMES, Packed
-from tests.support.oracle_models import make_oracle, save_tokenizer
+from tests.support.oracle_models import make_oracle
+from tests.support.packable import SHAPE, save_packable
 from tests.support.parts import group_of
+from tests.support.run_notes import Notes
 from tests.support.thread_ranks import on_ranks
 
 ROOT = Path(__file__).parents[2]
-SHAPE = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 301}
 load = partial(neoxlib.load, compile=False)  # PyTorch's operators
 MATRICES = (
     "query_key_value.weight",
@@ -46,18 +46,11 @@ MATRICES = (
 CUT_COLUMNS = ("attention.dense.weight", "dense_4h_to_h.weight")
 IDS = torch.tensor([[5, 9, 200, 31, 7, 7, 90], [0, 0, 1, 2, 3, 300, 44]])
 MASK = torch.tensor([[1] * 7, [0, 0] + [1] * 5])
-TEXTS = ["The moon is a stone that shines at night.", "熊猫住在竹林里。"]
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    """Several files, a vocabulary that no world size divides, one float16 layer, a tokenizer."""
-    folder = tmp_path_factory.mktemp("source")
-    oracle = make_oracle(**SHAPE)
-    oracle.gpt_neox.layers[1].mlp.half()
-    oracle.save_pretrained(folder, max_shard_size="200KB")
-    save_tokenizer(folder)
-    return folder
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_packable(tmp_path_factory.mktemp("source"))
 
 
 def scheme_for(name: str, quant: str):
@@ -336,55 +329,9 @@ def test_a_packed_model_passes_its_parity_check(source, tmp_path, quant):
         )
 
 
-class Notes:
-    """Records the checks and metrics of a run."""
-
-    def __init__(self):
-        self.said = {}
-
-    def check(self, name, passed, detail=""):
-        self.said[name] = passed
-
-    def save(self, name, table):
-        return table
-
-    def metrics(self, **values):
-        self.said |= values
-
-
 def test_a_packed_cut_is_compared_with_its_packed_source(source, tmp_path):
     shard(source, tmp_path / "cut", 2, quant="int4", progress=False)
     notes = Notes()
     table = parity.check_weights(source, tmp_path / "cut", notes, "int4")
     assert notes.said == {"cut equals source bit for bit": True}
     assert table["tensors"].sum() == len(whole(source, "int4"))
-
-
-def test_perplexity_and_agreement_are_those_of_transformers(source):
-    oracle = GPTNeoXForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
-    engine = load(source)
-    rows = quality.tokenize(engine, [*TEXTS, "a"])
-    assert len(rows) == 2
-    losses = [
-        oracle(torch.tensor([row]), labels=torch.tensor([row])).loss.item() * (len(row) - 1)
-        for row in rows
-    ]
-    tokens = sum(len(row) - 1 for row in rows)
-    found = quality.measure(source, TEXTS)
-    assert [(row.weights, row.dtype) for row in found] == [(q or d, d) for d, q in quality.VARIANTS]
-    assert found[0].perplexity == pytest.approx(math.exp(sum(losses) / tokens), rel=1e-4)
-    assert found[0].tokens == tokens and found[0].top1_agreement == 1
-    eight, four = (next(row for row in found if row.weights == name) for name in SCHEMES)
-    assert four.top1_agreement < eight.top1_agreement <= 1
-    assert quality.markdown(found).count("\n") == 2 + len(found)
-
-
-def test_a_loaded_model_is_compared_with_the_float32_weights_of_its_folder(source, tmp_path):
-    shard(source, tmp_path, 1, quant="int4", progress=False)
-    table = quality.check_quality(load(source, quant="int4"), Notes(), TEXTS)
-    assert table["weights"].tolist() == ["float32", "int4"] and table["top1_agreement"][0] == 1
-    stored = quality.check_quality(load(tmp_path), Notes(), TEXTS)
-    assert stored["weights"].tolist() == ["int4"] and stored["top1_agreement"].isna().all()
-    assert stored["perplexity"][0] == pytest.approx(table["perplexity"][1], rel=1e-6)
-    with pytest.raises(SettingsError, match="packed as int4; give the checkpoint they came from"):
-        quality.measure(tmp_path, TEXTS)

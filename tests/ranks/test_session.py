@@ -1,13 +1,10 @@
 """A session of real processes: answers of one rank, errors of its user, and nothing left behind."""
 
-import importlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,70 +12,17 @@ import pytest
 import torch
 
 import neoxlib
-from neoxlib.errors import NotFiniteError, RankError, SettingsError, WeightsError
+from neoxlib.errors import NotFiniteError, SettingsError
 from neoxlib.kernels.cpu import build
-from neoxlib.ranks import worker
 from tests.support import rank_faults as faults
 from tests.support.oracle_models import damaged, make_oracle, save_tokenizer
+from tests.support.sessions import descendants, open_session
 from tests.support.walker import END, USER, byte_tokenizer, path_of, save
 
-ROOT = Path(__file__).parents[2]
 PROMPTS = ["A rank is", "Zwei Ränge, 两个"]
 IDS = torch.tensor([[5, 9, 2, 17], [7, 3, 250, 1]])
 
-DRIVER = """
-import asyncio, sys, time
-import neoxlib
-
-async def cell():  # a notebook's cell runs inside a loop that is already running
-    session = neoxlib.Session(sys.argv[1], device="cpu")
-    print(session._ranks._scratch, "torch" in sys.modules, flush=True)
-    time.sleep(60)
-
-asyncio.run(cell())
-"""
-
-FORKS = """
-import os, sys
-import neoxlib
-
-session = neoxlib.Session(sys.argv[1], device="cpu")
-for way in ("exit", "drop", "close", "ask"):
-    child = os.fork()
-    if child:
-        print(way, os.waitpid(child, 0)[1], flush=True)
-    elif way == "exit":
-        sys.exit()  # its handlers run
-    elif way == "ask":
-        try:
-            session.logits([[1]])
-        except neoxlib.errors.RankError as error:
-            os._exit("of process" not in str(error))
-    elif way == "drop":
-        del session
-        os._exit(0)
-    else:
-        with session:
-            pass
-        os._exit(0)
-print(session.logits([[5, 9]]).shape, len(list(session.log_dir.iterdir())))
-"""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _plain_environment() -> Iterator[None]:
-    """One thread per rank, and ranks that can import this package's faults."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        yield
-
-
-def open_session(checkpoint: Path, log_dir: Path, world_size: int = 2) -> neoxlib.Session:
-    """Hide pytest from the ranks: ipykernel redirects output only if pytest is not running."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("PYTEST_CURRENT_TEST")
-        return neoxlib.Session(checkpoint, world_size, device="cpu", log_dir=log_dir)
+pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 @pytest.fixture(scope="module")
@@ -87,33 +31,6 @@ def session(
 ) -> Iterator[neoxlib.Session]:
     with open_session(checkpoint, tmp_path_factory.mktemp("logs")) as session:
         yield session
-
-
-@pytest.fixture
-def new_processes() -> Callable[[], list[int]]:
-    """A function that lists the processes that this test has started."""
-    before = set(descendants())
-    return lambda: [pid for pid in descendants() if pid not in before]
-
-
-@pytest.fixture
-def mortal(checkpoint: Path, tmp_path: Path, new_processes: Callable) -> Iterator[neoxlib.Session]:
-    """A session that a test may break."""
-    session = open_session(checkpoint, tmp_path)
-    yield session
-    session.close()
-
-
-def gone(pids: list[int], seconds: float = 60) -> bool:
-    """Whether all processes have ended, now or within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while any(map(worker.alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(map(worker.alive, pids))
-
-
-def descendants() -> list[int]:
-    return [process.pid for process in psutil.Process().children(recursive=True)]
 
 
 def test_a_session_answers_as_one_rank_does(session, checkpoint):
@@ -232,54 +149,6 @@ def test_everything_listens_on_loopback_only(session):
     assert listening and set(listening) <= {"127.0.0.1", "::1"}
 
 
-def test_an_idle_rank_that_is_killed_is_an_error_of_the_next_call(mortal, new_processes):
-    pid = int(mortal.ranks.pid[1])
-    left = new_processes()
-    os.kill(pid, signal.SIGKILL)
-    assert gone([pid])
-    with pytest.raises(
-        RankError, match=rf"rank 1 \(pid {pid}\) was killed by SIGKILL.*out-of-memory"
-    ) as error:
-        mortal.logits(IDS)
-    assert str(mortal.log_dir / "rank1.log") in str(error.value)
-    with pytest.raises(RankError, match=rf"has ended: rank 1 \(pid {pid}\) was killed"):
-        mortal.logits(IDS)
-    assert gone(left)
-
-
-def test_a_crash_in_a_call_is_an_error_with_the_last_words_of_that_rank(mortal):
-    with pytest.raises(
-        RankError, match=r"rank 1 .* segmentation fault \(SIGSEGV\) during crash_alone"
-    ) as error:
-        mortal._ranks.call(faults.crash_alone)
-    assert "last words, 最后" in str(error.value) and "faults.py" in str(error.value)
-    assert "ended" in repr(mortal)
-
-
-def test_a_rank_that_raises_alone_ends_the_session_with_its_traceback(mortal, new_processes):
-    left = new_processes()
-    with pytest.raises(RankError, match=r"rank 1 .* raised in fail_alone") as error:
-        mortal._ranks.call(faults.fail_alone)
-    assert 'raise ValueError("only here")' in str(error.value)
-    with pytest.raises(RankError, match="has ended: rank 1"):
-        mortal.generate(PROMPTS)
-    assert gone(left)
-
-
-def test_a_model_that_cannot_be_loaded_is_the_error_of_load_and_leaves_nothing(
-    checkpoint, tmp_path, new_processes
-):
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
-    with pytest.raises(WeightsError) as told:
-        neoxlib.load(model)
-    with pytest.raises(WeightsError) as error:
-        neoxlib.Session(model, device="cpu", log_dir=tmp_path / "logs")
-    assert str(error.value) == str(told.value)
-    assert gone(new_processes())
-
-
 @pytest.mark.parametrize("backend", ["", "gloo"])
 def test_a_rank_that_is_stopped_at_any_point_changes_no_answer(tmp_path, monkeypatch, backend):
     """The others copy their weights meanwhile: float16 bytes were once added to float32 bytes."""
@@ -302,75 +171,6 @@ def test_a_rank_that_is_stopped_at_any_point_changes_no_answer(tmp_path, monkeyp
         session.wait_until_resident()
         settled = session.logits(IDS)
     assert all(torch.equal(logits, settled) for logits in answers)
-
-
-def test_a_killed_driver_leaves_no_process_and_no_folder_but_the_users(checkpoint, tmp_path):
-    script = tmp_path / "driver.py"
-    mine = tmp_path / "mine"
-    script.write_text(DRIVER)
-    mine.mkdir()
-    command = [sys.executable, "-W", "error", str(script), str(checkpoint)]
-    env = os.environ | {"TMPDIR": str(tmp_path), "NEOXLIB_SCRATCH": str(mine)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as driver:
-        scratch, torch_is_here = driver.stdout.readline().split()
-        pids = [process.pid for process in psutil.Process(driver.pid).children(recursive=True)]
-        assert len(pids) >= 3 and all(map(worker.alive, pids))
-        driver.kill()
-        assert gone(pids)
-    assert not Path(scratch).exists() and mine.is_dir()
-    assert torch_is_here == "False"
-
-
-def test_a_forked_copy_of_the_driver_ends_nothing(checkpoint, tmp_path):
-    env = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", FORKS, str(checkpoint)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
-    said = ["exit 0", "drop 0", "close 0", "ask 0", "torch.Size([1, 2, 300]) 2"]
-    assert done.stdout.splitlines() == said, done.stderr
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("neoxlib-")] == []
-
-
-@pytest.fixture
-def shadows(tmp_path: Path) -> Path:
-    """A folder whose modules have the names of Python's own and of those that ranks import."""
-    for name in ("random", "secrets", "yaml", "torch"):
-        (tmp_path / f"{name}.py").write_text("raise ImportError('not the one you want')\n")
-    (tmp_path / "helpers.py").write_text("import os\ndef where(engine):\n    return os.getcwd()\n")
-    return tmp_path
-
-
-def test_modules_of_the_working_directory_take_no_others_place_and_can_be_sent(
-    checkpoint, shadows, monkeypatch
-):
-    monkeypatch.chdir(shadows)
-    monkeypatch.setattr(sys, "path", [*sys.path, ""])
-    where = importlib.import_module("helpers").where
-    with open_session(checkpoint, shadows / "logs") as session:
-        assert session.apply(where) == str(shadows)
-
-
-def test_ranks_that_cannot_start_say_why(checkpoint, shadows, monkeypatch, new_processes):
-    monkeypatch.setenv("PYTHONPATH", str(shadows))  # it comes first, as its owner wants it
-    with pytest.raises(RankError, match=r"could not be started(.|\n)*not the one you want"):
-        open_session(checkpoint, shadows / "logs")
-    assert gone(new_processes())
-
-
-def test_a_profile_chooses_the_launchers(checkpoint, tmp_path, monkeypatch, new_processes):
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    with pytest.raises(SettingsError, match="cluster_profile 'mine' is not in"):
-        neoxlib.Session(checkpoint, cluster_profile="mine")
-    profile = tmp_path / "profile_mine"
-    profile.mkdir()
-    (profile / "ipcluster_config.py").write_text("c.Cluster.engine_launcher_class = 'local'\n")
-    with neoxlib.Session(
-        checkpoint, device="cpu", cluster_profile="mine", log_dir=tmp_path / "logs"
-    ) as session:
-        assert session.logits(IDS).shape == (2, 4, 300)
-        os.kill(int(session.ranks.pid[0]), signal.SIGKILL)
-        with pytest.raises(RankError, match=r"rank 0 .* has ended"):
-            session.logits(IDS)
-    assert gone(new_processes())
 
 
 @pytest.mark.parametrize("world_size", [0, -1, 2.0, "2", True])

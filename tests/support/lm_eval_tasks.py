@@ -10,6 +10,7 @@ from unittest.mock import patch
 import lm_eval.models
 import lm_eval.tasks
 from datasets import Dataset, DatasetDict
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import get_model
 from lm_eval.evaluator import evaluate
@@ -55,3 +56,8 @@ def transformers_model(folder: Path, batch_size: int = 3) -> LM:
     return get_model("hf")(
         pretrained=str(folder), device="cpu", dtype="float32", batch_size=batch_size
     )
+
+
+def ask(kind: str, *requests: tuple) -> list[Instance]:
+    """Requests of one kind, as lm-evaluation-harness makes them."""
+    return [Instance(kind, {}, arguments, n) for n, arguments in enumerate(requests)]

@@ -20,7 +20,6 @@ from neoxlib.workbook import parameters
 from neoxlib.workbook.param import Param
 from neoxlib.workbook.parameter_table import NOTEBOOKS, PARAMETERS
 from neoxlib.workbook.run import Run, new_folder, outputs_root
-from neoxlib.workbook.table import Table, figures
 
 matplotlib.use("Agg")
 NOTEBOOK_FILES = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.ipynb"))
@@ -327,22 +326,6 @@ def test_the_sampling_settings_are_those_that_generate_takes():
     run = Run.start("02_inference", defaults("02_inference") | {"top_k": 5})
     assert set(run.params.sampling) == set(RULES)
     assert run.params.sampling["top_k"] == 5 and run.params.sampling["stop"] is None
-
-
-def test_table_has_a_plain_form_for_terminals():
-    assert (
-        repr(Table(("name", "value"), [("a", 1), ("long", 2)])) == "name  value\na     1\nlong  2"
-    )
-
-
-def test_figures_are_short_and_thousands_have_commas():
-    lines = repr(figures({"ms": 32.194803, "bytes": 1234567, "big": 1234567.8, "none": None}))
-    assert [line.split()[-1] for line in lines.splitlines()[1:4]] == [
-        "32.19",
-        "1,234,567",
-        "1,234,568",
-    ]
-    assert lines.endswith("not there")
 
 
 def test_a_place_for_runs_that_cannot_be_written_to_is_one_message(tmp_path, monkeypatch):
