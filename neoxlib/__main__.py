@@ -150,6 +150,7 @@ def prepare(src: Path, dst: Path) -> None:
 @click.option("-o", "--output", type=FOLDER, help="Write the preset there instead of printing it.")
 def import_config(config: Path, output: Path | None) -> None:
     """Turn the CONFIG.ini of the vendor's SDK into a preset; name all that is left out."""
+    from neoxlib.files import overwrite
     from neoxlib.workbook import vendor_config
 
     found = vendor_config.import_config(config)
@@ -157,7 +158,7 @@ def import_config(config: Path, output: Path | None) -> None:
         click.echo(found.preset(config.name), nl=False)
         return
     try:
-        output.write_text(found.preset(config.name), encoding="utf-8")
+        overwrite(output, found.preset(config.name).encode())
     except OSError as error:
         raise ParameterError(f"{output} cannot be written: {error}") from error
     for note in found.notes:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from neoxlib.checkpoint.tensor_file import DTYPES
 from neoxlib.checkpoint.tensor_writer import Entry
 from neoxlib.errors import ShardError
+from neoxlib.files import append, replace, whole_lines
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 # Of one file: tensor name -> dtype and shape, in the file's order.
@@ -60,15 +61,7 @@ def header_of(layout: Layout, metadata: Mapping[str, str]) -> bytes:
 
 def write_bytes(path: Path, data: bytes) -> Entry:
     """Write a small file atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace(path, data, ".tmp")
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -129,20 +122,15 @@ class CutJournal:
     def _whole_lines(self) -> list[dict[str, Any]]:
         """The lines that were written in full; a rest, which a kill left, is cut off."""
         self.file.seek(0)
-        lines = []
-        end = 0
-        for line in self.file:
-            if not line.endswith(b"\n"):
-                break
-            try:
-                lines.append(json.loads(line))
-            except ValueError as error:
-                raise ShardError(
-                    f"{self.path} is damaged ({error}); delete {self.path.parent} and cut anew"
-                ) from error
-            end += len(line)
-        self.file.truncate(end)
-        return lines
+        lines = whole_lines(self.file.read())
+        try:
+            read = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise ShardError(
+                f"{self.path} is damaged ({error}); delete {self.path.parent} and cut anew"
+            ) from error
+        self.file.truncate(sum(len(line) + 1 for line in lines))
+        return read
 
     def record(self, file: str, entry: Entry) -> None:
         """Record a file as finished, durably."""
@@ -150,9 +138,7 @@ class CutJournal:
         self.done[file] = entry
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        self.file.write((json.dumps(line) + "\n").encode())
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        append(self.file, (json.dumps(line) + "\n").encode())
 
     def discard(self, written: Iterable[str]) -> None:
         """Remove the files `written` and every line of the journal."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from neoxlib.checkpoint.tensor_file import BLOCK
+from neoxlib.files import put
 
 Entry = dict[str, Any]  # {"bytes": ..., "sha256": ...} of a finished file
 SLOT = BLOCK + (64 << 10)  # bytes
@@ -88,9 +89,7 @@ class TensorFile:
         self._send()
         _wait([future for _, busy in self.ring for future in busy])
         self.syncing.result()  # the kernel reports a failed write to one fsync only
-        os.fsync(self.file.fileno())
-        self.file.close()
-        os.replace(self.temporary, self.path)
+        put(self.file, self.path)
         return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}
 
     def abandon(self) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from neoxlib.errors import SettingsError
 from neoxlib.exam.data.subjects import CLASSES
 from neoxlib.exam.results import KEY, choices
+from neoxlib.files import replace
 
 NO_ANSWER = "-1"  # in the SDK's files, if no letter was found
 FOLDER = "test_result"
@@ -42,7 +43,7 @@ def write_files(run_dir: str | Path, results: pd.DataFrame, sdk: str = "guide") 
     for name, text in texts.items():
         path = Path(run_dir) / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        replace(path, text.encode(), ".part")
     return list(texts)
 
 

@@ -5,7 +5,6 @@ The first line identifies the run. Every line carries a checksum of its own.
 
 import hashlib
 import json
-import os
 import zlib
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from neoxlib.errors import DataError, SettingsError
 from neoxlib.exam.profiles import PROFILES, Profile
 from neoxlib.exam.question import Answer
+from neoxlib.files import append, replace, whole_lines
 
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
@@ -80,16 +80,13 @@ class Journal:
         if self.path.exists():
             self.answers |= read_answers(self.path, key)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_name(f"{self.path.name}.part")
-        with aside.open("w", encoding="utf-8") as file:
-            _write(file, _line({"answers of": key}) + _lines(self.answers))
-        aside.replace(self.path)
-        self.file = self.path.open("a", encoding="utf-8")
+        replace(self.path, (_line({"answers of": key}) + _lines(self.answers)).encode(), ".part")
+        self.file = self.path.open("ab")
 
     def add(self, answers: dict[QuestionKey, Answer]) -> None:
         """Add a batch of answers; when this returns they are on disk."""
         self.answers |= answers
-        _write(self.file, _lines(answers))
+        append(self.file, _lines(answers).encode())
 
     def __enter__(self) -> "Journal":
         return self
@@ -114,7 +111,7 @@ def find(resume: str | Path) -> Path:
 
 def read_answers(path: Path, key: dict[str, Any]) -> dict[QuestionKey, Answer]:
     """The answers of a journal whose key is `key`; Journal says what is refused."""
-    *lines, _ = path.read_bytes().split(b"\n")  # a complete line ends with a line break
+    lines = whole_lines(path.read_bytes())
     records = [_checked(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     if not records:
         return {}
@@ -168,12 +165,6 @@ def _checked(line: bytes, where: str) -> dict[str, Any]:
     if not whole:
         raise DataError(f"{where}: is not as it was written; {_REPAIR}")
     return record
-
-
-def _write(file: Any, text: str) -> None:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _sha256(text: str) -> str:

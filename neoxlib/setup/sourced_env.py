@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neoxlib.errors import SettingsError
+from neoxlib.files import overwrite
 from neoxlib.machine import environment
 from neoxlib.machine.host import Host
 
@@ -113,8 +114,8 @@ def write_environment(
     kernel = json.dumps(spec, indent=1) + "\n"
     try:
         (folder / "kernel").mkdir(parents=True, exist_ok=True)
-        (folder / "environment.sh").write_text(environment_text(host), encoding="utf-8")
-        (folder / "kernel" / "kernel.json").write_text(kernel, encoding="utf-8")
+        overwrite(folder / "environment.sh", environment_text(host).encode())
+        overwrite(folder / "kernel" / "kernel.json", kernel.encode())
     except OSError as error:
         raise SettingsError(
             f"{folder} cannot be written: {error}; choose another folder"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxlib.errors import ParameterError, unreadable_is
+from neoxlib.files import replace
 
 
 def outputs_root() -> Path:
@@ -47,14 +48,9 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write another file and rename it: a reader sees the old text or the new one, never a part."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        # The text may hold file names, which need not be UTF-8.
-        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)  # left behind when the disk is full
+    """Write a file in UTF-8: a reader sees the old text or the new one, never a part."""
+    # The text may hold file names, which need not be UTF-8.
+    replace(path, text.encode("utf-8", "backslashreplace"), f".{os.getpid()}.part")
 
 
 def plain(value: Any) -> Any:

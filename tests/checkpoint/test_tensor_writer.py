@@ -27,6 +27,8 @@ class Trickle:
 
     def __init__(self, raw):
         self.raw = raw
+        self.name = raw.name
+        self.flush = raw.flush
         self.fileno = raw.fileno
         self.tell = raw.tell
         self.close = raw.close

@@ -11,6 +11,7 @@ import pytest
 from neoxlib.errors import SettingsError
 from neoxlib.machine.host import Host
 from neoxlib.setup import sourced_env
+from tests.support.disk import full_disk
 
 
 @pytest.fixture
@@ -69,6 +70,15 @@ def test_both_files_are_written_and_say_how_they_are_used(cann, tmp_path):
     assert spec["argv"][0] == sys.executable and spec["display_name"] == "neoxlib (CANN 9.1.0)"
     assert "jupyter kernelspec install --user" in table.loc["kernel/kernel.json", "to use it"]
     assert table.loc["environment.sh", "to use it"] == f"source {tmp_path}/out/environment.sh"
+
+
+def test_a_full_disk_leaves_the_files_of_before(cann, tmp_path, monkeypatch):
+    sourced_env.write_environment(tmp_path, Host(), plain())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    full_disk(monkeypatch)
+    with pytest.raises(SettingsError, match=r"cannot be written.*No space left"):
+        sourced_env.write_environment(tmp_path, cann, plain())
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_jupyter_starts_the_kernel_with_the_values_as_they_were(cann, tmp_path):

@@ -14,6 +14,7 @@ from neoxlib.workbook import arguments
 from neoxlib.workbook.parameter_table import NOTEBOOKS, PARAMETERS
 from neoxlib.workbook.vendor_config import import_config
 from neoxlib.workbook.vendor_keys import KEYS
+from tests.support.disk import full_disk
 
 WHOLE = """
 [model]
@@ -268,6 +269,16 @@ def test_notes_of_several_lines_stay_comments(tmp_path):
 def test_a_file_that_is_not_there_is_one_message_with_code_2(tmp_path):
     said = CliRunner().invoke(cli, ["import-config", str(tmp_path / "none.ini")])
     assert said.exit_code == 2 and "none.ini" in said.stderr and "Traceback" not in said.stderr
+
+
+def test_a_full_disk_leaves_the_preset_of_before(tmp_path, monkeypatch):
+    config, preset = tmp_path / "config.ini", tmp_path / "preset.yaml"
+    config.write_text(WHOLE, encoding="utf-8")
+    preset.write_text("world_size: 4\n")
+    full_disk(monkeypatch)
+    said = CliRunner().invoke(cli, ["import-config", str(config), "-o", str(preset)])
+    assert said.exit_code == 2 and "No space left" in said.stderr
+    assert preset.read_text() == "world_size: 4\n" and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("notebook", ["03_ceval", "04_profile"])

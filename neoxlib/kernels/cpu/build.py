@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from neoxlib.errors import telling
+from neoxlib.files import replacing
 from neoxlib.process import CACHE, cache_dir, need_home, private_folder
 
 log = logging.getLogger("neoxlib")
@@ -99,12 +100,8 @@ def _compiled(name: str) -> tuple[Path, bool]:
     with _locked(path.with_suffix(".lock")):
         if _loads(path):
             return path, True
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        try:
+        with replacing(path, f".{os.getpid()}.tmp") as temporary:
             _run([*command, str(source), "-o", str(temporary)])
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return path, True
 
 
