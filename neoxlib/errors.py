@@ -96,10 +96,18 @@ def unreadable_is(
     return wrap
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean …?" if a known name is close, else an empty text."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def nearest(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Return at most `most` known names that resemble `name` by `cutoff` of 1, the nearest first.
+
+    `cutoff` is compared with difflib's ratio: the share of letters that both have in this order.
+    """
+    return difflib.get_close_matches(name, list(known), n=most, cutoff=cutoff)
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> str:
+    """Return "; did you mean …?" if known names are near, else an empty text; see `nearest`."""
+    near = nearest(name, known, most, cutoff)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def torch_npu_error(error: BaseException) -> SettingsError | None:

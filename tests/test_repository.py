@@ -127,6 +127,15 @@ def test_a_file_is_tested_at_its_own_place(path: Path):
     assert any(path.is_file() for path in tested), f"there is no {tested[0].relative_to(ROOT)}"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "place"),
+    [(r"\bget_close_matches\(", "errors"), (r"\bos\.replace\(", "files")],
+)
+def test_a_thing_is_done_in_one_file(pattern: str, place: str):
+    found = [name for name, path in MODULES.items() if re.search(pattern, path.read_text())]
+    assert found == [f"neoxlib.{place}"]
+
+
 def test_nothing_imports_from_a_file_of_tests():
     pattern = re.compile(r"^\s*from tests[\w.]*\.test_\w+ import", re.M)
     assert not [path for path in TESTS.rglob("*.py") if pattern.search(path.read_text())]

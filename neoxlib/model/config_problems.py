@@ -1,10 +1,10 @@
 """Problems of a parsed config.json, as lines that say what was found and what is expected."""
 
-import difflib
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from neoxlib.errors import did_you_mean, nearest
 from neoxlib.model.config_keys import ACTIVATIONS, DEFAULTS, OWN_NAMES, READ, ROPE_KEYS, SIZES
 
 
@@ -105,9 +105,9 @@ def misspelt(raw: Mapping[str, Any]) -> list[str]:
     problems = []
     for key in raw:
         known = key in READ or key in OWN_NAMES
-        near = [] if known else difflib.get_close_matches(key, READ, n=1, cutoff=0.8)
+        near = [] if known else nearest(key, READ, cutoff=0.8)
         if near and near[0] not in raw:
-            problems.append(f"unknown key {key!r}; did you mean {near[0]!r}?")
+            problems.append(f"unknown key {key!r}{did_you_mean(key, near)}")
     return problems
 
 

@@ -4,14 +4,13 @@ Files and layers hold `weight` and `weight_scale`. Each row, and each group of a
 by itself: the bits do not depend on how the matrix is cut into blocks or over ranks.
 """
 
-import difflib
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from neoxlib.errors import SettingsError, WeightsError
+from neoxlib.errors import SettingsError, WeightsError, did_you_mean
 from neoxlib.kernels.cpu import pack as kernels_pack
 
 Packed = dict[str, Tensor]  # weight and weight_scale
@@ -200,11 +199,9 @@ def scheme_name(quant: str | None) -> str | None:
     if quant in (None, ""):
         return None
     if quant not in SCHEMES:
-        near = difflib.get_close_matches(str(quant).lower(), SCHEMES, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = did_you_mean(str(quant).lower(), SCHEMES, cutoff=0.5) or ";"
         raise SettingsError(
-            f"quant is {quant!r}; {hint}the schemes are {', '.join(SCHEMES)}, "
-            "and None keeps weights"
+            f"quant is {quant!r}{hint} the schemes are {', '.join(SCHEMES)}, and None keeps weights"
         )
     return quant
 

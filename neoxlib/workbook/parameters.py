@@ -2,12 +2,11 @@
 starts, and `Run.start` inside it. The rows themselves are in `parameter_table`.
 """
 
-import difflib
 import math
 from collections.abc import Iterable
 from typing import Any
 
-from neoxlib.errors import ParameterError
+from neoxlib.errors import ParameterError, did_you_mean
 from neoxlib.workbook import typed
 from neoxlib.workbook.param import Param
 from neoxlib.workbook.parameter_table import PARAMETERS
@@ -114,6 +113,5 @@ def read_text(param: Param, text: str) -> Any:
 def unknown(name: str, known: Iterable[str]) -> str:
     """Return the line for an unknown name: the nearest known names, then all of them."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{name}: unknown parameter; {hint}known are {', '.join(known)}"
+    hint = did_you_mean(name, known, most=2) or ";"
+    return f"{name}: unknown parameter{hint} known are {', '.join(known)}"

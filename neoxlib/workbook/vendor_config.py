@@ -6,7 +6,6 @@ meant, is refused with its line and what to write.
 """
 
 import configparser
-import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from neoxlib.errors import ParameterError
+from neoxlib.errors import ParameterError, did_you_mean
 from neoxlib.workbook.parameter_table import PARAMETERS
 from neoxlib.workbook.parameters import complaint
 from neoxlib.workbook.vendor_keys import ALIASES, KEYS, LENGTHS, PATHS, Key, cure
@@ -121,7 +120,8 @@ def _section(
         )
         return
     if known is None:
-        found.notes.append(f"[{name}]: unknown section, left out{_near(name, (*KEYS, *ALIASES))}")
+        hint = did_you_mean(name, (*KEYS, *ALIASES))
+        found.notes.append(f"[{name}]: unknown section, left out{hint}")
         return
     if name in ALIASES:
         found.notes.append(
@@ -129,7 +129,7 @@ def _section(
         )
     for key in sorted(given.keys() - known.keys()):
         found.notes.append(
-            f"[{name}] {key} = {given[key]}: unknown key, left out{_near(key, known)}"
+            f"[{name}] {key} = {given[key]}: unknown key, left out{did_you_mean(key, known)}"
         )
     for key, about in known.items():
         place = f"line {lines[key]}: " if key in lines else ""
@@ -207,8 +207,3 @@ def _take(found: Import, key: str, name: str, value: Any, folder: Path) -> None:
 def _complaint(name: str, value: Any) -> str | None:
     """Return the table's complaint; folders may be on another machine, and have a note instead."""
     return None if name in ("model_dir", "data_dir") else complaint(name, PARAMETERS[name], value)
-
-
-def _near(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""

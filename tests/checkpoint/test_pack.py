@@ -248,7 +248,7 @@ def test_what_cannot_be_packed_is_refused_with_what_to_do(source, tmp_path):
         WeightsError, match=r"packed as int8, which do not turn back .* world size 1"
     ):
         merge(tmp_path / "cut", tmp_path / "new")
-    with pytest.raises(SettingsError, match=r"quant is 'int44'; did you mean int4\?"):
+    with pytest.raises(SettingsError, match=r"quant is 'int44'; did you mean 'int4'\?"):
         shard(source, tmp_path / "new", 2, quant="int44")
     with pytest.raises(
         ShardError,

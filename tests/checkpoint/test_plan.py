@@ -109,4 +109,4 @@ def test_the_shell_cuts_packed_and_plans_packed(source, tmp_path):
         in run(cli, ["plan", str(source), "--quant", "int4", "--world-size", "2"]).output
     )
     assert "float16, weights int4" in run(cli, ["plan", str(tmp_path / "cut")]).output
-    assert "did you mean int8?" in run(cli, ["plan", str(source), "--quant", "int88"]).output
+    assert "did you mean 'int8'?" in run(cli, ["plan", str(source), "--quant", "int88"]).output

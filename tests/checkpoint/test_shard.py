@@ -165,7 +165,9 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_written(source, tmp_pa
         3,
     )
     refused(ShardError, "world_size may be", source, new, 0)
-    refused(SettingsError, r"quant is 'int88'; did you mean int8\?", source, new, 2, quant="int88")
+    refused(
+        SettingsError, r"quant is 'int88'; did you mean 'int8'\?", source, new, 2, quant="int88"
+    )
     refused(ShardError, "not stored as 'int8'", source, new, 2, dtype="int8")
     refused(ShardError, "max_file_bytes is 0", source, new, 2, max_file_bytes=0)
     refused(WeightsError, "does not exist", tmp_path / "nothing", new, 2)

@@ -205,7 +205,7 @@ def test_columns_that_are_no_whole_groups_are_refused():
 
 def test_an_unknown_scheme_is_refused_with_the_nearest_name():
     with pytest.raises(
-        SettingsError, match=r"quant is 'int88'; did you mean int8\? the schemes are int8, int4"
+        SettingsError, match=r"quant is 'int88'; did you mean 'int8'\? the schemes are int8, int4"
     ):
         scheme_name("int88")
     with pytest.raises(SettingsError, match=r"quant is 'q5'; the schemes are int8, int4"):

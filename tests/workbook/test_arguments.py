@@ -42,9 +42,9 @@ def test_unknown_names_and_wrong_types_are_listed_together_and_start_nothing(boo
     said = refused(
         books, "-p", "wrold_size", "4", "-p", "colur", "blue", "-p", "plan_only", "perhaps"
     )
-    known = "did you mean world_size? known are colour, plan_only, prompts"
+    known = "did you mean 'world_size'? known are colour, plan_only, prompts"
     assert f"wrold_size: unknown parameter; {known}" in said
-    assert "colur: unknown parameter; did you mean colour?" in said
+    assert "colur: unknown parameter; did you mean 'colour'?" in said
     assert "plan_only: found 'perhaps', which is str, expected bool" in said
     assert not outputs.exists() and "Traceback" not in said
 
@@ -65,7 +65,7 @@ def test_unknown_notebooks_and_presets_are_refused_with_what_there_is(books, out
         books, "-f", str(tmp_path / "list.yaml")
     )
     (tmp_path / "typo.yaml").write_text("wrold_size: 2", encoding="utf-8")
-    assert "did you mean world_size" in refused(books, "-f", str(tmp_path / "typo.yaml"))
+    assert "did you mean 'world_size'" in refused(books, "-f", str(tmp_path / "typo.yaml"))
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_text_from_the_command_line_is_read_by_type(kind, text, value):
 
 def test_unknown_name_gets_the_nearest_and_all_known():
     said = parameters.unknown("wrold_size", ["world_size", "seed"])
-    assert "did you mean world_size? known are seed, world_size" in said
+    assert "did you mean 'world_size'? known are seed, world_size" in said
 
 
 # --- the folder

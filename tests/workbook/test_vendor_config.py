@@ -80,8 +80,10 @@ def test_every_key_without_a_parameter_is_named_with_what_is_there_instead(tmp_p
 def test_unknown_keys_and_sections_are_named_with_the_nearest(tmp_path):
     found = imported(tmp_path, "[performance]\nmax_len_ex=7\n[performnce]\nx=1\n[strange]\ny=2\n")
     notes = "\n".join(found.notes)
-    assert "[performance] max_len_ex = 7: unknown key, left out; did you mean max_len_exp?" in notes
-    assert "[performnce]: unknown section, left out; did you mean performance?" in notes
+    assert (
+        "[performance] max_len_ex = 7: unknown key, left out; did you mean 'max_len_exp'?" in notes
+    )
+    assert "[performnce]: unknown section, left out; did you mean 'performance'?" in notes
     assert "[strange]: unknown section, left out" in notes
 
 
