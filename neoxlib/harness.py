@@ -24,12 +24,12 @@ from lm_eval.models.utils import (
     postprocess_generated_text,
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tqdm import tqdm
 
 from neoxlib.errors import SettingsError
 from neoxlib.inference.engine import Engine
 from neoxlib.inference.load import load
 from neoxlib.ranks.session import Session
+from neoxlib.workbook.progress import Meter
 
 log = logging.getLogger("neoxlib")
 
@@ -164,23 +164,22 @@ class NeoXLM(TemplateLM):
         # Texts with a shared prefix go into one chunk.
         order = sorted(range(len(pairs)), key=lambda n: pairs[n][0] + pairs[n][1])
         answers: dict[int, tuple[float, bool]] = {}
-        title = "Running loglikelihood requests"
-        with tqdm(total=len(pairs), disable=disable_tqdm, desc=title) as bar:
+        with _meter("loglikelihood", len(pairs), disable_tqdm) as meter:
             for start in range(0, len(order), CHUNK):
                 chunk = order[start : start + CHUNK]
-                answers |= self._score({n: pairs[n] for n in chunk}, start, bar)
+                answers |= self._score({n: pairs[n] for n in chunk}, start, meter)
                 for n in chunk:
                     if requests[n][0] is not None:  # windows of a longer text are not cached
                         self.cache_hook.add_partial("loglikelihood", requests[n][0], answers[n])
         return [answers[n] for n in range(len(pairs))]
 
     def _score(
-        self, pairs: dict[int, Encoded], start: int, bar: tqdm
+        self, pairs: dict[int, Encoded], start: int, meter: Meter
     ) -> dict[int, tuple[float, bool]]:
         """Score one chunk; `start` requests were done before it."""
         scores = self.model.score_ids(
             list(pairs.values()),
-            lambda done, _: bar.update(start + done - bar.n),
+            lambda done, _: meter.add(start + done - meter.done),
             tokenizer_size=self.model.config.vocab_size,
         )
         scored = zip(pairs, scores, strict=True)
@@ -217,15 +216,13 @@ class NeoXLM(TemplateLM):
             sort_fn=lambda args: (-len(self.tok_encode(args[0])), args[0]),
         )
         texts: list[str] = []
-        with tqdm(
-            total=len(requests), disable=disable_tqdm, desc="Running generate_until requests"
-        ) as bar:
+        with _meter("generate_until", len(requests), disable_tqdm) as meter:
             for batch in order.get_batched(n=self.rows):
                 contexts, settings = zip(*batch, strict=True)
                 texts += self._continue(contexts, settings[0])
                 for args, text in zip(batch, texts[-len(batch) :], strict=True):
                     self.cache_hook.add_partial("generate_until", args, text)
-                bar.update(len(batch))
+                meter.add(len(batch))
         return order.get_original(texts)
 
     def _continue(self, contexts: Sequence[str], asked: dict[str, Any]) -> list[str]:
@@ -253,6 +250,12 @@ class NeoXLM(TemplateLM):
             self.tokenizer.decode(answer.token_ids, skip_special_tokens=True) for answer in answers
         ]
         return [postprocess_generated_text(text, until, None) for text in texts]
+
+
+def _meter(kind: str, total: int, disable_tqdm: bool) -> Meter:
+    """A meter of requests; `disable_tqdm` is lm-eval's name for not showing it."""
+    title = f"Running {kind} requests"
+    return Meter(title, total, show=not disable_tqdm, unit="requests")
 
 
 def sampling(settings: dict[str, Any]) -> dict[str, Any]:

@@ -162,3 +162,16 @@ def test_only_the_adapter_needs_lm_eval():
     needs = re.compile(r"^\s*(?:import|from) (?:lm_eval|datasets)\b", re.M)
     texts = {path.name: path.read_text("utf-8") for path in (ROOT / "neoxlib").rglob("*.py")}
     assert [name for name, text in texts.items() if needs.search(text)] == ["harness.py"]
+
+
+def test_progress_is_a_line_of_a_log_and_none_where_lm_eval_wants_none(single, capsys):
+    pairs = ask("loglikelihood", ("One", " two"), ("Three", " four"))
+    texts = ask("generate_until", ("One", {"max_gen_toks": 1}))
+    single.loglikelihood(pairs), single.generate_until(texts)
+    lines = capsys.readouterr().err.splitlines()
+    scored, written = (line for line in lines if ": 100 % of " in line)
+    assert scored.startswith("Running loglikelihood requests: 100 % of 2 requests, ")
+    assert written.startswith("Running generate_until requests: 100 % of 1 requests, ")
+    single.loglikelihood(pairs, disable_tqdm=True)
+    single.generate_until(texts, disable_tqdm=True)
+    assert capsys.readouterr().err == ""

@@ -129,7 +129,11 @@ def test_a_file_is_tested_at_its_own_place(path: Path):
 
 @pytest.mark.parametrize(
     ("pattern", "place"),
-    [(r"\bget_close_matches\(", "errors"), (r"\bos\.replace\(", "files")],
+    [
+        (r"\bget_close_matches\(", "errors"),
+        (r"\bos\.replace\(", "files"),
+        (r"\btqdm\(", "workbook.progress"),
+    ],
 )
 def test_a_thing_is_done_in_one_file(pattern: str, place: str):
     found = [name for name, path in MODULES.items() if re.search(pattern, path.read_text())]

@@ -119,10 +119,16 @@ def _bar(total: float, noun: str) -> Any:
 
 
 class Meter:
-    """Bytes done and GB/s on stderr: a bar on a terminal, elsewhere a line per tenth and second."""
+    """Work done and its speed on stderr: a bar on a terminal, else a line per tenth and second.
 
-    def __init__(self, title: str, total: int, done: int = 0, show: bool = True) -> None:
+    Work is counted in `unit`, by default bytes, which are shown as GB/s.
+    """
+
+    def __init__(
+        self, title: str, total: int, done: int = 0, show: bool = True, unit: str = "B"
+    ) -> None:
         self.title = title
+        self.unit = unit
         self.total = max(total, 1)
         self.done = done
         self.first = done
@@ -133,8 +139,8 @@ class Meter:
             desc=title,
             total=total,
             initial=done,
-            unit="B",
-            unit_scale=True,
+            unit=unit if unit == "B" else f" {unit}",
+            unit_scale=unit == "B",
             disable=not (show and sys.stderr.isatty()),
         )
         self.lines = show and self.bar.disable
@@ -150,15 +156,17 @@ class Meter:
         tenth = self.done * 10 // self.total
         now = time.perf_counter()
         if self.lines and tenth > self.tenth and (now > self.said + 1 or self.done == self.total):
-            rate = (self.done - self.first) / 1e9 / max(now - self.start, 1e-9)
-            size = tqdm.format_sizeof(self.total, "B")
-            print(
-                f"{self.title}: {tenth * 10} % of {size}, {rate:.2f} GB/s",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(self._line(tenth, now), file=sys.stderr, flush=True)
             self.tenth = tenth
             self.said = now
+
+    def _line(self, tenth: int, now: float) -> str:
+        rate = (self.done - self.first) / max(now - self.start, 1e-9)
+        if self.unit == "B":
+            size = tqdm.format_sizeof(self.total, "B")
+            return f"{self.title}: {tenth * 10} % of {size}, {rate / 1e9:.2f} GB/s"
+        size = f"{self.total:,} {self.unit}"
+        return f"{self.title}: {tenth * 10} % of {size}, {rate:,.3g} {self.unit}/s"
 
     def __enter__(self) -> "Meter":
         return self

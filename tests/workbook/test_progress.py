@@ -1,9 +1,13 @@
 """Progress and the time left, by the clock and not by the speed of the machine."""
 
+import re
+import sys
 import threading
 
+import pytest
+
 from neoxlib.workbook import progress
-from neoxlib.workbook.progress import MARK, Progress
+from neoxlib.workbook.progress import MARK, Meter, Progress
 
 
 class Clock:
@@ -80,6 +84,35 @@ def test_jupyterlab_gets_a_bar_and_no_lines(monkeypatch, capsys):
     (bar,) = bars
     assert (bar.options["total"], bar.n, bar.postfix, bar.closed) == (30, 30, "a", True)
     assert "remaining" in bar.options["bar_format"] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("unit", "line"),
+    [
+        ("B", r"copy: 100 % of 2\.00kB, \d+\.\d\d GB/s\n"),
+        ("requests", r"copy: 100 % of 2,000 requests, [\d.,e+]+ requests/s\n"),
+    ],
+)
+def test_a_meter_counts_what_it_is_told_to_in_lines_of_a_log(unit, line, capsys):
+    with Meter("copy", 2000, unit=unit) as meter:
+        meter.add(1500)
+        meter.add(500)
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(line, err)
+
+
+def test_a_meter_that_is_not_shown_says_nothing_and_counts(capsys):
+    with Meter("copy", 2, show=False, unit="requests") as meter:
+        meter.add(2)
+    assert meter.done == 2 and capsys.readouterr() == ("", "")
+
+
+def test_a_meter_is_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Meter("copy", 2000, unit="requests") as meter:
+        meter.add(2000)
+    said = capsys.readouterr().err
+    assert "copy: 100%" in said and "2000/2000" in said and " requests/s" in said
 
 
 def test_seconds_are_said_as_people_do():
