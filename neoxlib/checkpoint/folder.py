@@ -4,7 +4,6 @@ How a tensor is cut is not known here.
 """
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,13 @@ from neoxlib.checkpoint.manifest import (
     part_of,
     read_manifest,
 )
+from neoxlib.checkpoint.names import SKIPPED
 from neoxlib.checkpoint.pickles import load_whole
 from neoxlib.checkpoint.stored_tensor import StoredTensor
 from neoxlib.checkpoint.tensor_file import FileTensor, read_header, read_pickle
 from neoxlib.checkpoint.weight_files import choose_layout, read_index
 from neoxlib.errors import WeightsError, unreadable_is
 
-# Tables that older transformers saved beside the weights, in any dtype; the model computes its own.
-SKIPPED = re.compile(r"(^|\.)(attention\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 Mark = tuple[tuple[int, int], str | None]  # (rank, world size) of a file, and its quantization
 Tensors = dict[str, FileTensor]  # of one file, by their names
 

@@ -8,8 +8,9 @@ from collections.abc import Container, Iterable, Iterator
 
 import torch
 
-from neoxlib.checkpoint.folder import SKIPPED, Checkpoint
+from neoxlib.checkpoint.folder import Checkpoint
 from neoxlib.checkpoint.foreign import UNQUANTIZED, ZERO_TO_FP32
+from neoxlib.checkpoint.names import EMBED, FLOATS, HEAD, HEADS, SKIPPED
 from neoxlib.checkpoint.stored_tensor import StoredTensor
 from neoxlib.checkpoint.tensor_file import as_bytes
 from neoxlib.errors import ShardError, WeightsError
@@ -17,9 +18,6 @@ from neoxlib.model.config import ModelConfig
 from neoxlib.model.layers import ParameterSpec
 from neoxlib.model.parameters import full_parameters, shard_rules
 
-EMBED = "gpt_neox.embed_in.weight"
-HEAD = "embed_out.weight"
-HEADS = (HEAD, "lm_head.weight")  # the second since transformers 5
 # Patterns of other programs' tensor names -> a description for the error.
 FOREIGN = (
     (
@@ -43,19 +41,14 @@ WRAPPERS = {
     "module.": "torch's DistributedDataParallel or DataParallel, or DeepSpeed",
 }
 FIRST = "layers.0.input_layernorm.weight"  # in every checkpoint, behind the prefix of its names
-FLOATS = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
+DTYPES = {name: getattr(torch, name) for name in FLOATS.values()}
 
 
 def dtype_of(name: str | torch.dtype) -> torch.dtype:
     """A torch dtype by its name. Raises ShardError if weights are never stored in it."""
-    dtype = FLOATS.get(str(name).removeprefix("torch."))
+    dtype = DTYPES.get(str(name).removeprefix("torch."))
     if dtype is None:
-        raise ShardError(f"weights are not stored as {name!r}; dtype may be {', '.join(FLOATS)}")
+        raise ShardError(f"weights are not stored as {name!r}; dtype may be {', '.join(DTYPES)}")
     return dtype
 
 
@@ -90,8 +83,8 @@ def _misfits(
     """How a tensor's shape and dtype differ from the parameter's, of rank and world size `part`."""
     if stored.shape != (expected := full.rule.shape(full.shape, *part)):
         yield f"{theirs} is {list(stored.shape)}, the config asks for {list(expected)}"
-    if stored.dtype not in ([full.dtype] if full.dtype else FLOATS.values()):
-        yield f"{theirs} is {stored.dtype}; weights are {full.dtype or ', '.join(FLOATS)}"
+    if stored.dtype not in ([full.dtype] if full.dtype else DTYPES.values()):
+        yield f"{theirs} is {stored.dtype}; weights are {full.dtype or ', '.join(DTYPES)}"
 
 
 def match_names(

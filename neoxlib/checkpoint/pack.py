@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from neoxlib.checkpoint.folder import Checkpoint
-from neoxlib.checkpoint.match import HEAD as HEAD_NAME
 from neoxlib.checkpoint.match import match
+from neoxlib.checkpoint.names import HEAD as HEAD_NAME
 from neoxlib.checkpoint.stored_tensor import StoredTensor
 from neoxlib.checkpoint.tensor_file import BLOCK, matrix, run_in_threads
 from neoxlib.errors import SettingsError, WeightsError

@@ -6,12 +6,12 @@ the error that `neoxlib.load` would raise. Most processes so never import it.
 
 import json
 import os
-import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 from neoxlib.checkpoint.manifest import JOURNAL, MANIFEST, read_manifest
+from neoxlib.checkpoint.names import EMBED, FLOATS, HEAD, HEADS, MAX_HEADER, SKIPPED
 from neoxlib.errors import NeoXError
 from neoxlib.machine.devices import pick_device, pick_dtype
 from neoxlib.model.config import ModelConfig, sequence_window
@@ -19,11 +19,6 @@ from neoxlib.model.config import ModelConfig, sequence_window
 Shape = tuple[int, ...]
 # Columns that a scheme of model/quant.py quantizes together, which no cut may divide.
 GROUPS = {None: 1, "int8": 1, "int4": 32}
-MAX_HEADER = 100 << 20  # bytes
-FLOATS = ("F16", "BF16", "F32", "F64")
-HEADS = {"lm_head.weight": "embed_out.weight"}
-# Tables that old checkpoints also have.
-TABLES = re.compile(r"\.attention\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$")
 
 
 def preflight(
@@ -170,9 +165,9 @@ def _header(path: Path) -> Iterator[tuple[str, Shape]]:
     if path.stat().st_size != 8 + length + end:
         raise LookupError("cut short")
     for name, tensor in header.items():
-        if not TABLES.search(name):
+        if not SKIPPED.search(name):
             shape = tuple(tensor["shape"]) if tensor["dtype"] in FLOATS else ()
-            yield HEADS.get(name, name), shape
+            yield HEAD if name in HEADS else name, shape
 
 
 def _shapes(config: ModelConfig) -> dict[str, Shape]:
@@ -193,7 +188,7 @@ def _shapes(config: ModelConfig) -> dict[str, Shape]:
         if config.attention_bias or ".attention." not in name
     }
     table = (config.vocab_size, config.hidden_size)
-    return weights | biases | {"gpt_neox.embed_in.weight": table, "embed_out.weight": table}
+    return weights | biases | {EMBED: table, HEAD: table}
 
 
 def _layer_shapes(hidden: int, inner: int) -> dict[str, Shape]:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from neoxlib.checkpoint.foreign import file_kind
+from neoxlib.checkpoint.names import MAX_HEADER
 from neoxlib.checkpoint.pickles import load_whole, read_shapes
 from neoxlib.errors import WeightsError
 from neoxlib.kernels.cpu import pack
@@ -50,7 +51,6 @@ DTYPES = {
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }  # as in safetensors/torch.py
 BLOCK = 2 << 20  # bytes read at a time: they fit the CPU's cache while they are sliced and hashed
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
 Result = TypeVar("Result")
 _LOAD_WHOLE = threading.Lock()
 
