@@ -70,6 +70,17 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     return _open_published(folder)
 
 
+def check_part(checkpoint: Checkpoint, rank: int, world_size: int) -> None:
+    """Raise WeightsError if a `part_model/{rank}` folder is not this rank's and world size's."""
+    theirs, size = checkpoint.part
+    if size > 1 and (theirs, size) != (rank, world_size):
+        raise WeightsError(
+            f"{checkpoint.folder} is the part of rank {theirs} of {size}, "
+            f"this is rank {rank} of {world_size}; "
+            f"give {checkpoint.folder.absolute().parent.parent}, which is read at any world size"
+        )
+
+
 def stored_quant(folder: str | Path) -> str | None:
     """The scheme that a cut's weights are quantized by; None for any other folder."""
     manifest = read_manifest(Path(folder))

@@ -7,16 +7,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from neoxlib.checkpoint.folder import Checkpoint, open_checkpoint
+from neoxlib.checkpoint.folder import Checkpoint, check_part, open_checkpoint
 from neoxlib.checkpoint.match import match
 from neoxlib.checkpoint.pack import choose_quant, pack_into, runs, scheme_of
 from neoxlib.checkpoint.pickles import load_whole
 from neoxlib.checkpoint.resident import Residency
 from neoxlib.checkpoint.stored_tensor import StoredTensor
 from neoxlib.checkpoint.tensor_file import garbage_collection_paused, run_in_threads
-from neoxlib.errors import SettingsError, WeightsError
+from neoxlib.errors import SettingsError
 from neoxlib.model.gpt_neox import GPTNeoX
-from neoxlib.model.group import Group
 from neoxlib.model.parameters import full_parameters
 from neoxlib.model.quant import Packed, Scheme
 from neoxlib.workbook.progress import Meter
@@ -58,7 +57,7 @@ def _open_for(
 ) -> tuple[Checkpoint, dict[str, StoredTensor]]:
     """The checkpoint and its tensors by parameter name, if they are this model's."""
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    _check_part(checkpoint, model.group)
+    check_part(checkpoint, model.group.rank, model.group.size)
     found = match(checkpoint, model.config)
     if choose_quant(checkpoint, model.quant) != model.quant:
         where = checkpoint.folder if checkpoint is source else source
@@ -146,14 +145,3 @@ def _fill(
     else:
         pack_into(out, stored, scheme, index)
     return sum(tensor.nbytes for tensor in out.values())
-
-
-def _check_part(checkpoint: Checkpoint, group: Group) -> None:
-    """Raise WeightsError if a `part_model/{rank}` folder is not this rank's and world size's."""
-    rank, size = checkpoint.part
-    if size > 1 and (rank, size) != (group.rank, group.size):
-        raise WeightsError(
-            f"{checkpoint.folder} is the part of rank {rank} of {size}, "
-            f"this is rank {group.rank} of {group.size}; "
-            f"give {checkpoint.folder.absolute().parent.parent}, which is read at any world size"
-        )

@@ -52,7 +52,7 @@ def doubts(
     if not elsewhere:
         here = yield from _try(pick_device, device)
     if not elsewhere or Path(model_dir).is_dir():
-        config = yield from _try(_model, Path(model_dir), world_size, quant or None)
+        config = yield from _try(_model, Path(model_dir), world_size, quant or None, elsewhere)
     if here:
         yield from _try(pick_dtype, dtype, here, config and config.torch_dtype)
     if config:
@@ -82,22 +82,22 @@ def plannable(
         check_world_size(config, world_size, quant or None)
 
 
-def _model(folder: Path, world_size: int, quant: str | None) -> ModelConfig:
+def _model(folder: Path, world_size: int, quant: str | None, elsewhere: bool) -> ModelConfig:
     """The config of a model folder whose weights fit it. Raises the error of `load` otherwise."""
     try:
         config = ModelConfig.from_dir(folder)
         stored = _stored(folder, config)
     except (NeoXError, OSError, ValueError, LookupError, TypeError, AttributeError):
-        return _look(folder, world_size, quant)
+        return _look(folder, world_size, quant, elsewhere)
     fits = not stored or quant in (None, stored)
     if fits and _cuts_whole(config, world_size, quant or stored):
         return config
-    return _look(folder, world_size, quant)
+    return _look(folder, world_size, quant, elsewhere)
 
 
-def _look(folder: Path, world_size: int, quant: str | None) -> ModelConfig:
+def _look(folder: Path, world_size: int, quant: str | None, elsewhere: bool) -> ModelConfig:
     """Check as `load` does, with torch. Returns the config, or raises the error of `load`."""
-    from neoxlib.checkpoint.folder import open_checkpoint
+    from neoxlib.checkpoint.folder import check_part, open_checkpoint
     from neoxlib.checkpoint.match import match
     from neoxlib.checkpoint.pack import choose_quant
     from neoxlib.model.world_size import check_world_size
@@ -106,6 +106,9 @@ def _look(folder: Path, world_size: int, quant: str | None) -> ModelConfig:
     quant = choose_quant(checkpoint, quant)
     config = ModelConfig.from_dir(checkpoint.folder)
     check_world_size(config, world_size, quant)
+    # On other machines each rank may find its own part under this name.
+    for rank in checkpoint.part[:1] if elsewhere else range(world_size):
+        check_part(checkpoint, rank, world_size)
     match(checkpoint, config)
     return config
 

@@ -124,6 +124,24 @@ def test_a_scheme_whose_groups_do_not_fill_the_columns_is_refused(checkpoint, tm
         )
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_part_of_a_rank_is_refused_for_any_number_of_ranks_that_share_the_folder(
+    checkpoint, tmp_path, no_rank, world_size
+):
+    shard.shard(checkpoint, tmp_path / "cut", 2, progress=False)
+    words = r"part_model/1 is the part of rank 1 of 2, this is rank 0 of \d; give .*/cut, which"
+    with pytest.raises(WeightsError, match=words):
+        neoxlib.Session(tmp_path / "cut" / "part_model" / "1", world_size, device="cpu")
+
+
+def test_on_machines_with_their_own_folders_each_rank_may_have_its_part(checkpoint, tmp_path):
+    shard.shard(checkpoint, tmp_path / "cut", 2, progress=False)
+    part = tmp_path / "cut" / "part_model" / "0"
+    preflight.preflight(part, 2, elsewhere=True)
+    with pytest.raises(WeightsError, match=r"part of rank 0 of 2, this is rank 0 of 4; give"):
+        preflight.preflight(part, 4, elsewhere=True)
+
+
 def test_another_scheme_than_the_stored_one_is_refused(checkpoint, tmp_path, no_rank):
     shard.shard(checkpoint, tmp_path / "cut", 2, quant="int8", progress=False)
     with pytest.raises(SettingsError, match="holds weights packed as 'int8'"):
