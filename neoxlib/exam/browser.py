@@ -9,6 +9,7 @@ import pandas as pd
 from neoxlib.exam.results import ANSWERED, MARKS, RIGHT, TEXTS, choices, marks, share_columns
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import in_lab
+from neoxlib.workbook.table import show_controls
 
 CLIP = 2000  # characters of a text in a table; whole texts would make a page of megabytes
 COLUMNS = ["subject", "question", "choices", "expected", "chosen"]
@@ -51,7 +52,8 @@ class Browser:
     def __repr__(self) -> str:
         shown = self.sample()
         table = shown[["name", "id", "question", "expected", "predicted", "mark"]]
-        return f"{table.to_string(index=False, max_colwidth=30)}\n{self._note(shown)}"
+        text = f"{table.to_string(index=False, max_colwidth=30)}\n{self._note(shown)}"
+        return show_controls(text)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}

@@ -1,7 +1,9 @@
-"""Streams, which get text as it comes, and the one that prints it."""
+"""Streams, which get text as it comes, and the one that prints it without terminal commands."""
 
 from collections.abc import Callable
 from typing import Any
+
+from neoxlib.workbook.table import show_controls
 
 Stream = Callable[[int, str], Any]  # (row, new text)
 
@@ -14,11 +16,11 @@ class Printer:
 
     def __call__(self, row: int, piece: str) -> None:
         if len(self.held) == 1:
-            print(piece, end="", flush=True)
+            print(show_controls(piece), end="", flush=True)
             return
         *lines, self.held[row] = (self.held[row] + piece).split("\n")
         for line in lines:
-            print(f"[{row}] {line}", flush=True)
+            print(f"[{row}] {show_controls(line)}", flush=True)
 
     def close(self) -> None:
         """End the last lines."""
@@ -26,4 +28,4 @@ class Printer:
             print(flush=True)
             return
         for row, rest in enumerate(self.held):
-            print(f"[{row}] {rest}", flush=True)
+            print(f"[{row}] {show_controls(rest)}", flush=True)

@@ -1,5 +1,6 @@
 """Small tables and notes that notebooks show: escaped HTML there, plain text elsewhere."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,14 @@ from neoxlib.workbook import markup
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# ASCII's and C1's control characters but for tabs and line breaks.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
+
+
+def show_controls(text: str) -> str:
+    r"""Return a text with control characters as Python writes them (\x1b): no terminal obeys it."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Table:
@@ -20,7 +29,7 @@ class Table:
         return markup.table(self.columns, self.rows)
 
     def __repr__(self) -> str:
-        lines = [self.columns, *self.rows]
+        lines = [tuple(map(show_controls, line)) for line in (self.columns, *self.rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         padded = (
             (cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
@@ -31,7 +40,8 @@ class Table:
 class Note(str):
     """A text that a report shows without quotes, for instance in place of a table."""
 
-    __repr__ = str.__str__
+    def __repr__(self) -> str:
+        return show_controls(str(self))
 
     def _repr_html_(self) -> str:
         return markup.paragraph(self)
@@ -55,8 +65,8 @@ class TextTable:
 
     def __repr__(self) -> str:
         if self.rows.empty:
-            return self.note
-        return f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}"
+            return show_controls(self.note)
+        return show_controls(f"{self.rows.to_string(index=False, max_colwidth=30)}\n{self.note}")
 
 
 def worded(value: Any) -> str:

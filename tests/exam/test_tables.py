@@ -53,6 +53,11 @@ def test_every_view_shows_markup_and_formulas_of_the_data_as_text(results):
     assert page.startswith('<div class="tex2jax_ignore mathjax_ignore">')
 
 
+def test_the_text_of_a_question_commands_no_terminal():
+    shown = repr(Browser(answers().assign(question="\x1b[2Jgone")))
+    assert "\x1b" not in shown and r"\x1b[2Jgone" in shown
+
+
 def test_a_row_has_its_choices_with_their_shares_its_answer_and_its_prompt():
     page = Browser(answers())._repr_html_()
     assert "<b>A. 一</b>  <small>10%</small>" in page and "D. 四  <small>40%</small>" in page

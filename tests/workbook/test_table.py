@@ -1,12 +1,30 @@
 """Small tables for people: a plain form, and short figures."""
 
-from neoxlib.workbook.table import Table, figures
+import pandas as pd
+import pytest
+
+from neoxlib.workbook.table import Note, Table, TextTable, figures
 
 
 def test_table_has_a_plain_form_for_terminals():
     assert (
         repr(Table(("name", "value"), [("a", 1), ("long", 2)])) == "name  value\na     1\nlong  2"
     )
+
+
+@pytest.mark.parametrize("kind", ["Note", "Table", "TextTable"])
+def test_a_terminal_shows_control_characters_and_obeys_none(kind):
+    text = "a\x1b[31mred\x07 \x9b2J \x7f\rb\r\nc\td"
+    shown = repr(
+        {
+            "Note": lambda: Note(text),
+            "Table": lambda: Table(("a",), [(text,)]),
+            "TextTable": lambda: TextTable(pd.DataFrame({"a": ["x"]}), text),
+        }[kind]()
+    )
+    assert not set(shown) & {"\x1b", "\x07", "\x9b", "\x7f"}
+    assert r"a\x1b[31mred\x07 \x9b2J \x7f\rb" in shown
+    assert Note("月亮\tis\r\nup 🌕") == "月亮\tis\r\nup 🌕" == repr(Note("月亮\tis\r\nup 🌕"))
 
 
 def test_figures_are_short_and_thousands_have_commas():

@@ -1,0 +1,28 @@
+"""What a stream prints: whole lines of their rows, and no commands for the terminal."""
+
+from neoxlib.inference.printer import Printer
+
+
+def test_text_of_one_prompt_is_printed_as_it_comes(capsys):
+    show = Printer(1)
+    show(0, "The moon")
+    assert capsys.readouterr().out == "The moon"
+    show(0, " is\nup")
+    show.close()
+    assert capsys.readouterr().out == " is\nup\n"
+
+
+def test_lines_of_several_prompts_are_printed_whole_with_their_row(capsys):
+    show = Printer(2)
+    for row, piece in [(0, "a"), (1, "x\ny"), (0, "b\n")]:
+        show(row, piece)
+    show.close()
+    assert capsys.readouterr().out.splitlines() == ["[1] x", "[0] ab", "[0] ", "[1] y"]
+
+
+def test_the_text_of_a_model_commands_no_terminal(capsys):
+    for rows in (1, 2):
+        show = Printer(rows)
+        show(0, "\x1b[2Jgone\rover\n")
+        show.close()
+        assert r"\x1b[2Jgone\rover" in capsys.readouterr().out
