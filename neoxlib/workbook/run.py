@@ -163,7 +163,7 @@ class Run:
         from pandas import RangeIndex
 
         plain_index = isinstance(df.index, RangeIndex) and df.index.name is None
-        self.text(f"{name}.csv", df.to_csv(index=not plain_index))
+        self.text(f"{name}.csv", _csv(df, index=not plain_index))
         return df
 
     def text(self, name: str, text: str) -> None:
@@ -282,3 +282,16 @@ def _show_frames_as_text() -> None:
 
 
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")
+
+
+def _csv(df: "pd.DataFrame", index: bool) -> str:
+    """The CSV of pandas, with quotes also around cells that hold a carriage return.
+
+    pandas quotes a cell that holds the line terminator: with CR LF for it, either character. The
+    rows' own are then outside quotes, and become line feeds.
+    """
+    text = df.to_csv(index=index)
+    if "\r" not in text:
+        return text
+    quoted = df.to_csv(index=index, lineterminator="\r\n")
+    return re.sub(r'("[^"]*")|\r\n', lambda found: found[1] or "\n", quoted)

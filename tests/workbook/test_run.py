@@ -1,5 +1,6 @@
 """The run folder: parameters, results that survive, checks that count."""
 
+import csv
 import getpass
 import inspect
 import json
@@ -252,6 +253,28 @@ def test_tables_are_utf8_csv_and_come_back():
     run.save("named", frame.set_index("subject"))
     assert (run.folder / "named.csv").read_text(encoding="utf-8") == "subject,p\n月亮,0.5\n"
     assert results(run)["files"] == ["answers.csv", "named.csv"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a\rb", "\r", "a\r\nb", 'a\r"b"', "a,b\r", "\n\r", "\ra\nb\r\n", "\x0b\x85\u2028"]
+)
+def test_a_table_comes_back_whatever_line_breaks_its_cells_have(text):
+    run = start()
+    frame = pd.DataFrame({"id": ["1", text, "3"], f"p{text}": [text, "plain", 'a "b"']})
+    for name, saved in {"questions": frame, "named": frame.set_index("id")}.items():
+        run.save(name, saved)
+        path = run.folder / f"{name}.csv"
+        read = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        assert read.columns.tolist() == frame.columns.tolist()
+        assert read.to_numpy().tolist() == frame.to_numpy().tolist()
+        with path.open(encoding="utf-8", newline="") as file:
+            assert [*csv.reader(file)] == [[*frame.columns], *frame.to_numpy().tolist()]
+
+
+def test_rows_end_in_a_line_feed_and_only_cells_that_need_it_are_quoted():
+    run = start()
+    run.save("answers", pd.DataFrame({"a": ["x", "y\rz"], "p": [0.5, 1.5]}))
+    assert (run.folder / "answers.csv").read_bytes() == b'a,p\nx,0.5\n"y\rz",1.5\n'
 
 
 def test_a_files_name_may_have_dots_but_leads_nowhere_else():
