@@ -133,6 +133,7 @@ def test_a_file_is_tested_at_its_own_place(path: Path):
         (r"\bget_close_matches\(", "errors"),
         (r"\bos\.replace\(", "files"),
         (r"\btqdm\(", "workbook.progress"),
+        (r"<table|\.to_html\(|html import escape|html\.escape", "workbook.markup"),
         (r'"lm_head\.weight"|inv_freq\)', "checkpoint.names"),
     ],
 )

@@ -112,10 +112,7 @@ class Plan(Bounds):
         return "\n\n".join([self.title, *tables, "\n".join(self._notes)])
 
     def _repr_html_(self) -> str:
-        import pandas as pd
-
-        with pd.option_context("display.max_colwidth", None):
-            tables = [frame.to_html(index=False, border=0) for frame in self._tables]
+        tables = (markup.table(frame, frame.itertuples(index=False)) for frame in self._tables)
         notes = "".join(f"<li>{markup.text(note)}</li>" for note in self._notes)
         title = f"<p><b>{markup.text(self.title)}</b></p>"
         return markup.block(f"{title}{''.join(tables)}<ul>{notes}</ul>")
