@@ -105,6 +105,7 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_lm_eval",
     "exam/data/test_sources",
     "kernels/cpu/test_isas",
+    "kernels/test_attention_contracts",
     "ranks/test_replicas",
     "setup/test_npu_mistakes",
 }

@@ -197,7 +197,10 @@ def test_slots_not_in_use_are_left_out_by_the_mask_and_by_their_number_emulated(
 
 
 def test_float32_is_refused_as_the_pages_have_it_emulated():
-    with pytest.raises(reference.Contract, match="float16 or bfloat16"), reference.on_chip("A2"):
+    with (
+        pytest.raises(reference.Contract, match="float16, bfloat16 or int8"),
+        reference.on_chip("A2"),
+    ):
         model = loaded()
         on_npu.attach(model, "A2")
         answer(model)
