@@ -2,7 +2,9 @@
 
 Every call goes through `torch.ops.npu`, whose schemas torch_npu registers when it is imported.
 Pages are op-plugin's docs/zh/custom_APIs/torch_npu/torch_npu-<operator>.md at its commit 517f2e7d.
-Checked on CPU kernels that follow those pages; never run on an NPU.
+What the kernels' host code asks before a launch (its tiling) is that of ops-transformer, in
+hicann's copy at c29bc106 and mirror-cann's at 3a280bcc, under attention/<operator>/op_host.
+Checked on CPU kernels that follow both; never run on an NPU.
 """
 
 import math
@@ -16,7 +18,9 @@ from torch import Tensor
 from neoxlib.kernels import plain
 
 npu = torch.ops.npu
-EVERY = 2**31 - 1  # tokens after the diagonal: no limit, the mask decides
+BLOCK = 128  # with a mask, 310P takes prompts of a multiple of this length only
+LONGEST_PROMPT = 65408  # the last multiple of BLOCK within 310P's limit of 65535
+COLUMNS = 32  # a kernel reads a row of a mask in blocks of 32 bytes
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
@@ -35,31 +39,38 @@ class Operators:
 
 @dataclass(frozen=True)
 class Page:
-    """The requirements on an operator's page that concern GPT-NeoX."""
+    """The requirements on an operator that concern GPT-NeoX, by its page and by its tiling."""
 
     families: tuple[str, ...]
     asks: str
+    tiling: str = ""
 
 
 PAGES: dict[str, Page] = {
     "npu_fused_infer_attention_score": Page(
         ("A2", "A3"),
-        "float16 or bfloat16, contiguous; head size a multiple of 16 bytes, at most 512; at most "
-        "256 heads; mask bool, True is left out, (B, 1, Q_S, KV_S); no row masked in full; one "
-        "length "
-        "may be for all rows",
+        "float16 or bfloat16, contiguous; head size at most 512; at most 256 heads; mask bool, "
+        "True is left out, (B, 1, Q_S, KV_S); no row masked in full; one length may be for all "
+        "rows",
+        "Q_S above 1: head size a multiple of 16 (fused_infer_attention_score_tiling.cpp:672 at "
+        "c29bc106), mask of Q_S or more by KV_S or more (prompt_flash_attention_tiling.cpp:2492); "
+        "Q_S 1: mask for every row of the batch (incre_flash_attention_tiling_check.cpp:1458)",
     ),
     "npu_prompt_flash_attention": Page(
         ("A2", "A3", "310P"),
-        "310P: float16, B at most 128, no lengths, sparse_mode 0, next_tokens 0 or 2147483647; "
-        "its default of 0 drops keys right of the upper left diagonal: "
-        "wrong for a chunk on a cache",
+        "310P: float16, B at most 128, S at most 65535, no lengths, sparse_mode 0, next_tokens 0 "
+        "or 2147483647; 0 drops keys right of the upper left diagonal",
+        "310P: a mask only for Q_S = KV_S, a multiple of 16 (prompt_flash_attention_tiling.cpp:"
+        "4291 at c29bc106), of 128 by aclnnPromptFlashAttentionV3.md:510 at 3a280bcc; adds -10000 "
+        "where the mask is True, so all keys and values must be numbers "
+        "(prompt_flash_attention_s1s2_bns1_x310_base.h:532)",
     ),
     "npu_incre_flash_attention": Page(
         ("A2", "310P"),
         "one query a row; inner_precise 0 is the precise form and not the default; 310P: float16, "
-        "B "
-        "at most 256, S at most 65536",
+        "B at most 256, S at most 65536",
+        "310P: head size a multiple of 16 (incre_flash_attention_tiling_check.cpp:395 at "
+        "c29bc106); mask for every row, of the longest length or more (:1458, :1467)",
     ),
     "npu_rotary_mul": Page(
         ("A2", "A3"),
@@ -97,18 +108,25 @@ def _fused_infer(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) ->
 
 
 def _prompt_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -> Tensor:
-    """Scores are float16 here, so q gets the scale's power of two beforehand, without rounding."""
+    """First pass over `end` tokens, padded on the right to the size of the mask.
+
+    Scores are float16 here, so q gets the scale's power of two beforehand, without rounding. In the
+    weights it would round: a float16 below 2**-14 has fewer digits.
+    """
     scale, power = math.frexp(q.shape[3] ** -0.5)
-    return npu.npu_prompt_flash_attention(
-        q * 2.0**power,
-        k[:, :, :end].contiguous(),
-        v[:, :, :end].contiguous(),
+    after = left_out.shape[-1] - end
+    q, k, v = (F.pad(x[:, :, :end], (0, 0, 0, after)).contiguous() for x in (q * 2.0**power, k, v))
+    seen = npu.npu_prompt_flash_attention(
+        q,
+        k,
+        v,
         atten_mask=left_out,
         num_heads=q.shape[1],
         scale_value=scale,
         input_layout="BNSD",
-        next_tokens=EVERY,
+        next_tokens=0,
     )
+    return seen[:, :, :end]
 
 
 def _incre_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -> Tensor:
@@ -143,7 +161,7 @@ LARGEST_BATCH = {_prompt_flash: 128, _incre_flash: 256}
 def operators_for(family: str, heads: int, head_dim: int, rotary: int) -> Operators:
     """The operators for `heads` heads here of `head_dim`, of which `rotary` are rotated."""
     operators = OPS.get(family, PLAIN)
-    if head_dim % 8 or head_dim > 512 or heads > 256:
+    if head_dim % 16 or head_dim > 512 or heads > 256:
         operators = replace(operators, several=None, one=None)
     fits = rotary > 0 and head_dim % 16 == 0 and head_dim < 896 and heads < 1000
     return replace(operators, rotary_mul=operators.rotary_mul and fits)
@@ -176,27 +194,33 @@ class NpuOps:
         return plain.rotate(x, cos, sin)
 
     def mask(self, keep: Tensor, capacity: int) -> Tensor:
-        """Invert keep [B, 1, S, end], True = seen, to left out [B, 1, S, keys], True = left out.
+        """Invert keep [B, 1, S, end], True = seen, to left out [B, 1, rows, keys], True = left out.
 
-        The keys are the whole cache if the operator gets the number of keys in use, else `end`.
+        Rows and keys are those that the operator takes: a padded square, or S rows of the whole
+        cache if the operator gets the number of keys in use.
         """
-        *rows, end = keep.shape
-        attend = self._attend(rows[0], rows[2])
+        batch, _, rows, end = keep.shape
+        attend = self._attend(batch, rows, end)
         if attend is None:
             return keep
-        left_out = keep.new_ones(*rows, end if attend is _prompt_flash else capacity)
+        if attend is _prompt_flash:
+            return _padded_square(~keep)
+        left_out = keep.new_ones(batch, 1, rows, _up(capacity, COLUMNS))
         left_out[..., :end] = ~keep
         return left_out
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, end: int) -> Tensor:
         """As plain.attend, with a mask from `mask`."""
-        attend = self._attend(q.shape[0], q.shape[2])
+        attend = self._attend(q.shape[0], q.shape[2], end)
         if attend is None:
             return plain.attend(q, k, v, mask, end)
         return attend(q.contiguous(), k, v, mask, end)
 
-    def _attend(self, batch: int, rows: int) -> Attend | None:
+    def _attend(self, batch: int, rows: int, end: int) -> Attend | None:
+        """Choose the operator by sizes that are the same on all ranks."""
         attend = self.operators.one if rows == 1 else self.operators.several
+        if attend is _prompt_flash and (rows < end or end > LONGEST_PROMPT):
+            return None  # no mask for more keys than queries
         return attend if batch <= LARGEST_BATCH.get(attend, 65535) else None
 
     def activate(self, x: Tensor, form: str) -> Tensor:
@@ -210,3 +234,20 @@ class NpuOps:
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """As plain.layer_norm."""
         return plain.layer_norm(x, weight, bias, eps)
+
+
+def _up(size: int, step: int) -> int:
+    """Round up to a multiple of `step`."""
+    return -(-size // step) * step
+
+
+def _padded_square(left_out: Tensor) -> Tensor:
+    """Extend left out [B, 1, S, S] to a multiple of BLOCK; each row of padding sees itself alone.
+
+    A row that sees nothing is not supported.
+    """
+    size = left_out.shape[-1]
+    index = torch.arange(_up(size, BLOCK), device=left_out.device)
+    square = (index != index[:, None]).repeat(len(left_out), 1, 1, 1)
+    square[..., :size, :size] = left_out
+    return square

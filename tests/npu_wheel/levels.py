@@ -33,6 +33,11 @@ KNOWN = (
         EMULATED,
         "our reading of those pages",
     ),
+    Known(
+        "what the attention kernels ask before a launch, per chip",
+        EMULATED,
+        "their host code in ops-transformer c29bc106 and 3a280bcc, transcribed by file and line",
+    ),
     Known("placement: tensors on the device, host synchronisations", EMULATED, "a made-up device"),
     Known(
         "operators' names and arguments",

@@ -64,7 +64,7 @@ FORMS = ((HALF, None), (HALF, "int8"), (HALF, "int4"))  # dtype and scheme
 FAMILIES = {
     "A2": ((*FORMS, (BRAIN, None), (BRAIN, "int8")), {FUSED: 3, TURN: 6, GELU: 3}),
     "A3": ((*FORMS, (BRAIN, None)), {FUSED: 3, TURN: 6}),
-    "310P": (FORMS, {FLASH: 2, ONE: 1, GELU: 3}),
+    "310P": (FORMS, {FLASH: 1, ONE: 1, GELU: 3}),
     "910A": (FORMS, {GELU: 3}),
 }
 PACKED = {

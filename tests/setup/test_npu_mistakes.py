@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from neoxlib.kernels import npu
@@ -60,7 +61,33 @@ MISTAKES: dict[
         first(lambda q, k, v: (q, k[:, :, :16], v[:, :, :16])),
     ),
     "k and v exchanged": ("A2", FUSED, None, first(lambda q, k, v: (q, v, k))),
-    "default next_tokens on a chunk": ("310P", PROMPT, None, keywords(next_tokens=LEFT_OUT)),
+    "mask left out of a prompt": ("310P", PROMPT, None, keywords(atten_mask=LEFT_OUT)),
+    "mask of int8 on 310P": ("310P", PROMPT, None, keywords(atten_mask=lambda mask: mask.char())),
+    "mask of the prompt alone": (
+        "310P",
+        PROMPT,
+        None,
+        keywords(atten_mask=lambda mask: mask[..., :6, :6].contiguous()),
+    ),
+    "some next_tokens": ("310P", PROMPT, None, keywords(next_tokens=5)),
+    "prompt not padded": (
+        "310P",
+        PROMPT,
+        None,
+        first(lambda *all: tuple(x[:, :, :6].contiguous() for x in all)),
+    ),
+    "stale slots as padding": (
+        "310P",
+        PROMPT,
+        None,
+        first(lambda q, k, v: (q, k, F.pad(v[:, :, :6], (0, 0, 0, 122), value=torch.nan))),
+    ),
+    "one mask for all rows of decoding": (
+        "310P",
+        ONE,
+        None,
+        keywords(atten_mask=lambda mask: mask[:1].contiguous()),
+    ),
     "lengths on 310P": ("310P", PROMPT, None, keywords(actual_seq_lengths_kv=[9])),
     "scale taken twice": ("310P", PROMPT, None, keywords(scale_value=96**-0.5)),
     "mask left out of decoding": ("310P", ONE, None, keywords(atten_mask=LEFT_OUT)),
@@ -164,6 +191,29 @@ def own(keep: Tensor) -> Tensor:
     return (keep.sum(-1, keepdim=True) == 1) & keep
 
 
+def blind_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    square = npu._padded_square
+
+    def blind(left_out: Tensor) -> Tensor:
+        found = square(left_out)
+        found[..., left_out.shape[-1] :, :] = True
+        return found
+
+    monkeypatch.setattr(npu, "_padded_square", blind)
+
+
+def chunk_as_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        npu.NpuOps,
+        "_attend",
+        lambda ops, batch, rows, end: ops.operators.one if rows == 1 else ops.operators.several,
+    )
+
+
+def blocks_of_16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npu, "BLOCK", 16)
+
+
 def fast_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(npu.NpuOps, "activate", lambda ops, x, form: torch.ops.npu.fast_gelu(x))
 
@@ -192,6 +242,9 @@ ELSEWHERE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, str | None
     "rows of v reordered": (order_of_v_too, "A2", None, 1),
     "angles not widened": (angles_not_widened, "A2", None, 1),
     "padding that sees nothing": (blind_padding, "A2", None, 1),
+    "rows of a prompt's padding that see nothing": (blind_square, "310P", None, 1),
+    "a chunk on a cache as a prompt": (chunk_as_a_prompt, "310P", None, 1),
+    "prompts in blocks of 16": (blocks_of_16, "310P", None, 1),
     "fast_gelu": (fast_gelu, "A2", None, 1),
     "A2's operators on 310P": (fused_on_310p, "310P", None, 1),
     "row bias added by every rank's product": (bias_in_each_rows_product, "A2", "int8", 2),
