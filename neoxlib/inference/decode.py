@@ -191,7 +191,7 @@ def run_steps(model: GPTNeoX, rows: Rows, timed: bool = True) -> Iterator[Decode
     device = weight.device
     clocks = StepClocks(group, device) if timed else NoClocks()
     ids, mask = left_pad(rows.history)  # [B, S]
-    mask = mask.to(device)
+    mask = None if mask.all() else mask.to(device)
     cache = KVCache(model.config, len(ids), rows.limits.max_seq_len, group, weight.dtype, device)
     reasons = rows.reasons
     while None in reasons:

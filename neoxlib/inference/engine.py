@@ -115,9 +115,8 @@ class Engine(TextGenerator):
         """
         ids, mask = checked_ids(input_ids, attention_mask, self.config.vocab_size, self.max_seq_len)
         cache = KVCache(self.config, *ids.shape, self.group, self.weight.dtype, self.weight.device)
-        logits = self.group.gather(
-            self.model(ids.to(self.weight.device), cache, mask.to(self.weight.device))
-        )
+        padding = None if mask.all() else mask.to(self.weight.device)
+        logits = self.group.gather(self.model(ids.to(self.weight.device), cache, padding))
         logits = None if logits is None else logits.float().cpu()
         agree(self.model, None if logits is None else failure_of(logits, ids, mask))
         return logits

@@ -90,7 +90,7 @@ def _output(model: GPTNeoX, ids: Sequence[int], number: int) -> Tensor:
         short = copy.copy(model.executor)
         short.stages = model.executor.stages // depth * number
         return short.states(row, cache, None)
-    step = cache.extend(torch.ones_like(row, dtype=torch.bool), model.ops)
+    step = cache.extend(row.shape[1], ops=model.ops)
     x = model.gpt_neox.embed_in(row, model.dtype)
     layers = zip(model.gpt_neox.layers, cache.k, cache.v, strict=True)
     for layer, k_cache, v_cache in islice(layers, number):

@@ -88,7 +88,7 @@ def solo_logits(
 
 def _one_block(block: Block, config: ModelConfig, x: Tensor) -> Tensor:
     cache = KVCache(config, 1, x.shape[1], dtype=x.dtype)
-    step = cache.extend(torch.ones(x.shape[:2], dtype=torch.bool))
+    step = cache.extend(x.shape[1])
     return block(x, step, cache.k[0], cache.v[0])
 
 

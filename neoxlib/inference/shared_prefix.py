@@ -42,7 +42,7 @@ class SharedPrefix:
         ids, mask = right_pad([row[shared:] for row in rows])
         cache = self._rows(len(rows), shared, shared + ids.shape[1], rows[0][:shared])
         device = cache.real.device
-        return self.model.states(ids.to(device), cache, mask.to(device))
+        return self.model.states(ids.to(device), cache, None if mask.all() else mask.to(device))
 
     def _rows(self, count: int, shared: int, room: int, prefix: TokenRow) -> KVCache:
         """Return a cache of `count` rows that hold `prefix`; the last batch's if it fits."""
@@ -66,7 +66,7 @@ class SharedPrefix:
         self.ids = prefix
         if kept < len(prefix):
             ids = torch.tensor([prefix[kept:]], device=self.cache.real.device)
-            self.model.states(ids, self.cache, torch.ones_like(ids, dtype=torch.bool))
+            self.model.states(ids, self.cache, None)
 
     def _cache(self, rows: int, room: int) -> KVCache:
         weight = self.model.gpt_neox.final_layer_norm.weight

@@ -20,9 +20,10 @@ from neoxlib.kernels import plain
 npu = torch.ops.npu
 BLOCK = 128  # with a mask, 310P takes prompts of a multiple of this length only
 LONGEST_PROMPT = 65408  # the last multiple of BLOCK within 310P's limit of 65535
+CAUSAL = 2048  # rows and columns of the one mask of sparse_mode 3
 COLUMNS = 32  # a kernel reads a row of a mask in blocks of 32 bytes
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,12 @@ PAGES: dict[str, Page] = {
         ("A2", "A3"),
         "float16 or bfloat16, contiguous; head size at most 512; at most 256 heads; mask bool, "
         "True is left out, (B, 1, Q_S, KV_S); no row masked in full; one length may be for all "
-        "rows",
+        "rows; sparse_mode 3: a mask (2048, 2048), True above the diagonal, and the last query "
+        "sees all keys of its row's length",
         "Q_S above 1: head size a multiple of 16 (fused_infer_attention_score_tiling.cpp:672 at "
         "c29bc106), mask of Q_S or more by KV_S or more (prompt_flash_attention_tiling.cpp:2492); "
-        "Q_S 1: mask for every row of the batch (incre_flash_attention_tiling_check.cpp:1458)",
+        "Q_S 1: no mask, or one for every row of the batch "
+        "(incre_flash_attention_tiling_check.cpp:1458)",
     ),
     "npu_prompt_flash_attention": Page(
         ("A2", "A3", "310P"),
@@ -94,7 +97,9 @@ PAGES: dict[str, Page] = {
 }
 
 
-def _fused_infer(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -> Tensor:
+def _fused_infer(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor | None, end: int) -> Tensor:
+    """A mask of two dimensions stands for causal rows that end with the last key in use."""
+    causal = left_out is not None and left_out.dim() == 2
     return npu.npu_fused_infer_attention_score(
         q,
         k,
@@ -104,6 +109,7 @@ def _fused_infer(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) ->
         scale=q.shape[3] ** -0.5,
         input_layout="BNSD",
         actual_seq_lengths_kv=[end],
+        sparse_mode=3 if causal else 0,
     )[0]
 
 
@@ -129,7 +135,7 @@ def _prompt_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -
     return seen[:, :, :end]
 
 
-def _incre_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -> Tensor:
+def _incre_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor | None, end: int) -> Tensor:
     return npu.npu_incre_flash_attention(
         q,
         k,
@@ -176,6 +182,7 @@ class NpuOps:
 
     def __init__(self, operators: Operators) -> None:
         self.operators = operators
+        self._causal: Tensor | None = None
 
     def angles(self, cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
         """Extend cos, sin [B, 1, S, rotary] to [B, 1, S, head_dim] if whole heads are rotated."""
@@ -193,11 +200,12 @@ class NpuOps:
             return npu.npu_rotary_mul(x.contiguous(), cos, sin)
         return plain.rotate(x, cos, sin)
 
-    def mask(self, keep: Tensor, capacity: int) -> Tensor:
+    def mask(self, keep: Tensor, capacity: int, padded: bool = True) -> Tensor | None:
         """Invert keep [B, 1, S, end], True = seen, to left out [B, 1, rows, keys], True = left out.
 
         Rows and keys are those that the operator takes: a padded square, or S rows of the whole
-        cache if the operator gets the number of keys in use.
+        cache if the operator gets the number of keys in use. Unless `padded`, each row sees all
+        keys up to its own: None for one row, and the causal mask [CAUSAL, CAUSAL] for several.
         """
         batch, _, rows, end = keep.shape
         attend = self._attend(batch, rows, end)
@@ -205,16 +213,24 @@ class NpuOps:
             return keep
         if attend is _prompt_flash:
             return _padded_square(~keep)
+        if not padded:
+            return None if rows == 1 else self._causal_on(keep.device)
         left_out = keep.new_ones(batch, 1, rows, _up(capacity, COLUMNS))
         left_out[..., :end] = ~keep
         return left_out
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, end: int) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, end: int) -> Tensor:
         """As plain.attend, with a mask from `mask`."""
         attend = self._attend(q.shape[0], q.shape[2], end)
         if attend is None:
             return plain.attend(q, k, v, mask, end)
         return attend(q.contiguous(), k, v, mask, end)
+
+    def _causal_on(self, device: torch.device) -> Tensor:
+        """The mask of sparse_mode 3, True above the diagonal, made once."""
+        if self._causal is None:
+            self._causal = torch.ones(CAUSAL, CAUSAL, dtype=torch.bool).triu(1).to(device)
+        return self._causal
 
     def _attend(self, batch: int, rows: int, end: int) -> Attend | None:
         """Choose the operator by sizes that are the same on all ranks."""

@@ -23,7 +23,7 @@ def angles(cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     return cos, sin
 
 
-def mask(keep: Tensor, capacity: int) -> Tensor:
+def mask(keep: Tensor, capacity: int, padded: bool = True) -> Tensor:
     """Prepare keep [B, 1, S, end], True = seen, for `attend`: here unchanged."""
     return keep
 

@@ -166,8 +166,8 @@ class GPTNeoX(nn.Module):
     ) -> Tensor:
         """Logits of `input_ids` [B, S] after what `cache` holds; `mask` [B, S] is False on padding.
 
-        The mask may pad left or right: positions count real tokens only. `last_only` computes the
-        last column alone.
+        The mask may pad left or right: positions count real tokens only. Without a mask all are
+        real, which is cheaper on an NPU. `last_only` computes the last column alone.
         """
         x = self.states(input_ids, cache, mask)
         return self.head(x[:, -1:] if last_only else x)
@@ -176,8 +176,7 @@ class GPTNeoX(nn.Module):
         """Hidden states [B, S, hidden] after the last layer, before the final norm."""
         if self.executor:
             return self.executor.states(input_ids, cache, mask)
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask
-        step = cache.extend(mask, self.ops)
+        step = cache.extend(input_ids.shape[1], mask, self.ops)
         x = self.gpt_neox.embed_in(input_ids, self.dtype)  # [B, S, hidden]
         for layer, k_cache, v_cache in zip(self.gpt_neox.layers, cache.k, cache.v, strict=True):
             x = layer(x, step, k_cache, v_cache)

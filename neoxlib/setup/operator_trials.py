@@ -58,6 +58,10 @@ def _cases(at: Site) -> Iterator[tuple[str, OperatorCase]]:
     yield "attention of a chunk on a cache", partial(_attend, rows=5, end=end)
     yield "attention of one token", partial(_attend, rows=1, end=end)
     yield "attention of one token, cache full", partial(_attend, rows=1, end=CAPACITY)
+    whole = partial(_attend, end=end, padding=0)
+    yield "attention of a prompt of full rows", partial(whole, rows=end)
+    yield "attention of a chunk of full rows", partial(whole, rows=5)
+    yield "attention of one token of full rows", partial(whole, rows=1)
     for name in at.ops().operators.packed:
         yield f"product with packed {name}", partial(_packed, name=name)
 
@@ -134,10 +138,10 @@ def _activate(at: Site, form: str) -> tuple[Tensor, Tensor]:
     return at.ops().activate(*at.to_device(x), form), truths[form]()
 
 
-def _attend(at: Site, rows: int, end: int) -> tuple[Tensor, Tensor]:
+def _attend(at: Site, rows: int, end: int, padding: int = 5) -> tuple[Tensor, Tensor]:
     """Attend with `rows` new columns that end at cache slot `end`; later slots hold STALE.
 
-    The first five columns of the second sequence are padding, and see only themselves.
+    The first `padding` columns of the second sequence are padding, and see only themselves.
     """
     lengths = (rows, CAPACITY, CAPACITY)
     q, k, v = (at.normal(BATCH, HEADS, length, WIDTH, seed=n) for n, length in enumerate(lengths))
@@ -145,9 +149,9 @@ def _attend(at: Site, rows: int, end: int) -> tuple[Tensor, Tensor]:
     v[:, :, end:] = STALE
     columns = torch.arange(end)
     mine = columns[end - rows :, None]
-    real = columns >= torch.tensor([[0], [5]])
+    real = columns >= torch.tensor([[0], [padding]])
     keep = ((columns <= mine) & real[:, None, None]) | (columns == mine)  # [B, 1, rows, end]
     scores = (q.float() @ k[:, :, :end].float().mT / WIDTH**0.5).masked_fill(~keep, -torch.inf)
     truth = scores.softmax(-1) @ v[:, :, :end].float()
-    mask = at.ops().mask(keep.to(at.device), CAPACITY)
+    mask = at.ops().mask(keep.to(at.device), CAPACITY, padding > 0)
     return at.ops().attend(*at.to_device(q, k, v), mask, end), truth

@@ -182,7 +182,7 @@ def order_of_v_too(monkeypatch: pytest.MonkeyPatch) -> None:
 def blind_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = npu.NpuOps.mask
     monkeypatch.setattr(
-        npu.NpuOps, "mask", lambda ops, keep, room: mask(ops, keep & ~own(keep), room)
+        npu.NpuOps, "mask", lambda ops, keep, *rest: mask(ops, keep & ~own(keep), *rest)
     )
 
 

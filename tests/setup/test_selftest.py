@@ -45,7 +45,7 @@ def test_every_operator_of_every_chip_passes_with_room_to_spare_emulated(at):
     assert all(trial.passed and trial.error < trial.tolerance / 3 for trial in found.values()), (
         found
     )
-    assert len(found) == 10 + len(npu.OPS.get(at.family, npu.PLAIN).packed)
+    assert len(found) == 13 + len(npu.OPS.get(at.family, npu.PLAIN).packed)
 
 
 def test_a_trial_names_the_operator_that_it_asked_emulated():

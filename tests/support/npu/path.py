@@ -114,9 +114,12 @@ def answer(model: GPTNeoX, mask: Tensor | None = None) -> Tensor:
         cache.v.fill_(torch.nan),
     )  # what is read without having been written shows
     tokens = ids().to(like.device)
-    mask = (everything() if mask is None else mask).to(like.device)
+    mask = None if mask is None else mask.to(like.device)
     ends = [0, 6, *range(9, LENGTH + 1)]
-    columns = [model(tokens[:, a:b], cache, mask[:, a:b]) for a, b in pairwise(ends)]
+    columns = [
+        model(tokens[:, a:b], cache, None if mask is None else mask[:, a:b])
+        for a, b in pairwise(ends)
+    ]
     return model.group.gather(torch.cat(columns, dim=1).float())
 
 
