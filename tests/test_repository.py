@@ -104,6 +104,7 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_cli",
     "test_lm_eval",
     "exam/data/test_sources",
+    "kernels/test_npu_conditions",
     "kernels/cpu/test_isas",
     "kernels/test_attention_contracts",
     "ranks/test_replicas",

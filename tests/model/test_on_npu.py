@@ -68,7 +68,8 @@ def test_each_chip_is_served_by_the_operators_of_the_table_emulated(family):
 def test_every_operator_that_is_called_has_a_page_a_schema_and_a_kernel():
     schemas = {line.split("(")[0].removeprefix("npu::") for line in reference.schemas()}
     kernels = {kernel.__name__ for kernel in reference.KERNELS}
-    assert set(PAGES) <= schemas and schemas == kernels and kernels - set(PAGES) == {"fast_gelu"}
+    assert set(PAGES) <= schemas == kernels
+    assert "fast_gelu" not in PAGES and kernels - set(PAGES) <= reference.NOT_CALLED
 
 
 def test_nz_is_for_plain_matrices_on_310p_only_emulated():
