@@ -41,6 +41,7 @@ NPU = torch.device("npu:0")
 MOVES = ("aten::_to_copy", "aten::copy_", "aten::to")
 waits: Counter = Counter()  # what made the host wait for the device
 started: list[dict[str, Any]] = []  # options of set_compile_mode
+taken_memory: Counter = Counter()  # tensors that were made on the device
 
 
 class NpuTensor(Tensor):
@@ -57,10 +58,15 @@ class NpuTensor(Tensor):
             cls, held.shape, device=NPU, requires_grad=False, **kept
         )
         tensor.held = held
+        taken_memory["tensors"] += 1
         return tensor
 
     def __repr__(self) -> str:
         return f"NpuTensor({self.held})"
+
+    def tolist(self) -> Any:
+        """The values as Python's: a copy to the host, for which the host waits."""
+        return self.cpu().tolist()
 
     @classmethod
     def __torch_dispatch__(
