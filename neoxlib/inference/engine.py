@@ -36,6 +36,7 @@ from neoxlib.inference.tokenizer import vocabulary
 from neoxlib.machine.runtime import memory_mb
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
+from neoxlib.model.layers import shares
 
 
 class Engine(TextGenerator):
@@ -116,7 +117,10 @@ class Engine(TextGenerator):
         ids, mask = checked_ids(input_ids, attention_mask, self.config.vocab_size, self.max_seq_len)
         cache = KVCache(self.config, *ids.shape, self.group, self.weight.dtype, self.weight.device)
         padding = None if mask.all() else mask.to(self.weight.device)
-        logits = self.group.gather(self.model(ids.to(self.weight.device), cache, padding))
+        logits = self.group.gather(
+            self.model(ids.to(self.weight.device), cache, padding),
+            sizes=shares(self.config.vocab_size, self.group.size),
+        )
         logits = None if logits is None else logits.float().cpu()
         agree(self.model, None if logits is None else failure_of(logits, ids, mask))
         return logits

@@ -16,6 +16,7 @@ from neoxlib.inference.finite import agree
 from neoxlib.inference.sampling import without
 from neoxlib.inference.shared_prefix import SharedPrefix, TokenRow, common
 from neoxlib.model.gpt_neox import GPTNeoX
+from neoxlib.model.layers import shares
 
 # Tokens computed at a time, padding included: this bounds the activations, not the answer.
 BATCH_TOKENS = 4096
@@ -224,7 +225,9 @@ def _score_batch(
     for first in range(0, len(wanted), HEAD_ROWS):
         spots = list(islice(wanted, first, first + HEAD_ROWS))
         row, column = torch.tensor(spots, device=states.device).T
-        logits = model.group.gather(model.head(states[row, column]))  # [spots, vocab]
+        sizes = shares(model.config.vocab_size, model.group.size)
+        # [spots, vocab]
+        logits = model.group.gather(model.head(states[row, column]), sizes=sizes)
         if logits is not None:
             here = [wanted[spot] for spot in spots]
             lost |= _look_up(logits[:, :tokenizer_size].float(), holes, here, found)

@@ -12,7 +12,7 @@ from neoxlib.machine.runtime import profiler
 
 STEPS = 4  # traced: one prefill, three of decode
 PHASES = ("prefill", "decode")
-COLLECTIVES = ("all_reduce", "gather", "broadcast")  # the collectives of a group
+COLLECTIVES = ("all_reduce", "gather", "all_gather", "broadcast")  # the collectives of a group
 LAYERS = {"stages": "layers (compiled)", "head": "head (compiled)"}  # calls of the compiled path
 
 

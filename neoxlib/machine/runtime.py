@@ -81,10 +81,25 @@ def hccl_options() -> Any:
     return options
 
 
+def open_communicator(group: Any, device: "torch.device", rank: int) -> None:
+    """Make HCCL's communicator for `group` on `device` now, and not at the first collective.
+
+    A 300I Duo may have no memory left for it once the device's is in use (hccl 09300b70,
+    docs/zh/user_guide/constraints.md:51), and on any chip a link that fails should fail before the
+    weights are read. Asking for its name makes it and takes no tensor (torch_npu 9e73e708,
+    torch_npu/csrc/distributed/ProcessGroupHCCL.cpp:3675); a torch_npu that has no such question
+    makes it at the first collective.
+    """
+    name = getattr(group._get_backend(device), "get_hccl_comm_name", None)
+    if name is not None:
+        name(rank)
+
+
 class Timer:
     """Milliseconds of marked spans of work, by an accelerator's own events; None on a CPU.
 
-    Events do not block. Call `take` only after the device has finished its work.
+    Events do not block, and are used again. Call `take` only after the device has finished its
+    work.
     """
 
     def __init__(self, device: "torch.device") -> None:
@@ -92,6 +107,7 @@ class Timer:
             None if device.type == "cpu" else import_torch().get_device_module(device).Event
         )
         self.spans: list[tuple[Any, Any]] = []
+        self.idle: list[Any] = []
 
     @contextmanager
     def span(self) -> Iterator[None]:
@@ -104,12 +120,17 @@ class Timer:
         """Return the milliseconds of all spans since the last call."""
         spans = self.spans
         self.spans = []
-        return None if self.event is None else sum(start.elapsed_time(end) for start, end in spans)
+        if self.event is None:
+            return None
+        spent = sum(start.elapsed_time(end) for start, end in spans)
+        self.idle.extend(event for span in spans for event in span)
+        return spent
 
     def _stamp(self) -> Any:
-        event = self.event and self.event(enable_timing=True)
-        if event is not None:
-            event.record()
+        if self.event is None:
+            return None
+        event = self.idle.pop() if self.idle else self.event(enable_timing=True)
+        event.record()
         return event
 
 

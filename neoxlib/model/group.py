@@ -3,7 +3,7 @@
 What ranks exchange follows from the config and the request, never from the state of one rank.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +13,17 @@ from neoxlib.errors import RankError
 
 
 class Group:
-    """One rank alone. `seconds` is the time spent in communication since `reset_clock`."""
+    """One rank alone. `seconds` is the time spent in communication since `reset_clock`.
+
+    An accelerator's sums take time only to be timed, so they are timed only while `detail` is True.
+    """
 
     rank = 0
     size = 1
     backend = "none"
+    detail = False
+    # Whether parts reach every rank at no higher cost than rank 0: then all may choose alike.
+    joins_everywhere = True
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -35,8 +41,16 @@ class Group:
         """Sum `x` over the ranks, in place."""
         return x
 
-    def gather(self, x: Tensor, dim: int = -1) -> Tensor | None:
-        """Join the ranks' `x` along `dim` (sizes may differ) on rank 0; None on other ranks."""
+    def gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor | None:
+        """Join the ranks' `x` along `dim` (sizes may differ) on rank 0; None on other ranks.
+
+        `sizes` are those of all ranks, where every rank can compute them: where they are missing,
+        some groups must exchange them.
+        """
+        return x
+
+    def all_gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor:
+        """As `gather`, on every rank: all get the same bits."""
         return x
 
     def broadcast(self, value: Any) -> Any:

@@ -17,6 +17,12 @@ def bounds(length: int, rank: int, size: int) -> tuple[int, int]:
     return length * rank // size, length * (rank + 1) // size
 
 
+def shares(length: int, size: int) -> list[int]:
+    """Sizes of all ranks' shares of `length`, as every rank can compute them."""
+    ends = [bounds(length, rank, size) for rank in range(size)]
+    return [end - start for start, end in ends]
+
+
 class Placement:
     """Shard rule of a parameter: the part of it that each rank holds."""
 

@@ -7,8 +7,8 @@ group of several ranks proves it: it compares the ranks' calls and refuses those
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -69,16 +69,30 @@ def values_per_index(x: Tensor, dim: int) -> int:
     return math.prod(x.shape[:dim]) * math.prod(x.shape[dim:][1:])
 
 
+class Alone(Group):
+    """The only rank of a session: no group is opened, and a call can be stopped all the same."""
+
+    def checkpoint(self, value: Any = None) -> Any:
+        """Return `value`; raises Stopped if this rank was asked to stop."""
+        if stopping.asked.is_set():
+            raise Stopped(stopping.REASON)
+        return value
+
+
 class TorchGroup(Group):
     """Ranks joined by torch.distributed: gloo on the CPU, hccl on NPUs.
 
-    Collectives run on `device`; small Python values travel as bytes in a tensor of that device,
-    since hccl moves only device tensors. An NPU runs collectives after the call has returned: there
-    its own events are the clock.
+    Tensors travel on `device`. Over hccl only sums and all-gathers do: it has no broadcast on a
+    310P (hccl 09300b70, docs/zh/api_ref/comm_op_interface/HcclBroadcast.md:15) and no gather
+    (torch_npu 9e73e708, torch_npu/distributed/distributed_c10d.py:226), and each value that the
+    host reads from the device is a wait. So `host`, a gloo group beside it, takes Python values. An
+    NPU runs collectives after the call has returned: there its own events are the clock.
     """
 
     timer: devices.Timer | None = None
+    host: dist.ProcessGroup | None = None  # for Python values; None is the group itself
     calls = 0  # collectives so far
+    joins_everywhere = False
 
     def __init__(
         self, rank: int, size: int, store: dist.Store, backend: str = "gloo", device: str = "cpu"
@@ -92,9 +106,14 @@ class TorchGroup(Group):
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, pg_options=options
         )
+        self.proved: set[tuple[int, int, int]] = set()
+        if backend == "hccl":
+            # Before anything takes memory of the device.
+            devices.open_communicator(dist.group.WORLD, torch.device(device), rank)
+            self.host = dist.new_group(backend="gloo")
+            self.joins_everywhere = True
         if torch.device(device).type != "cpu":
             self.timer = devices.Timer(torch.device(device))
-        self.proved: set[tuple[int, int, int]] = set()
 
     def reset_clock(self) -> float:
         if self.timer is not None:
@@ -104,7 +123,7 @@ class TorchGroup(Group):
     @contextmanager
     def _clock(self) -> Iterator[None]:
         if self.timer is not None:
-            with self.timer.span():
+            with self.timer.span() if self.detail else nullcontext():
                 yield
             return
         start = time.perf_counter()
@@ -117,28 +136,28 @@ class TorchGroup(Group):
             dist.all_reduce(x)
         return x
 
-    def gather(self, x: Tensor, dim: int = -1) -> Tensor | None:
+    def gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor | None:
         with self._clock():
             dim %= x.ndim
-            self._prove("gather", x.dtype, values_per_index(x, dim))
-            sizes = self._gather_sizes(x.shape[dim])
-            shape = list(x.shape)
-            shape[dim] = max(sizes)
-            mine = x.new_zeros(shape)
-            # dist.gather needs equal shapes: shorter parts are padded.
-            mine.narrow(dim, 0, x.shape[dim]).copy_(x)
-            parts = [torch.empty_like(mine) for _ in sizes] if self.rank == 0 else None
-            dist.gather(mine, parts)
-            if parts is None:
-                return None
-            real = [part.narrow(dim, 0, n) for part, n in zip(parts, sizes, strict=True)]
-            return torch.cat(real, dim)
+            mine, sizes = self._padded(x, dim, sizes)
+            if self.joins_everywhere:
+                parts = self._everyones_parts(mine)
+            else:
+                parts = [torch.empty_like(mine) for _ in sizes] if self.rank == 0 else None
+                dist.gather(mine, parts)
+            return None if self.rank else _join(parts, dim, sizes)
+
+    def all_gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor:
+        with self._clock():
+            dim %= x.ndim
+            mine, sizes = self._padded(x, dim, sizes)
+            return _join(self._everyones_parts(mine), dim, sizes)
 
     def broadcast(self, value: Any) -> Any:
         with self._clock():
             self._prove("broadcast")
             box = [value]
-            dist.broadcast_object_list(box, device=torch.device(self.device))
+            dist.broadcast_object_list(box, group=self.host, device=torch.device("cpu"))
             return box[0]
 
     def checkpoint(self, value: Any = None) -> Any:
@@ -155,7 +174,7 @@ class TorchGroup(Group):
     def barrier(self) -> None:
         with self._clock():
             self._prove("barrier")
-            dist.barrier()
+            dist.barrier(group=self.host)
 
     def close(self) -> None:
         if dist.is_initialized():
@@ -167,20 +186,47 @@ class TorchGroup(Group):
         kind = OPERATIONS.index(operation), DTYPES.index(dtype), count
         if kind in self.proved and os.environ.get(DEBUG) != "1":
             return
-        # int32, since HCCL on 310P has no int64.
-        table = torch.zeros(self.size, 5, dtype=torch.int32, device=self.device)
+        table = torch.zeros(self.size, 5, dtype=torch.int32)
         operation, dtype, count = kind
         table[self.rank] = torch.tensor([self.calls, operation, dtype, count >> 31, count % 2**31])
-        dist.all_reduce(table)
+        dist.all_reduce(table, group=self.host)
         rows = enumerate(table.tolist())
         calls = {rank: Call(*row[:3], row[3] << 31 | row[4]) for rank, row in rows}
         if len(set(calls.values())) > 1:
             raise different_calls(calls)
         self.proved.add(kind)
 
+    def _padded(
+        self, x: Tensor, dim: int, sizes: Sequence[int] | None
+    ) -> tuple[Tensor, Sequence[int]]:
+        """Prove a gather; give `x` the largest of the ranks' sizes along `dim`, and those sizes.
+
+        Collectives need equal shapes.
+        """
+        self._prove("gather", x.dtype, values_per_index(x, dim))
+        sizes = sizes or self._gather_sizes(x.shape[dim])
+        shape = list(x.shape)
+        shape[dim] = max(sizes)
+        if shape == list(x.shape):
+            return x.contiguous(), sizes
+        mine = x.new_zeros(shape)
+        mine.narrow(dim, 0, x.shape[dim]).copy_(x)
+        return mine, sizes
+
+    def _everyones_parts(self, mine: Tensor) -> Sequence[Tensor]:
+        """The `mine` of every rank, all of one shape, in rank order."""
+        whole = mine.new_empty((self.size, *mine.shape))
+        dist.all_gather_into_tensor(whole, mine)
+        return whole.unbind()
+
     def _gather_sizes(self, n: int) -> list[int]:
-        # int32, since HCCL on 310P has no int64.
-        sizes = torch.zeros(self.size, dtype=torch.int32, device=self.device)
+        sizes = torch.zeros(self.size, dtype=torch.int32)
         sizes[self.rank] = n
-        dist.all_reduce(sizes)
+        dist.all_reduce(sizes, group=self.host)
         return sizes.tolist()
+
+
+def _join(parts: Sequence[Tensor], dim: int, sizes: Sequence[int]) -> Tensor:
+    """Join padded parts along `dim`, without their padding."""
+    real = [part.narrow(dim, 0, n) for part, n in zip(parts, sizes, strict=True)]
+    return torch.cat(real, dim)

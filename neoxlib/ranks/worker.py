@@ -199,30 +199,39 @@ def join(
     import torch.distributed as dist
 
     from neoxlib.inference.load import load
-    from neoxlib.ranks.collectives import TorchGroup
+    from neoxlib.ranks.collectives import Alone, TorchGroup
     from neoxlib.ranks.shared_memory import share
 
-    if len(set(hosts)) == 1:
-        os.environ["GLOO_SOCKET_IFNAME"] = _loopback()
+    _meet_on(hosts)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads(hosts.count(hosts[rank])))
     index = hosts[:rank].count(hosts[rank])
     device, place, backend = _place(settings["device"], index, hosts.count(hosts[rank]))
-    group = TorchGroup(rank, len(hosts), dist.TCPStore(*address, is_master=False), backend, place)
-    if backend == "gloo" and len(set(hosts)) == 1:
-        group = share(group)
+    if len(hosts) == 1:
+        group = Alone()
+    else:
+        store = dist.TCPStore(*address, is_master=False)
+        group = TorchGroup(rank, len(hosts), store, backend, place)
+        if backend == "gloo" and len(set(hosts)) == 1:
+            group = share(group)
     _held.engine = load(**settings | {"device": device}, group=group)
     log.info("rank %d of %d is ready on %s, backend %s", rank, len(hosts), place, group.backend)
     return _held.engine.describe()
 
 
-def _loopback() -> str:
-    names = [
-        name
-        for name, rows in psutil.net_if_addrs().items()
-        if any(row.address == "127.0.0.1" for row in rows)
-    ]
-    return names[0]
+def _meet_on(hosts: Sequence[str]) -> None:
+    """Name the interface of this machine that gloo is to use, unless the user has.
+
+    Left alone it takes that of the host's name, which may be one that no other host can see. Ranks
+    of one machine always meet on its loopback.
+    """
+    one = len(set(hosts)) == 1
+    address = _address(hosts)
+    for name, rows in psutil.net_if_addrs().items():
+        if any(row.address == address for row in rows):
+            if one or "GLOO_SOCKET_IFNAME" not in os.environ:
+                os.environ["GLOO_SOCKET_IFNAME"] = name
+            return
 
 
 def _place(device: str, index: int, ranks: int) -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from neoxlib.inference.clocks import NoClocks, StepClocks, Stopwatch
+from neoxlib.inference.clocks import NoClocks, StepClocks, Stopwatch, WallClocks, clocks_for
 from neoxlib.model.group import Group
 
 
@@ -38,6 +38,38 @@ def test_each_phase_has_its_own_tick_and_communication_is_no_part_of_forward(tic
         assert clock == (1000, 750, 250, 1000) and device_ms is None
         next(ticks)  # the caller's own time
         clocks.resume()
+
+
+def test_sums_are_timed_by_an_accelerator_only_within_a_forward_pass_that_is_timed():
+    group = Group()
+    clocks = StepClocks(group, torch.device("cpu"))
+    with clocks.forward():
+        assert group.detail
+    assert not group.detail
+    with pytest.raises(ValueError), clocks.forward():
+        raise ValueError
+    assert not group.detail
+
+
+def test_a_step_as_a_whole_is_timed_without_waiting(ticks, monkeypatch):
+    monkeypatch.setattr("torch.cpu.synchronize", lambda: pytest.fail("waited"))
+    clocks = WallClocks()
+    for _ in range(2):
+        with clocks.forward():
+            next(ticks)
+        clock, device_ms = clocks.read()
+        assert clock[:2] == (1000, 2000) and all(map(math.isnan, clock[2:]))
+        assert device_ms is None
+        next(ticks)  # the caller's own time
+        clocks.resume()
+
+
+def test_a_cpu_is_timed_by_phases_and_an_accelerator_where_detail_is_asked_for(monkeypatch):
+    cpu = torch.device("cpu")
+    other = torch.device("privateuseone:0")
+    assert isinstance(clocks_for(Group(), cpu, timed=True, detail=False), StepClocks)
+    assert isinstance(clocks_for(Group(), other, timed=True, detail=False), WallClocks)
+    assert isinstance(clocks_for(Group(), other, timed=False, detail=True), NoClocks)
 
 
 def test_without_clocks_nothing_is_read_and_nothing_waited_for(ticks, monkeypatch):

@@ -128,7 +128,9 @@ def test_an_hccl_group_gets_its_buffer_from_the_environment(torch_npu, monkeypat
     assert runtime.hccl_options() is None
 
 
-def test_an_accelerators_sums_are_timed_by_its_events(torch_npu, monkeypatch):
+def test_an_accelerators_sums_are_timed_by_its_events_where_detail_is_asked_for(
+    torch_npu, monkeypatch
+):
     given = {}
     monkeypatch.setattr(
         collectives.dist,
@@ -136,13 +138,27 @@ def test_an_accelerators_sums_are_timed_by_its_events(torch_npu, monkeypatch):
         lambda backend, **rest: given.update(rest, backend=backend),
     )
     monkeypatch.setattr(collectives.dist, "all_reduce", lambda x: None)
+    monkeypatch.setattr(collectives.dist, "new_group", lambda backend: backend)
+    monkeypatch.setattr(runtime, "open_communicator", lambda *_: None)
     group = TorchGroup(0, 2, store=None, backend="hccl", device="privateuseone:0")
     monkeypatch.setattr(group, "_prove", lambda *call: None)  # it would need such a device
     assert given["backend"] == "hccl" and given["pg_options"] is torch_npu.options
-    for _ in range(3):
-        group.all_reduce(torch.ones(1))
-    assert group.reset_clock() == pytest.approx(3 * 5e-3)
+    assert group.host == "gloo"
+    for detail in (False, True):
+        group.detail = detail
+        for _ in range(3):
+            group.all_reduce(torch.ones(1))
+        assert group.reset_clock() == pytest.approx(3 * 5e-3 * detail)
     assert group.reset_clock() == 0
+
+
+def test_a_communicator_is_made_by_asking_for_its_name_where_that_can_be_asked():
+    asked = []
+    named = SimpleNamespace(get_hccl_comm_name=lambda rank: asked.append(rank))
+    for backend in (named, SimpleNamespace()):  # of an older torch_npu
+        group = SimpleNamespace(_get_backend=lambda device, backend=backend: backend)
+        runtime.open_communicator(group, CPU, 3)
+    assert asked == [3]
 
 
 def test_stretches_add_up_and_a_cpu_has_no_events(torch_npu):
@@ -151,6 +167,10 @@ def test_stretches_add_up_and_a_cpu_has_no_events(torch_npu):
         with timer.span():
             pass
     assert timer.take() == 10.0 and timer.take() == 0
+    made = {id(event) for event in timer.idle}
+    with timer.span():
+        pass
+    assert len(made) == 4 and {id(event) for event in timer.spans[0]} <= made  # used again
     plain = runtime.Timer(CPU)
     with plain.span():
         pass

@@ -1,7 +1,7 @@
 """Ranks as threads of one process: the collectives of a real group, without starting processes."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -41,10 +41,16 @@ class ThreadGroup(Group):
         )
         return x.copy_(torch.stack(terms).sum(0))
 
-    def gather(self, x: Tensor, dim: int = -1) -> Tensor | None:
+    def gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor | None:
+        joined = self.all_gather(x, dim, sizes)
+        return joined if self.rank == 0 else None
+
+    def all_gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor:
         parts = self._swap(x)
         assert len({part.dtype for part in parts}) == 1, "ranks gather what is not alike"
-        return torch.cat(parts, dim) if self.rank == 0 else None
+        found = [part.shape[dim] for part in parts]
+        assert sizes is None or found == list(sizes), f"sizes {found}, and not {sizes}"
+        return torch.cat(parts, dim)
 
     def broadcast(self, value: Any) -> Any:
         return self._swap(value)[0]
