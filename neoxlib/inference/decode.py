@@ -1,35 +1,24 @@
 """Decode loop: token ids in, token ids and clocks out. No text, files or chips here.
 
-Every rank of the model's group runs the same loop; rank 0 chooses the tokens and broadcasts them.
+Every rank of the model's group runs the same loop, and comes to the same tokens (choosing.py).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from neoxlib.errors import NotFiniteError, RankError, SettingsError
-from neoxlib.inference.clocks import Clock, NoClocks, StepClocks
+from neoxlib.errors import NotFiniteError, SettingsError
+from neoxlib.inference.choosing import chooser
+from neoxlib.inference.clocks import Clock, clocks_for
 from neoxlib.inference.finite import blamed
-from neoxlib.inference.sampling import Sampling, pick
+from neoxlib.inference.rows import Choice, Limits, Rows, Watch
+from neoxlib.inference.sampling import Sampling
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
-from neoxlib.model.group import Group
 
 PAD = 0  # any id will do: padding is masked, and the output of an ended row is dropped
-
-
-class Choice(NamedTuple):
-    """The tokens that rank 0 chose in one step."""
-
-    tokens: list[int | None]  # [B]; None for a row that had ended before
-    # [B]; "stop" or "length" from the step that ends the row, None until then
-    reasons: list[str | None]
-    logprobs: list[float]  # [B], under the model itself; empty on the other ranks
-    # [B][top] most likely (id, log-probability), best first; empty on the other ranks
-    top: list[list[tuple[int, float]]]
 
 
 class DecodeStep(NamedTuple):
@@ -41,21 +30,6 @@ class DecodeStep(NamedTuple):
     device_ms: float | None = None
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The limits that a model and its tokenizer set.
-
-    Without `eos_ids` a row ends only by its length or by what the caller names.
-    """
-
-    eos_ids: tuple[int, ...]
-    tokenizer_size: (
-        int  # one more than the tokenizer's last id; rows from there on pad the vocabulary
-    )
-    max_seq_len: int  # prompt and answer together
-    holes: tuple[int, ...] = ()  # ids below `tokenizer_size` that have no token: never chosen
-
-
 def decode(
     model: GPTNeoX,
     prompts: Sequence[Sequence[int]],
@@ -63,23 +37,25 @@ def decode(
     limits: Limits,
     *,
     top: int = 0,
-    watch: Callable[[int, int], bool] | None = None,
+    watch: Watch | None = None,
+    watch_ends: bool = True,
+    detail: bool = True,
 ) -> Iterator[DecodeStep]:
     """Continue `prompts`, all in one batch: iterate over the Steps until every row has ended.
 
     A row ends with "stop" at one of `ending` (which is among its tokens, as in transformers) or
     where `watch(row, token)`, called on rank 0 for every other new token, returns True; with
-    "length" after `max_new_tokens`. `top` is the number of alternatives per token. Every rank must
-    take every step.
+    "length" after `max_new_tokens`. With `watch_ends` False what `watch` returns ends no row, and
+    its error may come some steps later: rank 0 then need not speak at every step. `top` is the
+    number of alternatives per token. Without `detail` an accelerator's step is timed as a whole,
+    without waiting for its phases. Every rank must take every step.
     Raises SettingsError, before any work, that lists every prompt that cannot be served.
     """
     check_prompts(prompts, sampling, limits)
-    return run_steps(model, Rows(prompts, sampling, limits, top, watch)) if prompts else iter(())
-
-
-def ending(sampling: Sampling, limits: Limits) -> frozenset[int]:
-    """Return the ids that end a row: the end of text, and those that the caller names."""
-    return frozenset((*limits.eos_ids, *sampling.stop_token_ids))
+    if not prompts:
+        return iter(())
+    rows = Rows(prompts, sampling, limits, top, watch, watch_ends)
+    return run_steps(model, rows, detail=detail)
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], sampling: Sampling, limits: Limits) -> None:
@@ -127,79 +103,30 @@ def _known(limits: Limits) -> str:
     return f"the tokenizer's 0..{limits.tokenizer_size - 1}{holes}"
 
 
-class Rows:
-    """The rows of a batch: their ids so far, their random generators, which have ended and why."""
+def run_steps(
+    model: GPTNeoX, rows: Rows, timed: bool = True, detail: bool = True
+) -> Iterator[DecodeStep]:
+    """Run the decode loop: one forward pass per DecodeStep until every row of `rows` has ended.
 
-    def __init__(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        limits: Limits,
-        top: int,
-        watch: Callable[[int, int], bool] | None,
-    ) -> None:
-        self.sampling = sampling
-        self.limits = limits
-        self.top = top
-        self.watch = watch
-        self.ending = ending(sampling, limits)
-        self.history = [list(prompt) for prompt in prompts]
-        self.ends = [len(prompt) + sampling.max_new_tokens for prompt in prompts]
-        self.reasons: list[str | None] = [None] * len(prompts)
-        self.generators = sampling.generators(prompts)
-
-    def choose(self, logits: Tensor) -> Choice:
-        """Choose the next token of every row that still runs from `logits` [B, V]."""
-        limits = self.limits
-        picked = pick(
-            logits.float().cpu(),
-            self.history,
-            self.sampling,
-            self.generators,
-            limits.tokenizer_size,
-            self.top,
-            limits.holes,
-        )
-        tokens = [
-            self._take(row, token) if reason is None else None
-            for row, (token, reason) in enumerate(
-                zip(picked.tokens.tolist(), self.reasons, strict=True)
-            )
-        ]
-        best = zip(picked.top_tokens.tolist(), picked.top_logprobs.tolist(), strict=True)
-        top = [list(zip(ids, values, strict=True)) for ids, values in best]
-        return Choice(tokens, list(self.reasons), picked.logprobs.tolist(), top)
-
-    def _take(self, row: int, token: int) -> int:
-        self.history[row].append(token)
-        if token in self.ending or (self.watch is not None and self.watch(row, token)):
-            self.reasons[row] = "stop"
-        elif len(self.history[row]) == self.ends[row]:
-            self.reasons[row] = "length"
-        return token
-
-
-def run_steps(model: GPTNeoX, rows: Rows, timed: bool = True) -> Iterator[DecodeStep]:
-    """Run the decode loop: one forward pass per Step until every row of `rows` has ended.
-
-    The loop can be stopped between two steps: the choice of each step travels by
-    `Group.checkpoint`. Without `timed` no clock is read, the device is never waited for, and each
-    Step's clock is UNTIMED.
+    The loop can be stopped between two steps: rank 0's word travels by `Group.checkpoint`. Without
+    `timed` no clock is read, the device is never waited for, and each step's clock is UNTIMED.
     """
-    group = model.group
     weight = model.gpt_neox.final_layer_norm.weight  # a norm's weight is never quantized
     device = weight.device
-    clocks = StepClocks(group, device) if timed else NoClocks()
+    clocks = clocks_for(model.group, device, timed, detail)
     ids, mask = left_pad(rows.history)  # [B, S]
     mask = None if mask.all() else mask.to(device)
-    cache = KVCache(model.config, len(ids), rows.limits.max_seq_len, group, weight.dtype, device)
+    cache = KVCache(
+        model.config, len(ids), rows.limits.max_seq_len, model.group, weight.dtype, device
+    )
+    choose = chooser(model, rows)
     reasons = rows.reasons
     while None in reasons:
         ids = ids.to(device)
         with clocks.forward(), torch.inference_mode():
             logits = model(ids, cache, mask, last_only=True)[:, -1]  # [B, vocab here]
         try:
-            choice = _share_choice(group, rows.choose, group.gather(logits, dim=-1))
+            choice = choose(logits)
         except NotFiniteError as error:  # on all ranks; timing.Deep has the real model inside
             raise blamed(getattr(model, "model", model), error) from None
         yield DecodeStep(choice, *clocks.read())
@@ -215,32 +142,3 @@ def left_pad(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     ids = torch.tensor([[PAD] * (longest - len(prompt)) + list(prompt) for prompt in prompts])
     lengths = torch.tensor([[len(prompt)] for prompt in prompts])
     return ids, torch.arange(longest) >= longest - lengths
-
-
-def _share_choice(
-    group: Group, choose: Callable[[Tensor], Choice], logits: Tensor | None
-) -> Choice:
-    """Choose on rank 0 and broadcast the choice.
-
-    A failure of rank 0 is broadcast in its place, and so is a request to stop: otherwise the other
-    ranks would wait forever for a choice.
-    """
-    choice = None
-    failure = None
-    word = None
-    if group.rank == 0:
-        try:
-            choice = choose(logits)
-            word = choice._replace(logprobs=[], top=[])  # only rank 0 uses those
-        except Exception as error:
-            known = isinstance(error, NotFiniteError)  # then all ranks look for the layer together
-            failure = error
-            word = error if known else f"{type(error).__name__}: {error}"
-    word = group.checkpoint(word)
-    if isinstance(word, NotFiniteError):
-        raise word
-    if failure is not None:
-        raise failure
-    if isinstance(word, str):
-        raise RankError(f"rank 0 could not choose the next token: {word}")
-    return word if choice is None else choice

@@ -1,5 +1,6 @@
 """Text in, text out: prompts to token ids, answers with text and times. No sampling, no tensors."""
 
+import math
 import operator
 from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -8,8 +9,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from neoxlib.errors import SettingsError
-from neoxlib.inference.decode import Choice, DecodeStep, Limits, decode, ending
+from neoxlib.inference.decode import DecodeStep, decode
 from neoxlib.inference.printer import Stream
+from neoxlib.inference.rows import Choice, Limits, ending
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.stream import NoText, TextStream
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -27,7 +29,11 @@ TAIL = 20  # letters of a prompt's end that a message shows
 
 @dataclass(frozen=True, repr=False)
 class Timings:
-    """Milliseconds of each step of one row. Step 0 reads the prompt, the others one token each."""
+    """Milliseconds of each step of one row. Step 0 reads the prompt, the others one token each.
+
+    On an accelerator, whose phases cannot be told apart without waiting for each, `forward_ms` is
+    all after `pre_ms`, and the other two are NaN.
+    """
 
     pre_ms: list[float]  # building the inputs
     forward_ms: list[float]  # computing
@@ -38,7 +44,9 @@ class Timings:
     def step_ms(self) -> list[float]:
         """Wall time of each step."""
         parts = (self.pre_ms, self.forward_ms, self.communication_ms, self.post_ms)
-        return [sum(step) for step in zip(*parts, strict=True)]
+        return [
+            sum(part for part in step if not math.isnan(part)) for step in zip(*parts, strict=True)
+        ]
 
     @property
     def first_token_ms(self) -> float:
@@ -105,9 +113,12 @@ def generate_text(
     _refuse_stop_without(tokenizer, sampling)
     texts = [_text(tokenizer, sampling) for _ in ids]
     steps = []
-    for step in decode(
-        model, ids, sampling, limits, top=TOP, watch=lambda row, token: texts[row].push(token)
-    ):
+    how = {
+        "watch": lambda row, token: texts[row].push(token),
+        "watch_ends": bool(sampling.stop),
+        "detail": False,
+    }
+    for step in decode(model, ids, sampling, limits, top=TOP, **how):
         steps.append(step)
         if model.group.rank == 0:
             _hand_out(texts, step.choice, stream, sampling, ending(sampling, limits))

@@ -34,11 +34,23 @@ KNOWN = (
         "our reading of those pages",
     ),
     Known(
-        "what the attention kernels ask before a launch, per chip",
+        "what the operators' host code asks of a call before a launch, per chip",
         EMULATED,
-        "their host code in ops-transformer c29bc106 and 3a280bcc, transcribed by file and line",
+        "the vendor's sources, transcribed with commit, file and line (attention: "
+        "ops-transformer c29bc106 and 3a280bcc)",
     ),
-    Known("placement: tensors on the device, host synchronisations", EMULATED, "a made-up device"),
+    Known(
+        "collectives by chip: operations, dtypes, the communicator before any device memory",
+        EMULATED,
+        "HCCL's pages, transcribed with their lines, as a group over gloo that refuses what they "
+        "do not list",
+    ),
+    Known(
+        "placement: tensors on the device; host synchronisations, collectives and timing events "
+        "of a step",
+        EMULATED,
+        "a made-up device, and that group",
+    ),
     Known(
         "operators' names and arguments",
         CHECKED,

@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.support.npu import device, hccl
+from neoxlib.ranks import stopping
+from neoxlib.ranks.collectives import Alone
+from tests.support.npu import device, hccl, hccl_steps
 from tests.support.npu.hccl_ranks import NpuTeam
 
 DUO = "300I Duo"
@@ -150,3 +152,92 @@ def test_cards_without_collectives_make_no_group_emulated(pair):
 
 def begun(rank: int, size: int, store: str) -> str:
     return refused(lambda: meet(rank, size, store))
+
+
+# ---- neoxlib's group on it ----
+
+SUMS = 3  # of the embedding and of the two layers
+GREEDY = {"hccl all_gather": 1, "wait aten::_to_copy": 1}
+WORD = {"gloo broadcast": 2}  # of a Python value: its size, then itself
+
+
+def steady(steps: list[dict[str, int]]) -> dict[str, int]:
+    """What the third step counts: by then every kind of call has been compared over the ranks."""
+    return steps[2]
+
+
+@pytest.mark.parametrize("chip", ["A2", DUO])
+def test_a_greedy_step_is_one_all_gather_and_one_wait_beside_its_sums_emulated(pair, chip):
+    """Over one rank, two and eight, of which the first is counted."""
+    alone, *_ = pair(hccl_steps.costs_of_one, chip)
+    two, other = pair(hccl_steps.costs, chip)
+    eight, *_ = pair(hccl_steps.costs, chip, 8)
+    assert steady(alone) == {"wait aten::_to_copy": 1}
+    assert steady(two) == steady(other) == steady(eight) == {"hccl all_reduce": SUMS} | GREEDY
+    assert all("hccl broadcast" not in step for step in two + eight)
+
+
+def test_the_communicator_is_made_before_the_first_tensor_emulated(pair):
+    assert pair(hccl_steps.communicators, DUO) == [(1, 0)] * 2
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1.3, "seed": 5}, {"repetition_penalty": 1.5}])
+def test_a_step_that_rank_0_must_choose_is_one_word_more_emulated(pair, settings):
+    two, other = pair(hccl_steps.drawn, DUO, settings)
+    assert steady(two) == {"hccl all_reduce": SUMS} | GREEDY | WORD
+    assert steady(other) == {"hccl all_reduce": SUMS, "hccl all_gather": 1} | WORD
+    first, second = pair(hccl_steps.answers, DUO, settings)
+    assert [choice.tokens for choice in first] == [choice.tokens for choice in second]
+
+
+def test_what_ranks_choose_alike_is_what_rank_0_would_choose_emulated(pair):
+    first, second = pair(hccl_steps.answers, "A2", {"top": 3})
+    expected, _ = pair(hccl_steps.chosen_by_rank_0, "A2", {"top": 3})
+    for mine, other, due in zip(first, second, expected, strict=True):
+        assert mine.tokens == other.tokens == due.tokens and mine.reasons == other.reasons
+        assert mine.logprobs == pytest.approx(due.logprobs, abs=1e-5) and not other.logprobs
+        assert [[token for token, _ in row] for row in mine.top] == [
+            [token for token, _ in row] for row in due.top
+        ]
+
+
+def test_all_ranks_stop_at_rank_0s_next_word_emulated(pair):
+    """Its words come with the first step and then with every fourth."""
+    assert pair(hccl_steps.ended, "A2", "request") == [(4, f"Stopped: {stopping.REASON}")] * 2
+
+
+def test_a_failing_watch_ends_all_ranks_at_the_next_word_emulated(pair):
+    first, second = pair(hccl_steps.ended, "A2", "failure")
+    assert first == (4, "ValueError: no text")
+    told = "RankError: rank 0 could not choose the next token: ValueError: no text"
+    assert second == (4, told)
+
+
+def test_numbers_that_are_not_finite_end_all_ranks_at_once_and_name_the_layer_emulated(pair):
+    first, second = pair(hccl_steps.ended, "A2", "nan")
+    assert first == second and first[0] == 2 and "that of layer 1" in first[1]
+
+
+def test_a_row_that_rank_0s_watch_ends_is_ended_on_all_ranks_emulated(pair):
+    first, second = pair(hccl_steps.stopped_row, "A2")
+    assert [choice.reasons for choice in first] == [choice.reasons for choice in second]
+    assert first[-1].reasons == ["stop", "length"] and len(first) == 12
+
+
+@pytest.mark.parametrize("chip", ["A2", DUO])
+def test_parts_values_and_barriers_need_sums_and_all_gathers_of_hccl_only_emulated(pair, chip):
+    whole = [[0.0, 1.0, 1.0]] * 2
+    for rank, (everywhere, first, told, counts) in enumerate(pair(hccl_steps.joined, chip)):
+        assert everywhere == whole and first == (None if rank else whole) and told == {"rank": 0}
+        assert {name for name in counts if name.startswith("hccl")} == {"hccl all_gather"}
+
+
+def test_one_rank_of_a_session_opens_no_group_and_can_be_stopped():
+    group = Alone()
+    assert group.size == 1 and group.checkpoint("next") == "next"
+    stopping.asked.set()
+    try:
+        with pytest.raises(Stopped):
+            group.checkpoint()
+    finally:
+        stopping.asked.clear()

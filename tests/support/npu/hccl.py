@@ -16,13 +16,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import FakeProcessGroup
 from torch.distributed import distributed_c10d as c10d
+from torch.testing._internal.distributed import fake_pg  # noqa: F401 (registers "fake")
 
 from tests.support.npu import device, hccl_facts
 from tests.support.npu.device import NpuTensor
 from tests.support.npu.hccl_facts import DUO, SUMMED_AS_INT32
 
-here = SimpleNamespace(chip="A2", host=socket.gethostname())  # as this rank is to believe
+# As this rank is to believe. One that is `alone` has no other ranks: its sums are its own terms,
+# and it gathers copies of its parts, so that a large group's calls can be counted in one process.
+here = SimpleNamespace(chip="A2", host=socket.gethostname(), index=0, alone=False)
 counts: Counter = Counter()  # collectives by "hccl <operation>" and "gloo <operation>"
 
 
@@ -48,7 +52,11 @@ class HcclGroup(dist.ProcessGroup):
         if here.chip in hccl_facts.SINGLE:
             raise Lacking("no collective at all", hccl_facts.NOT_AT_ALL)
         self.store = store
-        self.inner = dist.ProcessGroupGloo(dist.PrefixStore("inner", store), rank, size, timeout)
+        self.inner = (
+            FakeProcessGroup._create_internal(rank, size, None)
+            if here.alone
+            else dist.ProcessGroupGloo(dist.PrefixStore("inner", store), rank, size, timeout)
+        )
         self.communicator = ""
 
     def getBackendName(self) -> str:
@@ -82,7 +90,7 @@ class HcclGroup(dist.ProcessGroup):
         whole, part = self._on_device("all_gather", [output, input])
         if whole.numel() != part.numel() * self.size():
             raise RuntimeError("output tensor size must be equal to world_size times input's")
-        return self.inner._allgather_base(whole, part)
+        return self.inner._allgather_base(whole.view(-1), part.view(-1))
 
     _allgather_base = all_gather_single
 
@@ -171,6 +179,7 @@ def gather_of_torch_npu(
 
 
 _gather = dist.gather
+_new_group = dist.new_group
 
 
 def _counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,6 +203,7 @@ def install() -> None:
     sys.modules["torch_npu"] = package
     torch.npu.current_device = lambda: here.index
     dist.gather = c10d.gather = gather_of_torch_npu
+    dist.new_group = lambda backend: _new_group(backend="fake" if here.alone else backend)
     for name in ("broadcast", "all_reduce", "barrier"):
         counted = _counting(name, getattr(c10d, name))
         setattr(dist, name, counted)

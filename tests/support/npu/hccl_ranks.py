@@ -60,6 +60,9 @@ def _serve(rank: int, size: int, pipe: Connection) -> None:
     hccl.here.index = rank
     while True:
         work, chip, store, args = pipe.recv()
+        # Not before all ranks have answered: another might still be connecting.
+        if dist.is_initialized():
+            dist.destroy_process_group()
         hccl.here.chip = chip
         device.taken_memory.clear()
         hccl.counts.clear()
@@ -70,6 +73,3 @@ def _serve(rank: int, size: int, pipe: Connection) -> None:
             pipe.send((answer, ""))
         except Exception:
             pipe.send((None, traceback.format_exc()))
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
