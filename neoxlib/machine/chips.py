@@ -128,7 +128,17 @@ _ROWS = (
         memory_gib=24,
         usable_gib=19.2,
         **_310P,
-        note="300I Pro, 300V Pro, and each of the two chips of a 48 GB 300I Duo",
+        note="each of the two chips of a 48 GB 300I Duo; npu-smi prints 310P3 for 300I Pro, too",
+        sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _310P_USABLE},
+    ),
+    Chip(
+        "300I Pro",
+        soc=(202,),
+        memory_gib=24,
+        usable_gib=19.2,
+        **_310P,
+        collectives=(),
+        note="or 300V Pro: one chip 310P3 to a card, on which HCCL does not run; one rank",
         sources=_SOURCES | {"memory_gib": _THIRD, "usable_gib": _310P_USABLE},
     ),
     Chip(
@@ -143,7 +153,7 @@ _ROWS = (
     Chip(
         "910A",
         "910A",
-        soc=(102,),
+        soc=(100, 101, 102, 103, 104),
         memory_gib=32,
         note="the first generation; npu-smi prints a bare 910B for it",
         sources={"memory_gib": _SMI},
@@ -156,6 +166,13 @@ _ROWS = (
         dtypes=_BOTH,
         note="npu-smi prints Ascend950PR or Ascend950DT; no source of its figures was read",
     ),
+    Chip(
+        "310P",
+        "310P",
+        soc=(200, 201, 203, 204, 205),
+        note="310P1, 310P2, 310P4, 310P5, 310P7, and a 310P3 of which only the SoC code is known; "
+        "no source of their figures was read",
+    ),
     Chip("cpu", "cpu", dtypes=("float32", "float16", "bfloat16"), collectives=("gloo",)),
 )
 CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ROWS}
@@ -163,8 +180,16 @@ CHIPS: dict[str, Chip] = {chip.name: chip for chip in _ROWS}
 # Families that run on PyTorch's own operators: no source documents fused ones.
 WITHOUT_OPERATORS = ("310B", "950")
 
-_SMI_NAMES = {"910b": "910a", "ascend910": "a3", "910b2c": "910b2"}
-_SERIES = {"ascend950": "950", "ascend91093": "a3"}  # prefixes: Ascend950PR, Ascend910_9391
+_SMI_NAMES = {
+    "910b": "910a",
+    "910proa": "910a",
+    "910premiuma": "910a",
+    "910prob": "910a",
+    "ascend910": "a3",
+    "910b2c": "910b2",
+} | dict.fromkeys(("310p1", "310p2", "310p4", "310p5", "310p7"), "310p")
+_SERIES = {"ascend950": "950", "ascend91093": "a3", "91093": "a3"}  # as Ascend950PR, 910_9391
+_OTHER_NAMES = {"300vpro": "300ipro"}
 
 
 def chip(name: str) -> Chip:
@@ -173,25 +198,44 @@ def chip(name: str) -> Chip:
     Case, spaces, dashes and a leading "Ascend" do not matter. Raises SettingsError for an unknown
     chip.
     """
-    found = {_plain(row): CHIPS[row] for row in CHIPS}.get(_plain(name).removeprefix("ascend"))
+    plain = _plain(name).removeprefix("ascend")
+    rows = {_plain(row): CHIPS[row] for row in CHIPS}
+    found = rows.get(_OTHER_NAMES.get(plain, plain))
     if found is None:
         raise SettingsError(f"chip {name!r} is not in the table; known are {', '.join(CHIPS)}")
     return found
 
 
-def chip_of_card(name: str, total_mib: int | None = None) -> Chip | None:
+def chip_of_card(
+    name: str, total_mib: int | None = None, on_card: int | None = None
+) -> Chip | None:
     """Return the chip behind a name that npu-smi prints, or None if the table lacks it.
 
-    Two names mislead: a bare "910B" is the first generation, not the A2 series, and a 310P3 with
-    more than 24 GiB is half of a 96 GB 300I Duo. A leading "Ascend" is ignored, except for A3,
-    which is "Ascend910".
+    `on_card` is the number of chips that npu-smi shows on the card. Names mislead: a bare "910B"
+    is the first generation, not the A2 series; a 310P3 with more than 24 GiB is half of a 96 GB
+    300I Duo, and one that is alone on its card a 300I Pro or 300V Pro. A leading "Ascend" is
+    ignored, except for A3, which is "Ascend910".
     """
     plain = _plain(name)
-    if plain == "310p3" and (total_mib or 0) > 24 * 1024:
-        return CHIPS["300I Duo"]
+    if plain.removeprefix("ascend") == "310p3":
+        if (total_mib or 0) > 24 * 1024:
+            return CHIPS["300I Duo"]
+        return CHIPS["300I Pro" if on_card == 1 else "310P3"]
     plain = next((row for start, row in _SERIES.items() if plain.startswith(start)), plain)
     plain = _SMI_NAMES.get(plain, plain).removeprefix("ascend")
+    plain = _SMI_NAMES.get(plain, plain)
     return next((row for row in CHIPS.values() if _plain(row.name) == plain), None)
+
+
+def chip_of_soc(code: int) -> Chip | None:
+    """Return the chip of a SoC code of torch_npu, or None if the table lacks it.
+
+    Codes: torch_npu 9e73e708, torch_npu/csrc/core/npu/NpuVariables.h:5-36. 202 is a 310P3 of any
+    card, so its row has no figures.
+    """
+    if code == 202:
+        return CHIPS["310P"]
+    return next((row for row in CHIPS.values() if code in row.soc), None)
 
 
 def _plain(name: str) -> str:

@@ -12,6 +12,7 @@ from neoxlib.errors import SettingsError
 from neoxlib.kernels.npu import OPS, PLAIN
 from neoxlib.machine import devices
 from neoxlib.machine.chips import CHIPS, Chip
+from neoxlib.machine.hccl_rules import Ranks, broken_rules, refuse_ranks, remark
 from neoxlib.model.config import ModelConfig, sequence_window
 from neoxlib.model.quant import SCHEMES, scheme_name
 from neoxlib.model.world_size import check_world_size, legal_world_sizes
@@ -35,6 +36,10 @@ NOTES = (
     "no collectives. likely: the bound ÷ the share of it that published runs of one row reach on "
     "the same family; those are models of billions of parameters in float16, so it stays open for "
     "packed weights, for ranks that read less than 1 GB, and for prompts below 1024 tokens",
+)
+DEVICE_NOTE = (
+    "not in it: what CANN and the driver take for each process on a device, which no source gives; "
+    "on an NPU `memory()` of an engine or a session shows it as part of in_use"
 )
 
 
@@ -84,7 +89,7 @@ class Plan(Bounds):
         """The same request at every legal world size."""
         import pandas as pd
 
-        legal = legal_world_sizes(self.budget.config, self.budget.quant)
+        legal = _sizes(self.budget.config, self.budget.quant, self.target.chip)
         plans = (replace(self, budget=replace(self.budget, world_size=size)) for size in legal)
         names = ["world size", "weights per rank", "needed per rank", "fits", "largest batch"]
         return pd.DataFrame([_size_row(found) for found in plans], columns=names)
@@ -105,7 +110,9 @@ class Plan(Bounds):
 
     @property
     def _notes(self) -> tuple[str, ...]:
-        return (*NOTES, f"free: {self.target.source}")
+        cards = remark(self.target.chip, self.budget.world_size)
+        own = () if self.target.on_cpu else (DEVICE_NOTE,)
+        return tuple(filter(None, (*NOTES, *own, cards, f"free: {self.target.source}")))
 
     def __repr__(self) -> str:
         tables = (frame.to_string(index=False) for frame in self._tables)
@@ -143,13 +150,14 @@ def plan(
     `tflops` replace the chip's figures, for instance by measured ones. `quant` is "int8" or
     "int4"; None takes the weights of a folder as they are stored.
     Raises ShardError for a world size that cuts a head or a scheme's group, SettingsError for a
-    bad batch, length, dtype, chip, figure or quant.
+    bad batch, length, dtype, chip, figure or quant, and for ranks that HCCL does not serve.
     """
     config, quant = _model(model, quant)
     check_world_size(config, world_size, quant)
     if batch < 1:
         raise SettingsError(f"batch is {batch}; it is a number of rows, 1 or more")
     target = find_target(chip, bandwidth_gb_s, tflops)
+    refuse_ranks(target.chip, world_size)
     dtype = _dtype(dtype, config, target)
     length = sequence_window(config, seq_len)
     return Plan(Budget(config, world_size, batch, length, dtype, quant, _packed(target)), target)
@@ -162,6 +170,13 @@ def _model(
     if isinstance(model, ModelConfig):
         return model, scheme_name(quant)
     return ModelConfig.from_dir(model), scheme_name(quant) or stored_quant(model)
+
+
+def _sizes(config: ModelConfig, quant: str | None, chip: Chip | None) -> list[int]:
+    """The world sizes that cut the model whole and that HCCL serves; None is this machine."""
+    sizes = legal_world_sizes(config, quant)
+    chip = chip or find_target(None).chip
+    return [size for size in sizes if not broken_rules(Ranks(chip, size, size))]
 
 
 def _dtype(dtype: str, config: ModelConfig, target: Target) -> str:
@@ -201,7 +216,7 @@ def _smallest(
     config: ModelConfig, batch: int, seq_len: int | None, quant: str | None, chip: Chip | None
 ) -> tuple:
     """The smallest world size that fits a chip, or this machine if None, and its times."""
-    sizes = legal_world_sizes(config, quant)
+    sizes = _sizes(config, quant, chip)
     plans = (plan(config, size, batch, seq_len, "auto", chip, quant=quant) for size in sizes)
     name = chip.name if chip else "this machine"
     fit = next((found for found in plans if found.fits), None)

@@ -55,6 +55,12 @@ def test_a_card_that_prints_910B_is_the_first_generation():
         ("Ascend910_9391", "A3"),
         ("Ascend910", "A3"),
         ("Ascend310P3", "310P3"),
+        ("310P1", "310P"),
+        ("Ascend310P7", "310P"),
+        ("910ProA", "910A"),
+        ("Ascend910PremiumA", "910A"),
+        ("Ascend910B", "910A"),
+        ("910_9391", "A3"),
     ],
 )
 def test_a_name_with_the_series_before_it_or_a_bin_behind_it_is_the_same_chip(name, row):
@@ -66,6 +72,33 @@ def test_families_that_have_no_operators_of_their_own_are_named_so():
     assert all(chip.note for chip in CHIPS.values() if chip.family in WITHOUT_OPERATORS)
 
 
-def test_half_of_a_96_gb_duo_is_told_from_a_24_gb_card():
-    assert chips.chip_of_card("310P3", 21525) is CHIPS["310P3"]
+def test_a_310p3_is_told_by_its_memory_and_by_the_chips_on_its_card():
     assert chips.chip_of_card("310P3", 44280) is CHIPS["300I Duo"]
+    assert chips.chip_of_card("310P3", 44280, 1) is CHIPS["300I Duo"]
+    assert chips.chip_of_card("310P3", 21525, 2) is CHIPS["310P3"]
+    assert chips.chip_of_card("310P3", 21525, 1) is CHIPS["300I Pro"]
+    assert chips.chip_of_card("310P3", 21525) is CHIPS["310P3"]
+    assert chips.chip("300V Pro") is CHIPS["300I Pro"]
+
+
+SOC = {  # torch_npu 9e73e708, torch_npu/csrc/core/npu/NpuVariables.h:7-35
+    "910A": range(100, 105),
+    "310P": range(200, 206),
+    "910B1": (220,),
+    "910B2": (221, 222),
+    "910B3": (223,),
+    "910B4": (224,),
+    "910B4-1": (225,),
+    "310B1": (240,),
+    "310B2": (241,),
+    "310B3": (242,),
+    "310B4": (243,),
+    "A3": range(250, 257),
+    "950": (260,),
+}
+
+
+def test_every_code_of_a_soc_that_torch_npu_knows_names_a_chip_and_no_other_does():
+    found = {code: chips.chip_of_soc(code) for code in range(-1, 400)}
+    expected = {code: CHIPS[name] for name, codes in SOC.items() for code in codes}
+    assert {code: chip for code, chip in found.items() if chip} == expected

@@ -91,6 +91,7 @@ def test_across_chips_names_the_smallest_world_size_that_fits(cpu_host):
     assert "910B2" not in table and "cpu" not in table and table["this machine"] == "none"
     times = across_chips(TWENTY_B).set_index("chip").drop("this machine")
     known = ["910B1", "910B3", "910B4", "310P3", "300I Duo"]
+    assert table["300I Pro"] == "none"  # one rank of 24 GB
     assert not (times.loc[known] == "not known").any(axis=None)
     assert all("predicted" in name for name in times.columns[1:])
 
@@ -109,3 +110,29 @@ def test_planning_needs_no_npu_and_opens_no_weights(tmp_path):
         )
     )
     assert chips.chip("910B3") is plan(tmp_path, 8, chip="Ascend910B3").target.chip
+
+
+@pytest.mark.parametrize(
+    ("chip", "size", "words"),
+    [
+        ("300I Pro", 2, "only the 300I Duo has HCCL; use one rank"),
+        ("300V Pro", 4, "2 ranks|only the 300I Duo has HCCL"),
+        ("310B4", 2, "use one rank"),
+        ("910A", 16, "1, 2, 4 or 8 ranks"),
+    ],
+)
+def test_ranks_that_hccl_does_not_serve_are_not_planned(chip, size, words):
+    with pytest.raises(SettingsError, match=words):
+        plan(TWENTY_B, size, chip=chip)
+    assert plan(TWENTY_B, 1, chip="300I Pro").sizes["world size"].tolist() == [1]
+    assert plan(TWENTY_B, 1, chip="910A").sizes["world size"].tolist() == [1, 2, 4, 8]
+
+
+def test_ranks_on_a_310p3_are_planned_for_half_of_a_duo_and_that_is_said():
+    assert "half of a 300I Duo" in repr(plan(TWENTY_B, 4, chip="310P3"))
+    assert "half of a 300I Duo" not in repr(plan(TWENTY_B, 1, chip="310P3"))
+    assert "half of a 300I Duo" not in repr(plan(TWENTY_B, 4, chip="300I Duo"))
+
+
+def test_a_plan_for_a_device_says_what_of_its_memory_is_not_counted():
+    assert "in_use" in repr(plan(TWENTY_B, 1, chip="910B3"))
