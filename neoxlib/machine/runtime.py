@@ -135,14 +135,21 @@ class Timer:
 
 
 def memory_mb(device: "torch.device") -> dict[str, float]:
-    """Return megabytes: `peak` and `allocated` tensors of an accelerator.
+    """Return megabytes: `peak` and `allocated` tensors of an accelerator, and `in_use` of it.
 
-    On a CPU `peak` is the process's resident memory, and there is no `allocated`.
+    `in_use` is all that the device does not report as free: tensors, HCCL's buffers, CANN's own
+    and other processes' memory. On a CPU `peak` is the process's resident memory, and there are
+    no others.
     """
     if device.type == "cpu":
         return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB}
     module = import_torch().get_device_module(device)
-    return {"peak": module.max_memory_allocated() / MB, "allocated": module.memory_allocated() / MB}
+    free, total = module.mem_get_info()
+    return {
+        "peak": module.max_memory_allocated() / MB,
+        "allocated": module.memory_allocated() / MB,
+        "in_use": (total - free) / MB,
+    }
 
 
 def reset_peak(device: "torch.device") -> None:

@@ -91,3 +91,27 @@ def test_driver_and_firmware_are_read_from_their_records(tmp_path):
     (tmp_path / "firmware/version.info").write_text("Version=7.7.0.1.231\nfirmware_version=1.0\n")
     assert installed.driver(str(tmp_path)) == ("25.0.rc1.1", "[7.0.0,7.7.99]")
     assert installed.firmware(str(tmp_path)) == "7.7.0.1.231"
+
+
+@pytest.mark.parametrize(
+    ("cann", "folder"),
+    [
+        ("7.0.0", "ascend-toolkit"),
+        ("8.5.0", "ascend-toolkit"),
+        ("9.0.0", "cann"),
+        ("9.1.0", "cann"),
+        ("9.1.0.B080", "cann"),
+    ],
+)
+def test_cann_9_has_its_script_in_another_folder(cann, folder):
+    assert installed.set_env(cann) == f"/usr/local/Ascend/{folder}/set_env.sh"
+
+
+def test_the_script_to_source_is_the_one_that_is_here_and_else_todays(monkeypatch, tmp_path):
+    todays = "source /usr/local/Ascend/cann/set_env.sh"
+    assert installed.source_command(()) == todays
+    assert installed.source_command(("/opt/a/set_env.sh", "/b")) == "source /opt/a/set_env.sh"
+    monkeypatch.setattr(installed, "TOOLKIT", (f"{tmp_path}/cann-*/set_env.sh", *installed.TOOLKIT))
+    (tmp_path / "cann-9.0.0").mkdir()
+    (tmp_path / "cann-9.0.0" / "set_env.sh").touch()
+    assert installed.source_command() == f"source {tmp_path}/cann-9.0.0/set_env.sh"

@@ -101,6 +101,7 @@ def torch_npu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         Event=FakeEvent,
         max_memory_allocated=lambda: 7e6,
         memory_allocated=lambda: 5e6,
+        mem_get_info=lambda: (40e6, 64e6),
     )
     package = ModuleType("torch_npu")
     package._C = SimpleNamespace(
@@ -178,7 +179,8 @@ def test_stretches_add_up_and_a_cpu_has_no_events(torch_npu):
 
 
 def test_memory_is_the_devices_or_the_processs(torch_npu):
-    assert runtime.memory_mb(torch.device("privateuseone:0")) == {"peak": 7.0, "allocated": 5.0}
+    found = runtime.memory_mb(torch.device("privateuseone:0"))
+    assert found == {"peak": 7.0, "allocated": 5.0, "in_use": 24.0}
     assert 10 < runtime.memory_mb(CPU)["peak"] < 1e6
 
 

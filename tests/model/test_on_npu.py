@@ -263,7 +263,8 @@ def test_a_decode_step_waits_for_the_device_only_for_its_clocks_and_the_logits_e
 
 def test_an_engine_counts_the_devices_time_and_memory_emulated(seen):
     engine = seen["engine"]
-    assert engine["memory"] == [{"peak": 3.0, "allocated": 2.0}] and engine["peak_mb"] == [3.0]
+    assert engine["memory"] == [{"peak": 3.0, "allocated": 2.0, "in_use": 4000.0}]
+    assert engine["peak_mb"] == [3.0]
     assert engine["device"] == [2.0] * 3 and engine["logits"] == ["cpu", "torch.float32"]
     assert len(engine["scores"]) == 4 and all(logprob < 0 for logprob, _ in engine["scores"])
 

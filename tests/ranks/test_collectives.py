@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from neoxlib.errors import Stopped
 from neoxlib.ranks import stopping
 from neoxlib.ranks.collectives import Alone
 from tests.support.npu import device, hccl, hccl_steps
