@@ -1,7 +1,9 @@
 """The choice of device and dtype."""
 
+import pickle
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +12,7 @@ from neoxlib.machine import devices
 from neoxlib.machine.chips import CHIPS
 from neoxlib.machine.devices import pick_device, pick_dtype
 from neoxlib.machine.launch_env import launch_env
+from neoxlib.machine.npu_smi import Card, Smi
 
 
 @pytest.fixture
@@ -27,13 +30,15 @@ def npu_host(monkeypatch):
         monkeypatch.setattr(
             devices.importlib.util, "find_spec", lambda name: object() if package else None
         )
-        monkeypatch.setattr(devices.glob, "glob", lambda pattern: list(nodes))
+        monkeypatch.setattr(
+            devices.glob, "glob", lambda pattern: list(nodes) if "davinci" in pattern else []
+        )
         monkeypatch.setattr(devices.subprocess, "run", lambda *a, **k: done)
         monkeypatch.setenv("ASCEND_HOME_PATH", cann)
 
-    devices.npu_problems.cache_clear()
+    devices.take_answers(None)
     yield make
-    devices.npu_problems.cache_clear()
+    devices.take_answers(None)
 
 
 def test_a_310b_runs_one_rank_in_float16_and_is_refused_more():
@@ -154,3 +159,81 @@ def test_an_npu_that_is_not_in_the_table_gets_float16(monkeypatch):
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(SettingsError, match=r"fp16.*float16"):
         pick_dtype("fp16", "cpu", None)
+
+
+def started(monkeypatch, code):
+    """As in a process that has started an NPU whose SoC has this code."""
+    utils = SimpleNamespace(get_soc_version=lambda: code)
+    npu = SimpleNamespace(is_initialized=lambda: code is not None, utils=utils)
+    monkeypatch.setitem(sys.modules, "torch_npu", SimpleNamespace(npu=npu))
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    """A machine whose npu-smi shows these names and sizes, or is not there."""
+
+    def make(*shown):
+        found = [Card(n, 0, name, "OK", None, 0, mib) for n, (name, mib) in enumerate(shown)]
+        answer = Smi(cards=tuple(found)) if shown else None
+        monkeypatch.setattr(devices.npu_smi, "query", lambda: answer)
+
+    devices.take_answers(None)
+    yield make
+    devices.take_answers(None)
+
+
+@pytest.mark.parametrize(
+    ("shown", "code", "chip"),
+    [
+        ((("910B3", 65536),), None, "910B3"),
+        ((("910B3", 65536),), 223, "910B3"),
+        ((("910B3", 65536),), 224, "910B4"),  # the code decides
+        ((("310P3", 44280),), 202, "300I Duo"),  # the card's memory, which no code has
+        ((("310P3", 21525),), 202, "300I Pro"),
+        ((), 202, "310P"),
+        ((), 200, "310P"),
+        ((), 101, "910A"),
+        ((("Atlas 9000", 65536),), 250, "A3"),
+    ],
+)
+def test_inside_a_rank_the_soc_code_names_the_chip_and_npu_smi_its_card(
+    monkeypatch, cards, shown, code, chip
+):
+    cards(*shown)
+    started(monkeypatch, code)
+    assert devices.chip_for("npu") is CHIPS[chip]
+
+
+def test_where_nothing_names_the_chip_that_is_said_aloud(monkeypatch, cards, caplog):
+    cards()
+    started(monkeypatch, 999)
+    assert devices.chip_for("npu").family == "unknown"
+    assert "PyTorch's own operators" in devices.chip_for("npu").name
+    assert "999" in caplog.text and "slower" in caplog.text
+
+
+def test_without_npu_smi_a_child_process_is_asked_for_the_code_once(npu_host, cards, monkeypatch):
+    npu_host("NPUs 8\nSoC 223")
+    cards()
+    asked = []
+    run = devices.subprocess.run
+    monkeypatch.setattr(
+        devices.subprocess, "run", lambda *a, **k: asked.append(a[0][-1]) or run(*a, **k)
+    )
+    assert devices.chip_for("npu") is devices.chip_for("npu") is CHIPS["910B3"]
+    assert sum("get_soc_version" in code for code in asked) == 1
+
+
+def test_a_rank_that_was_handed_its_drivers_answers_asks_nobody(npu_host, cards, monkeypatch):
+    npu_host()
+    cards(("910B3", 65536))
+    answers = pickle.loads(pickle.dumps(devices.npu_answers()))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(devices.subprocess, "run", refuse)
+    monkeypatch.setattr(devices.npu_smi, "query", refuse)
+    devices.take_answers(answers)
+    assert pick_device("npu") == "npu" and devices.chip_for("npu") is CHIPS["910B3"]
+    assert devices.smi_here() == answers.smi
