@@ -7,13 +7,15 @@ the error that `neoxlib.load` would raise. Most processes so never import it.
 import json
 import os
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from neoxlib.checkpoint.manifest import JOURNAL, MANIFEST, read_manifest
 from neoxlib.checkpoint.names import EMBED, FLOATS, HEAD, HEADS, MAX_HEADER, SKIPPED
 from neoxlib.errors import NeoXError
-from neoxlib.machine.devices import pick_device, pick_dtype
+from neoxlib.machine.devices import chip_for, pick_device, pick_dtype
+from neoxlib.machine.launch_env import launch_env
 from neoxlib.model.config import ModelConfig, sequence_window
 
 Shape = tuple[int, ...]
@@ -55,6 +57,8 @@ def doubts(
         config = yield from _try(_model, Path(model_dir), world_size, quant or None, elsewhere)
     if here:
         yield from _try(pick_dtype, dtype, here, config and config.torch_dtype)
+    if here == "npu":
+        yield from _try(partial(launch_env, exported=os.environ), chip_for(here), world_size)
     if config:
         yield from _try(sequence_window, config, max_seq_len)
 

@@ -25,9 +25,9 @@ PACKAGES = ("torch", "torch-npu", "transformers", "ipyparallel")
 MATTERS: dict[str, tuple[str, ...]] = {
     r"(ASCEND|ATB)_\w+|LD_PRELOAD": ("results", "checks", "sourced"),
     r"(HCCL|LCCL)_\w+|MAX_SEQ_LEN|TASK_QUEUE_ENABLE": ("results", "checks"),
-    r"PYTORCH_NPU_ALLOC_CONF|TORCH_DEVICE_BACKEND_AUTOLOAD": ("results", "checks"),
+    r"PYTORCH_(NPU_)?ALLOC_CONF|TORCH_DEVICE_BACKEND_AUTOLOAD": ("results", "checks"),
     r"(NPU|TORCH|OMP|MKL|INT8)_\w+": ("results",),
-    r"INF_NAN_\w+|PYTORCH_ALLOC_CONF|BACKEND": ("checks",),
+    r"INF_NAN_\w+|BACKEND": ("checks",),
     r"(ASDOPS|LCAL|TOOLCHAIN|CANN)_\w+": ("sourced",),
     r"(LD_LIBRARY_|PYTHON|CMAKE_PREFIX_)?PATH": ("sourced",),
 }

@@ -1,194 +1,21 @@
-"""The environment variables that ranks start with, from a table of the guide's and later advice."""
+"""The environment variables that ranks start with: the recipe's, without those the user exported.
 
-from collections.abc import Callable, Sequence
+A variable that is exported wins over the recipe. A value that would end every rank is refused.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from neoxlib.errors import SettingsError
 from neoxlib.machine import chips
 from neoxlib.machine.chips import Chip
+from neoxlib.machine.hccl_rules import refuse_ranks
+from neoxlib.machine.recipe import ALLOCATOR, RECIPE, Launch, Setting
+from neoxlib.machine.versions import ERAS
 
-
-@dataclass(frozen=True)
-class Launch:
-    """The facts that decide a rank's environment.
-
-    `deterministic` asks for all-reduces and matrix products in a fixed order.
-    """
-
-    chip: Chip
-    world_size: int
-    container: bool
-    deterministic: bool
-    backend: str
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One environment variable: its value, its condition, the reason and whose advice it is."""
-
-    name: str
-    value: str
-    when: Callable[[Launch], bool]
-    why: str
-    source: str
-
-
-GUIDE = "vendor's guide"
-TORCH_NPU = "torch_npu's docs"
-VENDOR = "vendor's later scripts"
-OURS = "neoxlib"
-
-
-def _npu(at: Launch) -> bool:
-    return at.chip.name != "cpu"
-
-
-def _many(at: Launch) -> bool:
-    return _npu(at) and at.world_size > 1
-
-
-# HCCL_EVENT_TIMEOUT must exceed HCCL_EXEC_TIMEOUT. Defaults: EXEC 1836 s, EVENT 1868 s,
-# CONNECT 120 s.
-# ATB_* matter to the vendor's own graphs and to torch_npu's ATB ops; today's ATB no longer reads
-# ..._WITH_TILING.
-RECIPE: tuple[Setting, ...] = (
-    Setting(
-        "TORCH_DEVICE_BACKEND_AUTOLOAD",
-        "0",
-        lambda at: not _npu(at),
-        "a CPU rank must not load torch_npu",
-        TORCH_NPU,
-    ),
-    Setting(
-        "ATB_USE_TILING_COPY_STREAM",
-        "1",
-        lambda at: at.chip.family == "310P",
-        "310P: works round a slow copy",
-        GUIDE,
-    ),
-    Setting(
-        "ATB_USE_TILING_COPY_STREAM",
-        "0",
-        lambda at: _npu(at) and at.chip.family != "310P",
-        "needed on 310P only",
-        GUIDE,
-    ),
-    Setting(
-        "ATB_LAUNCH_KERNEL_WITH_TILING",
-        "1",
-        lambda at: _npu(at) and at.world_size == 8,
-        "the guide's 8-card run",
-        GUIDE,
-    ),
-    Setting(
-        "ATB_LAYER_INTERNAL_TENSOR_REUSE", "1", _npu, "a layer's temporaries share memory", GUIDE
-    ),
-    Setting(
-        "ATB_OPERATION_EXECUTE_ASYNC",
-        "1",
-        lambda at: _npu(at) and not at.container,
-        "two-stage op pipeline",
-        GUIDE,
-    ),
-    Setting(
-        "ATB_OPERATION_EXECUTE_ASYNC",
-        "0",
-        lambda at: _npu(at) and at.container,
-        "synchronous in a container",
-        GUIDE,
-    ),
-    Setting(
-        "TASK_QUEUE_ENABLE",
-        "1",
-        lambda at: _npu(at) and not at.container,
-        "host-side op queue",
-        GUIDE,
-    ),
-    Setting(
-        "TASK_QUEUE_ENABLE",
-        "0",
-        lambda at: _npu(at) and at.container,
-        "no op queue in a container",
-        GUIDE,
-    ),
-    Setting(
-        "PYTORCH_NPU_ALLOC_CONF",
-        "expandable_segments:True",
-        lambda at: at.chip.family in ("A2", "A3"),
-        "the allocator's cure for fragmentation",
-        TORCH_NPU,
-    ),
-    Setting(
-        "PYTORCH_NPU_ALLOC_CONF",
-        "max_split_size_mb:2048",
-        lambda at: at.chip.family in ("310P", "910A"),
-        "keeps large blocks whole",
-        GUIDE,
-    ),
-    Setting(
-        "HCCL_CONNECT_TIMEOUT",
-        "1800",
-        _many,
-        "ranks may finish loading minutes apart (120 s by default)",
-        OURS,
-    ),
-    Setting(
-        "HCCL_EXEC_TIMEOUT", "1800", _many, "longest wait inside one collective, in seconds", OURS
-    ),
-    Setting("HCCL_EVENT_TIMEOUT", "1832", _many, "must exceed HCCL_EXEC_TIMEOUT", TORCH_NPU),
-    Setting(
-        "HCCL_BUFFSIZE",
-        "110",
-        _many,
-        "MB of device memory per communicator (200 by default)",
-        GUIDE,
-    ),
-    Setting("HCCL_WHITELIST_DISABLE", "1", _many, "no whitelist file on a single machine", VENDOR),
-    Setting(
-        "HCCL_OP_BASE_FFTS_MODE_ENABLE",
-        "TRUE",
-        _many,
-        "scheduling mode of single collectives",
-        GUIDE,
-    ),
-    Setting(
-        "BACKEND",
-        "hccl",
-        lambda at: _many(at) and at.backend == "hccl",
-        "overrides an inherited lccl",
-        GUIDE,
-    ),
-    Setting("BACKEND", "lccl", lambda at: _many(at) and at.backend == "lccl", "asked for", GUIDE),
-    Setting(
-        "HCCL_DETERMINISTIC",
-        "true",
-        lambda at: _npu(at) and at.deterministic,
-        "repeatable all-reduces",
-        VENDOR,
-    ),
-    Setting(
-        "LCCL_DETERMINISTIC",
-        "1",
-        lambda at: _npu(at) and at.deterministic,
-        "repeatable all-reduces",
-        VENDOR,
-    ),
-    Setting(
-        "ATB_MATMUL_SHUFFLE_K_ENABLE",
-        "0",
-        lambda at: _npu(at) and at.deterministic,
-        "repeatable matmul order",
-        VENDOR,
-    ),
-)
-
-# Variables of the guide that nothing here needs, and their replacements.
-REPLACED: dict[str, str] = {
-    "RETURN_PERF_DETAIL": "the decode loop's own clocks: perf_mode=detail in 04_profile; "
-    "no patched file",
-    "TIMEIT": "the same clocks, always on",
-    "ATB_SPEED_HOME_PATH": "no part of the vendor's model repository is used",
-}
+NEW_ALLOCATOR = "PYTORCH_ALLOC_CONF"  # read by torch_npu since 26.2, for torch 2.10 and later
+NONE: Mapping[str, str] = {}
 
 
 def launch_env(
@@ -200,34 +27,133 @@ def launch_env(
     max_seq_len: int | None = None,
     device_ids: Sequence[int] | None = None,
     preload: str = "",
+    era: str = "today",
+    exported: Mapping[str, str] = NONE,
+    here: int | None = None,
+    servers: int = 1,
 ) -> dict[str, str]:
-    """Return the environment variables for ranks on `chip`, a row of CHIPS or its name.
+    """Return the variables to add to `exported` for ranks on `chip`, a row of CHIPS or its name.
 
     A pure function. `device_ids` become ASCEND_RT_VISIBLE_DEVICES (one per rank), `preload` is the
-    libgomp path that aarch64 may need. Raises SettingsError for an unknown chip, an impossible
-    world size, a collective library that the chip lacks, and ids that make torch_npu silently see
-    no device.
+    libgomp path that aarch64 may need, `era` "guide" takes the guide's own values. What `exported`
+    holds is left out, except for device ids and a length that are asked for. `here` of the ranks
+    are on this one of `servers`, by default all. Raises SettingsError for an unknown chip or era,
+    an impossible world size, a collective library that the chip lacks, ranks that HCCL does not
+    serve, exported values that end every rank, and ids that make torch_npu silently see no device.
     """
     chip = chips.chip(chip) if isinstance(chip, str) else chip
-    _check(chip, world_size, backend)
-    at = Launch(chip, world_size, container, deterministic, backend)
-    env = {row.name: row.value for row in RECIPE if row.when(at)}
-    if max_seq_len is not None:
-        env["MAX_SEQ_LEN"] = str(max_seq_len)
+    _check(chip, world_size, backend, era)
+    ids = _ids(exported) if device_ids is None else tuple(device_ids)
+    refuse_ranks(chip, world_size, here=here, servers=servers, ids=ids)
+    _refuse_exported(chip, world_size, exported)
+    rows = recipe_rows(Launch(chip, world_size, container, deterministic, backend, era), exported)
+    wanted = {row.name: row.value for row in rows}
     if preload:
-        env["LD_PRELOAD"] = preload
+        wanted["LD_PRELOAD"] = preload
+    asked = {}
+    if max_seq_len is not None:
+        asked["MAX_SEQ_LEN"] = str(max_seq_len)
     if device_ids is not None and chip.name != "cpu":
-        env["ASCEND_RT_VISIBLE_DEVICES"] = _visible(device_ids, world_size)
-    return env
+        asked["ASCEND_RT_VISIBLE_DEVICES"] = _visible(device_ids, world_size)
+    return {name: wanted[name] for name in wanted if name not in exported} | asked
 
 
-def _check(chip: Chip, world_size: int, backend: str) -> None:
+def recipe_rows(at: Launch, exported: Mapping[str, str] = NONE) -> tuple[Setting, ...]:
+    """Return the rows of RECIPE that apply.
+
+    Without the allocator's row if PYTORCH_ALLOC_CONF is exported: torch_npu ends when both are set
+    (torch_npu 9e73e708, torch_npu/csrc/core/npu/NPUAllocatorConfig.cpp:52-55).
+    """
+    rows = (row for row in RECIPE if row.when(at))
+    return tuple(row for row in rows if row.name != ALLOCATOR or NEW_ALLOCATOR not in exported)
+
+
+def kept(
+    added: Mapping[str, str], at: Launch, exported: Mapping[str, str] = NONE
+) -> dict[str, str]:
+    """Return the exported variables that stand in the place of a row of the recipe."""
+    names = [row.name for row in recipe_rows(at) if row.name not in added]
+    if NEW_ALLOCATOR in exported and ALLOCATOR in names:
+        names.append(NEW_ALLOCATOR)
+    return {name: exported[name] for name in names if name in exported}
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """An exported value that ends every rank: its condition and the reason with its source."""
+
+    name: str
+    value: str | None  # None: any
+    families: tuple[str, ...]
+    beside: str | None  # only if this variable is exported, too
+    unless: str | None  # not if this one is
+    why: str
+
+
+_ALL = ("A2", "A3", "310P", "910A", "310B", "950", "unknown")
+CONFLICTS: tuple[Conflict, ...] = (
+    Conflict(
+        NEW_ALLOCATOR,
+        None,
+        _ALL,
+        ALLOCATOR,
+        None,
+        f"torch_npu ends when {ALLOCATOR} is set beside it "
+        "(torch_npu 9e73e708, torch_npu/csrc/core/npu/NPUAllocatorConfig.cpp:52)",
+    ),
+    Conflict(
+        "INF_NAN_MODE_ENABLE",
+        "0",
+        ("A2", "A3"),
+        None,
+        "INF_NAN_MODE_FORCE_DISABLE",
+        "0 is an error on this chip "
+        "(torch_npu 9e73e708, torch_npu/csrc/core/npu/NpuVariables.cpp:83-88)",
+    ),
+    Conflict(
+        "BACKEND", "lccl", ("310P",), None, None, "310P has no lccl (the vendor's guide: delete it)"
+    ),
+)
+
+
+def conflicts(exported: Mapping[str, str], families: set[str]) -> dict[str, str]:
+    """Return each exported variable that cannot stay on chips of `families`, and the reason."""
+    return {
+        one.name: one.why
+        for one in CONFLICTS
+        if one.name in exported
+        and one.value in (None, exported[one.name])
+        and families & set(one.families)
+        and (one.beside is None or one.beside in exported)
+        and one.unless not in exported
+    }
+
+
+def _refuse_exported(chip: Chip, world_size: int, exported: Mapping[str, str]) -> None:
+    bad = conflicts(exported, {chip.family})
+    if world_size == 1:
+        bad.pop("BACKEND", None)
+    if bad:
+        said = "; ".join(f"{name}={exported[name]}: {why}" for name, why in bad.items())
+        raise SettingsError(
+            f"ranks on {chip.name} would end at once. {said}. unset {' '.join(bad)}"
+        )
+
+
+def _check(chip: Chip, world_size: int, backend: str, era: str) -> None:
+    if era not in ERAS:
+        raise SettingsError(f"era is {era!r}; choose {' or '.join(ERAS)}")
     if type(world_size) is not int or world_size < 1:
         raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
-    needed = world_size > 1 or chip.collectives  # one rank of a chip without any needs none
-    if chip.name != "cpu" and needed and backend not in chip.collectives:
-        rather = " or ".join(chip.collectives) or "one rank"
+    if chip.name != "cpu" and chip.collectives and backend not in chip.collectives:
+        rather = " or ".join(chip.collectives)
         raise SettingsError(f"{chip.name} has no {backend}; use {rather}")
+
+
+def _ids(exported: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Return the chips that ASCEND_RT_VISIBLE_DEVICES names; None if it names none."""
+    given = exported.get("ASCEND_RT_VISIBLE_DEVICES", "")
+    return tuple(map(int, given.split(","))) if re.fullmatch(r"\d+(,\d+)*", given) else None
 
 
 def _visible(ids: Sequence[int], world_size: int) -> str:

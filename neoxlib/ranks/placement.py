@@ -11,6 +11,7 @@ from pathlib import Path
 
 from neoxlib.errors import SettingsError
 from neoxlib.machine import limits, npu_smi
+from neoxlib.machine.devices import smi_here
 from neoxlib.machine.npu_smi import Card
 
 log = logging.getLogger("neoxlib")
@@ -26,7 +27,7 @@ def bind(index: int, ranks: int) -> list[int] | None:
     """
     if os.environ.get("BIND_CPU", "1") == "0":
         return None
-    answer = npu_smi.query()
+    answer = smi_here()
     try:
         shares = cores_of_rank(
             answer.cards if answer else (), visible(ranks), os.sched_getaffinity(0), SYSTEM

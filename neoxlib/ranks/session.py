@@ -12,14 +12,14 @@ from neoxlib.checkpoint.preflight import preflight
 from neoxlib.errors import SettingsError
 from neoxlib.inference.generator import TextGenerator
 from neoxlib.inference.printer import Stream
-from neoxlib.machine.devices import pick_device
+from neoxlib.machine.devices import npu_answers, pick_device
 from neoxlib.machine.runtime import import_torch, torch_must_load
 from neoxlib.process import at_end, need_home
 from neoxlib.ranks import worker
 from neoxlib.ranks.cluster import Ranks
 from neoxlib.ranks.launch import find_profile
 from neoxlib.ranks.placement import part
-from neoxlib.ranks.surroundings import open_log_dir, rank_environment
+from neoxlib.ranks.surroundings import Variables, handed_on, open_log_dir, rank_environment
 from neoxlib.ranks.tables import rank_table
 
 if TYPE_CHECKING:
@@ -78,8 +78,10 @@ class Session(TextGenerator):
         device = device if elsewhere else pick_device(device)  # there the ranks pick it
         share = part(_group, replicas, world_size, device, cluster_profile)
         self.log_dir = open_log_dir(log_dir)
-        self._environment = rank_environment(world_size, device, deterministic) | share
-        self._ranks = Ranks(world_size, self._environment, self.log_dir, profile_dir)
+        self._variables = (
+            handed_on() if elsewhere else rank_environment(world_size, device, deterministic, share)
+        )
+        self._ranks = Ranks(world_size, self._variables.added, self.log_dir, profile_dir)
         temporary = self.log_dir if log_dir is None else None
         self._end = at_end(self, _end, self._ranks, temporary)  # runs at exit, too
         self._others: list[Session] = []
@@ -94,7 +96,7 @@ class Session(TextGenerator):
         """
         shared = settings | more | {"world_size": self._ranks.size}
         try:
-            self._about = self._load(settings)
+            self._about = self._load(settings, more["deterministic"])
             for group in range(1, groups):
                 place = self.log_dir / f"group{group}"
                 self._others.append(Session(**shared, log_dir=place, _group=group))
@@ -102,12 +104,21 @@ class Session(TextGenerator):
             self._fail("it could not be started")
             raise
 
-    def _load(self, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    def _load(self, settings: dict[str, Any], deterministic: bool) -> list[dict[str, Any]]:
         """Start the ranks and load the model on them; returns Engine.describe() of each."""
         self._ranks.start()
         hosts = [member["host"] for member in self._ranks.members]
+        self._equip(hosts, settings["device"], deterministic)
         address = self._ranks.begin(worker.open_store, hosts)[0]
         return self._ranks.begin(worker.join, hosts, address, settings)
+
+    def _equip(self, hosts: list[str], device: str, deterministic: bool) -> None:
+        """Hand local ranks what the NPUs answered; let those of a cluster ask and add their own."""
+        answers = npu_answers() if self._ranks.local and device == "npu" else None
+        if answers or not self._ranks.local:
+            own = self._ranks.begin(worker.equip, hosts, device, deterministic, answers)[0]
+            added = self._variables.added | own.added
+            self._variables = Variables(added, self._variables.kept | own.kept)
 
     def _generate(
         self, stream: Stream | None, prompts: Sequence["Prompt"], *settings: Any, **more: Any
@@ -159,8 +170,16 @@ class Session(TextGenerator):
     settle = wait_until_resident  # its former name
 
     def describe(self) -> dict[str, Any]:
-        """Describe the model as Engine.describe, and the variables that ranks were started with."""
-        return self._about[0] | {"launch_environment": dict(self._environment)}
+        """Describe the model as Engine.describe, and the variables that ranks were started with.
+
+        `launch_environment` holds those that were added (in a cluster rank 0's), and
+        `kept_variables` the user's own, which stand in place of the recipe's.
+        """
+        found = self._variables
+        return self._about[0] | {
+            "launch_environment": dict(found.added),
+            "kept_variables": dict(found.kept),
+        }
 
     @cached_property
     def config(self) -> "ModelConfig":

@@ -25,10 +25,11 @@ from typing import Any
 import psutil
 
 from neoxlib.errors import RankError
-from neoxlib.machine.devices import pick_device
+from neoxlib.machine.devices import NpuAnswers, pick_device, take_answers
 from neoxlib.machine.runtime import import_torch, start_npu
 from neoxlib.ranks import stopping
 from neoxlib.ranks.placement import bind, threads
+from neoxlib.ranks.surroundings import Variables, address_seen_by, own_environment
 
 log = logging.getLogger("neoxlib")
 POLL_SECONDS = 0.3  # between two looks whether the driver still runs
@@ -161,6 +162,26 @@ def _log_to(path: Path) -> None:
     log.setLevel(logging.INFO)
 
 
+def equip(
+    rank: int,
+    hosts: Sequence[str],
+    device: str,
+    deterministic: bool,
+    answers: NpuAnswers | None,
+) -> Variables:
+    """Prepare this rank before torch is imported: on this machine, hand it the NPUs' answers.
+
+    A rank of a cluster (`answers` is None) asks its own machine and sets its own variables.
+    """
+    take_answers(answers)
+    if answers:
+        return Variables({}, {})
+    found = own_environment(rank, hosts, device, deterministic)
+    os.environ.update(found.added)
+    log.info("rank %d adds the variables %s and keeps %s", rank, found.added, found.kept)
+    return found
+
+
 def open_store(rank: int, hosts: Sequence[str]) -> tuple[str, int] | None:
     """Open the store of torch.distributed on rank 0.
 
@@ -173,22 +194,12 @@ def open_store(rank: int, hosts: Sequence[str]) -> tuple[str, int] | None:
     import_module("neoxlib.inference.load")  # slow: on all ranks at the same time
     if rank:
         return None
-    listener = socket.create_server((_address(hosts), 0))
+    listener = socket.create_server((address_seen_by(hosts), 0))
     address = listener.getsockname()
     _held.store = dist.TCPStore(
         *address, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
     )
     return address
-
-
-def _address(hosts: Sequence[str]) -> str:
-    """This machine's address as the other hosts see it; loopback when there are none."""
-    others = set(hosts) - {host()}
-    for other in sorted(others):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((other, 9))  # sends nothing: it only picks the interface
-            return probe.getsockname()[0]
-    return "127.0.0.1"
 
 
 def join(

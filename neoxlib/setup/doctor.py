@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from neoxlib.errors import SettingsError
-from neoxlib.machine import chips, launch_env
+from neoxlib.machine import chips, launch_env, recipe
+from neoxlib.machine.devices import chip_at
 from neoxlib.machine.host import Host, read_host, restore
+from neoxlib.setup import sourced_env
 from neoxlib.setup.cann_checks import CANN
 from neoxlib.setup.machine_checks import MACHINE, CheckRow, Status
 from neoxlib.setup.model_checks import model_rows
@@ -109,7 +111,9 @@ def from_json(text: str) -> Report:
 
 def judge(host: Host) -> tuple[CheckRow, ...]:
     """Run every check on a machine; a check that does not apply gives no row."""
-    return tuple(row for check in (*NPU, *CANN, *MACHINE) if (row := check(host)) is not None)
+    return tuple(
+        row for check in (*NPU, *CANN, *MACHINE) if (row := check(host)) is not None
+    )
 
 
 def _line(row: CheckRow, width: int) -> str:
@@ -151,7 +155,7 @@ def _device(host: Host, n: int) -> dict[str, object]:
     inside = host.container is not None
     holders = [one for one in host.smi.holders if (one.npu, one.chip) == (card.npu, card.chip)]
     held = [f"{one.seen(inside)} {one.name}".strip() for one in holders]
-    known = chips.chip_of_card(card.name, card.total_mib)
+    known = chip_at(card, host.cards)
     shown = card.free_mib is not None
     return {
         "device": f"NPU {card.npu} chip {card.chip}",
@@ -196,33 +200,65 @@ def launch_table(
     max_seq_len: int | None = None,
     env: Mapping[str, str] = os.environ,
     deterministic: bool = False,
+    era: str = "today",
 ) -> "pd.DataFrame":
     """Compare the ranks' environment with `env`; this process's own stays unchanged.
 
-    Variables of the guide that nothing here needs come last, with their replacements.
+    A variable that `env` holds is kept, and the row says what the recipe has instead. `effect` is
+    empty for a variable that matters here, else the reason why it has none. Variables of the
+    guide that nothing here needs come last, with their replacements.
     """
     import pandas as pd
 
     inside = host.container is not None
-    wanted = launch_env.launch_env(on, world_size, inside, deterministic, max_seq_len=max_seq_len)
-    said = {(row.name, row.value): (row.why, row.source) for row in launch_env.RECIPE}
-    asked_for = ("asked for", "parameters")
-    rows = [(name, to, *said.get((name, to), asked_for)) for name, to in wanted.items()]
+    preload = sourced_env.extra(host).get("LD_PRELOAD", "") if on.name != "cpu" else ""
+    options = {"max_seq_len": max_seq_len, "preload": preload, "era": era}
+    wanted = launch_env.launch_env(on, world_size, inside, deterministic, **options)
+    rows = [_setting(name, to, env) for name, to in wanted.items()]
     if on.name != "cpu":
-        unused = launch_env.REPLACED.items()
-        rows += [(name, "not needed", why, launch_env.GUIDE) for name, why in unused]
-    return pd.DataFrame([_setting(env.get(row[0], "not set"), *row) for row in rows])
+        unused = recipe.REPLACED.items()
+        rows += [_row(name, env, "not needed", "none", why, recipe.GUIDE) for name, why in unused]
+    return pd.DataFrame(rows)
 
 
-def _setting(now: str, name: str, to: str, why: str, source: str) -> dict[str, str]:
-    change = "added" if now == "not set" else "replaced"
-    if now == to or to == "not needed":
-        change = "none"
+ASKED = {  # variables that no row of the recipe gives: why, and whose advice
+    "MAX_SEQ_LEN": ("asked for", "parameters"),
+    "LD_PRELOAD": ("libgomp loaded first, else it may find no room for static TLS", recipe.GUIDE),
+}
+
+
+def _setting(name: str, to: str, env: Mapping[str, str]) -> dict[str, str]:
+    """A row of the table for a variable that the recipe or a parameter sets to `to`."""
+    row = next((one for one in recipe.RECIPE if (one.name, one.value) == (name, to)), None)
+    why, source = (row.why, row.source) if row else ASKED[name]
+    unused = row.unused if row else ""
+    if name == recipe.ALLOCATOR and launch_env.NEW_ALLOCATOR in env:
+        why = f"{launch_env.NEW_ALLOCATOR} is exported, and torch_npu ends when both are set"
+        return _row(name, env, "left out", "left out", why, source)
+    if name not in env:
+        return _row(name, env, to, "added", why, source, unused)
+    if env[name] == to:
+        return _row(name, env, to, "none", why, source, unused)
+    if name == "MAX_SEQ_LEN":
+        return _row(name, env, to, "replaced", why, source)
+    return _row(name, env, env[name], f"kept; the recipe has {to}", why, source, unused)
+
+
+def _row(
+    name: str,
+    env: Mapping[str, str],
+    to: str,
+    change: str,
+    why: str,
+    source: str,
+    unused: str = "",
+) -> dict[str, str]:
     return {
         "variable": name,
-        "now": now,
+        "now": env.get(name, "not set"),
         "for the ranks": to,
         "change": change,
         "why": why,
         "whose advice": source,
+        "effect": f"none here: {unused}" if unused else "",
     }

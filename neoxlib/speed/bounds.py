@@ -5,7 +5,7 @@ Every time given here is predicted, none is measured.
 
 from dataclasses import dataclass, replace
 
-from neoxlib.machine.launch_env import RECIPE
+from neoxlib.machine.recipe import RECIPE
 from neoxlib.speed.budget import Budget
 from neoxlib.speed.target import Target
 

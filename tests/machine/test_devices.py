@@ -45,7 +45,7 @@ def test_a_310b_runs_one_rank_in_float16_and_is_refused_more():
     board = CHIPS["310B4"]
     assert pick_dtype("auto", "npu", "bfloat16", board) == "float16"
     assert "ASCEND_RT_VISIBLE_DEVICES" not in launch_env(board, 1)
-    with pytest.raises(SettingsError, match="310B4 has no hccl; use one rank"):
+    with pytest.raises(SettingsError, match="2 ranks on 310B4 cannot run: use one rank"):
         launch_env(board, 2)
 
 

@@ -20,7 +20,7 @@ EVERYTHING = {
     "MKL_NUM_THREADS": {"results"},
     "INT8_FORMAT_NZ_ENABLE": {"results"},
     "INF_NAN_MODE_ENABLE": {"checks"},
-    "PYTORCH_ALLOC_CONF": {"checks"},
+    "PYTORCH_ALLOC_CONF": {"results", "checks"},
     "BACKEND": {"checks"},
     "TOOLCHAIN_HOME": {"sourced"},
     "PYTHONPATH": {"sourced"},

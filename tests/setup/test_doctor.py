@@ -24,7 +24,7 @@ def test_a_machine_without_an_npu_is_told_calmly_that_the_cpu_is_used():
     device = rows(CPU)["device"]
     assert device.status == "OK" and "CPU" in device.found and "no NPU" in device.found
     assert (
-        not {"CANN toolkit", "torch_npu", "ATB (NNAL)", "device health", "HCCL port", "driver"}
+        not {"CANN toolkit", "torch_npu", "ATB (NNAL)", "device health", "HCCL ports", "driver"}
         & rows(CPU).keys()
     )
 
@@ -79,24 +79,50 @@ def test_every_figure_of_the_chip_table_is_shown_with_its_source_or_as_not_known
     assert "cpu" not in table.index
 
 
-def test_the_launch_environment_is_shown_beside_the_present_one():
+def launch(env, **options):
     inside = replace(A2, container="docker")
-    table = doctor.launch_table(
-        chips.CHIPS["910B3"], 8, inside, 1024, {"TASK_QUEUE_ENABLE": "2"}
-    ).set_index("variable")
-    assert table.loc["TASK_QUEUE_ENABLE", ["now", "for the ranks"]].tolist() == ["2", "0"]
+    table = doctor.launch_table(chips.CHIPS["910B3"], 8, inside, env=env, **options)
+    return table.set_index("variable")
+
+
+def test_the_launch_environment_is_shown_beside_the_present_one():
+    table = launch({}, max_seq_len=1024)
     assert table.loc["MAX_SEQ_LEN"].tolist() == [
         "not set",
         "1024",
         "added",
         "asked for",
         "parameters",
+        "",
     ]
-    assert table.loc["TASK_QUEUE_ENABLE", "change"] == "replaced"
+    assert table.loc["TASK_QUEUE_ENABLE", ["for the ranks", "change"]].tolist() == ["2", "added"]
     assert table.loc["TIMEIT", ["for the ranks", "change"]].tolist() == ["not needed", "none"]
     set_here = table[table["for the ranks"] != "not needed"]["for the ranks"].to_dict()
     assert set_here == launch_env.launch_env("910B3", 8, container=True, max_seq_len=1024)
-    assert (
-        "HCCL_DETERMINISTIC"
-        in doctor.launch_table(chips.CHIPS["910B3"], 8, inside, deterministic=True).values
-    )
+    assert "HCCL_DETERMINISTIC" in launch({}, deterministic=True).index
+
+
+def test_what_the_user_exported_is_kept_and_the_recipes_value_is_named():
+    env = {"TASK_QUEUE_ENABLE": "1", "HCCL_BUFFSIZE": "110", "MAX_SEQ_LEN": "512"}
+    table = launch(env, max_seq_len=1024)
+    shown = ["now", "for the ranks", "change"]
+    assert table.loc["TASK_QUEUE_ENABLE", shown].tolist() == ["1", "1", "kept; the recipe has 2"]
+    assert table.loc["HCCL_BUFFSIZE", shown].tolist() == ["110", "110", "none"]
+    assert table.loc["MAX_SEQ_LEN", shown].tolist() == ["512", "1024", "replaced"]
+    left_out = launch({"PYTORCH_ALLOC_CONF": "a:1"}).loc["PYTORCH_NPU_ALLOC_CONF"]
+    assert left_out["for the ranks"] == "left out" and "PYTORCH_ALLOC_CONF" in left_out["why"]
+
+
+def test_a_variable_without_effect_is_marked_with_the_reason_and_the_guides_era_says_so():
+    table = launch({})
+    assert table.loc["ATB_OPERATION_EXECUTE_ASYNC", "effect"].startswith("none here: ")
+    assert table.loc["TASK_QUEUE_ENABLE", "effect"] == ""
+    guide = launch({}, era="guide").loc["TASK_QUEUE_ENABLE"]
+    assert guide["for the ranks"] == "0" and "the guide's" in guide["why"]
+
+
+def test_ranks_on_aarch64_are_shown_the_libgomp_that_they_load_first():
+    arm = replace(A2, arch="aarch64", libgomp=("/t/libgomp.so.1",))
+    table = doctor.launch_table(chips.CHIPS["910B3"], 2, arm, env={}).set_index("variable")
+    assert table.loc["LD_PRELOAD", "for the ranks"] == "/t/libgomp.so.1"
+    assert "LD_PRELOAD" not in doctor.launch_table(chips.CHIPS["cpu"], 2, arm, env={}).values
