@@ -240,12 +240,13 @@ def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path
 @click.option(
     "--era", default="today", show_default=True, help="today, or guide: the guide's versions."
 )
-def install_plan(chip: str, arch: str, era: str) -> None:
+@click.option("--over", is_flag=True, help="An older driver is installed: firmware comes first.")
+def install_plan(chip: str, arch: str, era: str, over: bool) -> None:
     """Print the steps and packages of an installation for a chip. Installs nothing."""
     from neoxlib.machine import chips
     from neoxlib.setup import install
 
-    steps = install.install_plan(chips.chip(chip), arch, era)
+    steps = install.install_plan(chips.chip(chip), arch, era, over)
     click.echo(f"# {install.notes(era)}\n{install.text(steps)}")
 
 

@@ -56,7 +56,7 @@ RELEASES: tuple[Release, ...] = (
     Release("2.0.1.post1", "2.0.1", "7.0.0"),  # the guide's era
     Release("2.0.1", "2.0.1", "7.0.RC1"),
     Release("2.0.1.rc1", "2.0.1", "6.3.RC2"),
-    Release("1.11.0.post8", "1.11.0", "7.0.0"),  # the guide's other torch
+    Release("1.11.0.post8", "1.11.0", "7.0.0"),  # the guide's other, which it calls 1.11.1
 )
 PYTHONS: dict[str, tuple[str, str]] = {  # torch -> first and last Python
     "2.13.0": ("3.10", "3.14"),
@@ -145,3 +145,19 @@ GUIDE = Era(
 ERAS: dict[str, Era] = {"today": TODAY, "guide": GUIDE}
 # CANN's tools fail without these Python packages.
 PYTHON_NEEDS = "numpy pyyaml decorator attrs scipy psutil sympy cffi protobuf absl-py"
+# The guide's tables: builds that it was written for, and the Python packages of its scripts.
+GUIDE_BUILDS = {
+    "Ascend HDK": "23.0.0.B060",
+    "CANN": "7.0.0.B080",
+    "FrameworkPTAdapter": "5.0.0.B080",
+    "Python": "3.9.18",
+}
+GUIDE_NEEDS = {
+    "transformers": "4.30.2",
+    "decorator": "5.1.1",
+    "sympy": "1.11.1",
+    "scipy": "1.11.3",
+    "attrs": "23.1.0",
+    "psutil": "5.9.6",
+    "sentencepiece": "0.1.99",
+}

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 
 from neoxlib.errors import SettingsError
 from neoxlib.machine.chips import Chip
-from neoxlib.machine.versions import ERAS, PYTHON_NEEDS, TODAY, Era, order
+from neoxlib.machine.installed import set_env
+from neoxlib.machine.versions import (
+    ERAS,
+    GUIDE_BUILDS,
+    GUIDE_NEEDS,
+    PYTHON_NEEDS,
+    TODAY,
+    Era,
+    order,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,15 +43,29 @@ class InstallStep:
     command: str
 
 
-def install_plan(chip: Chip, arch: str, era: str = "today") -> tuple[InstallStep, ...]:
-    """List the steps in order: firmware, driver, toolkit, kernels, torch, torch_npu, ATB.
+# The driver belongs to this user, who must exist before it (the same page, "Preparing Users").
+USER = InstallStep(
+    "user",
+    "HwHiAiUser",
+    "id HwHiAiUser || { groupadd HwHiAiUser && "
+    "useradd -g HwHiAiUser -d /home/HwHiAiUser -m HwHiAiUser -s /bin/bash; }",
+)
 
-    `arch` is the output of `uname -m`; `era` is "today" or "guide". A version that depends on the
+
+def install_plan(
+    chip: Chip, arch: str, era: str = "today", over: bool = False
+) -> tuple[InstallStep, ...]:
+    """List the steps in order: user, driver, firmware, toolkit, kernels, torch, torch_npu, ATB.
+
+    `over`: an older driver is installed, as `npu-smi info` tells; firmware comes before driver
+    then, and the user exists. `arch` is the output of `uname -m`; `era` is "today" or "guide",
+    which also has the guide's Python packages and its LLM package. A version that depends on the
     card is a `*` in the package name: the vendor's page for the card and the CANN release names
     it. Raises SettingsError for an unknown chip family, architecture or era.
     """
     at = _era_for(chip, arch, era)
-    return (*_hdk(chip, arch, at), *_cann(chip, arch, at), *_python(arch, at), _atb(arch, at))
+    vendor = (_atb(arch, at), *_llm(arch, at))
+    return (*_hdk(chip, arch, at, over), *_cann(chip, arch, at), *_python(arch, at), *vendor)
 
 
 def _era_for(chip: Chip, arch: str, era: str) -> Era:
@@ -63,16 +86,23 @@ def _era_for(chip: Chip, arch: str, era: str) -> Era:
     return at
 
 
+ORDER_NOTE = (
+    "Driver before firmware, on a machine that never had them; with --over firmware before driver, "
+    "where `npu-smi info` shows an older driver (hiascend.com, CANN 9.1.0, instg_0005)."
+)
+
+
 def notes(era: str) -> str:
     """Return a remark for readers of the plan."""
     if era == "today":
         return (
             "A * in a name: take the release that the vendor's page for this card names "
-            "for this CANN."
+            f"for this CANN. {ORDER_NOTE}"
         )
+    builds = ", ".join(f"{name} {build}" for name, build in GUIDE_BUILDS.items())
     return (
-        "The guide's own versions, to repeat its results with its scripts; "
-        "neoxlib runs on today's only."
+        f"The guide's own versions ({builds}), to repeat its results with its scripts; "
+        f"neoxlib runs on today's only. {ORDER_NOTE} The guide says firmware first, always."
     )
 
 
@@ -90,8 +120,12 @@ def text(steps: tuple[InstallStep, ...]) -> str:
     )
 
 
-def _hdk(chip: Chip, arch: str, era: Era) -> tuple[InstallStep, ...]:
-    """List firmware and driver, in the guide's order; both go on the host, not in a container."""
+def _hdk(chip: Chip, arch: str, era: Era, over: bool) -> tuple[InstallStep, ...]:
+    """List user, driver and firmware; all go on the host, not in a container.
+
+    The order is that of hiascend.com, CANNCommunityEdition 9.1.0, softwareinst/instg/instg_0005;
+    the guide has firmware first, which holds over an older installation only.
+    """
     name = NAMES[chip.family][0]
     cpu = arch if arch == "aarch64" or name == "Ascend-hdk-910b" else "x86-64"
     own = chip.family in OWN_VERSIONS
@@ -99,10 +133,13 @@ def _hdk(chip: Chip, arch: str, era: Era) -> tuple[InstallStep, ...]:
     versions = ["*" if own or not version else version for version in (era.firmware, era.driver)]
     firmware = f"{name}-npu-firmware{soc}_{versions[0]}.run"
     driver = f"{name}-npu-driver{soc}_{versions[1]}_linux-{cpu}.run"
-    return (
-        InstallStep("firmware", firmware, _run(firmware, "--full")),
-        InstallStep("driver", driver, f"{_run(driver, '--full')} && reboot"),
+    parts = [("driver", driver), ("firmware", firmware)]
+    (first, one), (second, other) = reversed(parts) if over else parts
+    steps = (
+        InstallStep(first, one, _run(one, "--full")),
+        InstallStep(second, other, f"{_run(other, '--full')} && reboot"),
     )
+    return steps if over else (USER, *steps)
 
 
 def _cann(chip: Chip, arch: str, era: Era) -> tuple[InstallStep, ...]:
@@ -115,7 +152,7 @@ def _cann(chip: Chip, arch: str, era: Era) -> tuple[InstallStep, ...]:
         kernels = f"Ascend-cann-kernels-{kind}_{era.cann}_linux.run"
     return (
         InstallStep(
-            "CANN toolkit", toolkit, f"{_run(toolkit, '--install')} && source {set_env(era)}"
+            "CANN toolkit", toolkit, f"{_run(toolkit, '--install')} && source {set_env(era.cann)}"
         ),
         InstallStep("CANN kernels", kernels, _run(kernels, "--install")),
     )
@@ -138,14 +175,20 @@ def _from_index(arch: str, era: Era) -> tuple[InstallStep, ...]:
 
 
 def _from_wheels(arch: str, era: Era) -> tuple[InstallStep, ...]:
-    tag = f"cp{era.python.replace('.', '')}"
+    """List the guide's wheels for its Python; torch_npu's comes in an archive, with torch's."""
+    python = era.python.replace(".", "")
+    tag = f"cp{python}-cp{python}"
+    system = "manylinux2014_aarch64" if arch == "aarch64" else "linux_x86_64"
     cpu = "" if arch == "aarch64" else "+cpu"
-    torch = f"torch-{era.release.torch}{cpu}-{tag}-{tag}-linux_{arch}.whl"
-    adapter = f"torch_npu-{era.release.torch_npu}-{tag}-{tag}-linux_{arch}.whl"
-    needs = f"pip install {PYTHON_NEEDS}"
+    torch = f"torch-{era.release.torch}{cpu}-{tag}-{system}.whl"
+    archive = f"pytorch_v{era.release.torch}_py{python}.tar.gz"
+    needs = " ".join(f"{name}=={version}" for name, version in GUIDE_NEEDS.items())
     return (
         InstallStep("torch", torch, f"pip install {torch}"),
-        InstallStep("torch_npu", adapter, f"{needs} && pip install {adapter}"),
+        InstallStep(
+            "torch_npu", archive, f"tar -zxvf {archive} && pip install torch_npu-*_{arch}.whl"
+        ),
+        InstallStep("Python packages", needs, f"pip install {needs}"),
     )
 
 
@@ -164,10 +207,12 @@ def _atb(arch: str, era: Era) -> InstallStep:
     )
 
 
-def set_env(era: Era) -> str:
-    """Return the path of the set_env.sh of an era's toolkit."""
-    folder = "cann" if order(era.cann) >= order("9.0.0") else "ascend-toolkit"
-    return f"/usr/local/Ascend/{folder}/set_env.sh"
+def _llm(arch: str, era: Era) -> tuple[InstallStep, ...]:
+    """List the guide's package of model scripts, which neoxlib does not use; none today."""
+    if era is TODAY:
+        return ()
+    package = f"Ascend-cann-llm_*_linux-{arch}_torch{era.release.torch}-abi${{ABI}}.tar.gz"
+    return (InstallStep("LLM", package, f"tar -xzvf {package} && source ./set_env.sh"),)
 
 
 def _run(package: str, option: str) -> str:

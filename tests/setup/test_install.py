@@ -13,20 +13,83 @@ from neoxlib.setup.install import install_plan
 NPUS = [chip for chip in CHIPS.values() if chip.name != "cpu"]
 
 
+FIRST = ["user", "driver", "firmware"]
+OVER = ["firmware", "driver"]
+TODAYS = ["CANN toolkit", "CANN kernels", "torch", "torch_npu", "ATB"]
+GUIDES = ["CANN toolkit", "CANN kernels", "torch", "torch_npu", "Python packages", "ATB", "LLM"]
+
+
 def packages(chip, arch, era="today"):
     return {step.step: step.package for step in install_plan(CHIPS[chip], arch, era)}
 
 
+def commands(era="today", over=False):
+    steps = install_plan(CHIPS["910B3"], "aarch64", era, over)
+    return {step.step: step.command for step in steps}
+
+
 def test_the_guides_plan_has_its_packages_by_name():
     assert packages("910B3", "aarch64", "guide") == {
+        "user": "HwHiAiUser",
         "firmware": "Ascend-hdk-910b-npu-firmware_7.1.0.3.220.run",
         "driver": "Ascend-hdk-910b-npu-driver_23.0.0_linux-aarch64.run",
         "CANN toolkit": "Ascend-cann-toolkit_7.0.0_linux-aarch64.run",
         "CANN kernels": "Ascend-cann-kernels-910b_7.0.0_linux.run",
-        "torch": "torch-2.0.1-cp39-cp39-linux_aarch64.whl",
-        "torch_npu": "torch_npu-2.0.1.post1-cp39-cp39-linux_aarch64.whl",
+        "torch": "torch-2.0.1-cp39-cp39-manylinux2014_aarch64.whl",
+        "torch_npu": "pytorch_v2.0.1_py39.tar.gz",
+        "Python packages": "transformers==4.30.2 decorator==5.1.1 sympy==1.11.1 scipy==1.11.3 "
+        "attrs==23.1.0 psutil==5.9.6 sentencepiece==0.1.99",
         "ATB": "Ascend-cann-atb_7.0.0_cxx11abi${ABI}_linux-aarch64.run",
+        "LLM": "Ascend-cann-llm_*_linux-aarch64_torch2.0.1-abi${ABI}.tar.gz",
     }
+
+
+def test_the_guides_archives_are_unpacked_and_its_third_script_is_sourced():
+    guide = commands("guide")
+    unpack = "tar -zxvf pytorch_v2.0.1_py39.tar.gz && pip install torch_npu-*_aarch64.whl"
+    assert guide["torch_npu"] == unpack
+    assert guide["LLM"].startswith("tar -xzvf Ascend-cann-llm_")
+    assert [step for step, line in guide.items() if "source " in line] == [
+        "CANN toolkit",
+        "ATB",
+        "LLM",
+    ]
+    assert "source ./set_env.sh" in guide["LLM"] and "transformers==" in guide["Python packages"]
+
+
+def test_the_builds_of_the_guides_first_table_are_named_beside_its_plan():
+    said = install.notes("guide")
+    for build in ("23.0.0.B060", "7.0.0.B080", "FrameworkPTAdapter 5.0.0.B080", "3.9.18"):
+        assert build in said
+    assert "neoxlib runs on today's only" in said and "firmware first" in said
+
+
+@pytest.mark.parametrize("era", versions.ERAS)
+def test_a_first_installation_makes_the_user_and_has_the_driver_first_and_one_over_an_old_has_not(
+    era,
+):
+    """hiascend.com, CANN 9.1.0, instg_0005: driver > firmware, over an old one the reverse."""
+    first = commands(era)
+    over = commands(era, over=True)
+    assert list(first)[:3] == FIRST and list(over)[:2] == OVER
+    assert "useradd -g HwHiAiUser" in first["user"] and "user" not in over
+    assert [step for step in first if "reboot" in first[step]] == ["firmware"]
+    assert [step for step in over if "reboot" in over[step]] == ["driver"]
+    assert "npu-smi info" in install.notes(era) and "--over" in install.notes(era)
+
+
+def test_the_user_is_made_only_where_there_is_none(tmp_path):
+    """The command, with tools that say what they were called with."""
+    for tool in ("groupadd", "useradd"):
+        (tmp_path / tool).write_text(f'#!/bin/sh\necho {tool} "$@"\n')
+        (tmp_path / tool).chmod(0o755)
+    for code, lines in ((0, 0), (1, 2)):
+        (tmp_path / "id").write_text(f"#!/bin/sh\nexit {code}\n")
+        (tmp_path / "id").chmod(0o755)
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        line = ["bash", "-c", install.USER.command]
+        done = subprocess.run(line, env=env, capture_output=True, text=True, check=True)
+        assert len(done.stdout.splitlines()) == lines
 
 
 def test_a_310p_on_x86_has_its_own():
@@ -63,24 +126,14 @@ def test_todays_plan_is_for_the_torch_that_neoxlib_is_pinned_to():
 @pytest.mark.parametrize("era", versions.ERAS)
 @pytest.mark.parametrize("arch", install.ARCHITECTURES)
 @pytest.mark.parametrize("chip", NPUS, ids=lambda chip: chip.name)
-def test_every_chip_and_processor_has_a_plan_in_the_guides_order_that_a_shell_can_read(
-    chip, arch, era
-):
+def test_every_chip_and_processor_has_a_plan_in_order_that_a_shell_can_read(chip, arch, era):
     if (chip.name, era) == ("950", "guide"):
         pytest.skip("younger than the guide: a plan is refused below")
     steps = install_plan(chip, arch, era)
     kinds = [step.step.partition(" (")[0] for step in steps]
-    assert kinds == [
-        "firmware",
-        "driver",
-        "CANN toolkit",
-        "CANN kernels",
-        "torch",
-        "torch_npu",
-        "ATB",
-    ]
+    assert kinds == [*FIRST, *(GUIDES if era == "guide" else TODAYS)]
     script = install.text(steps)
-    assert "{" not in script.replace("${ABI}", "")
+    assert "{" not in script.replace("${ABI}", "").replace(install.USER.command, "")
     assert subprocess.run(["bash", "-n", "-c", script], capture_output=True).returncode == 0
     assert install.frame(steps)["package"].tolist() == [step.package for step in steps]
 
