@@ -13,16 +13,14 @@ from typing import Any
 
 from neoxlib.errors import SettingsError
 from neoxlib.machine import environment, installed, limits, npu_smi, probes
+from neoxlib.machine.hccl_rules import ports
 from neoxlib.machine.npu_smi import Card, Holder, Position, Smi
 from neoxlib.machine.versions import PYTHON_NEEDS, installed_version
 
-TOOLKIT = (  # the newest layout first: a host with both has an old CANN in the old one
-    "/usr/local/Ascend/cann/set_env.sh",
-    "/usr/local/Ascend/cann-*/set_env.sh",
-    "/usr/local/Ascend/ascend-toolkit/set_env.sh",
-)
 ATB = ("/usr/local/Ascend/nnal/atb/set_env.sh",)
-HCCL_PORT = 16666  # HCCL's default; HCCL_IF_BASE_PORT changes it
+RESERVED_PORTS = "/proc/sys/net/ipv4/ip_local_reserved_ports"
+PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
+FORMER = ("hccl_port_free",)  # fields of older descriptions
 GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
 
@@ -70,7 +68,9 @@ class Host:
     open_files: int = 65536
     container: str | None = None  # its kind
     loopback: bool = True
-    hccl_port_free: bool = True
+    hccl_ports_taken: tuple[int, ...] = ()  # of HCCL's ports of the host
+    reserved_ports: str | None = "60000-60031"  # the kernel gives them to no other connection
+    port_range: str | None = "32768 60999"  # it takes ports of connections from these
 
     @property
     def has_npu(self) -> bool:
@@ -109,8 +109,15 @@ def _system() -> dict[str, Any]:
         "governor": probes.text(GOVERNOR),
         "container": container(),
         "loopback": probes.can_bind(0),
-        "hccl_port_free": probes.can_bind(HCCL_PORT),
+        "hccl_ports_taken": _hccl_ports_taken(),
+        "reserved_ports": probes.text(RESERVED_PORTS),
+        "port_range": probes.text(PORT_RANGE),
     }
+
+
+def _hccl_ports_taken() -> tuple[int, ...]:
+    asked = ports(os.environ.get("HCCL_IF_BASE_PORT", ""))
+    return tuple(sorted(probes.ports_in_use().intersection(asked)))
 
 
 def _software() -> dict[str, Any]:
@@ -147,7 +154,7 @@ def _resources(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _ascend() -> dict[str, Any]:
     """Read the cards, their driver and CANN."""
     answer = npu_smi.query()
-    set_env = probes.paths(*TOOLKIT)
+    set_env = probes.paths(*installed.TOOLKIT)
     return {
         "nodes": probes.paths("/dev/davinci[0-9]*"),
         "smi": answer,
@@ -187,7 +194,9 @@ def restore(said: Mapping[str, Any]) -> Host:
     """
     try:
         values = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in said.items()
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in said.items()
+            if name not in FORMER
         }
         if answer := values.get("smi"):
             lists = {"cards": Card, "holders": Holder}

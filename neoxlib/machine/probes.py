@@ -10,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 GOMP_OF_THE_SYSTEM = ("/usr/lib/*-linux-gnu/libgomp.so.1", "/usr/lib64/libgomp.so.1")
@@ -47,6 +47,19 @@ def can_bind(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+SOCKETS = ("/proc/net/tcp", "/proc/net/tcp6")
+TIME_WAIT = "06"  # of a connection that has ended: its port can be bound
+
+
+def ports_in_use(tables: Sequence[str] = SOCKETS) -> set[int]:
+    """Return the TCP ports of this machine that listen or have a connection, on any address.
+
+    Columns of the kernel's tables: docs.kernel.org/networking/proc_net_tcp.html.
+    """
+    lines = (line.split() for name in tables for line in (text(name) or "").splitlines()[1:])
+    return {int(line[1].rpartition(":")[2], 16) for line in lines if line[3] != TIME_WAIT}
 
 
 def os_name() -> str:

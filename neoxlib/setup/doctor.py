@@ -18,6 +18,7 @@ from neoxlib.setup.cann_checks import CANN
 from neoxlib.setup.machine_checks import MACHINE, CheckRow, Status
 from neoxlib.setup.model_checks import model_rows
 from neoxlib.setup.npu_checks import NPU, chip_there
+from neoxlib.setup.port_checks import PORTS
 from neoxlib.workbook import markup
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def from_json(text: str) -> Report:
 def judge(host: Host) -> tuple[CheckRow, ...]:
     """Run every check on a machine; a check that does not apply gives no row."""
     return tuple(
-        row for check in (*NPU, *CANN, *MACHINE) if (row := check(host)) is not None
+        row for check in (*NPU, *PORTS, *CANN, *MACHINE) if (row := check(host)) is not None
     )
 
 

@@ -4,13 +4,15 @@ Pure functions of a described host.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from neoxlib.machine.chips import CHIPS, WITHOUT_OPERATORS, Chip, chip_of_card
+from neoxlib.machine.chips import CHIPS, WITHOUT_OPERATORS, Chip
+from neoxlib.machine.devices import chip_at
 from neoxlib.machine.host import Host
 from neoxlib.machine.installed import in_range
+from neoxlib.machine.launch_env import conflicts
 from neoxlib.machine.npu_smi import Card, Holder
-from neoxlib.setup.install import NAMES, install_plan
+from neoxlib.setup.install import NAMES, USER, install_plan
 from neoxlib.setup.machine_checks import CheckRow, HostCheck, verdict
 
 MOUNTS = (
@@ -38,7 +40,7 @@ UNKNOWN_CHIP = (
 
 def chip_there(host: Host) -> Chip | None:
     """Return the chip of the first card in the table of chips; None if there is none."""
-    return next((chip_of_card(card.name, card.total_mib) for card in host.cards), None)
+    return next((chip_at(card, host.cards) for card in host.cards), None)
 
 
 def step_command(host: Host, step: str) -> str:
@@ -50,7 +52,10 @@ def step_command(host: Host, step: str) -> str:
     if chip is None or chip.family not in NAMES or host.arch not in ("aarch64", "x86_64"):
         plan = f"python -m neoxlib install-plan --chip 910B3 --arch {host.arch}"
         return f"{plan}  # with the chip that is there"
-    return next(one.command for one in install_plan(chip, host.arch) if one.step == step)
+    steps = install_plan(chip, host.arch, over=True)
+    command = next(one.command for one in steps if one.step == step)
+    first = step == "driver" and host.driver is None
+    return f"{{ {USER.command}; }} && {command}" if first else command
 
 
 def device(host: Host) -> CheckRow:
@@ -71,7 +76,7 @@ def device(host: Host) -> CheckRow:
     if not host.nodes:
         found = f"npu-smi shows {found}, but there is no /dev/davinci*"
         return CheckRow("device", "FAIL", found, "device nodes", _bring_devices(host))
-    known = all(chip_of_card(card.name, card.total_mib) for card in host.cards)
+    known = all(chip_at(card, host.cards) for card in host.cards)
     return verdict("device", known, found, f"one of {', '.join(CHIPS)}", UNKNOWN_CHIP)
 
 
@@ -89,13 +94,25 @@ def _bring_devices(host: Host) -> str:
 
 
 def operators(host: Host) -> CheckRow | None:
-    """Warn about a chip without documented fused operators."""
+    """Warn about a chip without documented fused operators, and about one that is not known."""
     chip = chip_there(host)
+    if chip is None and host.has_npu:
+        return _no_name(host)
     if chip is None or chip.family not in WITHOUT_OPERATORS:
         return None
     found = f"{chip.name} runs on PyTorch's own operators, slower, not checked there; {chip.note}"
     needed = "a chip with operators of its own: A2, A3, 310P, 910A"
     repair = "python -m neoxlib selftest-npu  # says which operators are right"
+    return CheckRow("operators", "WARN", found, needed, repair)
+
+
+def _no_name(host: Host) -> CheckRow:
+    """Warn loudly: without a chip's name its fused operators are not used."""
+    names = ", ".join(sorted({card.name for card in host.cards})) or "npu-smi shows none"
+    found = f"the chip is not known ({names}); ranks ask torch_npu for its SoC code, and if the "
+    found += "table lacks that too they run on PyTorch's own operators, slower"
+    needed = "npu-smi beside the device, and a chip of the table"
+    repair = MOUNTS if host.container and not host.cards else UNKNOWN_CHIP
     return CheckRow("operators", "WARN", found, needed, repair)
 
 
@@ -160,7 +177,7 @@ def _held(host: Host, one: Holder) -> str:
 
 def _shares_memory(card: Card) -> bool:
     """Return whether a card uses the host's memory, of which a good part is always in use."""
-    known = chip_of_card(card.name, card.total_mib)
+    known = chip_at(card, (card,))
     return known is not None and known.family == "310B"
 
 
@@ -211,38 +228,10 @@ def variables(host: Host) -> CheckRow | None:
     """Check for settings of old scripts that stop a run today."""
     if not host.has_npu:
         return None
-    chips = [chip_of_card(card.name, card.total_mib) for card in host.cards]
-    bad = _conflicts(host.env, {chip.family for chip in chips if chip})
+    found_chips = [chip_at(card, host.cards) for card in host.cards]
+    bad = conflicts(host.env, {chip.family for chip in found_chips if chip} or {"unknown"})
     found = "; ".join(f"{name}: {why}" for name, why in bad.items()) or "no conflict"
     return verdict("variables", not bad, found, "no conflict", f"unset {' '.join(bad)}", "FAIL")
-
-
-def _conflicts(env: Mapping[str, str], family: set[str]) -> dict[str, str]:
-    """Return each variable that cannot stay, and the reason."""
-    bad = {}
-    if (
-        env.get("INF_NAN_MODE_ENABLE") == "0"
-        and family & {"A2", "A3"}
-        and "INF_NAN_MODE_FORCE_DISABLE" not in env
-    ):
-        bad["INF_NAN_MODE_ENABLE"] = "0 is an error on this chip"
-    if "PYTORCH_ALLOC_CONF" in env:
-        bad["PYTORCH_ALLOC_CONF"] = (
-            "an error beside PYTORCH_NPU_ALLOC_CONF, which the ranks are given"
-        )
-    if env.get("BACKEND") == "lccl" and "310P" in family:
-        bad["BACKEND"] = "310P has no lccl"
-    return bad
-
-
-def hccl_port(host: Host) -> CheckRow | None:
-    """Check that HCCL's default port is free."""
-    if not host.has_npu or "HCCL_IF_BASE_PORT" in host.env:
-        return None
-    fine = host.hccl_port_free
-    found = "16666 is free" if fine else "16666 is taken, by another job"
-    repair = "export HCCL_IF_BASE_PORT=26666"
-    return verdict("HCCL port", fine, found, "16666 or another", repair)
 
 
 NPU: tuple[HostCheck, ...] = (
@@ -255,5 +244,4 @@ NPU: tuple[HostCheck, ...] = (
     links,
     visible,
     variables,
-    hccl_port,
 )

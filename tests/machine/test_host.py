@@ -22,3 +22,15 @@ def test_this_machine_is_described_by_what_a_group_leaves(monkeypatch):
     said = environment.describe("cpu")
     assert (said["cores"], said["memory_gb"]) == (1, 3.2)
     assert said["limits"] == "cgroup cpu.max; cgroup memory.max"
+
+
+def test_the_ports_of_hccl_that_are_taken_are_described(monkeypatch):
+    monkeypatch.setattr(host.probes, "ports_in_use", lambda: {22, 50003, 60001, 60031, 60032})
+    monkeypatch.delenv("HCCL_IF_BASE_PORT", raising=False)
+    assert read_host().hccl_ports_taken == (60001, 60031)
+    monkeypatch.setenv("HCCL_IF_BASE_PORT", "50000")
+    assert read_host().hccl_ports_taken == (50003,)
+
+
+def test_a_description_of_an_older_neoxlib_is_still_read():
+    assert host.restore({"arch": "aarch64", "hccl_port_free": False}).arch == "aarch64"

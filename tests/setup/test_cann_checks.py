@@ -28,9 +28,17 @@ def test_cann_that_is_not_sourced_names_the_script_that_is_there():
     assert row.status == "FAIL" and "source /opt/Ascend/cann-9.1.0/set_env.sh" in row.repair
 
 
-def test_a_missing_atb_is_a_warning_with_its_script():
-    row = rows(replace(A2, env={"ASCEND_HOME_PATH": "/x"}))["ATB (NNAL)"]
-    assert row.status == "WARN" and "nnal/atb/set_env.sh" in row.repair
+@pytest.mark.parametrize("env", [{"ASCEND_HOME_PATH": "/x"}, SOURCED])
+def test_atb_is_never_asked_for_since_no_operator_of_it_is_called(env):
+    row = rows(replace(A2, env=env))["ATB (NNAL)"]
+    assert row.status == "OK" and not row.repair and "no operator of ATB" in row.needed
+    assert row.found == ("sourced" if "ATB_HOME_PATH" in env else "not sourced")
+
+
+@pytest.mark.parametrize("scripts", [(), ("/usr/local/Ascend/ascend-toolkit/set_env.sh",)])
+def test_cann_that_is_not_sourced_is_sourced_by_the_script_that_its_version_has(scripts):
+    row = rows(replace(A2, env={}, set_env=scripts))["torch_npu"]
+    assert f"source {(*scripts, '/usr/local/Ascend/cann/set_env.sh')[0]}" in row.repair
 
 
 def test_cann_that_is_not_there_is_told_from_cann_that_is_not_sourced():

@@ -28,7 +28,6 @@ VERDICTS = {
     "unsourced_cann": {
         "CANN toolkit": ("FAIL", "source /usr/local/Ascend/cann-9.1.0/set_env.sh"),
         "torch_npu": ("FAIL", "export TORCH_DEVICE_BACKEND_AUTOLOAD=0"),
-        "ATB (NNAL)": ("WARN", "source /usr/local/Ascend/nnal/atb/set_env.sh"),
         "libgomp": (
             "WARN",
             "export LD_PRELOAD=/opt/neoxlib/lib/python3.11/site-packages/torch.libs/"
@@ -64,7 +63,7 @@ EVERY_NPU_ROW = {
     "device health",
     "device memory",
     "variables",
-    "HCCL port",
+    "HCCL ports",
     "CANN toolkit",
     "CANN kernels",
     "CANN's Python packages",

@@ -33,9 +33,27 @@ def test_devices_that_are_not_mounted_are_told_from_devices_that_are_not_there()
     assert row.status == "WARN" and "--device /dev/davinci0" in row.repair
 
 
-def test_a_chip_that_is_not_in_the_table_is_a_warning():
+def test_a_chip_that_is_not_in_the_table_is_a_loud_warning():
     strange = npu_smi.Smi("26", (npu_smi.Card(0, 0, "Atlas 9000", "OK", "0000:01:00.0", 1, 65536),))
-    assert rows(replace(A2, smi=strange))["device"].status == "WARN"
+    found = rows(replace(A2, smi=strange))
+    assert found["device"].status == found["operators"].status == "WARN"
+    assert "Atlas 9000" in found["operators"].found and "slower" in found["operators"].found
+
+
+def test_a_container_without_npu_smi_is_told_that_no_name_is_known_and_how_to_mount_it():
+    row = rows(replace(A2, smi=None, container="docker"))["operators"]
+    assert row.status == "WARN" and "npu-smi shows none" in row.found
+    assert "SoC code" in row.found and "-v /usr/local/bin/npu-smi" in row.repair
+
+
+def test_a_card_with_one_310p3_is_no_duo():
+    assert doctor.devices(npu("310p3", 1))["taken for"].tolist() == ["300I Pro"]
+    assert doctor.devices(npu("310p3_duo", 2))["taken for"].tolist() == ["300I Duo"] * 2
+
+
+def test_a_missing_driver_is_installed_for_a_user_who_exists():
+    repair = rows(replace(A2, driver=None))["driver"].repair
+    assert repair.index("useradd") < repair.index("npu-driver_") < repair.index("reboot")
 
 
 def test_an_unwell_card_fails_by_number():
@@ -129,6 +147,7 @@ def test_visible_devices_must_ascend_strictly_and_exist(given, status, repair):
         ("310p3", {"INF_NAN_MODE_ENABLE": "0"}, None),
         ("310p3", {"BACKEND": "lccl"}, "BACKEND"),
         ("910b3_x8", {"BACKEND": "lccl"}, None),
+        ("910b3_x8", {"PYTORCH_ALLOC_CONF": "a:1"}, None),
         (
             "910b3_x8",
             {"PYTORCH_ALLOC_CONF": "a:1", "PYTORCH_NPU_ALLOC_CONF": "a:1"},
