@@ -101,6 +101,7 @@ TESTS = ROOT / "tests"
 ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_repository",
     "test_docs",
+    "test_guide_page",
     "test_cli",
     "test_lm_eval",
     "exam/data/test_sources",
