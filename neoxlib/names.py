@@ -43,7 +43,7 @@ FORMER = {  # what notebooks imported, and where its functions are now
     "bench": "speed.measure",
     "body": "workbook.cells",
     "cases": "speed.cases inference.timing",
-    "chips": "machine.devices machine.launch_env",
+    "chips": "machine.devices machine.launch_env machine.recipe",
     "config": "model.config",
     "device": "machine.runtime",
     "engine": "inference.engine inference.load",

@@ -82,6 +82,7 @@ class Report:
         chip = chip_there(self.host)
         name = f'"{chip.name}"' if chip else "CHIP"
         plan = f"python -m neoxlib install-plan --chip {name} --arch {self.host.arch}"
+        plan += " --over" if self.host.driver else ""
         return (f"the whole installation: {plan}",)
 
     def _repr_html_(self) -> str:

@@ -3,6 +3,7 @@
 Every time given here is predicted, none is measured.
 """
 
+import os
 from dataclasses import dataclass, replace
 
 from neoxlib.machine.recipe import RECIPE
@@ -33,8 +34,13 @@ class Bounds:
 
     @property
     def collective_buffers(self) -> int:
-        """HCCL keeps a buffer of HCCL_BUFFSIZE for sending and one for receiving."""
-        megabytes = next(int(row.value) for row in RECIPE if row.name == "HCCL_BUFFSIZE")
+        """HCCL keeps a buffer of HCCL_BUFFSIZE for sending and one for receiving.
+
+        Its size is the user's, if exported, else the recipe's.
+        """
+        recipes = next(row.value for row in RECIPE if row.name == "HCCL_BUFFSIZE")
+        given = os.environ.get("HCCL_BUFFSIZE", "")
+        megabytes = int(given if given.isdigit() else recipes)
         return 0 if self.target.on_cpu or self.budget.world_size == 1 else 2 * megabytes * 10**6
 
     @property

@@ -134,7 +134,7 @@ def test_what_doctor_writes_as_json_can_be_judged_elsewhere(name):
 
 def test_a_host_with_something_to_repair_is_told_the_whole_installation_and_a_healthy_one_is_not():
     shown = {name: repr(doctor.Report(doctor.judge(one), one)) for name, one in HOSTS.items()}
-    assert 'install-plan --chip "910B3" --arch aarch64' in shown["unsourced_cann"]
+    assert 'install-plan --chip "910B3" --arch aarch64 --over' in shown["unsourced_cann"]
     assert "install-plan" not in shown["910b3_x8"] + shown["no_npu"]
 
 

@@ -181,6 +181,13 @@ def test_predictions_agree_with_every_published_point(
             assert prefill.likely_first == "not known"
 
 
+def test_buffers_of_hccl_have_the_size_that_the_user_exported(cpu_host, monkeypatch):
+    monkeypatch.setenv("HCCL_BUFFSIZE", "200")
+    assert plan(SMALL, 2, chip="910B3").collective_buffers == 400_000_000
+    monkeypatch.setenv("HCCL_BUFFSIZE", "much")
+    assert plan(SMALL, 2, chip="910B3").collective_buffers == 220_000_000
+
+
 def test_buffers_of_hccl_count_on_many_npus_only(cpu_host):
     assert plan(SMALL, 2, chip="910B3").collective_buffers == 220_000_000
     assert plan(SMALL, 1, chip="910B3").collective_buffers == plan(SMALL, 2).collective_buffers == 0
