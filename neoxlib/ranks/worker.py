@@ -237,7 +237,7 @@ def _meet_on(hosts: Sequence[str]) -> None:
     of one machine always meet on its loopback.
     """
     one = len(set(hosts)) == 1
-    address = _address(hosts)
+    address = address_seen_by(hosts)
     for name, rows in psutil.net_if_addrs().items():
         if any(row.address == address for row in rows):
             if one or "GLOO_SOCKET_IFNAME" not in os.environ:

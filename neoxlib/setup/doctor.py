@@ -17,7 +17,7 @@ from neoxlib.setup import sourced_env
 from neoxlib.setup.cann_checks import CANN
 from neoxlib.setup.machine_checks import MACHINE, CheckRow, Status
 from neoxlib.setup.model_checks import model_rows
-from neoxlib.setup.npu_checks import NPU, chip_there
+from neoxlib.setup.npu_checks import NPU, chip_there, visible_id
 from neoxlib.setup.port_checks import PORTS
 from neoxlib.workbook import markup
 
@@ -145,13 +145,6 @@ def devices(host: Host) -> "pd.DataFrame":
     return pd.DataFrame([_device(host, n) for n in range(len(host.cards))])
 
 
-def _id(host: Host, n: int) -> int:
-    """Return a card's number in ASCEND_RT_VISIBLE_DEVICES: its logic id, else its table row."""
-    card = host.cards[n]
-    logic = {(one.npu, one.chip): one.logic for one in host.positions if one.logic is not None}
-    return logic.get((card.npu, card.chip), n)
-
-
 def _device(host: Host, n: int) -> dict[str, object]:
     card = host.cards[n]
     inside = host.container is not None
@@ -161,7 +154,7 @@ def _device(host: Host, n: int) -> dict[str, object]:
     shown = card.free_mib is not None
     return {
         "device": f"NPU {card.npu} chip {card.chip}",
-        "id": _id(host, n),
+        "id": visible_id(host, n),
         "name": card.name,
         "taken for": known.name if known else "not known",
         "health": card.health,

@@ -43,6 +43,13 @@ def chip_there(host: Host) -> Chip | None:
     return next((chip_at(card, host.cards) for card in host.cards), None)
 
 
+def visible_id(host: Host, n: int) -> int:
+    """Return a card's number in ASCEND_RT_VISIBLE_DEVICES: its logic id, else its table row."""
+    card = host.cards[n]
+    logic = {(one.npu, one.chip): one.logic for one in host.positions if one.logic is not None}
+    return logic.get((card.npu, card.chip), n)
+
+
 def step_command(host: Host, step: str) -> str:
     """Return the command that installs a part, for this machine's chip and processor.
 
@@ -189,7 +196,8 @@ def _pid(host: Host, holder: Holder) -> int:
 def _make_room(host: Host, full: Sequence[Card]) -> str:
     """Return the command that leaves out the full cards, or ends the processes that hold them."""
     held = {(one.npu, one.chip) for one in (*host.smi.holders, *full)}
-    free = [str(n) for n, card in enumerate(host.cards) if (card.npu, card.chip) not in held]
+    rows = [n for n, card in enumerate(host.cards) if (card.npu, card.chip) not in held]
+    free = [str(one) for one in sorted(visible_id(host, n) for n in rows)]
     pids = " ".join(str(_pid(host, one)) for one in host.smi.holders)
     end = "npu-smi info  # no process is shown: another container has it"
     if pids:

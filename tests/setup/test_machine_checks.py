@@ -51,7 +51,7 @@ def test_each_fault_of_a_machine_gives_one_row_with_a_repair(changes, name, stat
 
 
 @pytest.mark.parametrize(
-    ("changes", "name"), [({"gcc": "4.8.5"}, "gcc"), ({"hccl_port_free": False}, "HCCL port")]
+    ("changes", "name"), [({"gcc": "4.8.5"}, "gcc"), ({"hccl_ports_taken": (60000,)}, "HCCL ports")]
 )
 def test_what_only_npus_need_is_asked_of_npu_machines_only(changes, name):
     assert faults(replace(A2, **changes)) == {name: "WARN"}

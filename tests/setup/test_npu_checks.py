@@ -119,6 +119,17 @@ def test_a_busy_card_names_who_holds_it():
     assert "NPU 2 chip 0: 3857 of 32768 MiB free" in row.found and "NPU 3" not in row.found
 
 
+def test_free_cards_are_named_by_the_ids_that_make_them_visible():
+    """torch counts by the logic ids of `npu-smi info -m`, which need not follow the table."""
+    busy = npu("910b4_busy", 2)
+    positions = tuple(
+        npu_smi.Position(card.npu, card.chip, logic, card.name)
+        for card, logic in zip(busy.cards, (5, 3), strict=True)
+    )
+    repair = rows(replace(busy, positions=positions))["device memory"].repair
+    assert repair.startswith("export ASCEND_RT_VISIBLE_DEVICES=3 ")
+
+
 @pytest.mark.parametrize(
     ("given", "status", "repair"),
     [
