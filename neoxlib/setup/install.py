@@ -175,7 +175,10 @@ def _from_index(arch: str, era: Era) -> tuple[InstallStep, ...]:
 
 
 def _from_wheels(arch: str, era: Era) -> tuple[InstallStep, ...]:
-    """List the guide's wheels for its Python; torch_npu's comes in an archive, with torch's."""
+    """List the guide's wheels for its Python, and its Python packages with those that CANN needs.
+
+    torch_npu's wheel comes in an archive.
+    """
     python = era.python.replace(".", "")
     tag = f"cp{python}-cp{python}"
     system = "manylinux2014_aarch64" if arch == "aarch64" else "linux_x86_64"
@@ -183,12 +186,13 @@ def _from_wheels(arch: str, era: Era) -> tuple[InstallStep, ...]:
     torch = f"torch-{era.release.torch}{cpu}-{tag}-{system}.whl"
     archive = f"pytorch_v{era.release.torch}_py{python}.tar.gz"
     needs = " ".join(f"{name}=={version}" for name, version in GUIDE_NEEDS.items())
+    others = " ".join(name for name in PYTHON_NEEDS.split() if name not in GUIDE_NEEDS)
     return (
         InstallStep("torch", torch, f"pip install {torch}"),
         InstallStep(
             "torch_npu", archive, f"tar -zxvf {archive} && pip install torch_npu-*_{arch}.whl"
         ),
-        InstallStep("Python packages", needs, f"pip install {needs}"),
+        InstallStep("Python packages", needs, f"pip install {needs} {others}"),
     )
 
 

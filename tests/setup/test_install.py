@@ -1,5 +1,6 @@
 """The installation plan, for every chip, processor and era."""
 
+import re
 import subprocess
 
 import pytest
@@ -54,7 +55,10 @@ def test_the_guides_archives_are_unpacked_and_its_third_script_is_sourced():
         "ATB",
         "LLM",
     ]
-    assert "source ./set_env.sh" in guide["LLM"] and "transformers==" in guide["Python packages"]
+    assert "source ./set_env.sh" in guide["LLM"]
+    installed = re.sub(r"==\S+", "", guide["Python packages"]).split()[2:]
+    assert {"transformers", *versions.PYTHON_NEEDS.split()} <= set(installed)
+    assert len(installed) == len(set(installed))
 
 
 def test_the_builds_of_the_guides_first_table_are_named_beside_its_plan():
