@@ -259,7 +259,7 @@ def test_ranks_share_the_quota(monkeypatch):
     monkeypatch.setattr(limits, "cores", lambda: quota_of(4))
     assert [placement.threads(ranks) for ranks in (1, 2, 3, 8)] == [4, 2, 1, 1]
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert surroundings.rank_environment(2, "cpu", False)["OMP_NUM_THREADS"] == "2"
+    assert surroundings.rank_environment(2, "cpu", False).added["OMP_NUM_THREADS"] == "2"
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)))
     with pytest.raises(SettingsError, match=r"need 6 cores.*there are 4"):
         placement.part(0, 2, 3, "cpu", None)
