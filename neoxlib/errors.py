@@ -1,12 +1,17 @@
 """The errors that a user can cause. Each says what was found, what was expected and what to do."""
 
 import difflib
+import glob
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
-SOURCE = "source /usr/local/Ascend/ascend-toolkit/set_env.sh"
+TOOLKIT = (  # set_env.sh of CANN, the newest layout first: a host with both has an old CANN last
+    "/usr/local/Ascend/cann/set_env.sh",
+    "/usr/local/Ascend/cann-*/set_env.sh",
+    "/usr/local/Ascend/ascend-toolkit/set_env.sh",
+)
 WITHOUT_NPU = "export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
 
 
@@ -67,6 +72,16 @@ class CheckFailed(NeoXError):
     """A check of a finished run (parity, accuracy, regression) that failed."""
 
 
+def source_command(scripts: Sequence[str] | None = None) -> str:
+    """Return the command that sources CANN: the newest of `scripts`, by default of those here.
+
+    If there is none, the path is that of today's CANN.
+    """
+    if scripts is None:
+        scripts = [path for pattern in TOOLKIT for path in sorted(glob.glob(pattern))]
+    return f"source {(*scripts, TOOLKIT[0])[0]}"
+
+
 def telling(text: str) -> list[str]:
     """Return the lines that can be quoted as a reason: not blank, and not a ruler (+---+, ====)."""
     return [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
@@ -125,7 +140,7 @@ def torch_npu_error(error: BaseException) -> SettingsError | None:
     cure = (
         "`python -m neoxlib doctor` names the pair that does not fit"
         if sourced
-        else f"run `{SOURCE}` before Python"
+        else f"run `{source_command()}` before Python"
     )
     return SettingsError(
         "torch cannot be imported: torch_npu is installed, torch loads it, and it fails "

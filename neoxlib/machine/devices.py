@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 
-from neoxlib.errors import SettingsError, telling
-from neoxlib.machine import installed, npu_smi
+from neoxlib.errors import SettingsError, source_command, telling
+from neoxlib.machine import npu_smi
 from neoxlib.machine.chips import CHIPS, Chip, chip_of_card, chip_of_soc
 from neoxlib.machine.npu_smi import Card, Smi
 
@@ -154,7 +154,7 @@ def npu_problems() -> tuple[str, ...]:
             "there is no /dev/davinci* (no card, no driver, or a container without the devices)"
         )
     if not os.environ.get("ASCEND_HOME_PATH"):
-        problems.append(f"CANN is not sourced ({installed.source_command()} before Python)")
+        problems.append(f"CANN is not sourced ({source_command()} before Python)")
     return tuple(problems) or _count_problem()
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neoxlib.errors import SettingsError
+from neoxlib.errors import TOOLKIT, SettingsError
 from neoxlib.machine import environment, installed, limits, npu_smi, probes
 from neoxlib.machine.hccl_rules import ports
 from neoxlib.machine.npu_smi import Card, Holder, Position, Smi
@@ -154,7 +154,7 @@ def _resources(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _ascend() -> dict[str, Any]:
     """Read the cards, their driver and CANN."""
     answer = npu_smi.query()
-    set_env = probes.paths(*installed.TOOLKIT)
+    set_env = probes.paths(*TOOLKIT)
     return {
         "nodes": probes.paths("/dev/davinci[0-9]*"),
         "smi": answer,

@@ -2,17 +2,12 @@
 
 import glob
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
+from neoxlib.errors import TOOLKIT
 from neoxlib.machine.versions import order
 
 ROOT = "/usr/local/Ascend"
-TOOLKIT = (  # the newest layout first: a host with both has an old CANN in the old one
-    f"{ROOT}/cann/set_env.sh",
-    f"{ROOT}/cann-*/set_env.sh",
-    f"{ROOT}/ascend-toolkit/set_env.sh",
-)
 NEW_LAYOUT = "9.0.0"  # since this CANN the toolkit's folder is called cann
 TOOLKIT_RECORDS = ("ascend_toolkit_install.info", "*-linux/ascend_toolkit_install.info")
 KERNEL_RECORDS = (
@@ -35,16 +30,6 @@ def read_pairs(path: str | Path) -> dict[str, str]:
 def set_env(cann: str) -> str:
     """Return the path of the set_env.sh of a release of CANN."""
     return TOOLKIT[0] if order(cann) >= order(NEW_LAYOUT) else TOOLKIT[-1]
-
-
-def source_command(scripts: Sequence[str] | None = None) -> str:
-    """Return the command that sources CANN: the newest of `scripts`, by default of those here.
-
-    If there is none, the path is that of today's CANN.
-    """
-    if scripts is None:
-        scripts = [path for pattern in TOOLKIT for path in sorted(glob.glob(pattern))]
-    return f"source {(*scripts, TOOLKIT[0])[0]}"
 
 
 def cann_version(home: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """Checks of the software between PyTorch and the NPU: CANN, its kernels, torch_npu and ATB."""
 
+from neoxlib.errors import source_command
 from neoxlib.machine.host import Host
-from neoxlib.machine.installed import source_command
 from neoxlib.machine.versions import (
     PYTHONS,
     RELEASES,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from neoxlib import errors
 from neoxlib.machine import host, installed
 
 
@@ -109,9 +110,9 @@ def test_cann_9_has_its_script_in_another_folder(cann, folder):
 
 def test_the_script_to_source_is_the_one_that_is_here_and_else_todays(monkeypatch, tmp_path):
     todays = "source /usr/local/Ascend/cann/set_env.sh"
-    assert installed.source_command(()) == todays
-    assert installed.source_command(("/opt/a/set_env.sh", "/b")) == "source /opt/a/set_env.sh"
-    monkeypatch.setattr(installed, "TOOLKIT", (f"{tmp_path}/cann-*/set_env.sh", *installed.TOOLKIT))
+    assert errors.source_command(()) == todays
+    assert errors.source_command(("/opt/a/set_env.sh", "/b")) == "source /opt/a/set_env.sh"
+    monkeypatch.setattr(errors, "TOOLKIT", (f"{tmp_path}/cann-*/set_env.sh", *errors.TOOLKIT))
     (tmp_path / "cann-9.0.0").mkdir()
     (tmp_path / "cann-9.0.0" / "set_env.sh").touch()
-    assert installed.source_command() == f"source {tmp_path}/cann-9.0.0/set_env.sh"
+    assert errors.source_command() == f"source {tmp_path}/cann-9.0.0/set_env.sh"
