@@ -34,28 +34,34 @@ def launch_env(
 ) -> dict[str, str]:
     """Return the variables to add to `exported` for ranks on `chip`, a row of CHIPS or its name.
 
-    A pure function. `device_ids` become ASCEND_RT_VISIBLE_DEVICES (one per rank), `preload` is the
-    libgomp path that aarch64 may need, `era` "guide" takes the guide's own values. What `exported`
-    holds is left out, except for device ids and a length that are asked for. `here` of the ranks
-    are on this one of `servers`, by default all. Raises SettingsError for an unknown chip or era,
-    an impossible world size, a collective library that the chip lacks, ranks that HCCL does not
-    serve, exported values that end every rank, and ids that make torch_npu silently see no device.
+    `device_ids` become ASCEND_RT_VISIBLE_DEVICES (one per rank), `preload` is the libgomp path
+    that aarch64 may need, `era` "guide" takes the guide's own values. What `exported` holds is
+    left out, except for ids and a length that are asked for. `here` of the ranks, by default all,
+    are on this one of `servers`. Raises SettingsError for values that are unknown or impossible,
+    that HCCL does not serve, or that end every rank.
     """
     chip = chips.chip(chip) if isinstance(chip, str) else chip
     _check(chip, world_size, backend, era)
-    ids = _ids(exported) if device_ids is None else tuple(device_ids)
-    refuse_ranks(chip, world_size, here=here, servers=servers, ids=ids)
     _refuse_exported(chip, world_size, exported)
-    rows = recipe_rows(Launch(chip, world_size, container, deterministic, backend, era), exported)
-    wanted = {row.name: row.value for row in rows}
-    if preload:
-        wanted["LD_PRELOAD"] = preload
-    asked = {}
-    if max_seq_len is not None:
-        asked["MAX_SEQ_LEN"] = str(max_seq_len)
+    refuse_ranks(chip, world_size, here=here, servers=servers, ids=_ids(device_ids, exported))
+    at = Launch(chip, world_size, container, deterministic, backend, era)
+    wanted = {row.name: row.value for row in recipe_rows(at, exported)} | _given(preload)
+    added = {name: wanted[name] for name in wanted if name not in exported}
+    return added | _asked(chip, world_size, max_seq_len, device_ids)
+
+
+def _given(preload: str) -> dict[str, str]:
+    return {"LD_PRELOAD": preload} if preload else {}
+
+
+def _asked(
+    chip: Chip, world_size: int, max_seq_len: int | None, device_ids: Sequence[int] | None
+) -> dict[str, str]:
+    """Return the variables that parameters ask for, which replace exported ones."""
+    asked = {} if max_seq_len is None else {"MAX_SEQ_LEN": str(max_seq_len)}
     if device_ids is not None and chip.name != "cpu":
         asked["ASCEND_RT_VISIBLE_DEVICES"] = _visible(device_ids, world_size)
-    return {name: wanted[name] for name in wanted if name not in exported} | asked
+    return asked
 
 
 def recipe_rows(at: Launch, exported: Mapping[str, str] = NONE) -> tuple[Setting, ...]:
@@ -150,10 +156,12 @@ def _check(chip: Chip, world_size: int, backend: str, era: str) -> None:
         raise SettingsError(f"{chip.name} has no {backend}; use {rather}")
 
 
-def _ids(exported: Mapping[str, str]) -> tuple[int, ...] | None:
-    """Return the chips that ASCEND_RT_VISIBLE_DEVICES names; None if it names none."""
-    given = exported.get("ASCEND_RT_VISIBLE_DEVICES", "")
-    return tuple(map(int, given.split(","))) if re.fullmatch(r"\d+(,\d+)*", given) else None
+def _ids(given: Sequence[int] | None, exported: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Return the chips of the ranks: as given, else as exported; None if neither names any."""
+    if given is not None:
+        return tuple(given)
+    named = exported.get("ASCEND_RT_VISIBLE_DEVICES", "")
+    return tuple(map(int, named.split(","))) if re.fullmatch(r"\d+(,\d+)*", named) else None
 
 
 def _visible(ids: Sequence[int], world_size: int) -> str:
