@@ -54,7 +54,7 @@ def test_ranks_of_one_machine_meet_on_its_loopback(joined, monkeypatch):
 
 
 def test_ranks_of_several_machines_meet_where_the_others_see_this_one(joined, monkeypatch):
-    monkeypatch.setattr(worker, "_address", lambda hosts: "127.0.0.1")
+    monkeypatch.setattr(worker, "address_seen_by", lambda hosts: "127.0.0.1")
     worker.join(0, [HERE, "another"], ("127.0.0.1", 1), {"device": "npu"})
     assert interface_of(os.environ["GLOO_SOCKET_IFNAME"]) == "127.0.0.1"
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")  # the user's own choice
@@ -63,7 +63,7 @@ def test_ranks_of_several_machines_meet_where_the_others_see_this_one(joined, mo
 
 
 def test_an_address_that_no_interface_has_names_none(joined, monkeypatch):
-    monkeypatch.setattr(worker, "_address", lambda hosts: "192.0.2.1")  # for examples: RFC 5737
+    monkeypatch.setattr(worker, "address_seen_by", lambda hosts: "192.0.2.1")  # for examples: RFC 5737
     worker.join(0, [HERE, "another"], ("127.0.0.1", 1), {"device": "npu"})
     assert "GLOO_SOCKET_IFNAME" not in os.environ
 
