@@ -6,7 +6,10 @@ import pandas as pd
 
 from neoxlib.speed.statistics import MIN_REPEATS
 
-SHARES = ("mbu", "mfu", "communication_share", "first_mbu", "first_mfu", "share", "efficiency")
+SHARES = (
+    *("mbu", "mfu", "communication_share", "first_mbu", "first_mfu", "share", "efficiency"),
+    *("computing", "communication", "free"),
+)
 BLANK = "\u00a0"  # keeps a cell on one line
 
 

@@ -164,7 +164,7 @@ def timeline(events: pd.DataFrame) -> Figure:
     panels.plain(axes, "")
     there = set(events["kind"])
     handles = _patches({kind: colour for kind, colour in KINDS.items() if kind in there})
-    figure.legend(handles=handles, ncols=5, **LEGEND)
+    figure.legend(handles=handles, ncols=7, **LEGEND)
     return figure
 
 

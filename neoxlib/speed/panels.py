@@ -22,7 +22,13 @@ PARTS = {"pre": GREY, "forward": BLUE, "communication": RED, "post": GREEN}
 PERCENTILES = {"p50": (BLUE, "o"), "p90": (ORANGE, "D"), "p99": (RED, "s")}  # colour, marker
 BOUNDS = {"bandwidth": BLUE, "compute": ORANGE, "launch": GREY, "communication": RED}
 PHASES = {"prefill": "#F0E442", "decode": "#CCCCCC"}
-KINDS = PHASES | {"computing": BLUE, "communication": RED, "other": GREY}
+KINDS = PHASES | {
+    "computing": BLUE,
+    "communication": RED,
+    "copying": GREEN,
+    "waiting": ORANGE,
+    "other": GREY,
+}
 VERDICTS = {"faster": GREEN, "within noise": GREY, "slower": RED, NO_INTERVAL: "#CCCCCC"}
 NO_NEXT = "no next token: every answer is one token long"
 
@@ -102,8 +108,10 @@ def band(axes: Axes, y: int, events: pd.DataFrame) -> None:
 
 
 def thread_name(bands: list[tuple[Any, Any]], number: int) -> str:
-    """A band's rank, and the number of its thread if the rank has several."""
-    rank = bands[number][0][0]
+    """A band's rank, and its lane on a device, or the number of its thread if there are several."""
+    rank, thread = bands[number][0]
+    if ", " in thread:  # as lanes.py names those of a device
+        return f"{rank}, {thread}"
     same = [n for n, ((other, _), _) in enumerate(bands) if other == rank]
     return rank if len(same) == 1 else f"{rank}, thread {same.index(number)}"
 

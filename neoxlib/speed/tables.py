@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from neoxlib.inference.timing import Case
-from neoxlib.speed import baseline, cells, files, panels, roofline, scaling, traces
+from neoxlib.speed import baseline, cells, files, overlap, panels, roofline, scaling, traces
 from neoxlib.speed import figures as speed_figures
 from neoxlib.speed.measure import KEY
 from neoxlib.workbook import markup
@@ -229,8 +229,20 @@ def traced(run: "Run", session: "Inference", case: Case) -> Table | Note:
         f"The traces of {case} are in trace/ beside this report; "
         "open them in ui.perfetto.dev or chrome://tracing."
     )
+    _show_device_shares(run, folder)
     heads = {"name": "operation", "kind": "kind", "calls": "calls", "self_ms": "ms"}
     return number_table(table, heads | {"share": "share"})
+
+
+def _show_device_shares(run: "Run", folder: str) -> None:
+    """Show what the NPUs did in each phase, kept as `device_shares.csv`; nothing of a CPU."""
+    from IPython.display import display
+
+    shares = overlap.device_shares(folder)
+    if not shares.empty:
+        heads = {name: name for name in shares} | {"communication": "only communication"}
+        display(number_table(run.save("device_shares", shares), heads))
+        print(overlap.sentence(shares))
 
 
 SCALING = {

@@ -2,59 +2,48 @@
 
 The files are in the format that Perfetto (ui.perfetto.dev) and chrome://tracing read. Each step is
 marked as prefill or decode. The compiled path of a CPU is one call for all layers, or one between
-two all-reduces, and shows as such.
+two all-reduces, and shows as such. On an NPU the tasks of the device are rows of their own.
 """
 
-import gzip
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neoxlib.errors import DataError
-from neoxlib.inference.trace import COLLECTIVES, PHASES
+from neoxlib.inference.trace import PHASES
+from neoxlib.speed.lanes import Event, Lanes, read_lanes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-KINDS = {"layers (compiled)": "computing", "head (compiled)": "computing"} | dict.fromkeys(
-    COLLECTIVES, "communication"
-)
-COLUMNS = ["rank", "thread", "kind", "name", "start_ms", "ms", "self_ms"]
+COLUMNS = ["rank", "thread", "kind", "name", "start_ms", "ms", "self_ms", "place"]
+WORK = ("computing", "communication", "copying")  # kinds of a device that are no waiting
 
 
 def read_trace(folder: str | Path) -> "pd.DataFrame":
     """Read the events of all ranks' traces: a row per event, with COLUMNS.
 
-    `kind` is a phase, computing, communication or other; an NPU's kernels are computing. `self_ms`
-    is the length without the events inside. Raises DataError if there is no trace.
+    `kind` is a phase, computing, communication, copying, waiting or other; `place` is "device" for
+    tasks of an NPU, else "host". `self_ms` is the length without the events inside. Raises
+    DataError if there is no trace.
     """
     import pandas as pd
 
-    folder = Path(folder)
-    paths = sorted([*folder.rglob("*.pt.trace.json*"), *folder.rglob("trace_view.json")])
-    if not paths:
-        raise DataError(f"{folder} has no trace (*.pt.trace.json, or torch_npu's trace_view.json)")
-    table = pd.DataFrame([row for path in paths for row in _events(path, folder)], columns=COLUMNS)
+    rows = [row for lanes in read_lanes(folder) for row in _rows(lanes)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     table["start_ms"] -= table["start_ms"].min()
     return table
 
 
-def _events(path: Path, folder: Path) -> list[list[Any]]:
-    """Rows of one rank's trace; the file or folder below `folder` starts with the rank's name."""
-    rank = path.relative_to(folder).parts[0].split(".")[0].split("_")[0]
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-        found = json.load(file)
-    events = found["traceEvents"] if isinstance(found, dict) else found
-    whole = [e for e in events if e.get("ph") == "X" and not _of_the_profiler(e)]
-    return _without_inner([_row(rank, event) for event in whole])
+def _rows(lanes: Lanes) -> list[list[Any]]:
+    return _without_inner([_row(lanes, event) for event in lanes.counted()])
 
 
-def _row(rank: str, event: dict[str, Any]) -> list[Any]:
+def _row(lanes: Lanes, event: Event) -> list[Any]:
     """An event in the order of COLUMNS; its own time is still its whole length."""
-    thread = f"{event.get('pid')}/{event.get('tid')}"
     ms = float(event["dur"]) / 1e3
-    return [rank, thread, _kind(event), event["name"], float(event["ts"]) / 1e3, ms, ms]
+    start = float(event["ts"]) / 1e3  # torch_npu writes it as text
+    place = "device" if lanes.on_device(event) else "host"
+    thread = lanes.thread(event)
+    return [lanes.rank, thread, lanes.kind(event), event["name"], start, ms, ms, place]
 
 
 def _without_inner(rows: list[list[Any]]) -> list[list[Any]]:
@@ -70,26 +59,15 @@ def _without_inner(rows: list[list[Any]]) -> list[list[Any]]:
     return rows
 
 
-def _of_the_profiler(event: dict[str, Any]) -> bool:
-    return event.get("cat") in ("Trace", "overhead") or str(event["name"]).startswith(
-        ("PyTorch Prof", "ProfilerStep")
-    )
-
-
-def _kind(event: dict[str, Any]) -> str:
-    name = str(event["name"])
-    category = str(event.get("cat", "")).lower()
-    if name in PHASES:
-        return name
-    if any(word in name.lower() for word in ("hccl", "c10d", "gloo")):
-        return "communication"
-    return KINDS.get(name, "computing" if category == "kernel" else "other")
-
-
 def top_operations(events: "pd.DataFrame", count: int = 15) -> "pd.DataFrame":
-    """The operations with the longest own time: calls and ms of a rank on average, share of all."""
+    """The operations with the longest own time: calls and ms of a rank on average, share of all.
+
+    In the trace of an NPU these are its kernels, collectives and copies: the host only launches
+    them, at the same time.
+    """
     ranks = events["rank"].nunique()
-    inner = events[~events["kind"].isin(PHASES)]
+    device = events[(events["place"] == "device") & events["kind"].isin(WORK)]
+    inner = events[~events["kind"].isin(PHASES)] if device.empty else device
     table = inner.groupby(["name", "kind"], as_index=False).agg(
         calls=("name", "size"), self_ms=("self_ms", "sum")
     )

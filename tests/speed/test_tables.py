@@ -1,6 +1,8 @@
 """Figures and tables of a profile say what the measured table says."""
 
 import io
+import json
+from types import SimpleNamespace
 
 import matplotlib
 import pandas as pd
@@ -11,6 +13,7 @@ from neoxlib.speed import baseline, figures, panels, tables
 from neoxlib.speed.budget import Budget
 from neoxlib.speed.measure import KEY
 from neoxlib.speed.roofline import Roofline, verdicts
+from tests.support.npu import trace_events
 from tests.support.timed_cases import CONFIG, MODEL, Notes, peak, row, table
 
 ROOF = Roofline(Budget(CONFIG, 1, 1, 1, "float32"), peak())
@@ -113,6 +116,22 @@ def test_what_was_not_asked_for_is_said_in_a_sentence():
     )
     assert "parameter is scaling" in repr(tables.scaled(run, CONFIG, Case(1, 2, 3)))
     assert "nothing to compare" in repr(tables.against_baseline(run, None, table()))
+
+
+def test_the_trace_of_an_npu_says_whether_decoding_is_bound_by_the_host(tmp_path, capsys):
+    run = Notes(trace=True)
+    run.folder = tmp_path
+    folder = tmp_path / "trace" / "rank0_7_ascend_pt"
+    folder.mkdir(parents=True)
+    (folder / "trace_view.json").write_text(json.dumps(trace_events.decoding()))
+    session = SimpleNamespace(trace=lambda case, folder: str(folder))
+    assert "MatMulV2" in repr(tables.traced(run, session, Case(1, 2, 3)))
+    shares = run.tables["device_shares"].set_index("phase")
+    assert shares.loc["decode", "free"] == pytest.approx(0.55)
+    said = capsys.readouterr().out
+    assert "decode: the NPU computes 30% of the time" in said and "bound by the host" in said
+    labels = [label.get_text() for label in run.figures["timeline"].axes[0].get_yticklabels()]
+    assert "rank0, Ascend Hardware, Stream 2" in labels
 
 
 def test_measured_and_predicted_scaling_never_share_a_panel():

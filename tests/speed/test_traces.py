@@ -11,6 +11,7 @@ from neoxlib.errors import DataError
 from neoxlib.inference import trace
 from neoxlib.inference.timing import Case
 from neoxlib.speed import traces
+from tests.support.npu import trace_events as made
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +65,22 @@ def test_time_inside_another_event_is_that_events_no_more(tmp_path: Path):
     assert "decode" not in set(traces.top_operations(found)["name"])
 
 
-def test_a_trace_as_torch_npu_lays_it_out_is_read(tmp_path: Path):
+def test_of_an_npus_trace_the_operations_are_those_of_the_device(tmp_path: Path):
     for rank in range(2):
         folder = tmp_path / f"rank{rank}_7_ascend_pt" / "ASCEND_PROFILER_OUTPUT"
         folder.mkdir(parents=True)
-        kernels = [
-            event("MatMulV2", "5.0", 10.0, cat="kernel"),
-            event("hcom_allReduce_hccl", 20.0, 5.0),
-        ]
-        (folder / "trace_view.json").write_text(json.dumps(kernels))
+        (folder / "trace_view.json").write_text(json.dumps(made.decoding()))
     found = traces.read_trace(tmp_path)
-    assert found["kind"].tolist() == ["computing", "communication"] * 2 and set(found["rank"]) == {
-        "rank0",
-        "rank1",
-    }
-    assert traces.top_operations(found)["calls"].tolist() == [1, 1]  # of a rank
+    assert set(found["rank"]) == {"rank0", "rank1"} and found["self_ms"].min() > -1e-6
+    top = traces.top_operations(found)
+    assert list(zip(top["name"], top["kind"], top["calls"], strict=True)) == [
+        ("hcom_allReduce__654_0_1", "communication", 1),  # of a rank
+        ("MatMulV2", "computing", 1),
+        ("aclnnAdd_AddAiCore_Add", "computing", 1),
+        ("MEMCPY_ASYNC", "copying", 1),
+    ]
+    assert top["self_ms"].tolist() == pytest.approx([0.020, 0.018, 0.012, 0.004])
+    assert top["share"].sum() == pytest.approx(1)
 
 
 def test_a_folder_without_a_trace_is_refused(tmp_path: Path):
