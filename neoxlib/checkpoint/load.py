@@ -1,8 +1,8 @@
 """Load a checkpoint into a model: each rank reads its part, by the layers' shard rules."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from neoxlib.checkpoint.match import match
 from neoxlib.checkpoint.pack import choose_quant, pack_into, runs, scheme_of
 from neoxlib.checkpoint.pickles import load_whole
 from neoxlib.checkpoint.resident import Residency
+from neoxlib.checkpoint.staging import copy_in_turns
 from neoxlib.checkpoint.stored_tensor import StoredTensor
 from neoxlib.checkpoint.tensor_file import garbage_collection_paused, run_in_threads
 from neoxlib.errors import SettingsError
@@ -76,17 +77,18 @@ def _map(
 
 
 def _read(
-    tasks: Iterable[Callable[[], int]],
+    tasks: Iterable["_Run"],
     parameters: dict[str, Tensor],
     mapped: dict[str, Tensor],
     progress: bool,
 ) -> None:
-    """Fill the parameters that are not mapped, in a thread pool if they are on the CPU."""
-    on_cpu = all(parameter.is_cpu for parameter in parameters.values())
+    """Fill the parameters that are not mapped, by a thread pool or through pinned memory."""
+    device = next(iter(parameters.values())).device
     total = sum(parameter.nbytes for parameter in parameters.values())
     with Meter("load", total, show=progress) as meter:
         meter.add(sum(parameters[name].nbytes for name in mapped))
-        for count in run_in_threads(tasks) if on_cpu else (task() for task in tasks):
+        on_cpu = device.type == "cpu"
+        for count in run_in_threads(tasks) if on_cpu else copy_in_turns(tasks, device):
             meter.add(count)
         assert meter.done == meter.total, "a parameter was filled twice or not at all"
     load_whole.cache_clear()
@@ -119,7 +121,7 @@ class _Share:
         fits = allow_16bit and is_wide and stored in (torch.float16, torch.bfloat16)
         return self.stored.mapped(self.index) if fits or stored == parameter.dtype else None
 
-    def tasks(self, parameters: dict[str, Tensor]) -> Iterator[Callable[[], int]]:
+    def tasks(self, parameters: dict[str, Tensor]) -> "Iterator[_Run]":
         """Yield tasks that each read a run of rows, and quantize it if need be."""
         rows, *columns = self.index
         names = {"weight": self.name}
@@ -128,20 +130,31 @@ class _Share:
         for run in runs(rows, self.stored):
             here = slice(run.start - rows.start, run.stop - rows.start)
             out = {part: parameters[name][here] for part, name in names.items()}
-            yield partial(_fill, out, self.stored, self.scheme, (run, *columns))
+            yield _Run(out, self.stored, self.scheme, (run, *columns))
 
 
-def _tasks(shares: Iterable[_Share], parameters: dict[str, Tensor]) -> Iterator[Callable[[], int]]:
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """A task: fill `out` with `stored[index]`, quantized if there is a scheme."""
+
+    out: Packed
+    stored: StoredTensor
+    scheme: Scheme | None
+    index: tuple[slice, ...]
+
+    def __call__(self) -> int:
+        """Fill `out` where it is. Returns the bytes filled."""
+        self.read_into(self.out, only_columns=False)
+        return sum(tensor.nbytes for tensor in self.out.values())
+
+    def read_into(self, out: Packed, only_columns: bool = True) -> None:
+        """Fill tensors of the shapes and dtypes of `out`, elsewhere."""
+        if self.scheme is None:
+            self.stored.read_into(out["weight"], self.index, only_columns)
+        else:
+            pack_into(out, self.stored, self.scheme, self.index, only_columns)
+
+
+def _tasks(shares: Iterable[_Share], parameters: dict[str, Tensor]) -> Iterator[_Run]:
     for share in shares:
         yield from share.tasks(parameters)
-
-
-def _fill(
-    out: Packed, stored: StoredTensor, scheme: Scheme | None, index: tuple[slice, ...]
-) -> int:
-    """Fill `out` with `stored[index]`, quantized if there is a scheme. Returns the bytes filled."""
-    if scheme is None:
-        stored.read_into(out["weight"], index)
-    else:
-        pack_into(out, stored, scheme, index)
-    return sum(tensor.nbytes for tensor in out.values())

@@ -83,12 +83,16 @@ def runs(rows: slice, stored: StoredTensor) -> Iterator[slice]:
 
 
 def pack_into(
-    out: Packed, stored: StoredTensor, scheme: Scheme, index: tuple[slice, slice]
+    out: Packed,
+    stored: StoredTensor,
+    scheme: Scheme,
+    index: tuple[slice, slice],
+    only_columns: bool = False,
 ) -> None:
     """Fill `out`, on any device, with the quantized `stored[index]`.
 
-    `index` has whole groups of columns. Raises WeightsError, with the tensor's name, for numbers
-    that cannot be quantized.
+    `index` has whole groups of columns; `only_columns` as in FileTensor. Raises WeightsError, with
+    the tensor's name, for numbers that cannot be quantized.
     """
     rows, columns = index
     # Without groups a row has one scale, which depends on all its columns.
@@ -100,7 +104,7 @@ def pack_into(
     for start in range(0, height, step):
         part = block[: height - start]
         first = rows.start + start
-        stored.read_into(part, (slice(first, first + len(part)), read))
+        stored.read_into(part, (slice(first, first + len(part)), read), only_columns)
         targets = {name: tensor[start : start + len(part)] for name, tensor in out.items()}
         try:
             _pack_block(targets, part, scheme, None if read == columns else columns)

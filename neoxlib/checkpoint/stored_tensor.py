@@ -39,14 +39,15 @@ class StoredTensor:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def read_into(self, out: Tensor, index: tuple[slice, ...]) -> None:
+    def read_into(self, out: Tensor, index: tuple[slice, ...], only_columns: bool = False) -> None:
         """Fill `out` with `self[index]`, one slice per dimension.
 
-        Opens only the pieces that overlap `index`.
+        Opens only the pieces that overlap `index`; `only_columns` as in FileTensor.
         """
         out = out.view(index[0].stop - index[0].start, -1) if out.ndim == 1 else out
         for piece, place, box in self._overlaps(index):
-            piece.read_into(out if place is None else out.narrow(self.dim, *place), *box)
+            part = out if place is None else out.narrow(self.dim, *place)
+            piece.read_into(part, *box, only_columns)
 
     def mapped(self, index: tuple[slice, ...]) -> Tensor | None:
         """`self[index]` as mapped pages of a file; None if it is not contiguous in one file."""

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,8 +101,13 @@ class FileTensor:
     shape: tuple[int, ...]
     offset: int | None
 
-    def read_into(self, out: Tensor, rows: slice, columns: slice) -> None:
-        """Fill `out` [rows, columns], of any dtype, device and strides, with that part of it."""
+    def read_into(
+        self, out: Tensor, rows: slice, columns: slice, only_columns: bool = False
+    ) -> None:
+        """Fill `out` [rows, columns], of any dtype, device and strides, with that part of it.
+
+        With `only_columns` no other column is read, by a short read for each row.
+        """
         height, width = matrix(self.shape)
         size = (rows.stop - rows.start, columns.stop - columns.start)
         assert out.shape == size, (out.shape, rows, columns)
@@ -111,6 +117,8 @@ class FileTensor:
                 out.copy_(load_whole(self.path)[self.key].reshape(height, width)[rows, columns])
         elif whole_rows and out.dtype == self.dtype and out.is_cpu and out.is_contiguous():
             self._read_rows(out, rows.start)
+        elif only_columns and not whole_rows:
+            self._read_only_columns(out, rows.start, columns)
         else:
             self._read_columns(out, rows.start, columns)
 
@@ -141,18 +149,43 @@ class FileTensor:
             self._read_rows(part, first + start)
             pack.copy(part[:, columns], out[start : start + len(part)])
 
+    def _read_only_columns(self, out: Tensor, first: int, columns: slice) -> None:
+        """As `_read_columns`, without the bytes of other columns."""
+        step = max(1, BLOCK // max(1, out.shape[1] * self.dtype.itemsize))
+        fits = out.dtype == self.dtype and out.is_cpu and out.is_contiguous()
+        block = torch.empty(0 if fits else min(step, len(out)), out.shape[1], dtype=self.dtype)
+        for start in range(0, len(out), step):
+            target = out[start : start + step]
+            part = target if fits else block[: len(target)]
+            self._read_segments(part, first + start, columns.start)
+            if not fits:
+                pack.copy(part, target)
+
+    def _read_segments(self, out: Tensor, first: int, column: int) -> None:
+        """Fill contiguous `out` [rows, columns], of this dtype, from a row and column on."""
+        _, width = matrix(self.shape)
+        view = as_bytes(out)
+        size = out.shape[1] * out.itemsize
+        with self.path.open("rb", buffering=0) as file:
+            for row in range(len(out)):
+                file.seek(self.offset + ((first + row) * width + column) * out.itemsize)
+                self._fill(file, view[row * size : (row + 1) * size])
+
     def _read_rows(self, out: Tensor, first: int) -> None:
         """Fill contiguous `out` [rows, width], of this dtype, from row `first` on."""
-        view = as_bytes(out)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset + first * out.shape[1] * out.itemsize)
-            while view:
-                count = file.readinto(view)
-                if not count:
-                    raise WeightsError(
-                        f"{self.path} ended {len(view)} bytes early inside {self.key}; copy it anew"
-                    )
-                view = view[count:]
+            self._fill(file, as_bytes(out))
+
+    def _fill(self, file: FileIO, view: memoryview) -> None:
+        """Read until `view` is full. Raises WeightsError if the file ends before."""
+        while view:
+            count = file.readinto(view)
+            if not count:
+                raise WeightsError(
+                    f"{self.path} ended {len(view)} bytes early inside {self.key}; copy it anew"
+                )
+            view = view[count:]
 
 
 def state_of(path: Path) -> tuple[int, int, int, int]:

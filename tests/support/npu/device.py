@@ -131,6 +131,9 @@ class Event:
         Event.stamps += 1
         self.at = Event.stamps
 
+    def synchronize(self) -> None:
+        """The copies that it stands behind were made at once."""
+
     def elapsed_time(self, end: "Event") -> float:
         return 2.0 * (end.at - self.at)
 
