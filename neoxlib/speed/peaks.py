@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from neoxlib.inference.engine import Engine
     from neoxlib.ranks.session import Session
 
-MOST_BYTES = 256 * 2**20  # fits no cache
+MOST_BYTES = 256 * 2**20  # fits no cache of a CPU
 LEAST_BYTES = 2**20
+ACCELERATOR_BYTES = 2 * 2**30  # an L2 of 192 MiB (910B) would keep a good part of less
+FREE_SHARE = 0.5  # of the free memory that a measurement takes at most
 SIDE = {"cpu": 1536, "npu": 8192}  # of the square matrices that are multiplied
 GIVEN = "as given"
 
@@ -77,14 +79,16 @@ class RankPeaks(NamedTuple):
     gb_s: float
     tflops: float
     product: str  # what was multiplied
+    by: str  # by which operations it was read, for the table; empty on a CPU
 
 
 def find_peaks(session: "Session", gb_s: float | None = None, tflops: float | None = None) -> Peaks:
     """Measure the peaks of `session`'s devices, or take those given for one NPU or machine.
 
-    Reading is measured over as many bytes as a rank's weights have, 256 MiB at most: weights that
-    stay in a CPU cache are read from there in a run, too. Operations are those of one large matrix
-    product in a dtype that the run computes in.
+    On a CPU reading is measured over as many bytes as a rank's weights have, 256 MiB at most:
+    weights that stay in its cache are read from there in a run, too. On an NPU it is the better of
+    a sum and the product that a decode step makes, over 2 GiB. Operations are those of one large
+    matrix product in a dtype that the run computes in.
     Raises SettingsError for a figure that is not above 0.
     """
     refuse({"peak_gb_s": gb_s, "peak_tflops": tflops})
@@ -96,7 +100,7 @@ def find_peaks(session: "Session", gb_s: float | None = None, tflops: float | No
     return Peaks(
         devices * gb_s if gb_s else found.gb_s,
         devices * tflops if tflops else found.tflops,
-        GIVEN if gb_s else f"{where}, over {found.size / 2**20:.1f} MiB each",
+        GIVEN if gb_s else f"{where}, over {found.size / 2**20:,.1f} MiB each{found.by}",
         GIVEN if tflops else f"{where}, {found.product}",
         shared,
         None if shared else _own_figures(ranks),
@@ -123,12 +127,9 @@ def _own_figures(ranks: int) -> tuple[float | None, float | None, str]:
 def rank_peaks(engine: "Engine") -> RankPeaks | None:
     """Measure on every rank at once; None except on rank 0."""
     engine.wait_until_resident()  # weights may still be being copied into memory
-    weights = sum(weight.nbytes for weight in engine.model.parameters())
-    size = min(max(weights, LEAST_BYTES), MOST_BYTES)
     device = engine.weight.device
     engine.group.barrier()
-    on_cpu = device.type == "cpu"
-    gb_s = reading(size, torch.get_num_threads()) if on_cpu else _copying(size, device)
+    size, gb_s, by = _read(engine)
     engine.group.barrier()
     rates = {name: product(dtype, device) for name, dtype in _formats(engine).items()}
     name = max(rates, key=rates.get)
@@ -136,7 +137,26 @@ def rank_peaks(engine: "Engine") -> RankPeaks | None:
     everyone = engine.group.gather(mine, dim=0)  # [ranks, figures]
     if everyone is None:
         return None
-    return RankPeaks(size, *everyone.sum(dim=0).tolist(), f"a product of {name}")
+    return RankPeaks(size, *everyone.sum(dim=0).tolist(), f"a product of {name}", by)
+
+
+def _read(engine: "Engine") -> tuple[int, float, str]:
+    """Bytes that this rank read, GB/s, and by what, for the table."""
+    if engine.weight.device.type == "cpu":
+        weights = sum(weight.nbytes for weight in engine.model.parameters())
+        size = min(max(weights, LEAST_BYTES), MOST_BYTES)
+        return size, reading(size, torch.get_num_threads()), ""
+    shape = largest_matrix(engine)
+    size, rates = reading_on_device(shape, engine.weight.dtype, engine.weight.device)
+    told = ", ".join(f"{name} {gb_s:,.0f} GB/s" for name, gb_s in rates.items())
+    few = "" if size >= ACCELERATOR_BYTES else "; no more is free, a cache may hold a part"
+    return size, max(rates.values()), f" (rank 0: {told}{few})"
+
+
+def largest_matrix(engine: "Engine") -> tuple[int, int]:
+    """Rows and columns of the largest weight that a rank multiplies by in each layer."""
+    config = engine.model.config
+    return config.intermediate_size // engine.group.size, config.hidden_size
 
 
 def _formats(engine: "Engine") -> dict[str, torch.dtype]:
@@ -174,12 +194,35 @@ def reading(size: int, threads: int) -> float:
         return total * again / best(lambda: list(pool.map(read, parts))) / 1e9
 
 
-def _copying(size: int, device: torch.device) -> float:
-    """GB/s of a copy within an accelerator's memory: each byte is read once and written once."""
-    source = torch.zeros(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
+def reading_on_device(
+    shape: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[int, dict[str, float]]:
+    """Bytes of many matrices of `shape`, and the GB/s at which an accelerator reads them.
+
+    By a sum, and by the product with one vector, which is what a decode step of one row does.
+    """
+    rows, columns = shape
+    one = rows * columns * dtype.itemsize
+    count = max(1, -(-int(min(ACCELERATOR_BYTES, _free(device))) // one))
+    weights = torch.zeros(count, rows, columns, dtype=dtype, device=device)
+    x = torch.ones(1, columns, dtype=dtype, device=device)
     wait = torch.get_device_module(device).synchronize
-    return 2 * size / best(lambda: (target.copy_(source), wait())) / 1e9
+
+    def multiply() -> None:
+        for weight in weights:
+            torch.nn.functional.linear(x, weight)
+
+    works = {"a sum": weights.sum, f"a product with [{rows}, {columns}]": multiply}
+    size = count * one
+    seconds = {name: best(lambda work=work: (work(), wait())) for name, work in works.items()}
+    return size, {name: size / taken / 1e9 for name, taken in seconds.items()}
+
+
+def _free(device: torch.device) -> float:
+    """Bytes that a measurement may take; without a figure of the device no limit."""
+    module = torch.get_device_module(device)
+    ask = getattr(module, "mem_get_info", None)
+    return ask(device)[0] * FREE_SHARE if ask else float("inf")
 
 
 def product(dtype: torch.dtype, device: torch.device) -> float:

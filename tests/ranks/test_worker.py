@@ -63,7 +63,7 @@ def test_ranks_of_several_machines_meet_where_the_others_see_this_one(joined, mo
 
 
 def test_an_address_that_no_interface_has_names_none(joined, monkeypatch):
-    monkeypatch.setattr(worker, "address_seen_by", lambda hosts: "192.0.2.1")  # for examples: RFC 5737
+    monkeypatch.setattr(worker, "address_seen_by", lambda hosts: "192.0.2.1")  # RFC 5737: examples
     worker.join(0, [HERE, "another"], ("127.0.0.1", 1), {"device": "npu"})
     assert "GLOO_SOCKET_IFNAME" not in os.environ
 

@@ -88,6 +88,53 @@ def test_more_chips_are_more_bandwidth_and_more_ranks_on_one_cpu_are_not():
     assert apart.seconds(1e10, 1e12, 2) == (0.5, 0.5) and together.seconds(1e10, 1e12, 2) == (1, 1)
 
 
+@pytest.fixture
+def accelerator(monkeypatch):
+    """A CPU that is asked as an accelerator; returns what it is said to have free."""
+    free = {"bytes": 2**40}
+    module = SimpleNamespace(
+        synchronize=lambda: None, mem_get_info=lambda device: (free["bytes"], 2**40)
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    return free
+
+
+def test_on_an_accelerator_the_models_own_matrices_fill_at_least_what_no_cache_holds(
+    accelerator, monkeypatch
+):
+    monkeypatch.setattr(peaks, "ACCELERATOR_BYTES", 10**6)
+    made = []
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(
+        torch.nn.functional, "linear", lambda x, w: made.append((x, w)) or linear(x, w)
+    )
+    size, rates = peaks.reading_on_device((96, 40), torch.float16, torch.device("cpu"))
+    one = 96 * 40 * 2
+    assert 10**6 <= size < 10**6 + one and size % one == 0
+    assert {w.shape for _, w in made} == {(96, 40)} and {x.shape for x, _ in made} == {(1, 40)}
+    assert len({w.data_ptr() for _, w in made}) * one == size  # each byte once a pass
+    assert set(rates) == {"a sum", "a product with [96, 40]"} and min(rates.values()) > 0
+
+
+def test_an_accelerator_without_so_much_free_memory_is_measured_over_less(accelerator, monkeypatch):
+    monkeypatch.setattr(peaks, "ACCELERATOR_BYTES", 10**6)
+    accelerator["bytes"] = 10**5
+    size, _ = peaks.reading_on_device((16, 40), torch.float16, torch.device("cpu"))
+    assert size <= 10**5 * peaks.FREE_SHARE + 16 * 40 * 2
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_matrix_is_the_largest_of_a_layer_on_this_rank(size: int):
+    def on_rank(group: object) -> bool:
+        model = GPTNeoX(CONFIG, group)
+        weights = [w for w in model.gpt_neox.layers[0].parameters() if w.ndim == 2]
+        largest = max(weights, key=torch.Tensor.numel)
+        found = peaks.largest_matrix(SimpleNamespace(model=model, group=group))
+        return found == tuple(largest.shape)
+
+    assert all(on_ranks(size, on_rank))
+
+
 @pytest.mark.parametrize("figures", [(0.0, -1.0), (float("nan"), 0.0)])
 def test_peaks_that_cannot_be_are_refused_together(figures):
     with pytest.raises(SettingsError, match=r"peak_gb_s is .*; peak_tflops is"):
