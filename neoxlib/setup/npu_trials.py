@@ -1,4 +1,4 @@
-"""One answer of a device, its error and its verdict; and the site where trials run.
+"""One answer of a device, its error and its verdict; a timing; and the site where trials run.
 
 Every answer is compared with a reference that is written out in the trials or in parity.py, in
 float32 on the CPU, on the same rounded inputs. Operators have the shapes of GPT-NeoX-20B's heads.
@@ -6,13 +6,14 @@ float32 on the CPU, on the same rounded inputs. Operators have the shapes of GPT
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from neoxlib.errors import telling
 from neoxlib.kernels.npu import NpuOps, operators_for
+from neoxlib.setup.thresholds import Verdict
 
 HEADS = 64
 WIDTH = 96
@@ -23,7 +24,8 @@ ROTARY = 24
 class Trial:
     """One answer: its error in the units of `unit`, and the largest error that passes.
 
-    `error` is None if the device raised instead of answering.
+    `error` is None if the device raised instead of answering, or was not asked. `figures` are
+    further ones, which do not decide.
     """
 
     name: str
@@ -33,6 +35,21 @@ class Trial:
     unit: str
     passed: bool
     detail: str = ""
+    asked: bool = True
+    figures: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def by_thresholds(cls, name: str, dtype: str, verdict: Verdict, detail: str) -> "Trial":
+        """Pass as the verdict says; a warning of it is told."""
+        error = verdict.value if math.isfinite(verdict.value) else None
+        told = f"{detail}; warning: {verdict.warning}" if verdict.warning else detail
+        limit, unit, passed = verdict.limit, verdict.unit, verdict.passed
+        return cls(name, dtype, error, limit, unit, passed, told, True, verdict.figures)
+
+    @classmethod
+    def not_asked(cls, name: str, dtype: str, why: str) -> "Trial":
+        """A trial that could not be made; it has not passed."""
+        return cls(name, dtype, None, 0.0, "", False, f"not asked: {why}", asked=False)
 
     @classmethod
     def judged(
@@ -48,6 +65,16 @@ class Trial:
         """Fail because of an exception."""
         first = (telling(str(failure)) or [""])[0]
         return cls(name, dtype, None, 0.0, "", False, f"{type(failure).__name__}: {first}")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Microseconds that one call takes: the median of some rounds of many calls."""
+
+    name: str
+    dtype: str
+    us: float
+    detail: str = ""
 
 
 @dataclass(frozen=True)

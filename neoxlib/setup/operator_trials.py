@@ -15,13 +15,14 @@ from neoxlib.model import on_npu
 from neoxlib.model.layers import rotary_tables
 from neoxlib.model.on_npu import PackedProduct, halves
 from neoxlib.model.quant import SCHEMES
-from neoxlib.setup.npu_trials import HEADS, ROTARY, WIDTH, Site, Trial, attempt
+from neoxlib.setup.npu_trials import HEADS, ROTARY, WIDTH, Site, Trial
+from neoxlib.setup.thresholds import judge
 
 BATCH = 2
 CAPACITY = 48  # slots of the cache
+PLAIN = "PyTorch's own"
 STALE = 50.0  # content of the cache slots that must not be read
-ROUNDINGS = 8  # tolerance in roundings of the dtype; a choice, as no device was measured yet
-SIZE = "size of the number + root mean square of all"
+GROUPS = ("products", "norm and positions", "activations", "attention")
 OperatorCase = Callable[[Site], tuple[Tensor, Tensor]]  # returns the answer and the reference
 
 
@@ -40,19 +41,40 @@ class CalledOperators(TorchDispatchMode):
         return func(*args, **kwargs or {})
 
 
-def operators(at: Site) -> Iterator[Trial]:
-    """Try every operator by itself."""
-    tolerance = ROUNDINGS * torch.finfo(at.kind).eps / 2
-    for name, case in _cases(at):
-        yield attempt(name, at.dtype, tolerance, SIZE, partial(_error, case, at))
+def operators(at: Site, group: str) -> Iterator[tuple[str, Callable[[], Trial]]]:
+    """The names of a group's trials, and how to make each by itself."""
+    for name, case in CASES[group](at):
+        yield name, partial(_attempt, name, case, at)
 
 
-def _cases(at: Site) -> Iterator[tuple[str, OperatorCase]]:
+def _attempt(name: str, case: OperatorCase, at: Site) -> Trial:
+    """Judge one operator by the vendor's thresholds; an exception is a failed trial."""
+    try:
+        with CalledOperators() as called:
+            found, truth = case(at)
+        verdict = judge(found.cpu(), truth, at.dtype)
+    except Exception as failure:  # a missing operator, a refused shape, a lost device
+        return Trial.failed(name, at.dtype, failure)
+    return Trial.by_thresholds(name, at.dtype, verdict, ", ".join(called.names) or PLAIN)
+
+
+def _products(at: Site) -> Iterator[tuple[str, OperatorCase]]:
     yield "matrix product", _product
+    for name in at.ops().operators.packed:
+        yield f"product with packed {name}", partial(_packed, name=name)
+
+
+def _norm_and_positions(at: Site) -> Iterator[tuple[str, OperatorCase]]:
     yield "layer norm", _layer_norm
     yield "rotary positions", _rotate
+
+
+def _activations(at: Site) -> Iterator[tuple[str, OperatorCase]]:
     for form in ("gelu", "tanh", "relu"):
         yield f"activation {form}", partial(_activate, form=form)
+
+
+def _attention(at: Site) -> Iterator[tuple[str, OperatorCase]]:
     end = CAPACITY - 9
     yield "attention of a padded prompt", partial(_attend, rows=end, end=end)
     yield "attention of a chunk on a cache", partial(_attend, rows=5, end=end)
@@ -62,23 +84,15 @@ def _cases(at: Site) -> Iterator[tuple[str, OperatorCase]]:
     yield "attention of a prompt of full rows", partial(whole, rows=end)
     yield "attention of a chunk of full rows", partial(whole, rows=5)
     yield "attention of one token of full rows", partial(whole, rows=1)
-    for name in at.ops().operators.packed:
-        yield f"product with packed {name}", partial(_packed, name=name)
 
 
-def _error(case: OperatorCase, at: Site) -> tuple[float, str]:
-    """Return the largest error in units of SIZE, and the operators that were called."""
-    with CalledOperators() as called:
-        found, truth = case(at)
-    size = truth.abs() + truth.square().mean().sqrt()
-    error = ((found.float().cpu() - truth).abs() / size).max().item()
-    return error, ", ".join(called.names) or "PyTorch's own"
+CASES = dict(zip(GROUPS, (_products, _norm_and_positions, _activations, _attention), strict=True))
 
 
 def _product(at: Site) -> tuple[Tensor, Tensor]:
     x = at.normal(5, 768)
-    weight = at.normal(512, 768, seed=1)
-    bias = at.normal(512, seed=2)
+    weight = _weight(at)
+    bias = at.normal(512, seed=2) * 0.1
     truth = x.float() @ weight.float().T + bias.float()
     x, weight, bias = at.to_device(x, weight, bias)
     if at.ops().operators.nz:
@@ -86,11 +100,16 @@ def _product(at: Site) -> tuple[Tensor, Tensor]:
     return F.linear(x, weight, bias), truth
 
 
+def _weight(at: Site) -> Tensor:
+    """A matrix whose products are about half as large as their factors, as a model's may be."""
+    return (at.normal(512, 768, seed=1).float() * 0.5 * 768**-0.5).to(at.kind)
+
+
 def _packed(at: Site, name: str) -> tuple[Tensor, Tensor]:
     x = at.normal(2, 3, 768)
-    bias = at.normal(512, seed=2)
+    bias = at.normal(512, seed=2) * 0.1
     scheme = SCHEMES[name]
-    packed = scheme.pack(at.normal(512, 768, seed=1).float())
+    packed = scheme.pack(_weight(at).float())
     truth = x.float() @ scheme.unpack(packed, at.kind).float().T + bias.float()
     x, bias = at.to_device(x, bias)
     there = {key: tensor.to(at.device) for key, tensor in packed.items()}

@@ -24,6 +24,8 @@ FILES = (
     "checkpoint/test_shard",
     "model/test_on_npu",
     "setup/test_npu_mistakes",
+    "setup/test_operator_trials",
+    "setup/test_model_trials",
     "setup/test_selftest",
 )
 
