@@ -9,7 +9,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from math import prod
 from typing import Protocol
 
@@ -44,17 +43,18 @@ class HostBlock:
         self.sent: torch.Event | None = None
         self.memory = torch.empty(0, dtype=torch.uint8)
 
-    def read(self, portion: Portion) -> Packed:
-        """Fill tensors like the portion's, one behind the other in this memory."""
+    def reserve(self, portion: Portion) -> Packed:
+        """Tensors like the portion's, one behind the other in this memory.
+
+        Call it in the thread that has chosen the device: another would allocate for device 0.
+        """
         offsets, size = {}, 0
         for name, tensor in portion.out.items():
             offsets[name] = size
             size += -(-_bytes(tensor) // ALIGNMENT) * ALIGNMENT
         if size > len(self.memory):
             self.memory = pinned(max(size, BLOCK_BYTES))
-        staged = {name: self._view(tensor, offsets[name]) for name, tensor in portion.out.items()}
-        portion.read_into(staged)
-        return staged
+        return {name: self._view(tensor, offsets[name]) for name, tensor in portion.out.items()}
 
     def _view(self, like: Tensor, offset: int) -> Tensor:
         part = self.memory[offset : offset + _bytes(like)]
@@ -83,13 +83,14 @@ def _in_turns(
     portions: Iterable[Portion], make_event: Callable[[], "torch.Event"]
 ) -> Iterator[int]:
     blocks = deque(HostBlock(make_event) for _ in range(2))
-    reading: deque[tuple[HostBlock, Portion, Future]] = deque()
+    reading: deque[tuple[HostBlock, Portion, Packed, Future]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="neoxlib-read") as reader:
         for portion in portions:
             block = blocks[0]
             blocks.rotate(-1)
             block.wait()
-            reading.append((block, portion, reader.submit(partial(block.read, portion))))
+            staged = block.reserve(portion)
+            reading.append((block, portion, staged, reader.submit(portion.read_into, staged)))
             if len(reading) == len(blocks):
                 yield _send(*reading.popleft())
         while reading:
@@ -98,8 +99,9 @@ def _in_turns(
         block.wait()
 
 
-def _send(block: HostBlock, portion: Portion, staged: "Future[Packed]") -> int:
-    return block.send(staged.result(), portion.out)
+def _send(block: HostBlock, portion: Portion, staged: Packed, is_read: Future) -> int:
+    is_read.result()
+    return block.send(staged, portion.out)
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -1,5 +1,6 @@
 """Weights on their way to a device that copies late. Oracle: what the files hold."""
 
+from threading import get_ident
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -70,6 +71,22 @@ def test_what_is_larger_than_a_block_gets_a_larger_one(monkeypatch):
     portions = [portion(out, tensors) for out, tensors in zip(found, due, strict=True)]
     list(staging._in_turns(portions, LateEvent))
     assert all(torch.equal(a["weight"], b["weight"]) for a, b in zip(found, due, strict=True))
+
+
+def test_pinned_memory_is_taken_by_the_thread_that_has_the_device(monkeypatch):
+    """A thread of one's own has device 0, whatever the rank's is."""
+    threads = {"pinned": set(), "read": set()}
+    monkeypatch.setattr(
+        staging,
+        "pinned",
+        lambda size: threads["pinned"].add(get_ident()) or torch.empty(size, dtype=torch.uint8),
+    )
+    portions = [portion({"weight": torch.zeros(2, 2)}, {"weight": torch.ones(2, 2)})] * 3
+    for one in portions:
+        read = one.read_into
+        one.read_into = lambda out, read=read: threads["read"].add(get_ident()) or read(out)
+    list(staging._in_turns(portions, LateEvent))
+    assert threads["pinned"] == {get_ident()} and get_ident() not in threads["read"]
 
 
 def test_an_error_of_the_reading_thread_ends_the_load():
