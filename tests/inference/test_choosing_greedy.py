@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from neoxlib.inference.greedy import NOT_FINITE, Finder
+from neoxlib.inference.choosing import NOT_FINITE, Finder
 from neoxlib.inference.sampling import Sampling, pick
 
 CPU = torch.device("cpu")
