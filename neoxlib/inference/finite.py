@@ -3,10 +3,8 @@
 All ranks of the model's group call these functions together, and all find the same.
 """
 
-import copy
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -86,16 +84,7 @@ def _output(model: GPTNeoX, ids: Sequence[int], number: int) -> Tensor:
         return model.head(_output(model, ids, depth))
     row = torch.tensor([list(ids)], device=device)  # [1, S]
     cache = KVCache(model.config, 1, len(ids), model.group, model.dtype, device)
-    if model.executor:
-        short = copy.copy(model.executor)
-        short.stages = model.executor.stages // depth * number
-        return short.states(row, cache, None)
-    step = cache.extend(row.shape[1], ops=model.ops)
-    x = model.gpt_neox.embed_in(row, model.dtype)
-    layers = zip(model.gpt_neox.layers, cache.k, cache.v, strict=True)
-    for layer, k_cache, v_cache in islice(layers, number):
-        x = layer(x, step, k_cache, v_cache)
-    return x
+    return model.states(row, cache, None, layers=number)
 
 
 def _any(model: GPTNeoX, tensors: Sequence[Tensor]) -> list[bool]:

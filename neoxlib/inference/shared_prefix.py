@@ -53,8 +53,8 @@ class SharedPrefix:
             self.copies = None  # free it before the next one is made
             self._hold(prefix)
             self.copies = self._cache(count, room)
-            for mine, ours in ((self.copies.k, self.cache.k), (self.copies.v, self.cache.v)):
-                # [layers, B, heads here, shared, head_dim]
+            for mine, ours in zip(self.copies.layers, self.cache.layers, strict=True):
+                # [keys and values, B, heads here, shared, head_dim]
                 mine[:, :, :, :shared] = ours[:, :, :, :shared]
             self.copies.real[:, :shared] = True
         self.copies.length = shared

@@ -41,7 +41,7 @@ class Deep:
         self.group = model.group
         self.config = model.config
         self.gpt_neox = model.gpt_neox
-        for held in (cache.k, cache.v):  # [layers, B, heads here, max_seq_len, head_dim]
+        for held in cache.layers:  # [2, B, heads here, max_seq_len, head_dim]
             held[:, :, :, :depth].normal_()
         cache.real[:, :depth] = True
 

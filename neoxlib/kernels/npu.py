@@ -23,7 +23,7 @@ LONGEST_PROMPT = 65408  # the last multiple of BLOCK within 310P's limit of 6553
 CAUSAL = 2048  # rows and columns of the one mask of sparse_mode 3
 COLUMNS = 32  # a kernel reads a row of a mask in blocks of 32 bytes
 
-Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,10 @@ class Operators:
     several: Attend | None = None  # attention of several new tokens per row
     one: Attend | None = None  # attention of one new token per row
     rotary_mul: bool = False
+    whole_heads: bool = True  # rotated, the dimensions past the rotary ones by an angle of zero
     gelu: bool = False
+    add_norm: bool = False
+    graph: bool = False  # a step can be captured: fused attention, writes by a device's index
     packed: tuple[str, ...] = ()  # schemes that npu_weight_quant_batchmatmul takes
     nz: bool = False  # unquantized weights in NZ
 
@@ -84,6 +87,16 @@ PAGES: dict[str, Page] = {
         ("A2", "310P", "910A"),
         "bfloat16 on A2 only; PyTorch's own gelu is the tanh form on NPUs, whatever is asked",
     ),
+    "npu_add_layer_norm": Page(
+        ("A2", "A3", "310P"),
+        "no page in op-plugin; aclnnAddLayerNorm's in ops-nn e5c3fa93: all of one dtype, on 310P "
+        "not bfloat16 and 32 bytes or more a row; the sum is given back if it is asked for",
+    ),
+    "npu_scatter_nd_update_": Page(
+        ("A2", "A3"),
+        "indices int32 or int64, the last dimension at most input's number of dimensions; updates "
+        "of input's dtype; 310P is listed, but not on aclnnScatterNdUpdate's page",
+    ),
     "npu_weight_quant_batchmatmul": Page(
         ("A2", "A3", "310P"),
         "x (M, K), weight (K, N), which may be a transposed view, as scale may; K and N at most "
@@ -97,9 +110,9 @@ PAGES: dict[str, Page] = {
 }
 
 
-def _fused_infer(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor | None, end: int) -> Tensor:
+def _fused_infer(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -> Tensor:
     """A mask of two dimensions stands for causal rows that end with the last key in use."""
-    causal = left_out is not None and left_out.dim() == 2
+    causal = left_out.dim() == 2
     return npu.npu_fused_infer_attention_score(
         q,
         k,
@@ -135,7 +148,7 @@ def _prompt_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -
     return seen[:, :, :end]
 
 
-def _incre_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor | None, end: int) -> Tensor:
+def _incre_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor, end: int) -> Tensor:
     return npu.npu_incre_flash_attention(
         q,
         k,
@@ -149,15 +162,30 @@ def _incre_flash(q: Tensor, k: Tensor, v: Tensor, left_out: Tensor | None, end: 
     )
 
 
-# Layer norm is aten's everywhere, and so is the write to the KV cache, a copy to its slots:
-# scatter_update_ is not listed for 310P and takes its indices from the device. A3 is not on
-# npu_gelu's page.
+# A norm without a sum before it is aten's everywhere, and so is the write to the KV cache, a copy
+# to its slots: scatter_update_ and npu_scatter_nd_update_ take their indices from the device, which
+# only a captured step needs. A3 is not on npu_gelu's page.
 OPS: dict[str, Operators] = {
     "A2": Operators(
-        _fused_infer, _fused_infer, rotary_mul=True, gelu=True, packed=("int8", "int4")
+        _fused_infer,
+        _fused_infer,
+        rotary_mul=True,
+        gelu=True,
+        add_norm=True,
+        graph=True,
+        packed=("int8", "int4"),
     ),
-    "A3": Operators(_fused_infer, _fused_infer, rotary_mul=True, packed=("int8", "int4")),
-    "310P": Operators(_prompt_flash, _incre_flash, gelu=True, packed=("int8",), nz=True),
+    "A3": Operators(
+        _fused_infer,
+        _fused_infer,
+        rotary_mul=True,
+        add_norm=True,
+        graph=True,
+        packed=("int8", "int4"),
+    ),
+    "310P": Operators(
+        _prompt_flash, _incre_flash, gelu=True, add_norm=True, packed=("int8",), nz=True
+    ),
     "910A": Operators(gelu=True),
 }
 PLAIN = Operators()  # a chip that is in no table
@@ -170,14 +198,16 @@ def operators_for(family: str, heads: int, head_dim: int, rotary: int) -> Operat
     if head_dim % 16 or head_dim > 512 or heads > 256:
         operators = replace(operators, several=None, one=None)
     fits = rotary > 0 and head_dim % 16 == 0 and head_dim < 896 and heads < 1000
-    return replace(operators, rotary_mul=operators.rotary_mul and fits)
+    return replace(
+        operators, rotary_mul=operators.rotary_mul and fits, whole_heads=head_dim % 2 == 0
+    )
 
 
 class NpuOps:
     """The functions of plain.py on a chip's operators, or PyTorch's for too large batches.
 
-    With `rotary_mul` whole heads are rotated, the dimensions past `rotary` by an angle of zero. The
-    rows of q and k must then be in the order of on_npu.py's `halves`.
+    With `whole_heads` the dimensions past `rotary` are rotated, too, by an angle of zero. The rows
+    of q and k must then be in the order of on_npu.py's `halves`.
     """
 
     def __init__(self, operators: Operators) -> None:
@@ -185,27 +215,35 @@ class NpuOps:
         self._causal: Tensor | None = None
 
     def angles(self, cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-        """Extend cos, sin [B, 1, S, rotary] to [B, 1, S, head_dim] if whole heads are rotated."""
-        if not self.operators.rotary_mul:
+        """Extend cos, sin [..., rotary] to [..., head_dim] if whole heads are rotated.
+
+        Where no operator does it, the first half of sin is negated, which `rotate` spares itself.
+        """
+        if not self.operators.whole_heads:
             return cos, sin
         half = cos.shape[-1] // 2
         still = (0, head_dim // 2 - half)
         cos = F.pad(cos[..., :half], still, value=1.0)
         sin = F.pad(sin[..., :half], still, value=0.0)
-        return torch.cat((cos, cos), dim=-1), torch.cat((sin, sin), dim=-1)
+        first = sin if self.operators.rotary_mul else -sin
+        return torch.cat((cos, cos), dim=-1), torch.cat((first, sin), dim=-1)
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """As plain.rotate, with the tables of `angles`."""
+        if not self.operators.whole_heads:
+            return plain.rotate(x, cos, sin)
         if self.operators.rotary_mul and x.shape[0] < 1000:
             return npu.npu_rotary_mul(x.contiguous(), cos, sin)
-        return plain.rotate(x, cos, sin)
+        first, second = x.chunk(2, dim=-1)
+        second = -second if self.operators.rotary_mul else second
+        return torch.addcmul(x * cos, torch.cat((second, first), dim=-1), sin)
 
-    def mask(self, keep: Tensor, capacity: int, padded: bool = True) -> Tensor | None:
+    def mask(self, keep: Tensor, capacity: int, padded: bool = True) -> Tensor:
         """Invert keep [B, 1, S, end], True = seen, to left out [B, 1, rows, keys], True = left out.
 
         Rows and keys are those that the operator takes: a padded square, or S rows of the whole
-        cache if the operator gets the number of keys in use. Unless `padded`, each row sees all
-        keys up to its own: None for one row, and the causal mask [CAUSAL, CAUSAL] for several.
+        cache if the operator gets the number of keys in use. Unless `padded`, several rows see
+        all keys up to their own: the causal mask [CAUSAL, CAUSAL].
         """
         batch, _, rows, end = keep.shape
         attend = self._attend(batch, rows, end)
@@ -213,17 +251,17 @@ class NpuOps:
             return keep
         if attend is _prompt_flash:
             return _padded_square(~keep)
-        if not padded:
-            return None if rows == 1 else self._causal_on(keep.device)
+        if not padded and rows > 1:
+            return self._causal_on(keep.device)
         left_out = keep.new_ones(batch, 1, rows, _up(capacity, COLUMNS))
         left_out[..., :end] = ~keep
         return left_out
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, end: int) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, end: int) -> Tensor:
         """As plain.attend, with a mask from `mask`."""
         attend = self._attend(q.shape[0], q.shape[2], end)
         if attend is None:
-            return plain.attend(q, k, v, mask, end)
+            return plain.attend(q, k, v, mask[..., :end], end)
         return attend(q.contiguous(), k, v, mask, end)
 
     def _causal_on(self, device: torch.device) -> Tensor:
@@ -231,6 +269,10 @@ class NpuOps:
         if self._causal is None:
             self._causal = torch.ones(CAUSAL, CAUSAL, dtype=torch.bool).triu(1).to(device)
         return self._causal
+
+    def write_at(self, held: Tensor, places: Tensor, new: Tensor) -> Tensor:
+        """Write new [..., head_dim] to held [2, B, heads, slots, head_dim] at places [rows, 4]."""
+        return npu.npu_scatter_nd_update_(held, places, new.flatten(0, -2))
 
     def _attend(self, batch: int, rows: int, end: int) -> Attend | None:
         """Choose the operator by sizes that are the same on all ranks."""
@@ -250,6 +292,16 @@ class NpuOps:
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """As plain.layer_norm."""
         return plain.layer_norm(x, weight, bias, eps)
+
+    def add_layer_norm(
+        self, x: Tensor, partial: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """The layer norm of x + partial, and that sum."""
+        if self.operators.add_norm:
+            normed, _, _, total = npu.npu_add_layer_norm(x, partial, weight, bias, eps, True)
+            return normed, total
+        total = x + partial
+        return self.layer_norm(total, weight, bias, eps), total
 
 
 def _up(size: int, step: int) -> int:

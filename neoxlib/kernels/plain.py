@@ -18,20 +18,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((turned, still), dim=-1)
 
 
-def angles(cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Prepare cos and sin [B, 1, S, rotary] for `rotate`: here unchanged."""
-    return cos, sin
-
-
-def mask(keep: Tensor, capacity: int, padded: bool = True) -> Tensor:
-    """Prepare keep [B, 1, S, end], True = seen, for `attend`: here unchanged."""
-    return keep
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, end: int) -> Tensor:
     """Softmax attention over the first `end` slots of the cache -> [B, heads, S, head_dim].
 
-    q [B, heads, S, head_dim]; k, v [B, heads, capacity, head_dim]. PyTorch's fused form on the CPU
+    q [B, heads, S, head_dim]; k, v [B, heads, capacity, head_dim]; mask [B, 1, S, end], True =
+    seen. PyTorch's fused form on the CPU
     sums q·k and the softmax in float32 whatever the dtype: in float16 the plain product overflows
     at GPT-NeoX-20B's scale (transformers issue 17452).
     """

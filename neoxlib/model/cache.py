@@ -1,24 +1,19 @@
 """The KV cache, and the positions and mask of new tokens after those it holds."""
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
-from neoxlib.kernels import plain
-from neoxlib.kernels.npu import NpuOps
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.group import SOLO, Group
 from neoxlib.model.layers import rotary_tables
-
-Ops = ModuleType | NpuOps  # kernels.plain, or its replacement on an NPU
 
 
 class KVCache:
     """Keys and values of this rank's heads in `max_seq_len` slots, and which slots are real.
 
-    k, v [layers, B, heads here, max_seq_len, head_dim]; real [B, max_seq_len] bool; `length` slots
-    are filled. `padded` is False while all of them are known to be real without asking the device.
+    `layers` holds a tensor per layer, [2, B, heads here, max_seq_len, head_dim]: keys, then values;
+    `k` and `v` are their halves. `real` [B, max_seq_len] bool; `length` slots are filled. `padded`
+    is False while all of them are known to be real without asking the device.
     """
 
     def __init__(
@@ -31,57 +26,89 @@ class KVCache:
         device: str | torch.device = "cpu",
     ) -> None:
         heads_here = config.num_attention_heads // group.size
-        shape = (config.num_hidden_layers, batch, heads_here, max_seq_len, config.head_dim)
-        # On a CPU no slot is read before it is written; operators of other devices may read whole
-        # blocks of slots.
-        make = torch.empty if torch.device(device).type == "cpu" else torch.zeros
-        self.k, self.v = (make(shape, dtype=dtype, device=device) for _ in range(2))
+        shape = (batch, heads_here, max_seq_len, config.head_dim)
+        self.layers = _allocate(config.num_hidden_layers, shape, dtype, torch.device(device))
+        self.k, self.v = ([layer[part] for layer in self.layers] for part in range(2))
         self.real = torch.zeros(batch, max_seq_len, dtype=torch.bool, device=device)
         self.length = 0
         self.padded = False
+        self.decoding: object = None  # what an executor keeps from token to token
         tables = rotary_tables(max_seq_len, config.rotary_dim, config.rotary_emb_base)
         # [max_seq_len, rotary], cast last
         self.cos, self.sin = (table.to(device, dtype) for table in tables)
+
+    @property
+    def capacity(self) -> int:
+        """Slots of a row."""
+        return self.real.shape[1]
+
+    def reserve(self, count: int) -> int:
+        """Reserve slots for `count` tokens a row, without a word on which are real.
+
+        Returns the slot of the first.
+        """
+        start = self.length
+        self.length = self.length + count
+        assert self.length <= self.capacity, f"{self.length} tokens in a cache of {self.capacity}"
+        return start
 
     def append(self, count: int, mask: Tensor | None = None) -> int:
         """Reserve slots for `count` tokens a row, real where `mask` [B, count] is True.
 
         Returns the slot of the first.
         """
-        start = self.length
-        self.length = self.length + count
-        assert self.length <= self.real.shape[1], (
-            f"{self.length} tokens in a cache of {self.real.shape[1]}"
-        )
+        start = self.reserve(count)
         self.real[:, start : self.length] = True if mask is None else mask
         self.padded = self.padded or mask is not None
         return start
 
-    def extend(self, count: int, mask: Tensor | None = None, ops: Ops = plain) -> "StepContext":
-        """Reserve slots as `append` does; return their context in the form of `ops`."""
-        start = self.append(count, mask)
-        end = self.length
-        counts = self.real[:, :end].cumsum(-1)
-        positions = (counts - 1).clamp(min=0)[:, start:]  # [B, S]: padding does not count
-        # Where the mask is, so that one left on another device fails here.
-        index = torch.arange(end, device=(self.real if mask is None else mask).device)
+    def positions(self, start: int) -> Tensor:
+        """Positions [B, S] of the tokens from slot `start` on: padding does not count."""
+        counts = self.real[:, : self.length].cumsum(-1)
+        return (counts - 1).clamp(min=0)[:, start:]
+
+    def seen(self, start: int, device: torch.device) -> Tensor:
+        """What each token from slot `start` on sees, [B, 1, S, length]: True is seen.
+
+        A padding token sees itself: a fully masked row gives NaN, and the NPU's attention refuses
+        it.
+        """
+        index = torch.arange(self.length, device=device)
         rows = index[start:, None]
-        seen = (index <= rows) & self.real[:, None, None, :end]  # [B, 1, S, end]
-        # A padding token sees itself: a fully masked row gives NaN, and the NPU's attention refuses
-        # it.
-        angles = ops.angles(
-            self.cos[positions][:, None], self.sin[positions][:, None], self.k.shape[-1]
-        )
-        mask = ops.mask(seen | (index == rows), self.k.shape[-2], self.padded)
-        return StepContext(start, end, mask, *angles)
+        return ((index <= rows) & self.real[:, None, None, : self.length]) | (index == rows)
+
+    def extend(self, count: int, mask: Tensor | None = None) -> "StepContext":
+        """Reserve slots as `append` does; return their context."""
+        start = self.append(count, mask)
+        positions = self.positions(start)
+        cos, sin = (table[positions][:, None] for table in (self.cos, self.sin))
+        # Where the mask is, so that one left on another device fails here.
+        seen = self.seen(start, (self.real if mask is None else mask).device)
+        return StepContext(start, self.length, seen, cos, sin)
+
+
+def _allocate(
+    depth: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> list[Tensor]:
+    """A tensor [2, *shape] per layer.
+
+    On a CPU they are views of one block, keys of all layers before the values, as forward.cpp reads
+    it, and no slot is read before it is written. Operators of other devices may read whole blocks
+    of slots. There each layer has memory of its own: torch_npu prepares an operator anew for each
+    offset into a storage, and once for all layers where the offsets are alike (op-plugin 517f2e7d,
+    op_api_common.cpp:232, the key of its cache).
+    """
+    if device.type == "cpu":
+        return list(torch.empty(2, depth, *shape, dtype=dtype).unbind(1))
+    return [torch.zeros(2, *shape, dtype=dtype, device=device) for _ in range(depth)]
 
 
 class StepContext:
     """S new tokens: cache slots [start, end), what each sees, the angles of its position."""
 
-    def __init__(self, start: int, end: int, mask: Tensor | None, cos: Tensor, sin: Tensor) -> None:
+    def __init__(self, start: int, end: int, mask: Tensor, cos: Tensor, sin: Tensor) -> None:
         self.start = start
         self.end = end
-        self.mask = mask  # [B, 1, S, end], in the form of `ops.mask`
+        self.mask = mask  # [B, 1, S, end], True is seen
         self.cos = cos
-        self.sin = sin  # cos, sin [B, 1, S, rotary], in the form of `ops.angles`
+        self.sin = sin  # cos, sin [B, 1, S, rotary]

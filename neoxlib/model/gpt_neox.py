@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neoxlib.kernels import plain
-from neoxlib.model.cache import KVCache, Ops, StepContext
+from neoxlib.model.cache import KVCache, StepContext
 from neoxlib.model.config import ACTIVATIONS, ModelConfig
 from neoxlib.model.group import SOLO, Group
 from neoxlib.model.layers import ColumnParallel, LayerNorm, RowParallel, VocabParallel
@@ -18,9 +18,11 @@ from neoxlib.model.world_size import check_world_size
 
 
 class Executor(Protocol):
-    """Another way to compute GPTNeoX's methods, such as compiled kernels."""
+    """How the layers run: compiled kernels on a CPU, a chip's operators on an NPU."""
 
-    def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
+    def states(
+        self, input_ids: Tensor, cache: KVCache, mask: Tensor | None, layers: int | None = None
+    ) -> Tensor:
         """As GPTNeoX.states."""
 
     def head(self, x: Tensor) -> Tensor:
@@ -33,12 +35,11 @@ class Executor(Protocol):
 class Attention(nn.Module):
     """Multi-head attention with partial rotary positions; returns a partial sum, no bias."""
 
-    def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
+    def __init__(self, config: ModelConfig, group: Group, scheme: Scheme | None) -> None:
         super().__init__()
         hidden = config.hidden_size
         bias = config.attention_bias
         self.head_dim = config.head_dim
-        self.ops = ops
         # Rows: q, k, v of head 0, then of head 1, ...
         self.query_key_value = ColumnParallel(hidden, 3 * hidden, bias, group, scheme)
         self.dense = RowParallel(hidden, hidden, bias, group, scheme)
@@ -46,21 +47,20 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, step: StepContext, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         qkv = self.query_key_value(x)  # [B, S, heads_here * 3 * head_dim]
         q, k, v = qkv.unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2).chunk(3, dim=-1)
-        q = self.ops.rotate(q, step.cos, step.sin)  # [B, heads_here, S, head_dim]
-        k = self.ops.rotate(k, step.cos, step.sin)
+        q = plain.rotate(q, step.cos, step.sin)  # [B, heads_here, S, head_dim]
+        k = plain.rotate(k, step.cos, step.sin)
         k_cache[:, :, step.start : step.end] = k
         v_cache[:, :, step.start : step.end] = v
-        seen = self.ops.attend(q, k_cache, v_cache, step.mask, step.end)
+        seen = plain.attend(q, k_cache, v_cache, step.mask, step.end)
         return self.dense(seen.transpose(1, 2).flatten(2))  # [B, S, hidden], partial
 
 
 class MLP(nn.Module):
     """Two linears around the activation; returns a partial sum, no bias."""
 
-    def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
+    def __init__(self, config: ModelConfig, group: Group, scheme: Scheme | None) -> None:
         super().__init__()
         self.form = ACTIVATIONS[config.hidden_act]
-        self.ops = ops
         self.dense_h_to_4h = ColumnParallel(
             config.hidden_size, config.intermediate_size, True, group, scheme
         )
@@ -69,27 +69,22 @@ class MLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dense_4h_to_h(self.ops.activate(self.dense_h_to_4h(x), self.form))
+        return self.dense_4h_to_h(plain.activate(self.dense_h_to_4h(x), self.form))
 
 
 class Block(nn.Module):
     """One layer. With the parallel residual both branches are added before the one all-reduce."""
 
     def __init__(
-        self,
-        config: ModelConfig,
-        group: Group = SOLO,
-        ops: Ops = plain,
-        scheme: Scheme | None = None,
+        self, config: ModelConfig, group: Group = SOLO, scheme: Scheme | None = None
     ) -> None:
         super().__init__()
         self.group = group
-        self.ops = ops
         self.parallel = config.use_parallel_residual
         self.input_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.post_attention_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
-        self.attention = Attention(config, group, ops, scheme)
-        self.mlp = MLP(config, group, ops, scheme)
+        self.attention = Attention(config, group, scheme)
+        self.mlp = MLP(config, group, scheme)
 
     def forward(self, x: Tensor, step: StepContext, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         attention = self.attention(self._norm(x, self.input_layernorm), step, k_cache, v_cache)
@@ -101,7 +96,7 @@ class Block(nn.Module):
         return self._add(x, mlp, self.mlp.dense_4h_to_h)
 
     def _norm(self, x: Tensor, norm: LayerNorm) -> Tensor:
-        return self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
+        return plain.layer_norm(x, norm.weight, norm.bias, norm.eps)
 
     def _add(self, x: Tensor, partial: Tensor, *layers: RowParallel) -> Tensor:
         """Return x + the all-reduced partial sums + each layer's bias, which is added once.
@@ -118,11 +113,11 @@ class Block(nn.Module):
 class GPTNeoXModel(nn.Module):
     """The decoder stack: embedding, layers and final norm, under `gpt_neox.` in the checkpoint."""
 
-    def __init__(self, config: ModelConfig, group: Group, ops: Ops, scheme: Scheme | None) -> None:
+    def __init__(self, config: ModelConfig, group: Group, scheme: Scheme | None) -> None:
         super().__init__()
         self.embed_in = VocabParallel(config.vocab_size, config.hidden_size, group)
         self.layers = nn.ModuleList(
-            Block(config, group, ops, scheme) for _ in range(config.num_hidden_layers)
+            Block(config, group, scheme) for _ in range(config.num_hidden_layers)
         )
         self.final_layer_norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
@@ -130,27 +125,25 @@ class GPTNeoXModel(nn.Module):
 class GPTNeoX(nn.Module):
     """The language model: ids [B, S] -> logits [B, S, vocab here]; vocabulary cut over the ranks.
 
-    `executor`, if set, computes the methods in another way, with all weights in one `storage`
-    (on_cpu.py). `quant` names a scheme of quant.py for the four matrices of every block; the head
-    is then int8. The embedding (also where it is the head), norms and biases stay in the model's
-    dtype. Raises ShardError if the group's size cuts a head or a scheme's group, SettingsError for
-    an unknown `quant` or one that does not suit the config.
+    The layers are the readable form, in plain PyTorch. `executor`, if set, runs them in another
+    way: on_cpu.py, with all weights in one `storage`, or on_npu.py. `quant` names a scheme of
+    quant.py for the four matrices of every block; the head is then int8. The embedding (also where
+    it is the head), norms and biases stay in the model's dtype.
+    Raises ShardError if the group's size cuts a head or a scheme's group, SettingsError for an
+    unknown `quant` or one that does not suit the config.
     """
 
     executor: Executor | None = None
     storage: Tensor | None = None
 
-    def __init__(
-        self, config: ModelConfig, group: Group = SOLO, ops: Ops = plain, quant: str | None = None
-    ) -> None:
+    def __init__(self, config: ModelConfig, group: Group = SOLO, quant: str | None = None) -> None:
         super().__init__()
         check_world_size(config, group.size, quant)
         self.config = config
         self.group = group
-        self.ops = ops
         self.quant = scheme_name(quant)
         scheme, head = (SCHEMES[quant], HEAD_SCHEME) if quant else (None, None)
-        self.gpt_neox = GPTNeoXModel(config, group, ops, scheme)
+        self.gpt_neox = GPTNeoXModel(config, group, scheme)
         if not config.tie_word_embeddings:
             self.embed_out = ColumnParallel(
                 config.hidden_size, config.vocab_size, False, group, head
@@ -172,13 +165,23 @@ class GPTNeoX(nn.Module):
         x = self.states(input_ids, cache, mask)
         return self.head(x[:, -1:] if last_only else x)
 
-    def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
-        """Hidden states [B, S, hidden] after the last layer, before the final norm."""
+    def states(
+        self,
+        input_ids: Tensor,
+        cache: KVCache,
+        mask: Tensor | None = None,
+        layers: int | None = None,
+    ) -> Tensor:
+        """Hidden states [B, S, hidden] after the last layer, before the final norm.
+
+        With `layers` after so many of them: 0 gives the embedding.
+        """
         if self.executor:
-            return self.executor.states(input_ids, cache, mask)
-        step = cache.extend(input_ids.shape[1], mask, self.ops)
+            return self.executor.states(input_ids, cache, mask, layers)
+        step = cache.extend(input_ids.shape[1], mask)
         x = self.gpt_neox.embed_in(input_ids, self.dtype)  # [B, S, hidden]
-        for layer, k_cache, v_cache in zip(self.gpt_neox.layers, cache.k, cache.v, strict=True):
+        parts = (part[:layers] for part in (self.gpt_neox.layers, cache.k, cache.v))
+        for layer, k_cache, v_cache in zip(*parts, strict=True):
             x = layer(x, step, k_cache, v_cache)
         return x
 
@@ -187,7 +190,7 @@ class GPTNeoX(nn.Module):
         if self.executor:
             return self.executor.head(x)
         norm = self.gpt_neox.final_layer_norm
-        x = self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
+        x = plain.layer_norm(x, norm.weight, norm.bias, norm.eps)
         if self.config.tie_word_embeddings:
             return nn.functional.linear(x, self.gpt_neox.embed_in.weight)
         return self.embed_out(x)

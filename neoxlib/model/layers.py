@@ -116,8 +116,6 @@ class Linear(Sharded):
             full | ({"bias": ParameterSpec((out_features,), self.bias_rule)} if bias else {}), group
         )
         self.scheme = scheme
-        # Replaces `forward` on a device with an operator of its own.
-        self.product: Callable[[Tensor], Tensor] | None = None
 
     @property
     def added(self) -> Tensor | None:
@@ -125,8 +123,6 @@ class Linear(Sharded):
         return getattr(self, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.product:
-            return self.product(x)
         return F.linear(x, self.plain_weight(x.dtype), self.added)
 
     def plain_weight(self, dtype: torch.dtype) -> Tensor:

@@ -71,8 +71,12 @@ class CompiledModel:
         model.held = self.held
         self.model = model
 
-    def states(self, input_ids: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
+    def states(
+        self, input_ids: Tensor, cache: KVCache, mask: Tensor | None, layers: int | None = None
+    ) -> Tensor:
         """As GPTNeoX.states, in float32. Raises IndexError for an id without embedding."""
+        depth = self.config.num_hidden_layers
+        stages = self.stages * (depth if layers is None else layers) // depth
         ids = input_ids.long().contiguous()
         if self.group.size == 1:  # the kernels embed, too
             x = torch.empty(*ids.shape, self.config.hidden_size)
@@ -81,12 +85,12 @@ class CompiledModel:
         partial = torch.empty_like(x)
         step = self._step(ids, x, partial, cache, cache.append(ids.shape[1], mask))
         if self.group.size == 1:
-            self._call("stages", byref(self.model), byref(step), 0, self.stages + 1)
+            self._call("stages", byref(self.model), byref(step), 0, stages + 1)
             return x
-        for stage in range(self.stages):
+        for stage in range(stages):
             self._call("stages", byref(self.model), byref(step), stage, stage + 1)
             self.group.all_reduce(partial)
-        self._call("stages", byref(self.model), byref(step), self.stages, self.stages + 1)
+        self._call("stages", byref(self.model), byref(step), stages, stages + 1)
         return x
 
     def head(self, x: Tensor) -> Tensor:
@@ -116,15 +120,15 @@ class CompiledModel:
         self, ids: Tensor, x: Tensor, partial: Tensor, cache: KVCache, start: int
     ) -> abi.Step:
         """Pointers only: the caller keeps the tensors alive."""
-        capacity = cache.k.shape[3]
-        tensors = (x, partial, cache.k, cache.v, cache.real, *self._tables(capacity))
+        capacity = cache.capacity
+        tensors = (x, partial, cache.k[0], cache.v[0], cache.real, *self._tables(capacity))
         return abi.Step(
             ids.data_ptr() if self.group.size == 1 else None,
             *(tensor.data_ptr() for tensor in tensors),
             *ids.shape,
             start,
             capacity,
-            abi.FORMATS[cache.k.dtype],
+            abi.FORMATS[cache.k[0].dtype],
         )
 
     def _tables(self, positions: int) -> tuple[Tensor, Tensor]:

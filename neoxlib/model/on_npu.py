@@ -1,43 +1,39 @@
-"""The model on Ascend NPUs: weights in the layout of the chip's operators.
+"""The model on Ascend NPUs: weights in the layout of the chip's operators, few launches a layer.
 
-The computation is that of gpt_neox.py, on the operators of kernels/npu.py.
+It computes what gpt_neox.py does, on the operators of kernels/npu.py. Emulated and schema-checked;
+never run on an NPU.
 """
 
-import logging
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from neoxlib.kernels import npu
 from neoxlib.kernels.npu import NpuOps, Operators, operators_for
-from neoxlib.model.config import ModelConfig
-from neoxlib.model.gpt_neox import GPTNeoX
-from neoxlib.model.layers import Linear
-
-log = logging.getLogger("neoxlib")
-
-NZ = 29  # torch_npu.Format.FRACTAL_NZ, the layout that a 310P multiplies in
+from neoxlib.model.cache import KVCache
+from neoxlib.model.config import ACTIVATIONS, ModelConfig
+from neoxlib.model.gpt_neox import Block, GPTNeoX
+from neoxlib.model.group import Group
+from neoxlib.model.layers import LayerNorm, Linear
+from neoxlib.model.npu_products import FloatProduct, lay_out
+from neoxlib.model.npu_steps import NpuStep, NpuSteps
 
 
 @torch.no_grad()
 def attach(model: GPTNeoX, family: str) -> None:
     """Run `model`, whose weights are on the device, on this chip family's operators from now on.
 
-    Changes the weights in place: rows of q and k may be reordered, packed weights laid out anew.
+    Changes weights in place: the rows of query_key_value become [q | k | v], with those of q and k
+    in the order of `halves`, and packed weights are laid out anew. Names, shapes and dtypes of the
+    parameters stay.
     """
-    assert not isinstance(model.ops, NpuOps), "the weights are laid out already"
+    assert model.executor is None, "the weights are laid out already"
     config = model.config
-    heads = model.config.num_attention_heads // model.group.size
+    heads = config.num_attention_heads // model.group.size
     operators = operators_for(family, heads, config.head_dim, _turning(config))
-    if operators.rotary_mul:
-        for block in model.gpt_neox.layers:
-            _reorder(block.attention.query_key_value, heads, _turning(config))
-    for layer in model.modules():
-        if isinstance(layer, Linear):
-            _lay_out(layer, operators, model.gpt_neox.final_layer_norm.weight.dtype)
-        if hasattr(layer, "ops"):
-            layer.ops = NpuOps(operators)
+    for block in model.gpt_neox.layers:
+        _reorder(block.attention.query_key_value, heads, _turning(config) * operators.whole_heads)
+    model.executor = NpuModel(model, operators)
 
 
 def _turning(config: ModelConfig) -> int:
@@ -46,9 +42,9 @@ def _turning(config: ModelConfig) -> int:
 
 
 def halves(rows: Tensor, rotary: int) -> Tensor:
-    """Reorder rows [heads, parts, head_dim, ...] for an operator that rotates whole heads.
+    """Reorder rows [heads, parts, head_dim, ...] to rotate whole heads.
 
-    It pairs a head's first half with its second half, so each half of the leading `rotary` rows
+    That pairs a head's first half with its second half, so each half of the leading `rotary` rows
     moves to the front of one. The scores q·k do not change, since q and k are reordered alike.
     """
     middle = rotary + (rows.shape[2] - rotary) // 2
@@ -57,38 +53,142 @@ def halves(rows: Tensor, rotary: int) -> Tensor:
 
 
 def _reorder(layer: Linear, heads: int, rotary: int) -> None:
-    """Apply `halves` to the rows of q and k, not v, of every parameter of the layer."""
+    """Order the rows of every parameter from q, k, v of each head to all q, all k, all v.
+
+    `halves` is applied to the rows of q and k, not v, if `rotary` is not 0.
+    """
     for tensor in layer.parameters(recurse=False):
         per_head = tensor.data.unflatten(0, (heads, 3, -1))  # [heads, q k v, head_dim, ...]
-        per_head[:, :2] = halves(per_head[:, :2], rotary)
+        if rotary:
+            per_head[:, :2] = halves(per_head[:, :2], rotary)
+        tensor.data.copy_(per_head.transpose(0, 1).flatten(0, 2))
 
 
-def _lay_out(layer: Linear, operators: Operators, dtype: torch.dtype) -> None:
-    """Convert a plain weight to NZ, or replace the product by the one on packed weights."""
-    if layer.scheme is None and operators.nz:
-        layer.weight = nn.Parameter(npu.npu.npu_format_cast(layer.weight, NZ), requires_grad=False)
-    if layer.scheme is None or layer.scheme.name not in operators.packed:
-        return
-    columns = layer.weight.shape[1] * 8 // layer.scheme.bits
-    if layer.scheme.group >= columns or max(columns, len(layer.weight)) > 65535:
-        log.info(
-            "weight %s is unpacked at each use: the NPU's operator does not take it",
-            list(layer.weight.shape),
+@dataclass(frozen=True)
+class Norm:
+    """A layer norm's parameters."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, norm: LayerNorm) -> "Norm":
+        """The parameters of a module."""
+        return cls(norm.weight, norm.bias, norm.eps)
+
+
+class NpuLayer:
+    """One layer: its norms and products.
+
+    The biases of `dense` and `dense_4h_to_h` are part of rank 0's product, so that the sum over the
+    ranks has them once. With the parallel residual the two branches are one sum, and `dense` adds
+    both biases.
+    """
+
+    def __init__(
+        self, block: Block, operators: Operators, group: Group, dtype: torch.dtype
+    ) -> None:
+        attention = block.attention
+        mlp = block.mlp
+        dense, second = _row_biases(block, group.rank, dtype)
+
+        self.before_attention = Norm.of(block.input_layernorm)
+        self.before_mlp = Norm.of(block.post_attention_layernorm)
+        qkv = attention.query_key_value
+        self.query_key_value = lay_out(qkv, operators, qkv.added, dtype)
+        self.dense = lay_out(attention.dense, operators, dense, dtype)
+        self.dense_h_to_4h = lay_out(mlp.dense_h_to_4h, operators, mlp.dense_h_to_4h.added, dtype)
+        self.dense_4h_to_h = lay_out(mlp.dense_4h_to_h, operators, second, dtype)
+
+
+def _row_biases(block: Block, rank: int, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    """The biases that this rank's `dense` and `dense_4h_to_h` add."""
+    dense = getattr(block.attention.dense, "bias", None)
+    second = block.mlp.dense_4h_to_h.bias
+    if rank:
+        return None, None
+    if not block.parallel:
+        return dense, second
+    return second if dense is None else (dense.float() + second.float()).to(dtype), None
+
+
+class NpuModel:
+    """GPTNeoX.states and GPTNeoX.head on a chip's operators."""
+
+    def __init__(self, model: GPTNeoX, operators: Operators) -> None:
+        self.config = model.config
+        self.group = model.group
+        self.dtype = model.dtype
+        self.ops = NpuOps(operators)
+        self.steps = NpuSteps(self.config, self.ops)
+        self.form = ACTIVATIONS[self.config.hidden_act]
+        self.embed_in = model.gpt_neox.embed_in
+        self.layers = [
+            NpuLayer(block, operators, self.group, self.dtype) for block in model.gpt_neox.layers
+        ]
+        self.final = Norm.of(model.gpt_neox.final_layer_norm)
+        tied = self.config.tie_word_embeddings
+        self.output = (
+            FloatProduct(self.embed_in.weight, None)
+            if tied
+            else lay_out(model.embed_out, operators, None, self.dtype)
         )
-        return
-    packed = {"weight": layer.weight, "weight_scale": layer.weight_scale}
-    layer.product = PackedProduct(layer.scheme.npu_arguments(packed, dtype), layer.added, dtype)
-    # What the operator takes is a new layout, or shares their memory.
-    del layer.weight, layer.weight_scale
 
+    def states(
+        self, input_ids: Tensor, cache: KVCache, mask: Tensor | None, layers: int | None = None
+    ) -> Tensor:
+        """As GPTNeoX.states."""
+        step = self.steps.next(input_ids, cache, mask)
+        x = self._run(input_ids, step, cache, layers)
+        return x.unflatten(0, input_ids.shape)
 
-class PackedProduct:
-    """Product of x [..., K] and a packed weight, plus bias, by npu_weight_quant_batchmatmul."""
+    def head(self, x: Tensor) -> Tensor:
+        """As GPTNeoX.head."""
+        rows = self._norm(x.flatten(0, -2), self.final)
+        return self.output(rows).unflatten(0, x.shape[:-1])
 
-    def __init__(self, arguments: dict[str, Any], bias: Tensor | None, dtype: torch.dtype) -> None:
-        wide = bias is not None and dtype == torch.bfloat16
-        self.arguments = arguments | {"bias": bias.float() if wide else bias}
+    def reload_pointers(self) -> None:
+        """Nothing to do: the weights stay where `attach` found them."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        rows = npu.npu.npu_weight_quant_batchmatmul(x.flatten(0, -2), **self.arguments)
-        return rows.unflatten(0, x.shape[:-1])
+    def _run(self, input_ids: Tensor, step: NpuStep, cache: KVCache, layers: int | None) -> Tensor:
+        """Hidden states [B * S, hidden] after `layers` layers, all if None."""
+        x = self.embed_in(input_ids, self.dtype).flatten(0, 1)
+        partial = None  # the sum over the ranks that the next norm adds to x
+        for layer, held in zip(self.layers[:layers], cache.layers[:layers], strict=True):
+            inner, x = self._add_norm(x, partial, layer.before_attention)
+            attention = self._attend(layer, inner, step, held)
+            if self.config.use_parallel_residual:
+                inner = self._norm(x, layer.before_mlp)
+            else:
+                attention = self.group.all_reduce(attention)
+                inner, x = self._add_norm(x, attention, layer.before_mlp)
+                attention = None
+            partial = self.group.all_reduce(self._mlp(layer, inner, attention))
+        return x if partial is None else x + partial
+
+    def _attend(self, layer: NpuLayer, x: Tensor, step: NpuStep, held: Tensor) -> Tensor:
+        """Write keys and values to `held` [2, B, heads here, slots, head_dim], and attend.
+
+        q, k and v are rotated by one operator, v by an angle of zero. Returns this rank's partial
+        sum [B * S, hidden].
+        """
+        shape = (*step.shape, 3, -1, self.config.head_dim)  # B, S, q k v, heads here, head_dim
+        qkv = layer.query_key_value(x).view(shape).permute(2, 0, 3, 1, 4)
+        qkv = self.ops.rotate(qkv.reshape(-1, *qkv.shape[2:]), step.cos, step.sin).view(qkv.shape)
+        step.write(held, qkv[1:])
+        seen = self.ops.attend(qkv[0], held[0], held[1], step.mask, step.end)
+        return layer.dense(seen.transpose(1, 2).reshape(len(x), -1))
+
+    def _mlp(self, layer: NpuLayer, x: Tensor, attention: Tensor | None) -> Tensor:
+        """This rank's partial sum [B * S, hidden], with that of the attention if it is given."""
+        return layer.dense_4h_to_h(self.ops.activate(layer.dense_h_to_4h(x), self.form), attention)
+
+    def _norm(self, x: Tensor, norm: Norm) -> Tensor:
+        return self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
+
+    def _add_norm(self, x: Tensor, partial: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
+        """The norm of x + partial, and that sum."""
+        if partial is None:
+            return self._norm(x, norm), x
+        return self.ops.add_layer_norm(x, partial, norm.weight, norm.bias, norm.eps)

@@ -151,17 +151,18 @@ class Int4(Scheme):
         return (self._integers(packed["weight"]) * scale).flatten(-2).to(dtype)
 
     def npu_arguments(self, packed: Packed, dtype: torch.dtype) -> dict[str, Any]:
-        """weight int32 [columns / 8, rows], antiquant_scale [columns / 32, rows].
+        """weight int32 [columns, rows / 8], antiquant_scale [columns / 32, rows], both contiguous.
 
-        A word holds eight columns of a row, the first in its lowest four bits, as
-        aclnnConvertWeightToINT4Pack lays them out.
+        A word holds eight rows of a column, the first in its lowest four bits, as
+        aclnnConvertWeightToINT4Pack lays them out. For scales by group the operator is faster with
+        a weight that is not transposed (ops-nn e5c3fa93, aclnnWeightQuantBatchMatmulV2.md:390).
         """
-        codes = self._integers(packed["weight"]).flatten(-2)
-        nibbles = codes.unflatten(-1, (-1, 8)).int() & 15  # [rows, words, 8]
+        codes = self._integers(packed["weight"]).flatten(-2).t()  # [columns, rows]
+        nibbles = codes.unflatten(-1, (-1, 8)).int() & 15  # [columns, words, 8]
         shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=nibbles.device)
         words = (nibbles << shifts).sum(-1, dtype=torch.int32)
-        scale = packed["weight_scale"].to(dtype).t()
-        return {"weight": words.t(), "antiquant_scale": scale, "antiquant_group_size": self.group}
+        scale = packed["weight_scale"].to(dtype).t().contiguous()
+        return {"weight": words, "antiquant_scale": scale, "antiquant_group_size": self.group}
 
     def _best_scale(self, groups: Tensor, codes: Tensor, spare: Tensor) -> Tensor:
         """The scale [rows, groups] with the least squared error among those of `peaks`.

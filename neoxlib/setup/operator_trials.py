@@ -5,15 +5,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from neoxlib.kernels import npu
-from neoxlib.model import on_npu
 from neoxlib.model.layers import rotary_tables
-from neoxlib.model.on_npu import PackedProduct, halves
+from neoxlib.model.npu_products import NZ, FloatProduct, NzProduct, PackedProduct
+from neoxlib.model.on_npu import halves
 from neoxlib.model.quant import SCHEMES
 from neoxlib.setup.npu_trials import HEADS, ROTARY, WIDTH, Site, Trial
 from neoxlib.setup.thresholds import judge
@@ -66,6 +65,7 @@ def _products(at: Site) -> Iterator[tuple[str, OperatorCase]]:
 
 def _norm_and_positions(at: Site) -> Iterator[tuple[str, OperatorCase]]:
     yield "layer norm", _layer_norm
+    yield "layer norm of a sum", _add_layer_norm
     yield "rotary positions", _rotate
 
 
@@ -83,7 +83,8 @@ def _attention(at: Site) -> Iterator[tuple[str, OperatorCase]]:
     whole = partial(_attend, end=end, padding=0)
     yield "attention of a prompt of full rows", partial(whole, rows=end)
     yield "attention of a chunk of full rows", partial(whole, rows=5)
-    yield "attention of one token of full rows", partial(whole, rows=1)
+    if at.ops().operators.graph:
+        yield "write to a slot that the device knows", _write
 
 
 CASES = dict(zip(GROUPS, (_products, _norm_and_positions, _activations, _attention), strict=True))
@@ -95,9 +96,9 @@ def _product(at: Site) -> tuple[Tensor, Tensor]:
     bias = at.normal(512, seed=2) * 0.1
     truth = x.float() @ weight.float().T + bias.float()
     x, weight, bias = at.to_device(x, weight, bias)
-    if at.ops().operators.nz:
-        weight = npu.npu.npu_format_cast(weight, on_npu.NZ)
-    return F.linear(x, weight, bias), truth
+    if not at.ops().operators.nz:
+        return FloatProduct(weight, bias)(x), truth
+    return NzProduct(npu.npu.npu_format_cast(weight, NZ), bias)(x), truth
 
 
 def _weight(at: Site) -> Tensor:
@@ -106,7 +107,7 @@ def _weight(at: Site) -> Tensor:
 
 
 def _packed(at: Site, name: str) -> tuple[Tensor, Tensor]:
-    x = at.normal(2, 3, 768)
+    x = at.normal(6, 768)
     bias = at.normal(512, seed=2) * 0.1
     scheme = SCHEMES[name]
     packed = scheme.pack(_weight(at).float())
@@ -121,10 +122,36 @@ def _layer_norm(at: Site) -> tuple[Tensor, Tensor]:
     x = at.normal(5, 6144) * 3 + 1
     weight = at.normal(6144, seed=1)
     bias = at.normal(6144, seed=2)
-    centred = x.float() - x.float().mean(-1, keepdim=True)
-    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    truth = scaled * weight.float() + bias.float()
+    truth = _true_norm(x.float(), weight, bias)
     return at.ops().layer_norm(*at.to_device(x, weight, bias), 1e-5), truth
+
+
+def _add_layer_norm(at: Site) -> tuple[Tensor, Tensor]:
+    """The norm of a sum, and the sum after it."""
+    x = at.normal(5, 6144) * 3 + 1
+    other = at.normal(5, 6144, seed=3)
+    weight = at.normal(6144, seed=1)
+    bias = at.normal(6144, seed=2)
+    total = x.float() + other.float()
+    truth = torch.cat((_true_norm(total, weight, bias), total))
+    return torch.cat(at.ops().add_layer_norm(*at.to_device(x, other, weight, bias), 1e-5)), truth
+
+
+def _write(at: Site) -> tuple[Tensor, Tensor]:
+    """Write one token's keys and values to slot 7 of a cache."""
+    truth = at.normal(2, BATCH, HEADS, CAPACITY, WIDTH)
+    held, new = at.to_device(truth, at.normal(2, BATCH, HEADS, 1, WIDTH, seed=1))
+    truth = truth.float()
+    truth[:, :, :, 7] = new[:, :, :, 0].float().cpu()
+    rows = (torch.arange(n) for n in (2, BATCH, HEADS))
+    places = torch.cartesian_prod(*rows, torch.tensor([7])).to(at.device)
+    return at.ops().write_at(held, places, new), truth
+
+
+def _true_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    return scaled * weight.float() + bias.float()
 
 
 def _rotate(at: Site) -> tuple[Tensor, Tensor]:
@@ -136,7 +163,7 @@ def _rotate(at: Site) -> tuple[Tensor, Tensor]:
     first, second, still = x.float().split([ROTARY // 2, ROTARY // 2, WIDTH - ROTARY], -1)
     c, s = (table.float()[..., : ROTARY // 2] for table in (cos, sin))
     truth = torch.cat((first * c - second * s, second * c + first * s, still), -1)
-    order = _whole_heads if at.ops().operators.rotary_mul else lambda tensor: tensor
+    order = _whole_heads if at.ops().operators.whole_heads else lambda tensor: tensor
     x, cos, sin = at.to_device(order(x), cos, sin)
     return at.ops().rotate(x, *at.ops().angles(cos, sin, WIDTH)), order(truth)
 

@@ -218,11 +218,9 @@ def test_the_parameter_offers_every_scheme():
 
 
 def of_the_npu(weight: Tensor, antiquant_scale: Tensor, antiquant_group_size: int = 0) -> Tensor:
-    """Weight [K, N] or eight columns a word [K / 8, N], as the operator reads it: [K, N]."""
+    """Weight [K, N] or eight of N in a word [K, N / 8], as the operator reads it: [K, N]."""
     if weight.dtype == torch.int32:
-        nibbles = torch.stack([(weight >> 4 * i) & 15 for i in range(8)], dim=1).flatten(
-            0, 1
-        )  # [K, N]
+        nibbles = torch.stack([(weight >> 4 * i) & 15 for i in range(8)], dim=-1).flatten(-2)
         weight = torch.where(nibbles > 7, nibbles - 16, nibbles)
     scale = antiquant_scale.float()
     return weight * (
@@ -239,7 +237,7 @@ def test_what_the_npus_operator_takes_has_its_shapes_and_stands_for_the_same_wei
     k = 192
     n = 40
     group = arguments.get("antiquant_group_size", 0)
-    assert arguments["weight"].shape == ((k, n) if name == "int8" else (k // 8, n))
+    assert arguments["weight"].shape == ((k, n) if name == "int8" else (k, n // 8))
     assert arguments["weight"].dtype == (torch.int8 if name == "int8" else torch.int32)
     assert arguments["antiquant_scale"].shape == ((k // group, n) if group else (n,))
     assert arguments["antiquant_scale"].dtype == torch.bfloat16

@@ -37,11 +37,11 @@ def test_the_two_layer_model_passes_emulated(tmp_path, family, quant):
 @pytest.mark.parametrize("what", ["bias", "cache", "residual"])
 def test_the_two_layer_model_with_a_mistake_fails_emulated(tmp_path, monkeypatch, what):
     with small(tmp_path) as engine:
-        block = engine.model.gpt_neox.layers[1]
+        executor = engine.model.executor
         if what == "bias":
-            block.mlp.dense_4h_to_h.bias.zero_()
+            executor.layers[1].dense.bias.zero_()
         elif what == "residual":
-            block.parallel = False
+            executor.config = replace(executor.config, use_parallel_residual=False)
         else:  # each chunk overwrites the one before
             monkeypatch.setattr(cache.KVCache, "append", lambda self, count, mask=None: 0)
         assert not model_trials.two_layers(engine).passed

@@ -15,7 +15,8 @@ from torch import Tensor
 from neoxlib.kernels import npu
 from neoxlib.kernels.npu import OPS
 from neoxlib.model import on_npu
-from neoxlib.model.layers import RowParallel
+from neoxlib.model.cache import KVCache
+from neoxlib.model.npu_steps import Decoding, NpuSteps
 from tests.support.npu import reference as reference
 from tests.support.npu.path import BRAIN, HALF, LEFT_OUT, ROOM, Change, first, gap, keywords, plant
 
@@ -134,16 +135,8 @@ MISTAKES: dict[
 
 def turned_words(weight: Tensor) -> Tensor:
     """Each word's four bytes in the other order."""
-    words = weight.t().contiguous()
-    return (
-        words.view(torch.uint8)
-        .unflatten(-1, (-1, 4))
-        .flip(-1)
-        .flatten(-2)
-        .contiguous()
-        .view(torch.int32)
-        .t()
-    )
+    turned = weight.view(torch.uint8).unflatten(-1, (-1, 4)).flip(-1).flatten(-2)
+    return turned.contiguous().view(torch.int32)
 
 
 def found_out(
@@ -170,13 +163,50 @@ def no_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(on_npu, "_reorder", lambda *_: None)
 
 
+def no_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_npu, "halves", lambda rows, rotary: rows)
+
+
 def order_of_v_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = on_npu._reorder
+
     def reorder(layer: Any, heads: int, rotary: int) -> None:
         for tensor in layer.parameters(recurse=False):
             rows = tensor.data.unflatten(0, (heads, 3, -1))
-            rows[:] = on_npu.halves(rows, rotary)
+            rows[:, 2:] = on_npu.halves(rows[:, 2:], rotary)
+        right(layer, heads, rotary)
 
     monkeypatch.setattr(on_npu, "_reorder", reorder)
+
+
+def v_turned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = NpuSteps._parts
+    order = torch.tensor([0, 0, 0, 3, 3, 3])
+    monkeypatch.setattr(NpuSteps, "_parts", lambda self, cache: parts(self, cache)[order])
+
+
+def sum_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, "npu_add_layer_norm", first(lambda *given: given[:-1]))
+
+
+def slots_of_the_next_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = NpuSteps._begin
+
+    def one_off(self: NpuSteps, cache: KVCache) -> Decoding:
+        found = begin(self, cache)
+        return replace(found, offsets=found.offsets + 1)
+
+    monkeypatch.setattr(NpuSteps, "_begin", one_off)
+
+
+def padding_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = NpuSteps._begin
+
+    def begin_without_padding(self: NpuSteps, cache: KVCache) -> Decoding:
+        cache.real.fill_(True)
+        return begin(self, cache)
+
+    monkeypatch.setattr(NpuSteps, "_begin", begin_without_padding)
 
 
 def blind_padding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,14 +253,14 @@ def fused_on_310p(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bias_in_each_rows_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_out = on_npu._lay_out
+    biases = on_npu._row_biases
+    monkeypatch.setattr(on_npu, "_row_biases", lambda block, rank, dtype: biases(block, 0, dtype))
 
-    def with_bias(layer: Any, *rest: Any) -> None:
-        lay_out(layer, *rest)
-        if isinstance(layer, RowParallel):
-            layer.product.arguments["bias"] = layer.bias
 
-    monkeypatch.setattr(on_npu, "_lay_out", with_bias)
+def bias_of_one_branch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        on_npu, "_row_biases", lambda block, rank, dtype: (block.mlp.dense_4h_to_h.bias, None)
+    )
 
 
 def angles_not_widened(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +269,13 @@ def angles_not_widened(monkeypatch: pytest.MonkeyPatch) -> None:
 
 ELSEWHERE: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, str | None, int]] = {
     "rows not reordered": (no_order, "A2", None, 1),
+    "rows not in halves": (no_halves, "A2", None, 1),
+    "rows not in halves, by PyTorch's own": (no_halves, "310P", None, 1),
+    "v rotated, too": (v_turned_too, "A2", None, 1),
+    "the sum of a norm not given back": (sum_not_given_back, "A2", None, 1),
+    "positions of the next token": (slots_of_the_next_token, "A2", None, 1),
+    "padding counted in decode": (padding_counted, "A2", None, 1),
+    "the bias of one branch alone": (bias_of_one_branch, "A2", None, 1),
     "rows of v reordered": (order_of_v_too, "A2", None, 1),
     "angles not widened": (angles_not_widened, "A2", None, 1),
     "padding that sees nothing": (blind_padding, "A2", None, 1),

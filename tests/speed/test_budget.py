@@ -65,7 +65,7 @@ def test_the_budget_is_the_bytes_of_the_model_each_rank_builds(world_size, tied)
         model = GPTNeoX(config, group)
         assert sum(parts.values()) == sum(p.nbytes for p in model.parameters())
         cache = KVCache(config, 1, 8, group)
-        assert budget.kv_cache == cache.k.nbytes + cache.v.nbytes
+        assert budget.kv_cache == sum(held.nbytes for held in cache.layers)
     assert budget.weights == max(budget.ranks, key=lambda parts: sum(parts.values()))
     assert (budget.weights["head"] == 0) == tied
 
@@ -108,7 +108,7 @@ def test_the_workspace_estimate_is_never_short_and_not_far_off(batch, seq_len, d
         model = GPTNeoX(config).to(getattr(torch, dtype))
         cache = KVCache(config, batch, seq_len, dtype=getattr(torch, dtype))
         ids = torch.zeros(batch, seq_len, dtype=torch.int64)
-        there = [*model.parameters(), cache.k, cache.v, cache.real, cache.cos, cache.sin, ids]
+        there = [*model.parameters(), *cache.layers, cache.real, cache.cos, cache.sin, ids]
         with Peak(there) as measured:
             model(ids, cache, last_only=True)
     assert 0.5 < measured.peak / Budget(config, 1, batch, seq_len, dtype).workspace <= 1

@@ -248,10 +248,11 @@ def in_a_fresh_cache() -> float:
     with OnNpu():
         config = loaded(dtype=HALF).config
         used = KVCache(config, 1, ROOM, dtype=HALF, device="npu")
-        used.k.fill_(torch.nan), used.v.fill_(torch.nan)
+        for held in used.layers:
+            held.fill_(torch.nan)
         del used
         cache = KVCache(config, 1, ROOM, dtype=HALF, device="npu")
-        return torch.stack((cache.k, cache.v)).held.abs().nan_to_num(torch.inf).max().item()
+        return torch.stack(cache.layers).held.abs().nan_to_num(torch.inf).max().item()
 
 
 def found_on_the_wrong_device() -> list[str]:

@@ -106,18 +106,19 @@ def left_padded() -> Tensor:
 
 
 def answer(model: GPTNeoX, mask: Tensor | None = None) -> Tensor:
-    """Logits of a prompt of 6, a chunk of 3, then single tokens, in a cache with room to spare."""
+    """Logits of a prompt of 6, a chunk of 3, then single tokens, in a cache with room to spare.
+
+    Of the single tokens the first comes with a mask, the others as `decode` gives them.
+    """
     like = model.gpt_neox.final_layer_norm.weight
     cache = KVCache(model.config, BATCH, ROOM, model.group, like.dtype, like.device)
-    (
-        cache.k.fill_(torch.nan),
-        cache.v.fill_(torch.nan),
-    )  # what is read without having been written shows
+    for held in cache.layers:
+        held.fill_(torch.nan)  # what is read without having been written shows
     tokens = ids().to(like.device)
     mask = None if mask is None else mask.to(like.device)
     ends = [0, 6, *range(9, LENGTH + 1)]
     columns = [
-        model(tokens[:, a:b], cache, None if mask is None else mask[:, a:b])
+        model(tokens[:, a:b], cache, mask[:, a:b] if mask is not None and a < 10 else None)
         for a, b in pairwise(ends)
     ]
     return model.group.gather(torch.cat(columns, dim=1).float())
