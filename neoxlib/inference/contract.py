@@ -78,5 +78,9 @@ class Inference(Protocol):
     def describe(self) -> dict[str, Any]:
         """Describe which model is loaded, where and how."""
 
+    @property
+    def graph_use(self) -> dict[str, Any]:
+        """What was captured of decode and replayed; empty if it runs eagerly."""
+
     def close(self) -> None:
         """End the processes or the group that serve the model."""

@@ -15,7 +15,6 @@ from neoxlib.inference.clocks import Clock, clocks_for
 from neoxlib.inference.finite import blamed
 from neoxlib.inference.rows import Choice, Limits, Rows, Watch
 from neoxlib.inference.sampling import Sampling
-from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
 
 PAD = 0  # any id will do: padding is masked, and the output of an ended row is dropped
@@ -116,9 +115,7 @@ def run_steps(
     clocks = clocks_for(model.group, device, timed, detail)
     ids, mask = left_pad(rows.history)  # [B, S]
     mask = None if mask.all() else mask.to(device)
-    cache = KVCache(
-        model.config, len(ids), rows.limits.max_seq_len, model.group, weight.dtype, device
-    )
+    cache = model.new_cache(len(ids), rows.limits.max_seq_len)
     choose = chooser(model, rows)
     reasons = rows.reasons
     while None in reasons:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,15 @@ class Engine(TextGenerator):
     def describe(self) -> dict[str, Any]:
         """Describe for reports which model is loaded, where and how."""
         return dict(self._about)
+
+    @property
+    def graph_use(self) -> dict[str, Any]:
+        """Graphs captured, the seconds that took, tokens replayed, and why it failed if it did.
+
+        Empty if decode is not captured: `describe` says why.
+        """
+        graphs = getattr(self.model.executor, "graphs", None)
+        return asdict(graphs.use) if graphs else {}
 
     def close(self) -> None:
         """Leave the group."""

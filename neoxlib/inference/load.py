@@ -20,10 +20,12 @@ from neoxlib.inference.tokenizer import (
     vocabulary,
 )
 from neoxlib.kernels.cpu import build
+from neoxlib.kernels.graph import NpuGraph
 from neoxlib.machine.devices import chip_for, pick_device, pick_dtype
 from neoxlib.machine.runtime import fit_threads, start_npu
 from neoxlib.model import on_cpu, on_npu
 from neoxlib.model.config import ModelConfig, sequence_window
+from neoxlib.model.decode_graph import choose_graph
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.group import SOLO, Group, check_same, on_all
 from neoxlib.model.parameters import count_parameters
@@ -47,6 +49,7 @@ def load(
     quant: str | None = None,
     max_seq_len: int | None = None,
     compile: bool = True,
+    graph: str = "auto",
     *,
     allow_long: bool = False,
     group: Group = SOLO,
@@ -57,8 +60,9 @@ def load(
     are read; None takes them as stored. `max_seq_len` sizes the KV cache: the argument, else the
     variable MAX_SEQ_LEN, else the config. In a `group` of several ranks each reads only its shard.
     On a CPU the model runs on kernels compiled for it, if there is a C++ compiler, on an NPU on the
-    chip's own operators; `compile=False` keeps to PyTorch's, the readable form. Weights may still
-    be copied in the background when this returns: `Engine.wait_until_resident` waits for it.
+    chip's own operators; `compile=False` keeps to PyTorch's, the readable form. `graph` captures
+    decode on an NPU: "auto" where it can be, "on" or "off"; `describe` says which and why. Weights
+    may still be copied in the background when this returns: `Engine.wait_until_resident` waits.
     Raises ConfigError, WeightsError, ShardError or SettingsError, each with what to do.
     """
     device = pick_device(device)
@@ -66,8 +70,11 @@ def load(
     source = _open_source(model_dir, quant)
     about = _settings(source, dtype, device, max_seq_len, allow_long)
     where = _start(device)
+    family = chip_for(device).family if device == "npu" else ""
+    captured, about["graph"] = choose_graph(graph, device, family, compile)
     check_same(group, _facts(source.checkpoint, about), where)
-    return _load_weights(source, about | {"model_dir": str(model_dir)}, group, where, compile)
+    about |= {"model_dir": str(model_dir)}
+    return _load_weights(source, about, group, where, compile, captured)
 
 
 class Source(NamedTuple):
@@ -124,7 +131,12 @@ def _facts(checkpoint: Checkpoint, about: dict[str, Any]) -> dict[str, str]:
 
 
 def _load_weights(
-    source: Source, about: dict[str, Any], group: Group, device: torch.device, compile: bool
+    source: Source,
+    about: dict[str, Any],
+    group: Group,
+    device: torch.device,
+    compile: bool,
+    captured: bool,
 ) -> Engine:
     """Read this rank's weights and attach what runs them; `about` describes the model."""
     model = _empty_model(source.config, group, source.quant, about["dtype"], device)
@@ -134,7 +146,7 @@ def _load_weights(
     residency = checkpoint_load.load_into(
         model.eval(), source.checkpoint, mmap=compiled, allow_16bit=compiled
     )
-    about = about | _place(model, device, compile, compiled)
+    about = about | _place(model, device, compile, compiled, captured)
     about |= about_ends(source.tokenizer, source.ends, source.vocabulary)
     engine = Engine(model, source.tokenizer, about["max_seq_len"], about, residency)
     residency.start()
@@ -154,7 +166,9 @@ def _can_compile(wanted: bool, device: torch.device) -> bool:
     return wanted and device.type == "cpu" and build.compiled("forward") is not None
 
 
-def _place(model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool) -> dict[str, Any]:
+def _place(
+    model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool, captured: bool
+) -> dict[str, Any]:
     """Attach the device's operators and describe where and how the model runs."""
     kernels = ["pack", "forward"] if wanted and device.type == "cpu" else ["pack"]
     return {
@@ -163,18 +177,20 @@ def _place(model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool) -
         "world_size": model.group.size,
         "backend": model.group.backend,
         "threads": torch.get_num_threads(),
-        "compile": _attach_operators(model, device, wanted, compiled),
+        "compile": _attach_operators(model, device, wanted, compiled, captured),
         "compile_s": round(build.seconds(*kernels), 2),
     }
 
 
-def _attach_operators(model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool) -> str:
+def _attach_operators(
+    model: GPTNeoX, device: torch.device, wanted: bool, compiled: bool, captured: bool
+) -> str:
     """Attach the device's operators; say which the model runs on, and if plain ones, why."""
     if not wanted:
         return "plain: compile is False"
     if device.type != "cpu":
         chip = chip_for(device.type)
-        on_npu.attach(model, chip.family)
+        on_npu.attach(model, chip.family, NpuGraph if captured else None)
         return f"operators for {chip.name}"
     if not compiled:
         return (

@@ -45,6 +45,10 @@ class Deep:
             held[:, :, :, :depth].normal_()
         cache.real[:, :depth] = True
 
+    def new_cache(self, batch: int, max_seq_len: int) -> KVCache:
+        """The one that holds the positions."""
+        return self.cache
+
     def rewind(self) -> "Deep":
         """Forget everything after the first `depth` positions."""
         self.cache.length = self.depth
@@ -125,8 +129,7 @@ class Work:
         self.deep = Deep(model, self.new_cache(max_seq_len), case.depth) if case.depth else None
 
     def new_cache(self, max_seq_len: int) -> KVCache:
-        where = self.weight.dtype, self.weight.device
-        return KVCache(self.model.config, self.case.batch_size, max_seq_len, self.group, *where)
+        return self.model.new_cache(self.case.batch_size, max_seq_len)
 
     def synced(self, tokens: int | None = None) -> list[DecodeStep]:
         """Run once by the clock of `decode`; the ranks start together."""

@@ -1,5 +1,7 @@
 """The KV cache, and the positions and mask of new tokens after those it holds."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,15 @@ class KVCache:
         tables = rotary_tables(max_seq_len, config.rotary_dim, config.rotary_emb_base)
         # [max_seq_len, rotary], cast last
         self.cos, self.sin = (table.to(device, dtype) for table in tables)
+
+    def again(self) -> "KVCache":
+        """An empty cache in the memory of this one, which must not be used any more."""
+        other = copy.copy(self)
+        other.length = 0
+        other.padded = False
+        other.decoding = None
+        other.real.zero_()
+        return other
 
     @property
     def capacity(self) -> int:

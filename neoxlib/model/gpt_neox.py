@@ -28,6 +28,9 @@ class Executor(Protocol):
     def head(self, x: Tensor) -> Tensor:
         """As GPTNeoX.head."""
 
+    def new_cache(self, batch: int, max_seq_len: int) -> KVCache:
+        """As GPTNeoX.new_cache."""
+
     def reload_pointers(self) -> None:
         """Use the weights where they are now in memory."""
 
@@ -184,6 +187,16 @@ class GPTNeoX(nn.Module):
         for layer, k_cache, v_cache in zip(*parts, strict=True):
             x = layer(x, step, k_cache, v_cache)
         return x
+
+    def new_cache(self, batch: int, max_seq_len: int) -> KVCache:
+        """An empty cache for single tokens of `batch` rows in up to `max_seq_len` slots.
+
+        It may be the memory of an earlier one that nobody holds any more.
+        """
+        if self.executor:
+            return self.executor.new_cache(batch, max_seq_len)
+        device = self.gpt_neox.final_layer_norm.weight.device
+        return KVCache(self.config, batch, max_seq_len, self.group, self.dtype, device)
 
     def head(self, x: Tensor) -> Tensor:
         """Hidden states [..., hidden] -> logits [..., vocab here]."""

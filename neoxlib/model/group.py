@@ -3,7 +3,8 @@
 What ranks exchange follows from the config and the request, never from the state of one rank.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,6 +65,11 @@ class Group:
         A group over processes may raise Stopped instead, on all ranks alike.
         """
         return self.broadcast(value)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Measure no time of communication inside: a captured step takes no events of a clock."""
+        yield
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

@@ -61,7 +61,7 @@ class NpuSteps:
             tuple(input_ids.shape),
             end,
             self.ops.mask(seen, cache.capacity, cache.padded),
-            *self._angles(cache, index.flatten(), input_ids.shape[1]),
+            *self.angles(cache, index.flatten(), input_ids.shape[1]),
             lambda held, new: held[:, :, :, start:end].copy_(new),
         )
 
@@ -74,7 +74,7 @@ class NpuSteps:
             (len(cache.real), 1),
             slot + 1,
             now.mask,
-            *self._angles(cache, now.offsets + slot, 1),
+            *self.angles(cache, now.offsets + slot, 1),
             lambda held, new: held[:, :, :, slot : slot + 1].copy_(new),
         )
 
@@ -93,7 +93,7 @@ class NpuSteps:
         seen = cache.real[:, None, None]  # [B, 1, 1, capacity]
         return Decoding(offsets.flatten(), self.ops.mask(seen, cache.capacity), cache.length)
 
-    def _angles(self, cache: KVCache, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def angles(self, cache: KVCache, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """cos and sin [3 * B, 1, S, head_dim] from rows `index` [2 * 3 * B * S] of the table."""
         found = self._rows(cache).index_select(0, index)
         cos, sin = found.view(2, -1, 1, count, found.shape[-1])

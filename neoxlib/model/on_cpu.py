@@ -54,6 +54,7 @@ class CompiledModel:
         self.embed_in = model.gpt_neox.embed_in
         self.group = model.group
         self.config = model.config
+        self.dtype = model.dtype
         self.kernels = abi.declare(kernels)
         self.source = weakref.ref(model)
         self.reload_pointers()
@@ -100,6 +101,10 @@ class CompiledModel:
         logits = torch.empty(*shape, self.model.head.out)
         self._call("head", byref(self.model), rows.data_ptr(), math.prod(shape), logits.data_ptr())
         return logits
+
+    def new_cache(self, batch: int, max_seq_len: int) -> KVCache:
+        """As GPTNeoX.new_cache."""
+        return KVCache(self.config, batch, max_seq_len, self.group, self.dtype)
 
     def _call(self, name: str, *args: object) -> None:
         threads = (os.getpid(), torch.get_num_threads())  # a forked copy has none of them

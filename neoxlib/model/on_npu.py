@@ -4,14 +4,17 @@ It computes what gpt_neox.py does, on the operators of kernels/npu.py. Emulated 
 never run on an NPU.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from neoxlib.kernels.graph import Recorder
 from neoxlib.kernels.npu import NpuOps, Operators, operators_for
 from neoxlib.model.cache import KVCache
 from neoxlib.model.config import ACTIVATIONS, ModelConfig
+from neoxlib.model.decode_graph import DecodeGraphs
 from neoxlib.model.gpt_neox import Block, GPTNeoX
 from neoxlib.model.group import Group
 from neoxlib.model.layers import LayerNorm, Linear
@@ -20,12 +23,12 @@ from neoxlib.model.npu_steps import NpuStep, NpuSteps
 
 
 @torch.no_grad()
-def attach(model: GPTNeoX, family: str) -> None:
+def attach(model: GPTNeoX, family: str, recorder: Callable[[], Recorder] | None = None) -> None:
     """Run `model`, whose weights are on the device, on this chip family's operators from now on.
 
     Changes weights in place: the rows of query_key_value become [q | k | v], with those of q and k
     in the order of `halves`, and packed weights are laid out anew. Names, shapes and dtypes of the
-    parameters stay.
+    parameters stay. With a `recorder`, which makes a graph, decode is captured (decode_graph.py).
     """
     assert model.executor is None, "the weights are laid out already"
     config = model.config
@@ -33,7 +36,7 @@ def attach(model: GPTNeoX, family: str) -> None:
     operators = operators_for(family, heads, config.head_dim, _turning(config))
     for block in model.gpt_neox.layers:
         _reorder(block.attention.query_key_value, heads, _turning(config) * operators.whole_heads)
-    model.executor = NpuModel(model, operators)
+    model.executor = NpuModel(model, operators, recorder if operators.one else None)
 
 
 def _turning(config: ModelConfig) -> int:
@@ -116,7 +119,9 @@ def _row_biases(block: Block, rank: int, dtype: torch.dtype) -> tuple[Tensor | N
 class NpuModel:
     """GPTNeoX.states and GPTNeoX.head on a chip's operators."""
 
-    def __init__(self, model: GPTNeoX, operators: Operators) -> None:
+    def __init__(
+        self, model: GPTNeoX, operators: Operators, recorder: Callable[[], Recorder] | None
+    ) -> None:
         self.config = model.config
         self.group = model.group
         self.dtype = model.dtype
@@ -134,24 +139,41 @@ class NpuModel:
             if tied
             else lay_out(model.embed_out, operators, None, self.dtype)
         )
+        device = self.embed_in.weight.device
+        self.graphs = DecodeGraphs(self, device, recorder) if recorder else None
 
     def states(
         self, input_ids: Tensor, cache: KVCache, mask: Tensor | None, layers: int | None = None
     ) -> Tensor:
         """As GPTNeoX.states."""
+        if self.graphs and mask is None and layers is None and input_ids.shape[1] == 1:
+            found = self.graphs.states(input_ids, cache)
+            if found is not None:
+                return found
         step = self.steps.next(input_ids, cache, mask)
-        x = self._run(input_ids, step, cache, layers)
-        return x.unflatten(0, input_ids.shape)
+        return self.run(input_ids, step, cache, layers).unflatten(0, input_ids.shape)
 
     def head(self, x: Tensor) -> Tensor:
         """As GPTNeoX.head."""
         rows = self._norm(x.flatten(0, -2), self.final)
         return self.output(rows).unflatten(0, x.shape[:-1])
 
+    def new_cache(self, batch: int, max_seq_len: int) -> KVCache:
+        """As GPTNeoX.new_cache; with graphs the cache comes with the one of its size."""
+        make = self.graphs.new_cache if self.graphs else self.empty_cache
+        return make(batch, max_seq_len)
+
+    def empty_cache(self, batch: int, max_seq_len: int) -> KVCache:
+        """A cache in memory of its own."""
+        device = self.embed_in.weight.device
+        return KVCache(self.config, batch, max_seq_len, self.group, self.dtype, device)
+
     def reload_pointers(self) -> None:
         """Nothing to do: the weights stay where `attach` found them."""
 
-    def _run(self, input_ids: Tensor, step: NpuStep, cache: KVCache, layers: int | None) -> Tensor:
+    def run(
+        self, input_ids: Tensor, step: NpuStep, cache: KVCache, layers: int | None = None
+    ) -> Tensor:
         """Hidden states [B * S, hidden] after `layers` layers, all if None."""
         x = self.embed_in(input_ids, self.dtype).flatten(0, 1)
         partial = None  # the sum over the ranks that the next norm adds to x

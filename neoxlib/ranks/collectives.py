@@ -130,6 +130,15 @@ class TorchGroup(Group):
         yield
         self.seconds += time.perf_counter() - start
 
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        timer = self.timer
+        self.timer = None
+        try:
+            yield
+        finally:
+            self.timer = timer
+
     def all_reduce(self, x: Tensor) -> Tensor:
         with self._clock():
             self._prove("all_reduce", x.dtype, x.numel())

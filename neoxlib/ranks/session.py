@@ -12,7 +12,7 @@ from neoxlib.checkpoint.preflight import preflight
 from neoxlib.errors import SettingsError
 from neoxlib.inference.generator import TextGenerator
 from neoxlib.inference.printer import Stream
-from neoxlib.machine.devices import npu_answers, pick_device
+from neoxlib.machine.devices import chip_for, npu_answers, pick_device
 from neoxlib.machine.runtime import import_torch, torch_must_load
 from neoxlib.process import at_end, need_home
 from neoxlib.ranks import worker
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("neoxlib")
 # Parameters of `load` that every rank is given.
-LOADED = ("model_dir", "dtype", "device", "quant", "max_seq_len", "compile")
+LOADED = ("model_dir", "dtype", "device", "quant", "max_seq_len", "compile", "graph")
 
 
 class Session(TextGenerator):
@@ -45,11 +45,12 @@ class Session(TextGenerator):
     It has the methods and answers of Engine: see `inference.contract`. This process never starts a
     device. `device="auto"` is the NPU if one can be used. `cluster_profile` names an ipyparallel
     profile whose launchers (SSH, MPI, Slurm …) start the ranks; without it they are local
-    processes. `quant` and `compile` are those of `neoxlib.load`; `deterministic` adds the NPUs'
-    switches for repeatable all-reduces. `replicas` is the number of independent copies of the model
-    on this machine, each with its own ranks: `groups` are their sessions, this one first. This one
-    answers all calls itself; `exam.evaluate` distributes an exam over all. Each rank writes to
-    `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something fails.
+    processes. `quant`, `compile` and `graph` are those of `neoxlib.load`; `deterministic` adds the
+    NPUs' switches for repeatable all-reduces. `replicas` is the number of independent copies of the
+    model on this machine, each with its own ranks: `groups` are their sessions, this one first.
+    This one answers all calls itself; `exam.evaluate` distributes an exam over all. Each rank
+    writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something
+    fails.
 
     Raises the errors of `neoxlib.load`, before a rank is started if no weight has to be read for
     that, and RankError when a rank dies. After an error that all ranks raised alike (SettingsError,
@@ -69,6 +70,7 @@ class Session(TextGenerator):
         compile: bool = True,
         deterministic: bool = False,
         replicas: int = 1,
+        graph: str = "auto",
         *,
         _group: int = 0,
     ) -> None:
@@ -76,6 +78,8 @@ class Session(TextGenerator):
         elsewhere = profile_dir is not None
         preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere)
         device = device if elsewhere else pick_device(device)  # there the ranks pick it
+        if not elsewhere:
+            _refuse_graph(graph, device, compile)
         share = part(_group, replicas, world_size, device, cluster_profile)
         self.log_dir = open_log_dir(log_dir)
         self._variables = (
@@ -85,7 +89,7 @@ class Session(TextGenerator):
         temporary = self.log_dir if log_dir is None else None
         self._end = at_end(self, _end, self._ranks, temporary)  # runs at exit, too
         self._others: list[Session] = []
-        given = str(Path(model_dir).absolute()), dtype, device, quant, max_seq_len, compile
+        given = str(Path(model_dir).absolute()), dtype, device, quant, max_seq_len, compile, graph
         more = {"deterministic": deterministic, "replicas": replicas}
         self._start(dict(zip(LOADED, given, strict=True)), more, 1 if _group else replicas)
 
@@ -181,6 +185,11 @@ class Session(TextGenerator):
             "kept_variables": dict(found.kept),
         }
 
+    @property
+    def graph_use(self) -> dict[str, Any]:
+        """As Engine.graph_use, on rank 0; all ranks capture and replay alike."""
+        return self._ranks.call(worker.look, "graph_use")
+
     @cached_property
     def config(self) -> "ModelConfig":
         """The model's config."""
@@ -264,6 +273,15 @@ def _check_here(world_size: int, cluster_profile: str | None) -> str | None:
     need_home()  # ranks write there
     torch_must_load()  # the ranks' answers cannot be read without it
     return find_profile(cluster_profile) if cluster_profile else None
+
+
+def _refuse_graph(graph: str, device: str, compile: bool) -> None:
+    """Raise SettingsError, before a rank is started, where a graph that is asked for cannot be."""
+    if graph == "auto":
+        return
+    from neoxlib.model.decode_graph import choose_graph
+
+    choose_graph(graph, device, chip_for(device).family if device == "npu" else "", compile)
 
 
 def _end(ranks: Ranks, temporary: Path | None) -> None:

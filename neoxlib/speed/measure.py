@@ -106,7 +106,15 @@ def time_cases(
             progress.done()
             if timings_shown():
                 print(in_words(rows[place]), flush=True)
+    _record_graphs(engine, run, about)
     return table
+
+
+def _record_graphs(engine: "Inference", run: "Run", about: dict[str, Any]) -> None:
+    """Record what capturing decode took. Sums between ranks are part of it and not timed apart."""
+    if str(about.get("graph", "off")).startswith("off"):
+        return
+    run.metrics(**{f"decode_graph_{name}": value for name, value in engine.graph_use.items()})
 
 
 def refuse_for_memory(engine: "Inference", cases: Sequence[Case]) -> None:

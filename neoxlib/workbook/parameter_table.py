@@ -58,6 +58,12 @@ PARAMETERS: dict[str, Param] = {
     "deterministic": Param(
         "bool", False, "ask NPUs for sums and products in a fixed order; slower"
     ),
+    "graph": Param(
+        "str",
+        "auto",
+        "capture decode as graphs of an A2 or A3 NPU; auto does where it can",
+        choices=("auto", "on", "off"),
+    ),
     "plan_only": Param("bool", False, "stop after the plan, before any model is loaded"),
     "prepare_dir": Param(
         "str", "", "a model folder of links and copies is made here; empty makes none", blank=True
@@ -273,8 +279,8 @@ _GRID = _names("""
 NOTEBOOKS: dict[str, tuple[str, ...]] = {
     "00_setup": (*_COMMON, "prepare_dir"),
     "01_shard": (*_COMMON, "shard_dir"),
-    "02_inference": _COMMON + _SAMPLING,
-    "03_ceval": _COMMON + _EXAM,
-    "04_profile": _COMMON + _GRID,
+    "02_inference": (*_COMMON, "graph", *_SAMPLING),
+    "03_ceval": (*_COMMON, "graph", *_EXAM),
+    "04_profile": (*_COMMON, "graph", *_GRID),
     "05_compare": ("run_a", "run_b"),
 }

@@ -43,6 +43,7 @@ SESSION = (  # parameters that Session takes
     "max_seq_len",
     "cluster_profile",
     "deterministic",
+    "graph",
     "replicas",
 )
 

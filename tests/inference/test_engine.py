@@ -212,3 +212,16 @@ def test_streamed_lines_of_several_prompts_are_told_apart(engine: Engine, capsys
 def test_an_unknown_quantization_is_refused(checkpoint):
     with pytest.raises(SettingsError, match="quant is 'int3'"):
         neoxlib.load(checkpoint, quant="int3")
+
+
+def test_a_graph_that_no_rule_allows_is_refused_by_name_before_weights_are_read(checkpoint):
+    with pytest.raises(SettingsError, match="captured on NPUs alone, and this runs on cpu"):
+        neoxlib.load(checkpoint, graph="on")
+    with pytest.raises(SettingsError, match="graph is 'perhaps'; it is one of auto, on, off"):
+        neoxlib.load(checkpoint, graph="perhaps")
+
+
+def test_a_report_says_whether_decode_is_captured_and_by_which_rule(engine: Engine, checkpoint):
+    assert engine.describe()["graph"].startswith("off: a step is captured on NPUs alone")
+    assert neoxlib.load(checkpoint, graph="off").describe()["graph"] == "off: asked for"
+    assert engine.graph_use == {}

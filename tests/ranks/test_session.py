@@ -210,3 +210,9 @@ def test_ranks_stop_at_special_tokens_and_continue_ids_without_a_tokenizer(tmp_p
     with open_session(folder, tmp_path / "logs") as mute:
         answer = mute.generate([path[:1]])[0]
         assert (answer.token_ids, answer.text) == (path[1:-1], "")
+
+
+def test_a_graph_that_cannot_be_is_refused_before_a_rank_starts(checkpoint, monkeypatch):
+    monkeypatch.setattr("neoxlib.ranks.session.Ranks.start", None)
+    with pytest.raises(SettingsError, match="captured on NPUs alone, and this runs on cpu"):
+        neoxlib.Session(checkpoint, 2, device="cpu", graph="on")

@@ -50,6 +50,9 @@ class Notes:
     def text(self, name: str, text: str) -> None:
         self.kept[name] = text
 
+    def metrics(self, **values: Any) -> None:
+        self.kept |= values
+
 
 def test_a_row_is_medians_with_their_interval_and_percentiles_over_all_steps():
     row = measure.summarise(
@@ -168,3 +171,12 @@ def test_timings_are_said_where_the_guides_switch_is_set(monkeypatch, capsys):
         "batch 1, 8 in, 2 out: first 106.00 ms, next 16.00 ms "
         "(pre 1.00, forward 10.00, communication 2.00, post 3.00), 16 tokens/s\n"
     )
+
+
+def test_what_capturing_decode_took_is_recorded_where_it_was_captured():
+    captured = Clockwork(graph="one graph per batch size")
+    captured.graph_use = {"captured": 2, "capture_s": 0.5}
+    for engine, told in ((captured, True), (Clockwork(graph="off: asked for"), False)):
+        notes = Notes()
+        measure.time_cases(engine, [Case(1, 2, 3)], notes)
+        assert (notes.kept.get("decode_graph_capture_s") == 0.5) == told
