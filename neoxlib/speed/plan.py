@@ -16,6 +16,7 @@ from neoxlib.machine.hccl_rules import Ranks, broken_rules, refuse_ranks, remark
 from neoxlib.model.config import ModelConfig, sequence_window
 from neoxlib.model.quant import SCHEMES, scheme_name
 from neoxlib.model.world_size import check_world_size, legal_world_sizes
+from neoxlib.speed import launches
 from neoxlib.speed.bounds import Bounds, ms_text, size_text
 from neoxlib.speed.budget import Budget
 from neoxlib.speed.target import Target, find_target
@@ -40,6 +41,11 @@ NOTES = (
 DEVICE_NOTE = (
     "not in it: what CANN and the driver take for each process on a device, which no source gives; "
     "on an NPU `memory()` of an engine or a session shows it as part of in_use"
+)
+LAUNCHES_NOTE = (
+    "operators launched: by the host for one token, one by one or as one captured graph; host: at "
+    f"{launches.LAUNCH_US[0]:g} to {launches.LAUNCH_US[1]:g} µs each, which is assumed and was "
+    "measured on no NPU; next token: the longer of the host's time and the bound"
 )
 
 
@@ -85,6 +91,14 @@ class Plan(Bounds):
         return "; ".join(said) or "bandwidth not known"
 
     @property
+    def launches(self) -> "pd.DataFrame":
+        """Table of what the host launches for a next token, eagerly and as a graph; for NPUs."""
+        import pandas as pd
+
+        names = ["predicted", "operators launched", "host (ms)", "next token (ms)"]
+        return pd.DataFrame(launches.rows(self), columns=names)
+
+    @property
     def sizes(self) -> "pd.DataFrame":
         """The same request at every legal world size."""
         import pandas as pd
@@ -106,13 +120,15 @@ class Plan(Bounds):
 
     @property
     def _tables(self) -> "tuple[pd.DataFrame, ...]":
-        return self.memory, self.speed, self.sizes
+        counted = self.launches
+        return self.memory, self.speed, *([] if counted.empty else [counted]), self.sizes
 
     @property
     def _notes(self) -> tuple[str, ...]:
         cards = remark(self.target.chip, self.budget.world_size)
         own = () if self.target.on_cpu else (DEVICE_NOTE,)
-        return tuple(filter(None, (*NOTES, *own, cards, f"free: {self.target.source}")))
+        counted = () if self.launches.empty else (LAUNCHES_NOTE,)
+        return tuple(filter(None, (*NOTES, *own, *counted, cards, f"free: {self.target.source}")))
 
     def __repr__(self) -> str:
         tables = (frame.to_string(index=False) for frame in self._tables)

@@ -34,6 +34,11 @@ KNOWN = (
         "our reading of those pages",
     ),
     Known(
+        "operators a layer and a token in decode, and a captured step against the eager one",
+        EMULATED,
+        "budgets; the same steps one operator at a time, on a stand-in for the graph",
+    ),
+    Known(
         "what the operators' host code asks of a call before a launch, per chip",
         EMULATED,
         "the vendor's sources, transcribed with commit, file and line (attention: "
@@ -55,6 +60,11 @@ KNOWN = (
         "operators' names and arguments",
         CHECKED,
         "the schemas in the torch-npu 2.13.0 wheel, word for word",
+    ),
+    Known(
+        "a captured step's operators, NPUGraph's methods and arguments",
+        CHECKED,
+        "the schemas and the Python files of that wheel",
     ),
     Known(
         "GPT-NeoX-20B's shapes and dtypes at world sizes 1 and 8",
