@@ -167,11 +167,11 @@ class VocabParallel(Sharded):
         if self.group.size == 1:
             return F.embedding(ids, self.weight).to(dtype)
         row = ids - self.first
-        here = (row >= 0) & (row < self.weight.shape[0])
-        found = F.embedding(row.where(here, 0), self.weight).to(dtype)
+        here = row.clamp(0, self.weight.shape[0] - 1)  # of another rank's: any row
+        found = F.embedding(here, self.weight).to(dtype)
         # A row is on one rank, and the others add zeros. Not by a product: NaN for an infinite row
         # 0.
-        return self.group.all_reduce(found.masked_fill(~here[..., None], 0))
+        return self.group.all_reduce(found.masked_fill((row != here)[..., None], 0))
 
 
 class LayerNorm(Sharded):

@@ -14,7 +14,7 @@ from neoxlib.speed.bounds import Bounds, ms_text
 # TASK_QUEUE_ENABLE=2 and an ARM host with 1. To be replaced by what selftest-npu measures.
 LAUNCH_US = (5.0, 20.0)
 BESIDE = 6  # embedding, index and rows of the angles, the last sum, the final norm, the head
-OF_RANKS = 6  # more of them where the embedding's rows are cut over ranks
+OF_RANKS = 4  # more of them where the embedding's rows are cut over ranks
 REPLAYED = 5  # ids, slot, lengths with the replay, a copy of the output, final norm and head
 
 

@@ -57,6 +57,12 @@ def cases(dtype: torch.dtype) -> Iterator[tuple[str, str, tuple[Any, ...], dict[
     for form in ("none", "tanh"):
         yield "A2", "npu_gelu", (some(3, 5, 64),), {"approximate": form}
     yield "A2", "fast_gelu", (some(3, 64),), {}
+    yield "A2", "npu_add_layer_norm", (some(3, 64), some(3, 64), some(64), some(64), 1e-5, True), {}
+    places = torch.cartesian_prod(*map(torch.arange, (BATCH, HEADS)), torch.tensor([4]))
+    written = (k.clone(), places, some(BATCH * HEADS, WIDTH))
+    yield "A2", "npu_scatter_nd_update_", written, {}
+    each = torch.full((BATCH,), 4)
+    yield "A2", "scatter_update_", (k.clone(), each, some(BATCH, HEADS, 1, WIDTH), -2), {}
     yield from _products(some)
     yield "310P", "npu_format_cast", (some(64, 32), 29), {}
 

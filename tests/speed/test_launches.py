@@ -7,6 +7,7 @@ import torch
 
 from neoxlib.model import on_npu
 from neoxlib.model.cache import KVCache
+from neoxlib.model.group import Group
 from neoxlib.speed import launches
 from neoxlib.speed.plan import plan
 from tests.support.npu import reference as reference
@@ -15,12 +16,20 @@ from tests.support.npu.path import HALF, ROOM, SHAPE, loaded
 from tests.support.planned import TWENTY_B
 
 
-def counted(family: str, batch: int, quant: str | None, variant: str) -> int:
+class OneOf(Group):
+    """The first of `size` ranks, alone: its sums are taken as they are, and none is an operator."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+
+def counted(family: str, batch: int, quant: str | None, variant: str, size: int = 1) -> int:
     """The operators of a token after the first, with two layers."""
-    model = loaded(dtype=HALF, quant=quant, variant=variant)
+    model = loaded(OneOf(size), HALF, quant, variant)
     with reference.on_chip(family):
         on_npu.attach(model, family)
-        held = KVCache(model.config, batch, ROOM, dtype=HALF)
+        held = KVCache(model.config, batch, ROOM, model.group, HALF)
         ids = torch.ones(batch, 3, dtype=torch.long)
         with torch.no_grad():
             model(ids, held, ids.bool())
@@ -43,6 +52,11 @@ def test_the_planner_counts_what_the_model_launches_emulated(chip, family, batch
     assert SHAPE["num_hidden_layers"] == 2 and found.sums == 0
 
 
+def test_over_ranks_the_embedding_and_the_sums_are_added_emulated():
+    found = launches.launches(plan(loaded(dtype=HALF).config, 2, 3, 16, chip="910B3"))
+    assert found.eager == counted("A2", 3, None, "", size=2) + found.sums + 1 and found.sums == 2
+
+
 def test_gpt_neox_20b_launches_as_many_as_its_layers_say():
     """44 layers of 10 operators and 6 beside them; over ranks a sum a layer and the embedding's."""
     assert launches.launches(plan(TWENTY_B, 1, chip="910B3")).eager == 44 * 10 + 6
@@ -56,7 +70,7 @@ def test_eager_and_graph_are_told_apart_and_both_are_called_predicted():
         "one by one",
         "as a graph",
     ]
-    assert table["operators launched"].tolist() == ["497", str(launches.REPLAYED)]
+    assert table["operators launched"].tolist() == ["495", str(launches.REPLAYED)]
     text = repr(plan(TWENTY_B, 8, chip="910B3"))
     assert "assumed and was measured on no NPU" in text and "as a graph" in text
     older = plan(TWENTY_B, 4, chip="310P3").launches
