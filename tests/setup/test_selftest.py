@@ -44,7 +44,7 @@ def test_the_file_holds_every_error_and_says_that_it_is_emulated(tmp_path):
     )
     assert whole["environment"]["torch"] == torch.__version__ and whole["world_size"] == 2
     names = [check["name"] for check in whole["checks"]]
-    assert len(names) == 12 + 3 + 1 + 5 and {
+    assert len(names) == 14 + 3 + 1 + 5 and {
         "greedy text",
         "two layers over ranks",
         "all-reduce of int32",

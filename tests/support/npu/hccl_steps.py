@@ -131,7 +131,7 @@ def ended(rank: int, size: int, store: str, how: str) -> tuple[int, str]:
                 if count == 2 and how == "request" and rank == 0:
                     stopping.asked.set()
                 if count == 2 and how == "nan":
-                    model.gpt_neox.layers[1].mlp.dense_4h_to_h.bias.data.fill_(torch.nan)
+                    model.gpt_neox.layers[1].input_layernorm.bias.data.fill_(torch.nan)
         except Exception as error:
             return count, f"{type(error).__name__}: {error}"
         finally:
