@@ -116,6 +116,7 @@ class Engine(TextGenerator):
         on all ranks, for logits with NaN or infinity where the mask is 1.
         """
         ids, mask = checked_ids(input_ids, attention_mask, self.config.vocab_size, self.max_seq_len)
+        self.model.free_idle_caches()
         cache = KVCache(self.config, *ids.shape, self.group, self.weight.dtype, self.weight.device)
         padding = None if mask.all() else mask.to(self.weight.device)
         logits = self.group.gather(
@@ -170,6 +171,7 @@ class Engine(TextGenerator):
     def _scores(
         self, requests: Sequence[Request], limits: Limits, progress: OnProgress | None = None
     ) -> list[Score]:
+        self.model.free_idle_caches()
         rows = limits.tokenizer_size, limits.max_seq_len
         found = log_probabilities(self.model, requests, *rows, progress, limits.holes) or []
         scored = zip(requests, found, strict=bool(found))

@@ -172,11 +172,15 @@ class DecodeGraphs:
             cache = lease.memory.again()
             lease.user = weakref.ref(cache)
             return cache
-        self.leases = {k: kept for k, kept in self.leases.items() if not kept.free()}
+        self.free_idle()
         memory = self.model.empty_cache(batch, max_seq_len)
         cache = memory.again()
         self.leases[key] = Lease(memory, weakref.ref(cache))
         return cache
+
+    def free_idle(self) -> None:
+        """Free the memory and the graphs of caches that nobody holds any more."""
+        self.leases = {key: kept for key, kept in self.leases.items() if not kept.free()}
 
     def states(self, input_ids: Tensor, cache: KVCache) -> Tensor | None:
         """Hidden states [B, 1, hidden] of the next token; None if it must run eagerly.

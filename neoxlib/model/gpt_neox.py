@@ -31,6 +31,9 @@ class Executor(Protocol):
     def new_cache(self, batch: int, max_seq_len: int) -> KVCache:
         """As GPTNeoX.new_cache."""
 
+    def free_idle_caches(self) -> None:
+        """As GPTNeoX.free_idle_caches."""
+
     def reload_pointers(self) -> None:
         """Use the weights where they are now in memory."""
 
@@ -197,6 +200,11 @@ class GPTNeoX(nn.Module):
             return self.executor.new_cache(batch, max_seq_len)
         device = self.gpt_neox.final_layer_norm.weight.device
         return KVCache(self.config, batch, max_seq_len, self.group, self.dtype, device)
+
+    def free_idle_caches(self) -> None:
+        """Free what `new_cache` keeps for a later batch: call it before other caches are made."""
+        if self.executor:
+            self.executor.free_idle_caches()
 
     def head(self, x: Tensor) -> Tensor:
         """Hidden states [..., hidden] -> logits [..., vocab here]."""

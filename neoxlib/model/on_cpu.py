@@ -106,6 +106,9 @@ class CompiledModel:
         """As GPTNeoX.new_cache."""
         return KVCache(self.config, batch, max_seq_len, self.group, self.dtype)
 
+    def free_idle_caches(self) -> None:
+        """Nothing is kept."""
+
     def _call(self, name: str, *args: object) -> None:
         threads = (os.getpid(), torch.get_num_threads())  # a forked copy has none of them
         if self.threads != threads:

@@ -163,6 +163,11 @@ class NpuModel:
         make = self.graphs.new_cache if self.graphs else self.empty_cache
         return make(batch, max_seq_len)
 
+    def free_idle_caches(self) -> None:
+        """As GPTNeoX.free_idle_caches: their graphs end with them."""
+        if self.graphs:
+            self.graphs.free_idle()
+
     def empty_cache(self, batch: int, max_seq_len: int) -> KVCache:
         """A cache in memory of its own."""
         device = self.embed_in.weight.device

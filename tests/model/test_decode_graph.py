@@ -97,6 +97,16 @@ def test_another_batch_size_frees_the_idle_one_and_has_a_graph_of_its_own_emulat
     assert len(StandInGraph.made) == 3
 
 
+def test_idle_memory_is_freed_when_asked_and_what_is_in_use_is_not_emulated():
+    model = model_on(StandInGraph)
+    logits_of(model, 3)
+    model.free_idle_caches()
+    assert model.executor.graphs.leases == {}
+    held = model.new_cache(1, SLOTS)
+    model.free_idle_caches()
+    assert list(model.executor.graphs.leases) == [(1, SLOTS)] and held.length == 0
+
+
 def test_a_size_that_is_in_use_twice_at_a_time_gives_each_its_own_numbers_emulated():
     model = model_on(StandInGraph)
     plain = model_on(None)

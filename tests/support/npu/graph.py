@@ -94,8 +94,10 @@ class StandInGraph:
             return x
 
         self.group.all_reduce = all_reduce
-        yield
-        del self.group.all_reduce
+        try:
+            yield
+        finally:
+            del self.group.all_reduce
 
     def replay(self, end: int) -> None:
         self.ends.append(end)
