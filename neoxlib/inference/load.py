@@ -57,12 +57,12 @@ def load(
     """Load a Hugging Face checkpoint folder, or a folder that `shard` wrote, into this process.
 
     `dtype` and `device` may be "auto". `quant` is "int8" or "int4": weights are quantized as they
-    are read; None takes them as stored. `max_seq_len` sizes the KV cache: the argument, else the
-    variable MAX_SEQ_LEN, else the config. In a `group` of several ranks each reads only its shard.
-    On a CPU the model runs on kernels compiled for it, if there is a C++ compiler, on an NPU on the
-    chip's own operators; `compile=False` keeps to PyTorch's, the readable form. `graph` captures
-    decode on an NPU: "auto" where it can be, "on" or "off"; `describe` says which and why. Weights
-    may still be copied in the background when this returns: `Engine.wait_until_resident` waits.
+    are read; None takes them as stored. `max_seq_len` sizes the KV cache: the argument, else
+    MAX_SEQ_LEN, else the config. In a `group` of several ranks each reads only its shard. A CPU
+    runs kernels compiled for it, if there is a C++ compiler, an NPU the chip's own operators;
+    `compile=False` keeps to PyTorch's. `graph` captures decode on an NPU: "auto" where it can be,
+    "on" or "off"; `describe` says which and why. Weights may still be copied in the background when
+    this returns: `Engine.wait_until_resident` waits for it.
     Raises ConfigError, WeightsError, ShardError or SettingsError, each with what to do.
     """
     device = pick_device(device)
@@ -70,11 +70,9 @@ def load(
     source = _open_source(model_dir, quant)
     about = _settings(source, dtype, device, max_seq_len, allow_long)
     where = _start(device)
-    family = chip_for(device).family if device == "npu" else ""
-    captured, about["graph"] = choose_graph(graph, device, family, compile)
+    captured, about["graph"] = choose_graph(graph, device, _family(device), compile)
     check_same(group, _facts(source.checkpoint, about), where)
-    about |= {"model_dir": str(model_dir)}
-    return _load_weights(source, about, group, where, compile, captured)
+    return _load_weights(source, model_dir, about, group, where, compile, captured)
 
 
 class Source(NamedTuple):
@@ -130,8 +128,14 @@ def _facts(checkpoint: Checkpoint, about: dict[str, Any]) -> dict[str, str]:
     return facts | {name: digests.get(name, "missing") for name in SMALL_FILES}
 
 
+def _family(device: str) -> str:
+    """The chip family of an NPU; empty on a CPU."""
+    return chip_for(device).family if device == "npu" else ""
+
+
 def _load_weights(
     source: Source,
+    model_dir: str | os.PathLike[str],
     about: dict[str, Any],
     group: Group,
     device: torch.device,
@@ -146,7 +150,8 @@ def _load_weights(
     residency = checkpoint_load.load_into(
         model.eval(), source.checkpoint, mmap=compiled, allow_16bit=compiled
     )
-    about = about | _place(model, device, compile, compiled, captured)
+    about = about | {"model_dir": str(model_dir)}
+    about |= _place(model, device, compile, compiled, captured)
     about |= about_ends(source.tokenizer, source.ends, source.vocabulary)
     engine = Engine(model, source.tokenizer, about["max_seq_len"], about, residency)
     residency.start()

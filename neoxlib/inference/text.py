@@ -113,12 +113,11 @@ def generate_text(
     _refuse_stop_without(tokenizer, sampling)
     texts = [_text(tokenizer, sampling) for _ in ids]
     steps = []
-    how = {
+    watch = {
         "watch": lambda row, token: texts[row].push(token),
         "watch_ends": bool(sampling.stop),
-        "detail": False,
     }
-    for step in decode(model, ids, sampling, limits, top=TOP, **how):
+    for step in decode(model, ids, sampling, limits, top=TOP, detail=False, **watch):
         steps.append(step)
         if model.group.rank == 0:
             _hand_out(texts, step.choice, stream, sampling, ending(sampling, limits))

@@ -77,27 +77,23 @@ class Session(TextGenerator):
         profile_dir = _check_here(world_size, cluster_profile)
         elsewhere = profile_dir is not None
         preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere)
-        device = device if elsewhere else pick_device(device)  # there the ranks pick it
-        if not elsewhere:
-            _refuse_graph(graph, device, compile)
+        device = device if elsewhere else _pick(device, graph, compile)  # there the ranks pick it
         share = part(_group, replicas, world_size, device, cluster_profile)
         self.log_dir = open_log_dir(log_dir)
-        self._variables = (
-            handed_on() if elsewhere else rank_environment(world_size, device, deterministic, share)
-        )
+        self._variables = _variables(elsewhere, world_size, device, deterministic, share)
         self._ranks = Ranks(world_size, self._variables.added, self.log_dir, profile_dir)
-        temporary = self.log_dir if log_dir is None else None
-        self._end = at_end(self, _end, self._ranks, temporary)  # runs at exit, too
+        self._end = at_end(self, _end, self._ranks, self.log_dir if log_dir is None else None)
         self._others: list[Session] = []
         given = str(Path(model_dir).absolute()), dtype, device, quant, max_seq_len, compile, graph
         more = {"deterministic": deterministic, "replicas": replicas}
-        self._start(dict(zip(LOADED, given, strict=True)), more, 1 if _group else replicas)
+        self._start(given, more, 1 if _group else replicas)
 
-    def _start(self, settings: dict[str, Any], more: dict[str, Any], groups: int) -> None:
-        """Start the ranks, load the model with `settings`, and open the sessions of all `groups`.
+    def _start(self, given: tuple[Any, ...], more: dict[str, Any], groups: int) -> None:
+        """Start the ranks, load the model, and open the sessions of all `groups`.
 
-        `more` is what these are given besides.
+        `given` are the values of LOADED, and `more` is what the sessions are given besides.
         """
+        settings = dict(zip(LOADED, given, strict=True))
         shared = settings | more | {"world_size": self._ranks.size}
         try:
             self._about = self._load(settings, more["deterministic"])
@@ -275,13 +271,21 @@ def _check_here(world_size: int, cluster_profile: str | None) -> str | None:
     return find_profile(cluster_profile) if cluster_profile else None
 
 
-def _refuse_graph(graph: str, device: str, compile: bool) -> None:
-    """Raise SettingsError, before a rank is started, where a graph that is asked for cannot be."""
-    if graph == "auto":
-        return
-    from neoxlib.model.decode_graph import choose_graph
+def _variables(
+    elsewhere: bool, world_size: int, device: str, deterministic: bool, share: dict[str, str]
+) -> Variables:
+    """The variables of the ranks; those of other machines add their own there."""
+    return handed_on() if elsewhere else rank_environment(world_size, device, deterministic, share)
 
-    choose_graph(graph, device, chip_for(device).family if device == "npu" else "", compile)
+
+def _pick(device: str, graph: str, compile: bool) -> str:
+    """Pick the device; raise SettingsError where a graph that is asked for cannot be made on it."""
+    device = pick_device(device)
+    if graph != "auto":
+        from neoxlib.model.decode_graph import choose_graph
+
+        choose_graph(graph, device, chip_for(device).family if device == "npu" else "", compile)
+    return device
 
 
 def _end(ranks: Ranks, temporary: Path | None) -> None:

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from neoxlib.kernels import npu
-from neoxlib.kernels.npu import OPS, PAGES
+from neoxlib.kernels.npu import OPS
 from neoxlib.model import on_npu
 from neoxlib.model.quant import SCHEMES
 from tests.support.npu import reference as reference
+from tests.support.npu.pages import PAGES
 from tests.support.npu.path import CHIPS, HALF, ROOM, VARIANTS, answer, gap, keywords, loaded, plant
 
 

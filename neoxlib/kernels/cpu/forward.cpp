@@ -5,7 +5,6 @@
 // float32.
 
 #include "stage.h"
-#include "top_tokens.h"
 
 namespace {
 
