@@ -158,8 +158,8 @@ def find_logs(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
-def read_log(path: Path) -> LogText:
-    """Read a log, of a large one the beginning and the end.
+def read_log(path: Path, start: int = 0) -> LogText:
+    """Read a log from byte `start` on, of a large one the beginning and the end.
 
     Raises DataError for what is no text file: a pipe, a device, a binary or an empty file.
     """
@@ -180,9 +180,10 @@ def read_log(path: Path) -> LogText:
             "`python -m neoxlib explain -`"
         )
     with os.fdopen(handle, "rb") as file:
+        file.seek(start)
         head = file.read(HEAD)
-        skipped = max(0, status.st_size - HEAD - TAIL)
-        file.seek(HEAD + skipped)
+        skipped = max(0, status.st_size - start - HEAD - TAIL)
+        file.seek(start + HEAD + skipped)
         return _as_text(str(path), head, file.read(TAIL), skipped)
 
 

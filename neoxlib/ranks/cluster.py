@@ -17,6 +17,7 @@ from ipyparallel import AsyncResult
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.ranks import launch, worker
 from neoxlib.ranks.outcome import Listener, Outcome, arrived, error_of, hand_on, in_step
+from neoxlib.ranks.post_mortem import RankLogs, first_of, told
 
 # How long the other ranks may still take once one has failed or all were asked to stop.
 GRACE_SECONDS = 8
@@ -40,6 +41,7 @@ class Ranks:
         self.local = profile_dir is None
         self.ended = ""
         self.members = [{"rank": r, "pid": None, "host": worker.host()} for r in range(size)]
+        self._logs = RankLogs(log_dir, size)
         self._lock = threading.RLock()
         self._client = None
         self._views = []
@@ -60,7 +62,7 @@ class Ranks:
             self._client = launch.complete(self._cluster.connect_client(**settings))
         except (RuntimeError, OSError) as failure:  # a TimeoutError is an OSError
             output = self._cluster.controller.get_output() if self._cluster.controller else ""
-            why = f"{failure}\n{output}{self._tails()}"
+            why = f"{failure}\n{output}{self._tails()}{self._said()}"
             raise RankError(f"the ranks could not be started: {why}") from failure
         if self.local:
             processes = self._cluster.engine_set.processes
@@ -85,9 +87,8 @@ class Ranks:
             if isinstance(outcome.error, NeoXError):
                 raise outcome.error
             if outcome.error:
-                raise RankError(
-                    f"{self._who(r)} failed in {name}:\n{outcome.traceback}{self._tail(r)}"
-                )
+                more = f"{outcome.traceback}{self._tail(r)}{self._said()}"
+                raise RankError(f"{self._who(r)} failed in {name}:\n{more}")
         return [outcomes[r].value for r in range(self.size)]
 
     def call(self, function: Callable[..., Any], *args: Any, listen: Listener | None = None) -> Any:
@@ -138,7 +139,7 @@ class Ranks:
             if time.monotonic() > deadline:
                 count = len(self._client.ids)
                 found = f"{count} of {self.size} ranks started within {limit} s"
-                raise RankError(f"{found}.{self._tails()}")
+                raise RankError(f"{found}.{self._tails()}{self._said()}")
             time.sleep(TICK_SECONDS)
 
     def _send(self, function: Callable[..., Any], args: Sequence[Any]) -> list[AsyncResult]:
@@ -186,7 +187,8 @@ class Ranks:
             if outcomes[0].error:
                 raise error_of(outcomes[0])
             return outcomes[0].value
-        r = next(r for r in outcomes if outcomes[r].error)
+        failed = [r for r in outcomes if outcomes[r].error]
+        r = first_of(self._logs.explain(self.members), failed)
         raise self._down(
             f"{self._who(r)} raised in {name} and not all ranks did",
             f"\n{outcomes[r].traceback}",
@@ -213,13 +215,17 @@ class Ranks:
         if dead:
             # The launcher's own output.
             output = "" if self.local else self._cluster.engine_set.get_output()
-            raise self._down(
-                f"{'; '.join(dead.values())} {when}", output and f"\n{output}", min(dead)
-            )
+            first = first_of(self._logs.explain(self.members), dead)
+            why = [dead[first], *(text for r, text in dead.items() if r != first)]
+            raise self._down(f"{'; '.join(why)} {when}", output and f"\n{output}", first)
 
     def _down(self, why: str, detail: str, r: int) -> RankError:
         self.end(why)
-        return RankError(f"{why}. The session has ended.{detail}{self._tail(r)}")
+        return RankError(f"{why}. The session has ended.{detail}{self._tail(r)}{self._said()}")
+
+    def _said(self) -> str:
+        """What the ranks' logs say about the first failure, with cause and cure."""
+        return told(self._logs.explain(self.members))
 
     def _dead(self) -> dict[int, str]:
         """The ranks that have ended, with how each ended.

@@ -34,3 +34,20 @@ def time_by_forward_passes(engine: Any, slow: int, seconds: float) -> None:
     if engine.group.rank == slow:
         engine.model.register_forward_pre_hook(lambda *_: now.__setitem__(0, now[0] + seconds))
     time.perf_counter = lambda: now[0]
+
+
+def run_out_of_memory(rank: int) -> None:
+    """Rank 1 says that it has no memory, and answers after rank 0, which waited for it."""
+    if rank == 0:
+        time.sleep(0.5)
+        raise RuntimeError("EI0006: Getting socket times out. Reason: Remote Rank did not send")
+    print("torch.OutOfMemoryError: NPU out of memory. Tried to allocate 2.00 GiB", flush=True)
+    time.sleep(1.5)
+    raise RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB")
+
+
+def hang_alone(rank: int) -> None:
+    """Rank 1 does not come; rank 0 gives up."""
+    if rank == 0:
+        raise RuntimeError("EI0002: not received from remote rank: [1]")
+    time.sleep(60)

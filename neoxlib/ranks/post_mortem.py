@@ -1,0 +1,72 @@
+"""Why ranks ended: their logs and the plog of their processes, read after a failure."""
+
+import os
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from neoxlib.errors import DataError
+from neoxlib.machine.explain import PROGRAM, Explanation, explain
+from neoxlib.machine.log_text import LogText, read_log
+from neoxlib.ranks import worker
+
+PLOG = "ASCEND_PROCESS_LOG_PATH"  # names the folder of CANN's logs; ~/ascend/log without it
+MOST_PLOGS = 4  # of one process: CANN begins a new file when one is full
+
+
+class RankLogs:
+    """The logs of one session's ranks, without what stood in the files before it."""
+
+    def __init__(self, log_dir: Path, size: int) -> None:
+        self._files = [worker.log_file(log_dir, r) for r in range(size)]
+        self._before = [file.stat().st_size if file.is_file() else 0 for file in self._files]
+        self._since = time.time()
+
+    def explain(self, members: Sequence[dict[str, Any]]) -> Explanation:
+        """Explain what the ranks and their plogs say; `members` are rank, pid and host of each."""
+        logs = [
+            self._read(file, f"rank {r}", before)
+            for r, (file, before) in enumerate(zip(self._files, self._before, strict=True))
+        ]
+        here = [one for one in members if one["host"] == worker.host() and one["pid"]]
+        plogs = [
+            self._read(path, f"rank {one['rank']}", 0)
+            for one in here
+            for path in _plogs(one["pid"], self._since)
+        ]
+        return explain([log for log in (*logs, *plogs) if log is not None])
+
+    def _read(self, path: Path, rank: str, before: int) -> LogText | None:
+        try:
+            return replace(read_log(path, before), rank=rank)
+        except (DataError, OSError):  # no log yet, or nothing in it
+            return None
+
+
+def _plogs(pid: int, since: float) -> list[Path]:
+    """Return the logs that CANN wrote for a process since a time."""
+    folder = Path(os.environ.get(PLOG) or Path("~/ascend/log").expanduser())
+    try:
+        found = sorted((folder / "debug" / "plog").glob(f"plog-{pid}_*.log"))
+        return [path for path in found if path.stat().st_mtime >= since][-MOST_PLOGS:]
+    except OSError:
+        return []
+
+
+def first_of(found: Explanation, suspects: Collection[int]) -> int:
+    """Return which of the failed ranks failed first: by the logs, else one that did not wait."""
+    by_name = {f"rank {r}": r for r in sorted(suspects)}
+    if found.culprit in by_name:
+        return by_name[found.culprit]
+    waited = {one.who for one in found.findings if one.failure.kind == "waiting"}
+    active = [r for name, r in by_name.items() if name not in waited]
+    return (active or list(by_name.values()))[0]
+
+
+def told(found: Explanation) -> str:
+    """Return what the logs say as the end of an error message; "" if that is known already."""
+    if found.first is None or found.first.failure.name == PROGRAM:
+        return ""
+    return f"\nWhat the logs say: {found.short}"
