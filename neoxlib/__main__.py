@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from neoxlib.errors import NeoXError, ParameterError, torch_npu_error
+from neoxlib.setup import commands
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -274,6 +275,10 @@ def selftest_npu(ctx: click.Context, output: Path | None) -> None:
     from neoxlib.setup import selftest
 
     ctx.exit(selftest.main(output, click.echo))
+
+
+cli.add_command(commands.explain)
+cli.add_command(commands.bundle)
 
 
 @cli.command("lm-eval", add_help_option=False, context_settings={"ignore_unknown_options": True})
