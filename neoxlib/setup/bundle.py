@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from neoxlib.demo import MODEL_DIR
 from neoxlib.errors import DataError, ParameterError
-from neoxlib.machine import environment
+from neoxlib.machine import environment, libraries
 from neoxlib.machine.explain import explain
 from neoxlib.machine.log_text import find_logs, read_log
-from neoxlib.setup import doctor, libraries
+from neoxlib.setup import doctor
 from neoxlib.setup.redact import GONE, is_secret, known_here, redact, with_names_of
 from neoxlib.workbook.past_run import Past, open_run
 
@@ -30,6 +31,7 @@ SMALLEST_PART = 500
 MOST_LOGS = 128
 SECONDS = 120  # for one command
 NPU_SMI = (("info",), ("info", "-m"), ("info", "-t", "topo"), ("info", "-l"))
+VARIABLES = ("variables", "env", "launch_environment")  # where results and hosts keep them
 STARTED = re.compile(r"rank (\d+) is process (\d+) on ")
 
 README = """\
@@ -193,18 +195,27 @@ def _environment() -> dict[str, Any]:
         for use in ("results", "checks", "sourced")
         for name, value in environment.variables(use).items()
     }
-    shown = {name: GONE if is_secret(name, value) else value for name, value in matter.items()}
     others = sorted(name for name in os.environ if name not in matter)
-    return environment.describe("auto") | {"variables": shown, "other variables": others}
+    return environment.describe("auto") | {"variables": _shown(matter), "other variables": others}
 
 
-def _safe(value: Any, name: str = "") -> Any:
-    """Return a value of JSON without the texts whose own name makes them secrets."""
-    if isinstance(value, dict):
-        return {key: _safe(item, str(key)) for key, item in value.items()}
+def _safe(value: Any) -> Any:
+    """Return a value of JSON without variables that look like secrets, wherever it keeps some."""
     if isinstance(value, list):
-        return [_safe(item, name) for item in value]
-    return GONE if isinstance(value, str) and is_secret(name, value) else value
+        return [_safe(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _shown(item) if name in VARIABLES else _safe(item) for name, item in value.items()
+    }
+
+
+def _shown(variables: Any) -> Any:
+    if not isinstance(variables, dict):
+        return _safe(variables)
+    return {
+        name: GONE if is_secret(name, str(value)) else value for name, value in variables.items()
+    }
 
 
 def _versions() -> str:
@@ -220,8 +231,10 @@ def _npu_smi() -> str:
 
 
 def _model_dir(past: Past) -> str | None:
-    asked = past.results["parameters"].get("model_dir") or past.results["model"].get("model_dir")
-    return asked if asked and Path(asked).is_dir() else None
+    """Return the folder of the run's model if it is here; without a name it is the shipped one."""
+    asked = past.results["parameters"].get("model_dir", "")
+    folder = MODEL_DIR if asked == "" else Path(str(asked))
+    return str(folder) if folder.is_dir() else None
 
 
 def _plan(past: Past) -> str:

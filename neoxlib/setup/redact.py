@@ -36,7 +36,8 @@ NOT_SECRET = _words("PWD OLDPWD SSH_AUTH_SOCK XAUTHORITY")
 # Names of users that are no persons, and words that folders in /home are called by.
 COMMON = _words(
     "root user users admin test nobody ubuntu jovyan data work model models shared share common "
-    "public local home HwHiAiUser runner docker torch python neoxlib rank logs"
+    "public local home HwHiAiUser runner docker torch python neoxlib rank logs localhost host node "
+    "npu cpu gpu server ascend debian"
 )
 
 SHAPES = (
@@ -68,6 +69,7 @@ NAME = re.compile(
 VALUE = re.compile(
     r"\\?\"(?:[^\"\\\n]|\\[^\"\n])*\\?\"|'[^'\n]*'|[^\s,;&|}\])\"']+|[\"'][^\s,;&|}\])]*"
 )
+QUOTE = re.compile(r"\\?[\"']")  # kept, so that JSON stays JSON
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def known_here(env: Mapping[str, str] = os.environ) -> Known:
         account, home = "", ""
     names = {env.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")}
     host = socket.gethostname()
-    hosts = {name for name in (host, host.partition(".")[0]) if len(name) > 3} - {"localhost"}
+    hosts = {name for name in (host, host.partition(".")[0]) if len(name) > 1} - COMMON
     homes = {path for path in (env.get("HOME", ""), home) if len(path) > 1}
     return Known(*map(_long_first, (values, homes, _persons({*names, account}), hosts)))
 
@@ -142,8 +144,9 @@ def _without_values(text: str) -> Iterator[str]:
             continue
         end = _end_of_secret(text, name)
         if end is not None:
-            yield text[at : name.end()]
-            yield GONE
+            quote = QUOTE.match(text, name.end())
+            closed = quote[0] if quote and text.endswith(quote[0], at, end) else ""
+            yield f"{text[at : name.end()]}{closed}{GONE}{closed}"
             at = end
     yield text[at:]
 
@@ -161,7 +164,7 @@ def _end_of_secret(text: str, name: re.Match[str]) -> int | None:
         return None
     if not kinds & STRONG and not _named_secret(name, parts, value[0]):
         return None
-    if kinds & WHOLE_LINE and not name["gap"].isspace():
+    if kinds & WHOLE_LINE and not name["gap"].isspace() and not QUOTE.match(value[0]):
         line_end = text.find("\n", value.end())
         return line_end if line_end >= 0 else len(text)
     return value.end()

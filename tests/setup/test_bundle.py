@@ -10,7 +10,8 @@ import pytest
 
 from neoxlib.demo import MODEL_DIR
 from neoxlib.errors import DataError, ParameterError
-from neoxlib.setup import bundle, doctor, libraries
+from neoxlib.machine import libraries
+from neoxlib.setup import bundle, doctor
 from neoxlib.setup.bundle import LARGEST, pack, shortened, write_bundle
 
 FAKE = "q7Rt" + "9ZxLm2Vb"
@@ -89,7 +90,8 @@ def test_a_bundle_holds_every_part_and_none_of_twenty_secrets(run: Path):
     assert "fits" in parts["plan.txt"] or "GB" in parts["plan.txt"]
     assert "OK" in parts["doctor.txt"] and json.loads(parts["doctor.json"])["host"]
     assert json.loads(parts["environment.json"])["neoxlib"]
-    assert json.loads(parts["results.json"])["parameters"]["world_size"] == 2
+    kept = json.loads(parts["results.json"])
+    assert kept["parameters"]["world_size"] == 2 and kept["run"] == run.name
     assert "npu-smi" in parts["npu-smi.txt"] and "could not be made" not in everything
 
 

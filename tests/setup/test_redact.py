@@ -1,5 +1,6 @@
 """Secrets, homes and names are gone from a text, and what helps to find a fault is still there."""
 
+import json
 import time
 
 import pytest
@@ -55,6 +56,12 @@ def test_a_secret_is_gone_by_the_name_before_it(place: str, secret: str):
     if secret == FAKE or "token" not in text.lower():  # "access_token: accuracy" may be a metric
         assert secret not in left, left
     assert GONE in left or secret in left
+
+
+def test_json_stays_json():
+    text = json.dumps({"token": FAKE, "cookie": f"a; {FAKE}", "inner": json.dumps({"pass": FAKE})})
+    left = json.loads(redact(text, NOBODY))
+    assert left["token"] == left["cookie"] == json.loads(left["inner"])["pass"] == GONE
 
 
 @pytest.mark.parametrize("kind", SHAPED)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from neoxlib.setup.libraries import compare, installed_here, loaded_here, paths_of, text
+from neoxlib.machine.libraries import compare, installed_here, loaded_here, paths_of, text
 
 MAPS = """\
 7f00-7f01 r-xp 00000000 08:01 12 /opt/cann/lib64/libhccl.so
