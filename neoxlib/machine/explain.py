@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from neoxlib.machine.failures import CAUSE, LINK, ORDER, STATE, WAITING
+from neoxlib.machine.failures import CAUSE, INNER, LINK, ORDER, STATE, WAITING
 from neoxlib.machine.findings import Finding, findings_of
 from neoxlib.machine.log_text import LogText
 
-SAME_EVENT = timedelta(seconds=5)  # messages of one rank within this time are of one failure
+SAME_EVENT = timedelta(seconds=2)  # messages of one rank within this time are of one failure
 SAME_LINES = 40  # and, without times, within as many lines
 MOST_OTHERS = 12  # further messages that are listed
+MOST_SILENT = 3  # ranks without a log that are taken for silent ones
 MOST_NAMES = 8  # ranks that are listed by name
 
 REMOTE = re.compile(
@@ -49,7 +50,7 @@ class Explanation:
         """The one that failed first as far as the logs tell, such as "rank 3"; or ""."""
         if self.first is None:
             return ""
-        if self.first.failure.kind in (CAUSE, STATE):
+        if self.first.failure.kind in TELLING:
             return self.first.who
         if self.first.failure.kind in (LINK, WAITING) and (self.awaited or self.silent):
             return (self.awaited or self.silent)[0]
@@ -61,7 +62,7 @@ class Explanation:
             yield "nothing in these logs is a failure that neoxlib's table knows"
             return
         row = first.failure
-        if row.kind in (CAUSE, STATE):
+        if row.kind in TELLING:
             yield f"failed first: {first.who or 'not said who'}, {_title(first)}: {row.cause}"
         else:
             who = f"{first.who} says" if first.who else "it says"
@@ -82,7 +83,7 @@ class Explanation:
 
     def _waited(self) -> Iterator[str]:
         """Name the ranks that only waited, for whom, and by which messages."""
-        busy = {f.who for f in self.findings if f.failure.kind in (CAUSE, STATE, LINK)}
+        busy = {f.who for f in self.findings if f.failure.kind in (*TELLING, LINK)}
         waited = [f for f in self.findings if f.failure.kind == WAITING and f.who not in busy]
         if not waited or self.first.failure.kind == WAITING:
             return
@@ -124,7 +125,7 @@ def explain(logs: Sequence[LogText]) -> Explanation:
     waiting = {f.who for f in findings if f.failure.kind == WAITING}
     free = tuple(sorted(asked - waiting, key=_numbered))
     said = {f.who for f in findings}
-    silent = tuple(who for who in _group(logs) if who not in said)
+    silent = tuple(who for who in _group(logs, said) if who not in said)
     notes = tuple(
         f"{log.name}: of this large log the first and last part were read, not the "
         f"{log.skipped:,} bytes between"
@@ -160,36 +161,30 @@ def _rank(one: Finding) -> tuple:
 
 
 def _first(findings: Sequence[Finding]) -> Finding | None:
-    """Return the most telling message of the rank that failed first."""
+    """Return the most telling message of the failure that came first."""
     if not findings:
         return None
     first = findings[0]
-    same = [f for f in findings if f.who == first.who and _together(first, f)]
-    causes = [f for f in same if f.failure.kind == CAUSE and f.failure.name != PROGRAM]
-    if first.failure.kind == STATE and causes:
-        return causes[0]
-    return _beyond_program(first, findings)
+    if first.failure.kind not in TELLING:
+        return first
+    same = [f for f in findings if f.failure.kind in TELLING and _together(first, f)]
+    return min(same, key=_tells)
+
+
+def _tells(one: Finding) -> int:
+    """Rank messages of one failure: an error of the program may only repeat another one."""
+    return 1 if one.failure.name == PROGRAM else TELLING.index(one.failure.kind) * 2
 
 
 PROGRAM = "error of the program"
-
-
-def _beyond_program(first: Finding, findings: Sequence[Finding]) -> Finding:
-    """Prefer a known failure of the same rank to the Python error that repeats it."""
-    if first.failure.name != PROGRAM:
-        return first
-    better = [
-        f
-        for f in findings
-        if f.who == first.who
-        and f.failure.kind in (CAUSE, STATE)
-        and f is not first
-        and _together(first, f)
-    ]
-    return better[0] if better else first
+TELLING = (CAUSE, STATE, INNER)
 
 
 def _together(one: Finding, other: Finding) -> bool:
+    """Whether two messages are of one failure: of one rank, as far as is said, at one time."""
+    kinds = one.who.partition(" ")[0], other.who.partition(" ")[0]  # a rank is some process
+    if kinds[0] == kinds[1] and one.who != other.who:
+        return False
     if one.at and other.at:
         return abs(other.at - one.at) <= SAME_EVENT
     return one.order[0] == other.order[0] and abs(one.line - other.line) <= SAME_LINES
@@ -211,9 +206,11 @@ def _awaited(logs: Sequence[LogText], findings: Sequence[Finding]) -> set[str]:
     return named
 
 
-def _group(logs: Sequence[LogText]) -> list[str]:
-    """List all ranks of the group, if its size is said and some rank speaks."""
+def _group(logs: Sequence[LogText], said: set[str]) -> list[str]:
+    """List the ranks of the group: those with a log, or all if nearly all of them speak."""
     sizes = [int(a or b) for log in logs for a, b in SIZE.findall(log.text)]
-    of_files = [log.rank for log in logs if log.rank]
     size = max(sizes, default=0)
-    return [f"rank {r}" for r in range(size)] if 1 < size <= 1024 else of_files
+    whole = [f"rank {r}" for r in range(min(size, 1024))]
+    if 0 < len(set(whole) - said) <= MOST_SILENT:
+        return whole
+    return [log.rank for log in logs if log.rank]

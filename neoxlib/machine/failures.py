@@ -14,11 +14,12 @@ from pathlib import Path
 # The kinds of messages. A rank that waited for another is never the first to fail.
 CAUSE = "cause"  # what failed
 STATE = "state"  # a return code: what failed, and another message often says why
+INNER = "inner"  # a return code that says no more than where inside
 LINK = "link"  # the connection, or the other end of it
 WAITING = "waiting"  # this rank waited in vain
 AFTER = "after"  # follows from an earlier failure of the same rank
 GENERAL = "general"  # that something failed
-ORDER = {CAUSE: 0, STATE: 0, LINK: 1, WAITING: 2, AFTER: 3, GENERAL: 4}
+ORDER = {CAUSE: 0, STATE: 0, INNER: 0, LINK: 1, WAITING: 2, AFTER: 3, GENERAL: 4}
 
 # Where to look first.
 HERE = "the rank that says it"

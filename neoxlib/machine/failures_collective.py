@@ -31,7 +31,7 @@ ROWS = (
     Row(
         "EI0002",
         WAITING,
-        r"\[TaskExecStage\]\[Timeout\]",
+        r"\[TaskExecStage\]\[Timeout\]|FFTS\+ run failed|Task run failed, base information",
         "a rank waited in a collective longer than HCCL_EXEC_TIMEOUT; another rank failed "
         "earlier, hangs, is too slow, or makes another call",
         AWAITED,

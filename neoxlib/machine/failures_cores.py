@@ -1,6 +1,6 @@
 """Failures of a device at work: its memory cells, cores and runtime, as rows of `failures`."""
 
-from neoxlib.machine.failures import AFTER, CAUSE, GENERAL, HERE, HOST, STATE
+from neoxlib.machine.failures import AFTER, CAUSE, GENERAL, HERE, HOST, INNER, STATE
 from neoxlib.machine.failures import Failure as Row
 
 JSON = "hicann/runtime 681ef761, src/dfx/error_manager/error_code.json:"
@@ -49,7 +49,7 @@ ROWS = (
     Row(
         "507015, 507016, 507042, 507043, aicore exception",
         STATE,
-        r"\[aicore exception\]|reason=\[?aicore exception",
+        r"\[aicore exception\]|reason=\[?aicore exception|(?:an|of|is) (?:fftsplus )?aicore error",
         "an operator on the AI cores failed while it ran, most often by an address or a value "
         "that it does not expect",
         HERE,
@@ -60,7 +60,7 @@ ROWS = (
     Row(
         "507035, 507036, 507044, 507045, vector core exception",
         STATE,
-        r"\[vector core exception\]",
+        r"\[vector core exception\]|(?:an|of|is) (?:fftsplus )?aivec(?:tor)? error",
         "an operator on the vector cores failed while it ran",
         HERE,
         "as for 507015",
@@ -116,7 +116,7 @@ ROWS = (
     ),
     Row(
         "507000, 507001, 507899",
-        STATE,
+        INNER,
         "",
         "an error inside CANN: 507000 runtime, 507001 the device's scheduler, 507899 the driver",
         HERE,

@@ -63,7 +63,7 @@ ROWS = (
         "version mismatch",
         CAUSE,
         r"CANN package version [\w.]+ and PyTorch version \S+ do not match"
-        r"|CANN version mismatch|Unsupported [Ss][Oo][Cc] version"
+        r"|CANN version mismatch|Unsupported [Ss][Oo][Cc] [Vv]ersion"
         r"|module 'torch_npu\S*' has no attribute|version of torch[_-]npu[^\n]*not match",
         "torch, torch_npu and CANN are not a pair, or this torch_npu is older than the chip",
         HOST,
@@ -109,7 +109,8 @@ ROWS = (
     Row(
         "killed for memory",
         CAUSE,
-        r"Out of memory: Killed process|oom-kill:|was killed by SIGKILL|Signals\.SIGKILL"
+        r"Out of memory: Killed process|oom-kill:|oom_kill event|OOM Killed|was killed by SIGKILL"
+        r"|Signals\.SIGKILL|\(SIGKILL\)"
         r"|exit(?:ed)?(?: with)? ?(?:code)?[ :=]*(?:-9|137)\b",
         "the kernel or the container ended the process, very likely because the host's memory "
         "was used up",

@@ -1,6 +1,6 @@
 """Failures of operators and their compilation, as rows of `failures`."""
 
-from neoxlib.machine.failures import CAUSE, GENERAL, HERE, HOST, STATE
+from neoxlib.machine.failures import CAUSE, GENERAL, HERE, HOST, INNER, STATE
 from neoxlib.machine.failures import Failure as Row
 
 TITLE = "Operators and their compilation"
@@ -112,7 +112,7 @@ ROWS = (
     ),
     Row(
         "500001, 500002",
-        STATE,
+        INNER,
         r"AclSetCompileopt",
         "CANN's compiler or graph engine failed at its start, most often by a missing or "
         "unsuitable Python package or an environment that is not sourced",

@@ -26,6 +26,7 @@ TIMES = re.compile(
     r"|[EWIF](?P<y2>20\d\d)?(?P<mo2>\d{1,2})(?P<d2>\d\d) "
     r"(?P<h2>\d\d):(?P<mi2>\d\d):(?P<s2>\d\d)(?:\.(?P<f2>\d{1,6}))?"
     r"|\b(?P<mo3>\d\d)-(?P<d3>\d\d) (?P<h3>\d\d):(?P<mi3>\d\d):(?P<s3>\d\d)"
+    r"|(?<![\w.:-])(?P<h4>\d\d):(?P<mi4>\d\d):(?P<s4>\d\d)[.,](?P<f4>\d{1,6})"
 )
 YEAR = re.compile(r"\b20\d\d(?=-\d\d-\d\d[-T ]\d\d:)")
 NO_YEAR = 2000  # of times without a year, in a log without any; a leap year
@@ -124,9 +125,12 @@ class LogText:
 
 def _moment(found: re.Match[str], year: int) -> datetime | None:
     """Return the time that was matched; None for an impossible date."""
-    part = {key.rstrip("23"): value for key, value in found.groupdict().items() if value}
+    part = {key.rstrip("234"): value for key, value in found.groupdict().items() if value}
     fraction = (part.get("f", "") + part.get("u", "")).ljust(6, "0")[:6]
-    whole = [int(part.get("y", year)), *(int(part[key]) for key in ("mo", "d", "h", "mi", "s"))]
+    if "mo" not in part and year != NO_YEAR:
+        return None  # a time without a date does not compare with those that have one
+    day = [int(part.get(key, 1)) for key in ("mo", "d")]
+    whole = [int(part.get("y", year)), *day, *(int(part[key]) for key in ("h", "mi", "s"))]
     try:
         return datetime(*whole, int(fraction))
     except ValueError:

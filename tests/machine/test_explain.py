@@ -88,6 +88,30 @@ def test_a_message_that_names_no_cause_does_not_hide_one():
     assert of_ranks(text).first.failure.kind == "cause"
 
 
+def test_a_code_that_says_only_where_inside_gives_way_to_one_that_says_what():
+    text = "2025-01-01 10:00:00,000 runtime result = 507001\nthere is a sdma error, channel 2"
+    assert of_ranks(text).first.failure.name == "507013, sdma error"
+
+
+def test_what_follows_seconds_later_is_not_the_cause():
+    text = "11:05:31.656 Aicpu kernel execute failed\n11:05:34.662 Device 2 DEV_RUNNING_DOWN"
+    assert "aicpu" in of_ranks(text).first.failure.name
+
+
+def test_a_process_may_be_the_rank_that_speaks_at_the_same_time():
+    text = (
+        "EZ9999: [PID: 7] 2025-01-01-10:00:00.000.000 there is an aicore error exception\n"
+        "[rank3]: The DDR address of the MTE instruction is out of range."
+    )
+    found = explain([LogText("all.log", text)])
+    assert (found.culprit, found.first.failure.name) == ("rank 3", "address out of range")
+
+
+def test_many_ranks_without_a_log_are_not_called_silent():
+    text = "[rank6]: EI0002: times out, rankSize[64]"
+    assert explain([LogText("all.log", text)]).silent == ()
+
+
 def test_a_rank_that_did_not_arrive_is_told_by_those_that_waited():
     text = "RankError: rank 1 did not meet the other ranks within 60 s: it has ended or hangs"
     found = of_ranks(text, "")
