@@ -59,17 +59,17 @@ def findings_of(number: int, log: LogText) -> Iterator[Finding]:
             log.name,
             line,
             log.time_at(position),
-            _quote(text, position - log.text.rfind("\n", 0, position) - 1),
+            _quote(log, text, position),
             (number, position),
         )
 
 
-def _quote(line: str, at: int) -> str:
+def _quote(log: LogText, line: str, position: int) -> str:
     """Return a line, or of a long one the part from the message on, as one short text."""
-    whole = " ".join(line.split())
-    if len(whole) <= QUOTED:
-        return whole
-    return ("…" if at else "") + " ".join(line[at : at + QUOTED].split())
+    if len(line) <= QUOTED:
+        return " ".join(line.split())
+    part = log.text[position : position + QUOTED].partition("\n")[0]
+    return ("" if line.startswith(part) else "…") + " ".join(part.split())
 
 
 def _matches(text: str) -> Iterator[tuple[str, Failure, int]]:

@@ -17,6 +17,8 @@ HEAD = 2 * 2**20  # bytes that are read at the beginning of a large log
 TAIL = 6 * 2**20  # and at its end
 MOST_FILES = 512  # of one folder
 LOOK_BACK = 4_000  # characters before a message in which its time may stand
+LONGEST_LINE = 4_000  # characters of a line that are looked at before and behind a message
+LONGEST_PREFIX = 600  # characters of a line in which its own time may stand
 NEAR_LINES = 12  # lines before a message in which its rank may stand
 LOG_NAMES = ("*.log", "*.txt", "*.out", "*.err")
 
@@ -47,7 +49,7 @@ WORKER = re.compile(r"\b(?:\w*Worker\w*?_?)?((?:DP\d+_)?TP\d+(?:_EP\d+)?)\b")
 PID = re.compile(r"\b(?:pid=|PID:? ?|[A-Z]{2,}\()(\d+)")
 DEVICE = re.compile(r"\bDevice:(\d+)")
 OF_FILE = re.compile(r"rank[-_]?(\d+)", re.I)
-PLOG = re.compile(r"(?:plog|device)-(\d+)_")
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,22 @@ class LogText:
         return {pid: f"rank {rank}" for pid, rank in pairs}
 
     def line_at(self, position: int) -> tuple[int, str]:
-        """Return the number of a line, or 0 behind a gap, and the line at a position."""
+        """Return the number of a line, or 0 behind a gap, and the line at a position.
+
+        Of a very long line the part around the position is returned.
+        """
         number = bisect_right(self._starts, position)
-        start = self._starts[number - 1]
-        end = self.text.find("\n", start)
-        line = self.text[start : end if end >= 0 else len(self.text)]
+        start = max(self._starts[number - 1], position - LONGEST_LINE)
+        line = self.text[start : position + LONGEST_LINE]
+        at = position - start
+        end = line.find("\n", at)
+        line = line if end < 0 else line[:end]
         return (0 if self.skipped and position >= self.gap else number), line
 
     def time_at(self, position: int) -> datetime | None:
         """Return the time of the line at a position, else the last time before it."""
         start = self._starts[bisect_right(self._starts, position) - 1]
-        _, line = self.line_at(position)
-        own = TIMES.search(line)
+        own = TIMES.search(self.text[start : start + LONGEST_PREFIX].partition("\n")[0])
         if own and (moment := _moment(own, self._year)):
             return moment
         before = list(TIMES.finditer(self.text, max(0, start - LOOK_BACK), start))
@@ -102,7 +108,8 @@ class LogText:
         number = bisect_right(self._starts, position)
         first = max(1, number - NEAR_LINES)
         for n in range(number, first - 1, -1):
-            line = self.text[self._starts[n - 1] : self._starts[n - 1] + 4000].partition("\n")[0]
+            at = self._starts[n - 1]
+            line = self.text[at : at + LONGEST_LINE].partition("\n")[0]
             if who := self._who(line):
                 return who
         return ""
@@ -201,8 +208,9 @@ def _as_text(name: str, head: bytes, tail: bytes, skipped: int) -> LogText:
     controls = sum(head[:65536].count(byte) for byte in range(32) if byte not in b"\t\n\r\b\f\x1b")
     if controls > len(head[:65536]) / 50:
         raise DataError(f"{name} is a binary file; name a log, which is text")
-    first = head.decode("utf-8", errors="replace")
-    text = first + ("\n" if skipped else "") + tail.decode("utf-8", errors="replace")
+    first = COLOURS.sub("", head.decode("utf-8", errors="replace"))
+    rest = COLOURS.sub("", tail.decode("utf-8", errors="replace"))
+    text = first + ("\n" if skipped else "") + rest
     return LogText(name, text, skipped, len(first), of_file(name))
 
 

@@ -80,3 +80,9 @@ def test_a_message_is_quoted_from_where_it_is_and_not_longer_than_a_few_lines():
 def test_many_repetitions_take_no_longer_than_a_few():
     text = "EI0002: [PID: 1] times out\n" * 50_000
     assert len(list(findings_of(0, LogText("log", text)))) <= 2_000
+
+
+def test_one_line_of_megabytes_is_searched_as_many_short_ones():
+    text = "x" * 3_000_000 + " EI0002: [PID: 1] times out " * 20_000
+    found = list(findings_of(0, LogText("log", text)))
+    assert found[0].text.startswith("…EI0002: [PID: 1]") and len(found) <= 2_000

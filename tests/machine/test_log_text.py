@@ -143,3 +143,9 @@ def test_a_folder_stands_for_its_logs_and_standard_input_for_a_dash(tmp_path: Pa
 def _empty(folder: Path) -> Path:
     (folder / "none").mkdir()
     return folder / "none"
+
+
+def test_colours_of_a_terminal_are_taken_out(tmp_path: Path):
+    path = tmp_path / "a.log"
+    path.write_text("\x1b[36m(Engine pid=5)\x1b[0m \x1b[31mEI0002: x\x1b[0m")
+    assert read_log(path).text == "(Engine pid=5) EI0002: x"
