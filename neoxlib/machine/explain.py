@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from neoxlib.machine.failures import CAUSE, INNER, LINK, ORDER, STATE, WAITING
+from neoxlib.machine.failures import CAUSE, HERE, INNER, LINK, ORDER, STATE, WAITING
 from neoxlib.machine.findings import Finding, findings_of
 from neoxlib.machine.log_text import LogText
 
@@ -76,7 +76,7 @@ class Explanation:
     def _look(self) -> str:
         look = self.first.failure.look
         if self.first.failure.kind not in (LINK, WAITING):
-            return look
+            return self.first.who if look == HERE and self.first.who else look
         if self.awaited:
             return f"{_names(self.awaited)}: others waited for it"
         return f"{_names(self.silent)}: nothing of it is here" if self.silent else look

@@ -26,6 +26,7 @@ from neoxlib.setup.redact import GONE, is_secret, known_here, redact, with_names
 from neoxlib.workbook.past_run import Past, open_run
 
 LARGEST = 1_000_000  # bytes of the zip
+LARGEST_RESULTS = 200_000_000  # bytes of a results.json
 PART_CHARACTERS = 400_000  # of one part, before the zip is found too large
 SMALLEST_PART = 500
 MOST_LOGS = 128
@@ -58,7 +59,7 @@ def write_bundle(run: str | os.PathLike[str], to: str | os.PathLike[str] | None 
     Raises DataError for a folder that is no run, ParameterError for a `to` that exists or cannot be
     written.
     """
-    past = open_run(run)
+    past = _past(Path(run))
     target = Path(to) if to is not None else past.folder / "bundle.zip"
     if to is not None and target.exists():
         raise ParameterError(f"{target} exists; name another file with -o")
@@ -75,6 +76,17 @@ def write_bundle(run: str | os.PathLike[str], to: str | os.PathLike[str] | None 
         why = error.strerror or error
         raise ParameterError(f"{target} cannot be written: {why}; name another with -o") from error
     return target
+
+
+def _past(run: Path) -> Past:
+    """Open a run. Raises DataError also for a device or pipe, which would be read without end."""
+    results = run / "results.json" if run.is_dir() else run
+    if results.exists() and not results.is_file():
+        raise DataError(f"{results} is not the results.json of a run: it is no plain file")
+    if results.is_file() and results.stat().st_size > LARGEST_RESULTS:
+        size = f"{results.stat().st_size:,} bytes"
+        raise DataError(f"{results} is not the results.json of a run: it has {size}")
+    return open_run(run)
 
 
 def pack(parts: Mapping[str, str]) -> bytes:

@@ -142,6 +142,16 @@ def test_what_is_no_run_is_refused_and_nothing_is_written(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_a_device_a_pipe_or_a_huge_file_is_refused_and_never_read(tmp_path: Path):
+    os.mkfifo(tmp_path / "results.json")
+    huge = tmp_path / "huge.json"
+    with huge.open("wb") as file:
+        file.truncate(5 * 10**9)  # a hole: takes no room on the disk
+    for place in (Path("/dev/zero"), tmp_path, tmp_path / "results.json", huge):
+        with pytest.raises(DataError, match=r"is not the results\.json of a run"):
+            write_bundle(place)
+
+
 def test_a_file_that_exists_is_not_replaced_but_a_bundle_of_before_is(quick: Path, tmp_path: Path):
     mine = tmp_path / "mine.zip"
     mine.write_text("mine")
