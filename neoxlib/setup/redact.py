@@ -31,6 +31,8 @@ STRONG = ALWAYS | _words(
     "privatekey jwt signature sas otp pin"
 )
 WEAK = _words("token key sig pat")
+INSIDE = _words("password passwd passphrase secret credential apikey accesskey privatekey")
+ENDS = re.compile(r"\w(?<!by)(?<!com)(?<!sur)(?:pass|pwd)$|\wtoken$")
 WHOLE_LINE = _words("cookie authorization")
 NOT_SECRET = _words("PWD OLDPWD SSH_AUTH_SOCK XAUTHORITY")
 # Names of users that are no persons, and words that folders in /home are called by.
@@ -50,10 +52,10 @@ SHAPES = (
     r"\b(?:AKIA|ASIA|LTAI)[0-9A-Za-z]{12,}",  # access keys of clouds
     r"hooks\.slack\.com/services/[\w/]+",
     r"\bssh-(?:rsa|ed25519|dss) [A-Za-z0-9+/=]{20,}(?: \S+)?",
-    r"(?<=-u )\S+:\S+|(?<=--user )\S+:\S+",
+    r"(?<=-u )\S+:\S+|(?<=--user )\S+:\S+|(?<=sshpass -p )\S+",
     r"(?i)(?<=\bbearer )[A-Za-z0-9._~+/=-]{6,}|(?<=\bbasic )(?=\S*\d|\S{20})[A-Za-z0-9+/=]{6,}",
 )
-IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://)[^\s/@:\"']*(?::[^\s/@\"']*)?@", re.I)
+IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://)[^\s/\"'<>]{0,300}@", re.I)
 MAIL = re.compile(r"\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,}\b")
 PROMPT = re.compile(r"(?<![\w.-])[\w.-]{1,64}@[\w.-]{1,64}(?=:[~/])")
 HOMES = re.compile(
@@ -64,11 +66,12 @@ ROOT_HOME = re.compile(r"(?<![\w.-])/root(?=[/\s:;,\"'<>)\]]|$)")
 # A name with such a part, and the gap between it and its value: = : => or, behind --name, a space.
 NAME = re.compile(
     r"(?<![\w.-])(?P<dashes>--?)?(?P<name>\w[\w.-]{0,60}?)"
-    r"(?P<gap>\\?[\"']?\]?[ \t]*(?:=>|[=:])[ \t]*|[ \t]+)(?=\S)"
+    r"(?P<gap>\\?[\"']?\]?[ \t]*(?:=>|[=:])[ \t]*(?:\r?\n[ \t]+)?|[ \t]+)(?=\S)"
 )
 VALUE = re.compile(
     r"\\?\"(?:[^\"\\\n]|\\[^\"\n])*\\?\"|'[^'\n]*'|[^\s,;&|}\])\"']+|[\"'][^\s,;&|}\])]*"
 )
+UNQUOTED = re.compile(r"\S+")
 QUOTE = re.compile(r"\\?[\"']")  # kept, so that JSON stays JSON
 
 
@@ -167,6 +170,8 @@ def _end_of_secret(text: str, name: re.Match[str]) -> int | None:
     if kinds & WHOLE_LINE and not name["gap"].isspace() and not QUOTE.match(value[0]):
         line_end = text.find("\n", value.end())
         return line_end if line_end >= 0 else len(text)
+    if kinds & STRONG and not QUOTE.match(value[0]):
+        return UNQUOTED.match(text, name.end()).end()  # a password may hold a comma
     return value.end()
 
 
@@ -174,13 +179,19 @@ def _named_secret(name: re.Match[str], parts: list[str], value: str) -> bool:
     """Whether a name with a weak part, such as api_key or HF_TOKEN, is that of a secret."""
     if name["name"].isupper() or name["dashes"]:
         return True
-    return parts[-1] in WEAK and (len(parts) > 1 or _mixed(value))
+    assigned = parts == ["token"] and "=" in name["gap"] and len(value) >= SHORTEST
+    return parts[-1] in WEAK and (len(parts) > 1 or assigned or _mixed(value))
 
 
 def _parts(name: str) -> Iterator[str]:
-    """Split a name at underscores, dashes, dots and changes of case."""
+    """Split a name at underscores, dashes, dots and changes of case; PGPASSWORD is a password."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
-    yield from (part.lower() for part in re.split(r"[_.\-]+", spaced) if part)
+    for part in re.split(r"[_.\-]+", spaced.lower()):
+        if part:
+            yield part
+            yield from (word for word in INSIDE if word in part and word != part)
+            if ENDS.search(part):
+                yield "pass" if part.endswith(("pass", "pwd")) else "token"
 
 
 def _harmless(parts: set[str], value: str) -> bool:

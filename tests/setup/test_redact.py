@@ -34,6 +34,13 @@ SECRETS = {
     "curl's user": "curl -u someone:{} https://example.org",
     "PASS": "PASS={}",
     "a credential": "GIT_CREDENTIAL: {}",
+    "PostgreSQL's": "PGPASSWORD={}",
+    "one word": "x dbpass={} y",
+    "another word": "authtoken={}",
+    "before a level": "mysecretvalue: {} INFO",
+    "YAML over two lines": "database:\n  password:\n    {}\n  name: x",
+    "sshpass": "sshpass -p {} ssh x",
+    "a plain assignment": "secret = {}",
     "in Python": "os.environ['SECRET'] = '{}'",
 }
 SHAPED = {
@@ -62,6 +69,11 @@ def test_json_stays_json():
     text = json.dumps({"token": FAKE, "cookie": f"a; {FAKE}", "inner": json.dumps({"pass": FAKE})})
     left = json.loads(redact(text, NOBODY))
     assert left["token"] == left["cookie"] == json.loads(left["inner"])["pass"] == GONE
+
+
+def test_a_password_with_any_signs_is_gone_as_a_whole():
+    assert redact("DB_PASSWORD=p,w;d&1)x\nnext", NOBODY) == f"DB_PASSWORD={GONE}\nnext"
+    assert redact("ftp://me:p@ss:w@example.org/x", NOBODY) == f"ftp://{GONE}@example.org/x"
 
 
 @pytest.mark.parametrize("kind", SHAPED)
@@ -93,6 +105,7 @@ def test_a_private_key_is_gone_even_if_its_beginning_is_cut_off(cut: int):
         "torch==2.13.0+cpu, Atlas 800 A2, 910B3, CANN 8.3.RC1",
         "HCCL(1595259,python3):2026-01-06-15:38:29.881.877 [externalinput.cc:598] ip[127.10.0.1]",
         "first pass: 12.5 ms",
+        "compass=north, bypass: cache, bytes per nexttokens: x",
         "the key of the cache, and a secret nobody knows",
         "tokenizer: byte-level",
     ],
