@@ -1,7 +1,4 @@
-"""The command line. Each command calls one function of the library.
-
-Errors that a user can repair are one plain message.
-"""
+"""The command line: each command calls one function. A user's error is one plain message."""
 
 import platform
 import sys

@@ -66,7 +66,6 @@ def load(
     Raises ConfigError, WeightsError, ShardError or SettingsError, each with what to do.
     """
     device = pick_device(device)
-    fit_threads()
     source = _open_source(model_dir, quant)
     about = _settings(source, dtype, device, max_seq_len, allow_long)
     where = _start(device)
@@ -113,6 +112,7 @@ def _settings(
 
 def _start(device: str) -> torch.device:
     """Start the device; for NPUs it is the one that this process has set as its own."""
+    fit_threads()
     if device == "npu":
         start_npu()
     return torch.device(device)
