@@ -107,6 +107,7 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
     "exam/data/test_sources",
     "kernels/test_npu_conditions",
     "kernels/cpu/test_isas",
+    "kernels/test_goldens",
     "kernels/test_attention_contracts",
     "ranks/test_replicas",
     "setup/test_npu_mistakes",

@@ -66,10 +66,17 @@ def start_npu(index: int | None = None) -> None:
     npu.set_compile_mode(jit_compile=False)
 
 
-def hccl_options() -> Any:
+VECTOR_CORES = 3  # hccl_op_expansion_mode (torch_npu 9e73e708, ProcessGroupHCCL.cpp:3916)
+
+
+def hccl_options(family: str = "") -> Any:
     """Return the options of an hccl group: its buffer in MB of device memory, its name in traces.
 
-    None if this torch_npu has no such options; then only the variable HCCL_BUFFSIZE applies.
+    In a group on one server of A2 or A3 chips, `family`, collectives run on the vector cores, which
+    spares small sums the host's part: a setting of this group alone. Deterministic sums and the
+    variable take precedence (hccl 09300b70, docs/zh/user_guide/hccl_env/HCCL_OP_EXPANSION_MODE.md:
+    74 and 95 for A3, 111 and 133 for A2). None if this torch_npu has no such options; then only the
+    variables apply.
     """
     try:
         options = import_module("torch_npu")._C._distributed_c10d.ProcessGroupHCCL.Options()
@@ -78,7 +85,15 @@ def hccl_options() -> Any:
     options.hccl_config = {"group_name": "neoxlib"}
     if size := os.environ.get("HCCL_BUFFSIZE", "").strip():
         options.hccl_config = options.hccl_config | {"hccl_buffer_size": int(size)}
+    if family in ("A2", "A3") and _may_expand():
+        options.hccl_config = options.hccl_config | {"hccl_op_expansion_mode": VECTOR_CORES}
     return options
+
+
+def _may_expand() -> bool:
+    """Whether neither deterministic sums are asked for nor a mode is named."""
+    repeatable = os.environ.get("HCCL_DETERMINISTIC", "false").strip().lower()
+    return repeatable in ("", "false") and not os.environ.get("HCCL_OP_EXPANSION_MODE")
 
 
 def open_communicator(group: Any, device: "torch.device", rank: int) -> None:

@@ -95,14 +95,20 @@ class TorchGroup(Group):
     joins_everywhere = False
 
     def __init__(
-        self, rank: int, size: int, store: dist.Store, backend: str = "gloo", device: str = "cpu"
+        self,
+        rank: int,
+        size: int,
+        store: dist.Store,
+        backend: str = "gloo",
+        device: str = "cpu",
+        family: str = "",  # of the chips, if all ranks are on one server
     ) -> None:
         super().__init__()
         self.rank = rank
         self.size = size
         self.backend = backend
         self.device = device
-        options = devices.hccl_options() if backend == "hccl" else None
+        options = devices.hccl_options(family) if backend == "hccl" else None
         dist.init_process_group(
             backend, store=store, rank=rank, world_size=size, pg_options=options
         )

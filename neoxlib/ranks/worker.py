@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from neoxlib.errors import RankError
-from neoxlib.machine.devices import NpuAnswers, pick_device, take_answers
+from neoxlib.machine.devices import NpuAnswers, chip_for, pick_device, take_answers
 from neoxlib.machine.runtime import import_torch, start_npu
 from neoxlib.ranks import stopping
 from neoxlib.ranks.placement import bind, threads
@@ -222,7 +222,8 @@ def join(
         group = Alone()
     else:
         store = dist.TCPStore(*address, is_master=False)
-        group = TorchGroup(rank, len(hosts), store, backend, place)
+        family = chip_for("npu").family if backend == "hccl" and len(set(hosts)) == 1 else ""
+        group = TorchGroup(rank, len(hosts), store, backend, place, family)
         if backend == "gloo" and len(set(hosts)) == 1:
             group = share(group)
     _held.engine = load(**settings | {"device": device}, group=group)

@@ -129,6 +129,30 @@ def test_an_hccl_group_gets_its_buffer_from_the_environment(torch_npu, monkeypat
     assert runtime.hccl_options() is None
 
 
+@pytest.mark.parametrize(
+    "family, variables, vector",
+    [
+        ("A2", {}, True),
+        ("A3", {"HCCL_DETERMINISTIC": "false"}, True),
+        ("", {}, False),  # several servers, which may not be symmetric
+        ("A2", {"HCCL_DETERMINISTIC": "true"}, False),
+        ("A2", {"HCCL_DETERMINISTIC": "strict"}, False),
+        ("A2", {"HCCL_OP_EXPANSION_MODE": "HOST"}, False),  # the user's own
+        ("310P", {}, False),
+        ("910A", {}, False),
+    ],
+)
+def test_small_sums_run_on_vector_cores_where_they_may(
+    torch_npu, monkeypatch, family, variables, vector
+):
+    for name in ("HCCL_BUFFSIZE", "HCCL_DETERMINISTIC", "HCCL_OP_EXPANSION_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = runtime.hccl_options(family).hccl_config
+    assert config.get("hccl_op_expansion_mode") == (3 if vector else None)
+
+
 def test_an_accelerators_sums_are_timed_by_its_events_where_detail_is_asked_for(
     torch_npu, monkeypatch
 ):

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from neoxlib.inference import load
+from neoxlib.machine.chips import CHIPS
 from neoxlib.ranks import collectives, worker
 from neoxlib.ranks.collectives import Alone
 
@@ -33,6 +34,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(collectives, "TorchGroup", Made)
     monkeypatch.setattr("torch.distributed.TCPStore", lambda *address, is_master: address)
     monkeypatch.setattr(worker, "_place", lambda *_: ("npu", "npu:0", "hccl"))
+    monkeypatch.setattr(worker, "chip_for", lambda device: CHIPS["910B3"])
     monkeypatch.setattr(worker, "_held", SimpleNamespace(store=None, engine=None))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")  # so that what a test leaves is taken back
@@ -49,7 +51,7 @@ def test_one_rank_opens_no_group(joined):
 def test_ranks_of_one_machine_meet_on_its_loopback(joined, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     worker.join(1, [HERE] * 2, ("127.0.0.1", 1), {"device": "npu"})
-    assert joined["made"] == (1, 2, ("127.0.0.1", 1), "hccl", "npu:0")
+    assert joined["made"] == (1, 2, ("127.0.0.1", 1), "hccl", "npu:0", "A2")
     assert interface_of(os.environ["GLOO_SOCKET_IFNAME"]) == "127.0.0.1"
 
 
@@ -57,6 +59,7 @@ def test_ranks_of_several_machines_meet_where_the_others_see_this_one(joined, mo
     monkeypatch.setattr(worker, "address_seen_by", lambda hosts: "127.0.0.1")
     worker.join(0, [HERE, "another"], ("127.0.0.1", 1), {"device": "npu"})
     assert interface_of(os.environ["GLOO_SOCKET_IFNAME"]) == "127.0.0.1"
+    assert joined["made"][-1] == ""  # no setting for chips of one server
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")  # the user's own choice
     worker.join(0, [HERE, "another"], ("127.0.0.1", 1), {"device": "npu"})
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
