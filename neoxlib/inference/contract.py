@@ -10,6 +10,7 @@ from neoxlib.inference.text import Completion
 from neoxlib.model.config import ModelConfig
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
@@ -49,6 +50,11 @@ class Inference(Protocol):
 
     def logits(self, input_ids: Any, attention_mask: Any = None) -> "Tensor | None":
         """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S]."""
+
+    def activations(
+        self, prompts: Sequence[Prompt], names: Sequence[str]
+    ) -> "list[dict[str, np.ndarray]]":
+        """What the steps `names` compute for each prompt: arrays [tokens, ...] float32."""
 
     def score(
         self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from neoxlib.checkpoint.resident import Residency
 from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.inference import timing
 from neoxlib.inference import trace as inference_trace
+from neoxlib.inference.activations import activations
 from neoxlib.inference.answered import KEPT, Answered, keep_first
 from neoxlib.inference.checked_ids import checked_ids
 from neoxlib.inference.contract import Prompt
@@ -38,6 +39,9 @@ from neoxlib.machine.runtime import memory_mb
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.layers import shares
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Engine(TextGenerator):
@@ -126,6 +130,18 @@ class Engine(TextGenerator):
         logits = None if logits is None else logits.float().cpu()
         agree(self.model, None if logits is None else failure_of(logits, ids, mask))
         return logits
+
+    def activations(
+        self, prompts: Sequence[Prompt], names: Sequence[str]
+    ) -> "list[dict[str, np.ndarray]]":
+        """What the steps `names` compute for each prompt: arrays [tokens, ...] float32, by name.
+
+        Names are those of the checkpoint's modules (see model/steps.py) and may hold * and ?; the
+        ranks' parts are joined. Rank 0 has the answer. Raises SettingsError for unknown names.
+        """
+        bare = not any(isinstance(prompt, str) for prompt in prompts)
+        ids = encode(None if bare else self.tokenizer, prompts)
+        return activations(self.model, ids, names, self.max_seq_len)
 
     def score(
         self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]

@@ -18,7 +18,10 @@ from neoxlib.model.world_size import check_world_size
 
 
 class Executor(Protocol):
-    """How the layers run: compiled kernels on a CPU, a chip's operators on an NPU."""
+    """How the layers run: compiled kernels on a CPU, a chip's operators on an NPU.
+
+    One that can be looked into has a method `tapped(record)` besides: see `taps.tapped`.
+    """
 
     def states(
         self, input_ids: Tensor, cache: KVCache, mask: Tensor | None, layers: int | None = None
@@ -41,6 +44,8 @@ class Executor(Protocol):
 class Attention(nn.Module):
     """Multi-head attention with partial rotary positions; returns a partial sum, no bias."""
 
+    ops = plain  # looked up here, so that taps can stand in
+
     def __init__(self, config: ModelConfig, group: Group, scheme: Scheme | None) -> None:
         super().__init__()
         hidden = config.hidden_size
@@ -53,16 +58,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, step: StepContext, k_cache: Tensor, v_cache: Tensor) -> Tensor:
         qkv = self.query_key_value(x)  # [B, S, heads_here * 3 * head_dim]
         q, k, v = qkv.unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2).chunk(3, dim=-1)
-        q = plain.rotate(q, step.cos, step.sin)  # [B, heads_here, S, head_dim]
-        k = plain.rotate(k, step.cos, step.sin)
+        q = self.ops.rotate(q, step.cos, step.sin)  # [B, heads_here, S, head_dim]
+        k = self.ops.rotate(k, step.cos, step.sin)
         k_cache[:, :, step.start : step.end] = k
         v_cache[:, :, step.start : step.end] = v
-        seen = plain.attend(q, k_cache, v_cache, step.mask, step.end)
+        seen = self.ops.attend(q, k_cache, v_cache, step.mask, step.end)
         return self.dense(seen.transpose(1, 2).flatten(2))  # [B, S, hidden], partial
 
 
 class MLP(nn.Module):
     """Two linears around the activation; returns a partial sum, no bias."""
+
+    ops = plain  # looked up here, so that taps can stand in
 
     def __init__(self, config: ModelConfig, group: Group, scheme: Scheme | None) -> None:
         super().__init__()
@@ -75,11 +82,13 @@ class MLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dense_4h_to_h(plain.activate(self.dense_h_to_4h(x), self.form))
+        return self.dense_4h_to_h(self.ops.activate(self.dense_h_to_4h(x), self.form))
 
 
 class Block(nn.Module):
     """One layer. With the parallel residual both branches are added before the one all-reduce."""
+
+    ops = plain  # looked up here, so that taps can stand in
 
     def __init__(
         self, config: ModelConfig, group: Group = SOLO, scheme: Scheme | None = None
@@ -102,7 +111,7 @@ class Block(nn.Module):
         return self._add(x, mlp, self.mlp.dense_4h_to_h)
 
     def _norm(self, x: Tensor, norm: LayerNorm) -> Tensor:
-        return plain.layer_norm(x, norm.weight, norm.bias, norm.eps)
+        return self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
 
     def _add(self, x: Tensor, partial: Tensor, *layers: RowParallel) -> Tensor:
         """Return x + the all-reduced partial sums + each layer's bias, which is added once.
@@ -139,6 +148,7 @@ class GPTNeoX(nn.Module):
     unknown `quant` or one that does not suit the config.
     """
 
+    ops = plain
     executor: Executor | None = None
     storage: Tensor | None = None
 
@@ -211,7 +221,7 @@ class GPTNeoX(nn.Module):
         if self.executor:
             return self.executor.head(x)
         norm = self.gpt_neox.final_layer_norm
-        x = plain.layer_norm(x, norm.weight, norm.bias, norm.eps)
+        x = self.ops.layer_norm(x, norm.weight, norm.bias, norm.eps)
         if self.config.tie_word_embeddings:
             return nn.functional.linear(x, self.gpt_neox.embed_in.weight)
         return self.embed_out(x)

@@ -8,12 +8,14 @@ import ctypes
 import math
 import os
 import weakref
+from contextlib import AbstractContextManager
 from ctypes import byref
 
 import torch
 from torch import Tensor, nn
 
 from neoxlib.kernels.cpu import abi, build
+from neoxlib.model import cpu_taps
 from neoxlib.model.cache import KVCache
 from neoxlib.model.config import ACTIVATIONS
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -93,6 +95,10 @@ class CompiledModel:
             self.group.all_reduce(partial)
         self._call("stages", byref(self.model), byref(step), stages, stages + 1)
         return x
+
+    def tapped(self, record: cpu_taps.Record) -> AbstractContextManager[None]:
+        """Run stage by stage and record what each has computed; see `taps.tapped`."""
+        return cpu_taps.tapped(self, record)
 
     def head(self, x: Tensor) -> Tensor:
         """As GPTNeoX.head, float32."""

@@ -23,6 +23,7 @@ from neoxlib.ranks.surroundings import Variables, handed_on, open_log_dir, rank_
 from neoxlib.ranks.tables import rank_table
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -128,6 +129,12 @@ class Session(TextGenerator):
     def logits(self, input_ids: Any, attention_mask: Any = None) -> "Tensor":
         """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S], as Engine.logits."""
         return import_torch().tensor(self._call("logits", input_ids, attention_mask))
+
+    def activations(
+        self, prompts: Sequence["Prompt"], names: Sequence[str]
+    ) -> "list[dict[str, np.ndarray]]":
+        """What the steps `names` compute for each prompt, as Engine.activations."""
+        return self._call("activations", prompts, names)
 
     def score(
         self, prompts: Sequence["Prompt"], choices: Sequence[str] | Sequence[Sequence[str]]

@@ -105,5 +105,7 @@ def declare(kernels: ctypes.CDLL) -> ctypes.CDLL:
     kernels.runner_stop.argtypes = [c_void_p]
     kernels.runner_stop.restype = None
     kernels.runner_stages.argtypes = [c_void_p, POINTER(Model), POINTER(Step), c_int64, c_int64]
+    kernels.runner_buffers.argtypes = [c_void_p, POINTER(c_void_p)]
+    kernels.runner_buffers.restype = None
     kernels.runner_head.argtypes = [c_void_p, POINTER(Model), c_void_p, c_int64, c_void_p]
     return kernels

@@ -112,6 +112,17 @@ int runner_stages(Runner* runner, const Model* model, const Step* step, int64_t 
     return one_caller_at_a_time(*runner, [&] { run_stages(*runner, *model, *step, first, end); });
 }
 
+// Points to what the last stage has left: its two normed inputs, queries and keys (rotated) and
+// values, the heads' output, and the MLP's hidden layer. Their shapes are those of StageRun. Only
+// debugging reads them.
+void runner_buffers(Runner* runner, const float** found) {
+    found[0] = runner->attention_in.get<float>();
+    found[1] = runner->mlp_in.get<float>();
+    found[2] = runner->qkv.get<float>();
+    found[3] = runner->attention_out.get<float>();
+    found[4] = runner->mlp_hidden.get<float>();
+}
+
 // Computes logits [rows, vocabulary here] of x [rows, hidden], the final norm included.
 int runner_head(Runner* runner, const Model* model, const float* x, int64_t rows, float* logits) {
     return one_caller_at_a_time(*runner, [&] { run_head(*runner, *model, x, rows, logits); });
