@@ -33,10 +33,13 @@ def weight_readers(
     return config, {name: partial(_read, stored) for name, (_, stored) in found.items()}
 
 
-def _float_readers(
+def float_readers(
     model_dir: str | os.PathLike[str], quant: str | None
-) -> tuple[ModelConfig, dict[str, Reader]]:
-    """As `weight_readers`, but quantized weights are read as the floats that they stand for."""
+) -> tuple[ModelConfig, dict[str, Reader], frozenset[str]]:
+    """As `weight_readers`, but quantized weights are read as the floats that they stand for.
+
+    The names of these are the third value.
+    """
     checkpoint = open_checkpoint(model_dir)
     config, readers = weight_readers(checkpoint, quant)
     quant = choose_quant(checkpoint, quant)
@@ -45,7 +48,7 @@ def _float_readers(
     }
     for name, scale in scales.items():
         readers[name] = partial(_unpacked, scheme_of(name, config, quant), readers[name], scale)
-    return config, readers
+    return config, readers, frozenset(scales)
 
 
 def _unpacked(scheme: Scheme, weight: Reader, scale: Reader) -> Tensor:
@@ -71,7 +74,7 @@ def solo_logits(
     Embedding and head are a plain lookup and a plain product here, so only one layer is in memory
     at a time. With `quant` the weights are the floats that the quantized ones stand for.
     """
-    config, weights = _float_readers(model_dir, quant)
+    config, weights, _ = float_readers(model_dir, quant)
     embed = weights["gpt_neox.embed_in.weight"]().to(dtype)
     states = [embed[torch.tensor([row])] for row in rows]  # each [1, S, hidden]
     with torch.device("meta"):
@@ -102,7 +105,7 @@ def reference_logits(
     padding, no sharding, a loop over the heads, rotations as complex numbers. Embedding, head and
     the unpacking of quantized weights are those of `solo_logits`.
     """
-    config, weights = _float_readers(model_dir, quant)
+    config, weights, _ = float_readers(model_dir, quant)
     embed = weights["gpt_neox.embed_in.weight"]().float()
     states = [embed[torch.tensor(row)] for row in rows]  # each [S, hidden]
     for layer in range(config.num_hidden_layers):

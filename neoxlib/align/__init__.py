@@ -1,0 +1,5 @@
+"""Where numbers part: capture what a model computes, compare step by step, name the fault."""
+
+from neoxlib.names import face
+
+__getattr__ = face(__name__)

@@ -1,0 +1,240 @@
+"""Find the step in which a captured run leaves what the checkpoint says it should compute."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neoxlib.align import estimates, limits
+from neoxlib.align.distances import Distance, OwnError, distance, kl, own_error
+from neoxlib.align.estimates import Numerics, numerics
+from neoxlib.align.graph import BeginningGraph, EndGraph, Graph, LayerGraph, Work
+from neoxlib.align.reader import Capture, Found, need_tensors
+from neoxlib.align.weights import ReferenceWeights
+from neoxlib.errors import SettingsError
+from neoxlib.model import steps
+from neoxlib.model.config import ModelConfig
+from neoxlib.model.steps import Step, all_steps, layer_of
+
+EXACT = Numerics(0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One step of one pass on one rank, and its own error."""
+
+    order: int  # of the step in a pass
+    name: str
+    pass_: int
+    rank: int
+    error: OwnError | None  # None: the step was not made there
+
+    @property
+    def guilty(self) -> bool:
+        """Whether its error is more than its roundings explain."""
+        if self.error is None or self.error.not_finite:
+            return True
+        rms = limits.OWN_RMS.broken(self.error.rms)
+        return rms or limits.OWN_MAX.broken(self.error.greatest)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a joined step is from the reference's own pass over the same tokens."""
+
+    name: str
+    pass_: int
+    distance: Distance
+    kl: float | None  # of logits
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """All that was compared, and what the sums over the ranks lack."""
+
+    findings: list[Finding]
+    drifts: list[Drift]
+    said: dict[tuple[str, int], str]  # by step and pass: what is known of a sum that is wrong
+
+    @property
+    def first(self) -> list[Finding]:
+        """The first guilty step, in the order of computing, on each rank where it is guilty."""
+        guilty = [found for found in self.findings if found.guilty]
+        if not guilty:
+            return []
+        first = min((found.pass_, found.order) for found in guilty)
+        return [found for found in guilty if (found.pass_, found.order) == first]
+
+
+def localize(
+    capture: Capture,
+    model_dir: str | os.PathLike[str] | None = None,
+    layers: list[int] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Alignment:
+    """Hold a capture against the checkpoint `model_dir`, by default the one that it was made of.
+
+    `layers` limits the search to these and to both ends; all are read all the same, since the
+    reference's own pass goes through them. Raises SettingsError for a capture of statistics, a
+    model of another shape, or layers that it does not have.
+    """
+    need_tensors(capture)
+    about = capture.manifest
+    source = ReferenceWeights(model_dir or about["model_dir"], about["dtype"], about["quant"])
+    _refuse_other_model(capture, source.config, layers)
+    how = numerics(about["dtype"], about["quant"], "compiled" in (about["compile"] or ""))
+    search = _Search(capture, source, how)
+    for part in range(-1, source.config.num_hidden_layers + 1):
+        layer = part if 0 <= part < source.config.num_hidden_layers else None
+        search.part(part, layers is None or layer is None or layer in layers)
+        progress("embedding" if part < 0 else "head" if layer is None else f"layer {layer}")
+    return Alignment(search.findings, search.drifts, search.said)
+
+
+def _refuse_other_model(capture: Capture, config: ModelConfig, layers: list[int] | None) -> None:
+    depth = config.num_hidden_layers
+    if capture.manifest["layers"] != depth:
+        raise SettingsError(
+            f"{capture.folder} is of a model of {capture.manifest['layers']} layers, the reference "
+            f"has {depth}; give the folder of the model that was captured"
+        )
+    if wrong := [layer for layer in layers or () if not 0 <= layer < depth]:
+        raise SettingsError(f"layers {wrong} are not among the model's 0..{depth - 1}")
+    if capture.ids.max() >= config.vocab_size:
+        raise SettingsError(
+            f"{capture.folder} has id {capture.ids.max()}; the reference's vocabulary has "
+            f"{config.vocab_size}: give the folder of the model that was captured"
+        )
+
+
+class _Search:
+    """Goes through the parts of the model in order: own errors and drift."""
+
+    def __init__(self, capture: Capture, source: ReferenceWeights, how: Numerics) -> None:
+        self.capture = capture
+        self.source = source
+        self.how = how
+        self.work = Work(capture.ids, capture.mask, capture.passes)
+        self.steps = all_steps(source.config)
+        self.order = {name: number for number, name in enumerate(self.steps)}
+        self.findings: list[Finding] = []
+        self.drifts: list[Drift] = []
+        self.said: dict[tuple[str, int], str] = {}
+        self.inputs: dict[tuple[int, int], estimates.Estimate] = {}
+        self.truth: dict[tuple[int, int], estimates.Estimate] = {}
+        self.usual: set[str] = set()  # names within a layer that were seen in some layer
+
+    def part(self, number: int, judged: bool) -> None:
+        """Compare one part: -1 is the embedding, the one past the last layer the head."""
+        depth = self.source.config.num_hidden_layers
+        layer = number if 0 <= number < depth else None
+        name = "begin" if number < 0 else "end" if layer is None else f"layer{number:03d}"
+        found = self.capture.part(name)
+        if layer == 0:
+            self.usual = self._usual(found)
+        weights, kind = self._weights(number, layer)
+        real = self._graph(kind, weights, found, self.capture.size, self.inputs, layer, self.how)
+        alone = self._graph(kind, weights, {}, 1, self.truth, layer, EXACT)
+        if judged:
+            self.findings += self._own(real, found)
+            self.drifts += self._drift(alone, found)
+        last = {"begin": "gpt_neox.embed_in"}.get(name, "")
+        if name != "end":
+            self.inputs = real.outputs(last)
+            self.truth = alone.outputs(last)
+
+    def _weights(self, number: int, layer: int | None) -> tuple[dict[str, Tensor], type[Graph]]:
+        if layer is not None:
+            return self.source.layer(layer), LayerGraph
+        if number < 0:
+            return self.source.beginning(), BeginningGraph
+        return self.source.end(), EndGraph
+
+    def _graph(self, kind, weights, found, size, inputs, layer, how) -> Graph:  # noqa: ANN001
+        return kind(self.source.config, weights, self.work, how, found, size, inputs, layer)
+
+    def _usual(self, first: Found) -> set[str]:
+        """The names within a layer that this way of running shows: those of the first layers."""
+        depth = self.source.config.num_hidden_layers
+        others = self.capture.part("layer001") if depth > 1 else {}
+        return {_within(name) for name, _, _ in (*first, *others)}
+
+    def _own(self, graph: Graph, found: Found) -> Iterator[Finding]:
+        for name in graph.formulas:
+            full = graph.full(name)
+            for pass_ in range(len(self.work.passes)):
+                for rank in range(self.capture.size):
+                    seen = found.get((full, pass_, rank))
+                    if seen is None:
+                        if graph.layer is not None and _within(full) in self.usual:
+                            yield Finding(self.order[full], full, pass_, rank, None)
+                        continue
+                    expected = graph.expected(name, pass_, rank)
+                    error = own_error(seen, expected, self._real(pass_, name))
+                    finding = Finding(self.order[full], full, pass_, rank, error)
+                    if finding.guilty and name.endswith("all_reduce.after"):
+                        self.said.setdefault((full, pass_), _sum_fault(graph, name, pass_, found))
+                    yield finding
+
+    def _drift(self, alone: Graph, found: Found) -> Iterator[Drift]:
+        for name in alone.formulas:
+            full = alone.full(name)
+            for pass_ in range(len(self.work.passes)):
+                parts = [found.get((full, pass_, rank)) for rank in range(self.capture.size)]
+                if any(part is None for part in parts):
+                    continue
+                whole = joined(parts, self.steps[full])
+                truth = alone.expected(name, pass_, 0).value
+                if whole.shape != truth.shape:
+                    continue
+                real = self._real(pass_, name)
+                divergence = kl(whole, truth, real) if name == steps.LOGITS else None
+                yield Drift(full, pass_, distance(whole, truth, real), divergence)
+
+    def _real(self, pass_: int, name: str) -> Tensor:
+        """Which tokens of a step's tensor are no padding."""
+        first, end = self.work.passes[pass_]
+        return self.work.mask[:, :end] if "cached" in name else self.work.mask[:, first:end]
+
+
+def joined(parts: list[Tensor], step: Step) -> Tensor:
+    """The whole tensor of what each rank holds."""
+    if step.join == steps.PARTIAL:
+        return torch.stack([part.double() for part in parts]).sum(0)
+    if step.join == steps.GATHERED:
+        return torch.cat(parts, step.dim).double()
+    return parts[0].double()
+
+
+def _within(name: str) -> str:
+    """A name without its layer."""
+    return name if layer_of(name) is None else ".".join(name.split(".")[3:])
+
+
+def _sum_fault(graph: Graph, name: str, pass_: int, found: Found) -> str:
+    """Say which rank's term a wrong sum lacks, or whose is that of the pass before."""
+    before = name.replace("after", "before")
+    ranks = range(graph.size)
+    terms = [graph.estimate(before, pass_, rank).value for rank in ranks]
+    sums = [graph.estimate(name, pass_, rank).value for rank in ranks]
+    whole = sum(terms)
+    size = whole.abs().max().clamp(min=1e-30) * 0.02
+
+    def near(one: Tensor, other: Tensor) -> bool:
+        return one.shape == other.shape and bool((one - other).abs().max() <= size)
+
+    said = [f"rank {rank} has only its own term" for rank in ranks if near(sums[rank], terms[rank])]
+    if graph.size > 1 and said:
+        return "; ".join(said)
+    for rank in ranks:
+        if near(sums[0], whole - terms[rank]):
+            return f"the sum lacks the term of rank {rank}"
+        if pass_ > 1:
+            late = graph.estimate(before, pass_ - 1, rank).value
+            if near(sums[0], whole - terms[rank] + late):
+                return f"the term of rank {rank} is that of the pass before"
+        if near(sums[0], whole + terms[rank]):
+            return f"the term of rank {rank} is in the sum twice"
+    return "no rank's term explains it" if not near(sums[0], whole) else "it was rounded too much"

@@ -1,0 +1,103 @@
+"""Read a capture: its manifest, and the tensors of one part of the model at a time."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from neoxlib.align.capture import FORMAT, MANIFEST, rank_file
+from neoxlib.errors import SettingsError
+
+Found = dict[tuple[str, int, int], Tensor]  # by name, pass and rank
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A finished capture in `folder`, with its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """World size of the run."""
+        return self.manifest["world_size"]
+
+    @property
+    def passes(self) -> list[tuple[int, int]]:
+        """Columns [first, end) of each forward pass."""
+        return [tuple(columns) for columns in self.manifest["passes"]]
+
+    @property
+    def ids(self) -> Tensor:
+        """Token ids [B, T]."""
+        return torch.tensor(self.manifest["ids"])
+
+    @property
+    def mask(self) -> Tensor:
+        """[B, T] bool, False on padding."""
+        return torch.tensor(self.manifest["mask"], dtype=torch.bool)
+
+    def part(self, name: str) -> Found:
+        """All tensors of one part of the model: `begin`, `layer000` … or `end`.
+
+        Raises SettingsError if a rank's file is missing though others have theirs.
+        """
+        found = {}
+        for number in range(len(self.passes)):
+            paths = [rank_file(self.folder, number, name, rank) for rank in range(self.size)]
+            there = [path.is_file() for path in paths]
+            if any(there) and not all(there):
+                lost = [rank for rank, is_there in enumerate(there) if not is_there]
+                raise SettingsError(
+                    f"{self.folder} has {name} of pass {number} not from ranks {lost}: the ranks "
+                    "captured different steps, or wrote to different machines; capture anew into "
+                    "a folder that all of them share"
+                )
+            for rank, path in enumerate(paths):
+                if path.is_file():
+                    found |= {(n, number, rank): v for n, v in load_file(path).items()}
+        return found
+
+
+def read_capture(folder: str | os.PathLike[str]) -> Capture:
+    """Open a capture. Raises SettingsError for a folder that is none, or of another version."""
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise SettingsError(f"{folder} is no capture: it has no {MANIFEST}; give such a folder")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SettingsError(f"{path} cannot be read: {error}; capture anew") from error
+    if manifest.get("format") != FORMAT:
+        raise SettingsError(
+            f"{path} has format {manifest.get('format')!r}, expected {FORMAT}; capture anew"
+        )
+    return Capture(folder, manifest)
+
+
+def need_tensors(capture: Capture) -> None:
+    """Raise SettingsError for a capture of statistics, which cannot be compared step by step."""
+    if capture.manifest["kind"] != "tensors":
+        raise SettingsError(
+            f"{capture.folder} holds {capture.manifest['kind']}; a comparison needs tensors: "
+            "capture with kind='tensors'"
+        )
+
+
+def refuse_other_tokens(one: Capture, other: Capture) -> None:
+    """Raise SettingsError unless both captures are of the same token ids and padding."""
+    if (
+        one.manifest["ids"] != other.manifest["ids"]
+        or one.manifest["mask"] != (other.manifest["mask"])
+    ):
+        raise SettingsError(
+            f"{one.folder} and {other.folder} are of different token ids: capture both with the "
+            "same prompts and the same tokens after them"
+        )
