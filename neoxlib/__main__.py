@@ -221,15 +221,22 @@ def quality(model_dir: Path | None, text: Path | None) -> None:
 @click.option("--host", type=FILE, help="Judge the machine that --json described.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path | None) -> None:
-    """Check this machine, and print the command that repairs each fault.
-
-    Exit code 1 if something FAILs.
-    """
+    """Check this machine, and print what repairs each fault. Exit code 1 if something FAILs."""
     from neoxlib.setup import doctor as module
 
     found = module.from_json(host.read_text(encoding="utf-8")) if host else module.check(model_dir)
     click.echo(found.to_json() if as_json else found)
     ctx.exit(1 if found.worst == "FAIL" else 0)
+
+
+@cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def align(ctx: click.Context, arguments: tuple[str, ...]) -> None:
+    """Say in which step a model's numbers part; exit code 3 if they do. Takes --help."""
+    from neoxlib.align import command
+
+    ctx.exit(command.main(list(arguments), ctx.command_path, standalone_mode=False) or 0)
 
 
 @cli.command("install-plan")
@@ -281,10 +288,7 @@ cli.add_command(commands.bundle)
 @cli.command("lm-eval", add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def lm_eval(arguments: tuple[str, ...]) -> None:
-    """Run lm-evaluation-harness, by its own ARGUMENTS, with the model `neoxlib`.
-
-    Needs the extra `eval`.
-    """
+    """Run lm-evaluation-harness by its own ARGUMENTS with the model `neoxlib` (extra `eval`)."""
     if find_spec("lm_eval") is None:
         raise ParameterError(
             "lm-evaluation-harness is not installed: pip install -e '.[eval]' -c constraints.txt"

@@ -2,4 +2,4 @@
 
 from neoxlib.names import face
 
-__getattr__ = face(__name__)
+__getattr__ = face(__name__, where="study")

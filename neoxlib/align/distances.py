@@ -29,6 +29,15 @@ class Distance(NamedTuple):
     same_bits: bool
 
 
+class Drift(NamedTuple):
+    """How far a joined step is from the reference's own pass over the same tokens."""
+
+    name: str
+    pass_: int
+    distance: Distance
+    kl: float | None  # of logits
+
+
 def own_error(found: Tensor, expected: Estimate, real: Tensor) -> OwnError:
     """The error of `found` [B, tokens, ...] where `real` [B, tokens] is True.
 

@@ -4,19 +4,20 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from neoxlib.align import estimates, limits
-from neoxlib.align.distances import Distance, OwnError, distance, kl, own_error
+from neoxlib.align.distances import Drift, OwnError, distance, kl, own_error
 from neoxlib.align.estimates import Numerics, numerics
 from neoxlib.align.graph import BeginningGraph, EndGraph, Graph, LayerGraph, Work
+from neoxlib.align.joins import joined
 from neoxlib.align.reader import Capture, Found, need_tensors
+from neoxlib.align.sums import sum_fault
 from neoxlib.align.weights import ReferenceWeights
 from neoxlib.errors import SettingsError
 from neoxlib.model import steps
 from neoxlib.model.config import ModelConfig
-from neoxlib.model.steps import Step, all_steps, layer_of
+from neoxlib.model.steps import all_steps, within
 
 EXACT = Numerics(0.0, 0.0)
 
@@ -41,16 +42,6 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """How far a joined step is from the reference's own pass over the same tokens."""
-
-    name: str
-    pass_: int
-    distance: Distance
-    kl: float | None  # of logits
-
-
-@dataclass(frozen=True)
 class Alignment:
     """All that was compared, and what the sums over the ranks lack."""
 
@@ -72,12 +63,14 @@ def localize(
     capture: Capture,
     model_dir: str | os.PathLike[str] | None = None,
     layers: list[int] | None = None,
+    own: bool = True,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Alignment:
     """Hold a capture against the checkpoint `model_dir`, by default the one that it was made of.
 
     `layers` limits the search to these and to both ends; all are read all the same, since the
-    reference's own pass goes through them. Raises SettingsError for a capture of statistics, a
+    reference's own pass goes through them. Without `own` only the distances from that pass are
+    computed. Raises SettingsError for a capture of statistics, a
     model of another shape, or layers that it does not have.
     """
     need_tensors(capture)
@@ -85,7 +78,7 @@ def localize(
     source = ReferenceWeights(model_dir or about["model_dir"], about["dtype"], about["quant"])
     _refuse_other_model(capture, source.config, layers)
     how = numerics(about["dtype"], about["quant"], "compiled" in (about["compile"] or ""))
-    search = _Search(capture, source, how)
+    search = _Search(capture, source, how, own)
     for part in range(-1, source.config.num_hidden_layers + 1):
         layer = part if 0 <= part < source.config.num_hidden_layers else None
         search.part(part, layers is None or layer is None or layer in layers)
@@ -112,8 +105,11 @@ def _refuse_other_model(capture: Capture, config: ModelConfig, layers: list[int]
 class _Search:
     """Goes through the parts of the model in order: own errors and drift."""
 
-    def __init__(self, capture: Capture, source: ReferenceWeights, how: Numerics) -> None:
+    def __init__(
+        self, capture: Capture, source: ReferenceWeights, how: Numerics, own: bool
+    ) -> None:
         self.capture = capture
+        self.judges = own
         self.source = source
         self.how = how
         self.work = Work(capture.ids, capture.mask, capture.passes)
@@ -138,11 +134,11 @@ class _Search:
         real = self._graph(kind, weights, found, self.capture.size, self.inputs, layer, self.how)
         alone = self._graph(kind, weights, {}, 1, self.truth, layer, EXACT)
         if judged:
-            self.findings += self._own(real, found)
+            self.findings += self._own(real, found) if self.judges else []
             self.drifts += self._drift(alone, found)
         last = {"begin": "gpt_neox.embed_in"}.get(name, "")
         if name != "end":
-            self.inputs = real.outputs(last)
+            self.inputs = real.outputs(last) if self.judges else {}
             self.truth = alone.outputs(last)
 
     def _weights(self, number: int, layer: int | None) -> tuple[dict[str, Tensor], type[Graph]]:
@@ -159,7 +155,7 @@ class _Search:
         """The names within a layer that this way of running shows: those of the first layers."""
         depth = self.source.config.num_hidden_layers
         others = self.capture.part("layer001") if depth > 1 else {}
-        return {_within(name) for name, _, _ in (*first, *others)}
+        return {within(name) for name, _, _ in (*first, *others)}
 
     def _own(self, graph: Graph, found: Found) -> Iterator[Finding]:
         for name in graph.formulas:
@@ -168,14 +164,14 @@ class _Search:
                 for rank in range(self.capture.size):
                     seen = found.get((full, pass_, rank))
                     if seen is None:
-                        if graph.layer is not None and _within(full) in self.usual:
+                        if graph.layer is not None and within(full) in self.usual:
                             yield Finding(self.order[full], full, pass_, rank, None)
                         continue
                     expected = graph.expected(name, pass_, rank)
                     error = own_error(seen, expected, self._real(pass_, name))
                     finding = Finding(self.order[full], full, pass_, rank, error)
                     if finding.guilty and name.endswith("all_reduce.after"):
-                        self.said.setdefault((full, pass_), _sum_fault(graph, name, pass_, found))
+                        self.said.setdefault((full, pass_), sum_fault(graph, name, pass_))
                     yield finding
 
     def _drift(self, alone: Graph, found: Found) -> Iterator[Drift]:
@@ -197,44 +193,3 @@ class _Search:
         """Which tokens of a step's tensor are no padding."""
         first, end = self.work.passes[pass_]
         return self.work.mask[:, :end] if "cached" in name else self.work.mask[:, first:end]
-
-
-def joined(parts: list[Tensor], step: Step) -> Tensor:
-    """The whole tensor of what each rank holds."""
-    if step.join == steps.PARTIAL:
-        return torch.stack([part.double() for part in parts]).sum(0)
-    if step.join == steps.GATHERED:
-        return torch.cat(parts, step.dim).double()
-    return parts[0].double()
-
-
-def _within(name: str) -> str:
-    """A name without its layer."""
-    return name if layer_of(name) is None else ".".join(name.split(".")[3:])
-
-
-def _sum_fault(graph: Graph, name: str, pass_: int, found: Found) -> str:
-    """Say which rank's term a wrong sum lacks, or whose is that of the pass before."""
-    before = name.replace("after", "before")
-    ranks = range(graph.size)
-    terms = [graph.estimate(before, pass_, rank).value for rank in ranks]
-    sums = [graph.estimate(name, pass_, rank).value for rank in ranks]
-    whole = sum(terms)
-    size = whole.abs().max().clamp(min=1e-30) * 0.02
-
-    def near(one: Tensor, other: Tensor) -> bool:
-        return one.shape == other.shape and bool((one - other).abs().max() <= size)
-
-    said = [f"rank {rank} has only its own term" for rank in ranks if near(sums[rank], terms[rank])]
-    if graph.size > 1 and said:
-        return "; ".join(said)
-    for rank in ranks:
-        if near(sums[0], whole - terms[rank]):
-            return f"the sum lacks the term of rank {rank}"
-        if pass_ > 1:
-            late = graph.estimate(before, pass_ - 1, rank).value
-            if near(sums[0], whole - terms[rank] + late):
-                return f"the term of rank {rank} is that of the pass before"
-        if near(sums[0], whole + terms[rank]):
-            return f"the term of rank {rank} is in the sum twice"
-    return "no rank's term explains it" if not near(sums[0], whole) else "it was rounded too much"

@@ -5,7 +5,7 @@ The references are the same layers at world size 1, and a forward pass written i
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,9 @@ MAX_TOKENS = 48
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 2e-1}
 # Share of positions whose most likely token must agree.
 TOP1 = {"float32": 1.0, "float16": 0.98, "bfloat16": 0.9}
+
+
+Where = Callable[[Inference, Sequence[Sequence[int]]], str]
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,23 @@ class Verdict:
         )
 
 
-def check_parity(engine: Inference, run: "Run", texts: Sequence[str] = TEXTS) -> pd.DataFrame:
+def check_parity(
+    engine: Inference, run: "Run", texts: Sequence[str] = TEXTS, where: Where | None = None
+) -> pd.DataFrame:
     """Compare `engine` with both references on `texts`; record the checks in `run`.
 
     Its first answers are judged as they were given, too: this shows errors that were there only at
-    first. Returns the table.
+    first. Where a comparison fails, `where(engine, ids)` names the step in which the numbers part;
+    it is `neoxlib.align.where`. Returns the table.
     """
     about = engine.describe()
     rows = [list(engine.tokenizer(text)["input_ids"])[:MAX_TOKENS] for text in texts]
     verdicts = compare(engine, about, rows, engine.first_answers)
+    failed = not all(verdict.passed for verdict in verdicts)
+    place = f". {where(engine, rows)}" if failed and where else ""
     for verdict in verdicts:
-        run.check(f"parity with {verdict.with_}", verdict.passed, verdict.detail)
+        detail = verdict.detail + ("" if verdict.passed else place)
+        run.check(f"parity with {verdict.with_}", verdict.passed, detail)
     table = pd.DataFrame([asdict(v) for v in verdicts]).rename(columns={"with_": "with"})
     return run.save("parity", table)
 

@@ -103,6 +103,11 @@ def layer_of(name: str) -> int | None:
     return int(words[2]) if words[:2] == ["gpt_neox", "layers"] else None
 
 
+def within(name: str) -> str:
+    """A name without its layer."""
+    return name if layer_of(name) is None else ".".join(name.split(".")[3:])
+
+
 def part_of(name: str) -> str:
     """The part of the model that a name belongs to: `begin`, `layer000` … or `end`."""
     layer = layer_of(name)

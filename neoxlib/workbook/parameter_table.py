@@ -254,6 +254,26 @@ PARAMETERS: dict[str, Param] = {
         blank=True,
     ),
     "run_b": Param("str", "", "the run to set beside it", check=param.run, blank=True),
+    "target": Param(
+        "str",
+        "",
+        "capture, or run of 06_align, to look into; empty captures the model over its ranks",
+        check=param.folder,
+        blank=True,
+    ),
+    "reference": Param(
+        "str",
+        "",
+        "model folder that tells what is right, or a capture to compare with; empty is model_dir",
+        check=param.folder,
+        blank=True,
+    ),
+    "layers": Param(
+        "list", [], "layers to compare; empty compares all", check=param.depths, blank=True
+    ),
+    "decode_steps": Param(
+        "int", 2, "decode steps after the prompts, of tokens that are forced", low=0, high=64
+    ),
 }
 
 
@@ -283,4 +303,5 @@ NOTEBOOKS: dict[str, tuple[str, ...]] = {
     "03_ceval": (*_COMMON, "graph", *_EXAM),
     "04_profile": (*_COMMON, "graph", *_GRID),
     "05_compare": ("run_a", "run_b"),
+    "06_align": (*_COMMON, "prompts", "decode_steps", "target", "reference", "layers"),
 }

@@ -1,0 +1,62 @@
+"""Join what the ranks hold of a step, and compare two captures of the same tokens."""
+
+import torch
+from torch import Tensor
+
+from neoxlib.align.distances import Drift, distance, kl
+from neoxlib.align.reader import Capture, need_tensors, refuse_other_tokens
+from neoxlib.errors import SettingsError
+from neoxlib.model import steps
+from neoxlib.model.steps import Step, within
+
+
+def joined(parts: list[Tensor], step: Step) -> Tensor:
+    """The whole tensor of what each rank holds."""
+    if step.join == steps.PARTIAL:
+        return torch.stack([part.double() for part in parts]).sum(0)
+    if step.join == steps.GATHERED:
+        return torch.cat(parts, step.dim).double()
+    return parts[0].double()
+
+
+def against(capture: Capture, other: Capture) -> list[Drift]:
+    """How far a capture is from another of the same tokens: any dtype, world size or executor.
+
+    Steps that only one of them shows are left out. Raises SettingsError for other tokens, another
+    model, or statistics.
+    """
+    for each in (capture, other):
+        need_tensors(each)
+    refuse_other_tokens(capture, other)
+    layers = capture.manifest["layers"]
+    if layers != other.manifest["layers"]:
+        raise SettingsError(
+            f"{capture.folder} has {layers} layers, {other.folder} {other.manifest['layers']}: "
+            "they are of different models"
+        )
+    drifts = []
+    for part in ("begin", *(f"layer{layer:03d}" for layer in range(layers)), "end"):
+        mine, theirs = (_whole(each, part) for each in (capture, other))
+        for (name, pass_), value in mine.items():
+            truth = theirs.get((name, pass_))
+            if truth is None or truth.shape != value.shape:
+                continue
+            first, end = capture.passes[pass_]
+            real = capture.mask[:, :end] if "cached" in name else capture.mask[:, first:end]
+            divergence = kl(value, truth, real) if name == steps.LOGITS else None
+            drifts.append(Drift(name, pass_, distance(value, truth, real), divergence))
+    return drifts
+
+
+def _whole(capture: Capture, part: str) -> dict[tuple[str, int], Tensor]:
+    """All steps of a part, the ranks' tensors joined."""
+    found = capture.part(part)
+    known = {step.name: step for kind in (True, False) for step in steps.layer_steps(kind)}
+    known |= {step.name: step for step in (*steps.BEGINNING, *steps.END)}
+    names = dict.fromkeys((name, pass_) for name, pass_, _ in found)
+    return {
+        (name, pass_): joined(
+            [found[name, pass_, rank] for rank in range(capture.size)], known[within(name)]
+        )
+        for name, pass_ in names
+    }

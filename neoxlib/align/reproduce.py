@@ -1,0 +1,249 @@
+"""Write the first guilty step as a script of its own: one operator and its inputs.
+
+For a bug report: it needs torch and safetensors, not this library and not the model.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from neoxlib.align import estimates
+from neoxlib.align.estimates import numerics
+from neoxlib.align.graph import FINAL_NORM, EndGraph, Graph, LayerGraph, Work, share
+from neoxlib.align.localize import Alignment, Finding
+from neoxlib.align.reader import Capture
+from neoxlib.align.weights import ReferenceWeights
+from neoxlib.errors import SettingsError
+from neoxlib.model import steps
+from neoxlib.model.config import ACTIVATIONS
+from neoxlib.model.steps import full_name, layer_of, within
+
+Inputs = dict[str, Tensor]
+
+FORMULAS = {  # the operator of a step, in torch, on the tensors of inputs.safetensors as t
+    "layer norm": 'F.layer_norm(t["x"], t["weight"].shape, t["weight"], t["bias"], {eps})',
+    "linear": 'F.linear(t["x"], t["weight"], t.get("bias"))',
+    "rotary": (
+        'torch.cat((t["first"] * t["cos"] - t["second"] * t["sin"], '
+        't["second"] * t["cos"] + t["first"] * t["sin"], t["still"]), -1)'
+    ),
+    "cache": 't["written"]',
+    "attention": (
+        'F.scaled_dot_product_attention(t["q"].transpose(1, 2), t["k"].transpose(1, 2), '
+        't["v"].transpose(1, 2), attn_mask=t["seen"][:, None]).transpose(1, 2).flatten(2)'
+    ),
+    "gelu": 'F.gelu(t["x"])',
+    "tanh": 'F.gelu(t["x"], approximate="tanh")',
+    "relu": 'F.relu(t["x"])',
+    "sum": 'sum(t[name] for name in sorted(t) if name.startswith("term"))',
+}
+
+SCRIPT = '''"""{title}
+
+{sentence}
+Run: python reproduce.py [device], for example python reproduce.py npu:0 (import torch_npu first).
+"""
+import sys
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+if device.startswith("npu"):
+    import torch_npu  # noqa: F401
+t = {{name: tensor.to(device) for name, tensor in load_file("inputs.safetensors").items()}}
+seen, expected, spread, real = (
+    t.pop(name).cpu() for name in ("observed", "expected", "spread", "real")
+)
+y = {formula}
+for name, value in (("observed in the run", seen), ("computed now", y)):
+    units = (value.cpu().double() - expected).abs() / spread.clamp(min=1e-300)
+    print(f"{{name}}: off by up to {{units[real].max():.3g}} roundings of {dtype}")
+'''
+
+
+def write(capture: Capture, found: Alignment, folder: Path, sentence: str) -> list[str]:
+    """Write reproduce.py and inputs.safetensors of the first guilty step into `folder`.
+
+    Returns the files' names; none if no step is guilty, if it was not made at all, or if its inputs
+    were not observed.
+    """
+    first = next((each for each in found.first if each.error is not None), None)
+    if first is None or (
+        layer_of(first.name) is None and first.name not in (FINAL_NORM, steps.LOGITS)
+    ):
+        return []
+    graph = _graph(capture, first)
+    name = within(first.name)
+    operator, inputs = _inputs(graph, name, first)
+    expected = graph.expected(name, first.pass_, first.rank)
+    observed = capture_tensor(graph, first)
+    dtype = observed.dtype
+    kept = {key: _kept(value, dtype) for key, value in inputs.items()}
+    judged = {"expected": expected.value, "spread": expected.spread}
+    real = _real(graph, first)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = kept | judged | {"observed": observed, "real": real}
+    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / FILES[1])
+    (folder / FILES[0]).write_text(_script(first, operator, graph, sentence, str(dtype)))
+    return list(FILES)
+
+
+FILES = ("reproduce.py", "inputs.safetensors")
+
+
+def _script(found: Finding, operator: str, graph: Graph, sentence: str, dtype: str) -> str:
+    formula = FORMULAS[operator].format(eps=graph.config.layer_norm_eps)
+    return SCRIPT.format(
+        title=f"{found.name}, pass {found.pass_}, rank {found.rank}: {operator}.",
+        sentence=sentence,
+        formula=formula,
+        dtype=dtype.removeprefix("torch."),
+    )
+
+
+def capture_tensor(graph: Graph, found: Finding) -> Tensor:
+    """What was observed of a finding's step."""
+    return graph.found[found.name, found.pass_, found.rank]
+
+
+def _kept(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
+
+
+def _real(graph: Graph, found: Finding) -> Tensor:
+    first, end = graph.work.passes[found.pass_]
+    mask = graph.work.mask
+    return mask[:, :end] if "cached" in found.name else mask[:, first:end]
+
+
+def _graph(capture: Capture, found: Finding) -> Graph:
+    """The graph of the part that a finding is in, its inputs as they were observed."""
+    about = capture.manifest
+    source = ReferenceWeights(about["model_dir"], about["dtype"], about["quant"])
+    how = numerics(about["dtype"], about["quant"], "compiled" in (about["compile"] or ""))
+    layer = layer_of(found.name)
+    before = about["layers"] - 1 if layer is None else layer - 1
+    name = full_name(before, "") if before >= 0 else "gpt_neox.embed_in"
+    part = f"layer{before:03d}" if before >= 0 else "begin"
+    inputs = {
+        (pass_, rank): estimates.observed(value)
+        for (each, pass_, rank), value in capture.part(part).items()
+        if each == name
+    }
+    if not inputs:
+        raise SettingsError(f"{capture.folder} lacks {name}, the input of {found.name}")
+    work = Work(capture.ids, capture.mask, capture.passes)
+    weights = source.end() if layer is None else source.layer(layer)
+    kind = EndGraph if layer is None else LayerGraph
+    observed = capture.part("end" if layer is None else f"layer{layer:03d}")
+    return kind(source.config, weights, work, how, observed, capture.size, inputs, layer)
+
+
+def _inputs(graph: Graph, name: str, found: Finding) -> tuple[str, Inputs]:
+    """The key in FORMULAS of a step's operator, and its inputs."""
+    where = found.pass_, found.rank
+    if "norm" in name:
+        x = graph.inputs[where]
+        if name.startswith("post") and not graph.config.use_parallel_residual:
+            x = graph.estimate("attention.residual", *where)
+        parts = {part: graph.weights[f"{name}.{part}"] for part in ("weight", "bias")}
+        return "layer norm", {"x": x.value} | parts
+    for ending, make in MAKERS.items():
+        if name.endswith(ending):
+            return make(graph, name, where)
+    return "sum", _terms(graph, name, where)
+
+
+def _columns(graph: Graph, name: str, where: Any) -> tuple[str, Inputs]:
+    before = {steps.QUERY_KEY_VALUE: "input_layernorm", steps.LOGITS: FINAL_NORM}
+    x = graph.estimate(before.get(name, "post_attention_layernorm"), *where).value
+    key = name if name == steps.LOGITS else f"{name}.weight"
+    mine = share(len(graph.weights[key]), where[1], graph.size)
+    found = {"x": x, "weight": graph.weights[key][mine]}
+    bias = graph.weights.get(f"{name}.bias")
+    return "linear", found if bias is None else found | {"bias": bias[mine]}
+
+
+def _rows(graph: Graph, name: str, where: Any) -> tuple[str, Inputs]:
+    before = steps.CONTEXT if name == "attention.dense" else "mlp.activation"
+    weight = graph.weights[f"{name}.weight"]
+    mine = share(weight.shape[1], where[1], graph.size)
+    return "linear", {"x": graph.estimate(before, *where).value, "weight": weight[:, mine]}
+
+
+def _rotary(graph: Graph, name: str, where: Any) -> tuple[str, Inputs]:
+    which = 0 if name.endswith("query") else 1
+    x = graph.estimate(steps.QUERY_KEY_VALUE, *where).value
+    x = x.unflatten(-1, (-1, 3, graph.config.head_dim))[..., which, :]
+    half = (graph.config.rotary_dim + 1) // 2
+    rates = graph.config.rotary_emb_base ** (
+        -2.0 * torch.arange(half, dtype=torch.float64) / max(graph.config.rotary_dim, 1)
+    )
+    positions = graph.work.positions[:, slice(*graph.work.passes[where[0]])]
+    angles = positions[..., None, None].double() * rates
+    parts = {"first": x[..., :half], "second": x[..., half : 2 * half], "still": x[..., 2 * half :]}
+    return "rotary", parts | {"cos": angles.cos(), "sin": angles.sin()}
+
+
+def _cache(graph: Graph, name: str, where: Any) -> tuple[str, Inputs]:
+    return "cache", {"written": graph.expected(name, *where).value}
+
+
+def _attention(graph: Graph, _: str, where: Any) -> tuple[str, Inputs]:
+    names = {"q": steps.ROTARY_QUERY, "k": steps.CACHED_KEY, "v": steps.CACHED_VALUE}
+    found = {key: graph.estimate(name, *where).value for key, name in names.items()}
+    return "attention", found | {"seen": graph.work.seen(where[0])}
+
+
+def _activation(graph: Graph, _: str, where: Any) -> tuple[str, Inputs]:
+    x = graph.estimate("mlp.dense_h_to_4h", *where).value
+    return ACTIVATIONS[graph.config.hidden_act], {"x": x}
+
+
+MAKERS: dict[str, Callable[..., tuple[str, Inputs]]] = {
+    steps.QUERY_KEY_VALUE: _columns,
+    "dense_h_to_4h": _columns,
+    steps.LOGITS: _columns,
+    "attention.dense": _rows,
+    "dense_4h_to_h": _rows,
+    steps.ROTARY_QUERY: _rotary,
+    steps.ROTARY_KEY: _rotary,
+    steps.CACHED_KEY: _cache,
+    steps.CACHED_VALUE: _cache,
+    steps.CONTEXT: _attention,
+    "mlp.activation": _activation,
+}
+
+
+def _terms(graph: Graph, name: str, where: Any) -> Inputs:
+    """What a sum is of: the ranks' terms, the branches, or the stream and what is added to it."""
+    pass_ = where[0]
+    dense, down = "attention.dense", "mlp.dense_4h_to_h"
+    if name.endswith("all_reduce.after"):
+        before = name.replace("after", "before")
+        terms = [graph.estimate(before, pass_, each).value for each in range(graph.size)]
+    elif name.endswith("all_reduce.before"):
+        names = {"attention.all_reduce.before": [dense], "mlp.all_reduce.before": [down]}
+        terms = [graph.estimate(n, *where).value for n in names.get(name, [dense, down])]
+    else:
+        terms = _residual_terms(graph, name, where)
+    return {f"term{number}": term for number, term in enumerate(terms)}
+
+
+def _residual_terms(graph: Graph, name: str, where: Any) -> list[Tensor]:
+    dense, down = "attention.dense", "mlp.dense_4h_to_h"
+    if graph.config.use_parallel_residual:
+        stream, reduced, layers = graph.inputs[where], "all_reduce.after", [dense, down]
+    elif name == "attention.residual":
+        stream, reduced, layers = graph.inputs[where], "attention.all_reduce.after", [dense]
+    else:
+        stream = graph.estimate("attention.residual", *where)
+        reduced, layers = "mlp.all_reduce.after", [down]
+    biases = [graph.weights[f"{n}.bias"] for n in layers if f"{n}.bias" in graph.weights]
+    return [stream.value, graph.estimate(reduced, *where).value, *biases]

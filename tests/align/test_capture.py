@@ -1,0 +1,121 @@
+"""A capture is whole or not there, holds what the ranks computed, and refuses what does not fit."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import neoxlib
+from neoxlib.align import capture as module
+from neoxlib.align.capture import capture
+from neoxlib.align.joins import against
+from neoxlib.align.reader import read_capture
+from neoxlib.align.statistics import NAMES
+from neoxlib.errors import SettingsError
+from neoxlib.model.group import Group
+from neoxlib.model.steps import all_steps, part_of
+from tests.support.thread_ranks import on_ranks
+
+ROWS = [[66, 67, 68, 69], [70, 71]]
+THEN = [[5, 6], [7, 8]]
+
+
+def taken(checkpoint: Path, folder: Path, size: int = 1, **options: object) -> Path:
+    def work(group: Group) -> None:
+        capture(neoxlib.load(checkpoint, group=group, compile=False), folder, ROWS, THEN, **options)
+
+    on_ranks(size, work)
+    return folder
+
+
+def test_every_step_of_every_pass_and_rank_is_there(checkpoint: Path, tmp_path: Path):
+    found = read_capture(taken(checkpoint, tmp_path / "one", 2))
+    config = neoxlib.load(checkpoint).config
+    parts = dict.fromkeys(map(part_of, all_steps(config)))
+    keys = {key for part in parts for key in found.part(part)}
+    assert keys == {(n, p, r) for n in all_steps(config) for p in range(3) for r in range(2)}
+    assert found.passes == [(0, 4), (4, 5), (5, 6)] and found.size == 2
+    about = found.manifest
+    assert about["fingerprint"] and about["dtype"] == "float32"
+    assert about["ids"][1][2:] == [70, 71, 7, 8] and about["mask"][1][:2] == [False, False]
+
+
+def test_a_capture_is_the_same_bits_twice_and_over_ranks_nearly(checkpoint: Path, tmp_path: Path):
+    one, again, two = (
+        read_capture(taken(checkpoint, tmp_path / str(n), size)) for n, size in enumerate((1, 1, 2))
+    )
+    assert all(drift.distance.same_bits for drift in against(one, again))
+    split = against(two, one)
+    assert len(split) > 100 and max(drift.distance.relative_l2 for drift in split) < 1e-5
+
+
+def test_statistics_are_those_of_the_tensors(checkpoint: Path, tmp_path: Path):
+    names = ["*.mlp.activation"]
+    few = read_capture(taken(checkpoint, tmp_path / "few", names=names, kind="statistics"))
+    all_ = read_capture(taken(checkpoint, tmp_path / "all", names=names))
+    key = ("gpt_neox.layers.1.mlp.activation", 1, 0)
+    value = all_.part("layer001")[key].double()
+    expected = [value.min(), value.max(), value.mean(), value.norm(), 0, 0]
+    assert few.part("layer001")[key].tolist() == pytest.approx([float(x) for x in expected])
+    assert len(NAMES) == 6 and not all_.part("begin")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_disk_that_fills_leaves_nothing_and_all_ranks_say_so(
+    size: int, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = module.save_file
+
+    def full(tensors: dict, path: Path) -> None:
+        if "layer002" in str(path) and path.name == f"rank{size - 1}.safetensors":
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(module, "save_file", full)
+
+    def work(group: Group) -> str:
+        engine = neoxlib.load(checkpoint, group=group, compile=False)
+        with pytest.raises(SettingsError, match="nothing is left of it") as error:
+            capture(engine, tmp_path / "one", ROWS)
+        return str(error.value)
+
+    said = on_ranks(size, work)
+    assert "No space left on device" in said[-1]
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_does_not_fit_is_refused(checkpoint: Path, tmp_path: Path):
+    engine = neoxlib.load(checkpoint, compile=False)
+    with pytest.raises(SettingsError, match="'nope' is no step"):
+        capture(engine, tmp_path / "one", ROWS, names=["nope"])
+    with pytest.raises(SettingsError, match="kind is 'mean'; it is one of tensors, statistics"):
+        capture(engine, tmp_path / "one", ROWS, kind="mean")
+    with pytest.raises(SettingsError, match="must be as many for every prompt"):
+        capture(engine, tmp_path / "one", ROWS, [[1], [1, 2]])
+    with pytest.raises(SettingsError, match="there already"):
+        capture(engine, tmp_path, ROWS)
+    with pytest.raises(SettingsError, match=r"is no capture: it has no capture\.json"):
+        read_capture(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_captures_that_cannot_be_compared_are_refused(checkpoint: Path, tmp_path: Path):
+    one = read_capture(taken(checkpoint, tmp_path / "one"))
+    engine = neoxlib.load(checkpoint, compile=False)
+    other = read_capture(capture(engine, tmp_path / "other", [[1, 2, 3, 4], [1, 2]], THEN))
+    with pytest.raises(SettingsError, match="different token ids"):
+        against(one, other)
+    two = read_capture(taken(checkpoint, tmp_path / "two", 2))
+    (tmp_path / "two/pass1/layer001/rank1.safetensors").unlink()
+    with pytest.raises(SettingsError, match=r"layer001 of pass 1 not from ranks \[1\]"):
+        two.part("layer001")
+    path = tmp_path / "one/capture.json"
+    path.write_text(json.dumps(one.manifest | {"format": 0}))
+    with pytest.raises(SettingsError, match="has format 0, expected 1"):
+        read_capture(tmp_path / "one")
+    path.write_text("{")
+    with pytest.raises(SettingsError, match=r"capture\.json cannot be read"):
+        read_capture(tmp_path / "one")
+    assert torch.equal(one.ids[0], torch.tensor([*ROWS[0], *THEN[0]]))

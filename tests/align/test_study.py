@@ -1,0 +1,148 @@
+"""A study ends in a sentence that names layer, rank and step, and in a script that shows it."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import neoxlib
+from neoxlib.align import figures, lens, reproduce, study, tables
+from neoxlib.align.localize import localize
+from neoxlib.align.reader import Capture, read_capture
+from neoxlib.align.study import Study, take
+from neoxlib.align.verdict import checks, command
+from neoxlib.errors import SettingsError
+from tests.support.align_runs import run, save_model
+from tests.support.faults import FAULTS
+from tests.support.planted import Spot
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("aligned"))
+
+
+def studied(model: Path, folder: Path, kind: str, size: int = 2) -> Study:
+    fault = next((fault for fault in FAULTS if fault.kind == kind), None)
+    alignment = run(model, folder, "float32", size, fault, Spot(1, size - 1))
+    found = read_capture(folder)
+    return Study(found, alignment, study.same_dtype(found))
+
+
+SENTENCES = {
+    "healthy": "every step that was seen is right: the greatest own error is ",
+    "a rank's term is lost": "layer 1, every rank, prefill: all_reduce.after is off by up to ",
+    "cache slot off by one from pass 1": "layer 1, every rank, decode step 1: attention.cached.key",
+    "rows of the neighbour, h_to_4h": "layer 1, rank 1, prefill: mlp.dense_h_to_4h is off by up to",
+    "NaN in one weight": "layer 1, rank 1, prefill: mlp.dense_4h_to_h has 25 values that are not",
+    "all-reduce not made": "layer 1, every rank, prefill: all_reduce.before was not made there",
+    "vocabulary off by one": "the embedding, rank 1, prefill: gpt_neox.embed_in.all_reduce.before",
+    "head of another rank": "the head, rank 1, prefill: embed_out is off by up to ",
+}
+
+
+@pytest.mark.parametrize("kind", SENTENCES)
+def test_the_sentence_names_the_place(kind: str, model: Path, tmp_path: Path):
+    found = studied(model, tmp_path / "capture", kind)
+    assert found.sentence.startswith(SENTENCES[kind])
+    if kind == "a rank's term is lost":
+        assert "(the sum lacks the term of rank 1); everything before it is within" in (
+            found.sentence
+        )
+    passed = [ok for _, ok, _ in checks(found.capture, found.alignment, found.same_dtype)]
+    assert all(passed) == (kind == "healthy") and len(passed) == 4
+
+
+OF_EACH_OPERATOR = (
+    "rows of the neighbour, q, k, v",
+    "bias of dense on every rank",
+    "neighbours rotated",
+    "cache slot off by one from pass 1",
+    "scale missing",
+    "relu for gelu",
+    "a rank's term is lost",
+    "biases divided",
+    "the two norms swapped",
+    "final norm's bias left out",
+    "head of another rank",
+)
+
+
+@pytest.mark.parametrize("kind", OF_EACH_OPERATOR)
+def test_the_reproduction_shows_the_error_and_the_right_result(
+    kind: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    found = studied(model, tmp_path / "capture", kind)
+    folder = tmp_path / "reproduction"
+    names = reproduce.write(found.capture, found.alignment, folder, found.sentence)
+    assert names == ["reproduce.py", "inputs.safetensors"]
+    assert len((folder / names[0]).read_text().splitlines()) < 30
+    assert "neoxlib" not in (folder / names[0]).read_text()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", names[:1])
+    capsys.readouterr()
+    runpy.run_path(names[0])
+    seen, now = capsys.readouterr().out.splitlines()
+    assert seen.startswith("observed in the run: off by up to ")
+    assert now.startswith("computed now: off by up to ")
+    units = [float(line.split("up to ")[1].split()[0]) for line in (seen, now)]
+    assert units[0] > 8 > units[1]
+
+
+@pytest.mark.parametrize("kind", ["healthy", "layer left out", "vocabulary off by one"])
+def test_what_is_no_operator_is_not_reproduced(kind: str, model: Path, tmp_path: Path):
+    found = studied(model, tmp_path / "capture", kind)
+    assert reproduce.write(found.capture, found.alignment, tmp_path / "no", found.sentence) == []
+    assert not (tmp_path / "no").exists()
+
+
+def test_tables_and_figures_hold_what_was_found(model: Path, tmp_path: Path):
+    found = studied(model, tmp_path / "capture", "rows of the neighbour, h_to_4h")
+    rows = tables.frame(found)
+    guilty = rows[rows["guilty"]]
+    assert set(guilty["step"]) == {"mlp.dense_h_to_4h"} and set(guilty["rank"]) == {1}
+    assert "mlp.activation" in repr(tables.opened(found)) and "rank 1" in repr(
+        tables.by_rank(found)
+    )
+    assert len(figures.strip(found).axes) == 4 and len(figures.three_way(found).axes) == 1
+
+
+def test_the_last_line_of_the_lens_is_what_the_model_says(model: Path, tmp_path: Path):
+    engine = neoxlib.load(model)
+    found = take(engine, tmp_path / "capture", [[60, 61, 62], [70]])
+    table = lens.lens(found)
+    said = engine.logits([[60, 61, 62]])[0].argmax(-1).tolist()
+    assert table.iloc[-1].tolist() == [str(token) for token in said]
+    assert table.columns.tolist() == ["0 60", "1 61", "2 62"] and len(table) == 3
+
+
+def test_a_repeated_capture_is_of_the_same_tokens(model: Path, tmp_path: Path):
+    engine = neoxlib.load(model)
+    one = take(engine, tmp_path / "one", ["abc", "d"], 3)
+    two = study.repeat(engine, tmp_path / "two", one)
+    for name in ("ids", "mask", "passes"):
+        assert one.manifest[name] == two.manifest[name]
+    with pytest.raises(SettingsError, match="decode_steps is 96, but max_seq_len is 96"):
+        take(engine, tmp_path / "three", ["abc"], 96)
+
+
+def test_a_check_that_failed_gets_the_place_and_the_command(model: Path):
+    engine = neoxlib.load(model, compile=False)
+    engine.model.gpt_neox.layers[2].mlp.form = "relu"
+    said = study.where(engine, [[60, 61, 62, 63], [70]])
+    assert said.startswith("layer 2, prefill: mlp.activation is off by up to")
+    assert f"Look: python -m neoxlib report 06_align -p model_dir {model} -p world_size 1" in said
+
+
+def test_the_command_leaves_out_what_is_not_known():
+    about = {"model_dir": "a b", "world_size": 2, "dtype": "float16", "quant": None}
+    given = "-p model_dir 'a b' -p world_size 2 -p dtype float16"
+    assert command(about) == f"python -m neoxlib report 06_align {given}"
+
+
+def test_a_study_of_some_layers_judges_only_those(model: Path, tmp_path: Path):
+    found = take(neoxlib.load(model, compile=False), tmp_path / "capture", [[60, 61]])
+    rows = localize(found, layers=[1]).findings
+    assert {each.name.split(".")[2] for each in rows if ".layers." in each.name} == {"1"}
+    assert isinstance(found, Capture)
