@@ -6,10 +6,10 @@ PEERS := .venv-peers
 NPU := .venv-npu
 BIN := $(VENV)/bin
 
-.PHONY: report test stop-ranks verify-npu lint lab quality demo clean
+.PHONY: report test stop-ranks test-align verify-npu lint lab quality demo clean
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam
 
-report: $(VENV)/.installed  ## run the six notebooks on the shipped model
+report: $(VENV)/.installed  ## run the seven notebooks on the shipped model
 	$(BIN)/python -m neoxlib report --all
 
 test: $(VENV)/.installed lint  ## lint code and notebooks, run all tests
@@ -17,6 +17,9 @@ test: $(VENV)/.installed lint  ## lint code and notebooks, run all tests
 
 stop-ranks: $(VENV)/.installed  ## ranks stopped at random points: no answer may change
 	$(BIN)/python -m tests.stopped_ranks $(ARGS)
+
+test-align: $(VENV)/.installed  ## planted faults: each found at its step, pass and rank
+	$(BIN)/python -m tests.planted_faults
 
 verify-npu: $(NPU)/.installed  ## the NPU path against the vendor's torch-npu wheel; needs no NPU
 	$(NPU)/bin/python -m tests.npu_wheel.verify $(ARGS)

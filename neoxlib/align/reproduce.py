@@ -45,7 +45,7 @@ FORMULAS = {  # the operator of a step, in torch, on the tensors of inputs.safet
 SCRIPT = '''"""{title}
 
 {sentence}
-Run: python reproduce.py [device], for example python reproduce.py npu:0 (import torch_npu first).
+Run: python reproduce.py [device], for example python reproduce.py npu:0.
 """
 import sys
 
@@ -55,7 +55,7 @@ from safetensors.torch import load_file
 
 device = sys.argv[1] if len(sys.argv) > 1 else "cpu"
 if device.startswith("npu"):
-    import torch_npu  # noqa: F401
+    __import__("torch_npu")
 t = {{name: tensor.to(device) for name, tensor in load_file("inputs.safetensors").items()}}
 seen, expected, spread, real = (
     t.pop(name).cpu() for name in ("observed", "expected", "spread", "real")

@@ -3,15 +3,18 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
+from neoxlib.demo import MODEL_DIR
 from neoxlib.workbook import arguments, headless
 
-pytestmark = pytest.mark.timeout(900)  # the first test waits for all six notebooks
+pytestmark = pytest.mark.timeout(900)  # the first test waits for all seven notebooks
 SMALL = [("case_pair", "[[8, 4], [16, 1]]"), ("max_new_tokens", "12"), ("world_size", "2")]
 
 
@@ -49,7 +52,8 @@ def test_a_notebook_passes_its_checks_and_parity_is_among_them(outputs: Path, no
 
 
 @pytest.mark.parametrize(
-    "notebook", ["00_setup", "01_shard", "02_inference", "03_ceval", "04_profile", "05_compare"]
+    "notebook",
+    ["00_setup", "01_shard", "02_inference", "03_ceval", "04_profile", "05_compare", "06_align"],
 )
 def test_a_report_opens_without_network(outputs: Path, notebook: str):
     page = only(outputs, notebook, "report.html").read_text(encoding="utf-8")
@@ -89,6 +93,34 @@ def test_two_runs_are_set_side_by_side(outputs: Path, tmp_path: Path):
     given = [("run_a", run), ("run_b", run)]
     assert headless.report(["05_compare"], [], given, outputs=tmp_path, say=print) == 0
     assert set(pd.read_csv(only(tmp_path, "05_compare", "speed.csv"))["ratio"]) == {1.0}
+
+
+def test_the_shipped_model_is_accused_of_nothing_and_its_capture_is_kept(outputs: Path):
+    results = read(outputs, "06_align")
+    checks = {check["name"]: check for check in results["checks"]}
+    assert results["status"] == "ok" and results["metrics"]["guilty_steps"] == 0
+    found = checks["every step is what the checkpoint says"]["detail"]
+    assert found.startswith("every step that was seen is right: the greatest own error is ")
+    run = only(outputs, "06_align", "results.json").parent
+    assert (run / "capture" / "capture.json").is_file()
+    names = {"steps.csv", "worst.csv", "lens.csv", "verdict.txt"}
+    assert names <= set(results["files"]) and not (run / "reproduction").exists()
+
+
+def test_a_run_is_looked_into_again_and_another_reference_shows_its_difference(
+    outputs: Path, tmp_path: Path
+):
+    """The capture of the shipped model is held against one whose norm was changed."""
+    run = str(only(outputs, "06_align", "results.json").parent)
+    shutil.copytree(MODEL_DIR, tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    weights["gpt_neox.layers.3.input_layernorm.weight"] *= 1.01
+    save_file(weights, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
+    given = [("target", run), ("reference", str(tmp_path / "other"))]
+    assert headless.report(["06_align"], [], given, outputs=tmp_path / "runs", say=print) == 3
+    said = only(tmp_path / "runs", "06_align", "verdict.txt").read_text()
+    assert said.startswith("layer 3, every rank, prefill: input_layernorm is off by up to ")
+    assert only(tmp_path / "runs", "06_align", "reproduction/reproduce.py").is_file()
 
 
 NOTEBOOKS = arguments.all_notebooks()
