@@ -6,6 +6,7 @@ found at its place or a healthy run was accused.
 
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,15 +91,18 @@ def healthy(root: Path, tally: Tally) -> None:
 
 def report(lines: list[str], tally: Tally) -> str:
     """The text between the two markers."""
-    head = [
+    told = (
         f"{tally.found} of {tally.planted} planted faults of {len(FAULTS)} kinds were found at "
         f"their step, pass and ranks. {tally.accused} of {tally.healthy} healthy runs "
         f"({len(MODELS)} architectures, plain layers and compiled kernels) were accused; their "
         f"greatest own error was {tally.greatest:.1f} roundings (limit 8), the greatest root mean "
-        f"square {tally.rms:.2f} (limit 1.5).",
+        f"square {tally.rms:.2f} (limit 1.5)."
+    )
+    head = [
+        textwrap.fill(told, 99),
         "",
-        "A cell has the world sizes at which a fault was planted and found; – means that it does "
-        "not apply there, or is smaller than one rounding.",
+        "A cell has the world sizes at which a fault was planted and found; – means that it\n"
+        "does not apply there, or is smaller than one rounding.",
         "",
         f"| planted | found at | {' | '.join(ALL)} |",
         f"|---|---|{'---|' * len(ALL)}",

@@ -77,7 +77,7 @@ def localize(
     about = capture.manifest
     source = ReferenceWeights(model_dir or about["model_dir"], about["dtype"], about["quant"])
     _refuse_other_model(capture, source.config, layers)
-    how = numerics(about["dtype"], about["quant"], "compiled" in (about["compile"] or ""))
+    how = numerics(about["dtype"], about["quant"], capture.compiled)
     search = _Search(capture, source, how, own)
     for part in range(-1, source.config.num_hidden_layers + 1):
         layer = part if 0 <= part < source.config.num_hidden_layers else None

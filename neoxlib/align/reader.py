@@ -13,6 +13,7 @@ from torch import Tensor
 from neoxlib.align.capture import FORMAT, MANIFEST, rank_file
 from neoxlib.errors import SettingsError
 
+COMPILED = "compiled kernels"  # what Engine.describe() says of them
 Found = dict[tuple[str, int, int], Tensor]  # by name, pass and rank
 
 
@@ -27,6 +28,11 @@ class Capture:
     def size(self) -> int:
         """World size of the run."""
         return self.manifest["world_size"]
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the compiled kernels of the CPU ran, which keep float32 between the steps."""
+        return self.manifest["compile"] == COMPILED
 
     @property
     def passes(self) -> list[tuple[int, int]]:

@@ -126,7 +126,7 @@ def _graph(capture: Capture, found: Finding) -> Graph:
     """The graph of the part that a finding is in, its inputs as they were observed."""
     about = capture.manifest
     source = ReferenceWeights(about["model_dir"], about["dtype"], about["quant"])
-    how = numerics(about["dtype"], about["quant"], "compiled" in (about["compile"] or ""))
+    how = numerics(about["dtype"], about["quant"], capture.compiled)
     layer = layer_of(found.name)
     before = about["layers"] - 1 if layer is None else layer - 1
     name = full_name(before, "") if before >= 0 else "gpt_neox.embed_in"

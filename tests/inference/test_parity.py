@@ -135,3 +135,33 @@ def test_too_long_an_answer_is_not_computed_once_more():
     limits = Limits((), 300, 4096)
     keep_first(kept, limits, [([1] * 600, [2], -1.0), ([1, 2], [3], -2.0)])
     assert [each.logprob for each in kept] == [-2.0]
+
+
+class Run:
+    """Keeps the checks and tables of a run."""
+
+    def __init__(self) -> None:
+        self.checks = []
+
+    def check(self, name: str, passed: bool, detail: str) -> None:
+        self.checks.append((name, passed, detail))
+
+    def save(self, name: str, table: object) -> object:
+        return table
+
+
+def test_only_a_check_that_fails_asks_where_the_numbers_part(checkpoint):
+    asked = []
+
+    def where(engine, ids):
+        asked.append(ids)
+        return "layer 1: mlp.activation. Look: python -m neoxlib report 06_align"
+
+    with neoxlib.load(checkpoint, compile=False) as engine:
+        parity.check_parity(engine, run := Run(), ["abc", "d"], where)
+        assert all(passed for _, passed, _ in run.checks) and asked == []
+        engine.model.gpt_neox.layers[1].mlp.form = "relu"
+        parity.check_parity(engine, run := Run(), ["abc", "d"], where)
+    assert len(asked) == 1 and [len(row) for row in asked[0]] == [3, 1]
+    failed = [detail for _, passed, detail in run.checks if not passed]
+    assert failed and all(detail.endswith("report 06_align") for detail in failed)

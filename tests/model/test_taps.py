@@ -9,6 +9,7 @@ from torch import Tensor
 from neoxlib.errors import SettingsError
 from neoxlib.inference.activations import forced, run_passes
 from neoxlib.kernels.cpu import build
+from neoxlib.kernels.npu import NpuOps
 from neoxlib.model import steps
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -132,4 +133,11 @@ def test_an_executor_without_taps_is_refused_by_name():
     model = model_of(make_oracle(), compiled=False)
     model.executor = object()
     with pytest.raises(SettingsError, match=r"object does not show .* compile=False"):
+        tapped(model, lambda *_: None).__enter__()
+
+
+def test_the_npus_operators_are_refused_since_their_rows_stand_in_another_order():
+    model = model_of(make_oracle(), compiled=False)
+    model.ops = object.__new__(NpuOps)
+    with pytest.raises(SettingsError, match=r"load with compile=False"):
         tapped(model, lambda *_: None).__enter__()

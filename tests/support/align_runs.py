@@ -25,7 +25,7 @@ SHAPE = {
         "rope_type": "default",
     },
 }
-ROWS = [list(range(60, 76)), list(range(200, 209))]  # the second is padded on the left
+ROWS = [list(range(60, 76)), list(range(228, 237))]  # the second is padded on the left
 THEN = [[5, 6], [7, 8]]
 
 
