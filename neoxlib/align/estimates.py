@@ -33,6 +33,11 @@ class Numerics:
     row: float = 0.0  # of a product's inputs, relative to the greatest of a row
     floor: float = 0.0  # the least rounding, of numbers next to zero
 
+    @property
+    def exact(self) -> bool:
+        """Whether nothing rounds, so that no spread is asked for."""
+        return self.out == 0
+
 
 def numerics(dtype: str, quant: str | None, compiled: bool) -> Numerics:
     """The roundings of plain layers, or of the compiled kernels (see model/on_cpu.py).
@@ -54,10 +59,14 @@ def numerics(dtype: str, quant: str | None, compiled: bool) -> Numerics:
     )
 
 
+def exactly(value: Tensor) -> Estimate:
+    """A value without spread."""
+    return Estimate(value, torch.zeros_like(value))
+
+
 def observed(value: Tensor) -> Estimate:
     """What was seen: it has no spread."""
-    value = value.double()
-    return Estimate(value, torch.zeros_like(value))
+    return exactly(value.double())
 
 
 def _together(*spreads: Tensor) -> Tensor:
@@ -76,14 +85,23 @@ def layer_norm(x: Estimate, weight: Tensor, bias: Tensor, eps: float, how: Numer
     return Estimate(y, _together(x.spread * scale * weight) + how.out * y.abs() + sums + how.floor)
 
 
+def _through(spread: Tensor, squares: Tensor) -> Tensor:
+    """What independent errors of a product's inputs are in its outputs."""
+    if not spread.any():
+        return spread.new_zeros(*spread.shape[:-1], squares.shape[-1])
+    return (spread.square() @ squares).sqrt()
+
+
 def linear(x: Estimate, weight: Tensor, bias: Tensor | None, how: Numerics) -> Estimate:
     """y = x Wᵀ + b; weight [out, in]."""
     y = x.value @ weight.T
+    if how.exact:
+        return exactly(y if bias is None else y + bias)
     squares = weight.square().T
     sums = SUM * (x.value.abs() @ weight.abs().T)
-    inner = how.inner * (x.value.square() @ squares).sqrt()
+    inner = _through(how.inner * x.value, squares)
     row = how.row * x.value.abs().amax(-1, keepdim=True) * squares.sum(0).sqrt()
-    carried = (x.spread.square() @ squares).sqrt()
+    carried = _through(x.spread, squares)
     total = y if bias is None else y + bias
     rounded = how.out * (total.abs() + (0 if bias is None else bias.abs()))
     return Estimate(total, _together(carried, inner, row) + rounded + sums + how.floor)
@@ -124,6 +142,8 @@ def attention(q: Estimate, k: Estimate, v: Estimate, seen: Tensor, how: Numerics
     scores = (q.value @ k.value.mT * scale).masked_fill(hidden, -torch.inf)
     weights = scores.softmax(-1)
     y = weights @ v.value
+    if how.exact:
+        return exactly(y.transpose(1, 2).flatten(2))
     size = (q.value.abs() @ k.value.abs().mT * scale).masked_fill(hidden, 0)
     scored = (q.spread.square() @ k.value.square().mT + q.value.square() @ k.spread.square().mT) * (
         scale * scale

@@ -45,6 +45,11 @@ def against(capture: Capture, other: Capture) -> list[Drift]:
             real = capture.mask[:, :end] if "cached" in name else capture.mask[:, first:end]
             divergence = kl(value, truth, real) if name == steps.LOGITS else None
             drifts.append(Drift(name, pass_, distance(value, truth, real), divergence))
+    if not drifts:
+        raise SettingsError(
+            f"{capture.folder} and {other.folder} have no step of one shape in common: they are of "
+            "different models, or other names were captured"
+        )
     return drifts
 
 

@@ -11,7 +11,7 @@ from neoxlib.align.distances import Drift, OwnError, distance, kl, own_error
 from neoxlib.align.estimates import Numerics, numerics
 from neoxlib.align.graph import BeginningGraph, EndGraph, Graph, LayerGraph, Work
 from neoxlib.align.joins import joined
-from neoxlib.align.reader import Capture, Found, need_tensors
+from neoxlib.align.reader import Capture, Found, need_tensors, refuse_changed_model
 from neoxlib.align.sums import sum_fault
 from neoxlib.align.weights import ReferenceWeights
 from neoxlib.errors import SettingsError
@@ -71,10 +71,12 @@ def localize(
     `layers` limits the search to these and to both ends; all are read all the same, since the
     reference's own pass goes through them. Without `own` only the distances from that pass are
     computed. Raises SettingsError for a capture of statistics, a
-    model of another shape, or layers that it does not have.
+    model that was changed since or has another shape, or layers that it does not have.
     """
     need_tensors(capture)
     about = capture.manifest
+    if model_dir is None:
+        refuse_changed_model(capture)
     source = ReferenceWeights(model_dir or about["model_dir"], about["dtype"], about["quant"])
     _refuse_other_model(capture, source.config, layers)
     how = numerics(about["dtype"], about["quant"], capture.compiled)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from neoxlib.align.capture import FORMAT, MANIFEST, rank_file
+from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
 from neoxlib.errors import SettingsError
 
 COMPILED = "compiled kernels"  # what Engine.describe() says of them
@@ -106,4 +107,19 @@ def refuse_other_tokens(one: Capture, other: Capture) -> None:
         raise SettingsError(
             f"{one.folder} and {other.folder} are of different token ids: capture both with the "
             "same prompts and the same tokens after them"
+        )
+
+
+def refuse_changed_model(capture: Capture) -> None:
+    """Raise SettingsError if the folder that was captured holds another model by now.
+
+    Raises the errors of `open_checkpoint` if it is no longer there.
+    """
+    folder = capture.manifest["model_dir"]
+    now = fingerprint(open_checkpoint(folder))
+    if now != capture.manifest["fingerprint"]:
+        raise SettingsError(
+            f"{folder} is not the model that {capture.folder} was made of: its fingerprint is "
+            f"{now[:12]}, the capture's {str(capture.manifest['fingerprint'])[:12]}; give the "
+            "right model folder as reference, or capture anew"
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import neoxlib
 from neoxlib.align import capture as module
 from neoxlib.align.capture import capture
 from neoxlib.align.joins import against
+from neoxlib.align.localize import localize
 from neoxlib.align.reader import read_capture
 from neoxlib.align.statistics import NAMES
 from neoxlib.errors import SettingsError
@@ -20,6 +22,7 @@ from tests.support.thread_ranks import on_ranks
 
 ROWS = [[66, 67, 68, 69], [70, 71]]
 THEN = [[5, 6], [7, 8]]
+ENDS = ("gpt_neox.embed_in", "embed_out")
 
 
 def taken(checkpoint: Path, folder: Path, size: int = 1, **options: object) -> Path:
@@ -119,3 +122,20 @@ def test_captures_that_cannot_be_compared_are_refused(checkpoint: Path, tmp_path
     with pytest.raises(SettingsError, match=r"capture\.json cannot be read"):
         read_capture(tmp_path / "one")
     assert torch.equal(one.ids[0], torch.tensor([*ROWS[0], *THEN[0]]))
+
+
+def test_a_model_folder_that_was_changed_since_is_refused(checkpoint: Path, tmp_path: Path):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    found = read_capture(taken(tmp_path / "model", tmp_path / "one"))
+    assert localize(found).first == []
+    path = tmp_path / "model" / "config.json"
+    path.write_text(path.read_text().replace("gelu_fast", "relu"))
+    with pytest.raises(SettingsError, match=r"is not the model that .* was made of"):
+        localize(found)
+    assert "mlp.activation" in localize(found, tmp_path / "model").first[0].name
+
+
+def test_captures_without_a_step_in_common_are_refused(checkpoint: Path, tmp_path: Path):
+    one, other = (read_capture(taken(checkpoint, tmp_path / name, names=[name])) for name in ENDS)
+    with pytest.raises(SettingsError, match="no step of one shape in common"):
+        against(one, other)
