@@ -77,7 +77,7 @@ def _judged(found: Capture, reference: Path | None, output: Path | None) -> Answ
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         tables.frame(study).to_csv(output / "steps.csv", index=False)
-        reproduce.write(found, study.alignment, output / "reproduction", study.sentence)
+        reproduce.write(found, study.alignment, output / "reproduction", study.sentence, reference)
         lines += ["", str(output)]
     return Answer("\n".join(lines), guilty)
 

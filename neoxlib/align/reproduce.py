@@ -14,6 +14,7 @@ from torch import Tensor
 from neoxlib.align import estimates
 from neoxlib.align.estimates import numerics
 from neoxlib.align.graph import FINAL_NORM, EndGraph, Graph, LayerGraph, Work, share
+from neoxlib.align.lineage import unseen
 from neoxlib.align.localize import Alignment, Finding
 from neoxlib.align.reader import Capture
 from neoxlib.align.weights import ReferenceWeights
@@ -39,6 +40,7 @@ FORMULAS = {  # the operator of a step, in torch, on the tensors of inputs.safet
     "gelu": 'F.gelu(t["x"])',
     "tanh": 'F.gelu(t["x"], approximate="tanh")',
     "relu": 'F.relu(t["x"])',
+    "products": 'F.linear(t["x1"], t["weight1"]) + F.linear(t["x2"], t["weight2"])',
     "sum": 'sum(t[name] for name in sorted(t) if name.startswith("term"))',
 }
 
@@ -67,10 +69,17 @@ for name, value in (("observed in the run", seen), ("computed now", y)):
 '''
 
 
-def write(capture: Capture, found: Alignment, folder: Path, sentence: str) -> list[str]:
+def write(
+    capture: Capture,
+    found: Alignment,
+    folder: Path,
+    sentence: str,
+    model_dir: str | Path | None = None,
+) -> list[str]:
     """Write reproduce.py and inputs.safetensors of the first guilty step into `folder`.
 
-    Returns the files' names; none if no step is guilty, if it was not made at all, or if its inputs
+    `model_dir` is the reference, by default the model that was captured. Returns the files' names;
+    none if no step is guilty, if it was not made at all, or if its inputs
     were not observed.
     """
     first = next((each for each in found.first if each.error is not None), None)
@@ -78,7 +87,7 @@ def write(capture: Capture, found: Alignment, folder: Path, sentence: str) -> li
         layer_of(first.name) is None and first.name not in (FINAL_NORM, steps.LOGITS)
     ):
         return []
-    graph = _graph(capture, first)
+    graph = _graph(capture, first, model_dir)
     name = within(first.name)
     operator, inputs = _inputs(graph, name, first)
     expected = graph.expected(name, first.pass_, first.rank)
@@ -99,11 +108,20 @@ FILES = ("reproduce.py", "inputs.safetensors")
 
 def _script(found: Finding, operator: str, graph: Graph, sentence: str, dtype: str) -> str:
     formula = FORMULAS[operator].format(eps=graph.config.layer_norm_eps)
+    hidden = unseen(found.name, {each for each, _, _ in graph.found})
+    title = f"{found.name}, pass {found.pass_}, rank {found.rank}: {operator}."
     return SCRIPT.format(
-        title=f"{found.name}, pass {found.pass_}, rank {found.rank}: {operator}.",
+        title=title + _computed(hidden),
         sentence=sentence,
         formula=formula,
         dtype=dtype.removeprefix("torch."),
+    )
+
+
+def _computed(hidden: list[str]) -> str:
+    """Say which inputs are not those of the run."""
+    return f"\nUnseen in the run, and computed from what was seen: {', '.join(hidden)}." * bool(
+        hidden
     )
 
 
@@ -122,10 +140,10 @@ def _real(graph: Graph, found: Finding) -> Tensor:
     return mask[:, :end] if "cached" in found.name else mask[:, first:end]
 
 
-def _graph(capture: Capture, found: Finding) -> Graph:
+def _graph(capture: Capture, found: Finding, model_dir: str | Path | None) -> Graph:
     """The graph of the part that a finding is in, its inputs as they were observed."""
     about = capture.manifest
-    source = ReferenceWeights(about["model_dir"], about["dtype"], about["quant"])
+    source = ReferenceWeights(model_dir or about["model_dir"], about["dtype"], about["quant"])
     how = numerics(about["dtype"], about["quant"], capture.compiled)
     layer = layer_of(found.name)
     before = about["layers"] - 1 if layer is None else layer - 1
@@ -157,6 +175,8 @@ def _inputs(graph: Graph, name: str, found: Finding) -> tuple[str, Inputs]:
     for ending, make in MAKERS.items():
         if name.endswith(ending):
             return make(graph, name, where)
+    if name == "all_reduce.before" and unseen(found.name, {each for each, _, _ in graph.found}):
+        return "products", _products(graph, where)
     return "sum", _terms(graph, name, where)
 
 
@@ -175,6 +195,13 @@ def _rows(graph: Graph, name: str, where: Any) -> tuple[str, Inputs]:
     weight = graph.weights[f"{name}.weight"]
     mine = share(weight.shape[1], where[1], graph.size)
     return "linear", {"x": graph.estimate(before, *where).value, "weight": weight[:, mine]}
+
+
+def _products(graph: Graph, where: Any) -> Inputs:
+    """Both products that are added before the all-reduce, where neither was seen by itself."""
+    names = ("attention.dense", "mlp.dense_4h_to_h")
+    both = [_rows(graph, name, where)[1] for name in names]
+    return {f"{key}{n}": value for n, one in enumerate(both, 1) for key, value in one.items()}
 
 
 def _rotary(graph: Graph, name: str, where: Any) -> tuple[str, Inputs]:

@@ -35,6 +35,7 @@ class Study:
     alignment: Alignment
     same_dtype: list[Drift] = field(default_factory=list)
     other: list[Drift] = field(default_factory=list)  # against the capture `reference`
+    model_dir: str | None = None  # of the reference, if not the captured one
 
     @property
     def sentence(self) -> str:
@@ -103,7 +104,7 @@ def compare(run: "Run", found: Capture) -> Study:
     elif p.reference:
         other = against(found, open_capture(p.reference))
     alignment = localize(found, model_dir, p.layers or None)
-    return Study(found, alignment, same_dtype(found, model_dir), other)
+    return Study(found, alignment, same_dtype(found, model_dir), other, model_dir)
 
 
 def same_dtype(found: Capture, model_dir: str | None = None) -> list[Drift]:
@@ -132,7 +133,9 @@ def reproduction(run: "Run", study: Study) -> Note:
     """Write the first guilty step as a script into the run folder, and say where it is."""
     folder = run.folder / "reproduction"
     try:
-        names = reproduce.write(study.capture, study.alignment, folder, study.sentence)
+        names = reproduce.write(
+            study.capture, study.alignment, folder, study.sentence, study.model_dir
+        )
     except SettingsError as error:
         return Note(f"No reproduction: {error}")
     if not names:

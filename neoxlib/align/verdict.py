@@ -6,6 +6,7 @@ from typing import Any
 
 from neoxlib.align import limits
 from neoxlib.align.distances import Drift
+from neoxlib.align.lineage import unseen
 from neoxlib.align.localize import Alignment, Finding
 from neoxlib.align.reader import Capture
 from neoxlib.demo import MODEL_DIR
@@ -20,7 +21,9 @@ def sentence(capture: Capture, found: Alignment) -> str:
     if not first:
         return _healthy(capture, found)
     one = max(first, key=_size)
-    said = f"{place(capture, first)}: {step_words(one.name)} {_wrong(one)}"
+    hidden = unseen(one.name, {each.name for each in found.findings if each.error})
+    with_ = f" (or {' or '.join(hidden)} before it, unseen)" if hidden else ""
+    said = f"{place(capture, first)}: {step_words(one.name)}{with_} {_wrong(one)}"
     if told := found.said.get((one.name, one.pass_)):
         said += f" ({told})"
     return f"{said}; {_before(found, one)}"

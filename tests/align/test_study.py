@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 import neoxlib
 from neoxlib.align import figures, lens, reproduce, study, tables
@@ -13,6 +14,7 @@ from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.study import Study, take
 from neoxlib.align.verdict import checks, command
 from neoxlib.errors import SettingsError
+from neoxlib.kernels.cpu import build
 from tests.support.align_runs import run, save_model
 from tests.support.faults import FAULTS
 from tests.support.planted import Spot
@@ -146,3 +148,21 @@ def test_a_study_of_some_layers_judges_only_those(model: Path, tmp_path: Path):
     rows = localize(found, layers=[1]).findings
     assert {each.name.split(".")[2] for each in rows if ".layers." in each.name} == {"1"}
     assert isinstance(found, Capture)
+
+
+def test_a_step_before_it_that_was_not_seen_is_named_with_it(model: Path, tmp_path: Path):
+    """The kernels show the sum of both products only."""
+    if build.compiled("forward") is None:
+        pytest.skip(build.compile_error("forward"))
+    other = save_model(tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"][7] *= 2
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    found = take(neoxlib.load(model), tmp_path / "capture", [[60, 61, 62]])
+    result = Study(found, localize(found, other), model_dir=str(other))
+    unseen = "(or attention.dense or mlp.dense_4h_to_h before it, unseen)"
+    assert result.sentence.startswith(f"layer 1, prefill: all_reduce.before {unseen} is off by")
+    folder = tmp_path / "reproduction"
+    reproduce.write(found, result.alignment, folder, result.sentence, other)
+    script = (folder / "reproduce.py").read_text()
+    assert 'F.linear(t["x2"], t["weight2"])' in script and "Unseen in the run" in script
