@@ -79,8 +79,8 @@ def write(
     """Write reproduce.py and inputs.safetensors of the first guilty step into `folder`.
 
     `model_dir` is the reference, by default the model that was captured. Returns the files' names;
-    none if no step is guilty, if it was not made at all, or if its inputs
-    were not observed.
+    none if no step is guilty, or if it was not made at all. Raises SettingsError if its layer's
+    input was not observed.
     """
     first = next((each for each in found.first if each.error is not None), None)
     if first is None or (
