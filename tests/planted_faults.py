@@ -101,8 +101,8 @@ def report(lines: list[str], tally: Tally) -> str:
     head = [
         textwrap.fill(told, 99),
         "",
-        "A cell has the world sizes at which a fault was planted and found; – means that it does not\n"
-        "apply there, or was not planted since its effect is of the size of a rounding.",
+        "A cell has the world sizes at which a fault was planted and found; – means that it does\n"
+        "not apply there, or was not planted since its effect is of the size of a rounding.",
         "",
         f"| planted | found at | {' | '.join(ALL)} |",
         f"|---|---|{'---|' * len(ALL)}",

@@ -49,7 +49,8 @@ def frame(study: Study) -> pd.DataFrame:
                 "guilty": found.guilty,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.astype({"layer": "Int64"}) if len(table) else table
 
 
 def about(capture: Capture) -> Table:
@@ -83,7 +84,7 @@ def opened(study: Study) -> TextTable:
     else:
         top = rows.loc[rows["own_max"].idxmax()]
         layer, pass_ = top["layer"], top["pass"]
-    here = rows["layer"].isna() if layer is None or layer != layer else rows["layer"] == layer
+    here = rows["layer"].isna() if pd.isna(layer) else (rows["layer"] == layer).fillna(False)
     columns = ["step", "operator", "ranks hold", "rank", "own_max", "own_rms", "relative_l2"]
     return _shown(rows[here & (rows["pass"] == pass_)][[*columns, "same_dtype_l2", "guilty"]])
 
@@ -127,7 +128,7 @@ def _shown(rows: pd.DataFrame) -> TextTable:
 
 
 def _cell(value: object) -> str:
-    if value is None or value != value:  # not a number
+    if pd.isna(value):
         return "–"
     if isinstance(value, float):
         return f"{int(value)}" if value.is_integer() and abs(value) < 1000 else f"{value:.3g}"

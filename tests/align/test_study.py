@@ -103,6 +103,7 @@ def test_tables_and_figures_hold_what_was_found(model: Path, tmp_path: Path):
     found = studied(model, tmp_path / "capture", "rows of the neighbour, h_to_4h")
     rows = tables.frame(found)
     guilty = rows[rows["guilty"]]
+    assert set(guilty["layer"]) == {1} and rows["layer"].isna().sum() == 4 * 3 * 2
     assert set(guilty["step"]) == {"mlp.dense_h_to_4h"} and set(guilty["rank"]) == {1}
     assert "mlp.activation" in repr(tables.opened(found)) and "rank 1" in repr(
         tables.by_rank(found)
