@@ -107,14 +107,14 @@ def _record_attention(
     cache: KVCache,
     shape: torch.Size,
 ) -> None:
-    heads, size = cache.k.shape[2], cache.k.shape[4]
+    heads, size = cache.k[0].shape[1], cache.k[0].shape[3]
     say("input_layernorm", _rows(found[0], shape, executor.config.hidden_size))
     qkv = _floats(found[2], math.prod(shape) * heads * 3 * size).view(*shape, heads, 3, size)
     say(steps.ROTARY_QUERY, qkv[..., 0, :])
     say(steps.ROTARY_KEY, qkv[..., 1, :])
     end = cache.length
-    say(steps.CACHED_KEY, cache.k[layer, :, :, :end].transpose(1, 2))
-    say(steps.CACHED_VALUE, cache.v[layer, :, :, :end].transpose(1, 2))
+    say(steps.CACHED_KEY, cache.k[layer][:, :, :end].transpose(1, 2))
+    say(steps.CACHED_VALUE, cache.v[layer][:, :, :end].transpose(1, 2))
     say(steps.CONTEXT, _rows(found[3], shape, heads * size))
 
 
