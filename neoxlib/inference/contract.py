@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from neoxlib.inference.answered import Answered
+from neoxlib.inference.rows import Answered
 from neoxlib.inference.score import Score
 from neoxlib.inference.text import Completion
 from neoxlib.model.config import ModelConfig

@@ -16,13 +16,13 @@ from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.inference import timing
 from neoxlib.inference import trace as inference_trace
 from neoxlib.inference.activations import activations
-from neoxlib.inference.answered import KEPT, Answered, keep_first
 from neoxlib.inference.checked_ids import checked_ids
 from neoxlib.inference.contract import Prompt
 from neoxlib.inference.decode import Limits
 from neoxlib.inference.finite import agree, failure_of
 from neoxlib.inference.generator import TextGenerator
 from neoxlib.inference.printer import Stream
+from neoxlib.inference.rows import KEPT, Answered, keep_first
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.score import OnProgress, Request, Score, log_probabilities
 from neoxlib.inference.text import (

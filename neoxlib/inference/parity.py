@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from neoxlib.checkpoint.folder import open_checkpoint
-from neoxlib.inference.answered import Answered
 from neoxlib.inference.contract import Inference
 from neoxlib.inference.decode import left_pad
 from neoxlib.inference.reference import reference_logits, solo_logits, weight_readers
+from neoxlib.inference.rows import Answered
 
 if TYPE_CHECKING:
     from neoxlib.workbook.run import Run

@@ -1,6 +1,9 @@
-"""The rows of a batch while it is continued, and what is chosen for them in a step."""
+"""The rows of a batch while it is continued, what is chosen for them, and the first answers.
 
-from collections.abc import Callable, Sequence
+The first answers are kept as they were given, so that `parity` can judge them later.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,6 +11,8 @@ from torch import Tensor
 
 from neoxlib.inference.sampling import Sampling, pick
 
+KEPT = 4  # answers of an engine
+LONGEST = 512  # ids of a kept answer with its context, computed once more in float32
 Watch = Callable[[int, int], bool]  # (row, token) -> whether the row ends here
 
 
@@ -105,3 +110,28 @@ class Rows:
         elif len(self.history[row]) == self.ends[row]:
             self.reasons[row] = "length"
         return token
+
+
+class Answered(NamedTuple):
+    """A continuation that an engine gave or scored, and its log-probability at that moment."""
+
+    context: Sequence[int]
+    continuation: Sequence[int]
+    logprob: float  # sum of log P(token) over the first `tokenizer_size` ids without `holes`
+    tokenizer_size: int
+    holes: tuple[int, ...] = ()
+
+
+def keep_first(
+    kept: list[Answered],
+    limits: Limits,
+    answers: Iterable[tuple[Sequence[int], Sequence[int], float]],
+) -> None:
+    """Add (context, continuation, log-probability) to `kept` while it holds fewer than KEPT."""
+    for context, continuation, logprob in answers:
+        if len(kept) >= KEPT:
+            return
+        if len(context) + len(continuation) <= LONGEST:
+            kept.append(
+                Answered(context, continuation, logprob, limits.tokenizer_size, limits.holes)
+            )

@@ -27,7 +27,10 @@ Record = Callable[[str, Tensor], None]
 def tapped(executor: Any, record: Record) -> Iterator[None]:
     """Compute `executor.states` stage by stage, and record every step that can be read."""
 
-    def states(ids: Tensor, cache: KVCache, mask: Tensor | None) -> Tensor:
+    def states(
+        ids: Tensor, cache: KVCache, mask: Tensor | None, layers: int | None = None
+    ) -> Tensor:
+        assert layers is None, "all layers are looked into"
         return _states(executor, record, ids, cache, mask)
 
     executor.states = states

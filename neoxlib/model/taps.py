@@ -65,8 +65,11 @@ class _Tap:
 
 
 def _replace(stack: ExitStack, owner: nn.Module, name: str, value: Any) -> None:
-    """Set an attribute until the stack is closed."""
-    stack.callback(setattr, owner, name, getattr(owner, name))
+    """Set an attribute until the stack is closed; then it is the owner's or its class's again."""
+    if name in vars(owner):
+        stack.callback(setattr, owner, name, getattr(owner, name))
+    else:
+        stack.callback(delattr, owner, name)
     setattr(owner, name, value)
 
 

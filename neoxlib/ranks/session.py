@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from neoxlib.inference.answered import Answered
     from neoxlib.inference.contract import Prompt
+    from neoxlib.inference.rows import Answered
     from neoxlib.inference.score import Score
     from neoxlib.inference.text import Completion
     from neoxlib.inference.timing import Case

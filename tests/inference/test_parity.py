@@ -7,10 +7,10 @@ from transformers import GPTNeoXForCausalLM
 import neoxlib
 from neoxlib.demo import MODEL_DIR
 from neoxlib.errors import NotFiniteError
-from neoxlib.inference import answered as inference_answered
 from neoxlib.inference import parity
-from neoxlib.inference.answered import keep_first
+from neoxlib.inference import rows as inference_rows
 from neoxlib.inference.decode import Limits, left_pad
+from neoxlib.inference.rows import keep_first
 from neoxlib.model import layers
 from tests.support.oracle_models import VARIANTS, make_oracle
 from tests.support.thread_ranks import on_ranks
@@ -90,7 +90,7 @@ def test_not_a_number_is_refused_by_the_model_and_fails_in_a_comparison(checkpoi
     assert not parity._judge("", "", [nowhere], [here], tolerance=1.0, least=0.0).passed
 
 
-def answers_of(engine: neoxlib.Engine) -> list[inference_answered.Answered]:
+def answers_of(engine: neoxlib.Engine) -> list[inference_rows.Answered]:
     """Two continuations and two scores as `engine` gives them now."""
     engine.first_answers.clear()
     engine.generate([[5, 9, 200, 31], [1, 2, 3]], max_new_tokens=6, temperature=1.0, seed=3)

@@ -157,13 +157,13 @@ def shifted(by: Callable[[Tensor, int], Tensor]) -> Plant:
     """Positions `by(positions [B, S], first slot)` in place of the right ones."""
 
     def extend(model: GPTNeoX, cache: KVCache, mask: Tensor) -> StepContext:
-        step = cache.extend(mask, model.ops)
+        step = cache.extend(mask.shape[1], mask)
         counts = cache.real[:, : step.end].cumsum(-1)
         right = (counts - 1).clamp(min=0)[:, step.start :]
         positions = by(right, step.start)
         config = model.config
         both = rotary_tables(len(cache.cos) + 8, config.rotary_dim, config.rotary_emb_base)
-        cos, sin = (table.to(cache.k.dtype) for table in both)
+        cos, sin = (table.to(cache.k[0].dtype) for table in both)
         step.cos, step.sin = cos[positions][:, None], sin[positions][:, None]
         return step
 
@@ -174,8 +174,8 @@ def tables(edit: Callable[[KVCache, GPTNeoX], tuple[Tensor, Tensor]]) -> Plant:
     """Other tables of cos and sin."""
 
     def extend(model: GPTNeoX, cache: KVCache, mask: Tensor) -> StepContext:
-        cache.cos, cache.sin = (t.to(cache.k.dtype) for t in edit(cache, model))
-        return cache.extend(mask, model.ops)
+        cache.cos, cache.sin = (t.to(cache.k[0].dtype) for t in edit(cache, model))
+        return cache.extend(mask.shape[1], mask)
 
     return states(extend)
 
@@ -217,7 +217,7 @@ def half_tables(cache: KVCache, model: GPTNeoX) -> tuple[Tensor, Tensor]:
     """Angles in float16, as an old checkpoint of the family has them."""
     dim, base = model.config.rotary_dim, model.config.rotary_emb_base
     rates = 1.0 / base ** (torch.arange(0, dim, 2).float() / dim)
-    angles = torch.outer(torch.arange(cache.k.shape[3]).half(), rates.half()).float()
+    angles = torch.outer(torch.arange(cache.capacity).half(), rates.half()).float()
     both = torch.cat((angles, angles), dim=-1)
     return both.cos(), both.sin()
 

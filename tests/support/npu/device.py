@@ -36,8 +36,7 @@ from tests.support.npu import reference as reference
 from tests.support.npu.path import HALF, ROOM, SHAPE, answer, left_padded, loaded
 from tests.support.oracle_models import make_oracle, save_tokenizer
 
-_setup_privateuseone_for_python_backend(rename="npu")
-NPU = torch.device("npu:0")
+PLACE = "npu:0"
 MOVES = ("aten::_to_copy", "aten::copy_", "aten::to")
 waits: Counter = Counter()  # what made the host wait for the device
 started: list[dict[str, Any]] = []  # options of set_compile_mode
@@ -55,7 +54,7 @@ class NpuTensor(Tensor):
             "dtype": held.dtype,
         }
         tensor = torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, device=NPU, requires_grad=False, **kept
+            cls, held.shape, device=torch.device(PLACE), requires_grad=False, **kept
         )
         tensor.held = held
         taken_memory["tensors"] += 1
@@ -139,7 +138,11 @@ class Event:
 
 
 def prepare_module() -> None:
-    """The parts of the device's module that neoxlib asks for, and what the subclass cannot do."""
+    """Make "npu" a device of this process, for good, with what neoxlib asks of its module.
+
+    And replace what the subclass of Tensor cannot do.
+    """
+    _setup_privateuseone_for_python_backend(rename="npu")
     torch.inference_mode = (
         torch.no_grad
     )  # a subclass made in inference mode has no version to share with its views
