@@ -65,6 +65,7 @@ seen, expected, spread, real = (
 y = {formula}
 for name, value in (("observed in the run", seen), ("computed now", y)):
     units = (value.cpu().double() - expected).abs() / spread.clamp(min=1e-300)
+    units = units.nan_to_num(nan=float("inf"))
     print(f"{{name}}: off by up to {{units[real].max():.3g}} roundings of {dtype}")
 '''
 
