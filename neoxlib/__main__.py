@@ -242,9 +242,7 @@ def align(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 @cli.command("install-plan")
 @click.option("--chip", required=True, help="A chip of the table, for example 910B3.")
 @click.option("--arch", default=platform.machine(), show_default=True, help="aarch64 or x86_64.")
-@click.option(
-    "--era", default="today", show_default=True, help="today, or guide: the guide's versions."
-)
+@click.option("--era", default="today", show_default=True, help="today, or guide: its versions.")
 @click.option("--over", is_flag=True, help="An older driver is installed: firmware comes first.")
 def install_plan(chip: str, arch: str, era: str, over: bool) -> None:
     """Print the steps and packages of an installation for a chip. Installs nothing."""

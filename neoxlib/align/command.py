@@ -56,11 +56,10 @@ def run(
         if target is not None:
             found = open_capture(target)
         else:
-            session = neoxlib.Session(
-                model_dir or MODEL_DIR, world_size, dtype, device, quant, compile=not plain
-            )
+            model_dir = model_dir or MODEL_DIR
             texts = prompts or PROMPTS["en"] + PROMPTS["zh"]
-            with session:
+            settings = (world_size, dtype, device, quant)
+            with neoxlib.Session(model_dir, *settings, compile=not plain) as session:
                 found = take(session, folder / FOLDER, texts, decode_steps)
         return _judged(found, reference, output)
 

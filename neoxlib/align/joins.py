@@ -28,12 +28,7 @@ def against(capture: Capture, other: Capture) -> list[Drift]:
     for each in (capture, other):
         need_tensors(each)
     refuse_other_tokens(capture, other)
-    layers = capture.manifest["layers"]
-    if layers != other.manifest["layers"]:
-        raise SettingsError(
-            f"{capture.folder} has {layers} layers, {other.folder} {other.manifest['layers']}: "
-            "they are of different models"
-        )
+    layers = _layers_of_both(capture, other)
     drifts = []
     for part in ("begin", *(f"layer{layer:03d}" for layer in range(layers)), "end"):
         mine, theirs = (_whole(each, part) for each in (capture, other))
@@ -51,6 +46,17 @@ def against(capture: Capture, other: Capture) -> list[Drift]:
             "different models, or other names were captured"
         )
     return drifts
+
+
+def _layers_of_both(capture: Capture, other: Capture) -> int:
+    """The layers of both models; raises SettingsError if the numbers differ."""
+    layers = capture.manifest["layers"]
+    if layers != other.manifest["layers"]:
+        raise SettingsError(
+            f"{capture.folder} has {layers} layers, {other.folder} {other.manifest['layers']}: "
+            "they are of different models"
+        )
+    return layers
 
 
 def _whole(capture: Capture, part: str) -> dict[tuple[str, int], Tensor]:

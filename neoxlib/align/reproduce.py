@@ -95,13 +95,16 @@ def write(
     observed = capture_tensor(graph, first)
     dtype = observed.dtype
     kept = {key: _kept(value, dtype) for key, value in inputs.items()}
-    judged = {"expected": expected.value, "spread": expected.spread}
-    real = _real(graph, first)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = kept | judged | {"observed": observed, "real": real}
-    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / FILES[1])
-    (folder / FILES[0]).write_text(_script(first, operator, graph, sentence, str(dtype)))
+    judged = {"expected": expected.value, "spread": expected.spread, "real": _real(graph, first)}
+    script = _script(first, operator, graph, sentence, str(dtype))
+    _save(folder, kept | judged | {"observed": observed}, script)
     return list(FILES)
+
+
+def _save(folder: Path, tensors: dict[str, Tensor], script: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.contiguous() for key, value in tensors.items()}, folder / FILES[1])
+    (folder / FILES[0]).write_text(script)
 
 
 FILES = ("reproduce.py", "inputs.safetensors")

@@ -1,9 +1,11 @@
 """A study as data frames for notebook 06 and for files."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from neoxlib.align.distances import Distance
+from neoxlib.align.localize import Finding
 from neoxlib.align.reader import Capture
 from neoxlib.align.study import Study
 from neoxlib.align.verdict import step_words
@@ -26,31 +28,34 @@ def frame(study: Study) -> pd.DataFrame:
     same = {(drift.name, drift.pass_): drift.distance for drift in study.same_dtype}
     rows = []
     for found in study.alignment.findings:
-        step = STEPS[within(found.name)]
-        error = found.error
-        drift, plain = drifts.get((found.name, found.pass_)), same.get((found.name, found.pass_))
-        rows.append(
-            {
-                "name": found.name,
-                "layer": layer_of(found.name),
-                "step": step_words(found.name),
-                "operator": step.operator,
-                "ranks hold": step.join,
-                "pass": found.pass_,
-                "rank": found.rank,
-                "own_max": error.greatest if error else float("nan"),
-                "own_rms": error.rms if error else float("nan"),
-                "not_finite": error.not_finite if error else 0,
-                "missing": error is None,
-                "relative_l2": drift.relative_l2 if drift else float("nan"),
-                "cosine": drift.cosine if drift else float("nan"),
-                "max_error": drift.max_error if drift else float("nan"),
-                "same_dtype_l2": plain.relative_l2 if plain else float("nan"),
-                "guilty": found.guilty,
-            }
-        )
+        key = (found.name, found.pass_)
+        rows.append(_row(found, drifts.get(key), same.get(key)))
     table = pd.DataFrame(rows)
     return table.astype({"layer": "Int64"}) if len(table) else table
+
+
+def _row(found: Finding, drift: Distance | None, plain: Distance | None) -> dict[str, Any]:
+    """A row of `frame`; `plain` is the same dtype's distance on plain layers."""
+    step = STEPS[within(found.name)]
+    error = found.error
+    return {
+        "name": found.name,
+        "layer": layer_of(found.name),
+        "step": step_words(found.name),
+        "operator": step.operator,
+        "ranks hold": step.join,
+        "pass": found.pass_,
+        "rank": found.rank,
+        "own_max": error.greatest if error else float("nan"),
+        "own_rms": error.rms if error else float("nan"),
+        "not_finite": error.not_finite if error else 0,
+        "missing": error is None,
+        "relative_l2": drift.relative_l2 if drift else float("nan"),
+        "cosine": drift.cosine if drift else float("nan"),
+        "max_error": drift.max_error if drift else float("nan"),
+        "same_dtype_l2": plain.relative_l2 if plain else float("nan"),
+        "guilty": found.guilty,
+    }
 
 
 def about(capture: Capture) -> Table:

@@ -182,11 +182,8 @@ class Session(TextGenerator):
         `launch_environment` holds those that were added (in a cluster rank 0's), and
         `kept_variables` the user's own, which stand in place of the recipe's.
         """
-        found = self._variables
-        return self._about[0] | {
-            "launch_environment": dict(found.added),
-            "kept_variables": dict(found.kept),
-        }
+        added, kept = (dict(each) for each in (self._variables.added, self._variables.kept))
+        return self._about[0] | {"launch_environment": added, "kept_variables": kept}
 
     @property
     def graph_use(self) -> dict[str, Any]:

@@ -58,12 +58,7 @@ PARAMETERS: dict[str, Param] = {
     "deterministic": Param(
         "bool", False, "ask NPUs for sums and products in a fixed order; slower"
     ),
-    "graph": Param(
-        "str",
-        "auto",
-        "capture decode as graphs of an A2 or A3 NPU; auto does where it can",
-        choices=("auto", "on", "off"),
-    ),
+    "graph": Param("str", "auto", "capture decode as NPU graphs", choices=("auto", "on", "off")),
     "plan_only": Param("bool", False, "stop after the plan, before any model is loaded"),
     "prepare_dir": Param(
         "str", "", "a model folder of links and copies is made here; empty makes none", blank=True
@@ -268,9 +263,7 @@ PARAMETERS: dict[str, Param] = {
         check=param.folder,
         blank=True,
     ),
-    "layers": Param(
-        "list", [], "layers to compare; empty compares all", check=param.depths, blank=True
-    ),
+    "layers": Param("list", [], "layers to compare; empty is all", check=param.depths, blank=True),
     "decode_steps": Param(
         "int", 2, "decode steps after the prompts, of tokens that are forced", low=0, high=64
     ),
