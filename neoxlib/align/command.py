@@ -56,10 +56,9 @@ def run(
         if target is not None:
             found = open_capture(target)
         else:
-            model_dir = model_dir or MODEL_DIR
             texts = prompts or PROMPTS["en"] + PROMPTS["zh"]
-            settings = (world_size, dtype, device, quant)
-            with neoxlib.Session(model_dir, *settings, compile=not plain) as session:
+            where = (model_dir or MODEL_DIR, world_size, dtype, device, quant)
+            with neoxlib.Session(*where, compile=not plain) as session:
                 found = take(session, folder / FOLDER, texts, decode_steps)
         return _judged(found, reference, output)
 

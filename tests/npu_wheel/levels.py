@@ -39,6 +39,11 @@ KNOWN = (
         "budgets; the same steps one operator at a time, on a stand-in for the graph",
     ),
     Known(
+        "the emulating kernels' numbers: rotary, norm of a sum, int8 product, attention",
+        EMULATED,
+        "the formulas of op-plugin's own tests at 517f2e7d, in float64",
+    ),
+    Known(
         "what the operators' host code asks of a call before a launch, per chip",
         EMULATED,
         "the vendor's sources, transcribed with commit, file and line (attention: "
