@@ -53,8 +53,8 @@ def chooser(model: GPTNeoX, rows: Rows) -> Chooser:
     """
     device = model.gpt_neox.final_layer_norm.weight.device
     sizes = shares(model.config.vocab_size, model.group.size)
-    likeliest = rows.sampling.temperature == 0 and rows.sampling.repetition_penalty == 1
-    if device.type != "cpu" and model.group.joins_everywhere and likeliest:
+    greedy = rows.sampling.temperature == 0 and rows.sampling.repetition_penalty == 1
+    if device.type != "cpu" and model.group.joins_everywhere and greedy:
         return Alike(model.group, rows, sizes, device)
     return ByRankZero(model.group, rows, sizes)
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
 MB = 1e6
+VECTOR_CORES = 3  # hccl_op_expansion_mode (torch_npu 9e73e708, ProcessGroupHCCL.cpp:3916)
 
 
 def import_torch() -> ModuleType:
@@ -64,9 +65,6 @@ def start_npu(index: int | None = None) -> None:
     if index is not None:
         npu.set_device(index)
     npu.set_compile_mode(jit_compile=False)
-
-
-VECTOR_CORES = 3  # hccl_op_expansion_mode (torch_npu 9e73e708, ProcessGroupHCCL.cpp:3916)
 
 
 def hccl_options(family: str = "") -> Any:

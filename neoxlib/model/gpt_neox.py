@@ -148,7 +148,7 @@ class GPTNeoX(nn.Module):
     unknown `quant` or one that does not suit the config.
     """
 
-    ops = plain
+    ops = plain  # as in the layers
     executor: Executor | None = None
     storage: Tensor | None = None
 

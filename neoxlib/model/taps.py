@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from neoxlib.errors import SettingsError
-from neoxlib.kernels.npu import NpuOps
 from neoxlib.model import steps
 from neoxlib.model.gpt_neox import Block, GPTNeoX
 
@@ -25,8 +24,8 @@ def tapped(model: GPTNeoX, record: Record) -> Iterator[None]:
     """Call `record` with the output of every step that can be seen while `model` runs.
 
     Plain layers show every step. An executor shows what its own `tapped(record)` does; one without
-    that method cannot be looked into, nor can the layers on an NPU's own operators. Logits are the
-    caller's to record. Raises SettingsError for these.
+    that method, as on_npu.py's, cannot be looked into. Logits are the caller's to record.
+    Raises SettingsError for such an executor.
     """
     if model.executor is not None:
         tap = getattr(model.executor, "tapped", None)
@@ -38,11 +37,6 @@ def tapped(model: GPTNeoX, record: Record) -> Iterator[None]:
         with tap(record):
             yield
         return
-    if isinstance(model.ops, NpuOps):
-        raise SettingsError(
-            "on the NPU's operators the rows of queries and keys may stand in another order than "
-            "the checkpoint's; load with compile=False to look inside"
-        )
     with ExitStack() as stack:
         _tap_ends(model, record, stack)
         for number, block in enumerate(model.gpt_neox.layers):
