@@ -86,7 +86,7 @@ def label(notebook: nbformat.NotebookNode, run: dict[str, Any]) -> list[dict[str
 
 
 def _why_skipped(run: dict[str, Any]) -> str:
-    planned = run["status"] == "ok" and run["parameters"].get("plan_only")
+    planned = run["status"] in ("ok", "noisy") and run["parameters"].get("plan_only")
     return "skipped because of plan_only" if planned else "not run: the run ended above"
 
 

@@ -1,7 +1,8 @@
 """Run notebooks headless: papermill executes them, the run folder keeps the results, and `pages`
 makes the HTML, whether or not the run went well.
 
-Exit codes: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed;
+Exit codes: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed,
+4 a check cannot be judged;
 130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP, which end the run as interrupted.
 """
 
@@ -33,9 +34,17 @@ OK = 0
 CELL_FAILED = 1
 BAD_PARAMETERS = 2
 CHECK_FAILED = 3
+NOT_JUDGED = 4
 INTERRUPTED = 130
-WORST_FIRST = (INTERRUPTED, BAD_PARAMETERS, CELL_FAILED, CHECK_FAILED, OK)
-CODES = {"ok": OK, "failed": CELL_FAILED, "check-failed": CHECK_FAILED, "interrupted": INTERRUPTED}
+WORST_FIRST = (INTERRUPTED, BAD_PARAMETERS, CELL_FAILED, CHECK_FAILED, NOT_JUDGED, OK)
+CODES = {
+    "ok": OK,
+    "noisy": OK,
+    "not-judged": NOT_JUDGED,
+    "failed": CELL_FAILED,
+    "check-failed": CHECK_FAILED,
+    "interrupted": INTERRUPTED,
+}
 ENDED_AS = {  # error of a notebook -> status; any other is failed
     "CheckFailed": "check-failed",
     "Interrupted": "interrupted",

@@ -12,10 +12,9 @@ SILENT = ("DeadKernelError", "RuntimeError")  # of a kernel that died or did not
 
 def reasons(results: dict[str, Any], folder: Path) -> list[str]:
     """Return the lines that say why a run failed and where to read more; [] if it is ok."""
-    if results["status"] == "ok":
+    if results["status"] in ("ok", "noisy"):
         return []
-    failed = {"type": "CheckFailed", "cell": 0, "message": _failed_checks(results)}
-    error = results["error"] or failed
+    error = results["error"] or _checks_error(results)
     where = f" in cell {error['cell']}" if error["cell"] else ""
     first, *lines = f"{error['type']}{where}: {error['message']}".splitlines()
     shown = lines if len(lines) <= LAST_LINES else ["…", *lines[-LAST_LINES:]]
@@ -30,6 +29,9 @@ def _end_of(log: Path) -> list[str]:
     return log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
 
 
-def _failed_checks(results: dict[str, Any]) -> str:
-    failed = (check for check in results["checks"] if not check["passed"])
-    return "; ".join(f"{check['name']}: {check['detail']}" for check in failed)
+def _checks_error(results: dict[str, Any]) -> dict[str, Any]:
+    """The checks that failed, or, if none did, those that cannot be judged, as an error."""
+    failed = [check for check in results["checks"] if check["passed"] is False]
+    found = failed or [check for check in results["checks"] if check["passed"] is None]
+    message = "; ".join(f"{check['name']}: {check['detail']}" for check in found)
+    return {"type": "CheckFailed" if failed else "NotJudged", "cell": 0, "message": message}

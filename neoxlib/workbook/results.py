@@ -15,6 +15,8 @@ NO_RUN = {
     "given": [],
     "environment": {},
     "model": {},
+    "verdict": "",
+    "noise": [],
     "metrics": {},
     "checks": [],
     "process": {},
@@ -48,7 +50,7 @@ def _wrong(found: Any) -> str:
     kinds = {name: type(value) for name, value in NO_RUN.items() if value is not None}
     odd = [key for key, kind in kinds.items() if not isinstance(found.get(key, kind()), kind)]
     odd += ["error"] if not isinstance(found.get("error"), (dict, NoneType)) else []
-    for key, kind in (("checks", dict), ("given", str)):
+    for key, kind in (("checks", dict), ("given", str), ("noise", str)):
         odd += [] if all(isinstance(item, kind) for item in found.get(key, [])) else [key]
     if odd:
         return f"{', '.join(sorted(set(odd)))} of another type"

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
@@ -19,8 +19,10 @@ from neoxlib.errors import CheckFailed
 from neoxlib.machine.environment import describe
 from neoxlib.process import at_exit, need_home, this_process
 from neoxlib.workbook import parameter_table, parameters
+from neoxlib.workbook.check import Check, status_of
 from neoxlib.workbook.resolved import Params, shown
 from neoxlib.workbook.run_folder import (
+    csv_text,
     new_folder,
     outputs_root,
     plain,
@@ -28,7 +30,7 @@ from neoxlib.workbook.run_folder import (
     write_results,
     write_text,
 )
-from neoxlib.workbook.table import Table
+from neoxlib.workbook.table import Note, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,18 +60,6 @@ class Describable(Protocol):
 Opened = TypeVar("Opened", bound=Describable)
 
 
-@dataclass(frozen=True)
-class Check:
-    """A condition that must hold for the run to count, with the figures it was judged by."""
-
-    name: str
-    passed: bool
-    detail: str = ""
-
-    def __repr__(self) -> str:
-        return f"{'PASS' if self.passed else 'FAIL'}  {self.name}: {self.detail}"
-
-
 class Run:
     """One run of one notebook: opened by `Run.start`, closed by `finish`, kept in its folder."""
 
@@ -97,6 +87,8 @@ class Run:
             "given": [name for name, value in values.items() if value != table[name].default],
             "environment": describe(getattr(self.params, "device", "auto")),
             "model": {},
+            "verdict": "",
+            "noise": [],
             "metrics": {},
             "checks": [],
             "files": [],
@@ -164,7 +156,7 @@ class Run:
         from pandas import RangeIndex
 
         plain_index = isinstance(df.index, RangeIndex) and df.index.name is None
-        self.text(f"{name}.csv", _csv(df, index=not plain_index))
+        self.text(f"{name}.csv", csv_text(df, index=not plain_index))
         return df
 
     def text(self, name: str, text: str) -> None:
@@ -202,9 +194,24 @@ class Run:
         """Record several figures at once."""
         self._add(metrics=self.results["metrics"] | plain(values))
 
-    def check(self, name: str, passed: bool, detail: str = "") -> Check:
-        """Record whether a condition holds. `finish` raises if one does not."""
-        check = Check(name, bool(passed), str(detail))
+    def verdict(self, sentence: str) -> Note:
+        """Record and show the sentence that answers the notebook's question."""
+        self._add(verdict=str(sentence))
+        return Note(sentence)
+
+    def noisy(self, why: str) -> None:
+        """Record, in a sentence with its figures, why the times of this run are not to be trusted.
+
+        Such a run ends as "noisy" instead of "ok".
+        """
+        self._add(noise=list(dict.fromkeys([*self.results["noise"], why])))
+
+    def check(self, name: str, passed: bool | None, detail: str = "") -> Check:
+        """Record whether a condition holds; None says that it cannot be judged.
+
+        `finish` raises if a condition does not hold.
+        """
+        check = Check(name, None if passed is None else bool(passed), str(detail))
         self._checks = [other for other in self._checks if other.name != name] + [check]
         self._add(checks=[asdict(check) for check in self._checks])
         return check
@@ -216,7 +223,7 @@ class Run:
 
     def stop_if_failed(self) -> None:
         """End the run here if a check has failed so far, as `finish` does."""
-        if not all(check.passed for check in self._checks):
+        if any(check.passed is False for check in self._checks):
             self.finish()
 
     def stop(self, why: str) -> NoReturn:
@@ -233,10 +240,10 @@ class Run:
         """
         from IPython.display import display
 
-        failed = [check for check in self._checks if not check.passed]
-        self._finish("check-failed" if failed else "ok")
+        failed = [check for check in self._checks if check.passed is False]
+        self._finish(status_of(self._checks, self.results["noise"]))
         if self._checks:
-            rows = (("PASS" if c.passed else "FAIL", c.name, c.detail) for c in self._checks)
+            rows = ((check.word, check.name, check.detail) for check in self._checks)
             display(Table(("verdict", "check", "detail"), rows))
         if failed:
             raise CheckFailed("; ".join(f"{check.name}: {check.detail}" for check in failed))
@@ -283,16 +290,3 @@ def _show_frames_as_text() -> None:
 
 
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")
-
-
-def _csv(df: "pd.DataFrame", index: bool) -> str:
-    """The CSV of pandas, with quotes also around cells that hold a carriage return.
-
-    pandas quotes a cell that holds the line terminator: with CR LF for it, either character. The
-    rows' own are then outside quotes, and become line feeds.
-    """
-    text = df.to_csv(index=index)
-    if "\r" not in text:
-        return text
-    quoted = df.to_csv(index=index, lineterminator="\r\n")
-    return re.sub(r'("[^"]*")|\r\n', lambda found: found[1] or "\n", quoted)

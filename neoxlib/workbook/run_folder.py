@@ -4,12 +4,16 @@ import hashlib
 import json
 import math
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neoxlib.errors import ParameterError, unreadable_is
 from neoxlib.files import replace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def outputs_root() -> Path:
@@ -67,3 +71,16 @@ def plain(value: Any) -> Any:
 def stamp(moment: datetime) -> str:
     """Return a moment as text, to the second."""
     return moment.isoformat(timespec="seconds")
+
+
+def csv_text(df: "pd.DataFrame", index: bool) -> str:
+    """The CSV of pandas, with quotes also around cells that hold a carriage return.
+
+    pandas quotes a cell that holds the line terminator: with CR LF for it, either character. The
+    rows' own are then outside quotes, and become line feeds.
+    """
+    text = df.to_csv(index=index)
+    if "\r" not in text:
+        return text
+    quoted = df.to_csv(index=index, lineterminator="\r\n")
+    return re.sub(r'("[^"]*")|\r\n', lambda found: found[1] or "\n", quoted)

@@ -15,7 +15,7 @@ from nbformat import v4
 from neoxlib.__main__ import cli
 from neoxlib.workbook import headless, pages, reasons
 from neoxlib.workbook import results as workbook_results
-from tests.support.small_notebooks import write
+from tests.support.small_notebooks import start, write
 
 
 def test_of_a_long_error_the_last_lines_are_said(tmp_path, outputs):
@@ -103,3 +103,13 @@ def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing_half_written(tmp
     assert workbook_results.read_results(folder)["status"] == "failed" and not list(
         folder.glob("*.part")
     )
+
+
+def test_a_check_that_cannot_be_judged_has_an_exit_code_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = ('run.check("no case is slower", None, "load 2.3 on 2 cores")', "run.finish()")
+    book = write(tmp_path, "unsure", "# Fast?", "world_size: int = 2", start("unsure"), *cells)
+    asked = ["report", str(book), "--outputs", str(tmp_path / "outputs")]
+    said = CliRunner().invoke(cli, asked, catch_exceptions=False)
+    assert said.exit_code == 4
+    assert "NotJudged: no case is slower: load 2.3 on 2 cores" in said.output

@@ -357,3 +357,40 @@ def test_a_place_for_runs_that_cannot_be_written_to_is_one_message(tmp_path, mon
     with pytest.raises(ParameterError, match=r"file/some.* cannot be written to: Not a directory"):
         start()
     assert (tmp_path / "file").read_text() == "mine"
+
+
+# --- how a run ends
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "noise", "status"),
+    [
+        ([True], [], "ok"),
+        ([True], ["load 2.3 on 2 cores"], "noisy"),
+        ([True, None], ["load 2.3 on 2 cores"], "not-judged"),
+    ],
+)
+def test_a_run_ends_as_the_worst_that_is_true_of_it(verdicts, noise, status):
+    run = start()
+    for number, passed in enumerate(verdicts):
+        run.check(f"check {number}", passed)
+    for why in noise:
+        run.noisy(why)
+    run.finish()
+    assert results(run)["status"] == status
+    assert results(run)["noise"] == noise
+
+
+def test_a_failed_check_outweighs_one_that_cannot_be_judged():
+    run = start()
+    run.check("fast", None, "the machine was busy")
+    run.check("right", False, "off by one")
+    with pytest.raises(CheckFailed, match="right"):
+        run.finish()
+    assert results(run)["status"] == "check-failed"
+
+
+def test_the_verdict_is_recorded_as_it_is_shown():
+    run = start()
+    shown = run.verdict("Right, and 1,081 tokens/s.")
+    assert shown == results(run)["verdict"] == "Right, and 1,081 tokens/s."
