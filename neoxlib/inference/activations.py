@@ -69,9 +69,12 @@ def check_window(work: Forced, vocab_size: int, max_seq_len: int) -> None:
 
 @torch.inference_mode()
 def run_passes(model: GPTNeoX, work: Forced, sink: Sink) -> None:
-    """Run `work` through the model and hand every step's tensor to `sink`."""
+    """Run `work` through the model and hand every step's tensor to `sink`.
+
+    A pass without padding has no mask, as in `decode`: what is seen is what runs there.
+    """
     weight = model.gpt_neox.final_layer_norm.weight
-    ids, mask = (tensor.to(weight.device) for tensor in (work.ids, work.mask))
+    ids = work.ids.to(weight.device)
     cache = KVCache(model.config, *ids.shape, model.group, weight.dtype, weight.device)
     for number, (first, end) in enumerate(work.passes):
 
@@ -79,7 +82,9 @@ def run_passes(model: GPTNeoX, work: Forced, sink: Sink) -> None:
             sink(number, name, value)
 
         with tapped(model, record):
-            logits = model(ids[:, first:end], cache, mask[:, first:end])
+            real = work.mask[:, first:end]
+            mask = None if real.all() else real.to(weight.device)
+            logits = model(ids[:, first:end], cache, mask)
         sink(number, LOGITS, logits)
 
 

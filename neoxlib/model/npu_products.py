@@ -24,9 +24,15 @@ NZ = 29  # torch_npu.Format.FRACTAL_NZ, the layout that a 310P multiplies in
 class Product(ABC):
     """x [rows, columns here] -> x Wᵀ + (add or bias) [rows, out here]."""
 
+    bias: Tensor | None
+
     @abstractmethod
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         """Multiply; `add` [rows, out here] takes the place of the bias."""
+
+    @abstractmethod
+    def plain_weight(self) -> Tensor:
+        """W [out here, columns here] as floats, from the memory that the operator reads."""
 
 
 class FloatProduct(Product):
@@ -39,6 +45,9 @@ class FloatProduct(Product):
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         add = self.bias if add is None else add
         return torch.mm(x, self.columns) if add is None else torch.addmm(add, x, self.columns)
+
+    def plain_weight(self) -> Tensor:
+        return self.columns.t()
 
 
 class NzProduct(FloatProduct):
@@ -57,8 +66,12 @@ class NzProduct(FloatProduct):
 class PackedProduct(Product):
     """By a packed weight, through npu_weight_quant_batchmatmul."""
 
-    def __init__(self, arguments: dict[str, Any], bias: Tensor | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, scheme: Scheme, arguments: dict[str, Any], bias: Tensor | None, dtype: torch.dtype
+    ) -> None:
         wide = bias is not None and dtype == torch.bfloat16
+        self.scheme = scheme
+        self.bias = bias
         self.arguments = arguments | {"bias": bias.float() if wide else bias}
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
@@ -66,6 +79,9 @@ class PackedProduct(Product):
             return npu.npu.npu_weight_quant_batchmatmul(x, **self.arguments)
         bare = self.arguments | {"bias": None}
         return npu.npu.npu_weight_quant_batchmatmul(x, **bare).add_(add)
+
+    def plain_weight(self) -> Tensor:
+        return self.scheme.from_npu(self.arguments)
 
 
 class UnpackedProduct(Product):
@@ -77,6 +93,9 @@ class UnpackedProduct(Product):
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         return FloatProduct(self.layer.plain_weight(x.dtype), self.bias)(x, add)
+
+    def plain_weight(self) -> Tensor:
+        return self.layer.plain_weight(torch.float32)
 
 
 def lay_out(
@@ -100,7 +119,7 @@ def lay_out(
         layer.weight = _fixed(arguments["weight"].view(torch.uint8).view(layer.weight.shape))
         scale = arguments["antiquant_scale"].t()  # as the layer has it, in the operator's memory
         layer.weight_scale = _fixed(scale if scale.dtype == torch.float16 else scale.half())
-    return PackedProduct(arguments, bias, dtype)
+    return PackedProduct(layer.scheme, arguments, bias, dtype)
 
 
 def _taken(layer: Linear, scheme: Scheme) -> bool:

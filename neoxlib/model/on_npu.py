@@ -5,6 +5,7 @@ never run on an NPU.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from neoxlib.kernels.graph import Recorder
 from neoxlib.kernels.npu import NpuOps, Operators, operators_for
+from neoxlib.model import npu_taps
 from neoxlib.model.cache import KVCache
 from neoxlib.model.config import ACTIVATIONS, ModelConfig
 from neoxlib.model.decode_graph import DecodeGraphs
@@ -172,6 +174,22 @@ class NpuModel:
         """A cache in memory of its own."""
         device = self.embed_in.weight.device
         return KVCache(self.config, batch, max_seq_len, self.group, self.dtype, device)
+
+    def tapped(self, record: npu_taps.Record) -> AbstractContextManager[None]:
+        """Record what each operator gives; see `taps.tapped`."""
+        return npu_taps.tapped(self, self._order, record)
+
+    def held(self, layer: int | None) -> dict[str, Tensor]:
+        """This rank's weights of a layer, or of the head, as its operators read them."""
+        return npu_taps.held(self, self._order, layer)
+
+    @property
+    def _order(self) -> Tensor:
+        """The checkpoint's row of a head of q or k at each place, [head_dim]."""
+        rows = torch.arange(self.config.head_dim)
+        turning = _turning(self.config) * self.ops.operators.whole_heads
+        order = halves(rows[None, None], turning)[0, 0] if turning else rows
+        return order.to(self.embed_in.weight.device)
 
     def reload_pointers(self) -> None:
         """Nothing to do: the weights stay where `attach` found them."""

@@ -84,6 +84,10 @@ class Scheme(ABC):
     def npu_arguments(self, packed: Packed, dtype: torch.dtype) -> dict[str, Any]:
         """Arguments of NPU_OP beside x [M, columns] of `dtype` (float16 or bfloat16)."""
 
+    @abstractmethod
+    def from_npu(self, arguments: dict[str, Any]) -> Tensor:
+        """The weight [rows, columns] float32 that `npu_arguments` stand for."""
+
 
 class Int8(Scheme):
     """w = q * scale, one scale per row: the row's largest magnitude / 127."""
@@ -106,6 +110,9 @@ class Int8(Scheme):
     def npu_arguments(self, packed: Packed, dtype: torch.dtype) -> dict[str, Any]:
         """weight int8 [columns, rows], antiquant_scale [rows]."""
         return {"weight": packed["weight"].t(), "antiquant_scale": packed["weight_scale"].to(dtype)}
+
+    def from_npu(self, arguments: dict[str, Any]) -> Tensor:
+        return (arguments["weight"] * arguments["antiquant_scale"].float()).t()
 
 
 class Int4(Scheme):
@@ -163,6 +170,13 @@ class Int4(Scheme):
         words = (nibbles << shifts).sum(-1, dtype=torch.int32)
         scale = packed["weight_scale"].to(dtype).t().contiguous()
         return {"weight": words, "antiquant_scale": scale, "antiquant_group_size": self.group}
+
+    def from_npu(self, arguments: dict[str, Any]) -> Tensor:
+        words = arguments["weight"][..., None]
+        shifts = torch.arange(0, 32, 4, dtype=torch.int32, device=words.device)
+        codes = (words >> shifts & 15).flatten(-2)  # [columns, rows], 8 to 15 stand for -8 to -1
+        scale = arguments["antiquant_scale"].float().repeat_interleave(self.group, 0)
+        return ((codes - 16 * (codes > 7)) * scale).t()
 
     def _best_scale(self, groups: Tensor, codes: Tensor, spare: Tensor) -> Tensor:
         """The scale [rows, groups] with the least squared error among those of `peaks`.

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from neoxlib.errors import SettingsError
 from neoxlib.model import steps
 from neoxlib.model.gpt_neox import Block, GPTNeoX
+from neoxlib.model.layers import VocabParallel
 
 # Called with a step's full name and its tensor [B, tokens, ...], which the model may change later:
-# who keeps it makes a copy.
+# who keeps it makes a copy. The run goes on with what the tensor holds after the call.
 Record = Callable[[str, Tensor], None]
 
 
@@ -23,9 +24,9 @@ Record = Callable[[str, Tensor], None]
 def tapped(model: GPTNeoX, record: Record) -> Iterator[None]:
     """Call `record` with the output of every step that can be seen while `model` runs.
 
-    Plain layers show every step. An executor shows what its own `tapped(record)` does; one without
-    that method, as on_npu.py's, cannot be looked into. Logits are the caller's to record.
-    Raises SettingsError for such an executor.
+    Plain layers show every step. An executor shows what its own `tapped(record)` does (cpu_taps.py,
+    npu_taps.py). Logits are the caller's to record.
+    Raises SettingsError for an executor without that method.
     """
     if model.executor is not None:
         tap = getattr(model.executor, "tapped", None)
@@ -44,7 +45,7 @@ def tapped(model: GPTNeoX, record: Record) -> Iterator[None]:
         yield
 
 
-class _Tap:
+class StandIn:
     """Stands for an object: calls of some methods are seen, all else is the object's own."""
 
     def __init__(self, real: Any, **seen: Callable[..., Any]) -> None:
@@ -58,7 +59,7 @@ class _Tap:
         return lambda *args: self._seen[name](found, *args)
 
 
-def _replace(stack: ExitStack, owner: nn.Module, name: str, value: Any) -> None:
+def replaced(stack: ExitStack, owner: object, name: str, value: Any) -> None:
     """Set an attribute until the stack is closed; then it is the owner's or its class's again."""
     if name in vars(owner):
         stack.callback(setattr, owner, name, getattr(owner, name))
@@ -67,9 +68,8 @@ def _replace(stack: ExitStack, owner: nn.Module, name: str, value: Any) -> None:
     setattr(owner, name, value)
 
 
-def _tap_ends(model: GPTNeoX, record: Record, stack: ExitStack) -> None:
-    stack_model = model.gpt_neox
-    embed_in = stack_model.embed_in
+def tap_embedding(embed_in: VocabParallel, record: Record, stack: ExitStack) -> None:
+    """Record the embedding before and after its sum over the ranks, until `stack` is closed."""
 
     def seen(*_: Any) -> None:
         record("gpt_neox.embed_in", _[-1])
@@ -78,14 +78,18 @@ def _tap_ends(model: GPTNeoX, record: Record, stack: ExitStack) -> None:
         record("gpt_neox.embed_in.all_reduce.before", x)
         return real(x)
 
+    stack.callback(embed_in.register_forward_hook(seen).remove)
+    replaced(stack, embed_in, "group", StandIn(embed_in.group, all_reduce=reduced))
+
+
+def _tap_ends(model: GPTNeoX, record: Record, stack: ExitStack) -> None:
     def normed(real: Callable, *args: Any) -> Tensor:
         y = real(*args)
         record("gpt_neox.final_layer_norm", y)
         return y
 
-    stack.callback(embed_in.register_forward_hook(seen).remove)
-    _replace(stack, embed_in, "group", _Tap(embed_in.group, all_reduce=reduced))
-    _replace(stack, model, "ops", _Tap(model.ops, layer_norm=normed))
+    tap_embedding(model.gpt_neox.embed_in, record, stack)
+    replaced(stack, model, "ops", StandIn(model.ops, layer_norm=normed))
 
 
 class _BlockTap:
@@ -151,11 +155,11 @@ def _tap_block(block: Block, number: int, record: Record, stack: ExitStack) -> N
     attention = block.attention
     mlp = block.mlp
     stack.callback(block.register_forward_pre_hook(tap.begin).remove)
-    _replace(stack, block, "ops", _Tap(block.ops, layer_norm=tap.layer_norm))
-    _replace(stack, block, "group", _Tap(block.group, all_reduce=tap.all_reduce))
-    seen = _Tap(attention.ops, rotate=tap.rotate, attend=tap.attend)
-    _replace(stack, attention, "ops", seen)
-    _replace(stack, mlp, "ops", _Tap(mlp.ops, activate=tap.activate))
+    replaced(stack, block, "ops", StandIn(block.ops, layer_norm=tap.layer_norm))
+    replaced(stack, block, "group", StandIn(block.group, all_reduce=tap.all_reduce))
+    seen = StandIn(attention.ops, rotate=tap.rotate, attend=tap.attend)
+    replaced(stack, attention, "ops", seen)
+    replaced(stack, mlp, "ops", StandIn(mlp.ops, activate=tap.activate))
     hooks: dict[str, nn.Module] = {
         steps.QUERY_KEY_VALUE: attention.query_key_value,
         "attention.dense": attention.dense,

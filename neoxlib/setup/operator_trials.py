@@ -114,7 +114,7 @@ def _packed(at: Site, name: str) -> tuple[Tensor, Tensor]:
     truth = x.float() @ scheme.unpack(packed, at.kind).float().T + bias.float()
     x, bias = at.to_device(x, bias)
     there = {key: tensor.to(at.device) for key, tensor in packed.items()}
-    product = PackedProduct(scheme.npu_arguments(there, at.kind), bias, at.kind)
+    product = PackedProduct(scheme, scheme.npu_arguments(there, at.kind), bias, at.kind)
     return product(x), truth
 
 

@@ -9,14 +9,12 @@ from torch import Tensor
 from neoxlib.errors import SettingsError
 from neoxlib.inference.activations import forced, run_passes
 from neoxlib.kernels.cpu import build
-from neoxlib.model import on_npu, steps
+from neoxlib.model import steps
 from neoxlib.model.cache import KVCache
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.group import Group
 from neoxlib.model.taps import tapped
 from tests.support.compiled_models import model_of
-from tests.support.npu import reference as reference
-from tests.support.npu.path import loaded
 from tests.support.oracle_models import VARIANTS, ids_for, make_oracle
 from tests.support.thread_ranks import on_ranks
 
@@ -135,13 +133,3 @@ def test_an_executor_without_taps_is_refused_by_name():
     model.executor = object()
     with pytest.raises(SettingsError, match=r"object does not show .* compile=False"):
         tapped(model, lambda *_: None).__enter__()
-
-
-@pytest.mark.parametrize("family", ["A2", "310P"])
-def test_a_model_on_the_npus_operators_is_refused_emulated(family):
-    """Their rows of queries and keys stand in another order than the checkpoint's."""
-    with reference.on_chip(family):
-        model = loaded(dtype=torch.float16)
-        on_npu.attach(model, family)
-        with pytest.raises(SettingsError, match=r"NpuModel .* load with compile=False"):
-            tapped(model, lambda *_: None).__enter__()

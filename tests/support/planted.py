@@ -141,6 +141,7 @@ def states(extend: Callable[[GPTNeoX, KVCache, Tensor], StepContext]) -> Plant:
 
     def plant(model: GPTNeoX, _: Spot) -> None:
         def run(ids: Tensor, cache: KVCache, mask: Tensor | None = None) -> Tensor:
+            mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
             step = extend(model, cache, mask)
             x = model.gpt_neox.embed_in(ids, model.dtype)
             layers = zip(model.gpt_neox.layers, cache.k, cache.v, strict=True)
