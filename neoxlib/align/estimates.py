@@ -6,7 +6,7 @@ sums in float32 and, where an input was itself computed here and not observed, t
 brings along. An error is judged in units of its spread.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,9 @@ class Numerics:
     inner: float = 0.0  # of a product's inputs, relative to each
     row: float = 0.0  # of a product's inputs, relative to the greatest of a row
     floor: float = 0.0  # the least rounding, of numbers next to zero
+    scores: float = 0.0  # of the attention's scores, of several queries at once
+    # As model/npu_taps.py has it: biases in rank 0's products, and norms of sums not yet rounded.
+    fused: bool = False
 
     @property
     def exact(self) -> bool:
@@ -41,6 +44,8 @@ class Numerics:
 
 def numerics(dtype: str, quant: str | None, compiled: bool) -> Numerics:
     """The roundings of plain layers, or of the compiled kernels (see model/on_cpu.py).
+
+    Those of an NPU's operators are `on_an_npu` of the first.
 
     The kernels keep float32 between the steps; a bfloat16 model's products may round their inputs
     to bfloat16, those with packed weights to 8 bits of the row's greatest.
@@ -57,6 +62,19 @@ def numerics(dtype: str, quant: str | None, compiled: bool) -> Numerics:
         row=2.0**-8 if quant else 0.0,
         floor=floor,
     )
+
+
+def on_an_npu(plain: Numerics, family: str) -> Numerics:
+    """The roundings of a chip family's operators, which give the model's dtype as plain layers do.
+
+    Inside they hold float32: rotation (ops-transformer c29bc106, posembedding/
+    rotary_position_embedding/op_kernel/rotate_half_bf16.h:140), single queries (attention/
+    incre_flash_attention/op_kernel/incre_flash_attention_allvec_new.h:79), norm of a sum (ops-nn
+    e5c3fa93, norm/add_layer_norm/op_kernel/add_layer_norm_kernel.h:299). On a 310P the scores of
+    prompts are float16 (attention/prompt_flash_attention/op_kernel/
+    prompt_flash_attention_s1s2_bns1_x310_base.h:57).
+    """
+    return replace(plain, fused=True, scores=plain.out if family == "310P" else 0.0)
 
 
 def exactly(value: Tensor) -> Estimate:
@@ -82,7 +100,12 @@ def layer_norm(x: Estimate, weight: Tensor, bias: Tensor, eps: float, how: Numer
     y = turned + bias
     largest = x.value.abs().amax(-1, keepdim=True)
     sums = SUM * (largest * scale * weight.abs() + turned.abs() + bias.abs())
-    return Estimate(y, _together(x.spread * scale * weight) + how.out * y.abs() + sums + how.floor)
+    # What an error of x does by itself, through the mean, and through the deviation.
+    mean = x.spread.square().mean(-1, keepdim=True).sqrt() / x.value.shape[-1] ** 0.5
+    deviation = (centred * x.spread).square().mean(-1, keepdim=True).sqrt() * scale.square()
+    deviation = deviation * centred / x.value.shape[-1] ** 0.5
+    carried = _together(x.spread, mean, deviation) * (scale * weight).abs()
+    return Estimate(y, carried + how.out * y.abs() + sums + how.floor)
 
 
 def _through(spread: Tensor, squares: Tensor) -> Tensor:
@@ -139,8 +162,8 @@ def attention(q: Estimate, k: Estimate, v: Estimate, seen: Tensor, how: Numerics
     q, k, v = (Estimate(*(t.transpose(1, 2) for t in each)) for each in (q, k, v))
     scale = q.value.shape[-1] ** -0.5
     hidden = ~seen[:, None]
-    scores = (q.value @ k.value.mT * scale).masked_fill(hidden, -torch.inf)
-    weights = scores.softmax(-1)
+    scores = q.value @ k.value.mT * scale
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
     y = weights @ v.value
     if how.exact:
         return exactly(y.transpose(1, 2).flatten(2))
@@ -148,6 +171,8 @@ def attention(q: Estimate, k: Estimate, v: Estimate, seen: Tensor, how: Numerics
     scored = (q.spread.square() @ k.value.square().mT + q.value.square() @ k.spread.square().mT) * (
         scale * scale
     )
+    if scores.shape[2] > 1:
+        scored = scored + (how.scores * scores).square()
     squares = weights.square()
     moved = squares * scored.masked_fill(hidden, 0)
     carried = (

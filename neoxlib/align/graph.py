@@ -159,7 +159,7 @@ class LayerGraph(Graph):
         """How each step is computed."""
         attention, mlp = "attention.dense", "mlp.dense_4h_to_h"
         both = {
-            "input_layernorm": lambda p, r: self._norm("input_layernorm", self.inputs[p, r]),
+            "input_layernorm": self._first_norm,
             steps.QUERY_KEY_VALUE: partial(self._columns, "input_layernorm", steps.QUERY_KEY_VALUE),
             steps.ROTARY_QUERY: partial(self._rotated, 0),
             steps.ROTARY_KEY: partial(self._rotated, 1),
@@ -212,11 +212,19 @@ class LayerGraph(Graph):
         return estimates.linear(x, weight[mine], None if bias is None else bias[mine], self.how)
 
     def _rows(self, before: str, name: str, pass_: int, rank: int) -> Estimate:
-        """A product whose inputs are cut over the ranks, without its bias."""
+        """A product whose inputs are cut over the ranks; its bias is added later, or on rank 0."""
         weight = self.weights[f"{name}.weight"]
         mine = share(weight.shape[1], rank, self.size)
         x = self.estimate(before, pass_, rank)
-        return estimates.linear(x, weight[:, mine], None, self.how)
+        bias = self.row_bias(name) if rank == 0 else None
+        return estimates.linear(x, weight[:, mine], bias, self.how)
+
+    def row_bias(self, name: str) -> Tensor | None:
+        """What the product of rank 0 adds, if not the residual stream: see model/npu_taps.py."""
+        both = ["attention.dense", "mlp.dense_4h_to_h"]
+        names = both * (name == both[0]) if self._parallel else [name]
+        found = [self.weights[f"{each}.bias"] for each in names if f"{each}.bias" in self.weights]
+        return sum(found) if found and self.how.fused else None
 
     def _head_part(self, which: int, pass_: int, rank: int) -> Estimate:
         """Queries (0), keys (1) or values (2) [B, S, heads, head_dim]."""
@@ -249,10 +257,19 @@ class LayerGraph(Graph):
         v = self.estimate(steps.CACHED_VALUE, pass_, rank)
         return estimates.attention(q, k, v, self.work.seen(pass_), self.how)
 
+    def _first_norm(self, pass_: int, rank: int) -> Estimate:
+        x = self.inputs[pass_, rank]
+        return self._norm("input_layernorm", self._unrounded(x) if self.layer else x)
+
     def _second_norm(self, pass_: int, rank: int) -> Estimate:
-        where = pass_, rank
-        x = self.inputs[where] if self._parallel else self.estimate("attention.residual", *where)
-        return self._norm("post_attention_layernorm", x)
+        if self._parallel:
+            return self._norm("post_attention_layernorm", self.inputs[pass_, rank])
+        x = self.estimate("attention.residual", pass_, rank)
+        return self._norm("post_attention_layernorm", self._unrounded(x))
+
+    def _unrounded(self, x: Estimate) -> Estimate:
+        """The sum that was seen as x, and that a fused norm takes before it is rounded."""
+        return estimates.copied(x, self.how.out) if self.how.fused else x
 
     def _activation(self, pass_: int, rank: int) -> Estimate:
         x = self.estimate("mlp.dense_h_to_4h", pass_, rank)
@@ -269,7 +286,7 @@ class LayerGraph(Graph):
         """The residual stream plus the sum over the ranks plus each layer's bias, once."""
         terms = [stream(pass_, rank), self.estimate(reduced, pass_, rank)]
         like = terms[0].value
-        for name in names:
+        for name in () if self.how.fused else names:
             if (bias := self.weights.get(f"{name}.bias")) is not None:
                 terms.append(estimates.observed(bias.expand_as(like)))
         y = estimates.total(terms, SUM)

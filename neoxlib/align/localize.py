@@ -8,7 +8,7 @@ from torch import Tensor
 
 from neoxlib.align import estimates, limits
 from neoxlib.align.distances import Drift, OwnError, distance, kl, own_error
-from neoxlib.align.estimates import Numerics, numerics
+from neoxlib.align.estimates import Numerics
 from neoxlib.align.graph import BeginningGraph, EndGraph, Graph, LayerGraph, Work
 from neoxlib.align.joins import joined
 from neoxlib.align.reader import Capture, Found, need_tensors, refuse_changed_model
@@ -18,8 +18,6 @@ from neoxlib.errors import SettingsError
 from neoxlib.model import steps
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.steps import all_steps, within
-
-EXACT = Numerics(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,7 @@ def localize(
         refuse_changed_model(capture)
     source = ReferenceWeights(model_dir or about["model_dir"], about["dtype"], about["quant"])
     _refuse_other_model(capture, source.config, layers)
-    how = numerics(about["dtype"], about["quant"], capture.compiled)
-    search = _Search(capture, source, how, own)
+    search = _Search(capture, source, own)
     for part in range(-1, source.config.num_hidden_layers + 1):
         layer = part if 0 <= part < source.config.num_hidden_layers else None
         search.part(part, layers is None or layer is None or layer in layers)
@@ -107,13 +104,11 @@ def _refuse_other_model(capture: Capture, config: ModelConfig, layers: list[int]
 class _Search:
     """Goes through the parts of the model in order: own errors and drift."""
 
-    def __init__(
-        self, capture: Capture, source: ReferenceWeights, how: Numerics, own: bool
-    ) -> None:
+    def __init__(self, capture: Capture, source: ReferenceWeights, own: bool) -> None:
         self.capture = capture
         self.judges = own
         self.source = source
-        self.how = how
+        self.how = capture.numerics
         self.work = Work(capture.ids, capture.mask, capture.passes)
         self.steps = all_steps(source.config)
         self.order = {name: number for number, name in enumerate(self.steps)}
@@ -134,7 +129,8 @@ class _Search:
             self.usual = self._usual(found)
         weights, kind = self._weights(number, layer)
         real = self._graph(kind, weights, found, self.capture.size, self.inputs, layer, self.how)
-        alone = self._graph(kind, weights, {}, 1, self.truth, layer, EXACT)
+        exact = Numerics(0.0, 0.0, fused=self.how.fused)
+        alone = self._graph(kind, weights, {}, 1, self.truth, layer, exact)
         if judged:
             self.findings += self._own(real, found) if self.judges else []
             self.drifts += self._drift(alone, found)

@@ -11,10 +11,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from neoxlib.align.capture import FORMAT, MANIFEST, rank_file
+from neoxlib.align.estimates import Numerics, numerics, on_an_npu
 from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
 from neoxlib.errors import SettingsError
+from neoxlib.machine.chips import CHIPS
 
 COMPILED = "compiled kernels"  # what Engine.describe() says of them
+OPERATORS = "operators for "  # … and, before the chip's name, of an NPU's
 Found = dict[tuple[str, int, int], Tensor]  # by name, pass and rank
 
 
@@ -34,6 +37,20 @@ class Capture:
     def compiled(self) -> bool:
         """Whether the compiled kernels of the CPU ran, which keep float32 between the steps."""
         return self.manifest["compile"] == COMPILED
+
+    @property
+    def chip(self) -> str:
+        """The name of the NPU whose operators ran; nothing if none did."""
+        how = str(self.manifest["compile"])
+        return how.removeprefix(OPERATORS) if how.startswith(OPERATORS) else ""
+
+    @property
+    def numerics(self) -> Numerics:
+        """How the run rounds."""
+        plain = numerics(self.manifest["dtype"], self.manifest["quant"], self.compiled)
+        if not self.chip:
+            return plain
+        return on_an_npu(plain, CHIPS[self.chip].family if self.chip in CHIPS else "unknown")
 
     @property
     def passes(self) -> list[tuple[int, int]]:

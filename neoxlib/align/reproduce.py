@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from neoxlib.align import estimates
-from neoxlib.align.estimates import numerics
 from neoxlib.align.graph import FINAL_NORM, EndGraph, Graph, LayerGraph, Work, share
 from neoxlib.align.lineage import unseen
 from neoxlib.align.localize import Alignment, Finding
@@ -148,7 +147,6 @@ def _graph(capture: Capture, found: Finding, model_dir: str | Path | None) -> Gr
     """The graph of the part that a finding is in, its inputs as they were observed."""
     about = capture.manifest
     source = ReferenceWeights(model_dir or about["model_dir"], about["dtype"], about["quant"])
-    how = numerics(about["dtype"], about["quant"], capture.compiled)
     layer = layer_of(found.name)
     before = about["layers"] - 1 if layer is None else layer - 1
     name = full_name(before, "") if before >= 0 else "gpt_neox.embed_in"
@@ -164,7 +162,9 @@ def _graph(capture: Capture, found: Finding, model_dir: str | Path | None) -> Gr
     weights = source.end() if layer is None else source.layer(layer)
     kind = EndGraph if layer is None else LayerGraph
     observed = capture.part("end" if layer is None else f"layer{layer:03d}")
-    return kind(source.config, weights, work, how, observed, capture.size, inputs, layer)
+    return kind(
+        source.config, weights, work, capture.numerics, observed, capture.size, inputs, layer
+    )
 
 
 def _inputs(graph: Graph, name: str, found: Finding) -> tuple[str, Inputs]:

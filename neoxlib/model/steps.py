@@ -66,6 +66,9 @@ _SECOND_SUM = (
     Step("mlp.all_reduce.after", REPLICATED, "all-reduce"),
     Step("", REPLICATED, "residual and bias"),
 )
+# Where the biases of `dense` and `dense_4h_to_h` are not added yet, but on an NPU.
+UNBIASED = {step.name for step in _PARALLEL_SUM[:2] + _FIRST_SUM[:2] + _SECOND_SUM[:2]}
+UNBIASED |= {"attention.dense", "mlp.dense_4h_to_h"}
 BEGINNING = (
     Step(EMBEDDED, PARTIAL, "embedding"),
     Step("gpt_neox.embed_in", REPLICATED, "all-reduce"),
