@@ -10,6 +10,7 @@ Checked on CPU kernels that follow both; never run on an NPU.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -212,6 +213,15 @@ class NpuOps:
             return None  # no mask for more keys than queries
         return attend if batch <= LARGEST_BATCH.get(attend, 65535) else None
 
+    def attends_by(self, batch: int, rows: int, end: int) -> str:
+        """The operator that `attend` takes."""
+        names = {
+            _fused_infer: "npu_fused_infer_attention_score",
+            _prompt_flash: "npu_prompt_flash_attention",
+            _incre_flash: "npu_incre_flash_attention",
+        }
+        return names.get(self._attend(batch, rows, end), "scaled_dot_product_attention")
+
     def activate(self, x: Tensor, form: str) -> Tensor:
         """As plain.activate. Never fast_gelu: x * sigmoid(1.702 x) is neither form of gelu."""
         if form == "gelu" and not self.operators.gelu:
@@ -233,6 +243,44 @@ class NpuOps:
             return normed, total
         total = x + partial
         return self.layer_norm(total, weight, bias, eps), total
+
+
+class PlainOps(NpuOps):
+    """As NpuOps, on the same arguments, by plain.py on the CPU.
+
+    On an NPU PyTorch's own operators may be the chip's kernels as well.
+    """
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        if self.operators.whole_heads and not self.operators.rotary_mul:
+            first, second = sin.chunk(2, dim=-1)
+            sin = torch.cat((-first, second), dim=-1)
+        return _on_cpu(plain.rotate, x, cos, sin)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, end: int) -> Tensor:
+        rows = q.shape[2]
+        if self._attend(q.shape[0], rows, end) is None:
+            keep = mask[..., :end]
+        elif mask.dim() == 2:
+            keep = mask.new_ones(1, 1, rows, end).tril(end - rows)
+        else:
+            keep = ~mask[..., :rows, :end]
+        return _on_cpu(plain.attend, q, k, v, keep, end)
+
+    def activate(self, x: Tensor, form: str) -> Tensor:
+        return _on_cpu(plain.activate, x, form)
+
+    def layer_norm(self, x: Tensor, *args: Any) -> Tensor:
+        return _on_cpu(plain.layer_norm, x, *args)
+
+    def add_layer_norm(self, x: Tensor, partial: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+        total = (x.float() + partial.float()).to(x.dtype)
+        return self.layer_norm(total, *args), total
+
+
+def _on_cpu(work: Callable[..., Tensor], *args: Any) -> Tensor:
+    there = (arg.cpu() if isinstance(arg, Tensor) else arg for arg in args)
+    return work(*there).to(args[0].device)
 
 
 def _up(size: int, step: int) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from neoxlib.kernels import npu
 from neoxlib.kernels.npu import Operators
@@ -24,6 +25,7 @@ NZ = 29  # torch_npu.Format.FRACTAL_NZ, the layout that a 310P multiplies in
 class Product(ABC):
     """x [rows, columns here] -> x Wᵀ + (add or bias) [rows, out here]."""
 
+    operator: str  # its name
     bias: Tensor | None
 
     @abstractmethod
@@ -37,6 +39,8 @@ class Product(ABC):
 
 class FloatProduct(Product):
     """By a weight [out, in]: what is added is part of the one operator."""
+
+    operator = "addmm"
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.columns = weight.t()  # [in, out]
@@ -57,6 +61,8 @@ class NzProduct(FloatProduct):
     is three operators (AddmmKernelNpuOpApi.cpp:39, aclops/AddmmKernelNpu.cpp:134).
     """
 
+    operator = "mm"
+
     def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
         add = self.bias if add is None else add
         found = torch.mm(x, self.columns)
@@ -65,6 +71,8 @@ class NzProduct(FloatProduct):
 
 class PackedProduct(Product):
     """By a packed weight, through npu_weight_quant_batchmatmul."""
+
+    operator = "npu_weight_quant_batchmatmul"
 
     def __init__(
         self, scheme: Scheme, arguments: dict[str, Any], bias: Tensor | None, dtype: torch.dtype
@@ -87,6 +95,8 @@ class PackedProduct(Product):
 class UnpackedProduct(Product):
     """By a packed weight that no operator of the chip takes: unpacked at each use."""
 
+    operator = "addmm"
+
     def __init__(self, layer: Linear, bias: Tensor | None) -> None:
         self.layer = layer
         self.bias = bias
@@ -96,6 +106,24 @@ class UnpackedProduct(Product):
 
     def plain_weight(self) -> Tensor:
         return self.layer.plain_weight(torch.float32)
+
+
+class PlainProduct(Product):
+    """What another product should give: PyTorch's on the CPU, by the memory that it reads."""
+
+    operator = "linear"
+
+    def __init__(self, real: Product) -> None:
+        self.real = real
+        self.bias = real.bias
+
+    def __call__(self, x: Tensor, add: Tensor | None = None) -> Tensor:
+        given = (x, self.plain_weight().to(x.dtype), self.bias if add is None else None)
+        y = functional.linear(*(None if t is None else t.cpu() for t in given))
+        return y.to(x.device) if add is None else y.to(x.device) + add
+
+    def plain_weight(self) -> Tensor:
+        return self.real.plain_weight()
 
 
 def lay_out(

@@ -19,8 +19,10 @@ from typing import Any
 
 from torch import Tensor
 
+from neoxlib.kernels.npu import PlainOps
 from neoxlib.model import steps
 from neoxlib.model.cache import KVCache
+from neoxlib.model.npu_products import PlainProduct
 from neoxlib.model.npu_steps import NpuStep
 from neoxlib.model.taps import Record, StandIn, replaced, tap_embedding
 
@@ -58,29 +60,48 @@ def tapped(executor: Any, order: Tensor, record: Record) -> Iterator[None]:
         yield
 
 
-def held(executor: Any, order: Tensor, number: int | None) -> dict[str, Tensor]:
-    """The weights that the products and norms of a layer read, by the checkpoint's names in it.
+@contextmanager
+def plain(executor: Any) -> Iterator[None]:
+    """Let `executor` compute by kernels/plain.py on the CPU, from what its operators are given.
 
-    They are this rank's, as floats, in the checkpoint's order; `number` None is the head.
+    Weights, tables and masks are the run's own: what differs is the operator alone. Writes to the
+    cache and the sums over the ranks stay as they are.
     """
-    if number is None:
-        found = _norm("gpt_neox.final_layer_norm", executor.final)
-        return found | {steps.LOGITS: executor.output.plain_weight()}
-    layer = executor.layers[number]
-    found = _norm(NORMS[0], layer.before_attention) | _norm(NORMS[1], layer.before_mlp)
-    for name, attribute in LINEARS.items():
-        product = getattr(layer, attribute)
-        found[f"{name}.weight"] = product.plain_weight()
-        if product.bias is not None:
-            found[f"{name}.bias"] = product.bias
-    for key in (f"{steps.QUERY_KEY_VALUE}.weight", f"{steps.QUERY_KEY_VALUE}.bias"):
-        if key in found:
-            found[key] = _by_head(found[key], len(order), order.argsort(), 0)
-    return found
+    stands = {
+        "ops": PlainOps(executor.ops.operators),
+        "layers": [_PlainLayer(layer) for layer in executor.layers],
+        "output": PlainProduct(executor.output),
+        "graphs": None,
+    }
+    with ExitStack() as stack:
+        for name, value in stands.items():
+            replaced(stack, executor, name, value)
+        yield
 
 
-def _norm(name: str, norm: Any) -> dict[str, Tensor]:
-    return {f"{name}.weight": norm.weight, f"{name}.bias": norm.bias}
+def operators(executor: Any, batch: int, rows: int, end: int) -> dict[str, str]:
+    """The operator of each step, by its name within a layer, for `rows` tokens in a pass."""
+    ops, config = executor.ops, executor.config
+    table = ops.operators
+    fused = "npu_add_layer_norm" if table.add_norm else "layer_norm"
+    found = {name: getattr(executor.layers[0], own).operator for name, own in LINEARS.items()}
+    rotary = "npu_rotary_mul" if table.rotary_mul and 3 * batch < 1000 else "addcmul"
+    last = found["mlp.dense_4h_to_h"]
+    return found | {
+        NORMS[0]: fused,
+        NORMS[1]: "layer_norm" if config.use_parallel_residual else fused,
+        steps.ROTARY_QUERY: rotary,
+        steps.ROTARY_KEY: rotary,
+        steps.CACHED_KEY: "copy_",
+        steps.CACHED_VALUE: "copy_",
+        steps.CONTEXT: ops.attends_by(batch, rows, end),
+        "mlp.activation": "npu_gelu" if table.gelu and executor.form != "relu" else executor.form,
+        "all_reduce.before": last,
+        "attention.residual": fused,
+        "": fused,
+        "gpt_neox.final_layer_norm": "layer_norm",
+        steps.LOGITS: executor.output.operator,
+    }
 
 
 def _by_head(x: Tensor, head_dim: int, back: Tensor, dim: int = -1) -> Tensor:
@@ -244,3 +265,13 @@ class _Layer:
         """Seen by itself only where the attention's branch is not added at once."""
         y = self._real.dense_4h_to_h(x, add)
         return y if add is not None else self._tap.say("mlp.dense_4h_to_h", y)
+
+
+class _PlainLayer:
+    """An NpuLayer with plain products."""
+
+    def __init__(self, real: Any) -> None:
+        self.before_attention = real.before_attention
+        self.before_mlp = real.before_mlp
+        for name in LINEARS.values():
+            setattr(self, name, PlainProduct(getattr(real, name)))

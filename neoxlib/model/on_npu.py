@@ -179,9 +179,13 @@ class NpuModel:
         """Record what each operator gives; see `taps.tapped`."""
         return npu_taps.tapped(self, self._order, record)
 
-    def held(self, layer: int | None) -> dict[str, Tensor]:
-        """This rank's weights of a layer, or of the head, as its operators read them."""
-        return npu_taps.held(self, self._order, layer)
+    def plain(self) -> AbstractContextManager[None]:
+        """Compute by plain operators from what the chip's are given, for the time of a block."""
+        return npu_taps.plain(self)
+
+    def operators(self, batch: int, rows: int, end: int) -> dict[str, str]:
+        """The operator of each step in a pass of `rows` tokens: see `npu_taps.operators`."""
+        return npu_taps.operators(self, batch, rows, end)
 
     @property
     def _order(self) -> Tensor:

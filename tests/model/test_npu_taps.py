@@ -22,6 +22,8 @@ from tests.support.thread_ranks import on_ranks
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14]]  # the second is padded
 THEN = [[15, 16], [17, 18]]
+FAMILIES = ("A2", "A3", "310P", "unknown")
+QUERY = "gpt_neox.layers.1.attention.rotary.query"
 Found = dict[str, list[Tensor]]
 
 
@@ -190,23 +192,41 @@ def test_the_run_goes_on_with_what_a_record_writes_emulated(family):
 
 
 @pytest.mark.parametrize("quant", [None, "int8", "int4"])
-@pytest.mark.parametrize("family", ["A2", "310P", "unknown"])
+@pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_held_weights_are_the_checkpoints_in_its_order_emulated(family, quant):
+def test_plain_operators_in_their_place_give_the_same_from_what_they_are_given_emulated(
+    family, quant
+):
+    """Weights, tables and masks are the run's: none of the chip's operators is called."""
     with reference.on_chip(family):
-        executor = on_the_npu(family, SOLO, HALF, quant).executor
-        plain = loaded(SOLO, HALF, quant)
-        for layer in (0, 1, None):
-            for name, found in executor.held(layer).items():
-                if name.startswith("attention.dense.bias"):
-                    continue  # both of the layer's
-                path, _, part = name.rpartition(".") if layer is not None else (name, "", "weight")
-                module = plain.gpt_neox.layers[layer] if layer is not None else plain
-                if name.startswith("gpt_neox"):
-                    path, _, part = name.rpartition(".")
-                module = module.get_submodule(path)
-                whole = part == "weight" and hasattr(module, "plain_weight")
-                expected = module.plain_weight(torch.float32) if whole else getattr(module, part)
-                torch.testing.assert_close(
-                    found.float(), expected.float(), rtol=2**-10, atol=1e-7, msg=name
-                )
+        model = on_the_npu(family, SOLO, HALF, quant)
+        usual = recorded(model)
+        untouched = {name: id(value) for name, value in vars(model.executor).items()}
+        reference.calls.clear()
+        with model.executor.plain():
+            found = recorded(model)
+        assert reference.calls == [] and found.keys() == usual.keys()
+        assert {name: id(value) for name, value in vars(model.executor).items()} == untouched
+        real = forced(PROMPTS, THEN).mask
+        for name in found:
+            for pass_, (one, other) in enumerate(zip(found[name], usual[name], strict=True)):
+                ends = real[:, : one.shape[1]] if "cached" in name or not pass_ else slice(None)
+                off = (one[ends] - other[ends]).norm() / other[ends].norm()
+                assert off < 0.004, (name, pass_)
+        with model.executor.plain():  # a table that is wrong stays so
+            model.executor.steps.table = model.executor.steps.table * 0.5
+            turned = recorded(model)
+        assert not torch.equal(turned[QUERY][0], found[QUERY][0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_the_operators_that_are_named_are_those_that_are_called_emulated(family):
+    with reference.on_chip(family):
+        model = on_the_npu(family, SOLO, HALF, "int8")
+        reference.calls.clear()
+        recorded(model)
+        told = [model.executor.operators(2, *sizes) for sizes in ((7, 7), (1, 8))]
+        named = {name for each in told for name in each.values() if name.startswith("npu_")}
+        assert named == reference.called()
+        assert told[0][steps.CONTEXT] != told[1][steps.CONTEXT] or family != "310P"
