@@ -111,7 +111,15 @@ def _manifest(engine: Engine, work: Forced, kind: str) -> dict[str, Any]:
         "ids": work.ids.tolist(),
         "mask": work.mask.tolist(),
         "passes": work.passes,
+        "operators": _operators(engine, work),
     }
+
+
+def _operators(engine: Engine, work: Forced) -> list[dict[str, str]]:
+    """The operator of each step, of every pass, where the executor can name them."""
+    name = getattr(engine.model.executor, "operators", None)
+    sizes = [(len(work.ids), end - first, end) for first, end in work.passes]
+    return [] if name is None else [name(*each) for each in sizes]
 
 
 class Writer:

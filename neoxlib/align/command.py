@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import neoxlib
-from neoxlib.align import reproduce, tables
+from neoxlib.align import operators, reproduce, tables
 from neoxlib.align.localize import localize
 from neoxlib.align.reader import Capture
 from neoxlib.align.study import FOLDER, Study, open_capture, take
@@ -60,11 +60,14 @@ def run(
             where = (model_dir or MODEL_DIR, world_size, dtype, device, quant)
             with neoxlib.Session(*where, compile=not plain) as session:
                 found = take(session, folder / FOLDER, texts, decode_steps)
+                return _judged(found, reference, output, session)
         return _judged(found, reference, output)
 
 
-def _judged(found: Capture, reference: Path | None, output: Path | None) -> Answer:
-    study = Study(found, localize(found, reference))
+def _judged(
+    found: Capture, reference: Path | None, output: Path | None, session: Any = None
+) -> Answer:
+    study = Study(found, operators.blamed(found, localize(found, reference), reference, session))
     guilty = bool(study.alignment.first)
     lines = [study.sentence]
     if guilty:

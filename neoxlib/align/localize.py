@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -33,10 +34,27 @@ class Finding:
     @property
     def guilty(self) -> bool:
         """Whether its error is more than its roundings explain."""
-        if self.error is None or self.error.not_finite:
-            return True
-        rms = limits.OWN_RMS.broken(self.error.rms)
-        return rms or limits.OWN_MAX.broken(self.error.greatest)
+        return self.error is None or is_wrong(self.error)
+
+
+def is_wrong(error: OwnError) -> bool:
+    """Whether an own error is more than roundings explain."""
+    if error.not_finite or limits.OWN_RMS.broken(error.rms):
+        return True
+    return limits.OWN_MAX.broken(error.greatest)
+
+
+class Blame(NamedTuple):
+    """A step of the first guilty layer, computed again from the inputs as they were seen."""
+
+    name: str
+    pass_: int
+    rank: int
+    operator: str  # that of the run
+    seen: OwnError
+    again: OwnError | None  # of the run's operator, asked again; None: it was not
+    plain: OwnError | None  # of the plain operator; None: there is none
+    to_blame: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,7 @@ class Alignment:
     findings: list[Finding]
     drifts: list[Drift]
     said: dict[tuple[str, int], str]  # by step and pass: what is known of a sum that is wrong
+    blames: tuple[Blame, ...] = ()  # see operators.py
 
     @property
     def first(self) -> list[Finding]:

@@ -23,6 +23,7 @@ from neoxlib.model.config import ACTIVATIONS
 from neoxlib.model.steps import full_name, layer_of, within
 
 Inputs = dict[str, Tensor]
+ROW_PARALLEL = ("attention.dense", "mlp.dense_4h_to_h")
 
 FORMULAS = {  # the operator of a step, in torch, on the tensors of inputs.safetensors as t
     "layer norm": 'F.layer_norm(t["x"], t["weight"].shape, t["weight"], t["bias"], {eps})',
@@ -40,6 +41,7 @@ FORMULAS = {  # the operator of a step, in torch, on the tensors of inputs.safet
     "tanh": 'F.gelu(t["x"], approximate="tanh")',
     "relu": 'F.relu(t["x"])',
     "products": 'F.linear(t["x1"], t["weight1"]) + F.linear(t["x2"], t["weight2"])',
+    "product": 'F.linear(t["x"], t["weight"]) + t["branch"]',
     "sum": 'sum(t[name] for name in sorted(t) if name.startswith("term"))',
 }
 
@@ -87,14 +89,14 @@ def write(
         layer_of(first.name) is None and first.name not in (FINAL_NORM, steps.LOGITS)
     ):
         return []
-    graph = _graph(capture, first, model_dir)
+    graph = graph_of(capture, first, model_dir)
     name = within(first.name)
-    operator, inputs = _inputs(graph, name, first)
+    operator, inputs = inputs_of(graph, name, first)
     expected = graph.expected(name, first.pass_, first.rank)
     observed = capture_tensor(graph, first)
     dtype = observed.dtype
-    kept = {key: _kept(value, dtype) for key, value in inputs.items()}
-    judged = {"expected": expected.value, "spread": expected.spread, "real": _real(graph, first)}
+    kept = {key: in_dtype(value, dtype) for key, value in inputs.items()}
+    judged = {"expected": expected.value, "spread": expected.spread, "real": real_of(graph, first)}
     script = _script(first, operator, graph, sentence, str(dtype))
     _save(folder, kept | judged | {"observed": observed}, script)
     return list(FILES)
@@ -133,17 +135,19 @@ def capture_tensor(graph: Graph, found: Finding) -> Tensor:
     return graph.found[found.name, found.pass_, found.rank]
 
 
-def _kept(value: Tensor, dtype: torch.dtype) -> Tensor:
+def in_dtype(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """An input as the run had it: what is no number stays."""
     return value.to(dtype) if value.is_floating_point() else value
 
 
-def _real(graph: Graph, found: Finding) -> Tensor:
+def real_of(graph: Graph, found: Finding) -> Tensor:
+    """Which tokens of a finding's step are no padding."""
     first, end = graph.work.passes[found.pass_]
     mask = graph.work.mask
     return mask[:, :end] if "cached" in found.name else mask[:, first:end]
 
 
-def _graph(capture: Capture, found: Finding, model_dir: str | Path | None) -> Graph:
+def graph_of(capture: Capture, found: Finding, model_dir: str | Path | None) -> Graph:
     """The graph of the part that a finding is in, its inputs as they were observed."""
     about = capture.manifest
     source = ReferenceWeights(model_dir or about["model_dir"], about["dtype"], about["quant"])
@@ -167,7 +171,7 @@ def _graph(capture: Capture, found: Finding, model_dir: str | Path | None) -> Gr
     )
 
 
-def _inputs(graph: Graph, name: str, found: Finding) -> tuple[str, Inputs]:
+def inputs_of(graph: Graph, name: str, found: Finding) -> tuple[str, Inputs]:
     """The key in FORMULAS of a step's operator, and its inputs."""
     where = found.pass_, found.rank
     if "norm" in name:
@@ -179,8 +183,9 @@ def _inputs(graph: Graph, name: str, found: Finding) -> tuple[str, Inputs]:
     for ending, make in MAKERS.items():
         if name.endswith(ending):
             return make(graph, name, where)
-    if name == "all_reduce.before" and unseen(found.name, {each for each, _, _ in graph.found}):
-        return "products", _products(graph, where)
+    hidden = unseen(found.name, {each for each, _, _ in graph.found})
+    if name == "all_reduce.before" and hidden:
+        return _products(graph, where, hidden)
     return "sum", _terms(graph, name, where)
 
 
@@ -198,14 +203,19 @@ def _rows(graph: Graph, name: str, where: Any) -> tuple[str, Inputs]:
     before = steps.CONTEXT if name == "attention.dense" else "mlp.activation"
     weight = graph.weights[f"{name}.weight"]
     mine = share(weight.shape[1], where[1], graph.size)
-    return "linear", {"x": graph.estimate(before, *where).value, "weight": weight[:, mine]}
+    found = {"x": graph.estimate(before, *where).value, "weight": weight[:, mine]}
+    bias = graph.row_bias(name) if where[1] == 0 else None
+    return "linear", found if bias is None else found | {"bias": bias}
 
 
-def _products(graph: Graph, where: Any) -> Inputs:
-    """Both products that are added before the all-reduce, where neither was seen by itself."""
-    names = ("attention.dense", "mlp.dense_4h_to_h")
-    both = [_rows(graph, name, where)[1] for name in names]
-    return {f"{key}{n}": value for n, one in enumerate(both, 1) for key, value in one.items()}
+def _products(graph: Graph, where: Any, hidden: list[str]) -> tuple[str, Inputs]:
+    """The products that are added before the all-reduce, where they were not seen by themselves."""
+    both = {name: _rows(graph, name, where)[1] for name in ROW_PARALLEL}
+    if hidden == [ROW_PARALLEL[1]]:  # an NPU adds the other as it multiplies
+        branch = graph.estimate(ROW_PARALLEL[0], *where).value
+        return "product", both[ROW_PARALLEL[1]] | {"branch": branch}
+    pairs = enumerate(both.values(), 1)
+    return "products", {f"{key}{n}": value for n, one in pairs for key, value in one.items()}
 
 
 def _rotary(graph: Graph, name: str, where: Any) -> tuple[str, Inputs]:
@@ -263,11 +273,11 @@ def _terms(graph: Graph, name: str, where: Any) -> Inputs:
         names = {"attention.all_reduce.before": [dense], "mlp.all_reduce.before": [down]}
         terms = [graph.estimate(n, *where).value for n in names.get(name, [dense, down])]
     else:
-        terms = _residual_terms(graph, name, where)
+        return _residual_terms(graph, name, where)
     return {f"term{number}": term for number, term in enumerate(terms)}
 
 
-def _residual_terms(graph: Graph, name: str, where: Any) -> list[Tensor]:
+def _residual_terms(graph: Graph, name: str, where: Any) -> Inputs:
     dense, down = "attention.dense", "mlp.dense_4h_to_h"
     if graph.config.use_parallel_residual:
         stream, reduced, layers = graph.inputs[where], "all_reduce.after", [dense, down]
@@ -276,5 +286,8 @@ def _residual_terms(graph: Graph, name: str, where: Any) -> list[Tensor]:
     else:
         stream = graph.estimate("attention.residual", *where)
         reduced, layers = "mlp.all_reduce.after", [down]
-    biases = [graph.weights[f"{n}.bias"] for n in layers if f"{n}.bias" in graph.weights]
-    return [stream.value, graph.estimate(reduced, *where).value, *biases]
+    found = {"term0": stream.value, "term1": graph.estimate(reduced, *where).value}
+    for each in () if graph.how.fused else layers:
+        if (bias := graph.weights.get(f"{each}.bias")) is not None:
+            found[f"term2 {each}.bias"] = bias
+    return found

@@ -1,12 +1,12 @@
 """Notebook 06: take a capture, compare it, and say in a sentence where the numbers part."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from neoxlib.align import reproduce, verdict
+from neoxlib.align import operators, reproduce, verdict
 from neoxlib.align.capture import MANIFEST, capture
 from neoxlib.align.distances import Drift
 from neoxlib.align.joins import against
@@ -103,8 +103,17 @@ def compare(run: "Run", found: Capture) -> Study:
         model_dir = p.reference
     elif p.reference:
         other = against(found, open_capture(p.reference))
-    alignment = localize(found, model_dir, p.layers or None)
+    alignment = operators.blamed(found, localize(found, model_dir, p.layers or None), model_dir)
     return Study(found, alignment, same_dtype(found, model_dir), other, model_dir)
+
+
+def asked_again(run: "Run", study: Study, kind: "Callable[..., Any]") -> Study:
+    """Open the run's session once more if a step is guilty, and ask it for its operators."""
+    if run.params.target or not study.alignment.first:
+        return study
+    with run.session(kind) as session:
+        found = operators.blamed(study.capture, study.alignment, study.model_dir, session)
+    return replace(study, alignment=found)
 
 
 def same_dtype(found: Capture, model_dir: str | None = None) -> list[Drift]:
@@ -151,7 +160,7 @@ def where(engine: Inference, prompts: Sequence[Prompt]) -> str:
     with TemporaryDirectory() as folder:
         try:
             found = take(engine, Path(folder) / FOLDER, prompts)
-            said = sentence(found, localize(found))
+            said = sentence(found, operators.blamed(found, localize(found), engine=engine))
         except NeoXError as error:  # the check's own words must not be lost
             said = f"the steps cannot be compared here: {error}"
     return f"{said}. Look: {command(about)}"

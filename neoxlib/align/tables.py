@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from neoxlib.align import operators
 from neoxlib.align.distances import Distance
 from neoxlib.align.localize import Finding
 from neoxlib.align.reader import Capture
@@ -81,7 +82,10 @@ def worst(run: "Run", study: Study, count: int = 10) -> TextTable:
 
 
 def opened(study: Study) -> TextTable:
-    """The steps of the first guilty layer in its pass, or of the layer with the greatest error."""
+    """The steps of the first guilty layer in its pass, or of the layer with the greatest error.
+
+    Of a guilty layer also the own errors of its operators and of plain ones: see operators.py.
+    """
     rows = frame(study)
     one = study.alignment.first
     if one:
@@ -91,7 +95,10 @@ def opened(study: Study) -> TextTable:
         layer, pass_ = top["layer"], top["pass"]
     here = rows["layer"].isna() if pd.isna(layer) else (rows["layer"] == layer).fillna(False)
     columns = ["step", "operator", "ranks hold", "rank", "own_max", "own_rms", "relative_l2"]
-    return _shown(rows[here & (rows["pass"] == pass_)][[*columns, "same_dtype_l2", "guilty"]])
+    rows = rows[here & (rows["pass"] == pass_)]
+    where = zip(rows["name"], rows["pass"], rows["rank"], strict=True)
+    blames = pd.DataFrame([operators.cells(study.alignment, *each) for each in where], rows.index)
+    return _shown(rows[[*columns, "same_dtype_l2", "guilty"]].join(blames))
 
 
 def by_rank(study: Study) -> TextTable:

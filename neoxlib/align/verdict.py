@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from neoxlib.align import limits
+from neoxlib.align import limits, operators
 from neoxlib.align.distances import Drift
 from neoxlib.align.lineage import unseen
 from neoxlib.align.localize import Alignment, Finding
@@ -26,7 +26,8 @@ def sentence(capture: Capture, found: Alignment) -> str:
     said = f"{place(capture, first)}: {step_words(one.name)}{with_} {_wrong(one)}"
     if told := found.said.get((one.name, one.pass_)):
         said += f" ({told})"
-    return f"{said}; {_before(found, one)}"
+    blame = operators.words(found, one)
+    return f"{said}; {_before(found, one)}{'; ' * bool(blame)}{blame}"
 
 
 def _healthy(capture: Capture, found: Alignment) -> str:
