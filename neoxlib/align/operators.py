@@ -9,6 +9,7 @@ With a session the plain operator has the run's own weights, on an NPU also its 
 Without one it has the checkpoint's weights, and wrong weights cannot be told from an operator.
 """
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +28,7 @@ from neoxlib.align.graph import FINAL_NORM, Graph
 from neoxlib.align.localize import Alignment, Blame, Finding, is_wrong
 from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.reproduce import ROW_PARALLEL, Inputs
-from neoxlib.errors import SettingsError
+from neoxlib.errors import NeoXError, SettingsError
 from neoxlib.inference.activations import Forced, run_passes
 from neoxlib.inference.contract import Inference
 from neoxlib.inference.engine import Engine
@@ -36,6 +37,8 @@ from neoxlib.model import steps
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.layers import LayerNorm, Linear
 from neoxlib.model.steps import all_steps, part_of, within
+
+log = logging.getLogger("neoxlib")
 
 AGAIN = "again"  # the folder in a capture of what was computed again
 OPERATOR = "operator"
@@ -54,8 +57,8 @@ def blamed(
     """`found` with the blames of the first guilty layer in its pass, where a step is guilty.
 
     `engine`, an Engine or a Session of the captured model, is asked for its operators; without it
-    what was asked before is taken, if anything. Raises SettingsError for an engine of another model
-    or world size.
+    what was asked before is taken, if anything; so it is, with a warning, where the ranks cannot be
+    asked. Raises SettingsError for an engine of another model or world size.
     """
     first = next((each for each in found.first if each.error is not None), None)
     if first is None or part_of(first.name) == "begin":
@@ -66,7 +69,11 @@ def blamed(
         return found
     part = part_of(first.name)
     if engine is not None:
-        _ask(engine, capture, first.pass_, part)
+        _refuse_other(engine, capture)
+        try:
+            _ask(engine, capture, first.pass_, part)
+        except NeoXError as error:  # what was found must not be lost
+            log.warning("the operators could not be asked again: %s", error)
     rows = []
     for rank in range(capture.size):
         path = rank_file(capture.folder / AGAIN, first.pass_, part, rank)
@@ -75,8 +82,8 @@ def blamed(
     return replace(found, blames=tuple(row for row in rows if row is not None))
 
 
-def _ask(engine: Inference, capture: Capture, pass_: int, part: str) -> None:
-    """Let every rank compute `part` again."""
+def _refuse_other(engine: Inference, capture: Capture) -> None:
+    """Raise SettingsError for an engine that is not the captured one's like."""
     about = engine.describe()
     for fact in ("fingerprint", "world_size"):
         if about.get(fact) != capture.manifest.get(fact):
@@ -84,6 +91,10 @@ def _ask(engine: Inference, capture: Capture, pass_: int, part: str) -> None:
                 f"{capture.folder} has {fact} {capture.manifest.get(fact)!r}, the session that is "
                 f"asked has {about.get(fact)!r}; ask the session that was captured"
             )
+
+
+def _ask(engine: Inference, capture: Capture, pass_: int, part: str) -> None:
+    """Let every rank compute `part` again."""
     arguments = str(capture.folder), pass_, part
     apply = getattr(engine, "apply", None)
     if apply is None:
@@ -261,12 +272,6 @@ PLAIN: dict[str, Callable[[Inputs, float], Tensor]] = {  # by the operators of r
 }
 
 
-def _blame_of(found: Alignment, *here: Any) -> Blame | None:
-    """The blame of a step by name, pass and rank."""
-    known = {(each.name, each.pass_, each.rank): each for each in found.blames}
-    return known.get(here)
-
-
 WORDS = {
     OPERATOR: "the operator {0} is to blame: the plain one is within {1}",
     OR_WEIGHTS: "the operator {0} or its weights are to blame: the plain one, with the "
@@ -277,24 +282,17 @@ WORDS = {
 }
 
 
+def blame_of(found: Alignment, *here: Any) -> Blame | None:
+    """The blame of a step by name, pass and rank."""
+    known = {(each.name, each.pass_, each.rank): each for each in found.blames}
+    return known.get(here)
+
+
 def words(found: Alignment, one: Finding) -> str:
     """Who is to blame for the guilty step `one`, in words; nothing if it is not known."""
-    blame = _blame_of(found, one.name, one.pass_, one.rank)
+    blame = blame_of(found, one.name, one.pass_, one.rank)
     if blame is None or blame.to_blame not in WORDS:
         return ""
     off = blame.plain.greatest
     said = f"{off:.1f} roundings" if off > 1 else "one rounding"
     return WORDS[blame.to_blame].format(blame.operator, said)
-
-
-def cells(found: Alignment, name: str, pass_: int, rank: int) -> dict[str, Any]:
-    """The columns of a step that say who is to blame; none if it is not known."""
-    blame = _blame_of(found, name, pass_, rank)
-    if blame is None:
-        return {}
-    return {
-        "chip's operator": blame.operator,
-        "chip's operator, roundings": (blame.again or blame.seen).greatest,
-        "plain operator, roundings": blame.plain.greatest,
-        "to blame": blame.to_blame,
-    }

@@ -111,8 +111,11 @@ def asked_again(run: "Run", study: Study, kind: "Callable[..., Any]") -> Study:
     """Open the run's session once more if a step is guilty, and ask it for its operators."""
     if run.params.target or not study.alignment.first:
         return study
-    with run.session(kind) as session:
-        found = operators.blamed(study.capture, study.alignment, study.model_dir, session)
+    try:
+        with run.session(kind) as session:
+            found = operators.blamed(study.capture, study.alignment, study.model_dir, session)
+    except NeoXError:  # no second session: what the capture alone says stands
+        return study
     return replace(study, alignment=found)
 
 

@@ -97,8 +97,21 @@ def opened(study: Study) -> TextTable:
     columns = ["step", "operator", "ranks hold", "rank", "own_max", "own_rms", "relative_l2"]
     rows = rows[here & (rows["pass"] == pass_)]
     where = zip(rows["name"], rows["pass"], rows["rank"], strict=True)
-    blames = pd.DataFrame([operators.cells(study.alignment, *each) for each in where], rows.index)
+    blames = pd.DataFrame([_blame_cells(study, *each) for each in where], rows.index)
     return _shown(rows[[*columns, "same_dtype_l2", "guilty"]].join(blames))
+
+
+def _blame_cells(study: Study, name: str, pass_: int, rank: int) -> dict[str, Any]:
+    """The columns of a step that say who is to blame; none if it is not known."""
+    blame = operators.blame_of(study.alignment, name, pass_, rank)
+    if blame is None:
+        return {}
+    return {
+        "chip's operator": blame.operator,
+        "chip's operator, roundings": (blame.again or blame.seen).greatest,
+        "plain operator, roundings": blame.plain.greatest,
+        "to blame": blame.to_blame,
+    }
 
 
 def by_rank(study: Study) -> TextTable:

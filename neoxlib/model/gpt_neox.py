@@ -20,7 +20,8 @@ from neoxlib.model.world_size import check_world_size
 class Executor(Protocol):
     """How the layers run: compiled kernels on a CPU, a chip's operators on an NPU.
 
-    One that can be looked into has a method `tapped(record)` besides: see `taps.tapped`.
+    One that can be looked into has a method `tapped(record)` besides: see `taps.tapped`. An NPU's
+    also names its `operators`, and computes by `plain()` ones: see npu_taps.py.
     """
 
     def states(

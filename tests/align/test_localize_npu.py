@@ -3,16 +3,21 @@
 Emulated: the operators are those of tests/support/npu. Nothing here ran on an NPU.
 """
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
 import neoxlib
+from neoxlib.align import reproduce
 from neoxlib.align.capture import capture
 from neoxlib.align.joins import against
+from neoxlib.align.localize import localize
 from neoxlib.align.reader import read_capture
 from tests.support.align_runs import ROWS, THEN, found_place, save_model
-from tests.support.npu.aligned import run_on
+from tests.support.npu import reference as reference
+from tests.support.npu.aligned import engine_on, run_on
 from tests.support.npu.operator_faults import (
     FAULTS,
     OperatorFault,
@@ -41,6 +46,7 @@ HEALTHY = [
     for quant in (None, "int8")
     for size in (1, 2)
 ] + [("A2", "bfloat16", "int4", 1), ("A3", "float16", "int8", 2), ("310P", "float16", "int4", 2)]
+HEALTHY += [("910A", "float16", None, 1), ("unknown", "float16", "int8", 2)]
 
 
 @pytest.mark.parametrize("form", ["model", "serial"])
@@ -110,3 +116,21 @@ def test_against_a_plain_run_only_steps_with_the_same_biases_are_compared_emulat
     ]
     assert max(drift.distance.relative_l2 for drift in drifts) < 0.02
     assert any("all_reduce" in drift.name for drift in against(plain, plain))
+
+
+def test_the_sum_of_a_branch_and_a_product_can_be_shown_to_others_emulated(
+    model, tmp_path, monkeypatch, capsys
+):
+    with reference.on_chip("A2"):
+        engine = engine_on(model, "A2")
+        engine.model.executor.layers[1].dense_4h_to_h.columns[3] *= 2
+        found = read_capture(capture(engine, tmp_path / "one", ROWS, THEN))
+    alignment = localize(found)
+    assert alignment.first[0].name.endswith("all_reduce.before")
+    names = reproduce.write(found, alignment, tmp_path / "shown", "")
+    monkeypatch.chdir(tmp_path / "shown")
+    monkeypatch.setattr(sys, "argv", names[:1])
+    runpy.run_path(names[0])
+    seen, now = capsys.readouterr().out.splitlines()[-2:]
+    units = [float(line.split("up to ")[1].split()[0]) for line in (seen, now)]
+    assert units[0] > 8 > units[1]

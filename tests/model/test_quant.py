@@ -245,3 +245,4 @@ def test_what_the_npus_operator_takes_has_its_shapes_and_stands_for_the_same_wei
     torch.testing.assert_close(
         of_the_npu(**arguments).t(), scheme.unpack(packed, torch.float32), rtol=2**-8, atol=0
     )
+    assert torch.equal(scheme.from_npu(arguments), of_the_npu(**arguments).t())

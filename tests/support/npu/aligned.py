@@ -18,7 +18,7 @@ from tests.support.thread_ranks import on_ranks
 
 reference.install()
 
-CHIPS = {"A2": "910B3", "A3": "A3", "310P": "310P3"}
+CHIPS = {"A2": "910B3", "A3": "A3", "310P": "310P3", "910A": "910A", "unknown": "unknown NPU"}
 Plant = Callable[[GPTNeoX], None]
 
 
