@@ -106,7 +106,14 @@ FAULTS = (
     OperatorFault(
         "rotated backwards", "npu_rotary_mul", first(backwards), QUERY, FUSED, dtypes=BOTH
     ),
-    OperatorFault("gelu kind", "npu_gelu", keywords(approximate="none"), GELU, ("A2", "310P")),
+    OperatorFault(
+        "gelu kind",
+        "npu_gelu",
+        keywords(approximate="none"),
+        GELU,
+        ("A2", "310P"),
+        dtypes=BOTH,
+    ),
     OperatorFault("eps greater by one", NORM, norm(epsilon=lambda e: e + 1), IN, ALL, 1),
     OperatorFault(
         "gamma and beta swapped",
