@@ -30,6 +30,14 @@ pathlib.Path({ready!r}).write_text(json.dumps([os.getpid()]))
 time.sleep(60)"""
 
 
+@pytest.fixture(autouse=True)
+def hears_hangups():
+    """As in a terminal: below nohup the tests' processes would inherit that SIGHUP is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def report_of(tmp_path: Path, cell: str) -> tuple[subprocess.Popen, list[int], Path]:
     """`report` of two notebooks whose first waits: the process, the pids it told, the outputs."""
     ready = tmp_path / "ready"
