@@ -88,7 +88,7 @@ def test_a_signal_ends_the_run_as_interrupted_and_leaves_a_report(
         "badge interrupted" in page.read_text()
         for page in (folder / "report.html", outputs / "index.html")
     )
-    assert len(below) >= len(pids) and not any(child.is_running() for child in below)
+    assert len(below) >= len(pids) and not psutil.wait_procs(below, timeout=60)[1]
     assert not list(tmp_path.glob("neoxlib-*")), "no temporary folder is left"
 
 
