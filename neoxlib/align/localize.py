@@ -31,14 +31,35 @@ class Finding:
     pass_: int
     rank: int
     error: OwnError | None  # None: the step was not made there
+    same: OwnError | None = None  # of the same dtype in plain layers on one CPU, where it is known
 
     @property
-    def guilty(self) -> bool:
+    def past(self) -> bool:
         """Whether its error is more than its roundings explain."""
         if self.error is None or self.error.not_finite:
             return True
         rms = limits.OWN_RMS.broken(self.error.rms)
         return rms or limits.OWN_MAX.broken(self.error.greatest)
+
+    @property
+    def excused(self) -> bool:
+        """Whether it is past, and the dtype explains it: the same dtype on the CPU is past, too.
+
+        Values that are not finite, or a step that was not made, are never excused.
+        """
+        mine, same = self.error, self.same
+        if not self.past or mine is None or same is None or mine.not_finite:
+            return False
+        pairs = (
+            (limits.OWN_MAX, limits.TIMES_MAX, mine.greatest, same.greatest),
+            (limits.OWN_RMS, limits.TIMES_L2, mine.rms, same.rms),
+        )
+        return all(not pair[0].broken(pair[2]) or limits.excused(*pair) for pair in pairs)
+
+    @property
+    def guilty(self) -> bool:
+        """Whether its error is more than its roundings and its dtype explain."""
+        return self.past and not self.excused
 
 
 @dataclass(frozen=True)
