@@ -8,11 +8,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import neoxlib
-from neoxlib.align import figures, lens, reproduce, study, tables
+from neoxlib.align import figures, lens, references, reproduce, study, tables, three_way
 from neoxlib.align.localize import localize
 from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.study import Study, take
-from neoxlib.align.verdict import checks, command
+from neoxlib.align.verdict import command
 from neoxlib.errors import SettingsError
 from neoxlib.kernels.cpu import build
 from tests.support.align_runs import run, save_model
@@ -29,7 +29,9 @@ def studied(model: Path, folder: Path, kind: str, size: int = 2) -> Study:
     fault = next((fault for fault in FAULTS if fault.kind == kind), None)
     alignment = run(model, folder, "float32", size, fault, Spot(1, size - 1))
     found = read_capture(folder)
-    return Study(found, alignment, study.same_dtype(found))
+    plain = references.plain(found, folder.with_name("plain"))
+    same = study.witness(found, plain)
+    return Study(found, three_way.with_witness(alignment, same), same)
 
 
 SENTENCES = {
@@ -52,7 +54,7 @@ def test_the_sentence_names_the_place(kind: str, model: Path, tmp_path: Path):
         assert "(the sum lacks the term of rank 1); everything before it is within" in (
             found.sentence
         )
-    passed = [ok for _, ok, _ in checks(found.capture, found.alignment, found.same_dtype)]
+    passed = [ok for _, ok, _ in found.checks]
     assert all(passed) == (kind == "healthy") and len(passed) == 4
 
 
@@ -160,7 +162,7 @@ def test_a_step_before_it_that_was_not_seen_is_named_with_it(model: Path, tmp_pa
     weights["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"][7] *= 2
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     found = take(neoxlib.load(model), tmp_path / "capture", [[60, 61, 62]])
-    result = Study(found, localize(found, other), model_dir=str(other))
+    result = Study(found, localize(found, other), reference=references.parse(other))
     unseen = "(or attention.dense or mlp.dense_4h_to_h before it, unseen)"
     assert result.sentence.startswith(f"layer 1, prefill: all_reduce.before {unseen} is off by")
     folder = tmp_path / "reproduction"
