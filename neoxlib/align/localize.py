@@ -8,8 +8,8 @@ from torch import Tensor
 
 from neoxlib.align import estimates, limits
 from neoxlib.align.distances import Drift, OwnError, distance, kl, own_error
-from neoxlib.align.estimates import Numerics, numerics
-from neoxlib.align.graph import BeginningGraph, EndGraph, Graph, LayerGraph, Work
+from neoxlib.align.estimates import Estimate, Numerics, numerics
+from neoxlib.align.graph import BeginningGraph, EndGraph, Graph, LayerGraph, Where, Work
 from neoxlib.align.joins import joined
 from neoxlib.align.reader import Capture, Found, need_tensors, refuse_changed_model
 from neoxlib.align.sums import sum_fault
@@ -17,7 +17,7 @@ from neoxlib.align.weights import ReferenceWeights
 from neoxlib.errors import SettingsError
 from neoxlib.model import steps
 from neoxlib.model.config import ModelConfig
-from neoxlib.model.steps import all_steps, within
+from neoxlib.model.steps import all_steps, full_name, within
 
 EXACT = Numerics(0.0, 0.0)
 
@@ -109,6 +109,45 @@ def localize(
     return Alignment(search.findings, search.drifts, search.said)
 
 
+def part_name(number: int, depth: int) -> str:
+    """The part of a capture: -1 is the embedding, `depth` the head, all between are layers."""
+    return "begin" if number < 0 else "end" if number == depth else f"layer{number:03d}"
+
+
+def part_graph(capture: Capture, source: ReferenceWeights, number: int) -> Graph:
+    """The graph of one part, what was observed of it, and its inputs.
+
+    Inputs that were not observed are computed from what was, part by part.
+    """
+    about = capture.manifest
+    how = numerics(about["dtype"], about["quant"], capture.compiled)
+    depth = source.config.num_hidden_layers
+    found = capture.part(part_name(number, depth))
+    weights, kind = _weights(source, number)
+    work = Work(capture.ids, capture.mask, capture.passes)
+    inputs = _outputs(capture, source, number - 1) if number >= 0 else {}
+    layer = number if 0 <= number < depth else None
+    return kind(source.config, weights, work, how, found, capture.size, inputs, layer)
+
+
+def _outputs(capture: Capture, source: ReferenceWeights, number: int) -> dict[Where, Estimate]:
+    """What a part hands on, by pass and rank: as it was observed, or else computed."""
+    name = "gpt_neox.embed_in" if number < 0 else full_name(number, "")
+    part = capture.part(part_name(number, source.config.num_hidden_layers))
+    seen = {(p, r): estimates.observed(value) for (n, p, r), value in part.items() if n == name}
+    if len(seen) == len(capture.passes) * capture.size:
+        return seen
+    return part_graph(capture, source, number).outputs(within(name))
+
+
+def _weights(source: ReferenceWeights, number: int) -> tuple[dict[str, Tensor], type[Graph]]:
+    if number < 0:
+        return source.beginning(), BeginningGraph
+    if number == source.config.num_hidden_layers:
+        return source.end(), EndGraph
+    return source.layer(number), LayerGraph
+
+
 def _refuse_other_model(capture: Capture, config: ModelConfig, layers: list[int] | None) -> None:
     depth = config.num_hidden_layers
     if capture.manifest["layers"] != depth:
@@ -149,11 +188,11 @@ class _Search:
         """Compare one part: -1 is the embedding, the one past the last layer the head."""
         depth = self.source.config.num_hidden_layers
         layer = number if 0 <= number < depth else None
-        name = "begin" if number < 0 else "end" if layer is None else f"layer{number:03d}"
+        name = part_name(number, depth)
         found = self.capture.part(name)
         if layer == 0:
             self.usual = self._usual(found)
-        weights, kind = self._weights(number, layer)
+        weights, kind = _weights(self.source, number)
         real = self._graph(kind, weights, found, self.capture.size, self.inputs, layer, self.how)
         alone = self._graph(kind, weights, {}, 1, self.truth, layer, EXACT)
         if judged:
@@ -163,13 +202,6 @@ class _Search:
         if name != "end":
             self.inputs = real.outputs(last) if self.judges else {}
             self.truth = alone.outputs(last)
-
-    def _weights(self, number: int, layer: int | None) -> tuple[dict[str, Tensor], type[Graph]]:
-        if layer is not None:
-            return self.source.layer(layer), LayerGraph
-        if number < 0:
-            return self.source.beginning(), BeginningGraph
-        return self.source.end(), EndGraph
 
     def _graph(self, kind, weights, found, size, inputs, layer, how) -> Graph:  # noqa: ANN001
         return kind(self.source.config, weights, self.work, how, found, size, inputs, layer)
@@ -181,21 +213,27 @@ class _Search:
         return {within(name) for name, _, _ in (*first, *others)}
 
     def _own(self, graph: Graph, found: Found) -> Iterator[Finding]:
-        for name in graph.formulas:
+        for name in sorted(graph.formulas, key=lambda name: self.order[graph.full(name)]):
             full = graph.full(name)
             for pass_ in range(len(self.work.passes)):
                 for rank in range(self.capture.size):
-                    seen = found.get((full, pass_, rank))
-                    if seen is None:
-                        if graph.layer is not None and within(full) in self.usual:
-                            yield Finding(self.order[full], full, pass_, rank, None)
-                        continue
-                    expected = graph.expected(name, pass_, rank)
-                    error = own_error(seen, expected, self._real(pass_, name))
-                    finding = Finding(self.order[full], full, pass_, rank, error)
-                    if finding.guilty and name.endswith("all_reduce.after"):
-                        self.said.setdefault((full, pass_), sum_fault(graph, name, pass_))
-                    yield finding
+                    key = full, pass_, rank
+                    if key in found:
+                        yield self._finding(graph, name, key, found)
+                    elif graph.layer is not None and within(full) in self.usual:
+                        yield Finding(self.order[full], full, pass_, rank, None)
+
+    def _finding(self, graph: Graph, name: str, key: tuple[str, int, int], found: Found) -> Finding:
+        """Judge one tensor; one of another shape is no input of the steps after it."""
+        full, pass_, rank = key
+        expected = graph.expected(name, pass_, rank)
+        error = own_error(found[key], expected, self._real(pass_, name))
+        if found[key].shape != expected.value.shape:
+            del found[key]
+        finding = Finding(self.order[full], full, pass_, rank, error)
+        if finding.guilty and name.endswith("all_reduce.after"):
+            self.said.setdefault((full, pass_), sum_fault(graph, name, pass_))
+        return finding
 
     def _drift(self, alone: Graph, found: Found) -> Iterator[Drift]:
         for name in alone.formulas:

@@ -208,12 +208,7 @@ def conclude(run: "Run", study: Study) -> Note:
 def reproduction(run: "Run", study: Study) -> Note:
     """Write the first guilty step as a script into the run folder, and say where it is."""
     folder = run.folder / "reproduction"
-    try:
-        names = reproduce.write(
-            study.capture, study.alignment, folder, study.sentence, study.model_dir
-        )
-    except SettingsError as error:
-        return Note(f"No reproduction: {error}")
+    names = reproduce.write(study.capture, study.alignment, folder, study.sentence, study.model_dir)
     if not names:
         return Note(
             "No step is guilty whose operator could be run alone: there is nothing to show."
