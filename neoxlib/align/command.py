@@ -73,8 +73,9 @@ def _judged(study: Study, output: Path | None) -> Answer:
         columns = ["layer", "step", "rank", "pass", "own_max", "own_rms", "not_finite"]
         worst = rows[rows["guilty"]].head(10)[columns]
         lines += ["", "The first guilty steps:", worst.to_string(index=False)]
-    failed = [f"FAIL {name}: {detail}" for name, passed, detail in study.checks if not passed]
-    lines += ["", *failed[1:]] if failed[1:] else []
+    failed = [(name, detail) for name, passed, detail in study.checks if not passed]
+    more = [f"FAIL {name}: {said}" for name, said in failed if said not in study.sentence]
+    lines += ["", *more] if more else []
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         tables.frame(study).to_csv(output / "steps.csv", index=False)

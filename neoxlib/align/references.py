@@ -18,6 +18,7 @@ from neoxlib.checkpoint.preflight import preflight
 from neoxlib.demo import MODEL_DIR
 from neoxlib.errors import SettingsError
 from neoxlib.inference.contract import Inference
+from neoxlib.machine.environment import without_home
 from neoxlib.workbook import param
 from neoxlib.workbook.results import read_results
 
@@ -68,7 +69,8 @@ class Reference:
 
     def words(self, dtype: str) -> str:
         """What the verdict calls it."""
-        said = KINDS[self.kind].words.format(value=self.value, dtype=dtype)
+        value = without_home(self.value)
+        said = KINDS[self.kind].words.format(value=value, dtype=dtype)
         return said.replace("over 1 ranks", "on 1 rank")
 
 

@@ -87,9 +87,10 @@ def opener(run: "Run", kind: Callable[..., Any], record: bool = False) -> Open:
     """Opens `kind` as the run asks for it, or with other settings; may record what it runs."""
     given = {name: value for name, value in vars(run.params).items() if name in SESSION}
     usual = given | {"model_dir": run.params.model_dir}
+    logs = run.logs if record else run.logs / AGAIN
 
     def open_(**changes: Any) -> Any:
-        opened = kind(**usual | changes, log_dir=run.logs)
+        opened = kind(**usual | changes, log_dir=logs)
         if record:
             run.describe(opened)
         return opened

@@ -3,6 +3,7 @@
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -151,6 +152,14 @@ def test_tables_and_figures_hold_what_was_found(model: Path, tmp_path: Path):
         tables.by_rank(found)
     )
     assert len(figures.strip(found).axes) == 4 and len(figures.three_way(found).axes) == 1
+    saved: dict[str, object] = {}
+    kept = SimpleNamespace(save=lambda name, df: saved.setdefault(name, df))
+    text = repr(tables.three_way(kept, found))
+    assert "reference to same dtype" in text and "carried" in text and "guilty" in text
+    whole = saved["three_way"]
+    assert set(whole["pass"]) == {0, 1, 2} and len(whole) == len(found.lines) > 100
+    assert list(whole[whole["verdict"] == "guilty"]["step"]) == ["mlp.dense_h_to_4h"] * 3
+    assert "same bits" in repr(tables.worst(kept, found)) and "same_bits" in saved["worst"]
 
 
 def test_the_last_line_of_the_lens_is_what_the_model_says(model: Path, tmp_path: Path):
