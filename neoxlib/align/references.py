@@ -99,8 +99,9 @@ def parse_target(text: str | Path | None) -> Reference:
 
 
 def _folder(text: str) -> Reference:
-    folder = Path(text)
-    return Reference(_kind_of(folder), str(folder.parent if folder.is_file() else folder))
+    path = Path(text)
+    folder = path.parent if path.is_file() else path
+    return Reference(_kind_of(folder), str(folder))
 
 
 def _kind_of(folder: Path) -> str:
@@ -109,8 +110,7 @@ def _kind_of(folder: Path) -> str:
         return "capture"
     if any((folder / name).is_file() for name in ("config.json", "manifest.json")):
         return "model"
-    is_run = folder.is_file() or (folder / "results.json").is_file()
-    return "run" if is_run else "capture"
+    return "run" if (folder / "results.json").is_file() else "capture"
 
 
 def refuse(target: Reference, reference: Reference, model_dir: str, device: str) -> None:

@@ -17,6 +17,7 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")  # of an e
 DTYPES = ("float32", "float16", "bfloat16")
 TWICE = ("same", "repeat")  # a reference: the target a second time
 RANKS = r"(?:world_size\s*=\s*)?([1-9]\d*)"  # a reference: the same model over so many ranks
+INSIDE = ("results.json", "capture.json", "dump.json")  # a run's, a capture's, a dump's
 REFERENCES = ("transformers", *DTYPES, *TWICE, "world_size=1")
 
 
@@ -49,7 +50,7 @@ def run(value: str) -> str | None:
 
 def target(value: str) -> str | None:
     path = Path(value)
-    found = path.is_dir() or (path.name == "results.json" and path.is_file())
+    found = path.is_dir() or (path.name in INSIDE and path.is_file())
     return None if found else f"no folder {value!r}; give a capture, a run or a model folder"
 
 

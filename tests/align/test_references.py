@@ -75,6 +75,7 @@ def test_every_word_and_folder_is_of_one_kind(found: Capture, model: Path, tmp_p
         str(model): "model",
         str(found.folder): "capture",
         str(found.folder.parent): "capture",  # as a run of 06_align
+        str(found.folder / "capture.json"): "capture",
         str(run_folder): "run",
         str(run_folder / "results.json"): "run",
         str(tmp_path): "capture",  # or the dump of another program: its reader decides
