@@ -81,10 +81,10 @@ def write(
     """Write reproduce.py and inputs.safetensors of the first guilty step into `folder`.
 
     `model_dir` is the reference, by default the model that was captured. Returns the files' names;
-    none if no step is guilty, or if it was not made at all. An input that was not observed is
-    computed from what was.
+    none if no step is guilty. Of a step that was not made the first wrong one after it is written.
+    An input that was not observed is computed from what was.
     """
-    first = next((each for each in found.first if each.error is not None), None)
+    first = _shown(found)
     if first is None:
         return []
     graph = _graph(capture, first, model_dir)
@@ -95,9 +95,16 @@ def write(
     dtype = observed.dtype
     kept = {key: _kept(value, dtype) for key, value in inputs.items()}
     judged = {"expected": expected.value, "spread": expected.spread, "real": _real(graph, first)}
-    script = _script(first, operator, graph, sentence, str(dtype))
+    lost = "" if found.first[0].error else f"{found.first[0].name} before it was not made."
+    script = _script(first, operator, graph, f"{sentence}\n{lost}".strip(), str(dtype))
     _save(folder, kept | judged | {"observed": observed}, script)
     return list(FILES)
+
+
+def _shown(found: Alignment) -> Finding | None:
+    """The first guilty step with a tensor."""
+    seen = [each for each in found.findings if each.guilty and each.error is not None]
+    return min(seen, key=lambda each: (each.pass_, each.order, each.rank), default=None)
 
 
 def _save(folder: Path, tensors: dict[str, Tensor], script: str) -> None:

@@ -211,9 +211,7 @@ def reproduction(run: "Run", study: Study) -> Note:
     folder = run.folder / "reproduction"
     names = reproduce.write(study.capture, study.alignment, folder, study.sentence, study.model_dir)
     if not names:
-        return Note(
-            "No step is guilty whose operator could be run alone: there is nothing to show."
-        )
+        return Note("No step is guilty that has a tensor: there is nothing to show.")
     return Note(f"reproduction/{names[0]}, with its inputs in {names[1]} beside it.")
 
 
