@@ -6,6 +6,7 @@ The checkpoints, of random weights, are removed at the end.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -112,20 +113,22 @@ def _on_lines(shape: str, found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def measure(folder: Path, asked: Any) -> dict[str, Any]:
-    """All of it; checkpoints are written into `folder`."""
-    src = synthetic.write(folder / "off", synthetic.shape_of(asked.shape), asked.dtype)
+def measure(folder: Path, asked: Any, keep: Callable[[dict[str, Any]], None]) -> None:
+    """All of it, kept after each part; checkpoints are written into `folder`."""
+    shape = synthetic.shape_of(asked.shape)
+    src = synthetic.write(folder / "off", shape, asked.dtype)
     result = {"off": off(src, asked.threads, asked.dtype, asked.tokens, asked.rounds), "on": {}}
+    keep(result)
     rounds = max(1, asked.rounds // 2)
-    vocab = synthetic.shape_of(asked.shape).vocab
-    result["on"][asked.shape] = on(src, asked.threads, asked.dtype, vocab, rounds)
+    result["on"][asked.shape] = on(src, asked.threads, asked.dtype, shape.vocab, rounds)
+    keep(result)
     shutil.rmtree(src)
     wide = synthetic.Shape(asked.layers, asked.hidden, big.SHAPE.heads, big.SHAPE.vocab)
     src = folder / "neox-20b"
     big.write(src, wide)
     name = f"GPT-NeoX-20B's, {wide.layers} layers"
     result["on"][name] = on(src, asked.threads, "float16", wide.vocab, 1)
-    return result
+    keep(result)
 
 
 def main() -> None:
@@ -142,15 +145,18 @@ def main() -> None:
     folder = asked.out.absolute() / "align"
     shutil.rmtree(folder, ignore_errors=True)  # what a kill left
     others = Others()
+    about = {"shape": asked.shape, "dtype": asked.dtype, "tokens": asked.tokens}
+
+    def keep(result: dict[str, Any]) -> None:
+        whole = result | about | {"machine": machine(), "others": others.about()}
+        (asked.out / "align.json").write_text(json.dumps(whole, indent=1))
+        (asked.out / "align.md").write_text(markdown(whole))
+
     try:
-        result = measure(folder, asked)
+        measure(folder, asked, keep)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    about = {"shape": asked.shape, "dtype": asked.dtype, "tokens": asked.tokens}
-    result |= about | {"machine": machine(), "others": others.about()}
-    (asked.out / "align.json").write_text(json.dumps(result, indent=1))
-    (asked.out / "align.md").write_text(markdown(result))
-    print(markdown(result))
+    print((asked.out / "align.md").read_text())
 
 
 if __name__ == "__main__":
