@@ -6,6 +6,7 @@ steps that are no module of its own there: rotation, cache, sums over ranks.
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,15 @@ def capture_transformers(
     model = _load(Path(model_dir), getattr(torch, like.manifest["dtype"]))
     config = ModelConfig.from_dir(Path(model_dir))
     aside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)  # what a kill left
     writer = Writer(aside, 0, frozenset(all_steps(config)), "tensors")
-    _run(model, like, writer)
-    if writer.failure is not None:
-        raise SettingsError(f"{folder} could not be written: {writer.failure}")
+    try:
+        _run(model, like, writer)
+        if writer.failure is not None:
+            raise SettingsError(f"{folder} could not be written: {writer.failure}")
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     about = {"model_dir": str(model_dir), "world_size": 1, "quant": None, "device": "cpu"}
     manifest = like.manifest | about | {"compile": "transformers", "format": FORMAT}
     replace(aside / MANIFEST, json.dumps(manifest, indent=1).encode(), ".tmp")
