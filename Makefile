@@ -7,7 +7,7 @@ NPU := .venv-npu
 BIN := $(VENV)/bin
 
 .PHONY: report test stop-ranks test-align verify-npu lint lab quality demo clean
-.PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam
+.PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align
 
 report: $(VENV)/.installed  ## run the seven notebooks on the shipped model
 	$(BIN)/python -m neoxlib report --all
@@ -55,6 +55,10 @@ bench-load: $(VENV)/.installed  ## shard beside cp, load beside from_pretrained
 # questions per second beside lm-eval with transformers; needs C-Eval and MMLU (NEOXLIB_TEST_DATA)
 bench-exam: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.exam $(ARGS)
+
+# looking inside: decode with taps off, captures, the reference; needs 4 GB of disk for a while
+bench-align: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.align $(ARGS)
 
 # llama.cpp is compiled, which takes a while
 $(PEERS)/.installed: benchmarks/peers.txt constraints.txt

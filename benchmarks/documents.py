@@ -20,12 +20,13 @@ FILES = {
     "bench-load": "bench/load.md",
     "bench-20b": "bench/big.md",
     "bench-exam": "bench/exam.md",
+    "bench-align": "bench/align.md",
     "quality": "quality.md",
 }
 PEERS = "outputs/bench/peers.json"
 NOTHING = (
-    "outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam or quality "
-    "first"
+    "outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam, "
+    "bench-align or quality first"
 )
 
 

@@ -104,8 +104,76 @@ def from_pretrained(model_dir: str, threads: int, dtype: str) -> dict[str, Any]:
     return {"load_s": loaded - start, "ready_s": time.perf_counter() - start}
 
 
+def decode_off(
+    model_dir: str, threads: int, dtype: str, state: str, prompt: int, tokens: int
+) -> dict[str, Any]:
+    """Decode without taps: never set, set and removed before, or with neoxlib.align imported."""
+    import torch
+
+    from neoxlib.inference.load import load
+    from neoxlib.inference.timing import Case
+
+    torch.set_num_threads(threads)
+    engine = load(model_dir, dtype=dtype, max_seq_len=prompt + tokens)
+    engine.wait_until_resident()
+    engine.profile(Case(1, 8, 8, repeats=1, warmup=0))
+    if state == "set and removed":
+        engine.activations([[1, 2, 3]], ["gpt_neox.layers.0", "embed_out"])
+    if state == "align imported":
+        import neoxlib.align.study  # noqa: F401
+    assert ("neoxlib.align" in sys.modules) == (state == "align imported")
+    (steps,) = engine.profile(Case(1, prompt, tokens, repeats=1, warmup=0))
+    parts = (steps[part] for part in ("pre", "forward", "communication", "post"))
+    walls = [sum(step) for step in zip(*parts, strict=True)][1:]
+    return {"next_ms": median(walls), "tokens_per_s": 1e3 * len(walls) / sum(walls)}
+
+
+def look(
+    model_dir: str, threads: int, dtype: str, kind: str, folder: str, rows: list[list[int]]
+) -> dict[str, Any]:
+    """A prefill of all but the last 8 ids of `rows`, and these as decode steps.
+
+    With a capture of the `kind` into `folder`, or, without a kind, as it is.
+    """
+    import torch
+
+    from neoxlib.align.capture import capture
+    from neoxlib.inference.activations import forced
+    from neoxlib.inference.load import load
+
+    torch.set_num_threads(threads)
+    engine = load(model_dir, dtype=dtype, max_seq_len=len(rows[0]))
+    engine.wait_until_resident()
+    engine.logits(rows)  # as wide as what follows: the kernels' buffers are there
+    prompts, then = [row[:-8] for row in rows], [row[-8:] for row in rows]
+    work = forced(prompts, then)
+    start = time.perf_counter()
+    if kind:
+        capture(engine, folder, prompts, then, kind=kind)
+    else:
+        cache = engine.model.new_cache(*work.ids.shape)
+        with torch.inference_mode():
+            for first, end in work.passes:
+                engine.model(work.ids[:, first:end], cache, work.mask[:, first:end])
+    return {"passes_s": time.perf_counter() - start}
+
+
+def hold(threads: int, folder: str) -> dict[str, Any]:
+    """Hold a capture against its checkpoint, one layer at a time in float64."""
+    import torch
+
+    from neoxlib.align.localize import localize
+    from neoxlib.align.reader import read_capture
+
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    found = localize(read_capture(folder))
+    guilty = sum(one.guilty for one in found.findings)
+    return {"hold_s": time.perf_counter() - start, "guilty": guilty}
+
+
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (decode, part, shard, load, from_pretrained)
+    f.__name__: f for f in (decode, part, shard, load, from_pretrained, decode_off, look, hold)
 }
 
 if __name__ == "__main__":

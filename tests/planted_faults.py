@@ -15,12 +15,14 @@ import torch
 
 from neoxlib.kernels.cpu import build
 from tests.support.align_runs import expected_place, found_place, run, save_model
+from tests.support.compiled_faults import COMPILED
 from tests.support.faults import ALL, FAULTS, SIZES, Fault
 from tests.support.planted import Spot
 
 PAGE = Path(__file__).parents[1] / "docs" / "verification.md"
 START = "<!-- planted faults: from here on written by `make test-align` -->"
 END = "<!-- planted faults: end -->"
+PLAIN_LAYERS, COMPILED_KERNELS = "plain layers", "compiled kernels"
 MODELS = {  # healthy runs are over these; faults are planted in the first
     "as GPT-NeoX-20B": {},
     "one branch after the other": {"use_parallel_residual": False},
@@ -44,21 +46,22 @@ class Tally:
     rms: float = 0.0
 
 
-def is_found(model: Path, folder: Path, fault: Fault, form: str, size: int) -> bool:
+def is_found(model: Path, folder: Path, fault: Fault, form: str, size: int, compiled: bool) -> bool:
     """Whether a fault in layer 1, on the last rank if it is one's, is found exactly."""
     spot = Spot(1, size - 1)
-    found = run(model, folder, form, size, fault, spot)
+    found = run(model, folder, form, size, fault, spot, compiled)
     said = fault.said.format(rank=spot.rank) in "; ".join(found.said.values())
     return found_place(found) == expected_place(fault, spot, size) and said
 
 
 def rows(model: Path, folder: Path, tally: Tally) -> Iterator[str]:
-    """The table's row of each kind of fault."""
-    for fault in FAULTS:
+    """The table's row of each kind of fault and executor."""
+    for executor, fault in planted():
         cells = []
+        compiled = executor == COMPILED_KERNELS
         for form in ALL:
             sizes = [size for size in fault.sizes if form in fault.dtypes]
-            good = [size for size in sizes if is_found(model, folder, fault, form, size)]
+            good = [s for s in sizes if is_found(model, folder, fault, form, s, compiled)]
             tally.planted += len(sizes)
             tally.found += len(good)
             lost = [f"**not at {size}**" for size in sizes if size not in good]
@@ -66,8 +69,16 @@ def rows(model: Path, folder: Path, tally: Tally) -> Iterator[str]:
         step = fault.step.lstrip("/") or "(layer output)"
         when = f", decode step {fault.pass_}" if fault.pass_ else ""
         ranks = "the rank" if fault.one else "all ranks"
-        yield f"| {fault.kind} | `{step}`{when}, {ranks} | {' | '.join(cells)} |"
-        print(fault.kind, *cells, sep=" · ", flush=True)
+        yield f"| {fault.kind} | {executor} | `{step}`{when}, {ranks} | {' | '.join(cells)} |"
+        print(executor, fault.kind, *cells, sep=" · ", flush=True)
+
+
+def planted() -> list[tuple[str, Fault]]:
+    """Executor and fault of all rows; compiled kernels only where they can be compiled."""
+    found = [(PLAIN_LAYERS, fault) for fault in FAULTS]
+    if build.compiled("forward"):
+        found += [(COMPILED_KERNELS, fault) for fault in COMPILED]
+    return found
 
 
 def healthy(root: Path, tally: Tally) -> None:
@@ -92,7 +103,8 @@ def healthy(root: Path, tally: Tally) -> None:
 def report(lines: list[str], tally: Tally) -> str:
     """The text between the two markers."""
     told = (
-        f"{tally.found} of {tally.planted} planted faults of {len(FAULTS)} kinds were found at "
+        f"{tally.found} of {tally.planted} planted faults of {len(FAULTS)} kinds in plain layers "
+        f"and {len(COMPILED)} in compiled kernels were found at "
         f"their step, pass and ranks. {tally.accused} of {tally.healthy} healthy runs "
         f"({len(MODELS)} architectures, plain layers and compiled kernels) were accused; their "
         f"greatest own error was {tally.greatest:.1f} roundings (limit 8), the greatest root mean "
@@ -104,8 +116,8 @@ def report(lines: list[str], tally: Tally) -> str:
         "A cell has the world sizes at which a fault was planted and found; – means that it does\n"
         "not apply there, or was not planted since its effect is of the size of a rounding.",
         "",
-        f"| planted | found at | {' | '.join(ALL)} |",
-        f"|---|---|{'---|' * len(ALL)}",
+        f"| planted | in | found at | {' | '.join(ALL)} |",
+        f"|---|---|---|{'---|' * len(ALL)}",
     ]
     return "\n".join([*head, *lines])
 

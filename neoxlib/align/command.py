@@ -10,12 +10,11 @@ from typing import Any
 import click
 
 import neoxlib
-from neoxlib.align import operators, reproduce, tables
-from neoxlib.align.localize import localize
-from neoxlib.align.reader import Capture
-from neoxlib.align.study import FOLDER, Study, open_capture, take
+from neoxlib.align import references, reproduce, tables
+from neoxlib.align.study import Study, asked, compared, taken
 from neoxlib.demo import MODEL_DIR, PROMPTS
 from neoxlib.errors import SettingsError
+from neoxlib.workbook.param import REFERENCES
 
 PATH = click.Path(path_type=Path)
 
@@ -41,46 +40,51 @@ def run(
     plain: bool = False,
     prompts: Sequence[str] = (),
     decode_steps: int = 2,
-    target: Path | None = None,
-    reference: Path | None = None,
+    target: str = "",
+    reference: str = "",
     output: Path | None = None,
 ) -> Answer:
-    """Capture a model over its ranks, or take the capture `target`, and judge it.
+    """Capture a model over its ranks, or look into `target`, and judge it by `reference`.
 
-    Raises SettingsError for an `output` that is not empty, and the errors of Session.
+    Both are as the parameters of notebook 06. Raises SettingsError for an `output` that is not
+    empty and for a pair that does not fit, and the errors of Session.
     """
     if output is not None and output.exists() and any(output.iterdir()):
         raise SettingsError(f"{output} is not empty; name a new folder")
+    usual = {"model_dir": model_dir or MODEL_DIR, "world_size": world_size, "dtype": dtype}
+    usual |= {"device": device, "quant": quant, "compile": not plain}
+    asked_for = references.parse_target(target), references.parse(reference)
+    references.refuse(*asked_for, str(usual["model_dir"]), device)
+    texts = prompts or PROMPTS["en"] + PROMPTS["zh"]
+
+    def open_(**changes: Any) -> neoxlib.Session:
+        return neoxlib.Session(**usual | changes)
+
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(TemporaryDirectory()))
-        if target is not None:
-            found = open_capture(target)
-        else:
-            texts = prompts or PROMPTS["en"] + PROMPTS["zh"]
-            where = (model_dir or MODEL_DIR, world_size, dtype, device, quant)
-            with neoxlib.Session(*where, compile=not plain) as session:
-                found = take(session, folder / FOLDER, texts, decode_steps)
-                return _judged(found, reference, output, session)
-        return _judged(found, reference, output)
+        found = taken(*asked_for, folder, open_, texts, decode_steps)
+        study = compared(found, asked_for[1], folder, open_)
+        return _judged(study if target else asked(study, open_), output)
 
 
-def _judged(
-    found: Capture, reference: Path | None, output: Path | None, session: Any = None
-) -> Answer:
-    study = Study(found, operators.blamed(found, localize(found, reference), reference, session))
-    guilty = bool(study.alignment.first)
+def _judged(study: Study, output: Path | None) -> Answer:
     lines = [study.sentence]
-    if guilty:
+    if study.alignment.first:
         rows = tables.frame(study)
         columns = ["layer", "step", "rank", "pass", "own_max", "own_rms", "not_finite"]
         worst = rows[rows["guilty"]].head(10)[columns]
         lines += ["", "The first guilty steps:", worst.to_string(index=False)]
+    failed = [(name, detail) for name, passed, detail in study.checks if not passed]
+    more = [f"FAIL {name}: {said}" for name, said in failed if said not in study.sentence]
+    lines += ["", *more] if more else []
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         tables.frame(study).to_csv(output / "steps.csv", index=False)
-        reproduce.write(found, study.alignment, output / "reproduction", study.sentence, reference)
+        tables.three_way_frame(study).to_csv(output / "three_way.csv", index=False)
+        folder = output / "reproduction"
+        reproduce.write(study.capture, study.alignment, folder, study.sentence, study.model_dir)
         lines += ["", str(output)]
-    return Answer("\n".join(lines), guilty)
+    return Answer("\n".join(lines), bool(failed))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,15 +96,16 @@ def _judged(
 @click.option("--plain", is_flag=True, help="Plain layers, which show every step.")
 @click.option("--prompt", "prompts", multiple=True, help="A text; the shipped ones by default.")
 @click.option("--decode-steps", type=int, default=2, show_default=True, help="Forced tokens.")
-@click.option("--target", type=PATH, help="Look into this capture; run no model.")
-@click.option("--reference", type=PATH, help="The model folder that tells what is right.")
+@click.option("--target", default="", help="A capture or dump to look into, or a run to capture.")
+@click.option("--reference", default="", help=f"A folder, or one of {', '.join(REFERENCES)}.")
 @click.option("--output", type=PATH, help="Keep capture, table and reproduction here.")
 @click.pass_context
 def main(ctx: click.Context, model_dir: Path | None, **options: Any) -> None:
     """Say in which step the numbers of MODEL_DIR, by default the shipped model, part.
 
-    Runs it over its ranks and holds each step against the checkpoint. Exit code 3 if a step is
-    guilty.
+    Runs it over its ranks and holds each step against the checkpoint and the reference: a model
+    folder, a capture, a run, transformers' model, another dtype or world size, or a second run of
+    the same. Exit code 3 if a step is guilty, or a check fails.
     """
     found = run(model_dir, **options)
     click.echo(found)

@@ -66,7 +66,18 @@ def distance(found: Tensor, truth: Tensor, real: Tensor) -> Distance:
     cosine = (rows @ expected / (rows.norm() * norm)).item() if norm else float(not rows.any())
     relative = (error.norm() / norm).item() if norm else float(error.norm())
     largest = error.abs().max().item() if len(error) else 0.0
-    return Distance(relative, cosine, largest, torch.equal(found[real], truth[real]))
+    return Distance(relative, cosine, largest, same_bits(found[real], truth[real]))
+
+
+def same_bits(found: Tensor, truth: Tensor) -> bool:
+    """Whether all numbers are the same, to the bit: also signs of zeros, and NaN where NaN is."""
+    return found.shape == truth.shape and not differing(found, truth).any()
+
+
+def differing(found: Tensor, truth: Tensor) -> Tensor:
+    """[...] bool: which of two tensors' numbers are not the same to the bit, in any dtypes."""
+    bits = [each.double().contiguous().view(torch.int64) for each in (found, truth)]
+    return bits[0] != bits[1]
 
 
 def kl(found: Tensor, truth: Tensor, real: Tensor) -> float:

@@ -45,16 +45,18 @@ def _heat(axes: Axes, grid: pd.DataFrame, name: str) -> None:
 
 
 def three_way(study: Study) -> Figure:
-    """The residual stream's distance from the reference: of the target and of the same dtype."""
+    """The residual stream's distance from the reference: of the target and of the same dtype.
+
+    Of each layer the last pass is shown.
+    """
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
-    dtype = study.capture.manifest["dtype"]
     series = [
-        ("target", study.alignment.drifts, RED, "o"),
-        (f"{dtype}, plain layers on the CPU", study.same_dtype, BLUE, "s"),
+        ("target", "target", RED, "o"),
+        (f"{study.dtype}, plain layers on the CPU", "same", BLUE, "s"),
     ]
-    for label, drifts, colour, marker in series:
-        points = {_column(d.name): d.distance.relative_l2 for d in drifts if _stream(d.name)}
+    for label, value, colour, marker in series:
+        points = {_column(d.name): getattr(d, value) for d in study.lines if _stream(d.name)}
         finite = [value if np.isfinite(value) else np.nan for value in points.values()]
         axes.plot(list(points), finite, color=colour, marker=marker, markersize=4, label=label)
     axes.set_yscale("symlog", linthresh=1e-9)

@@ -6,6 +6,7 @@ steps that are no module of its own there: rotation, cache, sums over ranks.
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from torch import Tensor, nn
 
 from neoxlib.align.capture import FORMAT, MANIFEST, Writer
 from neoxlib.align.reader import Capture, read_capture
+from neoxlib.checkpoint.folder import open_checkpoint
+from neoxlib.checkpoint.manifest import read_manifest
+from neoxlib.checkpoint.pack import choose_quant
 from neoxlib.errors import SettingsError
 from neoxlib.files import replace
 from neoxlib.model.config import ModelConfig
@@ -44,26 +48,49 @@ def capture_transformers(
 ) -> Capture:
     """Run transformers' model over the tokens and passes of `like`, in its dtype, on this CPU.
 
-    Raises SettingsError for a folder that is there already.
+    Raises SettingsError for a folder that is there already, and for a model folder that
+    transformers cannot read: a cut, or packed weights.
     """
-    from transformers import GPTNeoXForCausalLM
-
     folder = Path(folder)
     if folder.exists():
         raise SettingsError(f"{folder} is there already; name a new folder")
-    dtype = getattr(torch, like.manifest["dtype"])
-    model = GPTNeoXForCausalLM.from_pretrained(model_dir, dtype=dtype).eval()
+    model = _load(Path(model_dir), getattr(torch, like.manifest["dtype"]))
     config = ModelConfig.from_dir(Path(model_dir))
     aside = folder.with_name(folder.name + ".part")
+    shutil.rmtree(aside, ignore_errors=True)  # what a kill left
     writer = Writer(aside, 0, frozenset(all_steps(config)), "tensors")
-    _run(model, like, writer)
-    if writer.failure is not None:
-        raise SettingsError(f"{folder} could not be written: {writer.failure}")
+    try:
+        _run(model, like, writer)
+        if writer.failure is not None:
+            raise SettingsError(f"{folder} could not be written: {writer.failure}")
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
     about = {"model_dir": str(model_dir), "world_size": 1, "quant": None, "device": "cpu"}
     manifest = like.manifest | about | {"compile": "transformers", "format": FORMAT}
     replace(aside / MANIFEST, json.dumps(manifest, indent=1).encode(), ".tmp")
     aside.rename(folder)
     return read_capture(folder)
+
+
+def _load(model_dir: Path, dtype: torch.dtype) -> nn.Module:
+    from transformers import GPTNeoXForCausalLM
+    from transformers.utils import logging
+
+    stored = open_checkpoint(model_dir)
+    packed = choose_quant(stored, None)
+    if packed or read_manifest(model_dir) is not None:
+        what = f"{packed} weights" if packed else "a cut's"
+        raise SettingsError(
+            f"{model_dir} holds {what}, which transformers cannot read; run the checkpoint that "
+            "was cut, or give another reference"
+        )
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        return GPTNeoXForCausalLM.from_pretrained(model_dir, dtype=dtype).eval()
+    finally:
+        logging.enable_progress_bar() if bars else None
 
 
 def _run(model: nn.Module, like: Capture, writer: Writer) -> None:

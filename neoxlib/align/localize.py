@@ -9,8 +9,8 @@ from torch import Tensor
 
 from neoxlib.align import estimates, limits
 from neoxlib.align.distances import Drift, OwnError, distance, kl, own_error
-from neoxlib.align.estimates import Numerics
-from neoxlib.align.graph import BeginningGraph, EndGraph, Graph, LayerGraph, Work
+from neoxlib.align.estimates import Estimate, Numerics
+from neoxlib.align.graph import BeginningGraph, EndGraph, Graph, LayerGraph, Where, Work
 from neoxlib.align.joins import joined
 from neoxlib.align.reader import Capture, Found, need_tensors, refuse_changed_model
 from neoxlib.align.sums import sum_fault
@@ -18,7 +18,7 @@ from neoxlib.align.weights import ReferenceWeights
 from neoxlib.errors import SettingsError
 from neoxlib.model import steps
 from neoxlib.model.config import ModelConfig
-from neoxlib.model.steps import all_steps, within
+from neoxlib.model.steps import all_steps, full_name, within
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,32 @@ class Finding:
     pass_: int
     rank: int
     error: OwnError | None  # None: the step was not made there
+    same: OwnError | None = None  # of the same dtype in plain layers on one CPU, where it is known
+
+    @property
+    def past(self) -> bool:
+        """Whether its error is more than its roundings explain."""
+        return self.error is None or is_wrong(self.error)
+
+    @property
+    def excused(self) -> bool:
+        """Whether it is past, and the dtype explains it: the same dtype on the CPU is past, too.
+
+        Values that are not finite, or a step that was not made, are never excused.
+        """
+        mine, same = self.error, self.same
+        if not self.past or mine is None or same is None or mine.not_finite:
+            return False
+        pairs = (
+            (limits.OWN_MAX, limits.TIMES_MAX, mine.greatest, same.greatest),
+            (limits.OWN_RMS, limits.TIMES_L2, mine.rms, same.rms),
+        )
+        return all(not pair[0].broken(pair[2]) or limits.excused(*pair) for pair in pairs)
 
     @property
     def guilty(self) -> bool:
-        """Whether its error is more than its roundings explain."""
-        return self.error is None or is_wrong(self.error)
+        """Whether its error is more than its roundings and its dtype explain."""
+        return self.past and not self.excused
 
 
 def is_wrong(error: OwnError) -> bool:
@@ -104,6 +125,44 @@ def localize(
     return Alignment(search.findings, search.drifts, search.said)
 
 
+def part_name(number: int, depth: int) -> str:
+    """The part of a capture: -1 is the embedding, `depth` the head, all between are layers."""
+    return "begin" if number < 0 else "end" if number == depth else f"layer{number:03d}"
+
+
+def part_graph(capture: Capture, source: ReferenceWeights, number: int) -> Graph:
+    """The graph of one part, what was observed of it, and its inputs.
+
+    Inputs that were not observed are computed from what was, part by part.
+    """
+    depth = source.config.num_hidden_layers
+    found = capture.part(part_name(number, depth))
+    weights, kind = _weights(source, number)
+    work = Work(capture.ids, capture.mask, capture.passes)
+    inputs = _outputs(capture, source, number - 1) if number >= 0 else {}
+    layer = number if 0 <= number < depth else None
+    how = capture.numerics
+    return kind(source.config, weights, work, how, found, capture.size, inputs, layer)
+
+
+def _outputs(capture: Capture, source: ReferenceWeights, number: int) -> dict[Where, Estimate]:
+    """What a part hands on, by pass and rank: as it was observed, or else computed."""
+    name = "gpt_neox.embed_in" if number < 0 else full_name(number, "")
+    part = capture.part(part_name(number, source.config.num_hidden_layers))
+    seen = {(p, r): estimates.observed(value) for (n, p, r), value in part.items() if n == name}
+    if len(seen) == len(capture.passes) * capture.size:
+        return seen
+    return part_graph(capture, source, number).outputs(within(name))
+
+
+def _weights(source: ReferenceWeights, number: int) -> tuple[dict[str, Tensor], type[Graph]]:
+    if number < 0:
+        return source.beginning(), BeginningGraph
+    if number == source.config.num_hidden_layers:
+        return source.end(), EndGraph
+    return source.layer(number), LayerGraph
+
+
 def _refuse_other_model(capture: Capture, config: ModelConfig, layers: list[int] | None) -> None:
     depth = config.num_hidden_layers
     if capture.manifest["layers"] != depth:
@@ -142,11 +201,11 @@ class _Search:
         """Compare one part: -1 is the embedding, the one past the last layer the head."""
         depth = self.source.config.num_hidden_layers
         layer = number if 0 <= number < depth else None
-        name = "begin" if number < 0 else "end" if layer is None else f"layer{number:03d}"
+        name = part_name(number, depth)
         found = self.capture.part(name)
         if layer == 0:
             self.usual = self._usual(found)
-        weights, kind = self._weights(number, layer)
+        weights, kind = _weights(self.source, number)
         real = self._graph(kind, weights, found, self.capture.size, self.inputs, layer, self.how)
         exact = Numerics(0.0, 0.0, fused=self.how.fused)
         alone = self._graph(kind, weights, {}, 1, self.truth, layer, exact)
@@ -158,13 +217,6 @@ class _Search:
             self.inputs = real.outputs(last) if self.judges else {}
             self.truth = alone.outputs(last)
 
-    def _weights(self, number: int, layer: int | None) -> tuple[dict[str, Tensor], type[Graph]]:
-        if layer is not None:
-            return self.source.layer(layer), LayerGraph
-        if number < 0:
-            return self.source.beginning(), BeginningGraph
-        return self.source.end(), EndGraph
-
     def _graph(self, kind, weights, found, size, inputs, layer, how) -> Graph:  # noqa: ANN001
         return kind(self.source.config, weights, self.work, how, found, size, inputs, layer)
 
@@ -175,21 +227,27 @@ class _Search:
         return {within(name) for name, _, _ in (*first, *others)}
 
     def _own(self, graph: Graph, found: Found) -> Iterator[Finding]:
-        for name in graph.formulas:
+        for name in sorted(graph.formulas, key=lambda name: self.order[graph.full(name)]):
             full = graph.full(name)
             for pass_ in range(len(self.work.passes)):
                 for rank in range(self.capture.size):
-                    seen = found.get((full, pass_, rank))
-                    if seen is None:
-                        if graph.layer is not None and within(full) in self.usual:
-                            yield Finding(self.order[full], full, pass_, rank, None)
-                        continue
-                    expected = graph.expected(name, pass_, rank)
-                    error = own_error(seen, expected, self._real(pass_, name))
-                    finding = Finding(self.order[full], full, pass_, rank, error)
-                    if finding.guilty and name.endswith("all_reduce.after"):
-                        self.said.setdefault((full, pass_), sum_fault(graph, name, pass_))
-                    yield finding
+                    key = full, pass_, rank
+                    if key in found:
+                        yield self._finding(graph, name, key, found)
+                    elif graph.layer is not None and within(full) in self.usual:
+                        yield Finding(self.order[full], full, pass_, rank, None)
+
+    def _finding(self, graph: Graph, name: str, key: tuple[str, int, int], found: Found) -> Finding:
+        """Judge one tensor; one of another shape is no input of the steps after it."""
+        full, pass_, rank = key
+        expected = graph.expected(name, pass_, rank)
+        error = own_error(found[key], expected, self._real(pass_, name))
+        if found[key].shape != expected.value.shape:
+            del found[key]
+        finding = Finding(self.order[full], full, pass_, rank, error)
+        if finding.guilty and name.endswith("all_reduce.after"):
+            self.said.setdefault((full, pass_), sum_fault(graph, name, pass_))
+        return finding
 
     def _drift(self, alone: Graph, found: Found) -> Iterator[Drift]:
         for name in alone.formulas:

@@ -11,16 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from neoxlib.align import estimates
-from neoxlib.align.graph import FINAL_NORM, EndGraph, Graph, LayerGraph, Work, share
+from neoxlib.align.graph import FINAL_NORM, Graph, share
 from neoxlib.align.lineage import unseen
-from neoxlib.align.localize import Alignment, Finding
+from neoxlib.align.localize import Alignment, Finding, part_graph
 from neoxlib.align.reader import Capture
 from neoxlib.align.weights import ReferenceWeights
-from neoxlib.errors import SettingsError
 from neoxlib.model import steps
 from neoxlib.model.config import ACTIVATIONS
-from neoxlib.model.steps import full_name, layer_of, within
+from neoxlib.model.steps import layer_of, part_of, within
 
 Inputs = dict[str, Tensor]
 ROW_PARALLEL = ("attention.dense", "mlp.dense_4h_to_h")
@@ -32,6 +30,7 @@ FORMULAS = {  # the operator of a step, in torch, on the tensors of inputs.safet
         'torch.cat((t["first"] * t["cos"] - t["second"] * t["sin"], '
         't["second"] * t["cos"] + t["first"] * t["sin"], t["still"]), -1)'
     ),
+    "embedding": 'F.embedding(t["index"], t["rows"])',
     "cache": 't["written"]',
     "attention": (
         'F.scaled_dot_product_attention(t["q"].transpose(1, 2), t["k"].transpose(1, 2), '
@@ -65,6 +64,9 @@ seen, expected, spread, real = (
 )
 y = {formula}
 for name, value in (("observed in the run", seen), ("computed now", y)):
+    if value.shape != expected.shape:
+        print(f"{{name}}: shape {{list(value.shape)}}, expected {{list(expected.shape)}}")
+        continue
     units = (value.cpu().double() - expected).abs() / spread.clamp(min=1e-300)
     units = units.nan_to_num(nan=float("inf"))
     print(f"{{name}}: off by up to {{units[real].max():.3g}} roundings of {dtype}")
@@ -81,13 +83,11 @@ def write(
     """Write reproduce.py and inputs.safetensors of the first guilty step into `folder`.
 
     `model_dir` is the reference, by default the model that was captured. Returns the files' names;
-    none if no step is guilty, or if it was not made at all. Raises SettingsError if its layer's
-    input was not observed.
+    none if no step is guilty. Of a step that was not made the first wrong one after it is written.
+    An input that was not observed is computed from what was.
     """
-    first = next((each for each in found.first if each.error is not None), None)
-    if first is None or (
-        layer_of(first.name) is None and first.name not in (FINAL_NORM, steps.LOGITS)
-    ):
+    first = _shown(found)
+    if first is None:
         return []
     graph = graph_of(capture, first, model_dir)
     name = within(first.name)
@@ -97,9 +97,16 @@ def write(
     dtype = observed.dtype
     kept = {key: in_dtype(value, dtype) for key, value in inputs.items()}
     judged = {"expected": expected.value, "spread": expected.spread, "real": real_of(graph, first)}
-    script = _script(first, operator, graph, sentence, str(dtype))
+    lost = "" if found.first[0].error else f"{found.first[0].name} before it was not made."
+    script = _script(first, operator, graph, f"{sentence}\n{lost}".strip(), str(dtype))
     _save(folder, kept | judged | {"observed": observed}, script)
     return list(FILES)
+
+
+def _shown(found: Alignment) -> Finding | None:
+    """The first guilty step with a tensor."""
+    seen = [each for each in found.findings if each.guilty and each.error is not None]
+    return min(seen, key=lambda each: (each.pass_, each.order, each.rank), default=None)
 
 
 def _save(folder: Path, tensors: dict[str, Tensor], script: str) -> None:
@@ -151,29 +158,16 @@ def graph_of(capture: Capture, found: Finding, model_dir: str | Path | None) -> 
     """The graph of the part that a finding is in, its inputs as they were observed."""
     about = capture.manifest
     source = ReferenceWeights(model_dir or about["model_dir"], about["dtype"], about["quant"])
-    layer = layer_of(found.name)
-    before = about["layers"] - 1 if layer is None else layer - 1
-    name = full_name(before, "") if before >= 0 else "gpt_neox.embed_in"
-    part = f"layer{before:03d}" if before >= 0 else "begin"
-    inputs = {
-        (pass_, rank): estimates.observed(value)
-        for (each, pass_, rank), value in capture.part(part).items()
-        if each == name
-    }
-    if not inputs:
-        raise SettingsError(f"{capture.folder} lacks {name}, the input of {found.name}")
-    work = Work(capture.ids, capture.mask, capture.passes)
-    weights = source.end() if layer is None else source.layer(layer)
-    kind = EndGraph if layer is None else LayerGraph
-    observed = capture.part("end" if layer is None else f"layer{layer:03d}")
-    return kind(
-        source.config, weights, work, capture.numerics, observed, capture.size, inputs, layer
-    )
+    part = part_of(found.name)
+    number = {"begin": -1, "end": about["layers"]}.get(part)
+    return part_graph(capture, source, layer_of(found.name) if number is None else number)
 
 
 def inputs_of(graph: Graph, name: str, found: Finding) -> tuple[str, Inputs]:
     """The key in FORMULAS of a step's operator, and its inputs."""
     where = found.pass_, found.rank
+    if name == steps.EMBEDDED:
+        return "embedding", _embedding(graph, *where)
     if "norm" in name:
         x = graph.inputs[where]
         if name.startswith("post") and not graph.config.use_parallel_residual:
@@ -187,6 +181,19 @@ def inputs_of(graph: Graph, name: str, found: Finding) -> tuple[str, Inputs]:
     if name == "all_reduce.before" and hidden:
         return _products(graph, where, hidden)
     return "sum", _terms(graph, name, where)
+
+
+def _embedding(graph: Graph, pass_: int, rank: int) -> Inputs:
+    """A rank's rows of the tokens' ids, and a row of zeros for ids of other ranks."""
+    table = graph.weights["gpt_neox.embed_in"]
+    mine = share(len(table), rank, graph.size)
+    ids = graph.work.ids[:, slice(*graph.work.passes[pass_])].contiguous()
+    used = ids.unique()
+    used = used[(used >= mine.start) & (used < mine.stop)]
+    here = (ids >= mine.start) & (ids < mine.stop)
+    index = torch.searchsorted(used, ids).masked_fill(~here, len(used))
+    rows = torch.cat((table[used], table.new_zeros(1, table.shape[1])))
+    return {"ids": ids, "index": index, "rows": rows}
 
 
 def _columns(graph: Graph, name: str, where: Any) -> tuple[str, Inputs]:
@@ -266,8 +273,8 @@ def _terms(graph: Graph, name: str, where: Any) -> Inputs:
     """What a sum is of: the ranks' terms, the branches, or the stream and what is added to it."""
     pass_ = where[0]
     dense, down = "attention.dense", "mlp.dense_4h_to_h"
-    if name.endswith("all_reduce.after"):
-        before = name.replace("after", "before")
+    if name.endswith("all_reduce.after") or name == "gpt_neox.embed_in":
+        before = name.replace("after", "before") if "after" in name else steps.EMBEDDED
         terms = [graph.estimate(before, pass_, each).value for each in range(graph.size)]
     elif name.endswith("all_reduce.before"):
         names = {"attention.all_reduce.before": [dense], "mlp.all_reduce.before": [down]}

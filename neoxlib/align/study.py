@@ -1,59 +1,124 @@
 """Notebook 06: take a capture, compare it, and say in a sentence where the numbers part."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from neoxlib.align import operators, reproduce, verdict
+from neoxlib.align import operators, references, reproduce, three_way, verdict
 from neoxlib.align.capture import MANIFEST, capture
-from neoxlib.align.distances import Drift
-from neoxlib.align.joins import against
+from neoxlib.align.joins import against, bits
 from neoxlib.align.localize import Alignment, localize
 from neoxlib.align.reader import Capture, read_capture
+from neoxlib.align.references import AGAIN, FOLDER, Open, Reference, repeat
+from neoxlib.align.three_way import Line, Other, Witness
 from neoxlib.align.verdict import command, sentence
 from neoxlib.errors import NeoXError, SettingsError
 from neoxlib.inference.contract import Inference, Prompt
 from neoxlib.inference.text import encode
+from neoxlib.workbook.run import SESSION
 from neoxlib.workbook.table import Note
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from neoxlib.workbook.run import Run
 
-FOLDER = "capture"  # of a run's capture in the run folder
 MAX_TOKENS = 48  # of each prompt
 
 
 @dataclass(frozen=True)
 class Study:
-    """A capture, what was found in it, and how far the same dtype on the CPU is from the truth."""
+    """A capture, and what was found in it: held against a checkpoint, and against `other`."""
 
     capture: Capture
-    alignment: Alignment
-    same_dtype: list[Drift] = field(default_factory=list)
-    other: list[Drift] = field(default_factory=list)  # against the capture `reference`
-    model_dir: str | None = None  # of the reference, if not the captured one
+    alignment: Alignment  # own errors, and distances from the checkpoint
+    witness: Witness = field(default_factory=Witness)
+    reference: Reference = field(default_factory=Reference)
+    other: Other | None = None
 
     @property
+    def dtype(self) -> str:
+        """Of the target."""
+        return self.capture.manifest["dtype"]
+
+    @property
+    def model_dir(self) -> str | None:
+        """The model folder that tells what is right, if it is not the captured one."""
+        return self.reference.model_dir
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """Reference, the same dtype and the target, step by step."""
+        unit = three_way.rounding(self.capture)
+        return three_way.lines(self.alignment, self.witness, self.other, unit)
+
+    @cached_property
+    def checks(self) -> list[tuple[str, bool, str]]:
+        """Name, whether it holds, and detail of each check."""
+        same = self.witness.drifts
+        return verdict.checks(self.capture, self.alignment, same, self.lines, self.other)
+
+    @cached_property
     def sentence(self) -> str:
-        """The verdict."""
-        return sentence(self.capture, self.alignment)
+        """The verdict, and against what."""
+        words = self.reference.words(self.dtype)
+        said = f"{sentence(self.capture, self.alignment)}. "
+        if self.other is None:
+            return f"{said}Held against {words}"
+        if self.reference.kind == "same":
+            return f"{said}Beside {words}: {verdict.twice(self.capture, self.other.bits)}"
+        return f"{said}Against {words}: {verdict.parted(self.capture, self.lines, self.other)}"
 
 
-def captured(run: "Run", kind: "Callable[..., Any]") -> Capture:
+def captured(run: "Run", kind: Callable[..., Any]) -> Capture:
     """The capture of the parameter `target`, or a new one of the run's model over its ranks.
 
-    `kind` is neoxlib.Session. A `target` may be a capture or a run of this notebook.
+    `kind` is neoxlib.Session. Raises SettingsError for a `target` and `reference` that do not fit.
     """
     p = run.params
-    if p.target:
-        return open_capture(p.target)
-    with run.session(kind) as session:
-        folder = run.folder / FOLDER
-        return take(session, folder, p.prompts, p.decode_steps)
+    target, reference = references.parse_target(p.target), references.parse(p.reference)
+    references.refuse(target, reference, p.model_dir, p.device)
+    open_ = opener(run, kind, record=True)
+    return taken(target, reference, run.folder, open_, p.prompts, p.decode_steps)
+
+
+def opener(run: "Run", kind: Callable[..., Any], record: bool = False) -> Open:
+    """Opens `kind` as the run asks for it, or with other settings; may record what it runs."""
+    given = {name: value for name, value in vars(run.params).items() if name in SESSION}
+    usual = given | {"model_dir": run.params.model_dir}
+    logs = run.logs if record else run.logs / AGAIN
+
+    def open_(**changes: Any) -> Any:
+        opened = kind(**usual | changes, log_dir=logs)
+        if record:
+            run.describe(opened)
+        return opened
+
+    return open_
+
+
+def taken(
+    target: Reference,
+    reference: Reference,
+    folder: Path,
+    open_: Open,
+    prompts: Sequence[Prompt],
+    decode_steps: int,
+) -> Capture:
+    """Open the target's capture, or take it in `folder`; with the reference "same", take it twice.
+
+    `open_` opens a session by the settings that differ from the usual ones.
+    """
+    if target.kind == "capture":
+        return open_capture(target.value)
+    changes = {"run": references.run_settings, "model": lambda value: {"model_dir": value}}
+    settings = changes[target.kind](target.value) if target.kind in changes else {}
+    with open_(**settings) as session:
+        found = take(session, folder / FOLDER, prompts, decode_steps)
+        if reference.kind == "same":
+            repeat(session, folder / AGAIN, found)
+    return found
 
 
 def open_capture(folder: str | Path) -> Capture:
@@ -86,55 +151,74 @@ def _first_tokens(rows: list[list[int]], count: int) -> list[list[int]]:
     return [[row[n % len(row)] for n in range(count)] for row in rows]
 
 
-def repeat(engine: Inference, folder: str | Path, like: Capture) -> Capture:
-    """Capture `engine` over the token ids of another capture."""
-    start = like.passes[0][1]
-    mask = like.mask
-    rows = [ids[:start][real[:start]].tolist() for ids, real in zip(like.ids, mask, strict=True)]
-    return read_capture(capture(engine, folder, rows, like.ids[:, start:].tolist()))
-
-
-def compare(run: "Run", found: Capture) -> Study:
+def compare(run: "Run", found: Capture, kind: Callable[..., Any]) -> Study:
     """Compare a capture with `reference`, and with the same dtype in plain layers on one CPU."""
     p = run.params
-    other = []
-    model_dir = None
-    if p.reference and (Path(p.reference) / "config.json").is_file():
-        model_dir = p.reference
-    elif p.reference:
-        other = against(found, open_capture(p.reference))
-    alignment = operators.blamed(found, localize(found, model_dir, p.layers or None), model_dir)
-    return Study(found, alignment, same_dtype(found, model_dir), other, model_dir)
+    reference = references.parse(p.reference)
+    return compared(found, reference, run.folder, opener(run, kind), p.layers or None)
 
 
-def asked_again(run: "Run", study: Study, kind: "Callable[..., Any]") -> Study:
-    """Open the run's session once more if a step is guilty, and ask it for its operators."""
-    if run.params.target or not study.alignment.first:
+def compared(
+    found: Capture,
+    reference: Reference,
+    folder: Path,
+    open_: Open,
+    layers: list[int] | None = None,
+) -> Study:
+    """As `compare`: a reference that has to run first is captured in `folder`."""
+    truth = None if reference.is_checkpoint else _other_capture(found, reference, folder, open_)
+    alignment = localize(found, reference.model_dir, layers)
+    with TemporaryDirectory() as place:
+        plain = references.plain(found, Path(place) / FOLDER, reference.model_dir)
+        same = witness(found, plain, reference.model_dir, layers)
+        other = _other(found, plain, truth, reference) if truth else None
+    judged = three_way.with_witness(alignment, same)
+    blamed = operators.blamed(found, judged, reference.model_dir)
+    return Study(found, blamed, same, reference, other)
+
+
+def asked_again(run: "Run", study: Study, kind: Callable[..., Any]) -> Study:
+    """As `asked`, of the run's model; a `target` that is there already cannot be asked."""
+    return study if run.params.target else asked(study, opener(run, kind))
+
+
+def asked(study: Study, open_: Open) -> Study:
+    """Open a session once more if a step is guilty, and ask it for its operators."""
+    if not study.alignment.first:
         return study
     try:
-        with run.session(kind) as session:
+        with open_() as session:
             found = operators.blamed(study.capture, study.alignment, study.model_dir, session)
     except NeoXError:  # no second session: what the capture alone says stands
         return study
     return replace(study, alignment=found)
 
 
-def same_dtype(found: Capture, model_dir: str | None = None) -> list[Drift]:
-    """How far the plain layers on one CPU, in the capture's dtype, are from the reference."""
-    from neoxlib.inference.load import load
+def _other_capture(found: Capture, reference: Reference, folder: Path, open_: Open) -> Capture:
+    """The reference as a capture: one that is there, one taken with the target, or a new one."""
+    if reference.kind == "capture":
+        return open_capture(reference.value)
+    if reference.kind == "same":
+        return read_capture(folder / AGAIN)
+    return references.capture_reference(reference, found, folder / AGAIN, open_)
 
-    about = found.manifest
-    dtype, quant = about["dtype"], about["quant"]
-    room = found.ids.shape[1]
-    with TemporaryDirectory() as folder:
-        engine = load(model_dir or about["model_dir"], dtype, "cpu", quant, room, compile=False)
-        plain = repeat(engine, Path(folder) / FOLDER, found)
-        return localize(plain, model_dir, own=False).drifts
+
+def _other(found: Capture, plain: Capture, truth: Capture, reference: Reference) -> Other:
+    twice = bits(found, truth) if reference.kind == "same" else []
+    return three_way.beside(found, truth, against(found, truth), against(plain, truth), twice)
+
+
+def witness(
+    found: Capture, plain: Capture, model_dir: str | None = None, layers: list[int] | None = None
+) -> Witness:
+    """What `plain`, the same dtype in plain layers, shows of the tokens of `found`."""
+    same = localize(plain, model_dir, layers)
+    return Witness(same.drifts, same.findings, against(found, plain))
 
 
 def conclude(run: "Run", study: Study) -> Note:
     """Record the checks and the verdict's sentence; returns the sentence."""
-    for check in verdict.checks(study.capture, study.alignment, study.same_dtype):
+    for check in study.checks:
         run.check(*check)
     run.metrics(guilty_steps=sum(found.guilty for found in study.alignment.findings))
     run.text("verdict.txt", study.sentence + "\n")
@@ -144,16 +228,9 @@ def conclude(run: "Run", study: Study) -> Note:
 def reproduction(run: "Run", study: Study) -> Note:
     """Write the first guilty step as a script into the run folder, and say where it is."""
     folder = run.folder / "reproduction"
-    try:
-        names = reproduce.write(
-            study.capture, study.alignment, folder, study.sentence, study.model_dir
-        )
-    except SettingsError as error:
-        return Note(f"No reproduction: {error}")
+    names = reproduce.write(study.capture, study.alignment, folder, study.sentence, study.model_dir)
     if not names:
-        return Note(
-            "No step is guilty whose operator could be run alone: there is nothing to show."
-        )
+        return Note("No step is guilty that has a tensor: there is nothing to show.")
     return Note(f"reproduction/{names[0]}, with its inputs in {names[1]} beside it.")
 
 

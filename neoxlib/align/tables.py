@@ -12,7 +12,7 @@ from neoxlib.align.study import Study
 from neoxlib.align.verdict import step_words
 from neoxlib.model import steps
 from neoxlib.model.steps import Step, layer_of, within
-from neoxlib.workbook.table import Table, TextTable
+from neoxlib.workbook.table import Note, Table, TextTable
 
 if TYPE_CHECKING:
     from neoxlib.workbook.run import Run
@@ -20,17 +20,29 @@ if TYPE_CHECKING:
 STEPS: dict[str, Step] = {
     step.name: step for kind in (True, False) for step in steps.layer_steps(kind)
 } | {step.name: step for step in (*steps.BEGINNING, *steps.END)}
+THREE = (
+    "Distances are relative Euclidean ones; times is the target's over the same dtype's, which "
+    "counts as its distance from the checkpoint or as one rounding if these are more. Verdicts: "
+    "right; guilty by its own error; the dtype, past the limits as well; carried from a guilty "
+    "step before it; farther than the dtype explains by small errors or other formulas."
+)
 NOTE = "Own errors are in roundings of the dtype; accumulated ones relative to the reference."
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """A row per step, pass and rank: own and accumulated error, and whether it is guilty."""
+    """A row per step, pass and rank: own and accumulated error, and whether it is guilty.
+
+    `same_bits` is whether the whole tensor equals, to the bit, that of the capture that is the
+    reference; if that is a checkpoint, that of the same dtype in plain layers on one CPU.
+    """
     drifts = {(drift.name, drift.pass_): drift.distance for drift in study.alignment.drifts}
-    same = {(drift.name, drift.pass_): drift.distance for drift in study.same_dtype}
+    same = {(drift.name, drift.pass_): drift.distance for drift in study.witness.drifts}
+    beside = study.other.target if study.other else study.witness.beside
+    bits = {(drift.name, drift.pass_): drift.distance.same_bits for drift in beside}
     rows = []
     for found in study.alignment.findings:
         key = (found.name, found.pass_)
-        rows.append(_row(found, drifts.get(key), same.get(key)))
+        rows.append(_row(found, drifts.get(key), same.get(key)) | {"same_bits": bits.get(key)})
     table = pd.DataFrame(rows)
     return table.astype({"layer": "Int64"}) if len(table) else table
 
@@ -49,6 +61,7 @@ def _row(found: Finding, drift: Distance | None, plain: Distance | None) -> dict
         "rank": found.rank,
         "own_max": error.greatest if error else float("nan"),
         "own_rms": error.rms if error else float("nan"),
+        "same_dtype_own_max": found.same.greatest if found.same else float("nan"),
         "not_finite": error.not_finite if error else 0,
         "missing": error is None,
         "relative_l2": drift.relative_l2 if drift else float("nan"),
@@ -75,10 +88,14 @@ def saved(run: "Run", study: Study) -> pd.DataFrame:
 
 
 def worst(run: "Run", study: Study, count: int = 10) -> TextTable:
-    """The steps with the greatest own errors, also in worst.csv."""
+    """The steps with the greatest own errors, also in worst.csv.
+
+    "same bits" is beside the capture that is the reference, or the same dtype on one CPU.
+    """
     rows = frame(study).sort_values("own_max", ascending=False).head(count)
-    columns = ["layer", "step", "rank", "pass", "own_max", "own_rms", "relative_l2", "guilty"]
-    return _shown(run.save("worst", rows[columns].reset_index(drop=True)))
+    columns = ["layer", "step", "rank", "pass", "own_max", "own_rms", "relative_l2", "same_bits"]
+    worst_rows = run.save("worst", rows[[*columns, "guilty"]].reset_index(drop=True))
+    return _shown(worst_rows.rename(columns={"same_bits": "same bits"}))
 
 
 def opened(study: Study) -> TextTable:
@@ -123,8 +140,42 @@ def by_rank(study: Study) -> TextTable:
     return _shown(table.reset_index())
 
 
-def against_other(study: Study) -> TextTable:
-    """The distances from the capture `reference`, layer outputs and logits only."""
+def three_way(run: "Run", study: Study, count: int = 10) -> TextTable:
+    """The steps whose distance the dtype explains least; all of them in three_way.csv.
+
+    A line has the distance of the same dtype and of the target from the reference, how many times
+    as far the target is, the greatest own errors of both, and the verdict.
+    """
+    rows = run.save("three_way", three_way_frame(study))
+    worst_rows = rows.sort_values("times", ascending=False, kind="stable").head(count)
+    return _shown(worst_rows.drop(columns="name").reset_index(drop=True), THREE)
+
+
+def three_way_frame(study: Study) -> pd.DataFrame:
+    """A row per step and pass, in the order of computing: see `three_way.Line`."""
+    rows = [
+        {
+            "name": line.name,
+            "layer": layer_of(line.name),
+            "step": step_words(line.name),
+            "pass": line.pass_,
+            "reference to same dtype": line.same,
+            "reference to target": line.target,
+            "times": line.times,
+            "own_max": line.own,
+            "same_dtype_own_max": line.own_same,
+            "verdict": line.word,
+        }
+        for line in study.lines
+    ]
+    table = pd.DataFrame(rows)
+    return table.astype({"layer": "Int64"}) if len(table) else table
+
+
+def against_other(study: Study) -> TextTable | Note:
+    """The distances from the capture that is the reference, layer outputs and logits only."""
+    if study.other is None:
+        return Note("The reference is a checkpoint; no other capture was given.")
     rows = [
         {
             "layer": _column(drift.name),
@@ -134,7 +185,7 @@ def against_other(study: Study) -> TextTable:
             "max_error": drift.distance.max_error,
             "same bits": drift.distance.same_bits,
         }
-        for drift in study.other
+        for drift in study.other.target
         if within(drift.name) in ("", "gpt_neox.embed_in", steps.LOGITS)
     ]
     return _shown(pd.DataFrame(rows))
@@ -147,9 +198,9 @@ def _column(name: str) -> str:
     return "embedding" if name.startswith("gpt_neox.embed_in") else "head"
 
 
-def _shown(rows: pd.DataFrame) -> TextTable:
+def _shown(rows: pd.DataFrame, note: str = NOTE) -> TextTable:
     cells = {name: [_cell(value) for value in rows[name]] for name in rows}
-    return TextTable(pd.DataFrame(cells, dtype=object), NOTE)
+    return TextTable(pd.DataFrame(cells, dtype=object), note)
 
 
 def _cell(value: object) -> str:

@@ -6,9 +6,11 @@ from typing import Any
 
 from neoxlib.align import limits, operators
 from neoxlib.align.distances import Drift
+from neoxlib.align.joins import Bits
 from neoxlib.align.lineage import unseen
 from neoxlib.align.localize import Alignment, Finding
 from neoxlib.align.reader import Capture
+from neoxlib.align.three_way import Line, Other
 from neoxlib.demo import MODEL_DIR
 from neoxlib.model.steps import LOGITS, layer_of, within
 
@@ -33,23 +35,37 @@ def sentence(capture: Capture, found: Alignment) -> str:
 def _healthy(capture: Capture, found: Alignment) -> str:
     errors = [each.error for each in found.findings if each.error]
     greatest = max((error.greatest for error in errors), default=0.0)
-    return (
+    said = (
         f"every step that was seen is right: the greatest own error is {greatest:.1f} roundings of "
         f"{capture.manifest['dtype']} (limit {limits.OWN_MAX.value:g}) over {len(errors)} tensors"
     )
+    if count := sum(each.excused for each in found.findings):
+        said += f"; {count} of them past the limit, as the same dtype on the CPU is"
+    return said
 
 
-def place(capture: Capture, first: Sequence[Finding]) -> str:
+def place(capture: Capture, first: Sequence[Finding] | Sequence[Bits]) -> str:
     """The layer, ranks and pass of a finding in words."""
-    layer = layer_of(first[0].name)
-    begins = first[0].name.startswith("gpt_neox.embed_in")
-    said = f"layer {layer}" if layer is not None else "the embedding" if begins else "the head"
+    said = part_words(first[0].name)
     if capture.size > 1:
         ranks = [each.rank for each in first]
         every = len(ranks) == capture.size
         some = f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
         said += ", every rank" if every else f", {some}"
-    return f"{said}, {'prefill' if first[0].pass_ == 0 else f'decode step {first[0].pass_}'}"
+    return f"{said}, {pass_words(first[0].pass_)}"
+
+
+def part_words(name: str) -> str:
+    """The layer, the embedding or the head that a step is in."""
+    layer = layer_of(name)
+    if layer is not None:
+        return f"layer {layer}"
+    return "the embedding" if name.startswith("gpt_neox.embed_in") else "the head"
+
+
+def pass_words(number: int) -> str:
+    """A forward pass by its number."""
+    return f"decode step {number}" if number else "prefill"
 
 
 def step_words(name: str) -> str:
@@ -65,13 +81,28 @@ def _wrong(found: Finding) -> str:
     if found.error is None:
         return "was not made there, though it was in other layers"
     if found.error.not_finite:
-        return f"has {found.error.not_finite} values that are not finite and should be"
-    if found.error.greatest == float("inf"):
+        said = f"has {found.error.not_finite} values that are not finite and should be"
+    elif found.error.greatest == float("inf"):
         return "has another shape than it should"
-    return (
-        f"is off by up to {found.error.greatest:.3g} roundings (limit {limits.OWN_MAX.value:g}), "
-        f"root mean square {found.error.rms:.3g} (limit {limits.OWN_RMS.value:g})"
-    )
+    else:
+        said = (
+            f"is off by up to {found.error.greatest:.3g} roundings (limit "
+            f"{limits.OWN_MAX.value:g}), root mean square {found.error.rms:.3g} (limit "
+            f"{limits.OWN_RMS.value:g})"
+        )
+    return said + _same(found)
+
+
+def _same(found: Finding) -> str:
+    """What the same dtype on the CPU says of a guilty step."""
+    same = found.same
+    if same is None:
+        return ""
+    if same.not_finite:
+        return f"; the same dtype in plain layers on one CPU has {same.not_finite}, too"
+    within_limits = not (limits.OWN_MAX.broken(same.greatest) or limits.OWN_RMS.broken(same.rms))
+    also = "" if within_limits else ", past the limit, too: so it is not the target alone"
+    return f"; the same dtype in plain layers on one CPU by {same.greatest:.3g}{also}"
 
 
 def _before(found: Alignment, one: Finding) -> str:
@@ -87,13 +118,39 @@ def _before(found: Alignment, one: Finding) -> str:
 
 
 def checks(
-    capture: Capture, found: Alignment, same: Sequence[Drift]
+    capture: Capture,
+    found: Alignment,
+    same: Sequence[Drift],
+    lines: Sequence[Line] = (),
+    other: Other | None = None,
 ) -> list[tuple[str, bool, str]]:
-    """Name, whether it holds, and detail of each check."""
+    """Name, whether it holds, and detail of each check.
+
+    `same` is the same dtype's distance from the checkpoint, `other` the reference if it is another.
+    """
     rows = [("every step is what the checkpoint says", not found.first, sentence(capture, found))]
-    whole = [drift for drift in found.drifts if drift.name == LOGITS]
-    if not whole:
+    rows += _whole("logits", found.drifts, same)
+    if other is None:
         return rows
+    if other.bits:
+        differing = any(one.differing for one in other.bits)
+        return [*rows, ("the same bits twice", not differing, twice(capture, other.bits))]
+    if other.judged:
+        near = _first_apart(lines, other) is None
+        said = parted(capture, lines, other)
+        rows.append(("every step is as near to the reference as its dtype explains", near, said))
+    allowed = same if other.same_weights else other.same
+    return rows + _whole("logits against the reference", other.target, allowed)
+
+
+def _whole(
+    what: str, drifts: Sequence[Drift], same: Sequence[Drift]
+) -> list[tuple[str, bool, str]]:
+    """The limits of a whole model, on the pass that is worst; excused if `same` breaks them."""
+    whole = [drift for drift in drifts if drift.name == LOGITS]
+    if not whole:
+        return []
+    rows = []
     worst = max(whole, key=lambda drift: drift.distance.relative_l2)
     allowed = {drift.pass_: drift for drift in same if drift.name == LOGITS}
     for limit in limits.WHOLE:
@@ -104,8 +161,61 @@ def checks(
         detail = f"{value:.3g}, limit {limit.value:g} ({limit.source})"
         if explained and limit.broken(value):
             detail += "; the same dtype on the CPU passes it as little"
-        rows.append((f"logits: {limit.figure}", not limit.broken(value) or explained, detail))
+        rows.append((f"{what}: {limit.figure}", not limit.broken(value) or explained, detail))
     return rows
+
+
+def twice(capture: Capture, bits: Sequence[Bits]) -> str:
+    """Say whether two runs of the same gave the same bits, or the first step that did not."""
+    wrong = [one for one in bits if one.differing]
+    if not wrong:
+        ranks = f"{capture.size} rank{'s' * (capture.size > 1)}"
+        passes = f"{len(capture.passes)} passes"
+        return f"every bit of {len(bits)} tensors of {ranks} and {passes} is the same"
+    first = [one for one in wrong if (one.name, one.pass_) == (wrong[0].name, wrong[0].pass_)]
+    one = first[0]
+    return (
+        f"{place(capture, first)}: {step_words(one.name)} is the first that is not the same twice: "
+        f"{one.differing} of {one.count} numbers of rank {one.rank} differ, by at most "
+        f"{one.greatest:.3g}; so do {len(wrong)} of {len(bits)} tensors"
+    )
+
+
+def _first_apart(lines: Sequence[Line], other: Other) -> Line | None:
+    return next((line for line in lines if _is_apart(line, other)), None)
+
+
+def _is_apart(line: Line, other: Other) -> bool:
+    formula = other.same_weights and limits.OTHER_FORMULA.broken(line.same / other.unit)
+    return formula or limits.TIMES_L2.broken(line.times)
+
+
+def parted(capture: Capture, lines: Sequence[Line], other: Other) -> str:
+    """Say in which step the target is first farther from a reference than its dtype explains."""
+    if not lines:
+        return "no step is in both"
+    line = _first_apart(lines, other)
+    if line is None:
+        line = max(lines, key=lambda each: each.target)
+        return (
+            f"every step is as near as the dtype explains: the farthest is {line_place(line)} with "
+            f"a relative L2 of {line.target:.3g}, the same dtype in plain layers {line.same:.3g}"
+        )
+    said = f"the numbers part at {line_place(line)}: relative L2 {line.target:.3g}, "
+    if limits.TIMES_L2.broken(line.times):
+        return (
+            f"{said}{line.times:.3g} times what the dtype explains (limit "
+            f"{limits.TIMES_L2.value:g})"
+        )
+    return (
+        f"{said}the same dtype in plain layers {line.same:.3g}, more than "
+        f"{limits.OTHER_FORMULA.value:g} roundings: other formulas or weights"
+    )
+
+
+def line_place(line: Line) -> str:
+    """Layer, pass and step of a line of the three-way table in words."""
+    return f"{part_words(line.name)}, {pass_words(line.pass_)}: {step_words(line.name)}"
 
 
 def figure(drift: Drift, name: str) -> float:

@@ -4,12 +4,21 @@ A check returns what is wrong with a value, as the end of a sentence, or None.
 """
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from neoxlib.errors import did_you_mean
+
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")  # of an exam
+
+DTYPES = ("float32", "float16", "bfloat16")
+TWICE = ("same", "repeat")  # a reference: the target a second time
+RANKS = r"(?:world_size\s*=\s*)?([1-9]\d*)"  # a reference: the same model over so many ranks
+INSIDE = ("results.json", "capture.json", "dump.json")  # a run's, a capture's, a dump's
+REFERENCES = ("transformers", *DTYPES, *TWICE, "world_size=1")
 
 
 def anything(_: Any) -> str | None:
@@ -37,6 +46,20 @@ def file(value: str) -> str | None:
 def run(value: str) -> str | None:
     found = Path(value, "results.json").is_file() or Path(value).is_file()
     return None if found else f"no run at {value!r}; give the folder of a run, or its results.json"
+
+
+def target(value: str) -> str | None:
+    path = Path(value)
+    found = path.is_dir() or (path.name in INSIDE and path.is_file())
+    return None if found else f"no folder {value!r}; give a capture, a run or a model folder"
+
+
+def reference(value: str) -> str | None:
+    if value in REFERENCES or re.fullmatch(RANKS, value) or target(value) is None:
+        return None
+    near = did_you_mean(value, REFERENCES, cutoff=0.5) or ";"
+    words = ", ".join(REFERENCES)
+    return f"no folder {value!r}{near} give a model folder, a capture, a run, or one of {words}"
 
 
 def above_zero(value: float) -> str | None:

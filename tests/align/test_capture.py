@@ -14,7 +14,7 @@ from neoxlib.align.capture import capture
 from neoxlib.align.joins import against
 from neoxlib.align.localize import localize
 from neoxlib.align.reader import read_capture
-from neoxlib.align.statistics import NAMES
+from neoxlib.align.statistics import NAMES, statistics
 from neoxlib.errors import SettingsError
 from neoxlib.model.group import Group
 from neoxlib.model.steps import all_steps, part_of
@@ -63,6 +63,18 @@ def test_statistics_are_those_of_the_tensors(checkpoint: Path, tmp_path: Path):
     expected = [value.min(), value.max(), value.mean(), value.norm(), 0, 0]
     assert few.part("layer001")[key].tolist() == pytest.approx([float(x) for x in expected])
     assert len(NAMES) == 6 and not all_.part("begin")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_statistics_are_of_the_finite_values_and_count_the_others(dtype: torch.dtype):
+    values = torch.tensor([[3.0, -4.0], [0.5, 1.0]], dtype=dtype)
+    plain = [-4.0, 3.0, 0.125, values.double().norm().item(), 0.0, 0.0]
+    assert statistics(values).tolist() == pytest.approx(plain)
+    values[1] = values.new_tensor([torch.nan, torch.inf])
+    assert statistics(values).tolist() == pytest.approx([-4.0, 3.0, -0.5, 5.0, 1.0, 1.0])
+    assert statistics(values[1:]).tolist()[4:] == [1.0, 1.0]
+    largest = torch.full((9,), torch.finfo(dtype).max, dtype=dtype)
+    assert statistics(largest).isfinite().all() and statistics(largest)[5] == 0
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -37,8 +37,23 @@ def test_ranks_of_their_own_write_one_capture_and_the_command_judges_it(
     said = CliRunner().invoke(cli, [*asked, "--output", str(tmp_path / "out")])
     assert said.exit_code == 3
     assert said.output.startswith("layer 0, every rank, prefill: mlp.activation ")
+    assert "\nFAIL logits: kl: " in said.output
+    assert "FAIL every step is what the checkpoint says" not in said.output  # said already
     kept = {path.name for path in (tmp_path / "out").iterdir()}
-    assert kept == {"steps.csv", "reproduction"}
+    assert kept == {"steps.csv", "three_way.csv", "reproduction"}
+    asked = ["align", "--target", str(folder), "--reference", "world_size=1"]
+    said = CliRunner().invoke(cli, asked)
+    assert said.exit_code == 0 and "Against the same model on 1 rank: every step " in said.output
+
+
+def test_two_real_ranks_are_the_same_to_the_bit_twice(model: Path, tmp_path: Path):
+    asked = ["align", str(model), "--world-size", "2", "--device", "cpu", "--prompt", "abc"]
+    kept = ["--output", str(tmp_path / "out")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_CURRENT_TEST")  # see open_session
+        said = CliRunner().invoke(cli, [*asked, "--reference", "same", *kept])
+    assert said.exit_code == 0 and " of 2 ranks and 3 passes is the same" in said.output
+    assert (tmp_path / "out/reference/capture.json").is_file()
 
 
 def test_what_the_command_cannot_use_is_one_message(model: Path, tmp_path: Path):
@@ -46,5 +61,7 @@ def test_what_the_command_cannot_use_is_one_message(model: Path, tmp_path: Path)
     assert said.exit_code == 1 and "is not empty; name a new folder" in said.stderr
     said = CliRunner().invoke(cli, ["align", "--target", str(tmp_path)])
     assert said.exit_code == 1 and "is no capture" in said.stderr
+    said = CliRunner().invoke(cli, ["align", "--reference", "floot32"])
+    assert said.exit_code == 1 and "did you mean 'float32'?" in said.stderr
     assert CliRunner().invoke(cli, ["align", "--nothing"]).exit_code == 2
     assert "--decode-steps" in CliRunner().invoke(cli, ["align", "--help"]).output

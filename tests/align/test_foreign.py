@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import neoxlib
+from neoxlib.align import capture as module
 from neoxlib.align.capture import capture
 from neoxlib.align.foreign import capture_transformers
 from neoxlib.align.joins import against
@@ -38,3 +39,22 @@ def test_transformers_is_not_accused_and_a_fault_in_it_is_found(tmp_path: Path):
     assert localize(broken, model).first[0].name == "gpt_neox.layers.0.mlp.activation"
     with pytest.raises(SettingsError, match="there already"):
         capture_transformers(model, tmp_path / "theirs", ours)
+
+
+def test_a_disk_that_fills_leaves_nothing_of_transformers_capture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = save_model(tmp_path / "model")
+    engine = neoxlib.load(model, compile=False)
+    ours = read_capture(module.capture(engine, tmp_path / "ours", ROWS, THEN))
+    real = module.save_file
+
+    def full(tensors: dict, path: Path) -> None:
+        if "layer001" in str(path):
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(SettingsError, match=r"could not be written: .*No space left on device"):
+        capture_transformers(model, tmp_path / "theirs", ours)
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "ours"}

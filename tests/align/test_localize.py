@@ -15,6 +15,7 @@ from neoxlib.align.reader import read_capture
 from neoxlib.errors import SettingsError
 from neoxlib.kernels.cpu import build
 from tests.support.align_runs import THEN, expected_place, found_place, run, save_model
+from tests.support.compiled_faults import COMPILED
 from tests.support.faults import ALL, FAULTS, Fault
 from tests.support.planted import Spot
 
@@ -73,32 +74,20 @@ def test_no_architecture_is_accused(changes: dict, tmp_path: Path):
         assert found.first == [] and len(found.findings) > 100
 
 
-KINDS = {
-    "one flipped exponent bit": "mlp.activation",
-    "NaN in one weight": "all_reduce.before",
-    "rows of the neighbour, q, k, v": "attention.rotary.query",
-    "head of another rank": "/embed_out",
-    "final norm's bias left out": "/embed_out",
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("number", "fault"), list(enumerate(COMPILED)), ids=[f.kind for f in COMPILED]
+)
 def test_in_compiled_kernels_a_fault_is_found_in_the_first_step_that_shows_it(
-    kind: str, model: Path, tmp_path: Path
+    number: int, fault: Fault, model: Path, tmp_path: Path
 ):
-    """Weights are patched in place, where the kernels read them."""
+    """On two ranks: weights are patched in place, where the kernels read them."""
     if build.compiled("forward") is None:
         pytest.skip(build.compile_error("forward"))
-    fault = next(fault for fault in FAULTS if fault.kind == kind)
     spot = Spot(1, 1)
-
-    def plant(model: object, spot: Spot) -> None:
-        fault.plant(model, spot)
-        model.executor.reload_pointers()
-
-    patched = Fault(kind, plant, KINDS[kind], fault.one)
-    found = run(model, tmp_path / "capture", "float32", 2, patched, spot, compiled=True)
-    assert found_place(found) == expected_place(patched, spot, 2)
+    form = turn(number, fault.dtypes)
+    found = run(model, tmp_path / "capture", form, 2, fault, spot, compiled=True)
+    assert found_place(found) == expected_place(fault, spot, 2)
+    assert fault.said.format(rank=1) in "; ".join(found.said.values())
 
 
 def test_float16_that_overflows_is_found_where_it_does(tmp_path: Path):

@@ -3,16 +3,18 @@
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 import neoxlib
-from neoxlib.align import figures, lens, reproduce, study, tables
+from neoxlib.align import figures, lens, references, reproduce, study, tables, three_way
+from neoxlib.align.capture import capture
 from neoxlib.align.localize import localize
 from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.study import Study, take
-from neoxlib.align.verdict import checks, command
+from neoxlib.align.verdict import command
 from neoxlib.errors import SettingsError
 from neoxlib.kernels.cpu import build
 from tests.support.align_runs import run, save_model
@@ -29,7 +31,9 @@ def studied(model: Path, folder: Path, kind: str, size: int = 2) -> Study:
     fault = next((fault for fault in FAULTS if fault.kind == kind), None)
     alignment = run(model, folder, "float32", size, fault, Spot(1, size - 1))
     found = read_capture(folder)
-    return Study(found, alignment, study.same_dtype(found))
+    plain = references.plain(found, folder.with_name("plain"))
+    same = study.witness(found, plain)
+    return Study(found, three_way.with_witness(alignment, same), same)
 
 
 SENTENCES = {
@@ -52,7 +56,7 @@ def test_the_sentence_names_the_place(kind: str, model: Path, tmp_path: Path):
         assert "(the sum lacks the term of rank 1); everything before it is within" in (
             found.sentence
         )
-    passed = [ok for _, ok, _ in checks(found.capture, found.alignment, found.same_dtype)]
+    passed = [ok for _, ok, _ in found.checks]
     assert all(passed) == (kind == "healthy") and len(passed) == 4
 
 
@@ -68,7 +72,22 @@ OF_EACH_OPERATOR = (
     "the two norms swapped",
     "final norm's bias left out",
     "head of another rank",
+    "vocabulary off by one",
+    "embedding of the neighbour",
+    "all-reduce not made",
+    "layer left out",
 )
+
+
+def ran(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> list[str]:
+    """The two lines that the script says."""
+    script = (folder / "reproduce.py").read_text()
+    assert len(script.splitlines()) < 32 and "neoxlib" not in script
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py"])
+    capsys.readouterr()
+    runpy.run_path("reproduce.py")
+    return capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("kind", OF_EACH_OPERATOR)
@@ -79,22 +98,49 @@ def test_the_reproduction_shows_the_error_and_the_right_result(
     folder = tmp_path / "reproduction"
     names = reproduce.write(found.capture, found.alignment, folder, found.sentence)
     assert names == ["reproduce.py", "inputs.safetensors"]
-    assert len((folder / names[0]).read_text().splitlines()) < 30
-    assert "neoxlib" not in (folder / names[0]).read_text()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "argv", names[:1])
-    capsys.readouterr()
-    runpy.run_path(names[0])
-    seen, now = capsys.readouterr().out.splitlines()
+    seen, now = ran(folder, monkeypatch, capsys)
     assert seen.startswith("observed in the run: off by up to ")
     assert now.startswith("computed now: off by up to ")
     units = [float(line.split("up to ")[1].split()[0]) for line in (seen, now)]
     assert units[0] > 8 > units[1]
+    told = "before it was not made." in (folder / names[0]).read_text()
+    assert told == (kind in ("all-reduce not made", "layer left out"))
 
 
-@pytest.mark.parametrize("kind", ["healthy", "layer left out", "vocabulary off by one"])
-def test_what_is_no_operator_is_not_reproduced(kind: str, model: Path, tmp_path: Path):
-    found = studied(model, tmp_path / "capture", kind)
+def test_an_input_that_was_not_captured_is_computed_for_the_reproduction(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    engine = neoxlib.load(model, compile=False)
+    engine.model.gpt_neox.layers[2].mlp.form = "relu"
+    names = ["*.mlp.activation"]
+    found = read_capture(capture(engine, tmp_path / "few", [[60, 61, 62]], names=names))
+    alignment = localize(found)
+    assert alignment.first[0].name == "gpt_neox.layers.2.mlp.activation"
+    reproduce.write(found, alignment, tmp_path / "out", "said")
+    assert (
+        "Unseen in the run, and computed from what was seen"
+        in (tmp_path / "out/reproduce.py").read_text()
+    )
+    seen, now = ran(tmp_path / "out", monkeypatch, capsys)
+    assert float(seen.split("up to ")[1].split()[0]) > 8 > float(now.split("up to ")[1].split()[0])
+
+
+def test_a_tensor_of_another_shape_is_shown_as_one(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    found = take(neoxlib.load(model, compile=False), tmp_path / "capture", [[60, 61, 62]])
+    path = tmp_path / "capture/pass0/layer001/rank0.safetensors"
+    values = load_file(path)
+    name = "gpt_neox.layers.1.mlp.activation"
+    save_file(values | {name: values[name][..., :100].contiguous()}, path)
+    reproduce.write(found, localize(found), tmp_path / "out", "said")
+    seen, now = ran(tmp_path / "out", monkeypatch, capsys)
+    assert seen == "observed in the run: shape [1, 3, 100], expected [1, 3, 256]"
+    assert now.startswith("computed now: off by up to ")
+
+
+def test_where_nothing_is_guilty_nothing_is_reproduced(model: Path, tmp_path: Path):
+    found = studied(model, tmp_path / "capture", "healthy")
     assert reproduce.write(found.capture, found.alignment, tmp_path / "no", found.sentence) == []
     assert not (tmp_path / "no").exists()
 
@@ -109,6 +155,14 @@ def test_tables_and_figures_hold_what_was_found(model: Path, tmp_path: Path):
         tables.by_rank(found)
     )
     assert len(figures.strip(found).axes) == 4 and len(figures.three_way(found).axes) == 1
+    saved: dict[str, object] = {}
+    kept = SimpleNamespace(save=lambda name, df: saved.setdefault(name, df))
+    text = repr(tables.three_way(kept, found))
+    assert "reference to same dtype" in text and "carried" in text and "guilty" in text
+    whole = saved["three_way"]
+    assert set(whole["pass"]) == {0, 1, 2} and len(whole) == len(found.lines) > 100
+    assert list(whole[whole["verdict"] == "guilty"]["step"]) == ["mlp.dense_h_to_4h"] * 3
+    assert "same bits" in repr(tables.worst(kept, found)) and "same_bits" in saved["worst"]
 
 
 def test_the_last_line_of_the_lens_is_what_the_model_says(model: Path, tmp_path: Path):
@@ -160,7 +214,7 @@ def test_a_step_before_it_that_was_not_seen_is_named_with_it(model: Path, tmp_pa
     weights["gpt_neox.layers.1.mlp.dense_4h_to_h.weight"][7] *= 2
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
     found = take(neoxlib.load(model), tmp_path / "capture", [[60, 61, 62]])
-    result = Study(found, localize(found, other), model_dir=str(other))
+    result = Study(found, localize(found, other), reference=references.parse(other))
     unseen = "(or attention.dense or mlp.dense_4h_to_h before it, unseen)"
     assert result.sentence.startswith(f"layer 1, prefill: all_reduce.before {unseen} is off by")
     folder = tmp_path / "reproduction"
