@@ -31,7 +31,7 @@ def against(capture: Capture, other: Capture) -> list[Drift]:
     layers = _layers_of_both(capture, other)
     drifts = []
     for part in ("begin", *(f"layer{layer:03d}" for layer in range(layers)), "end"):
-        mine, theirs = (_whole(each, part) for each in (capture, other))
+        mine, theirs = (whole(each, part) for each in (capture, other))
         for (name, pass_), value in mine.items():
             truth = theirs.get((name, pass_))
             if truth is None or truth.shape != value.shape:
@@ -59,7 +59,7 @@ def _layers_of_both(capture: Capture, other: Capture) -> int:
     return layers
 
 
-def _whole(capture: Capture, part: str) -> dict[tuple[str, int], Tensor]:
+def whole(capture: Capture, part: str) -> dict[tuple[str, int], Tensor]:
     """All steps of a part, the ranks' tensors joined."""
     found = capture.part(part)
     known = {step.name: step for kind in (True, False) for step in steps.layer_steps(kind)}

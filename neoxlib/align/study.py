@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from neoxlib.align import reproduce, verdict
 from neoxlib.align.capture import MANIFEST, capture
 from neoxlib.align.distances import Drift
-from neoxlib.align.joins import against
 from neoxlib.align.localize import Alignment, localize
+from neoxlib.align.msprobe import compared, read_msprobe
+from neoxlib.align.msprobe_json import is_dump
 from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.verdict import command, sentence
 from neoxlib.errors import NeoXError, SettingsError
@@ -46,29 +47,43 @@ class Study:
 def captured(run: "Run", kind: "Callable[..., Any]") -> Capture:
     """The capture of the parameter `target`, or a new one of the run's model over its ranks.
 
-    `kind` is neoxlib.Session. A `target` may be a capture or a run of this notebook.
+    `kind` is neoxlib.Session. A `target` may be a capture, a run of this notebook, or a dump.
     """
     p = run.params
     if p.target:
-        return open_capture(p.target)
+        return open_capture(p.target, model_dir=model_of(p.reference) or p.model_dir)
     with run.session(kind) as session:
         folder = run.folder / FOLDER
         return take(session, folder, p.prompts, p.decode_steps)
 
 
-def open_capture(folder: str | Path) -> Capture:
-    """Read a capture, or that of a run folder."""
+def open_capture(
+    folder: str | Path, like: Capture | None = None, model_dir: str | Path | None = None
+) -> Capture:
+    """Read a capture, that of a run folder, or a dump of msprobe, for which see `read_msprobe`."""
     folder = Path(folder)
     inside = folder / FOLDER
+    if is_dump(folder) and not (folder / MANIFEST).is_file():
+        return read_msprobe(folder, like, model_dir)
     return read_capture(inside if (inside / MANIFEST).is_file() else folder)
 
 
+def model_of(reference: str | Path | None) -> str | None:
+    """`reference` if it is a model folder."""
+    return str(reference) if reference and (Path(reference) / "config.json").is_file() else None
+
+
 def take(
-    engine: Inference, folder: str | Path, prompts: Sequence[Prompt], decode_steps: int = 2
+    engine: Inference,
+    folder: str | Path,
+    prompts: Sequence[Prompt],
+    decode_steps: int = 2,
+    even: bool = False,
 ) -> Capture:
     """Capture `engine` over the beginnings of `prompts` and `decode_steps` tokens after each.
 
-    These are forced, and are the row's own first tokens: so a broken model is asked the same.
+    These are forced, and are the row's own first tokens: so a broken model is asked the same. With
+    `even` all rows are cut to the shortest: then there is no padding.
     """
     texts = any(isinstance(prompt, str) for prompt in prompts)
     rows = encode(engine.tokenizer if texts else None, prompts)
@@ -77,7 +92,8 @@ def take(
         raise SettingsError(
             f"decode_steps is {decode_steps}, but max_seq_len is {engine.max_seq_len}; lower it"
         )
-    rows = [row[: min(MAX_TOKENS, room)] for row in rows]
+    shortest = min(map(len, rows), default=0) if even else MAX_TOKENS
+    rows = [row[: min(MAX_TOKENS, room, shortest)] for row in rows]
     then = _first_tokens(rows, decode_steps) if decode_steps else []
     return read_capture(capture(engine, folder, rows, then))
 
@@ -98,11 +114,9 @@ def compare(run: "Run", found: Capture) -> Study:
     """Compare a capture with `reference`, and with the same dtype in plain layers on one CPU."""
     p = run.params
     other = []
-    model_dir = None
-    if p.reference and (Path(p.reference) / "config.json").is_file():
-        model_dir = p.reference
-    elif p.reference:
-        other = against(found, open_capture(p.reference))
+    model_dir = model_of(p.reference)
+    if p.reference and model_dir is None:
+        other = compared(found, open_capture(p.reference, found))
     alignment = localize(found, model_dir, p.layers or None)
     return Study(found, alignment, same_dtype(found, model_dir), other, model_dir)
 
