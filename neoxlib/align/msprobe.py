@@ -16,7 +16,7 @@ from torch import Tensor
 
 from neoxlib.align.capture import FORMAT
 from neoxlib.align.distances import Distance, Drift
-from neoxlib.align.foreign import ROW_BIASES
+from neoxlib.align.foreign import LAYER, ROW_BIASES, WHOLE
 from neoxlib.align.joins import against, whole
 from neoxlib.align.msprobe_json import (
     AGAIN,
@@ -35,7 +35,8 @@ from neoxlib.align.reader import Capture, Found, need_tensors
 from neoxlib.align.weights import ReferenceWeights
 from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
 from neoxlib.errors import SettingsError
-from neoxlib.model.steps import part_of
+from neoxlib.model.config import ModelConfig
+from neoxlib.model.steps import CONTEXT, LOGITS, QUERY_KEY_VALUE, part_of, within
 
 FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
 
@@ -188,28 +189,43 @@ def _refuse_other_tokens(
 
 
 def _refuse_other_model(dump: Dump) -> None:
-    """Raise SettingsError if no token's embedding is the checkpoint's."""
+    """Raise SettingsError if shapes, or the embedding of every token, are not the checkpoint's."""
     model_dir = dump.manifest["model_dir"]
     source = ReferenceWeights(model_dir, dump.manifest["dtype"])
-    table = source.beginning()[EMBEDDING]
-    entry, (first, end) = dump.calls[0][EMBEDDING], dump.passes[0]
-    ids = dump.ids[:, first:end]
-    depth = source.config.num_hidden_layers
-    other = entry.shape != (*ids.shape, table.shape[1]) or ids.max() >= len(table)
-    if not other and dump.manifest["layers"] == depth:
-        expected = table[ids]
-        if dump.manifest["kind"] == "tensors":
-            near = torch.isclose(entry.load().double(), expected, 1e-2, 1e-6).all(-1)
-            other = not near.any()
-        else:
-            exact = (expected.max().item(), expected.min().item())
-            other = not np.isclose(entry.figures[:2], exact, 1e-2, 1e-6).any()
-    if other or dump.manifest["layers"] != depth:
+    config = source.config
+    said = dump.calls[0].items()
+    parts = [name for name, e in said if e.shape[-1:] != (_width(name, config) or e.shape[-1:])]
+    if parts or dump.manifest["layers"] != config.num_hidden_layers:
+        what = f"{parts[0]} is {list(dump.calls[0][parts[0]].shape)}" if parts else "its depth"
         raise SettingsError(
-            f"{dump.folder} is of another model or other token ids than {model_dir}: its first "
-            f"embedding is {list(entry.shape)} over {dump.manifest['layers']} layers; give the "
-            "model folder that was dumped"
+            f"{dump.folder} is of another model than {model_dir}, or of a rank's part of it: "
+            f"{what}, {dump.manifest['layers']} layers; give the model folder that was dumped, "
+            "and a dump of whole tensors"
         )
+    (first, end), entry = dump.passes[0], dump.calls[0][EMBEDDING]
+    ids = dump.ids[:, first:end]
+    table = source.beginning()[EMBEDDING]
+    if ids.max() >= len(table) or not _any_near(entry, table[ids], dump.manifest["kind"]):
+        raise SettingsError(
+            f"{dump.folder} is of another model or other token ids than {model_dir}: no token's "
+            "embedding is the checkpoint's; give the model folder that was dumped"
+        )
+
+
+def _width(name: str, config: ModelConfig) -> tuple[int, ...] | None:
+    """The last dimension of a module's output; None for what no module gives."""
+    wide = {QUERY_KEY_VALUE: 3 * config.hidden_size, LOGITS: config.vocab_size}
+    wide |= dict.fromkeys(("mlp.dense_h_to_4h", "mlp.activation"), config.intermediate_size)
+    known = {*LAYER, *WHOLE, CONTEXT}
+    return (wide.get(within(name), config.hidden_size),) if within(name) in known else None
+
+
+def _any_near(entry: Entry, expected: Tensor, kind: str) -> bool:
+    """Whether one token's embedding, or the greatest or least value, is as expected."""
+    if kind == "tensors":
+        return bool(torch.isclose(entry.load().double(), expected, 1e-2, 1e-6).all(-1).any())
+    exact = expected.max().item(), expected.min().item()
+    return bool(np.isclose(np.array(entry.figures[:2], float), exact, 1e-2, 1e-6).any())
 
 
 def compared(capture: Capture, other: Capture) -> list[Drift]:
