@@ -121,7 +121,10 @@ def _manifest(
     model_dir: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """The manifest of a capture, as far as the dump and `like` tell it."""
-    if not all(EMBEDDING in steps for steps in calls):
+    said = [(steps[EMBEDDING].shape, steps.get(IDS)) for steps in calls if EMBEDDING in steps]
+    if any(len(s) != 3 or min(s) < 1 or (ids and ids.shape != s[:2]) for s, ids in said):
+        raise SettingsError(f"{folder} is damaged: token ids and embeddings do not fit; dump anew")
+    if len(said) < len(calls):
         raise SettingsError(f"{folder} has passes without {EMBEDDING}; dump whole forward passes")
     if calls[0][EMBEDDING].dtype not in FLOATS:
         raise SettingsError(f"{folder} is of {calls[0][EMBEDDING].dtype}, not one of {FLOATS}")
@@ -160,7 +163,7 @@ def _tokens(
     ):
         raise SettingsError(f"{folder} is of several prompts in turn; keep the steps of one")
     if all(IDS in steps and steps[IDS].file for steps in calls):
-        ids = torch.cat([steps[IDS].load() for steps in calls], 1).tolist()
+        ids = torch.cat([steps[IDS].load().long() for steps in calls], 1).tolist()
         last = entries[-1]
         if last in flat:
             return ids, last.load().bool().tolist(), passes
@@ -205,7 +208,11 @@ def _refuse_other_model(dump: Dump) -> None:
     (first, end), entry = dump.passes[0], dump.calls[0][EMBEDDING]
     ids = dump.ids[:, first:end]
     table = source.beginning()[EMBEDDING]
-    if ids.max() >= len(table) or not _any_near(entry, table[ids], dump.manifest["kind"]):
+    if (
+        ids.max() >= len(table)
+        or ids.min() < 0
+        or not _any_near(entry, table[ids], dump.manifest["kind"])
+    ):
         raise SettingsError(
             f"{dump.folder} is of another model or other token ids than {model_dir}: no token's "
             "embedding is the checkpoint's; give the model folder that was dumped"

@@ -109,11 +109,12 @@ def head_of(place: Path) -> dict[str, Any]:
     try:
         head = json.loads(path.read_text(encoding="utf-8"))
         task, level, data = head["task"], head["level"], head["data"]
-        assert isinstance(data, dict) and all(isinstance(each, dict) for each in data.values())
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        if not isinstance(data, dict) or not all(isinstance(call, dict) for call in data.values()):
+            raise ValueError("its data are no calls by name")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__}: {error}"
         raise SettingsError(f"{path} is damaged, or no {DUMP} of msprobe ({why})") from error
-    if task not in KINDS or level not in ("L0", "mix"):
+    if task not in list(KINDS) or level not in ("L0", "mix"):
         raise SettingsError(f"{path} is of task {task!r}, level {level!r}: no modules; {AGAIN}")
     return head
 
@@ -125,7 +126,7 @@ def passes_of(place: Path, head: dict[str, Any]) -> list[Pass]:
     """
     try:
         return _passes(place, head["data"])
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"{place / DUMP} is damaged: {error}; copy or dump anew") from error
 
 
@@ -189,4 +190,7 @@ def _entry(place: Path, said: Any, **more: Any) -> Entry | None:
         raise SettingsError(f"{place / DUMP} names a file outside its folder: {name!r}")
     figures = tuple(said.get(figure) for figure in FIGURES)
     file = None if name is None else place / TENSORS / str(name)
-    return Entry(str(said.get("dtype")), tuple(said.get("shape") or ()), figures, file, **more)
+    if not all(figure is None or isinstance(figure, int | float) for figure in figures):
+        raise ValueError(f"the figures of a tensor are {figures}")
+    shape = tuple(int(size) for size in said.get("shape") or ())
+    return Entry(str(said.get("dtype")), shape, figures, file, **more)

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from neoxlib.align.localize import localize
 from neoxlib.align.msprobe import compared, read_msprobe
 from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.study import open_capture
-from neoxlib.errors import SettingsError
+from neoxlib.errors import NeoXError, SettingsError
 from tests.support.align_runs import ROWS, THEN, save_model
 from tests.support.msprobe_dumps import dump
 
@@ -265,6 +266,29 @@ def test_a_damaged_dump_json_is_refused(text: str, copy: Path):
     (copy / PLACE / "dump.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(SettingsError, match=r"dump\.json is damaged"):
         read_msprobe(copy)
+
+
+ODD = (None, [], {}, "x", -1, 0, 1e999, True, [[]], {"type": "torch.Tensor"}, "torch.int8")
+
+
+def test_whatever_stands_in_a_dump_json_it_is_read_or_refused(ours: Capture, copy: Path):
+    path = copy / PLACE / "dump.json"
+    text = path.read_text()
+    random.seed(1)
+    refused = 0
+    for _ in range(120):
+        node = head = json.loads(text)
+        key = random.choice(["data", "data", "data", "task", "level"])
+        while isinstance(node[key], dict | list) and node[key] and random.random() < 0.9:
+            node = node[key]
+            key = random.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        node[key] = random.choice(ODD)
+        path.write_text(json.dumps(head))
+        try:
+            against(ours, read_msprobe(copy, ours))
+        except NeoXError:
+            refused += 1
+    assert 20 < refused < 120
 
 
 def test_tensor_files_that_are_missing_or_damaged_are_named(ours: Capture, copy: Path):
