@@ -11,8 +11,8 @@ import click
 
 import neoxlib
 from neoxlib.align import reproduce, tables
+from neoxlib.align.joins import against
 from neoxlib.align.localize import localize
-from neoxlib.align.msprobe import compared
 from neoxlib.align.msprobe_write import refuse_there, write_msprobe
 from neoxlib.align.reader import Capture
 from neoxlib.align.study import FOLDER, Study, model_of, open_capture, take
@@ -75,7 +75,7 @@ def _judged(found: Capture, reference: Path | None, output: Path | None) -> Answ
     model_dir = model_of(reference)
     other = []
     if reference is not None and model_dir is None:
-        other = compared(found, open_capture(reference, found))
+        other = against(found, open_capture(reference, found))
     study = Study(found, localize(found, model_dir), other=other, model_dir=model_dir)
     guilty = bool(study.alignment.first)
     lines = [study.sentence]

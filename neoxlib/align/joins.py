@@ -22,9 +22,12 @@ def joined(parts: list[Tensor], step: Step) -> Tensor:
 def against(capture: Capture, other: Capture) -> list[Drift]:
     """How far a capture is from another of the same tokens: any dtype, world size or executor.
 
-    Steps that only one of them shows are left out. Raises SettingsError for other tokens, another
-    model, or statistics.
+    Steps that only one of them shows are left out. A dump of statistics as the other one tells the
+    least that the distances can be. Raises SettingsError for other tokens, another model, or
+    captures of statistics.
     """
+    if hasattr(other, "distances_from") and other.manifest["kind"] == "statistics":
+        return other.distances_from(capture)
     for each in (capture, other):
         need_tensors(each)
     refuse_other_tokens(capture, other)

@@ -17,11 +17,17 @@ from torch import Tensor
 from neoxlib.align.capture import FORMAT
 from neoxlib.align.distances import Distance, Drift
 from neoxlib.align.foreign import LAYER, ROW_BIASES, WHOLE
-from neoxlib.align.joins import against, whole
-from neoxlib.align.msprobe_json import (
+from neoxlib.align.joins import whole
+from neoxlib.align.reader import Capture, Found, need_tensors
+from neoxlib.align.weights import ReferenceWeights
+from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
+from neoxlib.errors import SettingsError
+from neoxlib.model.config import ModelConfig
+from neoxlib.model.dumps import (
     AGAIN,
     BLOCK,
     EMBEDDING,
+    HEADS,
     IDS,
     KINDS,
     MASK,
@@ -31,13 +37,9 @@ from neoxlib.align.msprobe_json import (
     passes_of,
     places_of,
 )
-from neoxlib.align.reader import Capture, Found, need_tensors
-from neoxlib.align.weights import ReferenceWeights
-from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
-from neoxlib.errors import SettingsError
-from neoxlib.model.config import ModelConfig
 from neoxlib.model.steps import CONTEXT, LOGITS, QUERY_KEY_VALUE, part_of, within
 
+NAMES = {module: ours for ours, module in (LAYER | WHOLE).items()} | dict.fromkeys(HEADS, LOGITS)
 FLOATS = ("torch.float32", "torch.float16", "torch.bfloat16")
 
 
@@ -64,6 +66,10 @@ class Dump(Capture):
                 elif entry.dtype == "torch.float32":
                     found[full, number, 0] = entry.load() - bias.float()
         return found
+
+    def distances_from(self, capture: Capture) -> list[Drift]:
+        """As `against_statistics`."""
+        return against_statistics(capture, self)
 
     def row_bias(self, full: str, entry: Entry) -> Tensor | None:
         """The bias in the output of `full`, which a capture has apart; None if it has none."""
@@ -103,7 +109,9 @@ def read_msprobe(
     tasks = {head["task"] for head in heads}
     if len(tasks) > 1:
         raise SettingsError(f"{folder} has steps of tasks {sorted(tasks)}; keep those of one")
-    calls = list(chain.from_iterable(passes_of(*each) for each in zip(places, heads, strict=True)))
+    calls = list(
+        chain.from_iterable(passes_of(*each, NAMES) for each in zip(places, heads, strict=True))
+    )
     if not calls:
         raise SettingsError(f"{folder} has no module of GPT-NeoX, as {EMBEDDING}; {AGAIN}")
     model_dir = model_dir or (like.manifest["model_dir"] if like else None)
@@ -233,13 +241,6 @@ def _any_near(entry: Entry, expected: Tensor, kind: str) -> bool:
         return bool(torch.isclose(entry.load().double(), expected, 1e-2, 1e-6).all(-1).any())
     exact = expected.max().item(), expected.min().item()
     return bool(np.isclose(np.array(entry.figures[:2], float), exact, 1e-2, 1e-6).any())
-
-
-def compared(capture: Capture, other: Capture) -> list[Drift]:
-    """As `against`; a dump of statistics is held against the capture's statistics."""
-    if isinstance(other, Dump) and other.manifest["kind"] == "statistics":
-        return against_statistics(capture, other)
-    return against(capture, other)
 
 
 def against_statistics(capture: Capture, dump: Dump) -> list[Drift]:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from neoxlib.align.joins import whole
 from neoxlib.align.msprobe import row_bias
-from neoxlib.align.msprobe_json import DUMP, EMBEDDING, FIGURES, IDS, MASK, OURS, TENSORS
 from neoxlib.align.reader import Capture, need_tensors, refuse_changed_model
 from neoxlib.align.weights import ReferenceWeights
 from neoxlib.errors import SettingsError
 from neoxlib.model.config import ModelConfig
+from neoxlib.model.dumps import DUMP, EMBEDDING, FIGURES, IDS, MASK, OURS, TENSORS
 from neoxlib.model.steps import CONTEXT, LOGITS, QUERY_KEY_VALUE, all_steps, layer_of, within
 
 PROCESS = "proc0"  # msprobe's name for the folder of one process; the ranks are joined

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from neoxlib.align import reproduce, verdict
 from neoxlib.align.capture import MANIFEST, capture
 from neoxlib.align.distances import Drift
+from neoxlib.align.joins import against
 from neoxlib.align.localize import Alignment, localize
-from neoxlib.align.msprobe import compared, read_msprobe
-from neoxlib.align.msprobe_json import is_dump
+from neoxlib.align.msprobe import read_msprobe
 from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.verdict import command, sentence
 from neoxlib.errors import NeoXError, SettingsError
 from neoxlib.inference.contract import Inference, Prompt
 from neoxlib.inference.text import encode
+from neoxlib.model.dumps import is_dump
 from neoxlib.workbook.table import Note
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def compare(run: "Run", found: Capture) -> Study:
     other = []
     model_dir = model_of(p.reference)
     if p.reference and model_dir is None:
-        other = compared(found, open_capture(p.reference, found))
+        other = against(found, open_capture(p.reference, found))
     alignment = localize(found, model_dir, p.layers or None)
     return Study(found, alignment, same_dtype(found, model_dir), other, model_dir)
 

@@ -21,7 +21,7 @@ from neoxlib.align.capture import capture
 from neoxlib.align.foreign import capture_transformers
 from neoxlib.align.joins import against
 from neoxlib.align.localize import localize
-from neoxlib.align.msprobe import compared, read_msprobe
+from neoxlib.align.msprobe import read_msprobe
 from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.study import open_capture
 from neoxlib.errors import NeoXError, SettingsError
@@ -154,15 +154,13 @@ def test_statistics_bound_the_distance_from_below(
     model: Path, ours: Capture, even: Capture, tmp_path: Path
 ):
     few = read_msprobe(theirs(model, tmp_path / "few", even, "statistics"), even)
-    healthy = compared(even, few)
+    healthy = against(even, few)
     assert len(healthy) == (3 + 9 * 3) * 3
     assert max(drift.distance.relative_l2 for drift in healthy) < 1e-5
     assert max(drift.distance.max_error for drift in healthy) < 1e-4
     other = save_model(tmp_path / "other", hidden_act="relu")
     broken = theirs(other, tmp_path / "broken", even)
-    least = compared(
-        even, read_msprobe(theirs(other, tmp_path / "least", even, "statistics"), even)
-    )
+    least = against(even, read_msprobe(theirs(other, tmp_path / "least", even, "statistics"), even))
     true = {drift[:2]: drift.distance for drift in against(even, read_msprobe(broken, even))}
     far = {drift.name for drift in least if drift.distance.relative_l2 > 1e-3}
     block = "gpt_neox.layers.0"
@@ -173,7 +171,7 @@ def test_statistics_bound_the_distance_from_below(
         if not name.endswith(biased):
             assert distance.relative_l2 <= true[name, pass_].relative_l2 + 1e-6
     with pytest.raises(SettingsError, match="has padding; statistics need prompts of one length"):
-        compared(ours, few)
+        against(ours, few)
     with pytest.raises(SettingsError, match="holds statistics; a comparison needs tensors"):
         localize(few)
     with pytest.raises(SettingsError, match="does not hold the token ids; give a capture"):

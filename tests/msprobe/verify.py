@@ -18,7 +18,7 @@ from transformers import GPTNeoXForCausalLM
 
 from neoxlib.align.joins import against
 from neoxlib.align.localize import localize
-from neoxlib.align.msprobe import compared, read_msprobe
+from neoxlib.align.msprobe import read_msprobe
 from neoxlib.align.msprobe_write import write_msprobe
 from neoxlib.align.reader import Capture
 from tests.msprobe import runs, tool
@@ -75,7 +75,7 @@ def read(bench: Bench) -> None:
         )
         check(f"level {level}: a sound dump is not accused", not localize(found, SHIPPED).first)
     few = tool.dumped(SHIPPED, bench.one.folder, bench.root / "few", "statistics")
-    drifts = compared(bench.one, read_msprobe(few, bench.one))
+    drifts = against(bench.one, read_msprobe(few, bench.one))
     far = max(drift.distance.relative_l2 for drift in drifts)
     check("statistics: every step of hooks is there", len(drifts) == len(hooks), f"{len(drifts)}")
     check("statistics: norms agree to 1e-5", far < 1e-5, f"{far:.1g}")

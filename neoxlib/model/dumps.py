@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neoxlib.align.foreign import LAYER, WHOLE
 from neoxlib.errors import SettingsError
 from neoxlib.model.steps import (
     CACHED_KEY,
     CACHED_VALUE,
     CONTEXT,
-    LOGITS,
     ROTARY_QUERY,
     full_name,
 )
@@ -33,7 +31,6 @@ HEADS = ("lm_head", "embed_out")  # of transformers 5, and of 4 and the checkpoi
 EMBEDDING = "gpt_neox.embed_in"
 AGAIN = "dump anew with task 'tensor' or 'statistics' and level 'L0' or 'mix'"
 FIGURES = ("Max", "Min", "Mean", "Norm")
-WITHIN = {module: ours for ours, module in LAYER.items()}
 MODULE = re.compile(r"Module\.(?:module\.)?(.+)\.(\w+)\.forward\.(\d+)")
 BLOCK = re.compile(r"gpt_neox\.layers\.(\d+)(?:\.(.+))?")
 ATTEND = re.compile(r"Functional\.scaled_dot_product_attention\.\d+\.forward")
@@ -119,18 +116,19 @@ def head_of(place: Path) -> dict[str, Any]:
     return head
 
 
-def passes_of(place: Path, head: dict[str, Any]) -> list[Pass]:
+def passes_of(place: Path, head: dict[str, Any], names: dict[str, str]) -> list[Pass]:
     """The forward passes of a step, in order: what is known of each.
 
-    Raises SettingsError for entries of another form.
+    `names` has our name of each module's output, within a layer by the name within it. Raises
+    SettingsError for entries of another form.
     """
     try:
-        return _passes(place, head["data"])
+        return _passes(place, head["data"], names)
     except (AttributeError, TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"{place / DUMP} is damaged: {error}; copy or dump anew") from error
 
 
-def _passes(place: Path, data: dict[str, Any]) -> list[Pass]:
+def _passes(place: Path, data: dict[str, Any], names: dict[str, str]) -> list[Pass]:
     found: dict[int, Pass] = {}
     layer = None
     for name, call in data.items():
@@ -138,7 +136,7 @@ def _passes(place: Path, data: dict[str, Any]) -> list[Pass]:
             path, kind, number = match[1], match[2], int(match[3])
             block = BLOCK.match(path)
             layer = int(block[1]) if block else None
-            steps = _module(place, path, kind, call)
+            steps = _module(place, path, kind, call, names)
         else:
             steps = _attended(place, layer, call) if ATTEND.fullmatch(name) else {}
             number = max(found, default=0)
@@ -147,18 +145,18 @@ def _passes(place: Path, data: dict[str, Any]) -> list[Pass]:
     return [found[number] for number in sorted(found)]
 
 
-def _module(place: Path, path: str, kind: str, call: dict[str, Any]) -> Pass:
+def _module(place: Path, path: str, kind: str, call: dict[str, Any], names: dict[str, str]) -> Pass:
     """What a call of one module says, by our names."""
     given, known = call.get("input_args"), call.get("input_kwargs") or {}
     if kind == OURS:
         found = {path: _entry(place, call.get("output"), biased=False)}
     elif path == "gpt_neox":
         found = {MASK: _entry(place, known.get("attention_mask"))}
-    elif path in HEADS or path in WHOLE:
-        found = {LOGITS if path in HEADS else path: _entry(place, call.get("output"))}
+    elif path in names and path.startswith(("gpt_neox.", *HEADS)):
+        found = {names[path]: _entry(place, call.get("output"))}
         found |= {IDS: _entry(place, given or known.get("input"))} if path == EMBEDDING else {}
-    elif (block := BLOCK.fullmatch(path)) and (block[2] or "") in WITHIN:
-        ours = full_name(int(block[1]), WITHIN[block[2] or ""])
+    elif (block := BLOCK.fullmatch(path)) and (block[2] or "") in names:
+        ours = full_name(int(block[1]), names[block[2] or ""])
         known = call.get("parameters") or {}
         bias = _entry(place, known.get("bias"))
         found = {ours: _entry(place, call.get("output"), bias=bias, biased=bool(bias or not known))}
