@@ -4,9 +4,10 @@ VENV ?= .venv
 PIP := -m pip install --disable-pip-version-check
 PEERS := .venv-peers
 NPU := .venv-npu
+MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 
-.PHONY: report test stop-ranks test-align verify-npu lint lab quality demo clean
+.PHONY: report test stop-ranks test-align verify-npu verify-msprobe lint lab quality demo clean
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align
 
 report: $(VENV)/.installed  ## run the seven notebooks on the shipped model
@@ -23,6 +24,9 @@ test-align: $(VENV)/.installed  ## planted faults: each found at its step, pass 
 
 verify-npu: $(NPU)/.installed  ## the NPU path against the vendor's torch-npu wheel; needs no NPU
 	$(NPU)/bin/python -m tests.npu_wheel.verify $(ARGS)
+
+verify-msprobe: $(MSPROBE)/.installed  ## dumps both ways, with the vendor's msprobe; needs no NPU
+	$(MSPROBE)/bin/python -m tests.msprobe.verify $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -72,6 +76,11 @@ $(NPU)/.installed: tests/npu_wheel/requirements.txt pyproject.toml constraints.t
 	$(NPU)/bin/python $(PIP) --quiet -r tests/npu_wheel/requirements.txt -c constraints.txt
 	touch $@
 
+$(MSPROBE)/.installed: tests/msprobe/requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(MSPROBE)
+	$(MSPROBE)/bin/python $(PIP) --quiet -r tests/msprobe/requirements.txt -c constraints.txt
+	touch $@
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "Python 3.11 is needed, $(PYTHON) is another: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -80,4 +89,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## remove the environments; runs in outputs/ stay
-	rm -rf $(VENV) $(PEERS) $(NPU)
+	rm -rf $(VENV) $(PEERS) $(NPU) $(MSPROBE)

@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 OBJECTS = {"engine": neoxlib.Engine, "session": neoxlib.Session}
 PREFIX = ["python", "-m", "neoxlib"]
-ELSEWHERE = {"pip", "papermill"}  # programs that are not ours
+ELSEWHERE = {"pip", "papermill", "msprobe"}  # programs that are not ours
 README_LINES = 130
 
 
@@ -228,6 +228,8 @@ def test_notebooks_presets_and_parameters_of_a_report_exist(
         folder.mkdir(parents=True)
         (folder / "results.json").write_text("{}")
     (tmp_path / "mine.yaml").write_text("limit: 2\n")
+    for name in ("ours", "theirs"):  # captures, which docs/align.md names
+        (tmp_path / name).mkdir()
     for written, place in STANDINS.items():
         line = line.replace(written, str(place))
     context = cli.commands["report"].make_context("report", words(line)[4:])

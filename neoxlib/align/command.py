@@ -11,6 +11,7 @@ import click
 
 import neoxlib
 from neoxlib.align import references, reproduce, tables
+from neoxlib.align.msprobe_write import refuse_there, write_msprobe
 from neoxlib.align.study import Study, asked, compared, taken
 from neoxlib.demo import MODEL_DIR, PROMPTS
 from neoxlib.errors import SettingsError
@@ -43,12 +44,16 @@ def run(
     target: str = "",
     reference: str = "",
     output: Path | None = None,
+    msprobe: Path | None = None,
 ) -> Answer:
     """Capture a model over its ranks, or look into `target`, and judge it by `reference`.
 
-    Both are as the parameters of notebook 06. Raises SettingsError for an `output` that is not
-    empty and for a pair that does not fit, and the errors of Session.
+    Both are as the parameters of notebook 06. `msprobe` is where a dump for msprobe is written; the
+    prompts are then cut to one length. Raises SettingsError for an `output` that is not empty and
+    for a pair that does not fit, and the errors of Session and `write_msprobe`.
     """
+    if msprobe is not None:
+        refuse_there(msprobe)
     if output is not None and output.exists() and any(output.iterdir()):
         raise SettingsError(f"{output} is not empty; name a new folder")
     usual = {"model_dir": model_dir or MODEL_DIR, "world_size": world_size, "dtype": dtype}
@@ -62,7 +67,10 @@ def run(
 
     with ExitStack() as stack:
         folder = output or Path(stack.enter_context(TemporaryDirectory()))
-        found = taken(*asked_for, folder, open_, texts, decode_steps)
+        where, even = str(usual["model_dir"]), msprobe is not None
+        found = taken(*asked_for, folder, open_, texts, decode_steps, where, even)
+        if msprobe is not None:
+            write_msprobe(found, msprobe)
         study = compared(found, asked_for[1], folder, open_)
         return _judged(study if target else asked(study, open_), output)
 
@@ -99,6 +107,7 @@ def _judged(study: Study, output: Path | None) -> Answer:
 @click.option("--target", default="", help="A capture or dump to look into, or a run to capture.")
 @click.option("--reference", default="", help=f"A folder, or one of {', '.join(REFERENCES)}.")
 @click.option("--output", type=PATH, help="Keep capture, table and reproduction here.")
+@click.option("--msprobe", type=PATH, help="Write a dump that msprobe compares, of even prompts.")
 @click.pass_context
 def main(ctx: click.Context, model_dir: Path | None, **options: Any) -> None:
     """Say in which step the numbers of MODEL_DIR, by default the shipped model, part.

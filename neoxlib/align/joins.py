@@ -55,15 +55,18 @@ def against(capture: Capture, other: Capture) -> list[Drift]:
 
     Steps that only one of them shows are left out, and those that have the biases in one of them
     alone: an NPU's products of rank 0 (model/npu_taps.py). Raises SettingsError for other tokens,
-    another model, or statistics.
+    another model, or statistics, but for a dump of them as the other one: it tells the least that
+    the distances can be.
     """
+    if hasattr(other, "distances_from") and other.manifest["kind"] == "statistics":
+        return other.distances_from(capture)
     for each in (capture, other):
         need_tensors(each)
     refuse_other_tokens(capture, other)
     biased = capture.numerics.fused
     drifts = []
     for part in _parts_of_both(capture, other):
-        mine, theirs = (_whole(each, part) for each in (capture, other))
+        mine, theirs = (whole(each, part) for each in (capture, other))
         for (name, pass_), value in mine.items():
             truth = theirs.get((name, pass_))
             other_biases = biased != other.numerics.fused and within(name) in steps.UNBIASED
@@ -130,7 +133,7 @@ def _layers_of_both(capture: Capture, other: Capture) -> int:
     return layers
 
 
-def _whole(capture: Capture, part: str) -> dict[tuple[str, int], Tensor]:
+def whole(capture: Capture, part: str) -> dict[tuple[str, int], Tensor]:
     """All steps of a part, the ranks' tensors joined."""
     found = capture.part(part)
     names = dict.fromkeys((name, pass_) for name, pass_, _ in found)

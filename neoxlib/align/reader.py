@@ -128,11 +128,13 @@ def refuse_other_tokens(one: Capture, other: Capture) -> None:
 
 
 def refuse_changed_model(capture: Capture) -> None:
-    """Raise SettingsError if the folder that was captured holds another model by now.
+    """Raise SettingsError if the folder that was captured is unknown or holds another model by now.
 
     Raises the errors of `open_checkpoint` if it is no longer there.
     """
     folder = capture.manifest["model_dir"]
+    if folder is None:
+        raise SettingsError(f"{capture.folder} does not say of which model it is; give its folder")
     now = fingerprint(open_checkpoint(folder))
     if now != capture.manifest["fingerprint"]:
         raise SettingsError(

@@ -11,6 +11,7 @@ from neoxlib.align import operators, references, reproduce, three_way, verdict
 from neoxlib.align.capture import MANIFEST, capture
 from neoxlib.align.joins import against, bits
 from neoxlib.align.localize import Alignment, localize
+from neoxlib.align.msprobe import read_msprobe
 from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.references import AGAIN, FOLDER, Open, Reference, repeat
 from neoxlib.align.three_way import Line, Other, Witness
@@ -18,6 +19,7 @@ from neoxlib.align.verdict import command, sentence
 from neoxlib.errors import NeoXError, SettingsError
 from neoxlib.inference.contract import Inference, Prompt
 from neoxlib.inference.text import encode
+from neoxlib.model.dumps import is_dump
 from neoxlib.workbook.run import SESSION
 from neoxlib.workbook.table import Note
 
@@ -80,7 +82,7 @@ def captured(run: "Run", kind: Callable[..., Any]) -> Capture:
     target, reference = references.parse_target(p.target), references.parse(p.reference)
     references.refuse(target, reference, p.model_dir, p.device)
     open_ = opener(run, kind, record=True)
-    return taken(target, reference, run.folder, open_, p.prompts, p.decode_steps)
+    return taken(target, reference, run.folder, open_, p.prompts, p.decode_steps, p.model_dir)
 
 
 def opener(run: "Run", kind: Callable[..., Any], record: bool = False) -> Open:
@@ -105,35 +107,47 @@ def taken(
     open_: Open,
     prompts: Sequence[Prompt],
     decode_steps: int,
+    model_dir: str | None = None,
+    even: bool = False,
 ) -> Capture:
     """Open the target's capture, or take it in `folder`; with the reference "same", take it twice.
 
-    `open_` opens a session by the settings that differ from the usual ones.
+    `open_` opens a session by the settings that differ from the usual ones; `model_dir` is the
+    model of a dump; `even` is as in `take`.
     """
     if target.kind == "capture":
-        return open_capture(target.value)
+        return open_capture(target.value, model_dir=reference.model_dir or model_dir)
     changes = {"run": references.run_settings, "model": lambda value: {"model_dir": value}}
     settings = changes[target.kind](target.value) if target.kind in changes else {}
     with open_(**settings) as session:
-        found = take(session, folder / FOLDER, prompts, decode_steps)
+        found = take(session, folder / FOLDER, prompts, decode_steps, even)
         if reference.kind == "same":
             repeat(session, folder / AGAIN, found)
     return found
 
 
-def open_capture(folder: str | Path) -> Capture:
-    """Read a capture, or that of a run folder."""
+def open_capture(
+    folder: str | Path, like: Capture | None = None, model_dir: str | Path | None = None
+) -> Capture:
+    """Read a capture, that of a run folder, or a dump of msprobe, for which see `read_msprobe`."""
     folder = Path(folder)
     inside = folder / FOLDER
+    if is_dump(folder) and not (folder / MANIFEST).is_file():
+        return read_msprobe(folder, like, model_dir)
     return read_capture(inside if (inside / MANIFEST).is_file() else folder)
 
 
 def take(
-    engine: Inference, folder: str | Path, prompts: Sequence[Prompt], decode_steps: int = 2
+    engine: Inference,
+    folder: str | Path,
+    prompts: Sequence[Prompt],
+    decode_steps: int = 2,
+    even: bool = False,
 ) -> Capture:
     """Capture `engine` over the beginnings of `prompts` and `decode_steps` tokens after each.
 
-    These are forced, and are the row's own first tokens: so a broken model is asked the same.
+    These are forced, and are the row's own first tokens: so a broken model is asked the same. With
+    `even` all rows are cut to the shortest: then there is no padding.
     """
     texts = any(isinstance(prompt, str) for prompt in prompts)
     rows = encode(engine.tokenizer if texts else None, prompts)
@@ -142,7 +156,8 @@ def take(
         raise SettingsError(
             f"decode_steps is {decode_steps}, but max_seq_len is {engine.max_seq_len}; lower it"
         )
-    rows = [row[: min(MAX_TOKENS, room)] for row in rows]
+    shortest = min(map(len, rows), default=0) if even else MAX_TOKENS
+    rows = [row[: min(MAX_TOKENS, room, shortest)] for row in rows]
     then = _first_tokens(rows, decode_steps) if decode_steps else []
     return read_capture(capture(engine, folder, rows, then))
 
@@ -197,7 +212,7 @@ def asked(study: Study, open_: Open) -> Study:
 def _other_capture(found: Capture, reference: Reference, folder: Path, open_: Open) -> Capture:
     """The reference as a capture: one that is there, one taken with the target, or a new one."""
     if reference.kind == "capture":
-        return open_capture(reference.value)
+        return open_capture(reference.value, found)
     if reference.kind == "same":
         return read_capture(folder / AGAIN)
     return references.capture_reference(reference, found, folder / AGAIN, open_)
