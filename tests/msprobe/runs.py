@@ -15,7 +15,7 @@ from tests.support.planted import Spot
 from tests.support.thread_ranks import on_ranks
 
 SHIPPED = Path(MODEL_DIR)
-ROWS = [list(range(60, 76)), list(range(2000, 2016))]  # of both halves of the vocabulary
+ROWS = [list(range(60, 76)), list(range(2600, 2616))]  # of both halves of the vocabulary
 THEN = [[5, 6], [7, 8]]
 LAYER = 1  # where faults are planted
 MODULES = {  # the smallest module of transformers that gives a step, or has it inside
