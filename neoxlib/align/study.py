@@ -70,7 +70,7 @@ class Study:
             return f"{said}Held against {words}"
         if self.reference.kind == "same":
             return f"{said}Beside {words}: {verdict.twice(self.capture, self.other.bits)}"
-        return f"{said}Against {words}: {verdict.parted(self.capture, self.lines, self.other)}"
+        return f"{said}Against {words}: {verdict.parted(self.lines, self.other)}"
 
 
 def captured(run: "Run", kind: Callable[..., Any]) -> Capture:

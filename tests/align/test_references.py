@@ -207,6 +207,14 @@ def test_bits_are_signs_of_zeros_and_nan_too(model: Path, tmp_path: Path):
     assert one.differing == 1 and one.greatest == 0
 
 
+def test_another_capture_of_the_same_is_said_to_be_the_same_to_the_bit(
+    found: Capture, model: Path, tmp_path: Path
+):
+    again = capture(neoxlib.load(model, compile=False), tmp_path / "again", ROWS, THEN)
+    said = f"Against the capture {again}: all 144 tensors that both have are the same, to the bit"
+    assert said in held(found, again, tmp_path).sentence
+
+
 def test_a_run_is_captured_as_it_ran(found: Capture, model: Path, tmp_path: Path):
     about = {"dtype": "float16", "quant": None, "world_size": 2, "device": "cpu"}
     folder = results_of(tmp_path / "run", about, model_dir=str(model), max_new_tokens=3)
