@@ -134,6 +134,14 @@ def test_tables_have_the_same_rows(ours: Section, theirs: Section, page: Path):
 
 
 @EACH_PAGE
+def test_a_chinese_paragraph_is_one_line(page: Path):
+    """A line break between two Chinese characters is shown as a space."""
+    for section in sections(page):
+        broken = re.findall(r"^(?![|#\s]).+\n(?!\s*(?:[-*|#!]|\d+\. |\[)).+", section.text, re.M)
+        assert not broken
+
+
+@EACH_PAGE
 def test_no_paragraph_is_left_in_english_and_punctuation_is_full_width(page: Path):
     for section in sections(page):
         prose = LINK.sub("]", CODE.sub("`", section.text))
