@@ -8,7 +8,7 @@ MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 
 .PHONY: report test stop-ranks test-align verify-npu verify-msprobe lint lab quality demo clean
-.PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align
+.PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
 
 report: $(VENV)/.installed  ## run the seven notebooks on the shipped model
 	$(BIN)/python -m neoxlib report --all
@@ -63,6 +63,20 @@ bench-exam: $(VENV)/.installed
 # looking inside: decode with taps off, captures, the reference; needs 4 GB of disk for a while
 bench-align: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.align $(ARGS)
+
+# every package for a machine without network, into wheelhouse/: docs/ascend.md. pip reads
+# "3.11" as 3.11.0, and soupsieve wants 3.11.5; PyPI's own torch for aarch64 is a CUDA build
+ARCH ?= aarch64
+CPU_TORCH ?= https://download.pytorch.org/whl/cpu
+SDISTS := rouge_score sqlitedict word2number
+WHEELS := from neoxlib.machine.versions import PYTHON_NEEDS, TODAY
+wheelhouse: $(VENV)/.installed
+	$(BIN)/python -m pip wheel --no-deps -w wheelhouse -c constraints.txt $(SDISTS)
+	$(BIN)/python -m pip download -d wheelhouse --find-links wheelhouse -c constraints.txt \
+	  --only-binary :all: --platform manylinux_2_28_$(ARCH) --platform manylinux2014_$(ARCH) \
+	  --python-version 3.11.5 --extra-index-url $(CPU_TORCH) pip "setuptools>=80" \
+	  ".[npu,dev,eval]" \
+	  $$($(BIN)/python -c "$(WHEELS); print(f'torch=={TODAY.release.torch}+cpu', PYTHON_NEEDS)")
 
 # llama.cpp is compiled, which takes a while
 $(PEERS)/.installed: benchmarks/peers.txt constraints.txt

@@ -102,6 +102,8 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_repository",
     "test_docs",
     "test_guide_page",
+    "test_step_pages",
+    "test_pages_in_chinese",
     "test_cli",
     "test_lm_eval",
     "exam/data/test_sources",

@@ -121,6 +121,17 @@ ROWS = (
         "vllm-project/vllm-ascend#2698, Ascend/cann-container-image#46",
     ),
     Row(
+        "ra init failed",
+        CAUSE,
+        r"\bra init failed",
+        "HCCL's agent for the device's network did not start; seen in a container whose user has "
+        "no entry in /etc/passwd",
+        HOST,
+        "give the container's user an entry in /etc/passwd, as docs/ascend.md does, and the group "
+        "of /dev/davinci_manager",
+        "vllm-project/vllm-ascend#9490 and #9495",
+    ),
+    Row(
         "507033, device not started",
         STATE,
         r"reason=\[?device setup error|Failed to open device, retCode",

@@ -127,12 +127,16 @@ def _software() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "python_env": probes.python_env(),
-        "packages": {name: installed_version(name) for name in pins},
+        "packages": {name: _version(name) for name in pins},
         "pins": pins,
         "torch_npu": installed_version("torch-npu") or "" if has_torch_npu else None,
         "cann_needs": tuple(n for n in PYTHON_NEEDS.split() if installed_version(n) is None),
         "cxx11_abi": probes.cxx11_abi() if "ATB_HOME_PATH" in os.environ else None,
     }
+
+
+def _version(name: str) -> str | None:
+    return probes.torch_version() if name == "torch" else installed_version(name)
 
 
 def _resources(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import glob
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -12,6 +13,8 @@ import sysconfig
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from neoxlib.machine.versions import installed_version
 
 GOMP_OF_THE_SYSTEM = ("/usr/lib/*-linux-gnu/libgomp.so.1", "/usr/lib64/libgomp.so.1")
 
@@ -85,6 +88,19 @@ def pins() -> dict[str, str]:
         project = text(Path(__file__).parents[2] / "pyproject.toml") or ""
         lines = tomllib.loads(project).get("project", {}).get("dependencies", [])
     return dict(line.split("==") for line in lines if re.fullmatch(r"[\w.-]+==[\w.]+", line))
+
+
+def torch_version() -> str | None:
+    """Return torch's version with its build, as 2.13.0+cu130; None if it is not installed.
+
+    The metadata of PyPI's wheels has no build, only the file that torch itself reads. torch is not
+    imported: that may fail.
+    """
+    found = importlib.util.find_spec("torch")
+    places = (found.submodule_search_locations if found else None) or []
+    said = text(Path(places[0]) / "version.py") if places else None
+    build = re.search(r"^__version__ = '([\w.+]+)'$", said or "", re.M)
+    return build[1] if build else installed_version("torch")
 
 
 def cxx11_abi() -> bool | None:

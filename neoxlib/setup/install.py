@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ARCHITECTURES = ("aarch64", "x86_64")
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"  # builds of torch without another accelerator
 OPS_PACKAGE = "8.5.0"  # since this CANN the kernels are called ops
 # family -> its part of the package names: driver and firmware, kernels
 NAMES = {
@@ -160,16 +161,15 @@ def _cann(chip: Chip, arch: str, era: Era) -> tuple[InstallStep, ...]:
 
 def _python(arch: str, era: Era) -> tuple[InstallStep, ...]:
     """List torch and torch_npu: today by pip's index, in the guide's era as wheels."""
-    return _from_index(arch, era) if era is TODAY else _from_wheels(arch, era)
+    return _from_index(era) if era is TODAY else _from_wheels(arch, era)
 
 
-def _from_index(arch: str, era: Era) -> tuple[InstallStep, ...]:
+def _from_index(era: Era) -> tuple[InstallStep, ...]:
     torch = f"torch=={era.release.torch}"
     adapter = f"torch-npu=={era.release.torch_npu}"
-    # On x86_64 PyPI's own build of torch is for CUDA.
-    index = "" if arch == "aarch64" else " --index-url https://download.pytorch.org/whl/cpu"
+    # PyPI's own builds of torch are for CUDA, that for aarch64 too (2.13.0+cu130).
     return (
-        InstallStep("torch", torch, f"pip install {torch}{index}"),
+        InstallStep("torch", torch, f"pip install {torch} --index-url {CPU_INDEX}"),
         InstallStep("torch_npu", adapter, f"pip install {PYTHON_NEEDS} {adapter}"),
     )
 

@@ -1,6 +1,9 @@
 """Small readings of this machine."""
 
 import socket
+import sys
+
+import pytest
 
 from neoxlib.machine import probes
 
@@ -28,3 +31,14 @@ def test_this_machines_listening_port_is_in_use():
         server.bind(("127.0.0.1", 0))
         server.listen()
         assert server.getsockname()[1] in probes.ports_in_use()
+
+
+@pytest.mark.parametrize("build", ["2.13.0+cu130", "2.13.0+cpu"])
+def test_torchs_build_is_read_from_its_own_file_and_torch_is_not_run(build, tmp_path, monkeypatch):
+    """PyPI's wheel has `Version: 2.13.0` in its metadata and `2.13.0+cu130` in this file."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise RuntimeError")
+    (tmp_path / "torch" / "version.py").write_text(f"__version__ = '{build}'\ndebug = False\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert probes.torch_version() == build

@@ -121,10 +121,13 @@ def test_todays_plan_is_for_the_torch_that_neoxlib_is_pinned_to():
     assert today["torch"] == "torch==2.13.0" and today["torch_npu"] == "torch-npu==2.13.0"
     assert today["CANN kernels"] == "Ascend-cann-310p-ops_9.1.0_linux-aarch64.run"
     assert packages("A3", "x86_64")["CANN kernels"] == "Ascend-cann-A3-ops_9.1.0_linux-x86_64.run"
-    x86 = {step.step: step.command for step in install_plan(CHIPS["910B3"], "x86_64")}
-    assert (
-        "whl/cpu" in x86["torch"]
-    )  # the index's own build is for another accelerator, which torch_npu refuses
+
+
+@pytest.mark.parametrize("arch", install.ARCHITECTURES)
+def test_todays_torch_is_a_build_without_another_accelerator_on_every_processor(arch):
+    """PyPI's own builds, that for aarch64 too, are for CUDA, and torch_npu refuses those."""
+    steps = {step.step: step.command for step in install_plan(CHIPS["910B3"], arch)}
+    assert steps["torch"].endswith("torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu")
 
 
 @pytest.mark.parametrize("era", versions.ERAS)
