@@ -65,7 +65,8 @@ def run_all(page, address: str, notebook: str) -> None:
     page.keyboard.press("Escape")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
-    page.wait_for_selector('.jp-InputPrompt:has-text("[")', timeout=120_000)
+    started = ".jp-InputPrompt:text-matches('\\\\[(\\\\*|[0-9]+)\\\\]')"
+    page.wait_for_selector(started, timeout=120_000)
 
 
 def wait_until_idle(page, seconds: int = RUN_SECONDS) -> None:
