@@ -1,0 +1,78 @@
+"""A report and the index as files in a browser without a network: both widths, both schemes."""
+
+import pytest
+from click.testing import CliRunner
+
+from neoxlib.__main__ import cli
+from tests.support.browser import SCHEMES, WIDTHS, opened, serious
+from tests.support.small_notebooks import start, write
+
+PARAMETERS = """\
+world_size: int = 2  # ranks
+prompts: list = []  # texts"""
+
+CELLS = (
+    """\
+import matplotlib.pyplot as plt
+fig, ax = plt.subplots(figsize=(9, 3))
+ax.plot([1, 2, 3], label="月亮")
+ax.set_title("Next token over the input length")
+run.figure("times", fig)""",
+    """\
+import pandas as pd
+long = " ".join(["a very long sentence of an answer that must be broken"] * 8)
+run.save("answers", pd.DataFrame({"prompt": ["月亮", "x" * 300], "text": [long, long]}))""",
+    """\
+run.metrics(first_token_ms=2.5, next_token_ms=0.64)
+run.noisy("other processes used 1.3 of 2 cores")
+run.check("parity with the unsplit model", True, "1e-06 of the spread, limit 1e-04")
+run.verdict("Right, and 0.64 ms for a next token.")""",
+    "run.finish()",
+)
+FAILS = ("raise ValueError('<b>the moon</b> is missing')",)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The report of a run that went well, of one that failed, and the index."""
+    folder = tmp_path_factory.mktemp("browser")
+    good = write(folder, "good", "# Does it run?", PARAMETERS, start("good"), *CELLS)
+    bad = write(folder, "bad", "# Does it fail?", PARAMETERS, start("bad"), *FAILS)
+    outputs = folder / "outputs"
+    CliRunner().invoke(cli, ["report", good, bad, "--outputs", str(outputs)])
+    found = {name: next(outputs.glob(f"{name}/*/report.html")) for name in ("good", "bad")}
+    return found | {"index": outputs / "index.html"}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", ["good", "bad", "index"])
+def test_a_page_needs_no_network_and_does_not_scroll_sideways(
+    pages, browser, shots, name, width, scheme
+):
+    with opened(browser, pages[name], width, scheme) as (page, seen):
+        page.screenshot(path=shots / f"{name}-{width}-{scheme}.png")
+        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert wide <= 0, f"{wide} pixels beyond the window"
+        assert seen.errors == []
+        assert seen.beyond("file:", "data:") == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("name", ["good", "bad", "index"])
+def test_axe_finds_nothing_serious(pages, browser, name, scheme):
+    with opened(browser, pages[name], scheme=scheme) as (page, _):
+        assert serious(page) == []
+
+
+@pytest.mark.parametrize("name", ["good", "bad", "index"])
+def test_a_page_has_one_first_heading_and_one_main_part(pages, browser, name):
+    with opened(browser, pages[name]) as (page, _):
+        assert page.locator("h1").count() == 1
+        assert page.get_by_role("main").count() == 1
+
+
+def test_a_report_prints(pages, browser, shots):
+    with opened(browser, pages["good"]) as (page, _):
+        page.pdf(path=shots / "good.pdf", format="A4")
+    assert (shots / "good.pdf").stat().st_size > 10_000
