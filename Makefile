@@ -6,8 +6,12 @@ PEERS := .venv-peers
 NPU := .venv-npu
 BIN := $(VENV)/bin
 
-.PHONY: report test stop-ranks test-align verify-npu lint lab quality demo clean
+.PHONY: help report test stop-ranks test-align verify-npu lint lab quality demo clean
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam
+
+help:  ## list the targets
+	@grep -Eh '^[a-z][a-z0-9 -]*:.*##' $(MAKEFILE_LIST) | \
+	  sed -E 's/^([a-z][a-z0-9 -]*):[^#]*## */\1\t/' | awk -F'\t' '{printf "make %-24s %s\n", $$1, $$2}'
 
 report: $(VENV)/.installed  ## run the seven notebooks on the shipped model
 	$(BIN)/python -m neoxlib report --all
@@ -24,7 +28,7 @@ test-align: $(VENV)/.installed  ## planted faults: each found at its step, pass 
 verify-npu: $(NPU)/.installed  ## the NPU path against the vendor's torch-npu wheel; needs no NPU
 	$(NPU)/bin/python -m tests.npu_wheel.verify $(ARGS)
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed  ## check the style of code and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 
@@ -37,23 +41,19 @@ quality: $(VENV)/.installed  ## the cost of each dtype and quantization, into ou
 demo: $(VENV)/.installed  ## train the shipped model and write its exam anew
 	$(BIN)/python -m neoxlib.demo.making.make
 
-# neoxlib beside transformers, CTranslate2 and llama.cpp, into outputs/bench
-bench-peers: $(VENV)/.installed $(PEERS)/.installed
+bench-peers: $(VENV)/.installed $(PEERS)/.installed  ## speed beside other libraries
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
-# put the tables of the benchmarks and `make quality` into docs/
-bench-docs bench-readme: $(VENV)/.installed
+bench-docs bench-readme: $(VENV)/.installed  ## put the tables of the benchmarks into docs/
 	$(BIN)/python -m benchmarks.documents
 
-# write, load, decode and cut GPT-NeoX-20B's shape; needs 46 GB of disk, leaves nothing there
-bench-20b: $(VENV)/.installed
+bench-20b: $(VENV)/.installed  ## write, load, decode, cut a 20B model; 46 GB of disk for a while
 	$(BIN)/python -m benchmarks.big $(ARGS)
 
 bench-load: $(VENV)/.installed  ## shard beside cp, load beside from_pretrained
 	$(BIN)/python -m benchmarks.load $(ARGS)
 
-# questions per second beside lm-eval with transformers; needs C-Eval and MMLU (NEOXLIB_TEST_DATA)
-bench-exam: $(VENV)/.installed
+bench-exam: $(VENV)/.installed  ## questions a second beside lm-eval; needs NEOXLIB_TEST_DATA
 	$(BIN)/python -m benchmarks.exam $(ARGS)
 
 # llama.cpp is compiled, which takes a while

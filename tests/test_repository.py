@@ -103,6 +103,7 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_docs",
     "test_guide_page",
     "test_cli",
+    "test_wheel",
     "test_lm_eval",
     "exam/data/test_sources",
     "kernels/test_npu_conditions",
