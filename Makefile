@@ -33,7 +33,7 @@ lint: $(VENV)/.installed  ## check the style of code and notebooks
 	$(BIN)/ruff format --check --quiet .
 
 lab: $(VENV)/.installed  ## open the workbook in JupyterLab, on this machine only
-	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+	$(BIN)/python -m neoxlib lab $(ARGS)
 
 quality: $(VENV)/.installed  ## the cost of each dtype and quantization, into outputs/quality.md
 	$(BIN)/python -m neoxlib quality $(ARGS)

@@ -183,6 +183,7 @@ for command in (
     notebook_commands.report,
     notebook_commands.parameters,
     notebook_commands.copy_notebooks,
+    notebook_commands.lab,
     commands.doctor,
     commands.install_plan,
     commands.environment,

@@ -96,5 +96,5 @@ def test_the_wheels_package_is_its_own_and_every_command_has_help(bin_folder: Pa
         [bin_folder / "python", "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert where.stdout.startswith(str(bin_folder.parent))
-    for name in ("report", "copy-notebooks", "parameters"):
+    for name in ("report", "lab", "copy-notebooks", "parameters"):
         assert call(bin_folder, tmp_path, name, "--help").returncode == 0, name

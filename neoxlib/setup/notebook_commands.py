@@ -87,3 +87,27 @@ def copy_notebooks(folder: Path) -> None:
     for path in copied:
         click.echo(path)
     click.echo(f"{len(copied)} files were copied to {folder}; those that were there stay.")
+
+
+@click.command()
+@click.argument("folder", type=FOLDER, required=False)
+@click.option("--port", type=click.IntRange(1, 65535), help="By default the first free from 8888.")
+@click.option("--no-browser", is_flag=True, help="Open no browser, only print the address.")
+def lab(folder: Path | None, port: int | None, no_browser: bool) -> None:
+    """Open the notebooks in JupyterLab, which listens on 127.0.0.1 only.
+
+    FOLDER is where the notebooks are; those that it lacks are copied there first, and none is
+    replaced. By default it is the folder `notebooks` here or above, else that of the checkout; an
+    installed wheel copies its notebooks to `notebooks`. News and update checks are off.
+    """
+    import os
+
+    from neoxlib.setup import lab as module
+
+    folder, copied = module.workbook_folder(folder)
+    port = module.free_port(port)
+    if copied:
+        click.echo(f"{len(copied)} notebooks and presets were copied to {folder}")
+    click.echo(f"from another machine first: {module.ssh_line(port, os.environ)}")
+    click.echo("then open the address that begins with http://127.0.0.1 below.")
+    module.start(folder, port, not no_browser and module.has_screen(os.environ))
