@@ -9,6 +9,7 @@ import click
 
 from neoxlib import __version__
 from neoxlib.errors import NeoXError, ParameterError, torch_npu_error
+from neoxlib.ranks.commands import generate
 from neoxlib.setup import commands, notebook_commands
 
 FOLDER = click.Path(path_type=Path)
@@ -184,6 +185,7 @@ for command in (
     notebook_commands.parameters,
     notebook_commands.copy_notebooks,
     notebook_commands.lab,
+    generate,
     commands.doctor,
     commands.install_plan,
     commands.environment,
