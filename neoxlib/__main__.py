@@ -182,6 +182,7 @@ def align(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 
 for command in (
     notebook_commands.report,
+    notebook_commands.index,
     notebook_commands.parameters,
     notebook_commands.copy_notebooks,
     notebook_commands.lab,

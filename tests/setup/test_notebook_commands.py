@@ -1,6 +1,9 @@
 """The commands about notebooks: names, listings, copies."""
 
+import json
+import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
@@ -9,6 +12,7 @@ from neoxlib.__main__ import cli
 from neoxlib.setup import notebook_commands
 from neoxlib.workbook import arguments
 from neoxlib.workbook.parameter_table import NOTEBOOKS, PARAMETERS
+from tests.support.small_notebooks import start, write
 
 
 def run(*args):
@@ -68,3 +72,66 @@ def test_a_folder_named_notebooks_without_ours_is_somebody_elses(tmp_path: Path,
     (tmp_path / "notebooks" / "holiday.ipynb").write_text("{}")
     monkeypatch.chdir(tmp_path)
     assert arguments.notebooks_folder() == arguments.SHIPPED.resolve()
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A notebook with a check that failed and one with none, run with --json and --junit."""
+    folder = tmp_path_factory.mktemp("runs")
+    cells = {"good": 'run.verdict("All is well.")', "bad": 'run.check("enough", False, "2 of 3")'}
+    books = [
+        write(folder, name, "seed: int = 0  # s", start(name), cell, "run.finish()")
+        for name, cell in cells.items()
+    ]
+    given = ["--outputs", folder / "outputs", "--json", "--junit", folder / "junit.xml"]
+    return run("report", *books, *given), folder
+
+
+def test_json_is_one_document_on_stdout_and_all_else_on_stderr(ran):
+    said, _ = ran
+    found = json.loads(said.stdout)
+    assert said.exit_code == found["exit_code"] == 3 and found["meaning"] == "a check failed"
+    verdicts = [(one["status"], one["exit_code"], one["verdict"]) for one in found["runs"]]
+    assert verdicts == [("ok", 0, "All is well."), ("check-failed", 3, "")]
+    pages = [found["index.html"], found["summary.md"], *(one["report"] for one in found["runs"])]
+    assert all(Path(page).is_file() for page in pages)
+    assert "notebook 2 of 2: bad" in said.stderr and "CheckFailed: enough: 2 of 3" in said.stderr
+
+
+def test_junit_is_written_of_the_same_runs(ran):
+    root = ElementTree.parse(ran[1] / "junit.xml").getroot()
+    assert [suite.get("name") for suite in root] == ["good", "bad"]
+    assert root.get("failures") == "1" and root.find(".//failure").get("message") == "2 of 3"
+
+
+def test_a_refusal_is_in_junit_and_json_too(tmp_path):
+    asked = ["report", "02", "-p", "world_size", "0", "--json", "--junit", tmp_path / "j.xml"]
+    said = run(*asked)
+    assert said.exit_code == 2 and "found 0" in said.stderr
+    assert "found 0" in json.loads(said.stdout)["error"]
+    assert "found 0" in ElementTree.parse(tmp_path / "j.xml").getroot().find(".//error").text
+    nowhere = run("report", "02", "--junit", tmp_path / "none" / "j.xml")
+    assert nowhere.exit_code == 2 and "there is no folder" in nowhere.stderr
+
+
+def test_the_page_of_a_run_and_the_index_are_made_anew(ran, tmp_path):
+    shutil.copytree(ran[1] / "outputs", tmp_path / "outputs")
+    (folder,) = (tmp_path / "outputs" / "good").iterdir()
+    first = (folder / "report.html").read_bytes()
+    for page in (folder / "report.html", tmp_path / "outputs" / "index.html"):
+        page.unlink()
+    for named in (folder, folder / "results.json"):
+        said = run("report", "--from", named)
+        assert said.exit_code == 0 and said.output == f"{folder / 'report.html'}\n"
+    assert (folder / "report.html").read_bytes() == first
+    said = run("index", tmp_path / "outputs")
+    assert said.output == f"{tmp_path / 'outputs' / 'index.html'}\n" and said.exit_code == 0
+    assert "good" in (tmp_path / "outputs" / "index.html").read_text(encoding="utf-8")
+
+
+def test_what_is_no_run_and_no_folder_of_runs_is_refused(tmp_path):
+    for asked in (["report", "--from", tmp_path], ["index", tmp_path / "none"]):
+        said = run(*asked)
+        assert said.exit_code == 2 and "is not " in said.stderr and said.stdout == ""
+    for asked in (["--from", tmp_path, "02"], ["--from", tmp_path, "--json"]):
+        assert run("report", *asked).exit_code == 2
