@@ -180,6 +180,36 @@ def align(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     ctx.exit(command.main(list(arguments), ctx.command_path, standalone_mode=False) or 0)
 
 
+@cli.command()
+@click.argument("outputs", type=FOLDER, required=False)
+@click.option("--notebook", default="", help="Its name or the beginning of it; all by default.")
+@click.option("--metric", default="", help="Show this figure run by run.")
+@click.option("--last", type=click.IntRange(1), default=50, show_default=True, help="Earlier runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def history(outputs: Path | None, notebook: str, metric: str, last: int, as_json: bool) -> None:
+    """Say which figures of the newest runs changed, by the comparable runs before them.
+
+    OUTPUTS is the folder of the runs. Comparable are runs of one notebook with the same model,
+    machine, dtype, ranks and parameters; noisy ones are left out. low and high are the median ± 3
+    scaled MAD; detectable is the change that is found 8 times in 10. q is the chance of a false
+    alarm, over all figures (Benjamini-Hochberg); a figure changed where it is at most 0.05.
+    """
+    import json
+
+    from neoxlib import history as module
+    from neoxlib.workbook.run_folder import outputs_root
+
+    found = module.histories(outputs or outputs_root(), notebook, last)
+    if as_json:
+        records = [module.record(one) for one in found]
+        click.echo(json.dumps({"notebooks": records}, ensure_ascii=False, indent=1))
+    elif not found:
+        click.echo("There is no finished run that is not noisy yet.")
+    else:
+        named = [one for one in found if metric in [trend.metric for trend in one.trends]]
+        click.echo("\n\n".join(module.text(one, metric) for one in named or found))
+
+
 for command in (
     notebook_commands.report,
     notebook_commands.index,

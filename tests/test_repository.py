@@ -37,7 +37,7 @@ workbook
 checkpoint
 inference
 ranks exam
-speed setup align harness
+speed setup align harness history
 compare __main__
 """
 LEVEL = {room: level for level, line in enumerate(LAW.split("\n")) for room in line.split()}
