@@ -102,6 +102,7 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_repository",
     "test_docs",
     "test_guide_page",
+    "test_ci_page",
     "test_cli",
     "test_wheel",
     "test_lm_eval",
