@@ -130,6 +130,21 @@ def _ask_layers(p: SimpleNamespace, notebook: str) -> list[str]:
     return [f"layers: {wrong} are not among the model's 0..{depth - 1}"] if wrong else []
 
 
+def _ask_captures(p: SimpleNamespace, notebook: str) -> list[str]:
+    """Name the folders that hold neither a capture (see `align.reader`) nor, as reference, a model.
+
+    The capture of a run lies in its folder `capture`.
+    """
+    told = []
+    for name, kinds in (("target", CAPTURES), ("reference", (*CAPTURES, "config.json"))):
+        folder = getattr(p, name)
+        if folder and not any((Path(folder) / kind).is_file() for kind in kinds):
+            what = "a capture" if name == "target" else "a capture or a model folder"
+            told.append(f"{name}: {folder} is not {what}: it has no {' and no '.join(kinds)}")
+    return told
+
+
+CAPTURES = ("capture.json", "capture/capture.json")
 SETUP = "00_setup"  # reports problems of weights and devices itself, row by row
 MODEL_VALUES = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len")
 EXAM_VALUES = ("task", "data_dir", "profile", "mode", "shots", "split", "subjects")
@@ -146,5 +161,6 @@ ASKED: tuple[tuple[Ask, tuple[str, ...]], ...] = (  # each with the parameters t
     (_ask_baseline, ("baseline",)),
     (_ask_pair, ("run_a", "run_b")),
     (_ask_resume, ("resume",)),
+    (_ask_captures, ("target", "reference")),
     (_ask_layers, ("model_dir", "layers", "target")),
 )

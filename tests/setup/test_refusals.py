@@ -36,6 +36,8 @@ LONG = ["word " * 1100]  # the shipped model has 1024 positions
             "is of 02_inference; expected the results.json of a 04",
         ),
         ("03_ceval", {"resume": "RUN"}, "to go on with an earlier run give the folder of that run"),
+        ("06_align", {"target": "RUN"}, "is not a capture: it has no capture.json"),
+        ("06_align", {"reference": "RUN"}, "is not a capture or a model folder"),
         ("06_align", {"layers": [0, 99]}, "layers: [99] are not among the model's 0.."),
     ],
 )
@@ -43,6 +45,7 @@ def test_what_the_model_or_an_earlier_run_rules_out_is_refused(notebook, values,
     results = {"notebook": "02_inference", "status": "ok"}
     (tmp_path / "results.json").write_text(json.dumps(results))
     named = {"run_a": tmp_path, "baseline": tmp_path / "results.json", "resume": tmp_path}
+    named |= {"target": tmp_path, "reference": tmp_path}
     given = {name: str(named[name]) if value == "RUN" else value for name, value in values.items()}
     with pytest.raises(ParameterError) as refused:
         refuse(notebook, **given)
