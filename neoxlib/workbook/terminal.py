@@ -114,9 +114,13 @@ class CellLines:
             self._line("  broken off")
 
     def now(self) -> str:
-        """Return the line that changes: the notebook, the cell, its time, its progress."""
+        """Return the line that changes: the notebook, the cell's number, time, progress and name.
+
+        The name is last: a narrow terminal cuts the line.
+        """
         seconds = f"{time.perf_counter() - self.began:.0f} s"
-        parts = (self.place, f"{self._position()} {seconds}", self.progress)
+        number = f"[{self.number}/{self.total}] {seconds}"
+        parts = (self.place, number, self.progress, cell_name(self.cell))
         return " · ".join(filter(None, parts))
 
     @contextmanager
@@ -140,13 +144,11 @@ class CellLines:
                 ticker.join()
             self.terminal.show("")
 
-    def _position(self) -> str:
-        return f"[{self.number}/{self.total}] {cell_name(self.cell)} …"
-
     def _line(self, ending: str) -> None:
         seconds = time.perf_counter() - self.began
         if ending or self.terminal.live is None:
-            self.terminal.say(f"  {self._position()} {seconds:.1f} s{ending}")
+            name = f"[{self.number}/{self.total}] {cell_name(self.cell)}"
+            self.terminal.say(f"  {name} … {seconds:.1f} s{ending}")
 
 
 def closing(results: dict[str, Any], folder: Path) -> list[str]:

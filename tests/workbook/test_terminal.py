@@ -47,7 +47,7 @@ def test_a_terminal_has_one_line_that_changes_and_is_gone_at_the_end(monkeypatch
             time.sleep(0.01)
     assert len(said) == 1, "the heading stays, the cell does not"
     shown = live.getvalue().split("\r\x1b[2K")
-    assert "notebook 1 of 2: a · [1/1] work() … 0 s · 3 of 9 cases" in shown
+    assert "notebook 1 of 2: a · [1/1] 0 s · 3 of 9 cases · work()" in shown
     assert shown[-1] == "" and "\n" not in live.getvalue()
 
 
