@@ -100,7 +100,8 @@ def _count(element: Element) -> None:
     """Add the numbers of test cases and of their ends below an element."""
     counted = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
     for name, tag in counted.items():
-        element.set(name, str(len(element.findall(f".//{tag}"))))
+        if (element.tag, name) != ("testsuites", "skipped"):  # which Jenkins' schema does not have
+            element.set(name, str(len(element.findall(f".//{tag}"))))
 
 
 def _clean(value: Any) -> str:
