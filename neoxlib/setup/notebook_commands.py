@@ -152,8 +152,11 @@ def remake(run: Path) -> None:
     try:
         read_results(folder)
         click.echo(pages.write_report(folder))
-    except (ValueError, FileNotFoundError) as error:
+    except ValueError as error:
         raise ParameterError(f"{run} is not the folder of a run: {error}") from error
+    except FileNotFoundError as error:
+        name = Path(error.filename or "notebook.ipynb").name
+        raise ParameterError(f"{run} is not complete: it has no {name}") from error
 
 
 @click.command()
@@ -177,7 +180,7 @@ def parameters(notebooks: tuple[str, ...]) -> None:
 
     paths = [arguments.find(name) for name in notebooks] or arguments.all_notebooks()
     click.echo("\n\n".join(arguments.listing(path) for path in paths))
-    click.echo(f"\npresets, for -f: {', '.join(arguments.all_presets()) or 'none'}")
+    click.echo(f"\n{arguments.preset_listing()}")
 
 
 @click.command("copy-notebooks")

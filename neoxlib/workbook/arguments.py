@@ -139,6 +139,16 @@ def all_presets() -> list[str]:
     return sorted(path.stem for path in (notebooks_folder() / "presets").glob("*.yaml"))
 
 
+def preset_listing() -> str:
+    """Return a line for each preset beside the notebooks: its name and the values it sets."""
+    values = {name: read_preset(name) for name in all_presets()}
+    rows = [
+        (name, ", ".join(f"{key} {node.value}" for key, node in found.items()))
+        for name, found in values.items()
+    ]
+    return repr(Table(("preset", "values"), rows)) if rows else "There are no presets."
+
+
 def listing(path: Path) -> str:
     """Return a notebook's parameters in lines: name, type, default and meaning of each."""
     rows = [

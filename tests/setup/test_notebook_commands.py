@@ -31,10 +31,13 @@ def test_parameters_of_a_notebook_are_listed_with_their_defaults_and_the_presets
     said = run("parameters", name)
     lines = said.output.splitlines()
     assert said.exit_code == 0 and lines[0] == "04_profile"
-    assert sorted(line.split()[0] for line in lines[2:-2]) == sorted(NOTEBOOKS["04_profile"])
+    blank = lines.index("")
+    assert sorted(line.split()[0] for line in lines[2:blank]) == sorted(NOTEBOOKS["04_profile"])
     (row,) = [line for line in lines if line.startswith("repeats ")]
     assert row.split()[:3] == ["repeats", "int", "6"] and row.endswith(PARAMETERS["repeats"].help)
-    assert "910b3-tp8" in lines[-1]
+    assert [line.split()[0] for line in lines[blank + 2 :]] == arguments.all_presets()
+    (preset,) = [line for line in lines if line.startswith("910b3-tp8 ")]
+    assert preset.endswith("device npu, world_size 8, dtype float16, max_seq_len 2048")
 
 
 def test_parameters_of_all_notebooks_are_listed_without_a_name():
@@ -133,5 +136,7 @@ def test_what_is_no_run_and_no_folder_of_runs_is_refused(tmp_path):
     for asked in (["report", "--from", tmp_path], ["index", tmp_path / "none"]):
         said = run(*asked)
         assert said.exit_code == 2 and "is not " in said.stderr and said.stdout == ""
+    (tmp_path / "results.json").write_text('{"status": "ok"}')
+    assert "is not complete: it has no notebook.ipynb" in run("report", "--from", tmp_path).stderr
     for asked in (["--from", tmp_path, "02"], ["--from", tmp_path, "--json"]):
         assert run("report", *asked).exit_code == 2
