@@ -93,11 +93,7 @@ def _history(paths: Iterable[Path], last: int) -> History:
     """Read the runs of a notebook; keep those that can be compared with the newest."""
     left_out: Counter[str] = Counter()
     runs = []
-    for path in paths:
-        try:
-            past = open_run(path) if path.is_file() else None  # a pipe would never end
-        except DataError:
-            past = None
+    for past in map(_read, paths):
         status = past.results["status"] if past else "unreadable"
         if status in JUDGED:
             runs.append(past)
@@ -109,6 +105,15 @@ def _history(paths: Iterable[Path], last: int) -> History:
     same = same[-1 - last :]
     reasons = {why: count for why, count in left_out.items() if count}
     return History(same, [*_trends(same)] if same else [], reasons)
+
+
+def _read(path: Path) -> Past | None:
+    """Return a run, or None if it cannot be read or is of another form; a pipe would never end."""
+    try:
+        past = open_run(path) if path.is_file() else None
+        return past if past and past.identity else None
+    except (DataError, TypeError, AttributeError):
+        return None
 
 
 def _key(run: Past) -> str:

@@ -104,13 +104,14 @@ def test_only_comparable_clean_readable_runs_count_and_the_rest_is_said(tmp_path
     write(tmp_path, 21, {"next_token_ms": 99.0}, parameters={"repeats": 7})
     write(tmp_path, 22, {"next_token_ms": 99.0}, environment={"cpu": "another"})
     (write(tmp_path, 23, {}) / "results.json").write_text("{")
+    write(tmp_path, 26, {"next_token_ms": 99.0}, model={"model_dir": 5})
     pipe = write(tmp_path, 24, {}) / "results.json"
     pipe.unlink()
     os.mkfifo(pipe)
     write(tmp_path, 25, {"next_token_ms": 10.1, "text": "fast", "right": True, "none": None})
     (found,) = history.histories(tmp_path)
     assert [run.results["metrics"]["next_token_ms"] for run in found.runs] == [*STEADY, 10.1]
-    assert found.left_out == {"noisy": 1, "unreadable": 2, "other model, machine or parameters": 2}
+    assert found.left_out == {"noisy": 1, "unreadable": 3, "other model, machine or parameters": 2}
     assert [trend.metric for trend in found.trends] == ["next_token_ms"]
     assert len(history.histories(tmp_path, last=3)[0].runs) == 4
 
