@@ -122,7 +122,7 @@ def _write_results(found: "Report", junit: Path | None, as_json: bool) -> None:
     if as_json:
         runs = [ci_files.record(run.results, run.folder, run.code) for run in found.runs]
         pages = {name: str(found.root / name) for name in ("index.html", "summary.md")}
-        click.echo(_document(found.code, runs=runs, **pages))
+        click.echo(_document(found.code, runs=runs, not_run=found.not_run, **pages))
 
 
 def _write_refusal(message: str, junit: Path | None, as_json: bool) -> None:

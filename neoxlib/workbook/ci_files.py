@@ -118,26 +118,31 @@ def _xml(root: Element) -> str:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, "unicode")}\n'
 
 
-def write_summary(root: Path, runs: Runs) -> Path:
+def write_summary(root: Path, runs: Runs, not_run: Sequence[str] = ()) -> Path:
     """Write `<root>/summary.md`, for the page of a CI job: a row per run, and what failed."""
-    write_text(root / "summary.md", summary(runs))
+    write_text(root / "summary.md", summary(runs, not_run))
     return root / "summary.md"
 
 
-def summary(runs: Runs) -> str:
-    """Return the runs as a table in Markdown; no text of a run can be markup there."""
+def summary(runs: Runs, not_run: Sequence[str] = ()) -> str:
+    """Return the runs as a table in Markdown; no text of a run can be markup there.
+
+    `not_run` names notebooks that were asked for and did not start.
+    """
     well = sum(results["status"] in ("ok", "noisy") for results, _ in runs)
-    head = f"## neoxlib: {well} of {len(runs)} notebooks went well"
+    head = f"## neoxlib: {well} of {len(runs) + len(not_run)} notebooks went well"
     names = ("notebook", "status", "answer", "key figures", "checks", "on", "time")
     rows = [names, ("---",) * len(names), *(_row(results, folder) for results, folder in runs)]
     table = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([head, "", *table, *_failures(runs)]) + "\n"
+    rest = [f"\n- not run: {', '.join(map(literal, not_run))}"] if not_run else []
+    return "\n".join([head, "", *table, *_failures(runs), *rest]) + "\n"
 
 
 def _row(results: dict[str, Any], folder: Path) -> tuple[str, ...]:
     passed = [check.get("passed") for check in results["checks"]]
     identity = Past(folder, results).identity
-    on = (f"{name} {identity[name]}" for name in ("model", "dtype", "ranks") if identity[name])
+    ranks = f"{identity['ranks']} ranks" if identity["ranks"] else ""
+    on = (identity["model"], identity["dtype"], ranks, identity["chip"])
     seconds = results["seconds"]
     cells = (
         results["notebook"],
@@ -145,7 +150,7 @@ def _row(results: dict[str, Any], folder: Path) -> tuple[str, ...]:
         "; ".join(_words(results)),
         key_figures(results),
         f"{passed.count(True)} of {len(passed)} passed" if passed else "",
-        ", ".join((*on, identity["chip"] or "")),
+        ", ".join(map(str, filter(None, on))),
         f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else "",
     )
     return tuple(literal(cell) for cell in cells)

@@ -75,11 +75,15 @@ class Ended:
 
 @dataclass(frozen=True)
 class Report:
-    """The runs of one call below `root`, and the signal that broke it off, or None."""
+    """The runs of one call below `root`; the signal that broke it off, and what it prevented.
+
+    `came` is None, and `not_run` empty, if there was no signal.
+    """
 
     runs: tuple[Ended, ...]
     root: Path
     came: signal.Signals | None
+    not_run: tuple[str, ...]
 
     @property
     def code(self) -> int:
@@ -122,8 +126,9 @@ def run_all(
                 code, folder = run_one(job, root, timeout, terminal, signals, place)
                 ended.append(Ended(code, folder, _results(folder)))
         pages.write_index(root)
-        found = Report(tuple(ended), root, signals.came)
-        ci_files.write_summary(root, [(run.results, run.folder) for run in ended])
+        not_run = tuple(job.name for job in jobs[len(ended) :])
+        found = Report(tuple(ended), root, signals.came, not_run)
+        ci_files.write_summary(root, [(run.results, run.folder) for run in ended], not_run)
     _close_report(found, terminal)
     return found
 
@@ -134,6 +139,8 @@ def _close_report(found: Report, terminal: Terminal) -> None:
     for run in found.runs:
         for line in closing(run.results, run.folder):
             terminal.say(line)
+    for name in found.not_run:
+        terminal.say(f"{'not run':<14}{name}")
     terminal.say(near(found.root / "index.html"))
 
 

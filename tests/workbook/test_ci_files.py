@@ -90,6 +90,12 @@ def test_the_summary_counts_what_went_well_and_lists_what_failed(runs, tmp_path)
     assert "- **02\\_inference**: RankError: rank 1 died" in lines
 
 
+def test_notebooks_that_did_not_start_count_in_the_summary(runs):
+    text = ci_files.summary(runs[:1], ["05_compare", "06_align"])
+    assert text.startswith("## neoxlib: 1 of 3 notebooks went well\n")
+    assert text.endswith("\n- not run: 05\\_compare, 06\\_align\n")
+
+
 def test_refused_parameters_are_an_error_of_their_own():
     root = ElementTree.fromstring(ci_files.refusal("cannot be used:\n  seed: <bad>"))
     assert [root.get(name) for name in ("tests", "errors")] == ["1", "1"]

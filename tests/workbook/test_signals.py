@@ -80,6 +80,8 @@ def test_a_signal_ends_the_run_as_interrupted_and_leaves_a_report(
         "badge interrupted" in page.read_text()
         for page in (folder / "report.html", outputs / "index.html")
     )
+    assert f"{'not run':<14}two\n" in said, "what did not start is told"
+    assert "- not run: two\n" in (outputs / "summary.md").read_text()
     assert len(below) >= len(pids) and not any(child.is_running() for child in below)
     assert not list(tmp_path.glob("neoxlib-*")), "no temporary folder is left"
 
