@@ -7,8 +7,13 @@ NPU := .venv-npu
 MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 
-.PHONY: report test stop-ranks test-align verify-npu verify-msprobe lint lab quality demo clean
+.PHONY: help report test stop-ranks test-align verify-npu verify-msprobe lint lab quality
+.PHONY: demo clean test-browser
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
+
+help:  ## list the targets
+	@grep -Eh '^[a-z][a-z0-9 -]*:.*##' $(MAKEFILE_LIST) | \
+	  sed -E 's/^([a-z][a-z0-9 -]*):[^#]*## */\1\t/' | awk -F'\t' '{printf "make %-24s %s\n", $$1, $$2}'
 
 report: $(VENV)/.installed  ## run the seven notebooks on the shipped model
 	$(BIN)/python -m neoxlib report --all
@@ -22,18 +27,21 @@ stop-ranks: $(VENV)/.installed  ## ranks stopped at random points: no answer may
 test-align: $(VENV)/.installed  ## planted faults: each found at its step, pass and rank
 	$(BIN)/python -m tests.planted_faults
 
+test-browser: $(VENV)/.installed  ## pages and JupyterLab in Chromium; pictures in outputs/browser
+	$(BIN)/python -m pytest tests/browser --lab $(ARGS)
+
 verify-npu: $(NPU)/.installed  ## the NPU path against the vendor's torch-npu wheel; needs no NPU
 	$(NPU)/bin/python -m tests.npu_wheel.verify $(ARGS)
 
 verify-msprobe: $(MSPROBE)/.installed  ## dumps both ways, with the vendor's msprobe; needs no NPU
 	$(MSPROBE)/bin/python -m tests.msprobe.verify $(ARGS)
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed  ## check the style of code and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 
 lab: $(VENV)/.installed  ## open the workbook in JupyterLab, on this machine only
-	$(BIN)/jupyter lab --ip=127.0.0.1 notebooks
+	$(BIN)/python -m neoxlib lab $(ARGS)
 
 quality: $(VENV)/.installed  ## the cost of each dtype and quantization, into outputs/quality.md
 	$(BIN)/python -m neoxlib quality $(ARGS)
@@ -41,27 +49,22 @@ quality: $(VENV)/.installed  ## the cost of each dtype and quantization, into ou
 demo: $(VENV)/.installed  ## train the shipped model and write its exam anew
 	$(BIN)/python -m neoxlib.demo.making.make
 
-# neoxlib beside transformers, CTranslate2 and llama.cpp, into outputs/bench
-bench-peers: $(VENV)/.installed $(PEERS)/.installed
+bench-peers: $(VENV)/.installed $(PEERS)/.installed  ## speed beside other libraries
 	$(BIN)/python -m benchmarks.peers $(ARGS)
 
-# put the tables of the benchmarks and `make quality` into docs/
-bench-docs bench-readme: $(VENV)/.installed
+bench-docs bench-readme: $(VENV)/.installed  ## put the tables of the benchmarks into docs/
 	$(BIN)/python -m benchmarks.documents
 
-# write, load, decode and cut GPT-NeoX-20B's shape; needs 46 GB of disk, leaves nothing there
-bench-20b: $(VENV)/.installed
+bench-20b: $(VENV)/.installed  ## write, load, decode, cut a 20B model; 46 GB of disk for a while
 	$(BIN)/python -m benchmarks.big $(ARGS)
 
 bench-load: $(VENV)/.installed  ## shard beside cp, load beside from_pretrained
 	$(BIN)/python -m benchmarks.load $(ARGS)
 
-# questions per second beside lm-eval with transformers; needs C-Eval and MMLU (NEOXLIB_TEST_DATA)
-bench-exam: $(VENV)/.installed
+bench-exam: $(VENV)/.installed  ## questions a second beside lm-eval; needs NEOXLIB_TEST_DATA
 	$(BIN)/python -m benchmarks.exam $(ARGS)
 
-# looking inside: decode with taps off, captures, the reference; needs 4 GB of disk for a while
-bench-align: $(VENV)/.installed
+bench-align: $(VENV)/.installed  ## the cost of looking inside; needs 4 GB of disk for a while
 	$(BIN)/python -m benchmarks.align $(ARGS)
 
 # every package for a machine without network, into wheelhouse/: docs/ascend.md. pip reads
@@ -70,7 +73,7 @@ ARCH ?= aarch64
 CPU_TORCH ?= https://download.pytorch.org/whl/cpu
 SDISTS := rouge_score sqlitedict word2number
 WHEELS := from neoxlib.machine.versions import PYTHON_NEEDS, TODAY
-wheelhouse: $(VENV)/.installed
+wheelhouse: $(VENV)/.installed  ## every package for a machine without network
 	$(BIN)/python -m pip wheel --no-deps -w wheelhouse -c constraints.txt $(SDISTS)
 	$(BIN)/python -m pip download -d wheelhouse --find-links wheelhouse -c constraints.txt \
 	  --only-binary :all: --platform manylinux_2_28_$(ARCH) --platform manylinux2014_$(ARCH) \

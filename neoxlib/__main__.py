@@ -1,6 +1,5 @@
 """The command line: each command calls one function. A user's error is one plain message."""
 
-import platform
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,8 +7,10 @@ from typing import Any
 
 import click
 
+from neoxlib import __version__
 from neoxlib.errors import NeoXError, ParameterError, torch_npu_error
-from neoxlib.setup import commands
+from neoxlib.ranks.commands import generate
+from neoxlib.setup import commands, notebook_commands
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -38,6 +39,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="neoxlib", message="%(prog)s %(version)s")
 def cli() -> None:
     """GPT-NeoX inference on Ascend NPUs, and on the CPU.
 
@@ -48,53 +50,6 @@ def cli() -> None:
     from neoxlib.process import need_home  # what --help need not wait for
 
     need_home()
-
-
-@cli.command()
-@click.argument("notebooks", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="Run every notebook of the workbook.")
-@click.option("-f", "presets", multiple=True, metavar="PRESET", help="YAML file, or preset's name.")
-@click.option(
-    "-p",
-    "texts",
-    multiple=True,
-    nargs=2,
-    metavar="NAME VALUE",
-    help='One parameter; a text as it is, texts as ["one", "two"].',
-)
-@click.option("--outputs", type=FOLDER, help="Where run folders go, instead of outputs/.")
-@click.option(
-    "--timeout", type=click.IntRange(min=1), help="Longest time for one cell, in seconds."
-)
-@click.pass_context
-def report(
-    ctx: click.Context,
-    notebooks: tuple[str, ...],
-    everything: bool,
-    presets: tuple[str, ...],
-    texts: tuple[tuple[str, str], ...],
-    outputs: Path | None,
-    timeout: int | None,
-) -> None:
-    """Run NOTEBOOKS headless and make an offline HTML report of each, and the index of all runs.
-
-    Exit code: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed.
-    Ctrl-C, SIGTERM and SIGHUP end the run as interrupted, with its report; the code is then 130,
-    143 or 129.
-    """
-    from neoxlib.setup import refusals
-    from neoxlib.workbook import arguments
-
-    names = [str(path) for path in arguments.all_notebooks()] if everything else notebooks
-    if not names or (notebooks and everything):
-        raise click.UsageError(
-            "name the notebooks to run, or give --all where there is a folder notebooks"
-        )
-    refusals.refuse(arguments.asked(names, presets, texts))  # before the slow imports below
-    from neoxlib.workbook import headless
-
-    code = headless.report(names, presets, texts, outputs=outputs, timeout=timeout, say=click.echo)
-    ctx.exit(code)
 
 
 @cli.command()
@@ -215,20 +170,6 @@ def quality(model_dir: Path | None, text: Path | None) -> None:
     click.echo(module.write_table(model_dir, text))
 
 
-@cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--model-dir", type=FOLDER, help="Also check this model folder.")
-@click.option("--host", type=FILE, help="Judge the machine that --json described.")
-@click.pass_context
-def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path | None) -> None:
-    """Check this machine, and print what repairs each fault. Exit code 1 if something FAILs."""
-    from neoxlib.setup import doctor as module
-
-    found = module.from_json(host.read_text(encoding="utf-8")) if host else module.check(model_dir)
-    click.echo(found.to_json() if as_json else found)
-    ctx.exit(1 if found.worst == "FAIL" else 0)
-
-
 @cli.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
@@ -239,48 +180,51 @@ def align(ctx: click.Context, arguments: tuple[str, ...]) -> None:
     ctx.exit(command.main(list(arguments), ctx.command_path, standalone_mode=False) or 0)
 
 
-@cli.command("install-plan")
-@click.option("--chip", required=True, help="A chip of the table, for example 910B3.")
-@click.option("--arch", default=platform.machine(), show_default=True, help="aarch64 or x86_64.")
-@click.option("--era", default="today", show_default=True, help="today, or guide: its versions.")
-@click.option("--over", is_flag=True, help="An older driver is installed: firmware comes first.")
-def install_plan(chip: str, arch: str, era: str, over: bool) -> None:
-    """Print the steps and packages of an installation for a chip. Installs nothing."""
-    from neoxlib.machine import chips
-    from neoxlib.setup import install
-
-    steps = install.install_plan(chips.chip(chip), arch, era, over)
-    click.echo(f"# {install.notes(era)}\n{install.text(steps)}")
-
-
 @cli.command()
-@click.argument("folder", type=FOLDER)
-def environment(folder: Path) -> None:
-    """Write FOLDER/environment.sh and FOLDER/kernel, a Jupyter kernel with CANN sourced."""
-    from neoxlib.machine import host
-    from neoxlib.setup import sourced_env
+@click.argument("outputs", type=FOLDER, required=False)
+@click.option("--notebook", default="", help="Its name or the beginning of it; all by default.")
+@click.option("--metric", default="", help="Show this figure run by run.")
+@click.option("--last", type=click.IntRange(1), default=50, show_default=True, help="Earlier runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def history(outputs: Path | None, notebook: str, metric: str, last: int, as_json: bool) -> None:
+    """Say which figures of the newest runs changed, by the comparable runs before them.
 
-    for row in sourced_env.write_environment(folder, host.read_host()).itertuples(index=False):
-        click.echo(f"{row[0]} {row[1]}: {row[2]}")
-
-
-@cli.command("selftest-npu")
-@click.option(
-    "-o", "--output", type=FOLDER, help="Where the JSON goes, instead of outputs/selftest-npu.json."
-)
-@click.pass_context
-def selftest_npu(ctx: click.Context, output: Path | None) -> None:
-    """Check operators, collectives and text on this machine's NPUs, and write every error as JSON.
-
-    Exit code: 0 all passed, 1 not all, 77 no NPU can be used here and nothing was verified.
+    OUTPUTS is the folder of the runs. Comparable are runs of one notebook with the same model,
+    machine, dtype, ranks and parameters; noisy ones are left out. low and high are the median ± 3
+    scaled MAD; detectable is the change that is found 8 times in 10. q is the chance of a false
+    alarm, over all figures (Benjamini-Hochberg); a figure changed where it is at most 0.05.
     """
-    from neoxlib.setup import selftest
+    import json
 
-    ctx.exit(selftest.main(output, click.echo))
+    from neoxlib import history as module
+    from neoxlib.workbook.run_folder import outputs_root
+
+    found = module.histories(outputs or outputs_root(), notebook, last)
+    if as_json:
+        records = [module.record(one) for one in found]
+        click.echo(json.dumps({"notebooks": records}, ensure_ascii=False, indent=1))
+    elif not found:
+        click.echo("There is no finished run that is not noisy yet.")
+    else:
+        named = [one for one in found if metric in [trend.metric for trend in one.trends]]
+        click.echo("\n\n".join(module.text(one, metric) for one in named or found))
 
 
-cli.add_command(commands.explain)
-cli.add_command(commands.bundle)
+for command in (
+    notebook_commands.report,
+    notebook_commands.index,
+    notebook_commands.parameters,
+    notebook_commands.copy_notebooks,
+    notebook_commands.lab,
+    generate,
+    commands.doctor,
+    commands.install_plan,
+    commands.environment,
+    commands.selftest_npu,
+    commands.explain,
+    commands.bundle,
+):
+    cli.add_command(command)
 
 
 @cli.command("lm-eval", add_help_option=False, context_settings={"ignore_unknown_options": True})
@@ -294,6 +238,11 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
     from neoxlib import harness
 
     harness.main(arguments)
+
+
+def main() -> None:
+    """Run the command `neoxlib`, which is equal to `python -m neoxlib`."""
+    sys.exit(cli(prog_name="neoxlib"))
 
 
 if __name__ == "__main__":

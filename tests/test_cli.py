@@ -1,18 +1,24 @@
 """The command line: its calls, its output and its exit codes."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+import neoxlib
 from neoxlib.__main__ import cli
 from neoxlib.checkpoint import shard, verify
 from neoxlib.errors import ParameterError, ShardError
 from neoxlib.setup import doctor
+
+ROOT = Path(__file__).parents[1]
 
 
 def run(*args):
@@ -119,12 +125,48 @@ def test_doctor_ends_with_1_only_where_something_fails(monkeypatch, worst, code)
     assert said.exit_code == code and said.stdout == '{"rows": []}\n'
 
 
+MOST_MODULES = 150  # of the help: Python's own, click's, and a few of ours
+HEAVY = {"torch", "transformers", "papermill", "pandas", "numpy", "yaml", "IPython", "nbformat"}
+
+
 def test_help_waits_for_no_heavy_import():
-    heavy = {"torch", "papermill", "pandas"}
-    found = f"sorted({heavy} & set(sys.modules))"
-    code = f"import sys; from neoxlib.__main__ import cli; print({found})"
+    code = (
+        "import sys; from neoxlib.__main__ import cli; cli(['--help'], standalone_mode=False)\n"
+        f"print(sorted({HEAVY} & set(sys.modules)), len(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    heavy, _, count = done.stdout.splitlines()[-1].rpartition(" ")
+    assert heavy == "[]" and int(count) <= MOST_MODULES
+
+
+def test_the_version_is_that_of_the_package_and_of_its_metadata():
+    said = run("--version")
+    assert said.exit_code == 0 and said.output == f"neoxlib {neoxlib.__version__}\n"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == neoxlib.__version__
+
+
+def test_the_installed_command_is_the_same_as_the_module():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, name = project["scripts"]["neoxlib"].partition(":")
+    code = f"import sys; from {module} import {name}; sys.argv[1:] = ['--help']; {name}()"
+    by_command = [sys.executable, "-c", code]
+    by_module = [sys.executable, "-m", "neoxlib", "--help"]
+    texts = [
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for command in (by_command, by_module)
+    ]
+    assert texts[0] == texts[1].replace("python -m neoxlib", "neoxlib") and "report" in texts[0]
+
+
+def test_make_help_lists_every_target():
+    if shutil.which("make") is None:
+        pytest.skip("no make here")
+    done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True)
+    listed = {name for line in done.stdout.splitlines() for name in line[5:30].split()}
+    targets = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    assert listed == set(" ".join(targets).split())
+    assert all(len(line) < 100 and line[30:].strip() for line in done.stdout.splitlines())
 
 
 def test_an_install_plan_is_printed_for_any_chip_and_refused_for_none():

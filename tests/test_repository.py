@@ -37,7 +37,7 @@ workbook
 checkpoint
 inference
 ranks exam
-speed setup align harness
+speed setup align harness history
 compare __main__
 """
 LEVEL = {room: level for level, line in enumerate(LAW.split("\n")) for room in line.split()}
@@ -104,7 +104,9 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_guide_page",
     "test_step_pages",
     "test_pages_in_chinese",
+    "test_ci_page",
     "test_cli",
+    "test_wheel",
     "test_lm_eval",
     "exam/data/test_sources",
     "kernels/test_npu_conditions",
@@ -123,7 +125,7 @@ def test_a_file_is_tested_at_its_own_place(path: Path):
     """In test_FILE.py; where that would be long, in parts: test_FILE_PART.py."""
     place = path.relative_to(TESTS).with_suffix("")
     if (
-        place.parts[0] in ("notebooks", "npu_wheel", "benchmarks", "demo")
+        place.parts[0] in ("notebooks", "npu_wheel", "benchmarks", "demo", "browser")
         or str(place) in ELSEWHERE
     ):
         return

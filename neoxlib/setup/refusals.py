@@ -1,6 +1,7 @@
 """Checks of a run's parameters against model, exam and machine, before a kernel starts."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 from neoxlib.errors import NeoXError
@@ -20,7 +21,9 @@ def doubts(job: RunArguments) -> list[str]:
     table = job.declared
     p = SimpleNamespace(**{n: _resolved(n, table[n], value) for n, value in job.values.items()})
     told: list[str] = []
-    for ask in (ask for ask, needs in ASKED if all(hasattr(p, name) for name in needs)):
+    left_out = AFTER_THE_PLAN if getattr(p, "plan_only", False) else ()
+    asked = (ask for ask, needs in ASKED if all(hasattr(p, name) for name in needs))
+    for ask in (ask for ask in asked if ask not in left_out):
         try:
             told += ask(p, job.name) or []
         except NeoXError as error:
@@ -58,12 +61,106 @@ def _ask_exam(p: SimpleNamespace, notebook: str) -> None:
     exam.read_earlier_run(p.compare_with, task, p.limit)
 
 
+def _ask_grid(p: SimpleNamespace, notebook: str) -> None:
+    """Refuse cases that the window has no room for, as the notebook would; see `speed.cases`."""
+    from neoxlib.inference.timing import Case, refuse_long
+
+    largest = 2 ** max(p.min_len_exp, p.max_len_exp)
+    pairs = p.case_pair or [(largest, largest)]
+    batches = p.batch_sizes or [p.batch_size]
+    cases = [Case(batches[0], *pair, depth) for depth in p.depths or [0] for pair in pairs]
+    refuse_long(cases, _window(p))
+
+
+def _ask_prompts(p: SimpleNamespace, notebook: str) -> list[str]:
+    """Name the prompts that, with their answers, are longer than the window."""
+    from tokenizers import Tokenizer
+
+    path = Path(p.model_dir) / "tokenizer.json"
+    if not path.is_file():  # found where the model is loaded
+        return []
+    tokenizer = Tokenizer.from_file(str(path))
+    room = _window(p) - p.max_new_tokens
+    sizes = enumerate(len(tokenizer.encode(text).ids) for text in p.prompts)
+    return [
+        f"prompts[{number}] has {size} tokens and max_new_tokens is {p.max_new_tokens}: "
+        f"{size + p.max_new_tokens} together, but max_seq_len is {_window(p)}"
+        for number, size in sizes
+        if size > room
+    ]
+
+
+def _window(p: SimpleNamespace) -> int:
+    from neoxlib.model.config import ModelConfig, sequence_window
+
+    return sequence_window(ModelConfig.from_dir(p.model_dir), p.max_seq_len)
+
+
+def _ask_baseline(p: SimpleNamespace, notebook: str) -> list[str]:
+    from neoxlib.workbook.past_run import open_run
+
+    past = open_run(p.baseline) if p.baseline else None
+    if past is None or (past.results["notebook"] == notebook and past.table("latency") is not None):
+        return []
+    of = past.results["notebook"] or "no notebook"
+    wanted = f"expected the results.json of a {notebook} run, beside its latency.csv"
+    return [f"baseline: {p.baseline} is of {of}; {wanted}"]
+
+
+def _ask_pair(p: SimpleNamespace, notebook: str) -> list[str]:
+    one = bool(p.run_a) != bool(p.run_b)
+    found = f"found run_a {p.run_a!r} and run_b {p.run_b!r}"
+    return [f"run_a: {found}; name both, or none for the last two runs"] if one else []
+
+
+def _ask_resume(p: SimpleNamespace, notebook: str) -> None:
+    from neoxlib.exam import journal
+
+    if p.resume:
+        journal.find(p.resume)
+
+
+def _ask_layers(p: SimpleNamespace, notebook: str) -> list[str]:
+    from neoxlib.model.config import ModelConfig
+
+    if not p.layers or p.target:
+        return []
+    depth = ModelConfig.from_dir(p.model_dir).num_hidden_layers
+    wrong = [layer for layer in p.layers if layer >= depth]
+    return [f"layers: {wrong} are not among the model's 0..{depth - 1}"] if wrong else []
+
+
+def _ask_captures(p: SimpleNamespace, notebook: str) -> list[str]:
+    """Name the folders that hold neither a capture (see `align.reader`) nor, as reference, a model.
+
+    The capture of a run lies in its folder `capture`.
+    """
+    told = []
+    for name, kinds in (("target", CAPTURES), ("reference", (*CAPTURES, "config.json"))):
+        folder = getattr(p, name)
+        if folder and not any((Path(folder) / kind).is_file() for kind in kinds):
+            what = "a capture" if name == "target" else "a capture or a model folder"
+            told.append(f"{name}: {folder} is not {what}: it has no {' and no '.join(kinds)}")
+    return told
+
+
+CAPTURES = ("capture.json", "capture/capture.json")
 SETUP = "00_setup"  # reports problems of weights and devices itself, row by row
 MODEL_VALUES = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len")
 EXAM_VALUES = ("task", "data_dir", "profile", "mode", "shots", "split", "subjects")
+WINDOW_VALUES = ("model_dir", "max_seq_len")
+BATCHES = ("batch_size", "batch_sizes", "depths")
+AFTER_THE_PLAN = (_ask_grid, _ask_prompts)  # what plan_only does not come to
 Ask = Callable[[SimpleNamespace, str], list[str] | None]  # takes the values, the notebook's name
 ASKED: tuple[tuple[Ask, tuple[str, ...]], ...] = (  # each with the parameters that it needs
     (_ask_model, MODEL_VALUES),
     (_ask_profile, ("cluster_profile",)),
     (_ask_exam, (*EXAM_VALUES, "compare_with", "limit")),
+    (_ask_grid, (*WINDOW_VALUES, "case_pair", "min_len_exp", "max_len_exp", *BATCHES)),
+    (_ask_prompts, (*WINDOW_VALUES, "prompts", "max_new_tokens")),
+    (_ask_baseline, ("baseline",)),
+    (_ask_pair, ("run_a", "run_b")),
+    (_ask_resume, ("resume",)),
+    (_ask_captures, ("target", "reference")),
+    (_ask_layers, ("model_dir", "layers", "target")),
 )

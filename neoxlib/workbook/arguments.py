@@ -1,6 +1,7 @@
 """The arguments of a headless run: which notebooks, and which values for each, all checked."""
 
 import ast
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 import nbformat
 import yaml
 
-from neoxlib.errors import ParameterError, unreadable_is
+from neoxlib.errors import ParameterError, did_you_mean, unreadable_is
 from neoxlib.workbook import parameters, typed
 from neoxlib.workbook.param import Param
 from neoxlib.workbook.parameter_table import PARAMETERS
 from neoxlib.workbook.parameters import TYPES
+from neoxlib.workbook.table import Table
+
+SHIPPED = Path(__file__).parent / "shipped"  # of the package; in a checkout a link to notebooks/
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,30 @@ class RunArguments:
 
 @unreadable_is(ParameterError)
 def find(name: str) -> Path:
-    """Return a notebook by its path, or by its name in the folder `notebooks`."""
+    """Return a notebook by its path, its name in the folder `notebooks`, or a beginning of it.
+
+    `02`, `02_inf` and `inference` all name 02_inference.
+    """
     folder = notebooks_folder()
     for path in (Path(name), folder / name, folder / f"{name}.ipynb"):
         if path.suffix == ".ipynb" and _is_file(path):
             return path
-    have = ", ".join(path.stem for path in all_notebooks()) or "none"
-    raise ParameterError(f"no notebook {name!r}; in {near(folder)} there are: {have}")
+    books = all_notebooks()
+    meant = [path for path in books if name and _begins(path.stem, name)]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        several = ", ".join(path.stem for path in meant)
+        raise ParameterError(f"{name!r} is the beginning of {len(meant)} notebooks: {several}")
+    have = [path.stem for path in books]
+    hint = did_you_mean(name, have) or ";"
+    all_of_them = ", ".join(have) or "none"
+    raise ParameterError(f"no notebook {name!r}{hint} in {near(folder)} there are: {all_of_them}")
+
+
+def _begins(stem: str, name: str) -> bool:
+    """Whether a notebook's name, or the part after its number, begins with `name`."""
+    return stem.startswith(name) or stem.partition("_")[2].startswith(name)
 
 
 def _is_file(path: Path) -> bool:
@@ -54,17 +75,45 @@ def _is_file(path: Path) -> bool:
 
 
 def notebooks_folder() -> Path:
-    """Return `notebooks` in the working directory or above it, else the one beside the package."""
+    """Return `notebooks` in the working directory or above it, else the shipped folder.
+
+    A folder of that name without a numbered notebook is somebody else's.
+    """
     here = Path.cwd()
     above = (folder / "notebooks" for folder in (here, *here.parents))
-    return next(
-        (folder for folder in above if folder.is_dir()), Path(__file__).parents[2] / "notebooks"
-    )
+    return next((folder for folder in above if _numbered(folder)), SHIPPED.resolve())
 
 
 def all_notebooks() -> list[Path]:
     """Return every notebook of the workbook, in order."""
-    return sorted(notebooks_folder().glob("[0-9]*.ipynb"))
+    return _numbered(notebooks_folder())
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+
+
+def copy_notebooks(folder: Path) -> list[Path]:
+    """Copy the shipped notebooks and presets into `folder`; return the files that were copied.
+
+    A file that is there already stays as it is. Raises ParameterError if the folder cannot be
+    written to.
+    """
+    copied = []
+    for path in (*_numbered(SHIPPED), *sorted(SHIPPED.glob("presets/*.yaml"))):
+        to = folder / path.relative_to(SHIPPED)
+        try:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with to.open("xb") as file:
+                file.write(path.read_bytes())
+            copied.append(to)
+        except FileExistsError:
+            if to.parent.is_dir():
+                continue
+            raise ParameterError(f"{to.parent} is a file; name a folder") from None
+        except OSError as error:
+            raise ParameterError(f"{to} cannot be written: {error.strerror}") from error
+    return copied
 
 
 @unreadable_is(ParameterError)
@@ -74,14 +123,39 @@ def read_preset(name: str) -> dict[str, Any]:
     places = (Path(name), folder / name, folder / f"{name}.yaml")
     path = next((place for place in places if _is_file(place)), None)
     if path is None:
-        have = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
-        raise ParameterError(f"no preset {name!r}; in {near(folder)} there are: {have}")
+        have = ", ".join(all_presets()) or "none"
+        close = did_you_mean(name, all_presets()) or ";"
+        raise ParameterError(f"no preset {name!r}{close} in {near(folder)} there are: {have}")
     try:
         return dict(typed.read_yaml(path.read_text(encoding="utf-8")))
     except UnicodeDecodeError as error:
         raise ParameterError(f"preset {name!r} is not UTF-8: {error}") from error
     except ValueError as error:
         raise ParameterError(f"preset {name!r} {error}") from error
+
+
+def all_presets() -> list[str]:
+    """Return the names of the presets beside the notebooks."""
+    return sorted(path.stem for path in (notebooks_folder() / "presets").glob("*.yaml"))
+
+
+def preset_listing() -> str:
+    """Return a line for each preset beside the notebooks: its name and the values it sets."""
+    values = {name: read_preset(name) for name in all_presets()}
+    rows = [
+        (name, ", ".join(f"{key} {node.value}" for key, node in found.items()))
+        for name, found in values.items()
+    ]
+    return repr(Table(("preset", "values"), rows)) if rows else "There are no presets."
+
+
+def listing(path: Path) -> str:
+    """Return a notebook's parameters in lines: name, type, default and meaning of each."""
+    rows = [
+        (name, param.type, json.dumps(param.default, ensure_ascii=False), param.help)
+        for name, param in declared_in(path).items()
+    ]
+    return f"{path.stem}\n{Table(('parameter', 'type', 'default', 'meaning'), rows)}"
 
 
 def declared_in(path: Path) -> dict[str, Param]:

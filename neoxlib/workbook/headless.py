@@ -6,10 +6,13 @@ Exit codes: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3
 130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP, which end the run as interrupted.
 """
 
+import logging
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,15 +23,14 @@ from papermill.exceptions import PapermillExecutionError, strip_color
 
 from neoxlib.errors import ParameterError
 from neoxlib.machine.environment import without_home
-from neoxlib.workbook import pages
+from neoxlib.workbook import ci_files, pages
 from neoxlib.workbook import results as workbook_results
 from neoxlib.workbook.arguments import RunArguments, asked, near
-from neoxlib.workbook.cell_lines import CellLines, Say
 from neoxlib.workbook.kernel import ThisPython
-from neoxlib.workbook.reasons import reasons
 from neoxlib.workbook.run import SCHEMA_VERSION
 from neoxlib.workbook.run_folder import new_folder, outputs_root, stamp, write_results
 from neoxlib.workbook.signals import Interrupted, Signals
+from neoxlib.workbook.terminal import CellLines, Say, Terminal, closing, reasons
 
 OK = 0
 CELL_FAILED = 1
@@ -62,6 +64,35 @@ EXPLAINED = {
 }
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended: its exit code, its folder and what its results.json says."""
+
+    code: int
+    folder: Path
+    results: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The runs of one call below `root`; the signal that broke it off, and what it prevented.
+
+    `came` is None, and `not_run` empty, if there was no signal.
+    """
+
+    runs: tuple[Ended, ...]
+    root: Path
+    came: signal.Signals | None
+    not_run: tuple[str, ...]
+
+    @property
+    def code(self) -> int:
+        """The exit code: the worst of the runs."""
+        codes = {OK, *(run.code for run in self.runs)}
+        worst = next(code for code in WORST_FIRST if code in codes)
+        return worst if self.came is None else 128 + self.came
+
+
 def report(
     notebooks: Iterable[str],
     presets: Iterable[str],
@@ -77,20 +108,40 @@ def report(
         ParameterError: before any kernel starts, with every unknown notebook, unknown name and
             impossible value.
     """
-    jobs = asked(notebooks, presets, texts)
+    return run_all(asked(notebooks, presets, texts), outputs, timeout, Terminal(say)).code
+
+
+def run_all(
+    jobs: Sequence[RunArguments], outputs: Path | None, timeout: int | None, terminal: Terminal
+) -> Report:
+    """Run all jobs one after the other; make their pages, the index and summary.md."""
     root = outputs.absolute() if outputs else outputs_root()
     usable(root)
+    ended: list[Ended] = []
     with Signals() as signals:
         ThisPython.signals = signals
-        ended = [run_one(job, root, timeout, say, signals) for job in jobs if signals.came is None]
-        index = pages.write_index(root)
-    say("")
-    for _, folder in ended:
-        say(f"{_status(folder):<14}{near(folder / 'report.html')}")
-    say(near(index))
-    codes = {OK, *(code for code, _ in ended)}
-    worst = next(code for code in WORST_FIRST if code in codes)
-    return worst if signals.came is None else 128 + signals.came
+        for number, job in enumerate(jobs, start=1):
+            if signals.came is None:
+                place = f"notebook {number} of {len(jobs)}: {job.name}"
+                code, folder = run_one(job, root, timeout, terminal, signals, place)
+                ended.append(Ended(code, folder, _results(folder)))
+        pages.write_index(root)
+        not_run = tuple(job.name for job in jobs[len(ended) :])
+        found = Report(tuple(ended), root, signals.came, not_run)
+        ci_files.write_summary(root, [(run.results, run.folder) for run in ended], not_run)
+    _close_report(found, terminal)
+    return found
+
+
+def _close_report(found: Report, terminal: Terminal) -> None:
+    """Print the end of every run, and where the pages of all are."""
+    terminal.say()
+    for run in found.runs:
+        for line in closing(run.results, run.folder):
+            terminal.say(line)
+    for name in found.not_run:
+        terminal.say(f"{'not run':<14}{name}")
+    terminal.say(near(found.root / "index.html"))
 
 
 def usable(root: Path) -> None:
@@ -107,37 +158,45 @@ def usable(root: Path) -> None:
         ) from error
 
 
-def _status(folder: Path) -> str:
+def _results(folder: Path) -> dict[str, Any]:
     try:
-        return workbook_results.read_results(folder)["status"]
+        return workbook_results.read_results(folder)
     except ValueError:
-        return workbook_results.NO_RUN["status"]
+        names = {"run": folder.name, "notebook": folder.parent.name}
+        return workbook_results.NO_RUN | names
 
 
 def run_one(
-    job: RunArguments, root: Path, timeout: int | None, say: Say, signals: Signals
+    job: RunArguments,
+    root: Path,
+    timeout: int | None,
+    terminal: Terminal,
+    signals: Signals,
+    place: str,
 ) -> tuple[int, Path]:
     """Execute one notebook into a new run folder, and write its results.json and report.html.
 
     If the disk is full, that is printed, and the files written so far stay.
     """
     folder = new_folder(root, job.name, job.values)
+    terminal.say(f"{place} → {near(folder)}")
     try:
-        return _run(job, folder, timeout, say, signals), folder
+        return _run(job, folder, timeout, CellLines(terminal, place), signals), folder
     except OSError as error:
-        say(f"  {near(folder)} cannot be written: {error}")
+        terminal.warn(f"  {near(folder)} cannot be written: {error}")
         return CELL_FAILED, folder
 
 
-def _run(job: RunArguments, folder: Path, timeout: int | None, say: Say, signals: Signals) -> int:
+def _run(
+    job: RunArguments, folder: Path, timeout: int | None, lines: CellLines, signals: Signals
+) -> int:
     shutil.copyfile(job.path, folder / "notebook.ipynb")  # to show if nothing runs
     started = datetime.now(UTC)
-    say(f"{job.name} → {near(folder)}")
-    error = _execute(job, folder, timeout, CellLines(say), signals)
+    error = _execute(job, folder, timeout, lines, signals)
     results = _close(job, folder, started, error)
     pages.write_report(folder)
     for line in reasons(results, folder):
-        say(f"  {line}")
+        lines.terminal.warn(f"  {line}")
     refused = results["status"] == "failed" and results["error"]["type"] in REFUSED
     return BAD_PARAMETERS if refused else CODES[results["status"]]
 
@@ -150,11 +209,12 @@ def _execute(
     lines.total = sum(cell.cell_type == "code" for cell in notebook.cells) + bool(job.given)
     os.environ["NEOXLIB_RUN_DIR"] = str(folder)
     try:
-        with signals.running():
+        with signals.running(), lines.ticking():
             _papermill(job, folder, timeout, lines)
     except PapermillExecutionError as error:
         return _cause(error.ename, error.evalue or EXPLAINED.get(error.ename, ""), lines)
     except Interrupted as error:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of tasks that nobody awaits now
         signals.end_children()
         lines.broke()
         return _cause("Interrupted", EXPLAINED["Interrupted"].format(error), lines)
@@ -179,6 +239,7 @@ def _papermill(job: RunArguments, folder: Path, timeout: int | None, lines: Cell
         execution_timeout=timeout,
         coalesce_streams=True,
         stdout_file=lines,
+        on_cell_start=lines.reach,
         on_cell_execute=lines.start,
         on_cell_executed=lines.done,
     )

@@ -34,6 +34,8 @@ for piece in ("The ", "moon ", "turns"):
 print("\\r 10 %\\r100 %", file=sys.stderr)
 """
 
+ANSWER = 'run.verdict("It runs: \\x1b[2J.")\n'
+
 TABLE = """\
 import pandas as pd
 run.metrics(first_token_ms=2.5)
@@ -59,7 +61,7 @@ def books(tmp_path_factory):
     """One notebook for each way to end."""
     folder = tmp_path_factory.mktemp("books")
     ends = {
-        "fine": (FIGURE, STREAM + TABLE, "run.stop_if_plan_only()", "run.finish()"),
+        "fine": (FIGURE, ANSWER + STREAM + TABLE, "run.stop_if_plan_only()", "run.finish()"),
         "raises": (TABLE, DIES_WITH_ITS_RANK, "run.finish()"),
         "doubts": ('run.check("top-1 agreement", False, "96 %")', "run.finish()"),
         "dies": ("import os; os.write(2, b'last words\\n'); os._exit(3)", "run.finish()"),
@@ -110,9 +112,12 @@ def test_exit_code_is_the_worst_and_all_were_run(ran):
         "doubts": "check-failed",
         "dies": "failed",
     }
-    lines = said.output.strip().splitlines()
+    *_, end = said.stdout.partition("\n\n")
+    lines = end.splitlines()
     assert lines[-1] == str(outputs / "index.html")
-    assert [line.split()[0] for line in lines[-5:-1]] == list(statuses.values())
+    flush_left = [line.split(maxsplit=1) for line in lines[:-1] if not line.startswith(" ")]
+    ends = [(status, str(runs[name][0] / "report.html")) for name, status in statuses.items()]
+    assert list(map(tuple, flush_left)) == ends
 
 
 def test_progress_is_one_plain_line_per_cell(ran):
@@ -131,10 +136,36 @@ def test_progress_is_one_plain_line_per_cell(ran):
     )
 
 
+def test_the_answer_and_the_key_figures_stand_below_each_run_at_the_end(ran):
+    said, _, runs = ran
+    *_, end = said.stdout.partition("\n\n")
+    folder = runs["fine"][0]
+    first = f"{'ok':<14}{folder / 'report.html'}\n"
+    assert end.startswith(first + f"{'':<14}It runs: \\x1b[2J.\n{'':<14}first_token_ms 2.5\n")
+
+
+def test_notebooks_are_counted_and_sections_named_as_they_are_reached(ran):
+    said, _, runs = ran
+    lines = said.stdout.splitlines()
+    for number, name in enumerate(runs, start=1):
+        place = lines.index(f"notebook {number} of 4: {name} → {runs[name][0]}")
+        assert lines[place + 1] == "  Part" and lines[place + 2].startswith("  [1/")
+
+
+def test_a_summary_for_a_ci_job_stands_beside_the_index(ran):
+    _, outputs, _ = ran
+    text = (outputs / "summary.md").read_text(encoding="utf-8")
+    assert text.startswith("## neoxlib: 1 of 4 notebooks went well\n")
+    assert "| fine | ok | It runs: \\\\x1b\\[2J. | first\\_token\\_ms 2.5 | 1 of 1 passed |" in text
+    assert "- **raises**: RankError: rank 1 of 2 died\n" in text
+    assert "- **doubts**: CheckFailed: top-1 agreement: 96 %\n" in text
+
+
 def test_a_run_that_does_not_end_well_says_why_and_where_more_is_told(ran):
     said, _, runs = ran
     folder = runs["raises"][0]
-    assert "  RankError in cell 5: rank 1 of 2 died\n" in said.output
+    assert "rank 1 of 2 died" not in said.stdout, "reasons go to stderr"
+    assert "  RankError in cell 5: rank 1 of 2 died\n    rank 1 says <boom>\n" in said.stderr
     log = folder / "logs" / "rank1.log"
     page = folder / "report.html"
     assert f"  log: {log}\n  report: {page}\n" in said.output

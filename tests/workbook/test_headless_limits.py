@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbformat import v4
 
 from neoxlib.__main__ import cli
-from neoxlib.workbook import headless, pages, reasons
+from neoxlib.workbook import headless, pages, terminal
 from neoxlib.workbook import results as workbook_results
 from tests.support.small_notebooks import start, write
 
@@ -24,7 +24,7 @@ def test_of_a_long_error_the_last_lines_are_said(tmp_path, outputs):
     said = CliRunner().invoke(cli, ["report", path], catch_exceptions=False).output
     assert "ValueError in cell 2: first\n    …\n    and\n" in said
     assert "    last\n  report: " in said
-    assert said.count("    and\n") == reasons.LAST_LINES - 1
+    assert said.count("    and\n") == terminal.LAST_LINES - 1
 
 
 @pytest.mark.filterwarnings(
@@ -97,7 +97,7 @@ def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing_half_written(tmp
     command = [sys.executable, "-c", FULL, path, "--outputs", str(tmp_path / "outputs")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == headless.CELL_FAILED and "Traceback" not in done.stderr, done.stderr
-    assert "cannot be written: [Errno 27] File too large" in done.stdout
+    assert "cannot be written: [Errno 27] File too large" in done.stderr
     (folder,) = (tmp_path / "outputs" / "prints").iterdir()
     nbformat.read(folder / "notebook.ipynb", as_version=4)
     assert workbook_results.read_results(folder)["status"] == "failed" and not list(

@@ -89,6 +89,8 @@ def test_a_signal_ends_the_run_as_interrupted_and_leaves_a_report(
         for page in (folder / "report.html", outputs / "index.html")
     )
     assert len(below) >= len(pids) and not psutil.wait_procs(below, timeout=60)[1]
+    assert f"{'not run':<14}two\n" in said, "what did not start is told"
+    assert "- not run: two\n" in (outputs / "summary.md").read_text()
     assert not list(tmp_path.glob("neoxlib-*")), "no temporary folder is left"
 
 

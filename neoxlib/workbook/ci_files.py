@@ -1,0 +1,170 @@
+"""What a CI job reads: JUnit's XML, one JSON document, and a summary in Markdown."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+from neoxlib.workbook.arguments import near
+from neoxlib.workbook.past_run import Past
+from neoxlib.workbook.run_folder import plain, write_text
+from neoxlib.workbook.table import show_controls
+from neoxlib.workbook.terminal import checks_told, key_figures, reasons
+
+Runs = Sequence[tuple[dict[str, Any], Path]]  # results and folder of each run
+NOT_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")  # beside the control characters
+RECORDED = (
+    *("notebook", "run", "status", "verdict", "noise", "metrics", "checks", "error"),
+    *("started", "seconds"),
+)
+WENT_WELL = ("ok", "noisy", "check-failed", "not-judged")  # the cells: checks are cases themselves
+MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")
+
+
+def record(results: dict[str, Any], folder: Path, code: int) -> dict[str, Any]:
+    """Return a run as an object of the JSON document."""
+    return plain(
+        {name: results[name] for name in RECORDED}
+        | {"exit_code": code, "folder": str(folder), "report": str(folder / "report.html")}
+        | {"identity": Past(folder, results).identity}
+    )
+
+
+def junit(runs: Runs) -> str:
+    """Return JUnit's XML: a test suite per run; a test case for its cells and for each check.
+
+    A run that broke is an error, a check that failed a failure, one that cannot be judged skipped.
+    """
+    root = Element("testsuites", name="neoxlib")
+    for results, folder in runs:
+        root.append(_suite(results, folder))
+    _count(root)
+    return _xml(root)
+
+
+def refusal(message: str) -> str:
+    """Return JUnit's XML of parameters that were refused, so that nothing ran."""
+    root = Element("testsuites", name="neoxlib")
+    suite = SubElement(root, "testsuite", name="report", time="0")
+    case = SubElement(suite, "testcase", classname="neoxlib.report", name="parameters", time="0")
+    problem = SubElement(case, "error", type="ParameterError", message=_first_line(message))
+    problem.text = _clean(message)
+    for element in (suite, root):
+        _count(element)
+    return _xml(root)
+
+
+def _suite(results: dict[str, Any], folder: Path) -> Element:
+    seconds = results["seconds"] if isinstance(results["seconds"], (int, float)) else 0
+    about = {"name": results["notebook"], "time": f"{seconds:.3f}"}
+    about |= {"timestamp": str(results["started"])} if results["started"] else {}
+    suite = Element("testsuite", {name: _clean(value) for name, value in about.items()})
+    properties = SubElement(suite, "properties")
+    facts = {
+        "run": results["run"],
+        "status": results["status"],
+        "report": near(folder / "report.html"),
+    }
+    for name, value in (facts | results["metrics"]).items():
+        SubElement(properties, "property", name=_clean(name), value=_clean(value))
+    _case(suite, results, "run", f"{seconds:.3f}")
+    for check in results["checks"]:
+        case = _case(suite, results, str(check.get("name")), "0")
+        passed = check.get("passed")
+        if passed is not True:
+            kind = "skipped" if passed is None else "failure"
+            SubElement(case, kind, message=_clean(check.get("detail")))
+    if results["status"] not in WENT_WELL:
+        error = results["error"] or {"type": results["status"], "message": "the run did not end"}
+        about = {"type": str(error.get("type")), "message": _first_line(error.get("message"))}
+        problem = SubElement(suite.find("testcase"), "error", about)
+        problem.text = _clean("\n".join(reasons(results, folder)))
+    SubElement(suite, "system-out").text = _clean("\n".join(_words(results)))
+    _count(suite)
+    return suite
+
+
+def _words(results: dict[str, Any]) -> list[str]:
+    """Return a run's answer, and why it is not to be trusted where that is known."""
+    return [*filter(None, [results["verdict"]]), *(f"noisy: {why}" for why in results["noise"])]
+
+
+def _case(suite: Element, results: dict[str, Any], name: str, seconds: str) -> Element:
+    place = _clean(f"neoxlib.{results['notebook']}")
+    return SubElement(suite, "testcase", classname=place, name=_clean(name), time=seconds)
+
+
+def _count(element: Element) -> None:
+    """Add the numbers of test cases and of their ends below an element."""
+    counted = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
+    for name, tag in counted.items():
+        if (element.tag, name) != ("testsuites", "skipped"):  # which Jenkins' schema does not have
+            element.set(name, str(len(element.findall(f".//{tag}"))))
+
+
+def _clean(value: Any) -> str:
+    """Return a text that XML can hold."""
+    return NOT_XML.sub("\ufffd", show_controls(str(value)))
+
+
+def _first_line(message: Any) -> str:
+    return _clean(next(iter(str(message).splitlines()), ""))
+
+
+def _xml(root: Element) -> str:
+    ElementTree.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(root, "unicode")}\n'
+
+
+def write_summary(root: Path, runs: Runs, not_run: Sequence[str] = ()) -> Path:
+    """Write `<root>/summary.md`, for the page of a CI job: a row per run, and what failed."""
+    write_text(root / "summary.md", summary(runs, not_run))
+    return root / "summary.md"
+
+
+def summary(runs: Runs, not_run: Sequence[str] = ()) -> str:
+    """Return the runs as a table in Markdown; no text of a run can be markup there.
+
+    `not_run` names notebooks that were asked for and did not start.
+    """
+    well = sum(results["status"] in ("ok", "noisy") for results, _ in runs)
+    head = f"## neoxlib: {well} of {len(runs) + len(not_run)} notebooks went well"
+    names = ("notebook", "status", "answer", "key figures", "checks", "on", "time")
+    rows = [names, ("---",) * len(names), *(_row(results, folder) for results, folder in runs)]
+    table = [f"| {' | '.join(row)} |" for row in rows]
+    rest = [f"\n- not run: {', '.join(map(literal, not_run))}"] if not_run else []
+    return "\n".join([head, "", *table, *_failures(runs), *rest]) + "\n"
+
+
+def _row(results: dict[str, Any], folder: Path) -> tuple[str, ...]:
+    passed = [check.get("passed") for check in results["checks"]]
+    identity = Past(folder, results).identity
+    ranks = f"{identity['ranks']} ranks" if identity["ranks"] else ""
+    on = (identity["model"], identity["dtype"], ranks, identity["chip"])
+    seconds = results["seconds"]
+    cells = (
+        results["notebook"],
+        str(results["status"]).replace("-", " "),
+        "; ".join(_words(results)),
+        key_figures(results),
+        f"{passed.count(True)} of {len(passed)} passed" if passed else "",
+        ", ".join(map(str, filter(None, on))),
+        f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else "",
+    )
+    return tuple(literal(cell) for cell in cells)
+
+
+def _failures(runs: Runs) -> Iterable[str]:
+    """Yield a list of what failed or cannot be judged."""
+    for results, _ in runs:
+        error = results["error"] or {}
+        told = [f"{error.get('type')}: {_first_line(error.get('message'))}"] if error else []
+        for line in (*told, *checks_told(results)):
+            yield f"\n- **{literal(results['notebook'])}**: {literal(line)}"
+
+
+def literal(text: Any) -> str:
+    """Return a text as one line of Markdown that shows it as it is."""
+    return MARKDOWN.sub(r"\\\1", _clean(" ".join(str(text).split())))

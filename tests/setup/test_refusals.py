@@ -1,0 +1,71 @@
+"""Values that config.json and the data rule out are refused before a kernel starts."""
+
+import json
+
+import pytest
+
+from neoxlib.errors import ParameterError
+from neoxlib.setup import refusals
+from neoxlib.workbook import arguments
+
+
+def refuse(notebook: str, **values) -> None:
+    texts = {
+        n: value if isinstance(value, str) else json.dumps(value) for n, value in values.items()
+    }
+    refusals.refuse(arguments.asked([notebook], [], texts.items()))
+
+
+LONG = ["word " * 1100]  # the shipped model has 1024 positions
+
+
+@pytest.mark.parametrize(
+    ("notebook", "values", "told"),
+    [
+        ("04_profile", {"case_pair": [[1000, 24], [1000, 25]]}, "1000 in, 25 out needs 1025"),
+        ("04_profile", {"max_len_exp": 10}, "1024 in, 1024 out needs 2048"),
+        ("04_profile", {"min_len_exp": 10}, "1024 in, 1024 out needs 2048"),
+        ("04_profile", {"depths": [0, 1000]}, "1000 deep, 32 in, 32 out needs 1064"),
+        ("04_profile", {"max_seq_len": 100, "case_pair": [[99, 2]]}, "max_seq_len 100 "),
+        ("02_inference", {"max_new_tokens": 1024}, "together, but max_seq_len is 1024"),
+        ("02_inference", {"prompts": LONG}, "prompts[0] has 2201 tokens"),
+        ("05_compare", {"run_a": "RUN"}, "name both, or none for the last two runs"),
+        (
+            "04_profile",
+            {"baseline": "RUN"},
+            "is of 02_inference; expected the results.json of a 04",
+        ),
+        ("03_ceval", {"resume": "RUN"}, "to go on with an earlier run give the folder of that run"),
+        ("06_align", {"target": "RUN"}, "is not a capture: it has no capture.json"),
+        ("06_align", {"reference": "RUN"}, "is not a capture or a model folder"),
+        ("06_align", {"layers": [0, 99]}, "layers: [99] are not among the model's 0.."),
+    ],
+)
+def test_what_the_model_or_an_earlier_run_rules_out_is_refused(notebook, values, told, tmp_path):
+    results = {"notebook": "02_inference", "status": "ok"}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    named = {"run_a": tmp_path, "baseline": tmp_path / "results.json", "resume": tmp_path}
+    named |= {"target": tmp_path, "reference": tmp_path}
+    given = {name: str(named[name]) if value == "RUN" else value for name, value in values.items()}
+    with pytest.raises(ParameterError) as refused:
+        refuse(notebook, **given)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in arguments.all_notebooks()))
+def test_the_defaults_of_every_notebook_pass(name):
+    refuse(name)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "values"),
+    [
+        ("04_profile", {"case_pair": [[1000, 24]], "depths": [0]}),
+        ("04_profile", {"max_len_exp": 9}),
+        ("04_profile", {"case_pair": [[4000, 24]], "plan_only": True}),
+        ("02_inference", {"max_new_tokens": 900}),
+        ("06_align", {"layers": [0, 1]}),
+    ],
+)
+def test_what_fits_passes(notebook, values):
+    refuse(notebook, **values)
