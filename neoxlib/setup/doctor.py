@@ -86,7 +86,7 @@ class Report:
         return (f"the whole installation: {plan}",)
 
     def _repr_html_(self) -> str:
-        table = markup.html_table(COLUMNS, map(_cells, self.rows), markup.KEPT)
+        table = markup.html_table(COLUMNS, map(_cells, self.rows))
         return table + markup.paragraph(self.summary)
 
 

@@ -25,4 +25,4 @@ def test_the_text_of_a_model_commands_no_terminal(capsys):
         show = Printer(rows)
         show(0, "\x1b[2Jgone\rover\n")
         show.close()
-        assert r"\x1b[2Jgone\rover" in capsys.readouterr().out
+        assert "⟨U+001B⟩[2Jgone⟨U+000D⟩over" in capsys.readouterr().out
