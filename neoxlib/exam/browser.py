@@ -6,10 +6,10 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 
+from neoxlib.errors import show_controls
 from neoxlib.exam.results import ANSWERED, MARKS, RIGHT, TEXTS, choices, marks, share_columns
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import in_lab
-from neoxlib.workbook.table import show_controls
 
 CLIP = 2000  # characters of a text in a table; whole texts would make a page of megabytes
 COLUMNS = ["subject", "question", "choices", "expected", "chosen"]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from neoxlib.workbook.table import show_controls
+from neoxlib.errors import show_controls
 
 Stream = Callable[[int, str], Any]  # (row, new text)
 

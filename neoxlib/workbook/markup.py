@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import nh3
 
+from neoxlib.errors import show_controls
+
 if TYPE_CHECKING:
     from bs4 import Tag
 
@@ -21,16 +23,6 @@ LEFT = f"text-align:left;vertical-align:top;{KEPT}"  # JupyterLab aligns cells t
 RIGHT = f"text-align:right;vertical-align:top;{KEPT}"
 NUMBER = re.compile(
     r"[-+]?[\d,.]+(e[-+]?\d+)?\s?(%|[kMGT]?i?B|GB/s|m?s)?|nan|NaN|<NA>|inf|-|–|", re.IGNORECASE
-)
-
-# What a reader cannot see, and what a terminal or the order of letters obeys: the control
-# characters of ASCII and C1 but for tabs and line breaks, the format characters (Unicode's class
-# Cf, but for the marks of Arabic and Egyptian writing, which have a shape), line and paragraph
-# separators, and halves of surrogate pairs, which no file in UTF-8 holds.
-UNSEEN = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e"
-    r"\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    r"\U000e0000-\U000e007f]|\r(?!\n)"
 )
 
 
@@ -72,11 +64,6 @@ STYLES = _names("""
 """)
 # An address in a value, also one written with CSS's escapes.
 LOADS = re.compile(r"\\|@|url|image|src|expression|/\*", re.IGNORECASE)
-
-
-def show_controls(value: str) -> str:
-    """Return a text with what cannot be seen by its number: ⟨U+001B⟩, ⟨U+202E⟩."""
-    return UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", value)
 
 
 def text(value: Any) -> str:

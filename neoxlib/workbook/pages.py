@@ -17,8 +17,8 @@ import jinja2
 import nbformat
 from pygments.formatters import HtmlFormatter
 
+from neoxlib.errors import show_controls
 from neoxlib.process import has_ended
-from neoxlib.workbook import markup
 from neoxlib.workbook.cells import TEMPLATES, body_of, label, title_of
 from neoxlib.workbook.parameter_table import PARAMETERS
 from neoxlib.workbook.results import NO_RUN, read_results
@@ -212,7 +212,7 @@ def _templates() -> jinja2.Environment:
 
 def _seen(value: Any) -> Any:
     """Show what cannot be seen in a text; HTML of our own is as it is."""
-    return markup.show_controls(value) if type(value) is str else value
+    return show_controls(value) if type(value) is str else value
 
 
 @cache

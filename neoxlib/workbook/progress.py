@@ -1,5 +1,9 @@
-"""Progress of long work: a bar in JupyterLab, a line every few seconds elsewhere."""
+"""Progress of long work: a bar in JupyterLab, a line every few seconds elsewhere.
 
+JupyterLab shows what comes on stderr in a red box; in a notebook nothing goes there.
+"""
+
+import logging
 import os
 import sys
 import threading
@@ -93,6 +97,46 @@ def in_lab() -> bool:
     return "JPY_SESSION_NAME" in os.environ
 
 
+def in_notebook() -> bool:
+    """Return whether output goes to a notebook: in a kernel, but not in a rank, which has a log."""
+    ipython = sys.modules.get("IPython")
+    kernel = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+    return kernel and type(sys.stdout).__module__.startswith("ipykernel")
+
+
+def keep_off_stderr() -> None:
+    """In a notebook, let warnings, logs and bars come on stdout, also those of other libraries."""
+    if not in_notebook():
+        return
+    boxed = sys.stderr
+    sys.stderr = sys.stdout
+    for name in (None, *logging.root.manager.loggerDict):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is boxed:
+                handler.setStream(sys.stdout)
+
+
+class Line:
+    """A line that replaces the one before: in a notebook; on stderr, each is a line of its own."""
+
+    def __init__(self) -> None:
+        self.shown: Any = None
+
+    def show(self, text: str) -> None:
+        """Show `text` now."""
+        if not in_notebook():
+            print(text, file=sys.stderr, flush=True)
+            return
+        from IPython.display import display
+
+        from neoxlib.workbook.table import Note
+
+        if self.shown is None:
+            self.shown = display(Note(text), display_id=True)
+        else:
+            self.shown.update(Note(text))
+
+
 def say(line: str, keep: bool) -> None:
     """Print `line`; in a kernel, replace the cell's output unless `keep` is set."""
     from IPython import get_ipython
@@ -119,7 +163,9 @@ def _bar(total: float, noun: str) -> Any:
 
 
 class Meter:
-    """Work done and its speed on stderr: a bar on a terminal, else a line per tenth and second.
+    """Work done and its speed: a bar on a terminal, else a line per tenth and second.
+
+    The lines come on stderr; a notebook shows the last one only.
 
     Work is counted in `unit`, by default bytes, which are shown as GB/s.
     """
@@ -144,6 +190,7 @@ class Meter:
             disable=not (show and sys.stderr.isatty()),
         )
         self.lines = show and self.bar.disable
+        self.line = Line()
 
     def add(self, count: int) -> None:
         """Count `count` more bytes as done; safe in any thread."""
@@ -156,7 +203,7 @@ class Meter:
         tenth = self.done * 10 // self.total
         now = time.perf_counter()
         if self.lines and tenth > self.tenth and (now > self.said + 1 or self.done == self.total):
-            print(self._line(tenth, now), file=sys.stderr, flush=True)
+            self.line.show(self._line(tenth, now))
             self.tenth = tenth
             self.said = now
 

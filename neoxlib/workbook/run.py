@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from neoxlib.errors import CheckFailed
+from neoxlib.errors import CheckFailed, show_controls
 from neoxlib.machine.environment import describe
 from neoxlib.process import at_exit, need_home, this_process
 from neoxlib.workbook import parameter_table, parameters
 from neoxlib.workbook.check import Check, status_of
+from neoxlib.workbook.progress import keep_off_stderr
 from neoxlib.workbook.resolved import Params, shown
 from neoxlib.workbook.run_folder import (
     csv_text,
@@ -30,7 +31,7 @@ from neoxlib.workbook.run_folder import (
     write_results,
     write_text,
 )
-from neoxlib.workbook.table import Note, Table, show_controls, show_frames
+from neoxlib.workbook.table import Note, Table, show_frames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,6 +107,7 @@ class Run:
         Raises:
             ParameterError: with every missing, wrongly typed or impossible parameter.
         """
+        keep_off_stderr()
         show_frames()
         need_home()
         takes = parameter_table.NOTEBOOKS.get(notebook) or [

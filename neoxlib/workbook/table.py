@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from neoxlib.errors import show_controls
 from neoxlib.workbook import markup
-from neoxlib.workbook.markup import show_controls
 
 if TYPE_CHECKING:
     import pandas as pd

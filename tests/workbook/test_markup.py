@@ -2,7 +2,6 @@
 
 import json
 import re
-import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ from IPython.core.formatters import DisplayFormatter
 
 from neoxlib import compare
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
+from neoxlib.errors import UNSEEN
 from neoxlib.exam import changed_answers, load_task
 from neoxlib.exam.browser import Browser
 from neoxlib.exam.scores import by_subject, readable
@@ -161,7 +161,7 @@ def test_no_text_becomes_an_element_and_each_can_be_read(view, text, tmp_path):
     html = VIEWS[view](text, tmp_path / "hostile")._repr_html_()
     assert tags(html) == tags(VIEWS[view](PLAIN, tmp_path / "plain")._repr_html_())
     assert words(as_shown(text)) in words(BeautifulSoup(html, "html.parser").get_text())
-    assert not markup.UNSEEN.search(html)
+    assert not UNSEEN.search(html)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -237,7 +237,7 @@ def test_no_text_of_results_becomes_an_element_of_a_page(text, tmp_path):
 
     hostile = page(text)
     plain = page(PLAIN)
-    assert tags(hostile) == tags(plain) and not markup.UNSEEN.search(hostile)
+    assert tags(hostile) == tags(plain) and not UNSEEN.search(hostile)
     assert words(as_shown(text)) in words(BeautifulSoup(hostile, "html.parser").get_text())
 
 
@@ -249,20 +249,6 @@ def test_no_notebook_shows_a_styler_which_escapes_nothing():
     assert notebooks and not [
         path for path in notebooks if re.search(r"\.style\b", path.read_text("utf-8"))
     ]
-
-
-def test_what_is_shown_by_its_number_is_what_unicode_calls_control_format_or_half_a_character():
-    """But for tabs, line breaks, and the marks of Arabic, Syriac, Kaithi and Egyptian writing."""
-    shown = {number for number in range(0x110000) if markup.UNSEEN.search(chr(number))}
-    unseen = {n for n in range(0x110000) if unicodedata.category(chr(n)) in UNSEEN_CLASSES}
-    left = {chr(number) for number in unseen - shown} - set("\t\n")
-    scripts = {unicodedata.name(letter).split()[0] for letter in left}
-    assert scripts == {"ARABIC", "SYRIAC", "KAITHI", "EGYPTIAN"}
-    extra = {unicodedata.category(chr(number)) for number in shown - unseen}
-    assert extra <= {"Cn"}  # of the blocks of format characters, not assigned yet
-
-
-UNSEEN_CLASSES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def test_columns_of_texts_are_left_and_those_of_numbers_right_in_every_table():
