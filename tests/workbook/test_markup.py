@@ -134,6 +134,10 @@ VIEWS = {
 }
 
 
+# Shown by a notebook itself: their plain form is another object's.
+PLAINLESS = ("strip", "subjects", "frames")
+
+
 def tags(html: str) -> list[str]:
     return [tag.name for tag in BeautifulSoup(html, "html.parser").find_all(True)]
 
@@ -162,6 +166,12 @@ def test_no_text_becomes_an_element_and_each_can_be_read(view, text, tmp_path):
     assert tags(html) == tags(VIEWS[view](PLAIN, tmp_path / "plain")._repr_html_())
     assert words(as_shown(text)) in words(BeautifulSoup(html, "html.parser").get_text())
     assert not UNSEEN.search(html)
+
+
+@pytest.mark.parametrize("view", [view for view in VIEWS if view not in PLAINLESS])
+def test_no_plain_form_hides_a_letter_or_commands_a_terminal(view, tmp_path):
+    for number, text in enumerate(HOSTILE[-2:]):
+        assert not UNSEEN.search(repr(VIEWS[view](text, tmp_path / str(number))))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
