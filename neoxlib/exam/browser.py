@@ -123,7 +123,7 @@ def _filters(browser: Browser) -> dict[str, widgets.Widget]:
     """Widgets by the names of the arguments of `Browser.select`."""
     results = browser.results
     names = results.drop_duplicates("subject").set_index("subject")["name"]
-    subjects = [(name, subject) for subject, name in names.items()]
+    subjects = [(show_controls(name), subject) for subject, name in names.items()]
     counts = results["mark"].value_counts()
     every = [(f"{mark} ({counts[mark]:,})", mark) for mark in MARKS if mark in counts]
     text = widgets.Text(

@@ -12,6 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from neoxlib.errors import show_controls
+
 MARK = "progress: "  # starts a line that `report` forwards to the terminal as it arrives
 SECONDS = 5.0  # between two lines
 
@@ -41,10 +43,10 @@ class Progress:
 
     def begin(self, name: str, size: float) -> None:
         """Start the part `name`."""
-        self.name = name
+        self.name = show_controls(name)  # it may be a file's
         self.size = size
         if self.bar is not None:
-            self.bar.set_postfix_str(name)
+            self.bar.set_postfix_str(self.name)
 
     def done(self, parts: int = 1) -> None:
         """End the part that was begun, or `parts` of them, whose total size was given."""

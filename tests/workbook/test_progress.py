@@ -34,6 +34,8 @@ def test_the_time_left_goes_by_the_sizes_done_and_left(monkeypatch):
     assert work.line() == "progress: 1 of 3 cases, about 45 s left; now second"
     clock.now += 500
     assert work.left() == 0
+    work.begin("\x1b]0;x\x07\u202e", 10)
+    assert work.line().endswith("now ⟨U+001B⟩]0;x⟨U+0007⟩⟨U+202E⟩")
 
 
 def test_lines_come_while_a_part_is_going_on_and_one_at_the_end(monkeypatch, capsys):
