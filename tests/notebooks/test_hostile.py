@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -208,3 +209,9 @@ def browsed(chromium: str, path: Path, profile: Path) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert "<p>end" in done.stdout, done.stderr[-2000:]
     return done.stdout
+
+
+def test_a_drawing_is_whole_and_has_a_subjects_name_as_text(outputs: Path):
+    drawings = sorted(outputs.glob("0*/*/figures/*.svg"))
+    texts = {path.stem: "".join(ElementTree.parse(path).getroot().itertext()) for path in drawings}
+    assert len(texts) > 3 and seen("english") in texts["accuracy_by_subject"]
