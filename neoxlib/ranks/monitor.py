@@ -56,6 +56,7 @@ class Monitor:
         import ipywidgets as widgets
 
         page = widgets.HTML(self._repr_html_())
+        page.add_class("jp-RenderedHTMLCommon")  # JupyterLab's form of tables
         renew = threading.Thread(target=self._renew, args=(page,), name="monitor", daemon=True)
         renew.start()
         self.renewing = renew
@@ -78,7 +79,7 @@ def _rows(ranks: Ranks, about: Sequence[dict[str, Any]]) -> list[tuple]:
             row["device"],
             row["host"],
             _state(ranks, row),
-            "–" if row["resident_mb"] != row["resident_mb"] else f"{row['resident_mb']:,.0f}",
+            _size(row["resident_mb"]),
             last_line(worker.log_file(ranks.log_dir, rank)),
         )
         for rank, row in zip(table.index, table.to_dict("records"), strict=True)
@@ -92,6 +93,11 @@ def _state(ranks: Ranks, row: dict[str, Any]) -> str:
     if row["host"] == worker.host() and not worker.alive(row["pid"]):
         return "its process has ended"
     return "working" if ranks.busy else "ready"
+
+
+def _size(megabytes: float | None) -> str:
+    unknown = megabytes is None or megabytes != megabytes
+    return "–" if unknown else f"{megabytes:,.0f}"
 
 
 def last_line(path: Path) -> str:

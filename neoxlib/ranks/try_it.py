@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from neoxlib.errors import show_controls
+from neoxlib.errors import RankError, show_controls
 from neoxlib.inference.printer import Chosen
 from neoxlib.inference.tables import chosen, strip_html
 from neoxlib.ranks.monitor import Monitor
@@ -25,6 +25,8 @@ NOTE = "In JupyterLab this is a prompt box with sliders. Over each token stand i
 MOST_TOKENS = 512  # of the slider
 SECONDS = 0.05  # between two drawings
 WIDE = {"width": "100%"}
+WHOLE = {"style": {"description_width": "initial"}}  # a long name is not cut
+ENDED = "Run the cells under Load again, and this one."
 
 
 class TryIt:
@@ -109,7 +111,8 @@ class Panel:
         except Halted:
             self._say(f"Stopped after {len(self.tokens)} tokens; the text so far is kept.")
         except Exception as error:  # shown where the user looks: no cell is running
-            self._say(f"{type(error).__name__}: {error}")
+            more = f" {ENDED}" if isinstance(error, RankError) else ""
+            self._say(f"{type(error).__name__}: {error}{more}")
         finally:
             self._draw()
             self._busy(False)
@@ -138,15 +141,15 @@ class Panel:
 def _sliders(settings: Mapping[str, Any], room: int) -> dict[str, Any]:
     """Return a widget for each setting that can be changed, by its name in `generate`."""
     most = max(1, min(MOST_TOKENS, room - 1))
-    tokens = min(settings.get("max_new_tokens") or 32, most)
+    length = {"value": min(settings.get("max_new_tokens") or 32, most), "min": 1, "max": most}
     share = {"value": settings.get("top_p") or 1.0, "min": 0.05, "max": 1.0, "step": 0.05}
     heat = {"value": settings.get("temperature") or 0.0, "min": 0.0, "max": 2.0, "step": 0.05}
     seed = {"value": settings.get("seed") or 0, "min": 0, "max": 2**31 - 1}
     return {
-        "temperature": widgets.FloatSlider(description="temperature", **heat),
-        "top_p": widgets.FloatSlider(description="top-p", **share),
-        "max_new_tokens": widgets.IntSlider(value=tokens, min=1, max=most, description="tokens"),
-        "seed": widgets.BoundedIntText(description="seed", **seed),
+        "temperature": widgets.FloatSlider(description="temperature", **heat, **WHOLE),
+        "top_p": widgets.FloatSlider(description="top-p", **share, **WHOLE),
+        "max_new_tokens": widgets.IntSlider(description="tokens", **length, **WHOLE),
+        "seed": widgets.BoundedIntText(description="seed", **seed, **WHOLE),
     }
 
 

@@ -1,9 +1,14 @@
 """The monitor of ranks: what they do, how much they hold, what they said last."""
 
+from types import SimpleNamespace
+
+import psutil
 import pytest
 
 from neoxlib.errors import UNSEEN
+from neoxlib.ranks import worker
 from neoxlib.ranks.monitor import LINE, Monitor, last_line
+from neoxlib.ranks.tables import rank_table
 from tests.support.dangers import dangers
 from tests.support.sessions import open_session
 
@@ -49,3 +54,17 @@ def test_the_table_of_a_hostile_log_is_text(monkeypatch):
     monitor.groups = [(None, None)]
     assert dangers(monitor._repr_html_()) == [] and "<b>" not in monitor._repr_html_()
     assert not UNSEEN.search(monitor._repr_html_() + repr(monitor))
+
+
+def test_a_rank_that_ends_while_it_is_looked_at_has_no_memory(monkeypatch):
+    def gone(pid: int) -> None:
+        raise psutil.NoSuchProcess(pid)
+
+    monkeypatch.setattr(worker, "alive", lambda _: True)
+    monkeypatch.setattr("psutil.Process", gone)
+    member = {"rank": 0, "pid": 1, "host": worker.host()}
+    ranks = SimpleNamespace(ended="", members=[member], busy=False, log_dir="nowhere")
+    assert rank_table(ranks, [{"device": "cpu"}])["resident_mb"].isna().all()
+    session = SimpleNamespace(_ranks=ranks, _about=[{"device": "cpu"}])
+    session.groups = [session]
+    assert Monitor(session).table().rows[0][4:] == ("ready", "–", "–")

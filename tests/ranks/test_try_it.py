@@ -10,7 +10,7 @@ import neoxlib
 from neoxlib.errors import UNSEEN, SettingsError
 from neoxlib.inference.printer import Piece
 from neoxlib.inference.text import Completion, Timings
-from neoxlib.ranks.try_it import Panel, TryIt
+from neoxlib.ranks.try_it import ENDED, Panel, TryIt
 from tests.support.dangers import dangers, text_of
 from tests.support.sessions import open_session
 
@@ -155,5 +155,9 @@ def test_a_session_is_stopped_and_answers_again(checkpoint, tmp_path):
         expected = neoxlib.load(checkpoint).generate(["A rank is"], max_new_tokens=40)[0]
         assert [token for token, _, _ in panel.tokens] == expected.token_ids
         assert [token for token, _, _ in stopped] == expected.token_ids[: len(stopped)]
+        session.close()
+        press(panel)
+        assert "RankError: this session has ended: it was closed." in panel.state.value
+        assert panel.state.value.endswith(f" {ENDED}</p></div>")
         (folded,) = [part for part in panel.box.children if hasattr(part, "titles")]
-        assert folded.titles == ("ranks",) and "ready" in folded.children[0].value
+        assert folded.titles == ("ranks",) and "its log" in folded.children[0].value
