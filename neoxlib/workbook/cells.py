@@ -122,11 +122,21 @@ def _outputs(notebook: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]
 
 
 def _alt(output: nbformat.NotebookNode, svg: str) -> str:
-    """Return a drawing's text for those who do not see it: of its metadata, or its own title."""
+    """Return a drawing's text for those who do not see it: its metadata's, its title, its words."""
     about = output.get("metadata", {})
-    title = re.search(r"<title[^>]*>([^<]*)</title>", svg)
-    own = unescape(title[1]).strip() if title else ""
-    return about.get("alt") or about.get("image/svg+xml", {}).get("alt") or own or "figure"
+    own = about.get("alt") or about.get("image/svg+xml", {}).get("alt")
+    return own or next(iter(_texts(svg, "title")), "") or _words(svg)
+
+
+def _words(svg: str) -> str:
+    """Return what is written in a drawing but for the numbers of its scales, each once."""
+    words = (text for text in _texts(svg, "text") if not markup.NUMBER.fullmatch(text))
+    return ": ".join(["figure", *filter(None, ["; ".join(dict.fromkeys(words))])])
+
+
+def _texts(svg: str, element: str) -> list[str]:
+    found = re.findall(rf"<{element}\b[^>]*>([^<]*)</{element}>", svg)
+    return [text for part in found if (text := unescape(part).strip())]
 
 
 def _align(table: Tag) -> None:

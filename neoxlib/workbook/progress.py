@@ -3,6 +3,7 @@
 JupyterLab shows what comes on stderr in a red box; in a notebook nothing goes there.
 """
 
+import io
 import logging
 import os
 import sys
@@ -108,14 +109,53 @@ def in_notebook() -> bool:
 
 def keep_off_stderr() -> None:
     """In a notebook, let warnings, logs and bars come on stdout, also those of other libraries."""
-    if not in_notebook():
+    if not in_notebook() or isinstance(sys.stderr, OnStdout):
         return
     boxed = sys.stderr
-    sys.stderr = sys.stdout
+    sys.stderr = OnStdout(sys.stdout)
+    # IPython puts back stdout's own `write` after every cell.
+    sys.modules["IPython"].get_ipython().events.register("pre_run_cell", sys.stderr.follow)
     for name in (None, *logging.root.manager.loggerDict):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is boxed:
-                handler.setStream(sys.stdout)
+                handler.setStream(sys.stderr)
+
+
+class OnStdout(io.TextIOBase):
+    """A stderr that comes on stdout, on lines of its own: a bar's \\r takes back no other text."""
+
+    encoding = "utf-8"
+
+    def __init__(self, stdout: Any) -> None:
+        self.stdout = stdout
+        self.last = ("", "\n")  # who wrote last, and its last letter
+        self.follow()
+
+    def follow(self, *_: Any) -> None:
+        """Note from now on what is written to stdout itself."""
+        if self.stdout.write != self._of_stdout:
+            self._write = self.stdout.write
+            self.stdout.write = self._of_stdout
+
+    def _of_stdout(self, text: str) -> int:
+        return self._from("stdout", text)
+
+    def write(self, text: str) -> int:
+        """Write to stdout."""
+        return self._from("stderr", text)
+
+    def flush(self) -> None:
+        """Flush stdout."""
+        self.stdout.flush()
+
+    def _from(self, writer: str, text: str) -> int:
+        if text:
+            before, letter = self.last
+            if before != writer and letter != "\n":
+                self._write("\n")
+            self.last = (writer, text[-1])
+            self._write(text)
+        return len(text)
 
 
 class Line:

@@ -125,6 +125,13 @@ def test_drawings_are_images_with_their_text_for_those_who_do_not_see_them():
         assert b64decode(image["src"].removeprefix("data:image/svg+xml;base64,")).decode() == svg
 
 
+def test_a_drawing_without_a_title_is_told_by_what_is_written_in_it():
+    texts = "<text x='1'>a &lt; b</text><text>1.5</text><text>c</text><text>c</text>"
+    for svg, alt in ((f"<svg>{texts}</svg>", "figure: a < b; c"), ("<svg></svg>", "figure")):
+        output = v4.new_output("display_data", {"image/svg+xml": svg})
+        assert BeautifulSoup(body_of(output), "html.parser").select_one("img")["alt"] == alt
+
+
 def test_what_no_reader_sees_is_shown_by_its_number():
     outputs = [
         v4.new_output("stream", text="a\u202eb"),

@@ -1,8 +1,10 @@
 """Progress and the time left, by the clock and not by the speed of the machine."""
 
+import io
 import re
 import sys
 import threading
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -153,6 +155,18 @@ def test_a_notebook_shows_nothing_on_stderr_and_the_last_line_of_a_meter(tmp_pat
     assert [line for line in lines if line not in said] == []
     (line,) = cells[4].outputs
     assert line.data["text/plain"].startswith("copy: 100 % of 2.00kB, ")
+
+
+def test_stderr_on_stdout_has_lines_of_its_own():
+    stdout = io.StringIO()
+    out = SimpleNamespace(write=stdout.write, flush=stdout.flush)
+    stderr = progress.OnStdout(out)
+    for stream, text in (
+        *((out, "text"), (stderr, "\r10 %"), (stderr, "\r100 %"), (out, "more\n")),
+        *((stderr, "a warning\n"), (out, "end"), (out, ""), (out, ".")),
+    ):
+        assert stream.write(text) == len(text)
+    assert stdout.getvalue() == "text\n\r10 %\r100 %\nmore\na warning\nend."
 
 
 def test_seconds_are_said_as_people_do():
