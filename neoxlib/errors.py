@@ -3,6 +3,7 @@
 import difflib
 import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any
@@ -13,10 +14,28 @@ TOOLKIT = (  # set_env.sh of CANN, the newest layout first: a host with both has
     "/usr/local/Ascend/ascend-toolkit/set_env.sh",
 )
 WITHOUT_NPU = "export TORCH_DEVICE_BACKEND_AUTOLOAD=0"
+# What a reader cannot see, and what a terminal or the order of letters obeys: the control
+# characters of ASCII and C1 but for tabs and line breaks, the format characters (Unicode's class
+# Cf, but for the marks of Arabic and Egyptian writing, which have a shape), line and paragraph
+# separators, and halves of surrogate pairs, which no file in UTF-8 holds.
+UNSEEN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    r"\U000e0000-\U000e007f]|\r(?!\n)"
+)
+
+
+def show_controls(value: str) -> str:
+    """Return a text with what cannot be seen by its number: ⟨U+001B⟩, ⟨U+202E⟩."""
+    return UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", value)
 
 
 class NeoXError(Exception):
     """Any error that a user of neoxlib can cause and repair."""
+
+    def __str__(self) -> str:
+        """Return the message; what a name or a text of a file in it hides, by its number."""
+        return show_controls(super().__str__())
 
 
 class ConfigError(NeoXError):

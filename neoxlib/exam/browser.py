@@ -6,10 +6,10 @@ from typing import Any
 import ipywidgets as widgets
 import pandas as pd
 
+from neoxlib.errors import show_controls
 from neoxlib.exam.results import ANSWERED, MARKS, RIGHT, TEXTS, choices, marks, share_columns
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import in_lab
-from neoxlib.workbook.table import show_controls
 
 CLIP = 2000  # characters of a text in a table; whole texts would make a page of megabytes
 COLUMNS = ["subject", "question", "choices", "expected", "chosen"]
@@ -123,7 +123,7 @@ def _filters(browser: Browser) -> dict[str, widgets.Widget]:
     """Widgets by the names of the arguments of `Browser.select`."""
     results = browser.results
     names = results.drop_duplicates("subject").set_index("subject")["name"]
-    subjects = [(name, subject) for subject, name in names.items()]
+    subjects = [(show_controls(name), subject) for subject, name in names.items()]
     counts = results["mark"].value_counts()
     every = [(f"{mark} ({counts[mark]:,})", mark) for mark in MARKS if mark in counts]
     text = widgets.Text(

@@ -1,11 +1,25 @@
 """Streams, which get text as it comes, and the one that prints it without terminal commands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from neoxlib.workbook.table import show_controls
+from neoxlib.errors import show_controls
 
-Stream = Callable[[int, str], Any]  # (row, new text)
+Stream = Callable[[int, str], Any]  # (row, new text, a Piece)
+Chosen = tuple[int, float, list[tuple[int, float]]]  # id, log-probability, alternatives with theirs
+
+
+class Piece(str):
+    """New text of a row; `tokens` are those chosen since the piece before, as in a Completion."""
+
+    tokens: tuple[Chosen, ...] = ()
+
+    @classmethod
+    def of(cls, text: str, tokens: Sequence[Chosen]) -> "Piece":
+        """Return `text` with the tokens that it comes from."""
+        piece = cls(text)
+        piece.tokens = tuple(tokens)
+        return piece
 
 
 class Printer:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from neoxlib.inference.printer import Chosen
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -87,6 +89,7 @@ class TextStream:
         self.gate = HoldBack(stop)
         self.text = ""  # without special tokens, if they are skipped
         self.taken = ""  # the part of `text` that was given out
+        self.chosen: list[Chosen] = []  # tokens since then
         self.read = self.free = 0  # characters of the whole text: received, and free to show
         # Ends of the tokens that are not free yet, in the whole text and in `text`.
         self.marks: deque[tuple[int, int]] = deque()
@@ -134,6 +137,7 @@ class NoText(TextStream):
     def __init__(self) -> None:
         self.gate = HoldBack(())
         self.taken = ""
+        self.chosen = []
 
     def push(self, token: int, show: bool = True) -> bool:
         """Ignore a token."""

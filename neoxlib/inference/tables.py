@@ -8,6 +8,7 @@ from IPython.display import HTML
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from neoxlib.inference.printer import Chosen
 from neoxlib.inference.text import Completion
 from neoxlib.workbook import markup
 from neoxlib.workbook.table import TextTable
@@ -33,37 +34,49 @@ def answers(prompts: Sequence[str], completions: Sequence[Completion]) -> pd.Dat
 
 def tokens(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
     """Make a row per new token: its text, its probability and the most likely alternatives."""
-    rows = []
-    for token, logprob, top in zip(
-        completion.token_ids, completion.logprobs, completion.top, strict=True
-    ):
-        others = [
-            f"{visible(tokenizer, other)} {math.exp(value):.1%}"
-            for other, value in top
-            if other != token
-        ]
-        rows.append(
-            {
-                "token": visible(tokenizer, token),
-                "id": token,
-                "probability": math.exp(logprob),
-                "alternatives": " · ".join(others),
-            }
-        )
+    rows = [
+        {
+            "token": visible(tokenizer, token),
+            "id": token,
+            "probability": math.exp(logprob),
+            "alternatives": _others(token, top, tokenizer),
+        }
+        for token, logprob, top in chosen(completion)
+    ]
     return pd.DataFrame(rows)
+
+
+def chosen(completion: Completion) -> list[Chosen]:
+    """Return each new token with its log-probability and its alternatives."""
+    parts = completion.token_ids, completion.logprobs, completion.top
+    return list(zip(*parts, strict=True))
+
+
+def _others(
+    token: int, top: Sequence[tuple[int, float]], tokenizer: PreTrainedTokenizerBase
+) -> str:
+    others = [f"{visible(tokenizer, n)} {math.exp(v):.1%}" for n, v in top if n != token]
+    return " · ".join(others)
 
 
 def strip(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> HTML:
     """Show the answer with each token's background the darker, the more probable it was."""
+    return HTML(strip_html(chosen(completion), tokenizer))
+
+
+def strip_html(tokens: Sequence[Chosen], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return tokens as HTML; over each stand its probability and its alternatives."""
     cells = []
-    for token, logprob in zip(completion.token_ids, completion.logprobs, strict=True):
+    for token, logprob, top in tokens:
         likely = math.exp(logprob)
         colour = "#fff" if likely > 0.55 else "inherit"
         style = f"background:rgba(0,114,178,{likely:.2f});color:{colour}"
         style += ";padding:0 .15em;margin:1px;display:inline-block"
+        others = _others(token, top, tokenizer)
+        title = markup.text(f"{likely:.1%}; instead: {others}" if others else f"{likely:.1%}")
         text = markup.text(visible(tokenizer, token))
-        cells.append(f'<span title="{likely:.1%}" style="{style}">{text}</span>')
-    return HTML(markup.block(f'<div style="line-height:1.9">{"".join(cells)}</div>'))
+        cells.append(f'<span title="{title}" style="{style}">{text}</span>')
+    return markup.block(f'<div style="line-height:1.9">{"".join(cells)}</div>')
 
 
 def visible(tokenizer: PreTrainedTokenizerBase, token: int) -> str:

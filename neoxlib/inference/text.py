@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoxlib.errors import SettingsError
 from neoxlib.inference.decode import DecodeStep, decode
-from neoxlib.inference.printer import Stream
+from neoxlib.inference.printer import Piece, Stream
 from neoxlib.inference.rows import Choice, Limits, ending
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.stream import NoText, TextStream
@@ -18,7 +18,6 @@ from neoxlib.model.gpt_neox import GPTNeoX
 
 if TYPE_CHECKING:  # a notebook that only receives a Completion need not wait for transformers
     from transformers import PreTrainedTokenizerBase
-
 
 # No lists of ids, though they can be read as such.
 UNREADABLE = (str, bytes, bytearray, memoryview, Mapping, Set)
@@ -276,14 +275,15 @@ def _hand_out(
     ends: Container[int],
 ) -> None:
     """Pass the text that became final in this step to the caller, for every row that still ran."""
-    for row, (text, token, reason) in enumerate(
-        zip(texts, choice.tokens, choice.reasons, strict=True)
-    ):
+    steps = zip(texts, choice.tokens, choice.reasons, choice.logprobs, choice.top, strict=True)
+    for row, (text, token, reason, logprob, top) in enumerate(steps):
         if token in ends:
             text.push(token, show=not sampling.skip_special_tokens)
         piece = "" if token is None else text.take(ended=reason is not None)
+        text.chosen += [] if token is None else [(token, logprob, top)]
         if piece and stream is not None:
-            stream(row, piece)
+            stream(row, Piece.of(piece, text.chosen))
+            text.chosen = []
 
 
 def _completion(row: int, text: TextStream, steps: Sequence[DecodeStep]) -> Completion:

@@ -40,6 +40,7 @@ class Ranks:
         self.log_dir = log_dir
         self.local = profile_dir is None
         self.ended = ""
+        self.busy = False  # whether the ranks work on a call
         self.members = [{"rank": r, "pid": None, "host": worker.host()} for r in range(size)]
         self._logs = RankLogs(log_dir, size)
         self._lock = threading.RLock()
@@ -108,11 +109,14 @@ class Ranks:
                 raise RankError(f"this session has ended: {self.ended}. Open a new one.")
             self._refuse_dead("between two calls")
             jobs = self._send(function, args)
+            self.busy = True
             try:
                 outcomes = self._collect(jobs, name, listen)
             except BaseException:
                 self._halt(jobs, name)
                 raise
+            finally:
+                self.busy = False
             return self._judge(outcomes, name)
 
     def end(self, why: str = CLOSED) -> None:

@@ -37,4 +37,7 @@ def rank_table(ranks: Ranks, about: Sequence[dict[str, Any]]) -> "pd.DataFrame":
 def _resident_mb(member: dict[str, Any]) -> float | None:
     if member["host"] != worker.host() or not worker.alive(member["pid"]):
         return None
-    return psutil.Process(member["pid"]).memory_info().rss / 1e6
+    try:
+        return psutil.Process(member["pid"]).memory_info().rss / 1e6
+    except psutil.NoSuchProcess:  # it ended just now
+        return None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from neoxlib.errors import SettingsError
+from neoxlib.errors import SettingsError, show_controls
 from neoxlib.machine import chips, launch_env, recipe
 from neoxlib.machine.devices import chip_at
 from neoxlib.machine.host import Host, read_host, restore
@@ -71,7 +71,8 @@ class Report:
 
     def __repr__(self) -> str:
         width = max((len(row.name) for row in self.rows), default=0)
-        return "\n".join([*(_line(row, width) for row in self.rows), self.summary, *self._hint])
+        lines = [*(_line(row, width) for row in self.rows), self.summary, *self._hint]
+        return show_controls("\n".join(lines))
 
     @property
     def _hint(self) -> tuple[str, ...]:
@@ -86,7 +87,7 @@ class Report:
         return (f"the whole installation: {plan}",)
 
     def _repr_html_(self) -> str:
-        table = markup.html_table(COLUMNS, map(_cells, self.rows), markup.KEPT)
+        table = markup.html_table(COLUMNS, map(_cells, self.rows))
         return table + markup.paragraph(self.summary)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from neoxlib.errors import show_controls
 from neoxlib.inference.timing import Case
 from neoxlib.speed import baseline, cells, files, overlap, panels, roofline, scaling, traces
 from neoxlib.speed import figures as speed_figures
@@ -108,7 +109,7 @@ class Verdicts:
         return markup.block(f'<ul style="padding-left:0">{lines}</ul>')
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name}: {sentence}" for name, _, sentence in self.rows)
+        return show_controls("\n".join(f"{name}: {sentence}" for name, _, sentence in self.rows))
 
 
 def verdicts(

@@ -2,6 +2,9 @@
 
 import logging
 import re
+from collections.abc import Iterator
+from copy import deepcopy
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import nbformat
 from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 from traitlets.config import Config
+
+from neoxlib.workbook import markup
 
 log = logging.getLogger("neoxlib")
 
@@ -21,23 +26,6 @@ SHOWN_AS = [  # neither widgets nor JavaScript
     "image/jpeg",
     "text/plain",
 ]
-BANNED = ("script", "link", "iframe", "object", "embed", "base", "meta", "form")
-LOADS = (
-    "src",
-    "href",
-    "xlink:href",
-    "srcset",
-    "poster",
-    "data",
-    "background",
-    "action",
-    "formaction",
-    "ping",
-)
-NUMBER = re.compile(
-    r"[-+]?[\d,.]+(e[-+]?\d+)?\s?(%|[kMGT]?i?B|GB/s|m?s)?|nan|NaN|inf|-|", re.IGNORECASE
-)
-LEAVES_PAGE = re.compile(r"@import[^;]*;?|url\(\s*['\"]?(?!#|data:)[^)]*\)", re.IGNORECASE)
 
 
 def title_of(notebook: nbformat.NotebookNode, otherwise: str) -> str:
@@ -98,9 +86,12 @@ def _is_clean_stop(output: nbformat.NotebookNode) -> bool:
 
 
 def body_of(notebook: nbformat.NotebookNode, title: str) -> tuple[str, list[tuple[str, str, str]]]:
-    """Return the cells as sealed HTML, and their headings as (level, anchor, text)."""
-    soup = BeautifulSoup(_exporter().from_notebook_node(notebook)[0], "html.parser")
-    seal(soup)
+    """Return the cells as clean HTML, and their headings as (level, anchor, text).
+
+    Each output is cleaned by itself, so that none closes an element of the page, and the whole
+    once more at the end.
+    """
+    soup = BeautifulSoup(_exporter().from_notebook_node(_drawn(notebook))[0], "html.parser")
     for table in soup.select("table"):
         _align(table)
         table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
@@ -109,9 +100,43 @@ def body_of(notebook: nbformat.NotebookNode, title: str) -> tuple[str, list[tupl
     if (first := soup.find("h1")) and first.get_text(strip=True) == title:
         first.decompose()  # the page has it as its own title
     headings = soup.select("h2, h3")
-    return str(soup), [
+    return markup.clean(str(soup)), [
         (tag.name, tag["id"], tag.get_text(strip=True)) for tag in headings if tag.get("id")
     ]
+
+
+def _drawn(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Return a notebook whose drawings are images, in which no browser runs a script."""
+    drawn = deepcopy(notebook)
+    for output in _outputs(drawn):
+        svg = output.get("data", {}).get("image/svg+xml")
+        if svg is not None and "text/html" not in output.data:
+            picture = markup.picture(svg, _alt(output, svg))
+            output.data["text/html"] = f"<figure>{picture}</figure>"
+    return drawn
+
+
+def _outputs(notebook: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]:
+    for cell in notebook.cells:
+        yield from cell.get("outputs", [])
+
+
+def _alt(output: nbformat.NotebookNode, svg: str) -> str:
+    """Return a drawing's text for those who do not see it: its metadata's, its title, its words."""
+    about = output.get("metadata", {})
+    own = about.get("alt") or about.get("image/svg+xml", {}).get("alt")
+    return own or next(iter(_texts(svg, "title")), "") or _words(svg)
+
+
+def _words(svg: str) -> str:
+    """Return what is written in a drawing but for the numbers of its scales, each once."""
+    words = (text for text in _texts(svg, "text") if not markup.NUMBER.fullmatch(text))
+    return ": ".join(["figure", *filter(None, ["; ".join(dict.fromkeys(words))])])
+
+
+def _texts(svg: str, element: str) -> list[str]:
+    found = re.findall(rf"<{element}\b[^>]*>([^<]*)</{element}>", svg)
+    return [text for part in found if (text := unescape(part).strip())]
 
 
 def _align(table: Tag) -> None:
@@ -123,7 +148,7 @@ def _align(table: Tag) -> None:
     for heads_and_cells, cells in zip(
         zip(*rows, strict=True), zip(*body, strict=True), strict=True
     ):
-        if all(NUMBER.fullmatch(cell.get_text(strip=True)) for cell in cells):
+        if all(markup.NUMBER.fullmatch(cell.get_text(strip=True)) for cell in cells):
             for cell in heads_and_cells:
                 cell["class"] = [*cell.get("class", []), "num"]
 
@@ -131,8 +156,9 @@ def _align(table: Tag) -> None:
 def _exporter() -> HTMLExporter:
     config = Config()
     config.NbConvertBase.display_data_priority = SHOWN_AS
-    return HTMLExporter(
+    exporter = HTMLExporter(
         config=config,
+        sanitize_html=True,
         template_name="classic",
         template_file="cells.html.j2",
         extra_template_paths=[str(TEMPLATES)],
@@ -141,31 +167,5 @@ def _exporter() -> HTMLExporter:
         embed_images=True,
         log=log,
     )
-
-
-def seal(soup: BeautifulSoup) -> None:
-    """Remove scripts, handlers and every address except links, #anchors and embedded images."""
-    for tag in soup.find_all(BANNED):
-        tag.decompose()
-    for style in soup.find_all("style", scoped=True):
-        style.decompose()  # pandas' own, which no browser scopes
-    for style in soup.find_all("style"):
-        style.string = LEAVES_PAGE.sub("none", style.string or "")
-    for tag in soup.find_all(True):
-        for name in list(tag.attrs):
-            if not _may_keep(tag, name.lower(), str(tag[name]).strip().lower()):
-                del tag[name]
-        if tag.get("style"):
-            tag["style"] = LEAVES_PAGE.sub("none", tag["style"])
-
-
-def _may_keep(tag: Tag, name: str, value: str) -> bool:
-    if name.startswith("on") or name == "http-equiv":
-        return False
-    if name not in LOADS:
-        return True
-    if tag.name == "a":
-        return re.match(r"[a-z][a-z0-9+.-]*:", value) is None or value.startswith(
-            ("http:", "https:", "mailto:")
-        )
-    return value.startswith(("#", "data:image/"))
+    exporter.register_filter("clean_html", markup.clean)
+    return exporter

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from neoxlib.errors import show_controls
+
 WORDS = {True: "PASS", False: "FAIL", None: "NOT JUDGED"}
 
 
@@ -23,7 +25,7 @@ class Check:
         return WORDS[self.passed]
 
     def __repr__(self) -> str:
-        return f"{self.word}  {self.name}: {self.detail}"
+        return show_controls(f"{self.word}  {self.name}: {self.detail}")
 
 
 def status_of(checks: Iterable[Check], noise: Iterable[str]) -> str:

@@ -17,6 +17,7 @@ import jinja2
 import nbformat
 from pygments.formatters import HtmlFormatter
 
+from neoxlib.errors import show_controls
 from neoxlib.process import has_ended
 from neoxlib.workbook.cells import TEMPLATES, body_of, label, title_of
 from neoxlib.workbook.parameter_table import PARAMETERS
@@ -200,10 +201,18 @@ def _page(template: str, title: str, **values: Any) -> str:
 @cache
 def _templates() -> jinja2.Environment:
     env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        finalize=_seen,
     )
     env.filters |= {"figure": figure, "words": lambda status: str(status).replace("-", " ")}
     return env
+
+
+def _seen(value: Any) -> Any:
+    """Show what cannot be seen in a text; HTML of our own is as it is."""
+    return show_controls(value) if type(value) is str else value
 
 
 @cache

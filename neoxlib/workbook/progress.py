@@ -1,5 +1,10 @@
-"""Progress of long work: a bar in JupyterLab, a line every few seconds elsewhere."""
+"""Progress of long work: a bar in JupyterLab, a line every few seconds elsewhere.
 
+JupyterLab shows what comes on stderr in a red box; in a notebook nothing goes there.
+"""
+
+import io
+import logging
 import os
 import sys
 import threading
@@ -7,6 +12,8 @@ import time
 from typing import Any
 
 from tqdm import tqdm
+
+from neoxlib.errors import show_controls
 
 MARK = "progress: "  # starts a line that `report` forwards to the terminal as it arrives
 SECONDS = 5.0  # between two lines
@@ -37,10 +44,10 @@ class Progress:
 
     def begin(self, name: str, size: float) -> None:
         """Start the part `name`."""
-        self.name = name
+        self.name = show_controls(name)  # it may be a file's
         self.size = size
         if self.bar is not None:
-            self.bar.set_postfix_str(name)
+            self.bar.set_postfix_str(self.name)
 
     def done(self, parts: int = 1) -> None:
         """End the part that was begun, or `parts` of them, whose total size was given."""
@@ -93,6 +100,85 @@ def in_lab() -> bool:
     return "JPY_SESSION_NAME" in os.environ
 
 
+def in_notebook() -> bool:
+    """Return whether output goes to a notebook: in a kernel, but not in a rank, which has a log."""
+    ipython = sys.modules.get("IPython")
+    kernel = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+    return kernel and type(sys.stdout).__module__.startswith("ipykernel")
+
+
+def keep_off_stderr() -> None:
+    """In a notebook, let warnings, logs and bars come on stdout, also those of other libraries."""
+    if not in_notebook() or isinstance(sys.stderr, OnStdout):
+        return
+    boxed = sys.stderr
+    sys.stderr = OnStdout(sys.stdout)
+    # IPython puts back stdout's own `write` after every cell.
+    sys.modules["IPython"].get_ipython().events.register("pre_run_cell", sys.stderr.follow)
+    for name in (None, *logging.root.manager.loggerDict):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is boxed:
+                handler.setStream(sys.stderr)
+
+
+class OnStdout(io.TextIOBase):
+    """A stderr that comes on stdout, on lines of its own: a bar's \\r takes back no other text."""
+
+    encoding = "utf-8"
+
+    def __init__(self, stdout: Any) -> None:
+        self.stdout = stdout
+        self.last = ("", "\n")  # who wrote last, and its last letter
+        self.follow()
+
+    def follow(self, *_: Any) -> None:
+        """Note from now on what is written to stdout itself."""
+        if self.stdout.write != self._of_stdout:
+            self._write = self.stdout.write
+            self.stdout.write = self._of_stdout
+
+    def _of_stdout(self, text: str) -> int:
+        return self._from("stdout", text)
+
+    def write(self, text: str) -> int:
+        """Write to stdout."""
+        return self._from("stderr", text)
+
+    def flush(self) -> None:
+        """Flush stdout."""
+        self.stdout.flush()
+
+    def _from(self, writer: str, text: str) -> int:
+        if text:
+            before, letter = self.last
+            if before != writer and letter != "\n":
+                self._write("\n")
+            self.last = (writer, text[-1])
+            self._write(text)
+        return len(text)
+
+
+class Line:
+    """A line that replaces the one before: in a notebook; on stderr, each is a line of its own."""
+
+    def __init__(self) -> None:
+        self.shown: Any = None
+
+    def show(self, text: str) -> None:
+        """Show `text` now."""
+        if not in_notebook():
+            print(text, file=sys.stderr, flush=True)
+            return
+        from IPython.display import display
+
+        from neoxlib.workbook.table import Note
+
+        if self.shown is None:
+            self.shown = display(Note(text), display_id=True)
+        else:
+            self.shown.update(Note(text))
+
+
 def say(line: str, keep: bool) -> None:
     """Print `line`; in a kernel, replace the cell's output unless `keep` is set."""
     from IPython import get_ipython
@@ -119,7 +205,9 @@ def _bar(total: float, noun: str) -> Any:
 
 
 class Meter:
-    """Work done and its speed on stderr: a bar on a terminal, else a line per tenth and second.
+    """Work done and its speed: a bar on a terminal, else a line per tenth and second.
+
+    The lines come on stderr; a notebook shows the last one only.
 
     Work is counted in `unit`, by default bytes, which are shown as GB/s.
     """
@@ -144,6 +232,7 @@ class Meter:
             disable=not (show and sys.stderr.isatty()),
         )
         self.lines = show and self.bar.disable
+        self.line = Line()
 
     def add(self, count: int) -> None:
         """Count `count` more bytes as done; safe in any thread."""
@@ -156,7 +245,7 @@ class Meter:
         tenth = self.done * 10 // self.total
         now = time.perf_counter()
         if self.lines and tenth > self.tenth and (now > self.said + 1 or self.done == self.total):
-            print(self._line(tenth, now), file=sys.stderr, flush=True)
+            self.line.show(self._line(tenth, now))
             self.tenth = tenth
             self.said = now
 

@@ -15,11 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from neoxlib.errors import CheckFailed
+from neoxlib.errors import CheckFailed, show_controls
 from neoxlib.machine.environment import describe
 from neoxlib.process import at_exit, need_home, this_process
 from neoxlib.workbook import parameter_table, parameters
 from neoxlib.workbook.check import Check, status_of
+from neoxlib.workbook.progress import keep_off_stderr
 from neoxlib.workbook.resolved import Params, shown
 from neoxlib.workbook.run_folder import (
     csv_text,
@@ -30,7 +31,7 @@ from neoxlib.workbook.run_folder import (
     write_results,
     write_text,
 )
-from neoxlib.workbook.table import Note, Table
+from neoxlib.workbook.table import Note, Table, show_frames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +107,8 @@ class Run:
         Raises:
             ParameterError: with every missing, wrongly typed or impossible parameter.
         """
-        _show_frames_as_text()
+        keep_off_stderr()
+        show_frames()
         need_home()
         takes = parameter_table.NOTEBOOKS.get(notebook) or [
             name for name in parameter_table.PARAMETERS if name in namespace
@@ -181,7 +183,7 @@ class Run:
                 buffer, format="svg", bbox_inches="tight", metadata=dict.fromkeys(_SVG_METADATA)
             )
         plt.close(fig)
-        svg = buffer.getvalue()
+        svg = show_controls(buffer.getvalue())  # XML has no control characters
         svg = svg[svg.index("<svg") :]  # without the header, which refers to a DTD on the web
         write_text(self._file(f"figures/{name}.svg"), svg)
         display(SVG(svg))
@@ -280,13 +282,6 @@ class Run:
 
     def _write(self) -> None:
         write_results(self.folder, self.results)
-
-
-def _show_frames_as_text() -> None:
-    """Keep JupyterLab from typesetting a $…$ in the cells of a data frame."""
-    import pandas as pd
-
-    pd.set_option("display.html.use_mathjax", False)
 
 
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")

@@ -1,21 +1,13 @@
 """Small tables and notes that notebooks show: escaped HTML there, plain text elsewhere."""
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from neoxlib.errors import show_controls
 from neoxlib.workbook import markup
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# ASCII's and C1's control characters but for tabs and line breaks.
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
-
-
-def show_controls(text: str) -> str:
-    r"""Return a text with control characters as Python writes them (\x1b): no terminal obeys it."""
-    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Table:
@@ -60,7 +52,7 @@ class TextTable:
     def _repr_html_(self) -> str:
         note = markup.paragraph(self.note) if self.note else ""
         rows = self.rows.itertuples(index=False)
-        table = markup.table(self.rows.columns, rows, markup.LEFT)
+        table = markup.table(self.rows.columns, rows)
         return note if self.rows.empty else table + note
 
     def __repr__(self) -> str:
@@ -84,3 +76,37 @@ def figure(value: Any) -> str:
 def figures(values: Mapping[str, Any]) -> Table:
     """Return a table of named figures."""
     return Table(("figure", "value"), ((name, figure(value)) for name, value in values.items()))
+
+
+def show_frames() -> None:
+    """Have a notebook show pandas' frames and series with nothing unseen, texts to the left."""
+    import pandas as pd
+    from IPython import get_ipython
+
+    pd.set_option("display.html.use_mathjax", False)  # a $…$ in a cell is no formula
+    shell = get_ipython()
+    if shell is None:
+        return
+    made = shell.display_formatter.formatters
+    made["text/html"].for_type(pd.DataFrame, frame_html)
+    for kind in (pd.DataFrame, pd.Series):
+        made["text/plain"].for_type(kind, _print_plain)
+
+
+def frame_html(frame: "pd.DataFrame") -> str:
+    """Return pandas' HTML of a frame, in which every text is shown as typed."""
+    return markup.align(_seen(frame)._repr_html_())
+
+
+def _seen(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a frame whose texts, also those of its heads, show what cannot be seen."""
+    names = {"index": _shown, "columns": _shown}
+    return frame.map(_shown).rename(**names).rename_axis(**names)
+
+
+def _shown(value: Any) -> Any:
+    return show_controls(value) if isinstance(value, str) else value
+
+
+def _print_plain(value: Any, printer: Any, cycle: bool) -> None:
+    printer.text(show_controls(repr(value)))

@@ -1,6 +1,8 @@
 """What a stream prints: whole lines of their rows, and no commands for the terminal."""
 
-from neoxlib.inference.printer import Printer
+import pickle
+
+from neoxlib.inference.printer import Piece, Printer
 
 
 def test_text_of_one_prompt_is_printed_as_it_comes(capsys):
@@ -25,4 +27,10 @@ def test_the_text_of_a_model_commands_no_terminal(capsys):
         show = Printer(rows)
         show(0, "\x1b[2Jgone\rover\n")
         show.close()
-        assert r"\x1b[2Jgone\rover" in capsys.readouterr().out
+        assert "⟨U+001B⟩[2Jgone⟨U+000D⟩over" in capsys.readouterr().out
+
+
+def test_a_piece_is_its_text_and_keeps_its_tokens_on_the_way_from_a_rank():
+    piece = pickle.loads(pickle.dumps(Piece.of("a", [(5, -0.1, [(5, -0.1), (6, -2.0)])])))
+    assert piece == "a" and piece.tokens == ((5, -0.1, [(5, -0.1), (6, -2.0)]),)
+    assert Piece("a").tokens == ()

@@ -1,9 +1,11 @@
 """Answers as tables: what a reader sees of each token."""
 
 import pytest
+from bs4 import BeautifulSoup
 from transformers import AutoTokenizer
 
 import neoxlib
+from neoxlib.errors import show_controls
 from neoxlib.inference import tables
 
 
@@ -48,3 +50,26 @@ def test_steps_and_answers_agree_with_the_completions(engine):
     assert steps.sum(axis=1).tolist() == pytest.approx(found[0].timings.step_ms)
     assert tables.differing(found, found) == []
     assert tables.differing(found, found[::-1]) == [0, 1]
+
+
+def test_the_tokens_of_a_stream_are_those_of_its_answer_with_their_alternatives(engine):
+    pieces = []
+    for end in (engine.tokenizer.eos_token_id, None):
+        answer = engine.generate(
+            ["月 a"],
+            max_new_tokens=8,
+            stop_token_ids=end,
+            stream=lambda _, piece: pieces.append(piece),
+        )[0]
+        streamed = [token for piece in pieces for token in piece.tokens]
+        assert "".join(pieces) == answer.text
+        assert streamed == tables.chosen(answer)[: len(streamed)] and len(streamed) > 0
+        pieces.clear()
+
+
+def test_over_a_token_stand_its_probability_and_its_alternatives(engine):
+    answer = engine.generate(["月 <b>"], max_new_tokens=2)[0]
+    alternatives = tables.tokens(answer, engine.tokenizer)["alternatives"].tolist()
+    page = BeautifulSoup(tables.strip(answer, engine.tokenizer).data, "html.parser")
+    titles = [span["title"].split("; instead: ")[1] for span in page.select("span")]
+    assert titles == [show_controls(text) for text in alternatives]

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from IPython.core.formatters import DisplayFormatter
 
 from neoxlib import compare
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
+from neoxlib.errors import UNSEEN
 from neoxlib.exam import changed_answers, load_task
 from neoxlib.exam.browser import Browser
 from neoxlib.exam.scores import by_subject, readable
@@ -24,7 +26,7 @@ from neoxlib.speed import plan as speed_plan
 from neoxlib.speed import tables
 from neoxlib.workbook import markup, pages, past_run
 from neoxlib.workbook.run import Params, Run
-from neoxlib.workbook.table import Note, Table, TextTable
+from neoxlib.workbook.table import Note, Table, TextTable, frame_html, show_frames
 from tests.support.exam_results import answers, yes_or_no
 from tests.support.timed_cases import ENVIRONMENT, MODEL, Notes, earlier, table
 
@@ -44,6 +46,8 @@ HOSTILE = (
     "line\nbreak\n\n  indented",
     "</style><style>*{display:none}</style>",
     "甲 < 乙 & 丙",
+    "a\u202eb\u2066c\u200bd\ufeffe\u2028f",
+    "\x1b]0;title\x07\x00\x9b2J",
 )
 PLAIN = "plain"
 
@@ -88,6 +92,11 @@ def exam(text: str, **more: str) -> pd.DataFrame:
     return table.assign(id=[f"{text}{n}" for n in range(len(table))], **same)
 
 
+def shown(frame: pd.DataFrame) -> SimpleNamespace:
+    """A frame as a notebook shows it."""
+    return SimpleNamespace(_repr_html_=lambda: frame_html(frame))
+
+
 VIEWS = {
     "Table": lambda text, _: Table((text, "b"), [(text, 1)]),
     "Note": lambda text, _: Note(text),
@@ -115,14 +124,18 @@ VIEWS = {
     "Browser, two choices": lambda text, _: Browser(
         yes_or_no().assign(passage=text).rename(columns={"p_yes": f"p_{text}"})
     ),
-    "subjects": lambda text, _: readable(
-        by_subject(exam(text).assign(expected="A", predicted="A"))
+    "subjects": lambda text, _: shown(
+        readable(by_subject(exam(text).assign(expected="A", predicted="A")))
     ),
     "changed answers": lambda text, _: changed_answers(
         exam(text), exam(text).assign(predicted="other")
     ),
-    "frames": lambda text, _: pd.DataFrame({text: [text]}, index=[text]),
+    "frames": lambda text, _: shown(pd.DataFrame({text: [text]}, index=[text])),
 }
+
+
+# Shown by a notebook itself: their plain form is another object's.
+PLAINLESS = ("strip", "subjects", "frames")
 
 
 def tags(html: str) -> list[str]:
@@ -131,7 +144,19 @@ def tags(html: str) -> list[str]:
 
 def words(text: str) -> str:
     """Without white space; `views` shows it by signs, and lists by Python's own."""
-    return re.sub(r"\\n|[\s␣⏎\u00a0]", "", text).replace("\\\\", "\\").replace("\\'", "'")
+    text = re.sub(r"\\n|[ \n␣⏎\u00a0]", "", text).replace("\\\\", "\\").replace("\\'", "'")
+    by_python = r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4}))"
+    return re.sub(by_python, lambda at: numbered(int(at[1] or at[2], 16)), text)
+
+
+def numbered(letter: int) -> str:
+    return f"⟨U+{letter:04X}⟩"
+
+
+def as_shown(text: str) -> str:
+    """A text with those of its letters by number that no reader sees."""
+    unseen = "\u202e\u2066\u200b\ufeff\u2028\x1b\x07\x00\x9b"
+    return "".join(numbered(ord(letter)) if letter in unseen else letter for letter in text)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -139,7 +164,14 @@ def words(text: str) -> str:
 def test_no_text_becomes_an_element_and_each_can_be_read(view, text, tmp_path):
     html = VIEWS[view](text, tmp_path / "hostile")._repr_html_()
     assert tags(html) == tags(VIEWS[view](PLAIN, tmp_path / "plain")._repr_html_())
-    assert words(text) in words(BeautifulSoup(html, "html.parser").get_text())
+    assert words(as_shown(text)) in words(BeautifulSoup(html, "html.parser").get_text())
+    assert not UNSEEN.search(html)
+
+
+@pytest.mark.parametrize("view", [view for view in VIEWS if view not in PLAINLESS])
+def test_no_plain_form_hides_a_letter_or_commands_a_terminal(view, tmp_path):
+    for number, text in enumerate(HOSTILE[-2:]):
+        assert not UNSEEN.search(repr(VIEWS[view](text, tmp_path / str(number))))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -149,7 +181,7 @@ def test_prompts_and_answers_are_shown_as_they_were_typed(text):
         inference_tables.answers([text], [completion(text)])
     )._repr_html_()
     cells = BeautifulSoup(html, "html.parser").select("td")
-    assert [cell.text for cell in cells[:2]] == [text, text] and all(
+    assert [cell.text for cell in cells[:2]] == [as_shown(text)] * 2 and all(
         "pre-wrap" in cell["style"] for cell in cells
     )
 
@@ -215,8 +247,8 @@ def test_no_text_of_results_becomes_an_element_of_a_page(text, tmp_path):
 
     hostile = page(text)
     plain = page(PLAIN)
-    assert tags(hostile) == tags(plain)
-    assert words(text) in words(BeautifulSoup(hostile, "html.parser").get_text())
+    assert tags(hostile) == tags(plain) and not UNSEEN.search(hostile)
+    assert words(as_shown(text)) in words(BeautifulSoup(hostile, "html.parser").get_text())
 
 
 BOOK = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
@@ -227,3 +259,38 @@ def test_no_notebook_shows_a_styler_which_escapes_nothing():
     assert notebooks and not [
         path for path in notebooks if re.search(r"\.style\b", path.read_text("utf-8"))
     ]
+
+
+def test_columns_of_texts_are_left_and_those_of_numbers_right_in_every_table():
+    rows = [("a", "1.5"), ("b", "–")]
+    own = Table(("text", "n"), rows)._repr_html_()
+    frame = frame_html(pd.DataFrame({"text": ["a", "b"], "n": [1.5, None]}))
+    for html, columns in ((own, ["left", "right"]), (frame, ["left", "left", "right"])):
+        for row in BeautifulSoup(html, "html.parser").select("tr"):
+            styles = [cell["style"].split(";")[0] for cell in row.select("th, td")]
+            assert styles == [f"text-align:{side}" for side in columns]
+
+
+def test_a_frame_of_many_rows_and_levels_keeps_its_form():
+    index = pd.MultiIndex.from_tuples([("p", 1), ("p", 2)], names=["u", "v"])
+    page = BeautifulSoup(frame_html(pd.DataFrame({"b": ["x", "y"]}, index=index)), "html.parser")
+    assert [cell["style"].split(";")[0] for cell in page.select("tbody td")] == [
+        "text-align:left"
+    ] * 2
+    assert len(page.select("[rowspan]")) == 1 and not page.select("style")
+    long = BeautifulSoup(frame_html(pd.DataFrame({"a": range(1000)})), "html.parser")
+    assert len(long.select("tr")) == 12 and "1000 rows" in long.text
+
+
+def test_a_notebook_shows_frames_and_series_with_nothing_unseen(monkeypatch):
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    show_frames()
+    frame = pd.DataFrame({"a\u202e": ["b\u2066<i>"]}, index=["c\x1b"])
+    for shown in (frame, frame["a\u202e"]):
+        data, _ = shell.display_formatter.format(shown)
+        assert not {
+            letter for text in data.values() for letter in text if letter in "\u202e\u2066\x1b"
+        }
+        assert all("b⟨U+2066⟩" in text for text in data.values())
+    assert "&lt;i&gt;" in shell.display_formatter.format(frame)[0]["text/html"]

@@ -1,13 +1,17 @@
 """Progress and the time left, by the clock and not by the speed of the machine."""
 
+import io
 import re
 import sys
 import threading
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 
-from neoxlib.workbook import progress
+from neoxlib.workbook import headless, progress
 from neoxlib.workbook.progress import MARK, Meter, Progress
+from tests.support import small_notebooks
 
 
 class Clock:
@@ -32,13 +36,19 @@ def test_the_time_left_goes_by_the_sizes_done_and_left(monkeypatch):
     assert work.line() == "progress: 1 of 3 cases, about 45 s left; now second"
     clock.now += 500
     assert work.left() == 0
+    work.begin("\x1b]0;x\x07\u202e", 10)
+    assert work.line().endswith("now ⟨U+001B⟩]0;x⟨U+0007⟩⟨U+202E⟩")
 
 
 def test_lines_come_while_a_part_is_going_on_and_one_at_the_end(monkeypatch, capsys):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    said = threading.Semaphore(0)
+    say = progress.say
+    monkeypatch.setattr(progress, "say", lambda *line: (say(*line), said.release()))
     with Progress(1, 1, "cases", every=0.01) as work:
         work.begin("long one", 1)
-        threading.Event().wait(0.1)
+        for _ in range(2):
+            assert said.acquire(timeout=60)
         work.done()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 2 and lines[0] == "progress: 0 of 1 cases; now long one"
@@ -113,6 +123,50 @@ def test_a_meter_is_a_bar_on_a_terminal(capsys, monkeypatch):
         meter.add(2000)
     said = capsys.readouterr().err
     assert "copy: 100%" in said and "2000/2000" in said and " requests/s" in said
+
+
+NOISE = """import logging, sys, warnings
+from tqdm import tqdm
+warnings.warn("a warning")
+logging.getLogger("neoxlib").warning("a log line")
+other.warning("another library")
+print("to stderr", file=sys.stderr)
+for _ in tqdm(range(2), desc="a bar"): pass"""
+METER = """from neoxlib.workbook import progress
+with progress.Meter("copy", 2000) as meter:
+    for _ in range(20):
+        meter.said -= 2
+        meter.add(100)"""
+LIBRARY = """import logging
+other = logging.getLogger("other")
+other.addHandler(logging.StreamHandler())"""
+
+
+def test_a_notebook_shows_nothing_on_stderr_and_the_last_line_of_a_meter(tmp_path):
+    names = ("seed = 0", LIBRARY, small_notebooks.start("some"), NOISE, METER)
+    path = small_notebooks.write(tmp_path, "some", *names, "run.finish()")
+    assert headless.report([path], [], [], outputs=tmp_path / "runs", say=print) == 0
+    (made,) = (tmp_path / "runs").glob("some/*/notebook.ipynb")
+    cells = nbformat.read(made, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    said = "".join(output.get("text", "") for output in outputs)
+    lines = ("a warning", "a log line", "another library", "to stderr", "a bar: 100%")
+    assert [line for line in lines if line not in said] == []
+    (line,) = cells[4].outputs
+    assert line.data["text/plain"].startswith("copy: 100 % of 2.00kB, ")
+
+
+def test_stderr_on_stdout_has_lines_of_its_own():
+    stdout = io.StringIO()
+    out = SimpleNamespace(write=stdout.write, flush=stdout.flush)
+    stderr = progress.OnStdout(out)
+    for stream, text in (
+        *((out, "text"), (stderr, "\r10 %"), (stderr, "\r100 %"), (out, "more\n")),
+        *((stderr, "a warning\n"), (out, "end"), (out, ""), (out, ".")),
+    ):
+        assert stream.write(text) == len(text)
+    assert stdout.getvalue() == "text\n\r10 %\r100 %\nmore\na warning\nend."
 
 
 def test_seconds_are_said_as_people_do():

@@ -23,7 +23,7 @@ def test_a_terminal_shows_control_characters_and_obeys_none(kind):
         }[kind]()
     )
     assert not set(shown) & {"\x1b", "\x07", "\x9b", "\x7f"}
-    assert r"a\x1b[31mred\x07 \x9b2J \x7f\rb" in shown
+    assert "a⟨U+001B⟩[31mred⟨U+0007⟩ ⟨U+009B⟩2J ⟨U+007F⟩⟨U+000D⟩b" in shown
     assert Note("月亮\tis\r\nup 🌕") == "月亮\tis\r\nup 🌕" == repr(Note("月亮\tis\r\nup 🌕"))
 
 
