@@ -10,6 +10,7 @@ from bs4 import BeautifulSoup
 from neoxlib.compare import Pair, latest
 from neoxlib.workbook import pages
 from neoxlib.workbook.past_run import open_run
+from neoxlib.workbook.results import MOST_BYTES
 
 BOOK = '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
 
@@ -50,6 +51,7 @@ DAMAGED = {
     "given of lists": b'{"given": [["x"]]}',
     "status is none": b'{"status": null}',
     "long number": b'{"seconds": ' + b"9" * 5000 + b"}",
+    "too large": b" " * (MOST_BYTES + 1),
 }
 ODD = {
     "no files": b'{"status": "ok", "notebook": "02_inference"}',
@@ -74,10 +76,10 @@ def damaged(root, contents):
 def test_index_and_comparison_survive_a_damaged_run_and_name_it(name, tmp_path, capsys):
     damaged(tmp_path, {name: DAMAGED[name]} | dict.fromkeys(("1", "2"), ODD["no files"]))
     page = BeautifulSoup(pages.write_index(tmp_path).read_text(encoding="utf-8"), "html.parser")
-    rows = {row.select_one("small").text: row.text for row in page.select("tbody tr")}
+    rows = {row["data-place"].split("/")[1]: row.text for row in page.select("tbody tr")}
     assert (
         "broken" in rows[name]
-        and "cannot be read: " in rows[name]
+        and "Cannot be read: " in rows[name]
         and "broken" not in rows["1"] + rows["2"]
     )
     pair = latest(tmp_path)
@@ -92,7 +94,7 @@ def test_index_and_comparison_survive_a_damaged_run_and_name_it(name, tmp_path, 
 def test_results_that_lack_something_are_shown_with_what_they_have(name, tmp_path):
     damaged(tmp_path, {"1": ODD[name], "2": ODD["no files"]})
     page = BeautifulSoup(pages.write_index(tmp_path).read_text(encoding="utf-8"), "html.parser")
-    assert len(page.select("tbody tr")) == 2 and "cannot be read" not in page.text
+    assert len(page.select("tbody tr")) == 2 and "Cannot be read" not in page.text
     if name != "error":  # which has no status either
         pair = Pair(*(open_run(tmp_path / "02_inference" / run) for run in "12"))
         for view in (pair.names, pair.parameters, pair.environment, pair.accuracy, pair.speed):
@@ -124,7 +126,8 @@ def test_links_lead_to_runs_of_notebooks_of_any_name(name, tmp_path):
         paths = [
             Path(unquote(urlsplit(link).path)) for link in links if not urlsplit(link).fragment
         ]
-        assert len(paths) == len(links) == 3 and all(path.is_file() for path in paths), links
+        assert links and len(paths) == len(links), links
+        assert all(path.is_file() for path in paths), links
 
 
 def test_a_name_whose_bytes_are_no_text_breaks_neither_index_nor_links(tmp_path):
@@ -132,7 +135,7 @@ def test_a_name_whose_bytes_are_no_text_breaks_neither_index_nor_links(tmp_path)
     folder.mkdir(parents=True)
     (folder / "results.json").write_text('{"status": "ok"}', encoding="utf-8")
     page = BeautifulSoup(pages.write_index(tmp_path).read_text(encoding="utf-8"), "html.parser")
-    assert page.select_one("tbody td:last-child a")["href"] == "caf%E9/1/results.json"
+    assert page.select_one("tbody td a")["href"] == "caf%E9/1/results.json"
 
 
 def test_index_of_no_runs_says_so(tmp_path):

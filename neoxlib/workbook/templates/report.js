@@ -1,9 +1,19 @@
+const page = document.body;
 const button = document.getElementById("toggle");
-if (button) {
-  button.hidden = false;
-  button.onclick = () => {
-    const show = button.textContent === "Show code";
-    document.querySelectorAll("details.code").forEach(part => { part.open = show; });
-    button.textContent = show ? "Hide code" : "Show code";
-  };
-}
+page.classList.add("folded");
+button.hidden = false;
+button.onclick = () => {
+  const show = page.classList.toggle("folded") === false;
+  document.querySelectorAll("details.code").forEach(part => { part.open = show; });
+  button.textContent = show ? "Hide code" : "Show code";
+  button.setAttribute("aria-pressed", show);
+};
+const reveal = () => {
+  const wanted = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let part = wanted; part; part = part.parentElement) {
+    if (part.tagName === "DETAILS") part.open = true;
+  }
+  if (wanted) wanted.scrollIntoView();
+};
+addEventListener("hashchange", reveal);
+reveal();
