@@ -15,7 +15,7 @@ from neoxlib.speed.tables import ratios
 from neoxlib.workbook import metrics
 from neoxlib.workbook.past_run import Past, open_run
 from neoxlib.workbook.run import shown
-from neoxlib.workbook.table import Note, Table
+from neoxlib.workbook.table import NotAsked, Note, Table
 
 if TYPE_CHECKING:
     from neoxlib.workbook.run import Run
@@ -67,7 +67,7 @@ class Pair:
         except DataError as error:
             return Note(f"No speed to compare: {error}")
         if any(table is None for table in tables):
-            return Note("At least one of the two has no timed cases: no speed to compare.")
+            return NotAsked("At least one of the two has no timed cases: no speed to compare.")
         named = zip((self.a.name, self.b.name), tables, strict=True)
         problems = [f"{name}: {problem}" for name, table in named for problem in lacking(table, ())]
         if problems:
@@ -80,7 +80,7 @@ class Pair:
         """McNemar's test over the questions of both runs, or the reason why there is none."""
         paths = [run.folder / "questions.csv" for run in (self.a, self.b)]
         if not all(path.is_file() for path in paths):
-            return Note("At least one of the two has no questions: no accuracy to compare.")
+            return NotAsked("At least one of the two has no questions: no accuracy to compare.")
         try:
             return exam.mcnemar(*map(exam.read_questions, paths)).iloc[0]
         except DataError as error:
@@ -136,7 +136,13 @@ class Pair:
             if isinstance(view, Table)
         ]
         differ = f"They differ in {' and '.join(what)}." if what else "Nothing else differs."
-        return f"{said or 'The two runs have no times and no answers in common.'} {differ}"
+        noisy = [name for name, run in (("a", self.a), ("b", self.b)) if any(run.results["noise"])]
+        doubt = f" But run {' and run '.join(noisy)} was noisy: do not trust its times." * bool(
+            noisy
+        )
+        names = f"Run a is {self.a.name}, run b is {self.b.name}."
+        said = (said or "The two runs have no times and no answers in common.") + doubt
+        return f"{said} {differ} {names}"
 
     def _differing(self, part: str, otherwise: Note) -> Table | Note:
         a, b = (flat(run.results.get(part)) for run in (self.a, self.b))
@@ -151,9 +157,9 @@ def _faster(speed: pd.DataFrame | Note) -> str:
     faster, slower = (int(counts.get(way, 0)) for way in ("faster", "slower"))
     of = f"of {len(speed)} times"
     if faster and not slower:
-        return f"b is faster: {faster} {of} by more than noise, none slower."
+        return f"Run b is faster: {faster} {of} by more than noise, none slower."
     if slower and not faster:
-        return f"a is faster: b is slower in {slower} {of} by more than noise, faster in none."
+        return f"Run a is faster: b is slower in {slower} {of} by more than noise, faster in none."
     if faster:
         both = f"{faster} are faster in b and {slower} slower, by more than noise"
         return f"Neither is faster throughout: {of} {both}."
@@ -169,7 +175,7 @@ def _righter(row: pd.Series | Note, limit: float = 0.05) -> str:
     share = metrics.shown("accuracy_gain", row["difference"])
     if not row["p_value"] < limit:
         return f"Neither is shown to be right more often (b less a: {share})."
-    return f"{'b' if row['difference'] > 0 else 'a'} is right more often (b less a: {share})."
+    return f"Run {'b' if row['difference'] > 0 else 'a'} is right more often (b less a: {share})."
 
 
 def two_runs(run: "Run") -> Pair:

@@ -174,16 +174,24 @@ def test_figures_of_both_are_set_beside_each_other(tmp_path: Path):
 
 def test_the_answer_names_the_faster_run_and_what_else_differs(tmp_path: Path):
     two = pair(tmp_path, found=table(row(32, later=1.0), row(128, later=1.0)))
-    assert two.answer.startswith("b is faster: 2 of 4 times by more than noise, none slower. ")
-    assert two.answer.endswith("Nothing else differs.")
+    assert two.answer.startswith("Run b is faster: 2 of 4 times by more than noise, none slower. ")
+    assert two.answer.endswith(
+        "Nothing else differs. Run a is 04_profile/1, run b is 04_profile/2."
+    )
     assert two.key_figures == {"speed_ratio": 0.5, "cases_faster": 2, "cases_slower": 0}
     slower = pair(tmp_path / "b", found=table(row(32, later=9.0)), parameters={"graph": "off"})
-    assert slower.answer.startswith("a is faster: b is slower in 1 of 2 times")
-    assert slower.answer.endswith("They differ in parameters.")
+    assert slower.answer.startswith("Run a is faster: b is slower in 1 of 2 times")
+    assert "They differ in parameters." in slower.answer
     both = pair(tmp_path / "c", found=table(row(32, later=9.0), row(128, later=1.0)))
     assert "1 are faster in b and 1 slower" in both.answer
     same = pair(tmp_path / "d")
     assert same.answer.startswith("Neither is shown to be faster: none of 6 times differs")
+
+
+def test_times_of_a_noisy_run_are_doubted(tmp_path: Path):
+    two = pair(tmp_path, noise=["load 2.3 on 2 cores"])
+    assert "But run b was noisy: do not trust its times." in two.answer
+    assert "noisy" not in pair(tmp_path / "quiet").answer
 
 
 def test_runs_with_nothing_in_common_have_no_better_one(tmp_path: Path):

@@ -73,10 +73,10 @@ METRICS = {
     "decode_graph_replayed": Metric("tokens by decode graphs", better="more"),
     "decode_graph_failure": Metric("why decode was not captured", "text"),
     # 05_compare
-    "speed_ratio": _key("next token, b ÷ a, median case", "number", "less"),
-    "cases_faster": _key("times faster in b", better="more"),
-    "cases_slower": _key("times slower in b", better="less"),
-    "accuracy_gain": _key("more right answers in b", "points", "more"),
+    "speed_ratio": _key("next token, b ÷ a, median case", "number"),
+    "cases_faster": _key("times faster in b"),
+    "cases_slower": _key("times slower in b"),
+    "accuracy_gain": _key("more right answers in b", "points"),
     # 06_align
     "guilty_steps": _key("steps that are wrong by themselves", better="less"),
     # of every notebook that loads a model

@@ -107,7 +107,7 @@ def _row(folder: Path, run: dict[str, Any], earlier: list[dict[str, Any]]) -> di
     links = {name: link(folder.parent.name, folder.name, name) for name in have}
     colour, word = front.state(run)
     names = front.key_names(run)
-    shown = [(metrics.label(name), metrics.shown(name, run["metrics"][name])) for name in names[:2]]
+    shown = [(metrics.label(name), metrics.shown(name, run["metrics"][name])) for name in names[:1]]
     lately = past_run.trend(names[0], [*earlier, run]) if names else past_run.Trend(())
     seconds = run["seconds"] if front.took(run["seconds"]) else 0
     return {
@@ -191,7 +191,9 @@ def _first_screen(folder: Path, run: dict[str, Any], title: str) -> dict[str, An
         "previous": link("..", last.folder.name, "report.html")
         if last and (last.folder / "report.html").is_file()
         else "",
-        "compare": f"-p run_a {last.name} -p run_b {run['notebook']}/{folder.name}" if last else "",
+        "compare": f"-p run_a {last.name} -p run_b {run['notebook']}/{folder.name}"
+        if last and run["notebook"] != "05_compare"
+        else "",
     }
 
 

@@ -72,4 +72,5 @@ if (table) {
   for (const id of ["text", "notebook", "state"]) input(id).oninput = restart;
   input("more").onclick = () => { shown += STEP; draw(); };
   draw();
+  document.body.classList.add("live");
 }

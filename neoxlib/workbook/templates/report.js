@@ -15,5 +15,11 @@ const reveal = () => {
   }
   if (wanted) wanted.scrollIntoView();
 };
+let opened = [];
+addEventListener("beforeprint", () => {
+  opened = [...document.querySelectorAll(".record details:not([open])")];
+  opened.forEach(part => { part.open = true; });
+});
+addEventListener("afterprint", () => opened.forEach(part => { part.open = false; }));
 addEventListener("hashchange", reveal);
 reveal();
