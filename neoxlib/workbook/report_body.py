@@ -102,7 +102,7 @@ def sections(notebook: nbformat.NotebookNode, run: dict[str, Any], title: str) -
             cell.outputs = [output for output in cell.outputs if _is_message(output)]
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_check(output)]
-    notebook.cells = _without_unasked(notebook.cells)
+    notebook.cells = _without_unasked(notebook.cells, ours)
     places: dict[str, list[Cell]] = {}
     for chapter in _chapters(notebook.cells):
         places.setdefault(_section(chapter, ours), []).extend(chapter.cells)
@@ -138,12 +138,12 @@ def _chapters(cells: list[Cell]) -> list[Chapter]:
     return [chapter for chapter in found if chapter.cells]
 
 
-def _without_unasked(cells: list[Cell]) -> list[Cell]:
-    """Leave out the cells that only say that something was not asked for, and their texts.
+def _without_unasked(cells: list[Cell], ours: bool) -> list[Cell]:
+    """Leave out the cells that say only that something was not asked for, and their texts.
 
     A text goes if every code cell below it goes, up to the next text.
     """
-    gone = {number for number, cell in enumerate(cells) if _is_unasked(cell)}
+    gone = {number for number, cell in enumerate(cells) if _is_unasked(cell, ours)}
     for number, cell in enumerate(cells):
         if cell.cell_type == "markdown":
             below = number + 1
@@ -154,12 +154,15 @@ def _without_unasked(cells: list[Cell]) -> list[Cell]:
     return [cell for number, cell in enumerate(cells) if number not in gone]
 
 
-def _is_unasked(cell: Cell) -> bool:
+def _is_unasked(cell: Cell, ours: bool) -> bool:
+    """Whether a cell says only that something was not asked for, or did not run.
+
+    The record's list of cells has those that did not run; a notebook that is not ours shows them.
+    """
     if cell.cell_type != "code":
         return False
-    told = cell.metadata.get("report", {})
-    if "plan_only" in (told.get("skipped") or ""):
-        return True
+    if cell.metadata.get("report", {}).get("skipped"):
+        return ours
     texts = [str(output.get("data", {}).get("text/html", "")) for output in cell.outputs]
     return bool(texts) and all(text.startswith('<div class="not-asked">') for text in texts)
 
@@ -218,6 +221,8 @@ def _fold(soup: BeautifulSoup, box: Tag) -> None:
     if rows <= LONG or box.find_parent("details") or box.find_parent("table"):
         return
     fold = box.wrap(soup.new_tag("details", attrs={"class": "long"}))
+    if any(cell.get_text(strip=True) in ("FAIL", "failed") for cell in box.select("td")):
+        fold["open"] = ""  # what failed is not searched for
     summary = soup.new_tag("summary")
     summary.string = f"Table of {rows} rows: {columns}" if columns else f"Table of {rows} rows"
     fold.insert(0, summary)

@@ -22,9 +22,9 @@ CHECK = {"name": "the model fits", "passed": True, "detail": "yes"}
         (run(checks=[CHECK, CHECK]), "Finished: all 2 checks hold."),
         (
             run(status="check-failed", checks=[CHECK | {"passed": False, "detail": "9 of 8 GB"}]),
-            "No: the model fits: no (9 of 8 GB)",
+            "Not met: the model fits (9 of 8 GB)",
         ),
-        (run(status="check-failed", checks=[{"passed": False}]), "No: a check does not hold"),
+        (run(status="check-failed", checks=[{"passed": False}]), "Not met: a check without a name"),
         (run(status="not-judged"), "Finished, but a check cannot be judged."),
         (
             run(
