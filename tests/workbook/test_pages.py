@@ -246,7 +246,9 @@ def test_the_index_answers_four_questions_with_the_newest_run_that_knows(tmp_pat
     made(tmp_path, "3", metrics={"longest_tokens_per_second": 1081.0, "parity_of_limit": 0.05})
     error = {"type": "RankError", "message": "rank 1 was killed", "cell": 3}
     made(tmp_path, "4", status="failed", error=error)
-    texts = [" ".join(card.get_text(" ").split()) for card in index_of(tmp_path).select(".cards li")]
+    texts = [
+        " ".join(card.get_text(" ").split()) for card in index_of(tmp_path).select(".cards li")
+    ]
     assert texts[0].startswith("right? 93.8 % right answers, 03_ceval")
     assert "3.7 points more than last time" in texts[0]
     assert texts[1].startswith("fast? 1,081 tokens/s")
