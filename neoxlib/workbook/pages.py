@@ -26,10 +26,11 @@ from neoxlib.workbook.run_folder import write_text
 from neoxlib.workbook.table import show_controls, worded
 
 MOST_RUNS = 2000  # lines of the index; older runs are counted
+SAME = "parity_of_limit"
 ANSWERS = {  # question on top of the index -> the metrics that answer it, the first known one
     "right?": ("accuracy",),
     "fast?": ("longest_tokens_per_second", "next_token_ms"),
-    "same as the reference?": ("parity_of_limit",),
+    "same as the reference?": (SAME,),
 }
 FAILURES = ("failed", "check-failed", "interrupted")
 GONE = {"type": "Interrupted", "message": "its process ended without a word: it was killed"}
@@ -102,15 +103,10 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def _row(folder: Path, run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
     """Return one line of the index, with links relative to the root."""
-    names = ("report.html", "results.json", "notebook.ipynb")
-    have = [name for name in names if (folder / name).is_file()]
-    links = {name: link(folder.parent.name, folder.name, name) for name in have}
     colour, word = front.state(run)
-    names = front.key_names(run)
-    shown = [(metrics.label(name), metrics.shown(name, run["metrics"][name])) for name in names[:1]]
-    lately = past_run.trend(names[0], [*earlier, run]) if names else past_run.Trend(())
-    seconds = run["seconds"] if front.took(run["seconds"]) else 0
-    return {
+    given = [name for name in run["given"] if name != "model_dir"]
+    lasted = front.took(run["seconds"])
+    about = {
         "status": run["status"],
         "colour": colour,
         "word": word,
@@ -118,53 +114,78 @@ def _row(folder: Path, run: dict[str, Any], earlier: list[dict[str, Any]]) -> di
         "run": run["run"],
         "place": f"{folder.parent.name}/{folder.name}",
         "when": front.when(run["started"]),
-        "took": front.took(run["seconds"]),
-        "seconds": seconds,
+        "took": lasted,
+        "seconds": run["seconds"] if lasted else 0,
         "model": " · ".join(front.model(run, short=True)),
-        "given": [
-            (name, _short(worded(run["parameters"].get(name)), 60))
-            for name in run["given"]
-            if name != "model_dir"
-        ],
+        "given": [(name, _short(worded(run["parameters"].get(name)), 60)) for name in given],
         "said": _short(front.in_two(front.verdict(run))[0], 160),
-        "figures": [(told, _short(value, 40)) for told, value in shown],
+    }
+    return about | _first_figure(run, earlier) | _links(folder)
+
+
+def _first_figure(run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a run's first key figure, and its change since the comparable run before."""
+    names = front.key_names(run)[:1]
+    if not names:
+        return {"figures": [], "change": "", "way": ""}
+    value = _short(metrics.shown(names[0], run["metrics"][names[0]]), 40)
+    lately = past_run.trend(names[0], [*earlier, run])
+    return {
+        "figures": [(metrics.label(names[0]), value)],
         "change": lately.change,
         "way": lately.way,
-        "report": links.pop("report.html", ""),
-        "files": list(links.items()) if not (folder / "report.html").is_file() else [],
     }
+
+
+def _links(folder: Path) -> dict[str, Any]:
+    """Return the link to a run's report, or, if it has none, to its other files."""
+    names = ("report.html", "results.json", "notebook.ipynb")
+    have = [name for name in names if (folder / name).is_file()]
+    links = {name: link(folder.parent.name, folder.name, name) for name in have}
+    report = links.pop("report.html", "")
+    return {"report": report, "files": [] if report else list(links.items())}
 
 
 def _answers(
     rows: list[dict[str, Any]], runs: list[dict[str, Any]], history: list[list[dict[str, Any]]]
 ) -> list[dict[str, Any]]:
     """Return the cards on top of the index: right, fast, same as the reference, last failure."""
-    numbers = range(len(runs))
     found = []
     for question, names in ANSWERS.items():
-        place = next((n for n in numbers if _first_of(names, runs[n])), None)
+        knowing = (n for n, run in enumerate(runs) if _first_of(names, run))
+        place = next(knowing, None)
         card = {"question": question, "row": None if place is None else rows[place]}
         if place is not None:
-            name = _first_of(names, runs[place])
-            lately = past_run.trend(name, [*history[place], runs[place]])
-            value, unit = metrics.parts(name, runs[place]["metrics"][name])
-            card |= {"value": value, "unit": unit, "label": metrics.label(name)}
-            card |= {"bars": front.bars(name, lately.values), "change": lately.change}
-            if name == "parity_of_limit":
-                card |= _as_yes(runs[place], f"{value} {unit}")
+            card |= _answer(_first_of(names, runs[place]), runs[place], history[place])
         found.append(card)
-    bad = next((n for n in numbers if runs[n]["status"] in FAILURES), None)
-    return [*found, {"question": "last failure", "row": None if bad is None else rows[bad]}]
+    bad = next((row for row in rows if row["status"] in FAILURES), None)
+    return [*found, {"question": "last failure", "row": bad}]
+
+
+def _answer(name: str, run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a card's value, with its trend over the comparable runs."""
+    lately = past_run.trend(name, [*earlier, run])
+    value, unit = metrics.parts(name, run["metrics"][name])
+    noisy = " (noisy)" if any(run["noise"]) and metrics.timed(name) else ""
+    card = {"value": value, "unit": unit, "label": metrics.label(name) + noisy}
+    card |= {"bars": front.bars(name, lately.values), "change": lately.change}
+    return card | (_as_yes(run, f"{value} {unit}") if name == SAME else {})
 
 
 def _first_of(names: tuple[str, ...], run: dict[str, Any]) -> str:
-    """Return the first of some metrics that a run has as a number, or ""."""
-    return next((name for name in names if past_run.is_number(run["metrics"].get(name))), "")
+    """Return the first of some metrics that a finished run has as a number, or "".
+
+    Of a run whose checks failed only the comparison with the reference counts.
+    """
+    if run["status"] not in past_run.FINISHED:
+        return ""
+    known = [name for name in names if past_run.is_number(run["metrics"].get(name))]
+    return next((name for name in known if run["status"] != "check-failed" or name == SAME), "")
 
 
 def _as_yes(run: dict[str, Any], error: str) -> dict[str, str]:
     """Return the answer to whether a run's model is its reference: yes or no, and the error."""
-    share = run["metrics"]["parity_of_limit"]
+    share = run["metrics"][SAME]
     return {"value": "yes" if share <= 1 else "no", "unit": "", "label": f"error {error} of limit"}
 
 

@@ -256,9 +256,13 @@ def test_the_index_answers_four_questions_with_the_newest_run_that_knows(tmp_pat
     assert texts[3].startswith("last failure Failed in cell 3: RankError: rank 1 was killed")
 
 
-def test_a_model_that_is_not_its_reference_is_called_so(tmp_path):
-    made(tmp_path, metrics={"parity_of_limit": 31.0})
-    assert "no" in index_of(tmp_path).select(".cards b")[0].text
+def test_a_model_that_is_not_its_reference_is_called_so_and_nothing_else_of_it_counts(tmp_path):
+    values = {"parity_of_limit": 31.0, "longest_tokens_per_second": 1081.0}
+    made(tmp_path, status="check-failed", metrics=values)
+    made(tmp_path, "0", metrics={"longest_tokens_per_second": 9.0}, noise=["load"])
+    made(tmp_path, "2", status="failed", metrics={"longest_tokens_per_second": 7.0})
+    cards = index_of(tmp_path).select(".cards li")
+    assert cards[2].b.text == "no" and cards[1].b.text == "9.00" and "(noisy)" in cards[1].text
 
 
 def test_without_script_every_run_is_there_and_what_needs_it_is_hidden(tmp_path):
