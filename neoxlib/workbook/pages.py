@@ -152,11 +152,11 @@ def _answers(
     """Return the cards on top of the index: right, fast, same as the reference, last failure."""
     found = []
     for question, names in ANSWERS.items():
-        knowing = (n for n, run in enumerate(runs) if _first_of(names, run))
-        place = next(knowing, None)
+        knowing = ((name, n) for name in names for n, run in enumerate(runs) if _says(name, run))
+        name, place = next(knowing, ("", None))
         card = {"question": question, "row": None if place is None else rows[place]}
         if place is not None:
-            card |= _answer(_first_of(names, runs[place]), runs[place], history[place])
+            card |= _answer(name, runs[place], history[place])
         found.append(card)
     bad = next((row for row in rows if row["status"] in FAILURES), None)
     return [*found, {"question": "last failure", "row": bad}]
@@ -172,15 +172,14 @@ def _answer(name: str, run: dict[str, Any], earlier: list[dict[str, Any]]) -> di
     return card | (_as_yes(run, f"{value} {unit}") if name == SAME else {})
 
 
-def _first_of(names: tuple[str, ...], run: dict[str, Any]) -> str:
-    """Return the first of some metrics that a finished run has as a number, or "".
+def _says(name: str, run: dict[str, Any]) -> bool:
+    """Whether a finished run has a metric as a number.
 
     Of a run whose checks failed only the comparison with the reference counts.
     """
-    if run["status"] not in past_run.FINISHED:
-        return ""
-    known = [name for name in names if past_run.is_number(run["metrics"].get(name))]
-    return next((name for name in known if run["status"] != "check-failed" or name == SAME), "")
+    counts = run["status"] != "check-failed" or name == SAME
+    known = past_run.is_number(run["metrics"].get(name))
+    return known and counts and run["status"] in past_run.FINISHED
 
 
 def _as_yes(run: dict[str, Any], error: str) -> dict[str, str]:

@@ -246,6 +246,7 @@ def test_the_index_answers_four_questions_with_the_newest_run_that_knows(tmp_pat
     made(tmp_path, "3", metrics={"longest_tokens_per_second": 1081.0, "parity_of_limit": 0.05})
     error = {"type": "RankError", "message": "rank 1 was killed", "cell": 3}
     made(tmp_path, "4", status="failed", error=error)
+    made(tmp_path, "5", "02_inference", metrics={"next_token_ms": 0.5})  # says less than a profile
     texts = [
         " ".join(card.get_text(" ").split()) for card in index_of(tmp_path).select(".cards li")
     ]
