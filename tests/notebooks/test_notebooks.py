@@ -178,7 +178,7 @@ def test_notebooks_name_one_kernel_and_tag_no_cell_but_the_parameters(path: Path
     assert tags == ["parameters"]
 
 
-def test_the_setup_gives_its_verdict_before_everything_else():
+def test_the_setup_checks_the_machine_before_everything_else():
     notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    assert texts[1].startswith("## Verdict")
+    assert texts[1].startswith("## The checks of this machine")
