@@ -8,10 +8,12 @@ from neoxlib.workbook import metrics
 from neoxlib.workbook.results import failed
 
 
-def can_start(results: Mapping[str, Any]) -> str:
-    """Answer from a run's checks and figures, in a sentence or two."""
+def can_start(results: Mapping[str, Any], ran: bool = True) -> str:
+    """Answer from a run's checks and figures, in a sentence or two; `ran` if the ranks did."""
     if wrong := failed(results):
         return f"No, you cannot start yet. {wrong}."
+    if not ran:
+        return f"By the plan you can start; nothing was run.{room(results)}"
     ranks = results["model"].get("world_size") or results["parameters"].get("world_size") or 1
     wrote = f"{ranks} ranks started and wrote text" if ranks > 1 else "the model wrote text"
     said = ", and ".join(filter(None, (wrote, same(results))))

@@ -58,7 +58,8 @@ CHAPTERS = {  # heading in our notebooks -> section of the report; any other is 
     "The headline": ON_TOP,
     "Verdict": ON_TOP,
 }
-SHOWN_ABOVE = re.compile(r"^run\.(params|finish\(\)|verdict\(.*\))$", re.MULTILINE)
+SHOWN_ABOVE = re.compile(r"^run\.(params|finish\(\)|verdict\(.*\)|stop_if_\w+\(\))$", re.MULTILINE)
+ENDS_HERE = ("run.stop_if_plan_only()", "run.stop_if_failed()")
 A_CHECK = re.compile(rf"({'|'.join(CHECK_WORDS.values())})  ")
 Cell = nbformat.NotebookNode
 
@@ -99,7 +100,7 @@ def sections(notebook: nbformat.NotebookNode, run: dict[str, Any], title: str) -
     ours = run["notebook"] in NOTEBOOKS
     for cell in notebook.cells:
         if cell.cell_type == "code" and SHOWN_ABOVE.search(cell.source):
-            cell.outputs = [output for output in cell.outputs if _is_message(output)]
+            cell.outputs = [output for output in cell.outputs if output.output_type == "error"]
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_check(output)]
     notebook.cells = _without_unasked(notebook.cells, ours)
@@ -163,16 +164,14 @@ def _is_unasked(cell: Cell, ours: bool) -> bool:
         return False
     if cell.metadata.get("report", {}).get("skipped"):
         return ours
+    if ours and cell.source.strip().endswith(ENDS_HERE) and not cell.outputs:
+        return True
     texts = [str(output.get("data", {}).get("text/html", "")) for output in cell.outputs]
     return bool(texts) and all(text.startswith('<div class="not-asked">') for text in texts)
 
 
 def _is_failed(cell: Cell) -> bool:
     return bool(cell.metadata.get("report", {}).get("failed"))
-
-
-def _is_message(output: Cell) -> bool:
-    return output.output_type in ("stream", "error")
 
 
 def _is_check(output: Cell) -> bool:

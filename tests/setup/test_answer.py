@@ -29,6 +29,13 @@ def test_it_is_no_with_every_check_that_failed():
     assert said == "No, you cannot start yet. the model fits: no (9 of 8 GB)."
 
 
+def test_before_anything_ran_only_the_plan_is_told():
+    assert can_start(RESULTS, ran=False) == (
+        "By the plan you can start; nothing was run. A rank needs 16.4 MB of the 11.6 GB that it "
+        "may have."
+    )
+
+
 def test_what_is_not_known_is_not_said():
     unknown = RESULTS | {"metrics": {}, "model": {}, "checks": []}
     assert can_start(unknown) == "Yes, you can start: the model wrote text."
