@@ -11,10 +11,11 @@ from neoxlib import exam
 from neoxlib.errors import DataError
 from neoxlib.speed import figures as speed_figures
 from neoxlib.speed.baseline import compare_times, lacking
-from neoxlib.speed.tables import number_table, ratios
+from neoxlib.speed.tables import ratios
+from neoxlib.workbook import metrics
 from neoxlib.workbook.past_run import Past, open_run
 from neoxlib.workbook.run import shown
-from neoxlib.workbook.table import Note, Table
+from neoxlib.workbook.table import NotAsked, Note, Table
 
 if TYPE_CHECKING:
     from neoxlib.workbook.run import Run
@@ -66,7 +67,7 @@ class Pair:
         except DataError as error:
             return Note(f"No speed to compare: {error}")
         if any(table is None for table in tables):
-            return Note("At least one of the two has no timed cases: no speed to compare.")
+            return NotAsked("At least one of the two has no timed cases: no speed to compare.")
         named = zip((self.a.name, self.b.name), tables, strict=True)
         problems = [f"{name}: {problem}" for name, table in named for problem in lacking(table, ())]
         if problems:
@@ -75,15 +76,22 @@ class Pair:
         return found if len(found) else Note("The two runs have no case in common.")
 
     @property
-    def accuracy(self) -> Table | Note:
+    def answers(self) -> pd.Series | Note:
         """McNemar's test over the questions of both runs, or the reason why there is none."""
         paths = [run.folder / "questions.csv" for run in (self.a, self.b)]
         if not all(path.is_file() for path in paths):
-            return Note("At least one of the two has no questions: no accuracy to compare.")
+            return NotAsked("At least one of the two has no questions: no accuracy to compare.")
         try:
-            row = exam.mcnemar(*map(exam.read_questions, paths)).iloc[0]
+            return exam.mcnemar(*map(exam.read_questions, paths)).iloc[0]
         except DataError as error:
             return Note(f"The answers cannot be paired: {error}")
+
+    @property
+    def accuracy(self) -> Table | Note:
+        """The test as a table for reading; a note stays a note."""
+        row = self.answers
+        if isinstance(row, Note):
+            return row
         difference = (
             f"{row['difference']:+.1%}, 95 % interval {row['low']:+.1%} to {row['high']:+.1%}"
         )
@@ -102,9 +110,72 @@ class Pair:
             ],
         )
 
+    @property
+    def key_figures(self) -> dict[str, float | int]:
+        """The figures of the comparison, for this notebook's own results."""
+        found: dict[str, float | int] = {}
+        if isinstance(self.speed, pd.DataFrame):
+            later = self.speed[self.speed["token"] == "next token"]["ratio"]
+            found |= {} if later.empty else {"speed_ratio": later.median()}
+            verdicts = self.speed["verdict"]
+            found |= {f"cases_{way}": int((verdicts == way).sum()) for way in ("faster", "slower")}
+        answers = self.answers
+        if not isinstance(answers, Note):
+            names = {"": "difference", "_low": "low", "_high": "high"}
+            found |= {f"accuracy_gain{end}": answers[name] for end, name in names.items()}
+        return found
+
+    @property
+    def answer(self) -> str:
+        """Which of the two is better, in a few sentences."""
+        parts = [_faster(self.speed), _righter(self.answers)]
+        said = " ".join(filter(None, parts))
+        what = [
+            name
+            for name, view in (("parameters", self.parameters), ("environment", self.environment))
+            if isinstance(view, Table)
+        ]
+        differ = f"They differ in {' and '.join(what)}." if what else "Nothing else differs."
+        noisy = [name for name, run in (("a", self.a), ("b", self.b)) if any(run.results["noise"])]
+        doubt = f" But run {' and run '.join(noisy)} was noisy: do not trust its times." * bool(
+            noisy
+        )
+        names = f"Run a is {self.a.name}, run b is {self.b.name}."
+        said = (said or "The two runs have no times and no answers in common.") + doubt
+        return f"{said} {differ} {names}"
+
     def _differing(self, part: str, otherwise: Note) -> Table | Note:
         a, b = (flat(run.results.get(part)) for run in (self.a, self.b))
         return _differing(a, b) if a != b else otherwise
+
+
+def _faster(speed: pd.DataFrame | Note) -> str:
+    """Which run is faster, by the cases whose intervals say so; "" without common cases."""
+    if isinstance(speed, Note):
+        return ""
+    counts = speed["verdict"].value_counts()
+    faster, slower = (int(counts.get(way, 0)) for way in ("faster", "slower"))
+    of = f"of {len(speed)} times"
+    if faster and not slower:
+        return f"Run b is faster: {faster} {of} by more than noise, none slower."
+    if slower and not faster:
+        return f"Run a is faster: b is slower in {slower} {of} by more than noise, faster in none."
+    if faster:
+        both = f"{faster} are faster in b and {slower} slower, by more than noise"
+        return f"Neither is faster throughout: {of} {both}."
+    if counts.get("no interval", 0) == len(speed):
+        return "Which is faster cannot be said: too few repeats for an interval."
+    return f"Neither is shown to be faster: none {of} differs by more than noise."
+
+
+def _righter(row: pd.Series | Note, limit: float = 0.05) -> str:
+    """Which run is right more often, if McNemar's test says so; "" without common questions."""
+    if isinstance(row, Note):
+        return ""
+    share = metrics.shown("accuracy_gain", row["difference"])
+    if not row["p_value"] < limit:
+        return f"Neither is shown to be right more often (b less a: {share})."
+    return f"Run {'b' if row['difference'] > 0 else 'a'} is right more often (b less a: {share})."
 
 
 def two_runs(run: "Run") -> Pair:
@@ -184,4 +255,13 @@ def two_speeds(run: "Run", compared: pd.DataFrame | Note) -> Table | Note:
 
 def figures(pair: Pair) -> Table:
     """Return the key figures that both runs recorded."""
-    return number_table(pair.metrics, {name: name for name in pair.metrics})
+    rows = [
+        (
+            metrics.label(row["figure"]),
+            *(metrics.shown(row["figure"], row[run]) for run in ("a", "b")),
+            "–" if pd.isna(row["b ÷ a"]) else f"{row['b ÷ a']:.3g}",
+        )
+        for row in pair.metrics.to_dict("records")
+        if not metrics.is_interval(row["figure"], pair.a.results["metrics"])
+    ]
+    return Table(("figure", "a", "b", "b ÷ a"), rows)

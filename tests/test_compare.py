@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from neoxlib.compare import Pair, latest, two_runs
+from neoxlib.compare import Pair, figures, latest, two_runs
 from neoxlib.errors import DataError
 from neoxlib.workbook.past_run import open_run
 from tests.support.timed_cases import ENVIRONMENT, MODEL, earlier, row, table
@@ -170,3 +170,40 @@ def test_figures_of_both_are_set_beside_each_other(tmp_path: Path):
     two.a.results["metrics"] = {"ms": 2.0, "name": "x"}
     assert two.metrics.to_numpy().tolist() == [["ms", 2.0, 3.0, 1.5]]
     assert two.names.rows[0] == ("run", "04_profile/1", "04_profile/2")
+
+
+def test_the_answer_names_the_faster_run_and_what_else_differs(tmp_path: Path):
+    two = pair(tmp_path, found=table(row(32, later=1.0), row(128, later=1.0)))
+    assert two.answer.startswith("Run b is faster: 2 of 4 times by more than noise, none slower. ")
+    assert two.answer.endswith(
+        "Nothing else differs. Run a is 04_profile/1, run b is 04_profile/2."
+    )
+    assert two.key_figures == {"speed_ratio": 0.5, "cases_faster": 2, "cases_slower": 0}
+    slower = pair(tmp_path / "b", found=table(row(32, later=9.0)), parameters={"graph": "off"})
+    assert slower.answer.startswith("Run a is faster: b is slower in 1 of 2 times")
+    assert "They differ in parameters." in slower.answer
+    both = pair(tmp_path / "c", found=table(row(32, later=9.0), row(128, later=1.0)))
+    assert "1 are faster in b and 1 slower" in both.answer
+    same = pair(tmp_path / "d")
+    assert same.answer.startswith("Neither is shown to be faster: none of 6 times differs")
+
+
+def test_times_of_a_noisy_run_are_doubted(tmp_path: Path):
+    two = pair(tmp_path, noise=["load 2.3 on 2 cores"])
+    assert "But run b was noisy: do not trust its times." in two.answer
+    assert "noisy" not in pair(tmp_path / "quiet").answer
+
+
+def test_runs_with_nothing_in_common_have_no_better_one(tmp_path: Path):
+    two = pair(tmp_path, found=None)
+    assert two.answer.startswith("The two runs have no times and no answers in common.")
+    assert two.key_figures == {}
+
+
+def test_key_figures_of_two_runs_are_in_words_with_units(tmp_path: Path):
+    two = pair(tmp_path, metrics={"next_token_ms": 0.5, "own": 3})
+    two.a.results["metrics"] = {"next_token_ms": 1.0, "own": 2}
+    assert figures(two).rows == [
+        ("next token", "1.00 ms", "0.50 ms", "0.5"),
+        ("own", "2", "3", "1.5"),
+    ]

@@ -11,7 +11,7 @@ from neoxlib.errors import DataError
 from neoxlib.exam.data.load import Task
 from neoxlib.exam.results import FLAGS, KEY, choices, share_columns
 from neoxlib.exam.significance import common, compared, mcnemar
-from neoxlib.workbook.table import TextTable
+from neoxlib.workbook.table import NotAsked, TextTable
 
 NONE_NAMED = "No earlier run was named in compare_with: nothing to compare."
 NEEDED = (*KEY, "question", "expected", "predicted", "correct")
@@ -73,10 +73,10 @@ def _flags(texts: pd.Series, path: Path) -> pd.Series:
     return texts == "True"
 
 
-def difference(results: pd.DataFrame, before: pd.DataFrame | None) -> TextTable:
+def difference(results: pd.DataFrame, before: pd.DataFrame | None) -> TextTable | NotAsked:
     """McNemar's table of the two runs, with a verdict in words."""
     if before is None:
-        return TextTable(pd.DataFrame(), NONE_NAMED)
+        return NotAsked(NONE_NAMED)
     found = mcnemar(before, results).iloc[0]
     columns = {"right before": ("both_right", "only_a"), "wrong before": ("only_b", "both_wrong")}
     cells = {title: [int(found[name]) for name in names] for title, names in columns.items()}
@@ -87,10 +87,10 @@ def difference(results: pd.DataFrame, before: pd.DataFrame | None) -> TextTable:
 
 def changed_answers(
     results: pd.DataFrame, before: pd.DataFrame | None, most: int = 40
-) -> TextTable:
+) -> TextTable | NotAsked:
     """At most `most` of the questions whose answer changed; first those now right or now wrong."""
     if before is None:
-        return TextTable(pd.DataFrame(), NONE_NAMED)
+        return NotAsked(NONE_NAMED)
     then, now = common(before, results)
     changed = _changed(then, now)
     counts = changed["change"].value_counts()

@@ -1,7 +1,8 @@
 """Accuracies with intervals and tests, from the table of results alone."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -9,6 +10,9 @@ from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.exam.data.subjects import CLASSES
 from neoxlib.exam.results import guessing
 from neoxlib.exam.significance import better_than_shuffled
+from neoxlib.inference.parity import same
+from neoxlib.workbook import metrics
+from neoxlib.workbook.results import failed
 
 if TYPE_CHECKING:
     from neoxlib.exam.data.load import Task
@@ -150,6 +154,33 @@ def verdict(scored: pd.DataFrame | dict, p_limit: float = 0.01) -> str:
             "not show that it reads the questions"
         )
     return said
+
+
+def answer(results: Mapping[str, Any], scored: Mapping[str, Any], guessed: float) -> str:
+    """Answer 03_ceval from its run's figures: how well, and is it better than guessing?
+
+    `scored` is the row of the micro average, `guessed` the accuracy of guessing.
+    """
+    values = results["metrics"]
+    if values.get("accuracy") is None:
+        return "No score: this split has no answers to compare with."
+    ends = metrics.interval("accuracy", values)
+    right = metrics.shown("accuracy", values["accuracy"])
+    said = f"{right} right (95 % interval {ends} %) over {values['questions']:,} questions"
+    said += f", guessing gets {100 * guessed:.0f} %: {_than_guessing(scored)}."
+    model = same(results)
+    if wrong := failed(results):
+        return f"Do not use this score. {wrong}. {said}"
+    return f"{said} {model[0].upper()}{model[1:]}." if model else said
+
+
+def _than_guessing(scored: Mapping[str, Any], limit: float = 0.01) -> str:
+    """Whether a score is more than guessing, or than the same answers shuffled, can explain."""
+    if not scored["p_guessing"] < limit:
+        return "not shown to be better than guessing"
+    if scored["p_shuffled"] >= limit:
+        return "better than guessing, but not than its own answers dealt out at random"
+    return "better than guessing"
 
 
 def readable(scores: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ The references are the same layers at world size 1, and a forward pass written i
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from neoxlib.inference.contract import Inference
 from neoxlib.inference.decode import left_pad
 from neoxlib.inference.reference import reference_logits, solo_logits, weight_readers
 from neoxlib.inference.rows import Answered
+from neoxlib.workbook import metrics
+from neoxlib.workbook.results import failed
 
 if TYPE_CHECKING:
     from neoxlib.workbook.run import Run
@@ -57,16 +59,60 @@ class Verdict:
     passed: bool
 
     @property
+    def of_limit(self) -> float:
+        """The error as a share of what rounding explains."""
+        return self.relative_error / self.tolerance
+
+    @property
     def detail(self) -> str:
-        """The verdict in words, for a check."""
+        """The verdict for a check: first for everybody, after "; " for who looks closer."""
         of = "logit" if self.top1_agreement is not None else "log-probability"
-        said = f"largest {of} error {self.max_error:.2e}, {self.relative_error:.1e} of the spread "
-        said += f"(limit {self.tolerance:.0e})"
-        return (
-            said
-            if self.top1_agreement is None
-            else f"{said}, top-1 agreement {self.top1_agreement:.1%}"
-        )
+        said = f"error {times_the_limit(self.of_limit)}; largest {of} error {self.max_error:.2e}, "
+        said += f"{self.relative_error:.1e} of the spread (limit {self.tolerance:.0e})"
+        if self.top1_agreement is None:
+            return said
+        return f"{said}, top-1 agreement {self.top1_agreement:.1%}"
+
+
+def times_the_limit(share: float) -> str:
+    """A share of a limit in words: 1/20 of the limit, or 3 times the limit."""
+    if math.isnan(share):
+        return "is not a number"
+    if share > 0.5:
+        return f"{share:.2g} times the limit"
+    return f"1/{1 / share:,.0f} of the limit" if share > 0 else "none"
+
+
+UNSPLIT = "same as the unsplit model"
+FLOAT32 = "same as an independent float32 forward pass"
+FIRST = "first answers as they were given: same as that float32 pass"
+
+
+def same(results: Mapping[str, Any]) -> str:
+    """Say what a run's parity checks found, as the end of a sentence; "" for none."""
+    checks = [check for check in results["checks"] if check["name"] in (UNSPLIT, FLOAT32, FIRST)]
+    if not checks:
+        return ""
+    if wrong := [check["name"] for check in checks if not check["passed"]]:
+        return f"it is not the model it should be (not {'; not '.join(wrong)})"
+    share = results["metrics"].get("parity_of_limit")
+    error = "" if share is None else f" (error {times_the_limit(share)})"
+    split = (results["model"].get("world_size") or 1) > 1
+    what = "the split model equals the unsplit one" if split else "it equals its references"
+    return what + error
+
+
+def whole(results: Mapping[str, Any]) -> str:
+    """Answer 01_shard from its run's checks and figures: is the cut whole?"""
+    if wrong := failed(results):
+        return f"No. {wrong}."
+    ranks = results["model"].get("world_size") or 1
+    count = metrics.shown("tensors_equal", results["metrics"].get("tensors_equal"))
+    bits = f"all {count} tensors equal the source bit for bit"
+    loaded = f", and loaded from it {said}" if (said := same(results)) else ""
+    size = results["metrics"].get("bytes_per_rank")
+    each = "" if size is None else f", {metrics.shown('bytes_per_rank', size)} each"
+    return f"Yes, the cut is whole: {bits}{loaded}. It is for {ranks} ranks{each}."
 
 
 def check_parity(
@@ -81,11 +127,12 @@ def check_parity(
     about = engine.describe()
     rows = [list(engine.tokenizer(text)["input_ids"])[:MAX_TOKENS] for text in texts]
     verdicts = compare(engine, about, rows, engine.first_answers)
-    failed = not all(verdict.passed for verdict in verdicts)
-    place = f". {where(engine, rows)}" if failed and where else ""
-    for verdict in verdicts:
-        detail = verdict.detail + ("" if verdict.passed else place)
-        run.check(f"parity with {verdict.with_}", verdict.passed, detail)
+    wrong = not all(verdict.passed for verdict in verdicts)
+    place = f". {where(engine, rows)}" if wrong and where else ""
+    names = (UNSPLIT, FLOAT32, FIRST)
+    for name, verdict in zip(names, verdicts, strict=False):  # there may be no first answers
+        run.check(name, verdict.passed, verdict.detail + ("" if verdict.passed else place))
+    run.metrics(parity_of_limit=max((v.of_limit for v in verdicts), key=_nan_last))
     table = pd.DataFrame([asdict(v) for v in verdicts]).rename(columns={"with_": "with"})
     return run.save("parity", table)
 
@@ -104,6 +151,7 @@ def check_weights(
     wrong = table.loc[~table["equal"], "tensor"].tolist()
     detail = f"{len(rows)} tensors compared, {len(wrong)} differ {', '.join(wrong[:5])}".strip()
     run.check("cut equals source bit for bit", not wrong, detail)
+    run.metrics(tensors_compared=len(rows), tensors_equal=len(rows) - len(wrong))
     return table.groupby("equal").count().rename(columns={"tensor": "tensors"})
 
 
@@ -156,6 +204,10 @@ def _judge(
     return Verdict(name, other, len(ours), error, relative, tolerance, agreement, passed)
 
 
+def _nan_last(error: float) -> float:
+    return math.inf if math.isnan(error) else error
+
+
 def _judge_answers(
     name: str, answered: Sequence[Answered], truth: Sequence[Tensor], tolerance: float
 ) -> Verdict:
@@ -171,7 +223,7 @@ def _judge_answers(
         logprobs = known.log_softmax(-1)
         expected = logprobs.gather(1, torch.tensor(each.continuation)[:, None]).sum().item()
         errors.append(abs(each.logprob - expected) / count)
-    error = max(errors, key=lambda e: math.inf if math.isnan(e) else e)
+    error = max(errors, key=_nan_last)
     relative = error / 2 / torch.cat(list(truth)).std().item()
     positions = sum(len(each.continuation) for each in answered)
     compared = f"{name}, the first {len(answered)} answers"

@@ -1,18 +1,32 @@
 """Answers as tables. Pure functions: completions in, data frames or HTML out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
+from textwrap import shorten
+from typing import Any
 
 import pandas as pd
 from IPython.display import HTML
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from neoxlib.inference.contract import Prompt
+from neoxlib.inference.parity import same
 from neoxlib.inference.printer import Chosen
 from neoxlib.inference.text import Completion
-from neoxlib.workbook import markup
-from neoxlib.workbook.table import TextTable
+from neoxlib.workbook import markup, metrics
+from neoxlib.workbook.results import failed
+from neoxlib.workbook.table import TextTable, show_controls
 
+DARKEST = 0.5  # opacity behind a certain token: text on it stays readable, light or dark
+MOST_SAID = 60  # characters of a prompt or answer in a sentence
+PARTS = {  # of a step
+    "pre": "building the inputs",
+    "forward": "computing",
+    "communication": "sums between ranks",
+    "post": "choosing the token",
+}
 WHITE = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
@@ -69,8 +83,7 @@ def strip_html(tokens: Sequence[Chosen], tokenizer: PreTrainedTokenizerBase) -> 
     cells = []
     for token, logprob, top in tokens:
         likely = math.exp(logprob)
-        colour = "#fff" if likely > 0.55 else "inherit"
-        style = f"background:rgba(0,114,178,{likely:.2f});color:{colour}"
+        style = f"background:rgba(0,114,178,{DARKEST * likely:.2f})"
         style += ";padding:0 .15em;margin:1px;display:inline-block"
         others = _others(token, top, tokenizer)
         title = markup.text(f"{likely:.1%}; instead: {others}" if others else f"{likely:.1%}")
@@ -103,6 +116,56 @@ def _cell(name: str, value: object) -> str:
     if isinstance(value, float):
         return f"{value:.1%}" if name == "probability" else f"{value:.1f}"
     return str(value)
+
+
+def step_shares(completion: Completion) -> dict[str, float]:
+    """Return which share of all next tokens' time each part took; {} if they were not timed."""
+    later = steps(completion).iloc[1:].sum(skipna=False)
+    whole = later.sum(skipna=False)
+    return (later / whole).to_dict() if whole > 0 else {}
+
+
+def key_figures(completion: Completion) -> dict[str, float | None]:
+    """The figures of one answer: both times, how sure of a token, and the forward pass's share."""
+    likely = [math.exp(value) for value in completion.logprobs]
+    return {
+        "first_token_ms": completion.timings.first_token_ms,
+        "next_token_ms": completion.timings.next_token_ms,
+        "certainty": median(likely) if likely else None,
+        "forward_share": step_shares(completion).get("forward"),
+    }
+
+
+def answer(results: Mapping[str, Any], prompt: Prompt, completion: Completion) -> str:
+    """Answer 02_inference from its run's figures: what is said, how surely, where the time goes."""
+    values = results["metrics"]
+    to = _quoted(prompt) if isinstance(prompt, str) else "the first prompt"
+    first = f"To {to} it says {_quoted(completion.text)}"
+    if values.get("certainty") is not None:
+        first += f", {metrics.shown('certainty', values['certainty'])} sure of a typical token"
+    return " ".join(filter(None, (first + ".", _right(results), _slow(values, completion))))
+
+
+def _quoted(text: str) -> str:
+    return f"“{shorten(show_controls(text), MOST_SAID, placeholder=' …')}”"
+
+
+def _right(results: Mapping[str, Any]) -> str:
+    """Whether it is right: a failed check, or what the parity checks found."""
+    if wrong := failed(results):
+        return f"It is not right. {wrong}."
+    found = same(results)
+    return f"{found[0].upper()}{found[1:]}." if found else ""
+
+
+def _slow(values: Mapping[str, Any], completion: Completion) -> str:
+    """Where the time of a next token goes; "" if it was not timed."""
+    shares = step_shares(completion)
+    if not shares or values.get("next_token_ms") is None:
+        return ""
+    parts = sorted(shares.items(), key=lambda part: -part[1])
+    told = ", ".join(f"{PARTS[name]} {100 * share:.0f} %" for name, share in parts if share >= 0.02)
+    return f"A next token takes {metrics.shown('next_token_ms', values['next_token_ms'])}: {told}."
 
 
 def steps(completion: Completion) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from neoxlib.inference.timing import Case
 from neoxlib.speed.measure import KEY
 from neoxlib.speed.statistics import MIN_REPEATS
 from neoxlib.workbook.past_run import Past, open_run
-from neoxlib.workbook.table import Note
+from neoxlib.workbook.table import NotAsked, Note
 
 if TYPE_CHECKING:
     from neoxlib.workbook.run import Run
@@ -129,7 +129,7 @@ def check_baseline(
     Returns the comparison, or a note if there is no baseline.
     """
     if before is None:
-        return Note("No baseline was given: nothing to compare with.")
+        return NotAsked("No baseline was given: nothing to compare with.")
     compared = compare_times(before, now)
     allowed = run.params.max_slowdown
     over = compared[(compared["verdict"] == "slower") & (compared["ratio"] > 1 + allowed)]

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from neoxlib.errors import show_controls
 from neoxlib.inference.timing import Case
 from neoxlib.speed import baseline, cells, files, overlap, panels, roofline, scaling, traces
 from neoxlib.speed import figures as speed_figures
+from neoxlib.speed.headline import Verdicts
 from neoxlib.speed.measure import KEY
-from neoxlib.workbook import markup
-from neoxlib.workbook.table import Note, Table
+from neoxlib.workbook.table import NotAsked, Note, Table
 
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
@@ -88,28 +87,6 @@ LIMITS = {  # column -> head; a blank at the end tells equal heads apart
     "first_mfu": "MFU ",
     "first_bound": "bound by ",
 }
-
-
-class Verdicts:
-    """A sentence per case, coloured by the bound of its next token, or of its only token."""
-
-    def __init__(self, table: pd.DataFrame) -> None:
-        bounds = table["bound"].where(table["bound"].notna(), table["first_bound"])
-        names = [baseline.case_name(row) for row in table.to_dict("records")]
-        self.rows = list(zip(names, bounds, table["verdict"], strict=True))
-
-    def _repr_html_(self) -> str:
-        style = "padding-left:.6em;margin:.5em 0;list-style:none;border-left:4px solid"
-        colours = panels.BOUNDS
-        lines = "".join(
-            f'<li style="{style} {colours[bound]}">'
-            f"<b>{markup.text(name)}</b><br>{markup.text(sentence)}</li>"
-            for name, bound, sentence in self.rows
-        )
-        return markup.block(f'<ul style="padding-left:0">{lines}</ul>')
-
-    def __repr__(self) -> str:
-        return show_controls("\n".join(f"{name}: {sentence}" for name, _, sentence in self.rows))
 
 
 def verdicts(
@@ -221,7 +198,7 @@ def traced(run: "Run", session: "Inference", case: Case) -> Table | Note:
     Returns the operations that took longest; the timeline is a figure of the run.
     """
     if not run.params.trace:
-        return Note("No trace was asked for: the parameter is trace.")
+        return NotAsked("No trace was asked for: the parameter is trace.")
     folder = session.trace(case, run.folder / "trace")
     events = traces.read_trace(folder)
     run.figure("timeline", speed_figures.timeline(events))
@@ -272,7 +249,7 @@ def scaled(run: "Run", config: "ModelConfig", case: Case) -> Table | Note:
     from IPython.display import display
 
     if not run.params.scaling:
-        return Note("No scaling view was asked for: the parameter is scaling.")
+        return NotAsked("No scaling view was asked for: the parameter is scaling.")
     predicted = run.save("predicted_scaling", scaling.predict(run.params, config, case))
     measured = run.save("scaling", scaling.time_combinations(run.params, config, case))
     run.figure("scaling", speed_figures.scaling(measured, predicted))

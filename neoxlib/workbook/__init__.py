@@ -2,4 +2,11 @@
 
 from neoxlib.names import face
 
-__getattr__ = face(__name__, Run="run", Note="table", Table="table", figures="table")
+__getattr__ = face(
+    __name__,
+    Run="run",
+    Note="table",
+    NotAsked="table",
+    Table="table",
+    figures="metrics",
+)

@@ -7,10 +7,10 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from neoxlib.errors import show_controls
 from neoxlib.workbook.arguments import near
 from neoxlib.workbook.past_run import Past
 from neoxlib.workbook.run_folder import plain, write_text
-from neoxlib.workbook.table import show_controls
 from neoxlib.workbook.terminal import checks_told, key_figures, reasons
 
 Runs = Sequence[tuple[dict[str, Any], Path]]  # results and folder of each run

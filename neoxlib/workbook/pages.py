@@ -6,7 +6,6 @@ Both depend only on the files in the folders: the executed notebook, `results.js
 import base64
 import hashlib
 import os
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from textwrap import shorten
@@ -19,15 +18,25 @@ from pygments.formatters import HtmlFormatter
 
 from neoxlib.errors import show_controls
 from neoxlib.process import has_ended
-from neoxlib.workbook.cells import TEMPLATES, body_of, label, title_of
+from neoxlib.workbook import front, metrics, past_run
+from neoxlib.workbook.cells import TEMPLATES, label, title_of
 from neoxlib.workbook.parameter_table import PARAMETERS
+from neoxlib.workbook.report_body import sections
 from neoxlib.workbook.results import NO_RUN, read_results
-from neoxlib.workbook.run import shown, write_text
-from neoxlib.workbook.table import figure, worded
+from neoxlib.workbook.run_folder import write_text
+from neoxlib.workbook.table import worded
 
-LOG_LINES = 30
-KEY_METRICS = 5
+MOST_RUNS = 2000  # lines of the index; older runs are counted
+SAME = "parity_of_limit"
+ANSWERS = {  # question on top of the index -> the metrics that answer it, the first known one
+    "right?": ("accuracy",),
+    "fast?": ("longest_tokens_per_second", "next_token_ms"),
+    "same as the reference?": (SAME,),
+}
+FAILURES = ("failed", "check-failed", "interrupted")
 GONE = {"type": "Interrupted", "message": "its process ended without a word: it was killed"}
+LOG_LINES = 30
+LOG_BYTES = 2**16  # of a log's end that is read
 
 
 def write_report(folder: Path) -> Path:
@@ -37,18 +46,21 @@ def write_report(folder: Path) -> Path:
     title = title_of(notebook, run["notebook"])
     notebook.metadata.pop("widgets", None)
     cells = label(notebook, run)
-    body, contents = body_of(notebook, title)
+    made = sections(notebook, run, title)
+    here = {f"cell-{cell['number']}" for cell in cells}
+    here = {anchor for anchor in here if any(f'id="{anchor}"' in part.body for part in made)}
     text = _page(
         "report.html.j2",
         title,
+        "report.js",
+        **_first_screen(folder, run, title),
         run=run,
-        what=_what(run),
         files=_files(folder),
         logs=_logs(folder),
-        contents=contents,
+        sections=made,
         parameters=_parameters(run),
-        body=body,
-        cells=cells,
+        figures=front.other_figures(run),
+        cells=[cell | {"here": f"cell-{cell['number']}" in here} for cell in cells],
         environment=_flat(run["environment"] | run["model"]),
     )
     write_text(folder / "report.html", text)
@@ -61,36 +73,149 @@ def write_index(root: Path) -> Path:
     folders = [
         folder for folder in root.glob("*/*") if folder.is_dir() and not folder.name.startswith(".")
     ]
-    rows = [
-        _row(folder)
-        for folder in sorted(folders, key=lambda folder: (folder.name, folder), reverse=True)
-    ]
-    write_text(root / "index.html", _page("index.html.j2", "neoxlib runs", rows=rows))
+    folders.sort(key=lambda folder: (folder.name, folder), reverse=True)
+    listed = folders[:MOST_RUNS]
+    runs = [read_run(folder) for folder in listed]
+    history = past_run.histories(runs)
+    rows = [_row(*found) for found in zip(listed, runs, history, strict=True)]
+    text = _page(
+        "index.html.j2",
+        "neoxlib runs",
+        "index.js",
+        rows=rows,
+        more=len(folders) - len(listed),
+        answers=_answers(rows, runs, history),
+    )
+    write_text(root / "index.html", text)
     return root / "index.html"
 
 
-def _what(run: dict[str, Any]) -> list[str]:
-    """Return the parts of the line that says what ran on what; unknown parts are left out."""
-    env = run["environment"]
-    asked = run["parameters"]
-    model = run["model"]
-    ranks = asked.get("world_size")
-    size = model.get("parameters")
-    parts = [
-        shown(asked["model_dir"] or PARAMETERS["model_dir"].stands_for)
-        if "model_dir" in asked
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return a folder's results; damaged ones are an error, a run without process has ended."""
+    try:
+        run = read_results(folder)
+    except ValueError as damage:
+        error = {"type": "cannot be read", "message": str(damage)}
+        return NO_RUN | {"run": folder.name, "notebook": folder.parent.name, "error": error}
+    if run["status"] == "running" and has_ended(run["process"]):
+        run |= {"status": "interrupted", "error": GONE}
+    return run
+
+
+def _row(folder: Path, run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one line of the index, with links relative to the root."""
+    colour, word = front.state(run)
+    given = [name for name in run["given"] if name != "model_dir"]
+    lasted = front.took(run["seconds"])
+    about = {
+        "status": run["status"],
+        "colour": colour,
+        "word": word,
+        "notebook": run["notebook"],
+        "run": run["run"],
+        "place": f"{folder.parent.name}/{folder.name}",
+        "when": front.when(run["started"]),
+        "took": lasted,
+        "seconds": run["seconds"] if lasted else 0,
+        "model": " · ".join(front.model(run, short=True)),
+        "given": [(name, _short(worded(run["parameters"].get(name)), 60)) for name in given],
+        "said": _short(front.in_two(front.verdict(run))[0], 160),
+    }
+    return about | _first_figure(run, earlier) | _links(folder)
+
+
+def _first_figure(run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a run's first key figure, and its change since the comparable run before."""
+    names = front.key_names(run)[:1]
+    if not names:
+        return {"figures": [], "change": "", "way": ""}
+    value = _short(metrics.shown(names[0], run["metrics"][names[0]]), 40)
+    lately = past_run.trend(names[0], [*earlier, run])
+    return {
+        "figures": [(metrics.label(names[0]), value)],
+        "change": lately.change,
+        "way": lately.way,
+    }
+
+
+def _links(folder: Path) -> dict[str, Any]:
+    """Return the link to a run's report, or, if it has none, to its other files."""
+    names = ("report.html", "results.json", "notebook.ipynb")
+    have = [name for name in names if (folder / name).is_file()]
+    links = {name: link(folder.parent.name, folder.name, name) for name in have}
+    report = links.pop("report.html", "")
+    return {"report": report, "files": [] if report else list(links.items())}
+
+
+def _answers(
+    rows: list[dict[str, Any]], runs: list[dict[str, Any]], history: list[list[dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return the cards on top of the index: right, fast, same as the reference, last failure."""
+    found = []
+    for question, names in ANSWERS.items():
+        knowing = ((name, n) for name in names for n, run in enumerate(runs) if _says(name, run))
+        name, place = next(knowing, ("", None))
+        card = {"question": question, "row": None if place is None else rows[place]}
+        if place is not None:
+            card |= _answer(name, runs[place], history[place])
+        found.append(card)
+    bad = next((row for row in rows if row["status"] in FAILURES), None)
+    return [*found, {"question": "last failure", "row": bad}]
+
+
+def _answer(name: str, run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a card's value, with its trend over the comparable runs."""
+    lately = past_run.trend(name, [*earlier, run])
+    value, unit = metrics.parts(name, run["metrics"][name])
+    noisy = " (noisy)" if any(run["noise"]) and metrics.timed(name) else ""
+    card = {"value": value, "unit": unit, "label": metrics.label(name) + noisy}
+    card |= {"bars": front.bars(name, lately.values), "change": lately.change}
+    return card | (_as_yes(run, f"{value} {unit}") if name == SAME else {})
+
+
+def _says(name: str, run: dict[str, Any]) -> bool:
+    """Whether a finished run has a metric as a number.
+
+    Of a run whose checks failed only the comparison with the reference counts.
+    """
+    counts = run["status"] != "check-failed" or name == SAME
+    known = past_run.is_number(run["metrics"].get(name))
+    return known and counts and run["status"] in past_run.FINISHED
+
+
+def _as_yes(run: dict[str, Any], error: str) -> dict[str, str]:
+    """Return the answer to whether a run's model is its reference: yes or no, and the error."""
+    share = run["metrics"][SAME]
+    return {"value": "yes" if share <= 1 else "no", "unit": "", "label": f"error {error} of limit"}
+
+
+def _short(text: str, most: int) -> str:
+    return shorten(text, most, placeholder=" …")
+
+
+def _first_screen(folder: Path, run: dict[str, Any], title: str) -> dict[str, Any]:
+    earlier = past_run.before(folder, run)
+    before, dash, question = title.partition(" — ")
+    said, rest = front.in_two(front.verdict(run))
+    last = earlier[-1] if earlier else None
+    return {
+        "part": before if dash else run["notebook"],
+        "question": question[:1].upper() + question[1:] if dash else title,
+        "what": [*front.model(run), *front.place(run)],
+        "when": front.when(run["started"]),
+        "took": front.took(run["seconds"]),
+        "state": front.state(run),
+        "said": said,
+        "rest": rest,
+        "cards": front.cards(run, [past.results for past in earlier]),
+        "checks": front.checks(run),
+        "previous": link("..", last.folder.name, "report.html")
+        if last and (last.folder / "report.html").is_file()
         else "",
-        f"{size / 1e6:,.1f} M parameters" if isinstance(size, int) else "",
-        model.get("dtype"),
-        f"{ranks} rank{'s' if ranks != 1 else ''}" if ranks else "",
-        f"over {model['backend']}" if model.get("backend", "none") != "none" else "",
-        " ".join(str(env[key]) for key in ("device", "cpu") if env.get(key)),
-        f"{env['cores']} cores, {env.get('memory_gb')} GB" if env.get("cores") else "",
-        f"torch {env['torch']}" if env.get("torch") else "",
-        f"{_when(run['started'])} UTC" if _when(run["started"]) else "",
-        _took(run["seconds"]),
-    ]
-    return [str(part) for part in parts if part]
+        "compare": f"-p run_a {last.name} -p run_b {run['notebook']}/{folder.name}"
+        if last and run["notebook"] != "05_compare"
+        else "",
+    }
 
 
 def _parameters(run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -99,52 +224,9 @@ def _parameters(run: dict[str, Any]) -> list[dict[str, Any]]:
         param = PARAMETERS.get(name)
         default, meaning = (worded(param.default), param.help) if param else ("", "")
         given = name in run["given"]
-        rows.append(
-            {
-                "name": name,
-                "value": worded(value),
-                "default": default,
-                "given": given,
-                "meaning": meaning,
-            }
-        )
+        told = {"value": worded(value), "default": default, "given": given, "meaning": meaning}
+        rows.append({"name": name} | told)
     return rows
-
-
-def _row(folder: Path) -> dict[str, Any]:
-    """Return one line of the index, with links relative to the root."""
-    run, note = _run_of(folder)
-    failed = [str(check.get("name")) for check in run["checks"] if not check.get("passed")]
-    names = ("report.html", "results.json", "notebook.ipynb")
-    have = [name for name in names if (folder / name).is_file()]
-    links = {name: link(folder.parent.name, folder.name, name) for name in have}
-    return {
-        "status": run["status"],
-        "notebook": run["notebook"],
-        "run": run["run"],
-        "when": _when(run["started"]),
-        "took": _took(run["seconds"]),
-        "report": links.pop("report.html", None),
-        "files": list(links.items()),
-        "given": [(name, worded(run["parameters"].get(name))) for name in run["given"]],
-        "note": shorten(note or "; ".join(failed), 160, placeholder=" …"),
-        "metrics": [
-            (name, figure(value)) for name, value in list(run["metrics"].items())[:KEY_METRICS]
-        ],
-    }
-
-
-def _run_of(folder: Path) -> tuple[dict[str, Any], str]:
-    """Return a folder's results, and its error in a few words."""
-    try:
-        run = read_results(folder)
-    except ValueError as damage:
-        run = NO_RUN | {"run": folder.name, "notebook": folder.parent.name}
-        return run, f"cannot be read: {damage}"
-    if run["status"] == "running" and has_ended(run["process"]):
-        run |= {"status": "interrupted", "error": GONE}
-    error = run["error"] or {}
-    return run, ": ".join(str(error[key]) for key in ("type", "message") if key in error)
 
 
 def link(*parts: str) -> str:
@@ -160,11 +242,16 @@ def _files(folder: Path) -> list[tuple[str, str]]:
 
 def _logs(folder: Path) -> list[tuple[str, str]]:
     """Return the end of every log, of ranks and kernel, for the box that says why a run failed."""
-    logs = sorted(path for path in folder.glob("logs/*.log") if path.stat().st_size)
-    return [
-        (path.name, "\n".join(path.read_text("utf-8", "replace").splitlines()[-LOG_LINES:]))
-        for path in logs
-    ]
+    logs = sorted(path for path in folder.glob("logs/*.log") if path.is_file())
+    ends = ((path.name, _end_of(path)) for path in logs)
+    return [(name, text) for name, text in ends if text]
+
+
+def _end_of(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_BYTES))
+        text = file.read(LOG_BYTES).decode("utf-8", "replace")
+    return "\n".join(text.splitlines()[-LOG_LINES:])
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -178,24 +265,11 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _when(stamp: Any) -> str:
-    try:
-        return f"{datetime.fromisoformat(stamp):%Y-%m-%d %H:%M}"
-    except (TypeError, ValueError):
-        return ""
-
-
-def _took(seconds: Any) -> str:
-    if not isinstance(seconds, (int, float)):
-        return ""
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-def _page(template: str, title: str, **values: Any) -> str:
-    script = (TEMPLATES / "toggle.js").read_text(encoding="utf-8")
-    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+def _page(template: str, title: str, script: str, **values: Any) -> str:
+    code = (TEMPLATES / script).read_text(encoding="utf-8")
+    script_hash = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     page = _templates().get_template(template)
-    return page.render(title=title, css=_css(), script=script, script_hash=script_hash, **values)
+    return page.render(title=title, css=_css(), script=code, script_hash=script_hash, **values)
 
 
 @cache
@@ -206,7 +280,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         finalize=_seen,
     )
-    env.filters |= {"figure": figure, "words": lambda status: str(status).replace("-", " ")}
+    env.filters |= {"clean": lambda text: show_controls(str(text))}
     return env
 
 

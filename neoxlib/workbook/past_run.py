@@ -1,5 +1,7 @@
-"""An earlier run, read back from its folder."""
+"""Earlier runs, read back from their folders, and what changed since the last one."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,28 @@ from typing import Any
 import pandas as pd
 
 from neoxlib.errors import DataError
+from neoxlib.workbook import metrics
 from neoxlib.workbook.results import NO_RUN, read_results
+
+MOST = 8  # runs of a trend
+LOOKED_AT = 200  # folders, for the runs of a trend
+FINISHED = ("ok", "noisy", "not-judged", "check-failed")
+NO_MATTER = (  # parameters that change no figure, or that the identity holds
+    "model_dir",
+    "device",
+    "quant",
+    "dtype",
+    "world_size",
+    "prepare_dir",
+    "shard_dir",
+    "baseline",
+    "max_slowdown",
+    "trace",
+    "scaling",
+    "resume",
+    "compare_with",
+    "vendor_files",
+)
 
 
 @dataclass(frozen=True)
@@ -65,3 +88,120 @@ def _chip(model: dict[str, Any], environment: dict[str, Any]) -> str:
     on_cpu = str(model.get("device", "cpu")) == "cpu"
     chip = environment.get("cpu") if on_cpu else model.get("compile", "")
     return str(chip).removeprefix("operators for ")
+
+
+def kind(results: dict[str, Any]) -> str:
+    """Return a text that is equal for runs whose figures can be compared.
+
+    That is their notebook, identity, and every parameter that a figure depends on.
+    """
+    asked = {k: v for k, v in results["parameters"].items() if k not in NO_MATTER}
+    return json.dumps(
+        [results["notebook"], Past(Path(), results).identity, asked], sort_keys=True, default=str
+    )
+
+
+def before(folder: Path, results: dict[str, Any]) -> list[Past]:
+    """Return the last comparable runs that were finished before a run, oldest first.
+
+    They are looked for among the newest folders beside its own; what cannot be read is left out.
+    """
+    wanted = kind(results)
+    older = sorted((path for path in folder.parent.iterdir() if path.name < folder.name), key=_name)
+    found: list[Past] = []
+    for path in older[: -LOOKED_AT - 1 : -1]:
+        try:
+            past = Past(path, read_results(path))
+            if past.results["status"] in FINISHED and kind(past.results) == wanted:
+                found.append(past)
+        except (ValueError, TypeError, AttributeError):  # another program's, or a damaged one
+            continue
+        if len(found) == MOST - 1:
+            break
+    return found[::-1]
+
+
+def histories(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return for each of `runs`, newest first, the comparable finished ones before it.
+
+    They are oldest first, and at most as many as a trend shows.
+    """
+    seen: dict[str, list[dict[str, Any]]] = {}
+    found = []
+    for run in reversed(runs):
+        try:
+            same = seen.setdefault(kind(run), [])
+        except (ValueError, TypeError, AttributeError):
+            same = []
+        found.append(same[1 - MOST :])
+        if run["status"] in FINISHED:
+            same.append(run)
+    return found[::-1]
+
+
+def _name(path: Path) -> str:
+    return path.name
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A metric over comparable runs, oldest first, and how it changed since the last one.
+
+    `way` is "better", "worse" or "" where nothing can be said, for instance within noise.
+    """
+
+    values: tuple[float, ...]
+    change: str = ""
+    way: str = ""
+
+
+def trend(name: str, runs: Sequence[dict[str, Any]]) -> Trend:
+    """Return a metric's values over the results of `runs`, and its change from last but one to
+    last.
+    """
+    having = [run for run in runs if is_number(run["metrics"].get(name))]
+    values = tuple(run["metrics"][name] for run in having[-MOST:])
+    if len(having) < 2 or having[-1] is not runs[-1]:
+        return Trend(values)
+    earlier, now = having[-2:]
+    if metrics.timed(name) and (any(earlier["noise"]) or any(now["noise"])):
+        return Trend(values, "not compared: busy machine")
+    words = _change(name, *values[-2:])
+    if not words:
+        return Trend(values, "as last time")
+    ends = [_ends(name, run["metrics"]) for run in (earlier, now)]
+    if None not in ends:
+        if ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]:
+            return Trend(values, f"{words} (within noise)")
+        more = values[-1] > values[-2]
+        better = metrics.METRICS[name].better if name in metrics.METRICS else ""
+        way = "" if not better else "better" if more == (better == "more") else "worse"
+        return Trend(values, words, way)
+    return Trend(values, words)
+
+
+def _change(name: str, then: float, now: float) -> str:
+    """How much more or less a figure is than last time, in words; "" if it reads the same."""
+    if metrics.shown(name, then) == metrics.shown(name, now):
+        return ""
+    more = "more" if now > then else "less"
+    if name in metrics.METRICS and metrics.METRICS[name].kind in ("share", "points"):
+        return f"{100 * abs(now - then):.1f} points {more} than last time"
+    if not then or then * now < 0:
+        return f"last time {metrics.shown(name, then)}"
+    share = abs(now / then - 1)
+    if share >= 1:
+        return f"{now / then:.1f} times last time"
+    return f"{100 * share:.0f} % {more} than last time" if share >= 0.005 else ""
+
+
+def _ends(name: str, values: dict[str, Any]) -> tuple[float, float] | None:
+    ends = tuple(values.get(f"{name}_{end}") for end in ("low", "high"))
+    return ends if all(map(is_number, ends)) else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a metric's value is a number that can be drawn."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return abs(value) < 1e300  # also of whole numbers too large for a float

@@ -4,10 +4,8 @@
 it had.
 """
 
-import io
 import os
 import re
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -15,19 +13,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from neoxlib.errors import CheckFailed, show_controls
+from neoxlib.errors import CheckFailed
 from neoxlib.machine.environment import describe
 from neoxlib.process import at_exit, need_home, this_process
 from neoxlib.workbook import parameter_table, parameters
-from neoxlib.workbook.check import Check, status_of
 from neoxlib.workbook.progress import keep_off_stderr
 from neoxlib.workbook.resolved import Params, shown
+from neoxlib.workbook.results import Check, status_of
 from neoxlib.workbook.run_folder import (
     csv_text,
     new_folder,
     outputs_root,
     plain,
     stamp,
+    svg_text,
     write_results,
     write_text,
 )
@@ -165,26 +164,15 @@ class Run:
         """Write the file `name` atomically."""
         write_text(self._file(name), text)
 
-    def figure(self, name: str, fig: "Figure") -> None:
+    def figure(self, name: str, fig: "Figure", alt: str = "") -> None:
         """Write `figures/<name>.svg`, show it and close it.
 
-        Text stays text: a reader's fonts may have characters that this machine's do not.
+        `alt` says in words what it shows, for who cannot see it; by default the titles of its axes
+        do. Text stays text: a reader's fonts may have characters that this machine's do not.
         """
-        import matplotlib.pyplot as plt
         from IPython.display import SVG, display
 
-        buffer = io.StringIO()
-        with (
-            plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}),
-            warnings.catch_warnings(),
-        ):
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            fig.savefig(
-                buffer, format="svg", bbox_inches="tight", metadata=dict.fromkeys(_SVG_METADATA)
-            )
-        plt.close(fig)
-        svg = show_controls(buffer.getvalue())  # XML has no control characters
-        svg = svg[svg.index("<svg") :]  # without the header, which refers to a DTD on the web
+        svg = svg_text(name, fig, alt)
         write_text(self._file(f"figures/{name}.svg"), svg)
         display(SVG(svg))
 
@@ -231,6 +219,7 @@ class Run:
     def stop(self, why: str) -> NoReturn:
         """Say why, and end the run here, as a success. The cells below do not run."""
         print(f"{why} The cells below are skipped.")
+        self._add(verdict=self.results["verdict"] or why)
         self.finish()
         raise SystemExit(0)  # a clean stop for papermill and for Jupyter
 
@@ -282,6 +271,3 @@ class Run:
 
     def _write(self) -> None:
         write_results(self.folder, self.results)
-
-
-_SVG_METADATA = ("Creator", "Date", "Format", "Type")

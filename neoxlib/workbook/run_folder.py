@@ -1,19 +1,23 @@
 """Folders of runs: where they are made, and how files are written into them."""
 
 import hashlib
+import io
 import json
 import math
 import os
 import re
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neoxlib.errors import ParameterError, unreadable_is
+from neoxlib.errors import ParameterError, show_controls, unreadable_is
 from neoxlib.files import replace
+from neoxlib.workbook import markup
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 def outputs_root() -> Path:
@@ -84,3 +88,33 @@ def csv_text(df: "pd.DataFrame", index: bool) -> str:
         return text
     quoted = df.to_csv(index=index, lineterminator="\r\n")
     return re.sub(r'("[^"]*")|\r\n', lambda found: found[1] or "\n", quoted)
+
+
+def svg_text(name: str, fig: "Figure", alt: str = "") -> str:
+    """A figure as SVG, closed; `alt` says what it shows, by default its axes' titles do.
+
+    Text stays text: a reader's fonts may have characters that this machine's do not.
+    """
+    import matplotlib.pyplot as plt
+
+    buffer = io.StringIO()
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        fig.savefig(buffer, format="svg", bbox_inches="tight", metadata=unsaid)
+    plt.close(fig)
+    svg = show_controls(buffer.getvalue())  # XML has no control characters
+    svg = svg[svg.index("<svg") :]  # without the header, which refers to a DTD on the web
+    label = markup.text(alt or _in_words(name, fig))
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def _in_words(name: str, fig: "Figure") -> str:
+    """What a figure shows, by the titles and labels of its axes."""
+    panels = []
+    for axes in fig.axes:
+        across, up = axes.get_xlabel(), axes.get_ylabel()
+        of = f"{up} over {across}" if across and up else across or up
+        panels.append(": ".join(filter(None, (axes.get_title() or axes.get_title("left"), of))))
+    said = "; ".join(dict.fromkeys(filter(None, panels)))
+    return " ".join(f"Figure {name.replace('_', ' ')}: {said or 'no title'}".split())

@@ -1,6 +1,6 @@
 """Small tables and notes that notebooks show: escaped HTML there, plain text elsewhere."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from neoxlib.errors import show_controls
@@ -39,6 +39,13 @@ class Note(str):
         return markup.paragraph(self)
 
 
+class NotAsked(Note):
+    """Says that something was not asked for. A report leaves it out, with the text above it."""
+
+    def _repr_html_(self) -> str:
+        return f'<div class="not-asked">{markup.paragraph(self)}</div>'
+
+
 class TextTable:
     """A few rows of long text: escaped HTML in a notebook, shortened plain text elsewhere.
 
@@ -71,11 +78,6 @@ def figure(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else worded(value)
-
-
-def figures(values: Mapping[str, Any]) -> Table:
-    """Return a table of named figures."""
-    return Table(("figure", "value"), ((name, figure(value)) for name, value in values.items()))
 
 
 def show_frames() -> None:

@@ -11,11 +11,12 @@ from typing import IO, Any
 
 import nbformat
 
+from neoxlib.errors import show_controls
+from neoxlib.workbook import front, metrics
 from neoxlib.workbook.arguments import near
 from neoxlib.workbook.cells import cell_name
 from neoxlib.workbook.kernel import KERNEL_LOG
 from neoxlib.workbook.progress import MARK
-from neoxlib.workbook.table import figure, show_controls
 
 Say = Callable[[str], None]
 LAST_LINES = 12  # of an error or a log, on the terminal
@@ -161,8 +162,10 @@ def closing(results: dict[str, Any], folder: Path) -> list[str]:
 
 def key_figures(results: dict[str, Any]) -> str:
     """Return the first few figures of a run in one line."""
-    shown = list(results["metrics"].items())[:KEY_FIGURES]
-    return show_controls(" · ".join(f"{name} {figure(value)}" for name, value in shown))
+    values = results["metrics"]
+    names = front.key_names(results)[:KEY_FIGURES]
+    shown = (f"{metrics.label(name)} {metrics.shown(name, values[name])}" for name in names)
+    return show_controls(" · ".join(shown))
 
 
 def reasons(results: dict[str, Any], folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.exam import averages, by_class, by_subject, check_shipped, readable, summary, verdict
-from neoxlib.exam.scores import Z95, better_than_guessing, check_complete, wilson
+from neoxlib.exam.scores import Z95, answer, better_than_guessing, check_complete, wilson
 
 
 def results(*subjects: tuple[str, str, bool, str]) -> pd.DataFrame:
@@ -219,3 +219,33 @@ def test_every_question_that_was_asked_must_be_in_the_results(limit, found, comp
     paper = SimpleNamespace(questions=pd.DataFrame({"subject": ["art"] + ["law"] * 4}))
     check_complete(paper, pd.DataFrame(index=range(found)), notes)
     assert notes.checks == {"every question is in the results": complete}
+
+
+SCORED = {"accuracy": 0.9375, "accuracy_low": 0.898, "accuracy_high": 0.962, "questions": 224}
+CERTAIN = {"p_guessing": 4e-107, "p_shuffled": 1e-4}
+
+
+def told(*checks: dict, **values: float | None) -> dict:
+    return {"checks": list(checks), "metrics": SCORED | values, "model": {"world_size": 2}}
+
+
+@pytest.mark.parametrize(
+    ("chances", "words"),
+    [
+        (CERTAIN, "better than guessing."),
+        ({"p_guessing": 0.2, "p_shuffled": 0.2}, "not shown to be better than guessing."),
+        (CERTAIN | {"p_shuffled": 0.4}, "but not than its own answers dealt out at random."),
+        ({"p_guessing": math.nan, "p_shuffled": math.nan}, "not shown to be better than guessing."),
+    ],
+)
+def test_the_answer_is_the_score_and_whether_guessing_explains_it(chances, words):
+    said = answer(told(), chances, 0.25)
+    assert said.startswith("93.8 % right (95 % interval 89.8 – 96.2 %) over 224 questions, ")
+    assert "guessing gets 25 %" in said and said.endswith(words)
+
+
+def test_a_score_without_a_key_or_with_a_failed_check_is_none():
+    assert answer(told(accuracy=None), CERTAIN, 0.25).startswith("No score: ")
+    failed = {"name": "every question is in the results", "passed": False, "detail": "3 of 4"}
+    said = answer(told(failed), CERTAIN, 0.25)
+    assert said.startswith("Do not use this score. every question is in the results: no (3 of 4).")

@@ -1,5 +1,7 @@
 """The parity check: it agrees with transformers and finds every mistake of splitting."""
 
+import math
+
 import pytest
 import torch
 from transformers import GPTNeoXForCausalLM
@@ -146,6 +148,9 @@ class Run:
     def check(self, name: str, passed: bool, detail: str) -> None:
         self.checks.append((name, passed, detail))
 
+    def metrics(self, **values: float) -> None:
+        self.values = values
+
     def save(self, name: str, table: object) -> object:
         return table
 
@@ -164,4 +169,47 @@ def test_only_a_check_that_fails_asks_where_the_numbers_part(checkpoint):
         parity.check_parity(engine, run := Run(), ["abc", "d"], where)
     assert len(asked) == 1 and [len(row) for row in asked[0]] == [3, 1]
     failed = [detail for _, passed, detail in run.checks if not passed]
+    assert run.values["parity_of_limit"] > 1
     assert failed and all(detail.endswith("report 06_align") for detail in failed)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.05, "1/20 of the limit"),
+        (0.9, "0.9 times the limit"),
+        (31.0, "31 times the limit"),
+        (0.0, "none"),
+        (math.nan, "is not a number"),
+    ],
+)
+def test_an_error_is_said_as_a_part_of_what_is_allowed(share, words):
+    assert parity.times_the_limit(share) == words
+
+
+def found(*passed: bool, world_size: int = 2, **metrics: float) -> dict:
+    names = (parity.UNSPLIT, parity.FLOAT32, parity.FIRST)
+    checks = [
+        {"name": name, "passed": good, "detail": "d"}
+        for name, good in zip(names, passed, strict=False)
+    ]
+    return {"checks": checks, "metrics": metrics, "model": {"world_size": world_size}}
+
+
+def test_a_runs_parity_is_said_in_words():
+    assert parity.same(found()) == ""
+    assert parity.same(found(True, True)) == "the split model equals the unsplit one"
+    assert parity.same(found(True, world_size=1)) == "it equals its references"
+    assert parity.same(found(True, False)) == (
+        "it is not the model it should be (not same as an independent float32 forward pass)"
+    )
+
+
+def test_a_cut_is_whole_or_what_is_wrong_is_named():
+    values = {"tensors_equal": 76, "bytes_per_rank": 1_882_880, "parity_of_limit": 0.05}
+    assert parity.whole(found(True, **values)) == (
+        "Yes, the cut is whole: all 76 tensors equal the source bit for bit, and loaded from it "
+        "the split model equals the unsplit one (error 1/20 of the limit). It is for 2 ranks, "
+        "1.88 MB each."
+    )
+    assert parity.whole(found(False)) == "No. same as the unsplit model: no (d)."

@@ -1,12 +1,15 @@
 """Answers as tables: what a reader sees of each token."""
 
+import math
+
 import pytest
 from bs4 import BeautifulSoup
 from transformers import AutoTokenizer
 
 import neoxlib
 from neoxlib.errors import show_controls
-from neoxlib.inference import tables
+from neoxlib.inference import parity, tables
+from neoxlib.inference.text import Completion, Timings
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +76,43 @@ def test_over_a_token_stand_its_probability_and_its_alternatives(engine):
     page = BeautifulSoup(tables.strip(answer, engine.tokenizer).data, "html.parser")
     titles = [span["title"].split("; instead: ")[1] for span in page.select("span")]
     assert titles == [show_controls(text) for text in alternatives]
+
+
+def said(*checks: dict, **metrics: float) -> dict:
+    return {"checks": list(checks), "metrics": metrics, "model": {"world_size": 2}}
+
+
+def answered(text: str, timings: Timings) -> Completion:
+    return Completion(text, [5], "length", timings, [math.log(0.9), math.log(0.7)], [])
+
+
+TIMED = Timings([1.0, 0.1], [9.0, 0.6], [2.0, 0.2], [1.0, 0.1])
+
+
+def test_the_answer_says_what_and_how_surely_and_where_the_time_goes():
+    completion = answered(" a  mammal.\n", TIMED)
+    assert tables.key_figures(completion) == pytest.approx(
+        {"first_token_ms": 13.0, "next_token_ms": 1.0, "certainty": 0.8, "forward_share": 0.6}
+    )
+    figures = {"certainty": 0.8, "next_token_ms": 1.0}
+    same = {"name": parity.UNSPLIT, "passed": True, "detail": ""}
+    assert tables.answer(said(same, **figures), "The panda is", completion) == (
+        "To “The panda is” it says “a mammal.”, 80.0 % sure of a typical token. The split model "
+        "equals the unsplit one. A next token takes 1.00 ms: computing 60 %, sums between ranks "
+        "20 %, building the inputs 10 %, choosing the token 10 %."
+    )
+
+
+def test_the_answer_of_a_wrong_model_says_so_and_what_is_not_known_is_left_out():
+    nothing = Timings([1.0], [9.0], [math.nan], [math.nan])
+    wrong = {"name": "batch answers equal single answers", "passed": False, "detail": "1 of 8"}
+    found = tables.answer(said(wrong), [1, 2], answered("\x1b[31mx", nothing))
+    assert found == (
+        "To the first prompt it says “\\x1b[31mx”. It is not right. "
+        "batch answers equal single answers: no (1 of 8)."
+    )
+
+
+def test_phases_that_were_not_timed_apart_have_no_shares():
+    unknown = Timings([1.0, 1.0], [9.0, 9.0], [math.nan] * 2, [math.nan] * 2)
+    assert tables.step_shares(answered("", unknown)) == {}

@@ -232,6 +232,7 @@ def test_plan_only_ends_well_and_without_it_nothing_happens(capsys):
         run.stop_if_plan_only()
     assert stop.value.code == 0 and results(run)["status"] == "ok"
     assert "plan_only" in capsys.readouterr().out
+    assert results(run)["verdict"] == "Stopped here because of plan_only."
 
 
 def test_a_run_goes_on_while_no_check_has_failed_and_ends_here_otherwise():
@@ -296,6 +297,26 @@ def test_figures_are_svg_with_text_as_text_and_are_closed():
     svg = (run.folder / "figures" / "steps.svg").read_text(encoding="utf-8")
     assert svg.startswith("<svg") and "每个词的时间 &lt; 1 ms" in svg and "<metadata" not in svg
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize(
+    ("alt", "said"),
+    [
+        ("", "Figure first steps: time: ms over length; memory; GB"),
+        ('the "time" of 8 < 9', "the &quot;time&quot; of 8 &lt; 9"),
+    ],
+)
+def test_a_figure_says_what_it_shows_in_words_by_default_by_its_axes(alt, said):
+    import matplotlib.pyplot as plt
+
+    fig, (left, middle, right) = plt.subplots(1, 3)
+    left.set(title="time", xlabel="length", ylabel="ms")
+    middle.set(title="memory")
+    right.set(xlabel="GB")
+    run = start()
+    run.figure("first_steps", fig, alt)
+    svg = (run.folder / "figures" / "first_steps.svg").read_text(encoding="utf-8")
+    assert svg.startswith(f'<svg role="img" aria-label="{said}"')
 
 
 def test_environment_names_the_machine_but_no_person(monkeypatch):

@@ -113,7 +113,7 @@ def test_a_run_whose_process_was_killed_is_not_running_for_ever(tmp_path, monkey
     Run.start("two", {"seed": 0})  # runs on, in this process
     text = pages.write_index(tmp_path).read_text(encoding="utf-8")
     assert text.count("badge interrupted") == 1 and text.count("badge running") == 1
-    assert text.count("ended without a word") == 1
+    assert "ended without a word" in text
 
 
 def test_a_run_that_its_process_leaves_in_the_middle_says_so(tmp_path, monkeypatch):
