@@ -1,4 +1,4 @@
-"""One cell of a table of times as text."""
+"""One cell of a table of times, or one figure of a sentence, as text."""
 
 from typing import Any
 
@@ -35,3 +35,28 @@ def interval_text(row: dict[str, Any], name: str) -> str:
     repeats = row["repeats"]
     few = f" (range of {repeats}, no interval)" if repeats < MIN_REPEATS else ""
     return "–" if pd.isna(low) else f"{low:.3g} to {high:.3g}{few}"
+
+
+def between(low: float, high: float) -> str:
+    """A range of numbers, or one if both ends read alike."""
+    low = number(low)
+    high = number(high)
+    return low if low == high else f"{low} to {high}"
+
+
+def number(value: float) -> str:
+    """A number with three figures."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def percent(share: float) -> str:
+    """A share as per cent."""
+    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
+
+
+def si(value: float) -> str:
+    """A number with its prefix, the blank before the unit: 12.3 G."""
+    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g} {letter}"
+    return f"{value:.3g} "

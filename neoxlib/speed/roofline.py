@@ -16,12 +16,14 @@ from neoxlib.machine.devices import chip_for
 from neoxlib.model.quant import SCHEMES
 from neoxlib.model.world_size import legal_world_sizes
 from neoxlib.speed.budget import Budget
+from neoxlib.speed.cells import between, number, percent, si
 
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
     from neoxlib.speed.peaks import Peaks
 
 AT_LIMIT = 0.4  # share of a peak from which a step is bound by it; published runs reach 0.46–0.66
+NOT_JUDGED = "not judged"  # the bound of a case whose times are not to be trusted
 MORE_ROWS = 4  # times the rows, for the prediction of a larger batch
 BY_RANKS = "predicted, twice the ranks (ms)"
 BY_INT8 = "predicted, int8 (ms)"
@@ -100,7 +102,7 @@ class Pass:
     def words(self) -> str:
         """Name the bound with its figures, then the other shares of the time or of a peak."""
         shares = self.shares
-        share = {name: _percent(value) for name, value in shares.items()}
+        share = {name: percent(value) for name, value in shares.items()}
         sums = " and the sums between ranks" if self.communication_ms is None else ""
         parts = {
             "bandwidth": f"reading at {share['bandwidth']} of its peak",
@@ -119,11 +121,11 @@ class Pass:
         beside = self.beside_ms / self.wall_ms
         work = {"bandwidth": (self.size, "B", "B/s"), "compute": (self.operations, "FLOP", "FLOPS")}
         if self.bound not in work:
-            outside = f", {_percent(beside)} before and after the forward pass"
+            outside = f", {percent(beside)} before and after the forward pass"
             return f"{otherwise} of the time" + (self.bound == "launch" and beside > 0) * outside
         amount, unit, per_second = work[self.bound]
         rate = si(amount * 1e3 / self.wall_ms)
-        share = _percent(self.shares[self.bound])
+        share = percent(self.shares[self.bound])
         return f"{si(amount)}{unit} at {rate}{per_second} are {share} of the peak"
 
 
@@ -179,7 +181,7 @@ class Roofline:
         return size, operations, 1e3 * reading, 1e3 * computing
 
     def verdict(self, row: MeasuredCase) -> dict[str, float | str | None]:
-        """The columns that `verdicts` adds, for one case."""
+        """The columns that `verdicts` adds, for one case; a noisy one has figures but no bound."""
         first = self.first_token(row)
         later = self.next_token(row)
         said = f"First token {first.words()}."
@@ -188,6 +190,9 @@ class Roofline:
         if later:
             said = f"Next token {later.words()}. {said}"
             found |= dict(zip(NEXT_COLUMNS, later.figures("communication"), strict=True))
+        if told := noise_of(row):
+            bounds = {"first_bound": NOT_JUDGED} | ({"bound": NOT_JUDGED} if later else {})
+            return found | bounds | {"verdict": f"{NOT_JUDGED}: {told}."}
         return found | {"verdict": said}
 
     def changes(self, row: MeasuredCase) -> dict[str, str]:
@@ -222,11 +227,11 @@ class Roofline:
         rows = MORE_ROWS * row.batch_size
         low, high = self._times(row, now, replace(self.budget, batch=rows))
         per_second = sorted(1e3 * rows / ms for ms in (low, high))
-        today = _number(1e3 * row.batch_size / now.wall_ms)
-        return f"{_between(*per_second)} tokens/s, now {today}"
+        today = number(1e3 * row.batch_size / now.wall_ms)
+        return f"{between(*per_second)} tokens/s, now {today}"
 
     def _range(self, row: MeasuredCase, now: Pass, changed: Budget) -> str:
-        return _between(*self._times(row, now, changed))
+        return between(*self._times(row, now, changed))
 
     def _times(self, row: MeasuredCase, now: Pass, changed: Budget) -> tuple[float, float]:
         """Predict the milliseconds of a step with another budget: the lower and the upper end.
@@ -240,6 +245,12 @@ class Roofline:
         in_step = forward * roof / now.roof_ms
         apart = forward - now.roof_ms + roof if forward > now.roof_ms else in_step
         return tuple(sorted((beside + in_step, beside + apart)))
+
+
+def noise_of(row: MeasuredCase) -> str:
+    """Why a case's times are not to be trusted; empty for a clean case, or if nobody looked."""
+    told = getattr(row, "noise", "")
+    return told if isinstance(told, str) else ""
 
 
 def of_session(session: "Inference", peaks: "Peaks") -> Roofline:
@@ -276,25 +287,3 @@ def predictions(table: pd.DataFrame, roof: Roofline, key: list[str]) -> pd.DataF
 def _middle(row: MeasuredCase) -> int:
     """Positions in the cache before the middle one of the steps after the first."""
     return row.depth + row.input_len + (row.output_len - 2) // 2
-
-
-def _between(low: float, high: float) -> str:
-    low = _number(low)
-    high = _number(high)
-    return low if low == high else f"{low} to {high}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
-
-
-def si(value: float) -> str:
-    """A number with its prefix, the blank before the unit: 12.3 G."""
-    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g} {letter}"
-    return f"{value:.3g} "

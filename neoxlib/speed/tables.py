@@ -179,6 +179,7 @@ def percentiles(table: pd.DataFrame) -> Table:
         for mark in ("p50", "p90", "p99")
     }
     heads |= {"outliers": "outliers", "repeats": "repeats", "warmups": "warm-ups"}
+    heads |= {"others_cores": "used by others (cores)", "takes": "takes"}
     heads |= {"load_average": "load", "frequency_mhz": "clock (MHz)"}
     return _readable(table, heads)
 
