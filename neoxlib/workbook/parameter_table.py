@@ -224,6 +224,13 @@ PARAMETERS: dict[str, Param] = {
         "share by which a case may be slower than the baseline's; more fails the run",
         low=0,
     ),
+    "baseline_python": _path(
+        "Python with the neoxlib to compare with, turn by turn; empty compares with none",
+        param.file,
+    ),
+    "rounds": Param(
+        "int", 16, "turns of that Python and this one; fewer than 9 tell nothing", low=1, high=1000
+    ),
     "peak_gb_s": Param(
         "float",
         None,
@@ -279,7 +286,7 @@ _EXAM = _names("""
 _GRID = _names("""
     case_pair min_len_exp max_len_exp batch_size batch_sizes depths repeats min_seconds
     retry_noisy perf_mode skip_decode peak_gb_s peak_tflops trace scaling baseline
-    max_slowdown seed
+    max_slowdown baseline_python rounds seed
 """)
 NOTEBOOKS: dict[str, tuple[str, ...]] = {
     "00_setup": (*_COMMON, "prepare_dir"),
