@@ -116,10 +116,18 @@ def _both(before: pd.DataFrame, now: pd.DataFrame) -> list[dict[str, Any]]:
     now, before = (
         found[COLUMNS]
         .astype(dict.fromkeys(COLUMNS[len(KEY) :], float))
-        .assign(noise=told(found, {}))
+        .assign(noise=told(found, {}), drift=_drift(found))
         for found in (now, before)
     )
     return now.merge(before, on=KEY, suffixes=("", "_before")).to_dict("records")
+
+
+def _drift(table: pd.DataFrame) -> pd.Series:
+    """How much a run drifted; 0 if it is not known."""
+    nothing = pd.Series(0.0, table.index)
+    return (
+        pd.to_numeric(table["drift"], errors="coerce").fillna(0.0) if "drift" in table else nothing
+    )
 
 
 def _ratio(row: dict[str, Any], token: str, name: str) -> tuple:
@@ -195,9 +203,10 @@ def _compared(row: dict[str, Any], name: str) -> gate.Compared:
     """A common case's time, now and before."""
     runs = ("", "_before")
     ends = [(row[f"{name}_low{run}"], row[f"{name}_high{run}"]) for run in runs]
-    return gate.Compared.of(
-        [row[f"{name}{run}"] for run in runs], ends, [row[f"repeats{run}"] for run in runs]
+    medians, repeats, drifts = (
+        [row[f"{column}{run}"] for run in runs] for column in (name, "repeats", "drift")
     )
+    return gate.Compared.of(medians, ends, repeats, drifts)
 
 
 def _slowest(over: pd.DataFrame) -> str:

@@ -1,7 +1,8 @@
 """Whether a case has become slower: two ways to compare, each with its own uncertainty.
 
 Two runs, one after the other: the intervals within each run say nothing of how a machine differs
-between runs, so DRIFT is added to them. Holm's correction covers the number of times compared.
+between runs, so DRIFT is added to them, and how much either run drifted from its start to its
+end. Holm's correction covers the number of times compared.
 
 In turns: each round gives one ratio of the two sides for each case. The order of the sides is
 drawn for each round, so without a difference a ratio is as likely to be above 1 as below it by
@@ -14,6 +15,7 @@ started anew for each round, their own differences are noise between rounds as w
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -24,7 +26,7 @@ TURNS_ALPHA = 0.005  # of a comparison in turns: half for all cases together, ha
 POWER = 0.95  # with which the smallest slowdown is found that is called detectable
 DRIFT = 0.03  # standard deviation of the log of a time's ratio between two quiet runs; see noise
 ENUMERATED = 14  # rounds up to which all ways to swap sides are counted; beyond, DRAWS of them
-DRAWS = 20_000
+DRAWS = 10_000
 LEAST_ROUNDS = math.ceil(-math.log2(TURNS_ALPHA / 2))  # fewer cannot be significant
 
 
@@ -41,10 +43,14 @@ class Compared(NamedTuple):
         medians: Sequence[float],
         ends: Sequence[tuple[float, float]],
         repeats: Sequence[float],
+        drifts: Sequence[float] = (),
     ) -> "Compared":
-        """Now and before: both medians, both 95 % intervals (± 2 standard deviations), repeats."""
+        """Now and before: both medians, both 95 % intervals (± 2 standard deviations), repeats.
+
+        `drifts` are the changes of a time within each run, as shares.
+        """
         own = [(math.log(high / low) / 4) ** 2 for low, high in ends]
-        variance = sum(own) + DRIFT**2
+        variance = sum(own) + DRIFT**2 + sum(math.log1p(drift) ** 2 for drift in drifts)
         parts = sum(part**2 / (count - 1) for part, count in zip(own, repeats, strict=True))
         freedom = variance**2 / parts if parts else math.inf  # Welch and Satterthwaite's
         return cls(math.log(medians[0] / medians[1]), math.sqrt(variance), freedom)
@@ -121,6 +127,7 @@ def in_turns(logs: np.ndarray, allowed: float, seed: int = 0) -> Turns:
     return Turns(_p_values(beyond, flips), p_all, detectable)
 
 
+@lru_cache(maxsize=4)
 def _flips(rounds: int, seed: int) -> np.ndarray:
     """Signs of whole rounds, [ways, rounds]: all, or the one that was and DRAWS others."""
     if rounds <= ENUMERATED:

@@ -1,5 +1,6 @@
 """Measure decoding: a row per case of medians with intervals, percentiles, memory and noise."""
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +82,7 @@ COLUMNS = {
     "takes": "times that the case was measured; a noisy one is again at the end, and the take "
     "under the least load is kept",
     "from_run": "the earlier run that measured it, taken over by `resume`; empty for this run",
+    "drift": "how much longer the case that was timed first took at the run's end, as a share",
     "noise": "why its times are not to be trusted; empty for a clean case",
 }
 Rows = dict[int, dict[str, Any]]  # by place among the cases
@@ -100,8 +102,8 @@ def time_cases(
 
     Returns a row per case, with COLUMNS, in the order of `cases`; those in `known`, by place, are
     taken over. `files.save` writes each row into the run's folder as soon as it is measured, so
-    that a run that ends early loses only the running case. What keeps the times from being
-    trusted is recorded with `run.noisy`.
+    that a run that ends early loses only the running case. The case that was timed first is timed
+    once more at the end. What keeps the times from being trusted is recorded with `run.noisy`.
     Raises SettingsError before anything runs for a cache that memory cannot hold.
     """
     about = engine.describe()
@@ -120,8 +122,21 @@ def time_cases(
         noisy = [place for place in order if table["noise"].iloc[place]]
         table = _time(engine, cases, noisy, rows, keep, "noisy cases again")
     _record_graphs(engine, run, about)
+    if todo:
+        drift = _drift(engine, cases[todo[0]], rows[todo[0]], about)
+        rows = {place: row | {"drift": drift} for place, row in rows.items()}
+    table = keep(rows)
     _record_noise(run, table, about)
     return table
+
+
+def _drift(
+    engine: "Inference", case: Case, before: Mapping[str, Any], about: dict[str, Any]
+) -> float:
+    """How much longer a case takes now than before, as a share."""
+    now = _row(engine, case, about)
+    name = "first_token_ms" if now["next_token_ms"] is None else "next_token_ms"
+    return now[name] / before[name] - 1
 
 
 def _time(
@@ -169,8 +184,10 @@ def _noise(table: pd.DataFrame, about: Mapping[str, Any]) -> list[noise.Found]:
 
 
 def _record_noise(run: "Run", table: pd.DataFrame, about: Mapping[str, Any]) -> None:
-    if told := noise.run_sentence(_noise(table, about), int(table["cores"].min())):
-        run.noisy(told)
+    told = noise.run_sentence(_noise(table, about), int(table["cores"].min()))
+    drifted = noise.drift_sentence(table["drift"].iloc[0])
+    if told or drifted:
+        run.noisy("; ".join(filter(None, (told, drifted))))
 
 
 def _record_graphs(engine: "Inference", run: "Run", about: dict[str, Any]) -> None:
@@ -204,7 +221,7 @@ def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, An
         "device_allocated_peak_mb": allocated,
     }
     each = {f"rank{r}_rss_peak_mb": peak for r, peak in enumerate(memory.rss)}
-    state = load.machine() | watch.row() | {"takes": 1, "from_run": ""}
+    state = load.machine() | watch.row() | {"takes": 1, "from_run": "", "drift": math.nan}
     return summarise(case, runs) | seen | state | each
 
 

@@ -40,6 +40,11 @@ LIMITS = {
     "stolen": Limit(0.02, "of the cores' time: as much as the effects that runs are compared for"),
     "clock": Limit(0.9, "of the fastest clock of the run: times follow it in proportion"),
     "width": Limit(0.15, "of the median: with more, a change by a tenth cannot be seen"),
+    "drift": Limit(
+        0.1,
+        "of the first case's time, from the run's start to its end: cases that were timed far "
+        "apart then differ by that much without a cause of their own",
+    ),
     "order": Limit(
         0.05,
         "beyond both intervals: more work was faster than less. Ranges of 6 repeats each lie "
@@ -119,6 +124,14 @@ def run_sentence(found: list[Found], cores: int) -> str:
         if figures[cause]
     ]
     return "; ".join(told)
+
+
+def drift_sentence(drift: float) -> str:
+    """Say how much a run drifted; empty if that is little, or not known."""
+    if not abs(drift) > LIMITS["drift"].value:  # also of NaN
+        return ""
+    how = "longer" if drift > 0 else "less"
+    return f"the first case took {abs(drift):.0%} {how} at the end than at the start"
 
 
 def _load(row: Mapping[str, Any], threads: int, cores: int) -> Found:

@@ -37,6 +37,16 @@ def test_a_slowdown_that_may_be_the_difference_of_two_days_fails_nothing(tmp_pat
     assert passed and "5 within noise, 1 slower; a slowdown by 3" in detail
 
 
+def test_a_run_that_drifted_is_sure_of_less(tmp_path: Path):
+    run = Notes()
+    drifted = slowed(1.3).assign(drift=-0.2)
+    before = baseline.read_baseline(earlier(tmp_path / "a", table()), run, CASES)
+    baseline.check_baseline(before, drifted, run)
+    assert [passed for passed, _ in run.checks.values()] == [True]
+    baseline.check_baseline(before, drifted.assign(drift=0.01), run)
+    assert [passed for passed, _ in run.checks.values()] == [False]
+
+
 NOISE = "other processes used 0.9 of 2 cores"
 
 
@@ -63,7 +73,7 @@ def test_a_comparison_whose_cases_are_mostly_noisy_cannot_be_judged(tmp_path: Pa
 
 
 def test_a_baseline_of_an_earlier_version_is_judged_by_its_load_average(tmp_path: Path):
-    kept = ["others_cores", "stolen_cores", "cores", "takes", "noise", "from_run"]
+    kept = ["others_cores", "stolen_cores", "cores", "takes", "noise", "from_run", "drift"]
     old = table(row(32, load_average=4.1), row(128, load_average=2.1), row(128, 64))
     about = {"environment": ENVIRONMENT | {"cores": 2}}
     path = earlier(tmp_path / "a", old.drop(columns=kept), **about)

@@ -151,7 +151,7 @@ def test_the_order_is_shuffled_by_the_seed_and_the_table_is_not():
         engine = Clockwork()
         table = measure.time_cases(engine, cases, Notes(), seed)
         assert table["input_len"].tolist() == list(range(1, 30))
-        orders.append([case.input_len for case in engine.asked])
+        orders.append([case.input_len for case in engine.asked[:-1]])
     assert (
         orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(1, 30)) != orders[0]
     )
@@ -219,7 +219,7 @@ def test_noisy_cases_are_measured_again_at_the_end_and_the_least_loaded_take_is_
     cases = [Case(1, 8, 2), Case(1, 16, 2), Case(1, 32, 2)]
     table = measure.time_cases(engine, cases, notes, retry_noisy=retry)
     first = engine.asked[:3]
-    assert engine.asked == [*first, *first[1:] * retry]
+    assert engine.asked == [*first, *first[1:] * retry, first[0]], "the first once more: drift"
     found = table.set_index("input_len").loc[[case.input_len for case in first]]
     kept = {0: [0.0, 0.9, 0.5], 1: [0.0, 0.7, 0.4], 2: [0.0, 0.0, 0.0]}[retry]
     assert found["others_cores"].tolist() == kept
@@ -245,8 +245,25 @@ def test_known_rows_are_taken_over_and_not_measured():
     (old,) = measure.time_cases(Clockwork(), [cases[1]], Notes()).to_dict("records")
     known = {1: old | {"from_run": "a", "first_token_ms": 7.0}}
     table = measure.time_cases(engine, cases, Notes(), known=known)
-    assert {case.input_len for case in engine.asked} == {8, 32}
+    assert {case.input_len for case in engine.asked} == {8, 32} and len(engine.asked) == 3
     assert table["from_run"].tolist() == ["", "a", ""] and table["first_token_ms"].iloc[1] == 7.0
     everything = dict(enumerate(table.to_dict("records")))
     again = measure.time_cases(engine, cases, Notes(), known=everything)
-    assert len(engine.asked) == 2 and again["input_len"].tolist() == [8, 16, 32]
+    assert len(engine.asked) == 3 and again["input_len"].tolist() == [8, 16, 32]
+
+
+def test_a_machine_that_gets_slower_during_a_run_is_noticed_by_its_first_case():
+    class Slower(Clockwork):
+        def profile(self, case: Case) -> list[dict[str, list[float]]]:
+            self.asked.append(case)
+            later = 10 * 1.1 ** len(self.asked)
+            return [clocks(100, *[later] * (case.output_len - 1))] * case.repeats
+
+    notes = Notes()
+    table = measure.time_cases(Slower(), [Case(1, 8, 2), Case(1, 16, 2), Case(1, 16, 4)], notes)
+    drift = (10 * 1.1**4 + 6) / (10 * 1.1 + 6) - 1
+    assert table["drift"].tolist() == pytest.approx([drift] * 3)
+    said = "the first case took 21% longer at the end than at the start"
+    assert notes.kept["noisy"].endswith(said)
+    steady = measure.time_cases(Clockwork(), [Case(1, 8, 1)], Notes())
+    assert steady["drift"].tolist() == [0.0]

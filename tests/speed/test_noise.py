@@ -120,7 +120,7 @@ def test_every_limit_has_its_argument_and_every_cause_its_sentence():
         clean(32, others_cores=1.0, stolen_cores=0.5, warmups=10, next_token_ms_high=9.0),
         clean(64, frequency_mhz=1000.0, first=1.0),
     ]
-    old = pd.DataFrame([row(load_average=8.0)])
+    old = pd.DataFrame([row(load_average=8.0, others_cores=None)])
     causes = {cause for case in noise.judge(table(*rows), CORES, CORES) for cause in case}
     causes |= set(noise.judge(old, CORES, CORES)[0])
     assert causes == set(noise.RUN_WORDS)

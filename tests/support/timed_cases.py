@@ -48,6 +48,7 @@ def row(
         "stolen_cores": 0.0,
         "cores": 2,
         "takes": 1,
+        "drift": 0.0,
         "noise": "",
     }
     for name, ms in (("first_token_ms", first), ("next_token_ms", later)):
