@@ -1,10 +1,11 @@
-"""One cell of a table of times, or one figure of a sentence, as text."""
+"""Cells of a table of times, and figures of a sentence, as text."""
 
 from typing import Any
 
 import pandas as pd
 
 from neoxlib.speed.statistics import MIN_REPEATS
+from neoxlib.workbook.table import Table
 
 SHARES = (
     *("mbu", "mfu", "communication_share", "first_mbu", "first_mfu", "share", "efficiency"),
@@ -60,3 +61,13 @@ def si(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.3g} {letter}"
     return f"{value:.3g} "
+
+
+def number_table(table: pd.DataFrame, heads: dict[str, str]) -> Table:
+    """Three figures of each number, shares as per cent, nothing wrapped.
+
+    Columns without any value are left out.
+    """
+    known = [name for name in heads if name in table and table[name].notna().any()]
+    columns = [[text(name, value) for value in table[name]] for name in known]
+    return Table(tuple(heads[name] for name in known), zip(*columns, strict=True))

@@ -25,10 +25,10 @@ from neoxlib.inference.timing import Case
 from neoxlib.process import PACKAGE
 from neoxlib.speed import gate
 from neoxlib.speed.baseline import TOKENS, case_name
+from neoxlib.speed.cells import number_table
 from neoxlib.speed.load import LoadWatch
 from neoxlib.speed.measure import KEY
 from neoxlib.speed.statistics import MIN_REPEATS, interval
-from neoxlib.speed.tables import number_table
 from neoxlib.workbook.progress import Progress
 from neoxlib.workbook.table import Note, Table
 

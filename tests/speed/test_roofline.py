@@ -197,3 +197,23 @@ def test_a_table_without_a_word_on_noise_is_judged(noise):
     assert "-bound: " in found["verdict"]
     old = table().drop(columns="noise")
     assert "-bound: " in verdicts(old, Roofline(BUDGET, peak()))["verdict"].iloc[0]
+
+
+def test_the_bound_stands_beside_the_time_of_the_same_lengths():
+    (found,) = verdicts(table(row(later=50.0, first=900.0)), Roofline(BUDGET, peak())).to_dict(
+        "records"
+    )
+    size, _ = BUDGET.forward(1, 32 + 7)
+    assert found["next_bound_ms"] == pytest.approx(1e3 * size / 10e9)
+    assert found["first_bound_ms"] > 0 and found["below_bound"] == ""
+
+
+@pytest.mark.parametrize("noise", ["", "other processes used 0.9 of 2 cores"])
+def test_a_time_below_its_bound_is_never_without_a_word_on_why(noise):
+    size, _ = BUDGET.forward(1, 32 + 7)
+    bound = 1e3 * size / 10e9
+    fast = table(row(later=0.5 * bound, first=900.0, noise=noise))
+    judged = verdicts(fast, Roofline(BUDGET, peak()))
+    said = judged["verdict"].iloc[0]
+    assert f"Below the bound: next token {0.5 * bound:.3g} of {bound:.3g} ms. So a peak is" in said
+    assert judged["below_bound"].iloc[0] in said
