@@ -1,4 +1,4 @@
-"""A run's times against those of an earlier run, its baseline.
+"""A run's times against those of an earlier run, its baseline, and those that it takes over.
 
 A time is called faster or slower only if the interval of the ratio, which follows from the two
 medians' 95 % intervals, leaves out 1. Too few repeats for such an interval give no verdict.
@@ -15,7 +15,8 @@ from neoxlib.errors import DataError
 from neoxlib.inference.timing import Case
 from neoxlib.speed import gate, noise
 from neoxlib.speed.load import usual_threads
-from neoxlib.speed.measure import KEY
+from neoxlib.speed.measure import COLUMNS as MEASURED
+from neoxlib.speed.measure import KEY, Rows
 from neoxlib.speed.statistics import MIN_REPEATS
 from neoxlib.workbook.past_run import Past, open_run
 from neoxlib.workbook.table import Note
@@ -28,6 +29,10 @@ NO_INTERVAL = "no interval"
 TOKENS = {"first token": "first_token_ms", "next token": "next_token_ms"}
 TIMES = [f"{token}{end}" for token in TOKENS.values() for end in ("", "_low", "_high")]
 COLUMNS = [*KEY, "repeats", *TIMES]
+# What rows of two runs that stand in one table must have in common, beside `Past.identity`:
+LOADED = ("fingerprint", "max_seq_len", "graph", "backend", "threads", "device", "compile")
+VERSIONS = ("torch", "torch-npu", "cores", "variables")
+ASKED = ("repeats", "min_seconds", "deterministic")
 
 
 def read_baseline(path: str | None, run: "Run", cases: Sequence[Case]) -> pd.DataFrame | None:
@@ -71,6 +76,46 @@ def told(table: pd.DataFrame, results: Mapping[str, Any]) -> list[str]:
     cores = int((results.get("environment") or {}).get("cores") or 1)
     found = noise.judge(table, usual_threads(results.get("model") or {}), cores)
     return [noise.sentence(case) for case in found]
+
+
+def taken_over(path: str | None, run: "Run", cases: Sequence[Case]) -> Rows:
+    """The clean rows of an earlier 04_profile run, broken off or not, by place among `cases`.
+
+    None if `path` is empty. Raises DataError with everything that keeps them from standing beside
+    those of `run`: another notebook, model, chip, dtype, parameter or commit, and for a run that
+    measured none of the cases.
+    """
+    if not path:
+        return {}
+    past = open_run(path)
+    if past.results["notebook"] != "04_profile":
+        raise DataError(f"{path} is of {past.results['notebook']}; resume takes a 04_profile run")
+    now = _everything(Past(run.folder, run.results))
+    there = _everything(past).items()
+    problems = [f"{name}: {v} there, {now[name]} here" for name, v in there if v != now[name]]
+    table = past.table("latency")
+    if table is None or (names := [name for name in MEASURED if name not in table]):
+        problems += ["it measured no case" if table is None else f"it has no {', '.join(names)}"]
+    if problems:
+        raise DataError("\n  ".join([f"the times of {path} cannot be taken over:", *problems]))
+    places = {tuple(getattr(case, key) for key in KEY): n for n, case in enumerate(cases)}
+    rows = table.assign(noise=told(table, past.results)).astype(object)
+    rows = rows.where(rows.notna(), None).to_dict("records")
+    found = {places.get(tuple(row[key] for key in KEY)): row for row in rows}
+    found.pop(None, None)
+    kept = {n: row | {"from_run": past.folder.name} for n, row in found.items() if not row["noise"]}
+    noisy = f", {len(found) - len(kept)} more were noisy" if len(found) > len(kept) else ""
+    print(f"{len(kept)} of {len(cases)} cases are taken over from {past.name}{noisy}.")
+    return kept
+
+
+def _everything(past: Past) -> dict[str, Any]:
+    """All that a run's times depend on: its identity, what was loaded, and its commit."""
+    parts = (past.results.get(part) or {} for part in ("model", "environment", "parameters"))
+    model, environment, asked = parts
+    about = {name: model.get(name) for name in LOADED} | {"commit": environment.get("git")}
+    about |= {name: environment.get(name) for name in VERSIONS}
+    return past.identity | about | {name: asked.get(name) for name in ASKED}
 
 
 def lacking(table: pd.DataFrame, cases: Sequence[Case]) -> list[str]:

@@ -146,7 +146,7 @@ PARAMETERS: dict[str, Param] = {
         "int", 1, "groups of world_size ranks each, which share the questions out", low=1
     ),
     "resume": _path(
-        "folder of an earlier run, whose answers are taken over; empty asks all questions",
+        "folder of an earlier run, whose answers or clean times are taken over; empty takes none",
         param.folder,
     ),
     "compare_with": _path(
@@ -285,7 +285,7 @@ _EXAM = _names("""
 """)
 _GRID = _names("""
     case_pair min_len_exp max_len_exp batch_size batch_sizes depths repeats min_seconds
-    retry_noisy perf_mode skip_decode peak_gb_s peak_tflops trace scaling baseline
+    retry_noisy resume perf_mode skip_decode peak_gb_s peak_tflops trace scaling baseline
     max_slowdown baseline_python rounds seed
 """)
 NOTEBOOKS: dict[str, tuple[str, ...]] = {

@@ -195,3 +195,69 @@ def test_of_some_cases_with_few_repeats_the_others_are_judged(tmp_path: Path):
         and "128 in, 64 out: next token 3.00 times; 2 not judged" in detail
         and "32 in" not in detail
     )
+
+
+LOADED = MODEL | {"fingerprint": "f", "threads": 1, "max_seq_len": 1024}
+HOST = ENVIRONMENT | {"git": "abc", "cores": 2}
+
+
+def broken_off(folder: Path, *rows: dict, **more: object) -> Path:
+    """The folder of a run that ended before its last case."""
+    about = {"status": "interrupted", "model": LOADED, "environment": HOST, "parameters": ASKED}
+    path = earlier(folder, table(*rows) if rows else None, **(about | more))
+    return path.parent
+
+
+ASKED = {"repeats": 6, "min_seconds": 0.5, "deterministic": False}
+
+
+def resuming() -> Notes:
+    run = Notes()
+    run.results |= {"model": LOADED, "environment": HOST, "parameters": ASKED}
+    return run
+
+
+def test_clean_rows_of_a_run_that_was_broken_off_are_taken_over(tmp_path: Path, capsys):
+    rows = row(128, first=30.0, rank0_rss_peak_mb=5.0), row(32, noise=NOISE), row(512)
+    folder = broken_off(tmp_path / "a", *rows)
+    known = baseline.taken_over(str(folder), resuming(), CASES)
+    assert list(known) == [1], "128 in, 16 out; another was noisy, and one is no case of this run"
+    assert known[1]["first_token_ms"] == 30.0 and known[1]["rank0_rss_peak_mb"] == 5.0
+    assert (known[1]["from_run"], known[1]["noise"]) == ("a", "")
+    assert known[1]["device_peak_mb"] is None
+    said = "1 of 3 cases are taken over from 04_profile/a, 1 more were noisy."
+    assert capsys.readouterr().out.strip() == said
+    assert baseline.taken_over("", resuming(), CASES) == {}
+
+
+def test_rows_of_another_model_commit_or_parameter_are_refused_with_all_of_it(tmp_path: Path):
+    folder = broken_off(
+        tmp_path / "a",
+        row(32),
+        model=LOADED | {"fingerprint": "g", "dtype": "bfloat16", "threads": 2},
+        environment=HOST | {"git": "abc-dirty", "cpu": "Another"},
+        parameters=ASKED | {"repeats": 20},
+    )
+    with pytest.raises(DataError) as error:
+        baseline.taken_over(str(folder), resuming(), CASES)
+    for line in (
+        "fingerprint: g there, f here",
+        "dtype: bfloat16 there, float32 here",
+        "threads: 2 there, 1 here",
+        "commit: abc-dirty there, abc here",
+        "chip: Another there, A processor here",
+        "repeats: 20 there, 6 here",
+    ):
+        assert line in str(error.value)
+
+
+def test_a_run_without_rows_of_this_version_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match="it measured no case"):
+        baseline.taken_over(str(broken_off(tmp_path / "a")), resuming(), CASES)
+    folder = broken_off(tmp_path / "b", row(32))
+    table(row(32)).drop(columns=["stolen_cores"]).to_csv(folder / "latency.csv", index=False)
+    with pytest.raises(DataError, match="it has no stolen_cores"):
+        baseline.taken_over(str(folder), resuming(), CASES)
+    other = earlier(tmp_path / "c", table(), "03_ceval").parent
+    with pytest.raises(DataError, match="is of 03_ceval; resume takes a 04_profile run"):
+        baseline.taken_over(str(other), resuming(), CASES)
