@@ -7,7 +7,7 @@ NPU := .venv-npu
 BIN := $(VENV)/bin
 
 .PHONY: report test stop-ranks test-align verify-npu lint lab quality demo clean
-.PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam
+.PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam gate-table
 
 report: $(VENV)/.installed  ## run the seven notebooks on the shipped model
 	$(BIN)/python -m neoxlib report --all
@@ -55,6 +55,10 @@ bench-load: $(VENV)/.installed  ## shard beside cp, load beside from_pretrained
 # questions per second beside lm-eval with transformers; needs C-Eval and MMLU (NEOXLIB_TEST_DATA)
 bench-exam: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.exam $(ARGS)
+
+gate-table: $(VENV)/.installed  ## how often the speed gate is wrong, over simulated and real noise
+	$(BIN)/python -m benchmarks.gate
+	$(BIN)/python -m benchmarks.documents
 
 # llama.cpp is compiled, which takes a while
 $(PEERS)/.installed: benchmarks/peers.txt constraints.txt

@@ -21,11 +21,12 @@ FILES = {
     "bench-20b": "bench/big.md",
     "bench-exam": "bench/exam.md",
     "quality": "quality.md",
+    "gate": "bench/gate.md",
 }
 PEERS = "outputs/bench/peers.json"
 NOTHING = (
-    "outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam or quality "
-    "first"
+    "outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam, quality "
+    "or gate-table first"
 )
 
 

@@ -238,11 +238,7 @@ def ratios(takes: pd.DataFrame, allowed: float, seed: int = 0) -> tuple[pd.DataF
     Each with the median over the rounds, its 95 % interval and the adjusted p-value of being
     slower by more than `allowed`.
     """
-    long = takes.melt([*KEY, "round", "side"], list(TOKENS.values()), "token", "ms").dropna()
-    long["log"] = np.log(long["ms"].astype(float))
-    means = long.pivot_table("log", "round", [*KEY, "token", "side"])  # over a side's two turns
-    sides = [means.xs(side, axis=1, level="side") for side in SIDES]
-    logs = (sides[1] - sides[0]).dropna(axis=1)  # [rounds, cases and tokens]
+    logs = logs_of(takes)
     turns = gate.in_turns(logs.to_numpy(), allowed, seed)
     names = {name: token for token, name in TOKENS.items()}
     rows = [
@@ -251,6 +247,15 @@ def ratios(takes: pd.DataFrame, allowed: float, seed: int = 0) -> tuple[pd.DataF
     ]
     table = pd.DataFrame(rows).assign(p_slower=turns.p_values, slower=turns.slower)
     return table, turns
+
+
+def logs_of(takes: pd.DataFrame) -> pd.DataFrame:
+    """Logs of the ratios of each round, [rounds, cases and tokens]."""
+    long = takes.melt([*KEY, "round", "side"], list(TOKENS.values()), "token", "ms").dropna()
+    long["log"] = np.log(long["ms"].astype(float))
+    means = long.pivot_table("log", "round", [*KEY, "token", "side"])  # over a side's two turns
+    baseline, own = (means.xs(side, axis=1, level="side") for side in SIDES)
+    return (own - baseline).dropna(axis=1)
 
 
 def _ratio(logs: pd.Series) -> dict[str, float]:
