@@ -8,6 +8,7 @@ import json
 import operator
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,7 +215,11 @@ def blocks_of_python(page: str) -> list[Block]:
     return [block for block in PYTHON if block.page == page]
 
 
-STANDINS = {"/models/gpt-neox-20b": MODEL_DIR, "/data/ceval-exam.zip": EXAM_DIR}
+STANDINS = {
+    "/models/gpt-neox-20b": MODEL_DIR,
+    "/data/ceval-exam.zip": EXAM_DIR,
+    "OTHER/.venv/bin/python": sys.executable,
+}
 REPORTS = [(page, line) for page, line in SHELL if words(line)[:4] == [*PREFIX, "report"]]
 
 
