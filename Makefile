@@ -8,7 +8,7 @@ MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 
 .PHONY: help report test stop-ranks test-align verify-npu verify-msprobe lint lab quality
-.PHONY: demo clean test-browser
+.PHONY: demo clean test-browser gate-table
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
 
 help:  ## list the targets
@@ -80,6 +80,10 @@ wheelhouse: $(VENV)/.installed  ## every package for a machine without network
 	  --python-version 3.11.5 --extra-index-url $(CPU_TORCH) pip "setuptools>=80" \
 	  ".[npu,dev,eval]" \
 	  $$($(BIN)/python -c "$(WHEELS); print(f'torch=={TODAY.release.torch}+cpu', PYTHON_NEEDS)")
+
+gate-table: $(VENV)/.installed  ## how often the speed gate is wrong, over simulated and real noise
+	$(BIN)/python -m benchmarks.gate
+	$(BIN)/python -m benchmarks.documents
 
 # llama.cpp is compiled, which takes a while
 $(PEERS)/.installed: benchmarks/peers.txt constraints.txt

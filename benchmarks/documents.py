@@ -22,11 +22,12 @@ FILES = {
     "bench-exam": "bench/exam.md",
     "bench-align": "bench/align.md",
     "quality": "quality.md",
+    "gate": "bench/gate.md",
 }
 PEERS = "outputs/bench/peers.json"
 NOTHING = (
     "outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam, "
-    "bench-align or quality first"
+    "bench-align, gate-table or quality first"
 )
 
 

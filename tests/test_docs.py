@@ -8,6 +8,7 @@ import json
 import operator
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -242,6 +243,7 @@ STANDINS = {
     "/models/gpt-neox-20b": MODEL_DIR,
     "/data/cut": MODEL_DIR,
     "/data/ceval-exam.zip": EXAM_DIR,
+    "OTHER/.venv/bin/python": sys.executable,
 }
 REPORTS = [(page, line) for page, line in SHELL if ours(line)[:1] == ["report"]]
 

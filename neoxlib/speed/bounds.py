@@ -1,6 +1,6 @@
-"""Whether a request fits a target, and the shortest times that the target's figures allow.
+"""Whether a request fits a target, the shortest times that its figures allow, and a time's bound.
 
-Every time given here is predicted, none is measured.
+Times of `Bounds` are predicted, none is measured; `Pass` holds a measured one against the peaks.
 """
 
 import os
@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 
 from neoxlib.machine.recipe import RECIPE
 from neoxlib.speed.budget import Budget
+from neoxlib.speed.cells import percent, si
 from neoxlib.speed.target import Target
 
 FROM_TOKENS = 1024  # length of the published prompts that `likely_peak` rests on
+AT_LIMIT = 0.4  # share of a peak from which a step is bound by it; published runs reach 0.46–0.66
 LEAST_READ = 1e9  # bytes that a rank reads per step; published runs say nothing of smaller models
 
 
@@ -129,3 +131,99 @@ def ms_text(time: float | None) -> str:
     if time is None:
         return "not known"
     return f"{time:.3g}" if time < 100 else f"{time:.0f}"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass of all ranks: its work and its time.
+
+    `beside_ms` is the time before and after the forward pass itself. `overhead_ms` is an upper
+    limit of the overhead if another measurement gives one; None allows all unexplained time.
+    """
+
+    size: float  # bytes
+    operations: float
+    wall_ms: float
+    reading_ms: float  # at the peak
+    computing_ms: float  # at the peak
+    communication_ms: float | None = 0.0  # None: not measured by itself
+    beside_ms: float = 0.0
+    overhead_ms: float | None = None
+
+    @property
+    def roof_ms(self) -> float:
+        """The shortest time that the peaks allow."""
+        return max(self.reading_ms, self.computing_ms)
+
+    @property
+    def unexplained_ms(self) -> float:
+        """Time that neither the peaks nor the all-reduce explain."""
+        return max(0.0, self.wall_ms - self.roof_ms - (self.communication_ms or 0))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Shares of the wall time; bandwidth and compute overlap.
+
+        `kernels` is the time that kernels below the peak take beyond it.
+        """
+        unexplained = self.unexplained_ms
+        launch = unexplained if self.overhead_ms is None else min(unexplained, self.overhead_ms)
+        times = {
+            "bandwidth": self.reading_ms,
+            "compute": self.computing_ms,
+            "communication": self.communication_ms or 0,
+            "launch": launch,
+            "kernels": unexplained - launch,
+        }
+        return {name: ms / self.wall_ms for name, ms in times.items()}
+
+    @property
+    def bound(self) -> str:
+        """The bound: a peak from AT_LIMIT of it upwards, else the largest share of the time."""
+        shares = self.shares
+        roof = max("bandwidth", "compute", key=shares.get)
+        if shares[roof] >= max(AT_LIMIT, shares["communication"]):
+            return roof
+        shares[roof] += shares["kernels"]
+        return max(roof, "communication", "launch", key=shares.get)
+
+    def figures(self, *more: str) -> tuple[float | str, ...]:
+        """Bytes, operations, MBU, MFU, the shares named in `more`, the bound, and its time."""
+        shares = self.shares
+        names = ("bandwidth", "compute", *more)
+        return (
+            self.size,
+            self.operations,
+            *(shares[name] for name in names),
+            self.bound,
+            self.roof_ms,
+        )
+
+    def words(self) -> str:
+        """Name the bound with its figures, then the other shares of the time or of a peak."""
+        shares = self.shares
+        share = {name: percent(value) for name, value in shares.items()}
+        sums = " and the sums between ranks" if self.communication_ms is None else ""
+        parts = {
+            "bandwidth": f"reading at {share['bandwidth']} of its peak",
+            "compute": f"computing at {share['compute']}",
+            "communication": f"sums between ranks {share['communication']}",
+            "launch": f"overhead {share['launch']}",
+            "kernels": f"kernels below the peak{sums} {share['kernels']}",
+        }
+        told = [
+            text for name, text in parts.items() if shares[name] >= 0.001 and name != self.bound
+        ]
+        return f"{self.bound}-bound: {'; '.join([self._figures(parts[self.bound]), *told])}"
+
+    def _figures(self, otherwise: str) -> str:
+        """The work and rate if a peak is the bound; for other bounds their share of the time."""
+        beside = self.beside_ms / self.wall_ms
+        work = {"bandwidth": (self.size, "B", "B/s"), "compute": (self.operations, "FLOP", "FLOPS")}
+        if self.bound not in work:
+            outside = f", {percent(beside)} before and after the forward pass"
+            return f"{otherwise} of the time" + (self.bound == "launch" and beside > 0) * outside
+        amount, unit, per_second = work[self.bound]
+        rate = si(amount * 1e3 / self.wall_ms)
+        share = percent(self.shares[self.bound])
+        return f"{si(amount)}{unit} at {rate}{per_second} are {share} of the peak"

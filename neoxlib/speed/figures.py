@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from neoxlib.speed import panels
 from neoxlib.speed.baseline import TOKENS, case_name
 from neoxlib.speed.panels import BOUNDS, GREY, KINDS, NO_NEXT, PARTS, PHASES, VERDICTS
+from neoxlib.speed.roofline import NOT_JUDGED
 from neoxlib.speed.scaling import timed_token
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def roofline(table: pd.DataFrame, peaks: "Peaks") -> Figure:
         axes.scatter(x, y, 36, colours, marker=marker, edgecolors="white", linewidths=0.5, zorder=3)
         intensity += x.tolist()
     panels.roof(axes, peaks, intensity)
-    handles = _patches({f"{name}-bound": colour for name, colour in BOUNDS.items()})
+    named = {name: name if name == NOT_JUDGED else f"{name}-bound" for name in BOUNDS}
+    handles = _patches({named[name]: colour for name, colour in BOUNDS.items()})
     for token, (marker, _) in POINTS.items():
         handles.append(axes.scatter([], [], 36, "black", marker=marker, label=token))
     figure.legend(handles=handles, ncols=6, **LEGEND)

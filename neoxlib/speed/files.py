@@ -37,6 +37,7 @@ SHOWN = (  # the columns that people read first
     "rank_rss_peak_mb",
     "device_peak_mb",
     "outliers",
+    "noise",
 )
 
 
@@ -55,7 +56,7 @@ def save(
     """
     run.save("latency", table)
     run.text("latency.json", as_json(table, columns, about))
-    run.text("latency.md", as_markdown(table[list(SHOWN)]))
+    run.text("latency.md", as_markdown(table[list(SHOWN)].replace("", None)))
     for name, rows in vendor_files(table, about, perf_mode, skip_decode):
         run.save(name, rows)
 

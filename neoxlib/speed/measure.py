@@ -1,8 +1,9 @@
-"""Measure decoding: a row per case of medians with intervals, percentiles, memory and load."""
+"""Measure decoding: a row per case of medians with intervals, percentiles, memory and noise."""
 
+import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from neoxlib.inference.timing import Case
 from neoxlib.machine import limits
-from neoxlib.speed import files, statistics
+from neoxlib.speed import files, load, noise, statistics
 from neoxlib.speed import memory as speed_memory
 from neoxlib.speed.cases import refuse_large
 from neoxlib.workbook.param import timings_shown
@@ -75,7 +76,16 @@ COLUMNS = {
     "slowest_rank": "the rank that worked longest in most of the next steps, waiting left out",
     "frequency_mhz": "the CPU's clock at the case's end, as the system says it",
     "load_average": "the system's load average over the last minute, at the case's end",
+    "others_cores": "cores that other processes kept busy during the case, on average",
+    "stolen_cores": "cores that the host gave to other guests meanwhile, on average",
+    "cores": "cores that this process may use",
+    "takes": "times that the case was measured; a noisy one is again at the end, and the take "
+    "under the least load is kept",
+    "from_run": "the earlier run that measured it, taken over by `resume`; empty for this run",
+    "drift": "how much longer the case that was timed first took at the run's end, as a share",
+    "noise": "why its times are not to be trusted; empty for a clean case",
 }
+Rows = dict[int, dict[str, Any]]  # by place among the cases
 
 
 def time_cases(
@@ -85,29 +95,99 @@ def time_cases(
     seed: int = 0,
     perf_mode: str = "normal",
     skip_decode: bool = False,
+    retry_noisy: int = 0,
+    known: Rows | None = None,
 ) -> pd.DataFrame:
-    """Time every case in an order shuffled by `seed`.
+    """Time every case in an order shuffled by `seed`, then noisy ones `retry_noisy` times again.
 
-    Returns a row per case, with COLUMNS, in the order of `cases`. `files.save` writes each row
-    into the run's folder as soon as it is measured, so that a run that ends early loses only the
-    running case. Raises SettingsError before anything runs for a cache that memory cannot hold.
+    Returns a row per case, with COLUMNS, in the order of `cases`; those in `known`, by place, are
+    taken over. `files.save` writes each row into the run's folder as soon as it is measured, so
+    that a run that ends early loses only the running case. The case that was timed first is timed
+    once more at the end. What keeps the times from being trusted is recorded with `run.noisy`.
+    Raises SettingsError before anything runs for a cache that memory cannot hold.
     """
     about = engine.describe()
-    order = random.Random(seed).sample(range(len(cases)), len(cases))
     refuse_for_memory(engine, cases)
-    rows: dict[int, dict[str, Any]] = {}
-    with Progress(sum(map(_size, cases)), len(cases), "cases", keep=timings_shown()) as progress:
-        for place in order:
-            case = cases[place]
-            progress.begin(str(case), _size(case))
-            rows[place] = _row(engine, case, about)
-            table = pd.DataFrame([rows[place] for place in sorted(rows)])
-            files.save(run, table, COLUMNS, about, perf_mode, skip_decode)
+
+    def keep(rows: Rows) -> pd.DataFrame:
+        found = judged(rows, about)
+        files.save(run, found, COLUMNS, about, perf_mode, skip_decode)
+        return found
+
+    rows: Rows = dict(known or {})
+    order = random.Random(seed).sample(range(len(cases)), len(cases))
+    todo = [place for place in order if place not in rows]
+    table = _time(engine, cases, todo, rows, keep, "cases")
+    for _ in range(retry_noisy):
+        noisy = [place for place in order if table["noise"].iloc[place]]
+        table = _time(engine, cases, noisy, rows, keep, "noisy cases again")
+    _record_graphs(engine, run, about)
+    if todo:
+        drift = _drift(engine, cases[todo[0]], rows[todo[0]], about)
+        rows = {place: row | {"drift": drift} for place, row in rows.items()}
+    table = keep(rows)
+    _record_noise(run, table, about)
+    return table
+
+
+def _drift(
+    engine: "Inference", case: Case, before: Mapping[str, Any], about: dict[str, Any]
+) -> float:
+    """How much longer a case takes now than before, as a share."""
+    now = _row(engine, case, about)
+    name = "first_token_ms" if now["next_token_ms"] is None else "next_token_ms"
+    return now[name] / before[name] - 1
+
+
+def _time(
+    engine: "Inference",
+    cases: Sequence[Case],
+    places: Sequence[int],
+    rows: Rows,
+    keep: Callable[[Rows], pd.DataFrame],
+    noun: str,
+) -> pd.DataFrame:
+    """Time the cases at `places` into `rows`; of two takes of a case the less disturbed stays."""
+    about = engine.describe()
+    if not places:
+        return keep(rows)
+    sizes = {place: _size(cases[place]) for place in places}
+    with Progress(sum(sizes.values()), len(places), noun, keep=timings_shown()) as progress:
+        for place in places:
+            progress.begin(str(cases[place]), sizes[place])
+            takes = [_row(engine, cases[place], about)]
+            takes += [rows[place]] if place in rows else []
+            count = sum(take["takes"] for take in takes)
+            rows[place] = least_disturbed(takes, about) | {"takes": count}
+            table = keep(rows)
             progress.done()
             if timings_shown():
-                print(in_words(rows[place]), flush=True)
-    _record_graphs(engine, run, about)
+                print(in_words(takes[0]), flush=True)
     return table
+
+
+def least_disturbed(takes: list[dict[str, Any]], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Of some takes of a case, the one under the least load, whatever its times are."""
+    threads = load.usual_threads(about)
+    return min(takes, key=lambda row: noise.disturbance(row, threads, row["cores"]))
+
+
+def judged(rows: Rows, about: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows as a table, in order, with the column `noise`."""
+    table = pd.DataFrame([rows[place] for place in sorted(rows)])
+    found = _noise(table, about)
+    return table.assign(noise=[noise.sentence(case) for case in found])
+
+
+def _noise(table: pd.DataFrame, about: Mapping[str, Any]) -> list[noise.Found]:
+    return noise.judge(table, load.usual_threads(about), int(table["cores"].min()))
+
+
+def _record_noise(run: "Run", table: pd.DataFrame, about: Mapping[str, Any]) -> None:
+    told = noise.run_sentence(_noise(table, about), int(table["cores"].min()))
+    drifted = noise.drift_sentence(table["drift"].iloc[0])
+    if told or drifted:
+        run.noisy("; ".join(filter(None, (told, drifted))))
 
 
 def _record_graphs(engine: "Inference", run: "Run", about: dict[str, Any]) -> None:
@@ -131,7 +211,8 @@ def refuse_for_memory(engine: "Inference", cases: Sequence[Case]) -> None:
 
 def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, Any]:
     npu = str(about["device"]).startswith("npu")
-    with speed_memory.MemoryMonitor(speed_memory.pids(engine), npu) as memory:
+    pids = speed_memory.pids(engine)
+    with speed_memory.MemoryMonitor(pids, npu) as memory, load.LoadWatch(pids) as watch:
         runs = engine.profile(case)
     allocated = max(runs[0].get("device_peak_mb", []), default=None)
     seen = {
@@ -140,7 +221,8 @@ def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, An
         "device_allocated_peak_mb": allocated,
     }
     each = {f"rank{r}_rss_peak_mb": peak for r, peak in enumerate(memory.rss)}
-    return summarise(case, runs) | seen | speed_memory.machine() | each
+    state = load.machine() | watch.row() | {"takes": 1, "from_run": "", "drift": math.nan}
+    return summarise(case, runs) | seen | state | each
 
 
 def summarise(case: Case, runs: "Sequence[Figures]") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -88,15 +88,3 @@ def pids(engine: "Inference") -> list[int | None]:
         pid if host == worker.host() else None
         for pid, host in zip(ranks["pid"], ranks["host"], strict=True)
     ]
-
-
-def machine() -> dict[str, Any]:
-    """The CPU's clock in MHz, None if the system does not tell, and the last minute's load."""
-    try:
-        frequency = psutil.cpu_freq()
-    except (OSError, NotImplementedError):
-        frequency = None
-    return {
-        "frequency_mhz": frequency.current if frequency else None,
-        "load_average": os.getloadavg()[0],
-    }

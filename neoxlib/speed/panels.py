@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from neoxlib.speed.baseline import NO_INTERVAL, case_name
 from neoxlib.speed.measure import KEY
+from neoxlib.speed.roofline import NOT_JUDGED
 from neoxlib.speed.statistics import MIN_REPEATS
 
 if TYPE_CHECKING:
@@ -20,7 +21,13 @@ RED = "#D55E00"
 GREY = "#999999"  # Okabe and Ito's palette
 PARTS = {"pre": GREY, "forward": BLUE, "communication": RED, "post": GREEN}
 PERCENTILES = {"p50": (BLUE, "o"), "p90": (ORANGE, "D"), "p99": (RED, "s")}  # colour, marker
-BOUNDS = {"bandwidth": BLUE, "compute": ORANGE, "launch": GREY, "communication": RED}
+BOUNDS = {
+    "bandwidth": BLUE,
+    "compute": ORANGE,
+    "launch": GREY,
+    "communication": RED,
+    NOT_JUDGED: "#CCCCCC",
+}
 PHASES = {"prefill": "#F0E442", "decode": "#CCCCCC"}
 KINDS = PHASES | {
     "computing": BLUE,

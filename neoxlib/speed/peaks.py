@@ -72,6 +72,27 @@ class Peaks:
         return pd.DataFrame(rows, columns=["peak", "value", "unit", "source"])
 
 
+class MachinePeaks(NamedTuple):
+    """Rates of this machine's CPU with the threads that so many ranks have there."""
+
+    size: int  # bytes that each rank's threads read
+    ranks: int
+    threads: int  # of each rank
+    formats: tuple[str, ...]  # that were multiplied
+    gb_s: float
+    tflops: float
+    product: str  # what was multiplied fastest
+    beside: str  # the load that other processes were, for the sources; empty if it was small
+
+    def fits(self, session: "Session", quant: bool, dtype: str) -> bool:
+        """Whether this is what the ranks of `session` have: their number, threads and formats."""
+        about = session.describe()
+        ranks = (about["world_size"], about["device"], about.get("threads"))
+        return ranks == (self.ranks, "cpu", self.threads) and self.formats == cpu_formats(
+            dtype, quant
+        )
+
+
 class RankPeaks(NamedTuple):
     """Rates that were measured on all ranks at once, and added up."""
 
@@ -82,16 +103,34 @@ class RankPeaks(NamedTuple):
     by: str  # by which operations it was read, for the table; empty on a CPU
 
 
-def find_peaks(session: "Session", gb_s: float | None = None, tflops: float | None = None) -> Peaks:
+def cpu_formats(dtype: str, quant: bool) -> tuple[str, ...]:
+    """Names of the dtypes that a run computes in on a CPU: float32, its own, int8 if quantized.
+
+    A CPU's kernels convert float16 to float32.
+    """
+    own = (dtype,) if dtype not in ("float16", "float32") else ()
+    return ("float32", *own, *(("int8",) if quant else ()))
+
+
+def find_peaks(
+    session: "Session",
+    gb_s: float | None = None,
+    tflops: float | None = None,
+    machine: MachinePeaks | None = None,
+) -> Peaks:
     """Measure the peaks of `session`'s devices, or take those given for one NPU or machine.
 
-    On a CPU reading is measured over as many bytes as a rank's weights have, 256 MiB at most:
-    weights that stay in its cache are read from there in a run, too. On an NPU it is the better of
-    a sum and the product that a decode step makes, over 2 GiB. Operations are those of one large
-    matrix product in a dtype that the run computes in.
+    What a plan has measured for such ranks on this machine, `machine`, is taken over. On a CPU
+    reading is measured over as many bytes as a rank's weights have, 256 MiB at most: weights that
+    stay in its cache are read from there in a run, too. On an NPU it is the better of a sum and
+    the product that a decode step makes, over 2 GiB. Operations are those of one large matrix
+    product in a dtype that the run computes in.
     Raises SettingsError for a figure that is not above 0.
     """
     refuse({"peak_gb_s": gb_s, "peak_tflops": tflops})
+    about = session.describe()
+    if machine and machine.fits(session, bool(about["quant"]), about["dtype"]):
+        return _as_planned(machine, gb_s, tflops)
     found: RankPeaks = session.apply(rank_peaks)
     ranks = session.describe()["world_size"]
     shared = session.describe()["device"] == "cpu"
@@ -104,6 +143,19 @@ def find_peaks(session: "Session", gb_s: float | None = None, tflops: float | No
         GIVEN if tflops else f"{where}, {found.product}",
         shared,
         None if shared else _own_figures(ranks),
+    )
+
+
+def _as_planned(found: MachinePeaks, gb_s: float | None, tflops: float | None) -> Peaks:
+    """The peaks that the plan of this run rests on, or those given."""
+    where = f"measured before the ranks started, {found.ranks} × {found.threads} threads"
+    read = f"{where}, over {found.size / 2**20:,.1f} MiB each{found.beside}"
+    return Peaks(
+        gb_s or found.gb_s,
+        tflops or found.tflops,
+        GIVEN if gb_s else read,
+        GIVEN if tflops else f"{where}, {found.product}{found.beside}",
+        shared=True,
     )
 
 
@@ -160,15 +212,13 @@ def largest_matrix(engine: "Engine") -> tuple[int, int]:
 
 
 def _formats(engine: "Engine") -> dict[str, torch.dtype]:
-    """Dtypes that the run may compute in: its own, on a CPU also float32, and int8 if quantized.
-
-    A CPU's kernels convert float16 to float32.
-    """
+    """Dtypes that the run may compute in: an accelerator's own, or those of `cpu_formats`."""
     own = engine.weight.dtype
-    on_cpu = engine.weight.device.type == "cpu"
-    formats = [torch.float32, *([own] if own != torch.float16 else [])] if on_cpu else [own]
-    formats += [torch.int8] if on_cpu and engine.describe()["quant"] else []
-    return {str(dtype).removeprefix("torch."): dtype for dtype in formats}
+    name = str(own).removeprefix("torch.")
+    if engine.weight.device.type != "cpu":
+        return {name: own}
+    names = cpu_formats(name, bool(engine.describe()["quant"]))
+    return {name: getattr(torch, name) for name in names}
 
 
 def reading(size: int, threads: int) -> float:

@@ -19,7 +19,7 @@ from neoxlib.model.world_size import check_world_size, legal_world_sizes
 from neoxlib.speed import launches
 from neoxlib.speed.bounds import Bounds, ms_text, size_text
 from neoxlib.speed.budget import Budget
-from neoxlib.speed.target import Target, find_target
+from neoxlib.speed.target import Target, find_target, measured
 from neoxlib.workbook import markup
 
 if TYPE_CHECKING:
@@ -176,7 +176,9 @@ def plan(
     refuse_ranks(target.chip, world_size)
     dtype = _dtype(dtype, config, target)
     length = sequence_window(config, seq_len)
-    return Plan(Budget(config, world_size, batch, length, dtype, quant, _packed(target)), target)
+    budget = Budget(config, world_size, batch, length, dtype, quant, _packed(target))
+    size = sum(budget.weights.values())
+    return Plan(budget, measured(target, size, world_size, dtype, bool(quant)))
 
 
 def _model(

@@ -15,18 +15,27 @@ from neoxlib.kernels.npu import OPS, PLAIN
 from neoxlib.machine.devices import chip_for
 from neoxlib.model.quant import SCHEMES
 from neoxlib.model.world_size import legal_world_sizes
+from neoxlib.speed.bounds import Pass
 from neoxlib.speed.budget import Budget
+from neoxlib.speed.cells import between, number
 
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
     from neoxlib.speed.peaks import Peaks
 
-AT_LIMIT = 0.4  # share of a peak from which a step is bound by it; published runs reach 0.46–0.66
+NOT_JUDGED = "not judged"  # the bound of a case whose times are not to be trusted
+WHY_BELOW = (
+    "So a peak is too low: given so, measured beside other load, or read from further away than "
+    "the case reads."
+)
 MORE_ROWS = 4  # times the rows, for the prediction of a larger batch
 BY_RANKS = "predicted, twice the ranks (ms)"
 BY_INT8 = "predicted, int8 (ms)"
 BY_ROWS = f"predicted, {MORE_ROWS} times the rows"
-FIRST_COLUMNS = ("first_bytes", "first_operations", "first_mbu", "first_mfu", "first_bound")
+FIRST_COLUMNS = (
+    *("first_bytes", "first_operations", "first_mbu", "first_mfu", "first_bound"),
+    "first_bound_ms",
+)
 NEXT_COLUMNS = (  # of `verdicts`, in the order of `Pass.figures`
     "bytes_per_step",
     "operations_per_step",
@@ -34,97 +43,8 @@ NEXT_COLUMNS = (  # of `verdicts`, in the order of `Pass.figures`
     "mfu",
     "communication_share",
     "bound",
+    "next_bound_ms",
 )
-
-
-@dataclass(frozen=True)
-class Pass:
-    """A forward pass of all ranks: its work and its time.
-
-    `beside_ms` is the time before and after the forward pass itself. `overhead_ms` is an upper
-    limit of the overhead if another measurement gives one; None allows all unexplained time.
-    """
-
-    size: float  # bytes
-    operations: float
-    wall_ms: float
-    reading_ms: float  # at the peak
-    computing_ms: float  # at the peak
-    communication_ms: float | None = 0.0  # None: not measured by itself
-    beside_ms: float = 0.0
-    overhead_ms: float | None = None
-
-    @property
-    def roof_ms(self) -> float:
-        """The shortest time that the peaks allow."""
-        return max(self.reading_ms, self.computing_ms)
-
-    @property
-    def unexplained_ms(self) -> float:
-        """Time that neither the peaks nor the all-reduce explain."""
-        return max(0.0, self.wall_ms - self.roof_ms - (self.communication_ms or 0))
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Shares of the wall time; bandwidth and compute overlap.
-
-        `kernels` is the time that kernels below the peak take beyond it.
-        """
-        unexplained = self.unexplained_ms
-        launch = unexplained if self.overhead_ms is None else min(unexplained, self.overhead_ms)
-        times = {
-            "bandwidth": self.reading_ms,
-            "compute": self.computing_ms,
-            "communication": self.communication_ms or 0,
-            "launch": launch,
-            "kernels": unexplained - launch,
-        }
-        return {name: ms / self.wall_ms for name, ms in times.items()}
-
-    @property
-    def bound(self) -> str:
-        """The bound: a peak from AT_LIMIT of it upwards, else the largest share of the time."""
-        shares = self.shares
-        roof = max("bandwidth", "compute", key=shares.get)
-        if shares[roof] >= max(AT_LIMIT, shares["communication"]):
-            return roof
-        shares[roof] += shares["kernels"]
-        return max(roof, "communication", "launch", key=shares.get)
-
-    def figures(self, *more: str) -> tuple[float | str, ...]:
-        """Bytes, operations, MBU, MFU, the shares named in `more`, and the bound."""
-        shares = self.shares
-        names = ("bandwidth", "compute", *more)
-        return self.size, self.operations, *(shares[name] for name in names), self.bound
-
-    def words(self) -> str:
-        """Name the bound with its figures, then the other shares of the time or of a peak."""
-        shares = self.shares
-        share = {name: _percent(value) for name, value in shares.items()}
-        sums = " and the sums between ranks" if self.communication_ms is None else ""
-        parts = {
-            "bandwidth": f"reading at {share['bandwidth']} of its peak",
-            "compute": f"computing at {share['compute']}",
-            "communication": f"sums between ranks {share['communication']}",
-            "launch": f"overhead {share['launch']}",
-            "kernels": f"kernels below the peak{sums} {share['kernels']}",
-        }
-        told = [
-            text for name, text in parts.items() if shares[name] >= 0.001 and name != self.bound
-        ]
-        return f"{self.bound}-bound: {'; '.join([self._figures(parts[self.bound]), *told])}"
-
-    def _figures(self, otherwise: str) -> str:
-        """The work and rate if a peak is the bound; for other bounds their share of the time."""
-        beside = self.beside_ms / self.wall_ms
-        work = {"bandwidth": (self.size, "B", "B/s"), "compute": (self.operations, "FLOP", "FLOPS")}
-        if self.bound not in work:
-            outside = f", {_percent(beside)} before and after the forward pass"
-            return f"{otherwise} of the time" + (self.bound == "launch" and beside > 0) * outside
-        amount, unit, per_second = work[self.bound]
-        rate = si(amount * 1e3 / self.wall_ms)
-        share = _percent(self.shares[self.bound])
-        return f"{si(amount)}{unit} at {rate}{per_second} are {share} of the peak"
 
 
 class MeasuredCase(Protocol):
@@ -179,7 +99,7 @@ class Roofline:
         return size, operations, 1e3 * reading, 1e3 * computing
 
     def verdict(self, row: MeasuredCase) -> dict[str, float | str | None]:
-        """The columns that `verdicts` adds, for one case."""
+        """The columns that `verdicts` adds, for one case; a noisy one has figures but no bound."""
         first = self.first_token(row)
         later = self.next_token(row)
         said = f"First token {first.words()}."
@@ -188,7 +108,22 @@ class Roofline:
         if later:
             said = f"Next token {later.words()}. {said}"
             found |= dict(zip(NEXT_COLUMNS, later.figures("communication"), strict=True))
+        below = self._below(first=first, next=later)
+        found["below_bound"] = below
+        said = f"{said} {below}".strip()
+        if told := noise_of(row):
+            bounds = {"first_bound": NOT_JUDGED} | ({"bound": NOT_JUDGED} if later else {})
+            return found | bounds | {"verdict": f"{NOT_JUDGED}: {told}. {below}".strip()}
         return found | {"verdict": said}
+
+    def _below(self, **tokens: Pass | None) -> str:
+        """Say which times are below their bound, and why that can be; empty if none is."""
+        told = [
+            f"{token} token {number(found.wall_ms)} of {number(found.roof_ms)} ms"
+            for token, found in tokens.items()
+            if found and found.wall_ms < found.roof_ms
+        ]
+        return f"Below the bound: {', '.join(told)}. {WHY_BELOW}" if told else ""
 
     def changes(self, row: MeasuredCase) -> dict[str, str]:
         """Predicted times of a next token with twice the ranks, int8 weights, and more rows.
@@ -222,11 +157,11 @@ class Roofline:
         rows = MORE_ROWS * row.batch_size
         low, high = self._times(row, now, replace(self.budget, batch=rows))
         per_second = sorted(1e3 * rows / ms for ms in (low, high))
-        today = _number(1e3 * row.batch_size / now.wall_ms)
-        return f"{_between(*per_second)} tokens/s, now {today}"
+        today = number(1e3 * row.batch_size / now.wall_ms)
+        return f"{between(*per_second)} tokens/s, now {today}"
 
     def _range(self, row: MeasuredCase, now: Pass, changed: Budget) -> str:
-        return _between(*self._times(row, now, changed))
+        return between(*self._times(row, now, changed))
 
     def _times(self, row: MeasuredCase, now: Pass, changed: Budget) -> tuple[float, float]:
         """Predict the milliseconds of a step with another budget: the lower and the upper end.
@@ -240,6 +175,12 @@ class Roofline:
         in_step = forward * roof / now.roof_ms
         apart = forward - now.roof_ms + roof if forward > now.roof_ms else in_step
         return tuple(sorted((beside + in_step, beside + apart)))
+
+
+def noise_of(row: MeasuredCase) -> str:
+    """Why a case's times are not to be trusted; empty for a clean case, or if nobody looked."""
+    told = getattr(row, "noise", "")
+    return told if isinstance(told, str) else ""
 
 
 def of_session(session: "Inference", peaks: "Peaks") -> Roofline:
@@ -276,25 +217,3 @@ def predictions(table: pd.DataFrame, roof: Roofline, key: list[str]) -> pd.DataF
 def _middle(row: MeasuredCase) -> int:
     """Positions in the cache before the middle one of the steps after the first."""
     return row.depth + row.input_len + (row.output_len - 2) // 2
-
-
-def _between(low: float, high: float) -> str:
-    low = _number(low)
-    high = _number(high)
-    return low if low == high else f"{low} to {high}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"
-
-
-def si(value: float) -> str:
-    """A number with its prefix, the blank before the unit: 12.3 G."""
-    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g} {letter}"
-    return f"{value:.3g} "

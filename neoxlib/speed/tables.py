@@ -12,6 +12,7 @@ import pandas as pd
 from neoxlib.inference.timing import Case
 from neoxlib.speed import baseline, cells, files, overlap, panels, roofline, scaling, traces
 from neoxlib.speed import figures as speed_figures
+from neoxlib.speed.cells import number_table
 from neoxlib.speed.headline import Verdicts
 from neoxlib.speed.measure import KEY
 from neoxlib.workbook.table import NotAsked, Note, Table
@@ -75,13 +76,17 @@ WORK = {  # column -> unit
     "first_operations": "FLOP",
 }
 LIMITS = {  # column -> head; a blank at the end tells equal heads apart
-    "bytes_per_step": "next token: read",
+    "next_bound_ms": "next token: bound, predicted (ms)",
+    "next_token_ms": "measured (ms)",
+    "bytes_per_step": "read",
     "operations_per_step": "computed",
     "mbu": "MBU",
     "mfu": "MFU",
     "communication_share": "sums",
     "bound": "bound by",
-    "first_bytes": "first token: read",
+    "first_bound_ms": "first token: bound, predicted (ms)",
+    "first_token_ms": "measured (ms) ",
+    "first_bytes": "read ",
     "first_operations": "computed ",
     "first_mbu": "MBU ",
     "first_mfu": "MFU ",
@@ -103,9 +108,12 @@ def verdicts(
 
 
 def limits(judged: pd.DataFrame) -> Table:
-    """Work and shares of the peaks, of both tokens; `limits.csv` has the numbers."""
+    """Both tokens: predicted bound, measured time, work and shares of the peaks.
+
+    `limits.csv` has the numbers.
+    """
     work = {
-        name: [None if pd.isna(value) else roofline.si(value) + unit for value in judged[name]]
+        name: [None if pd.isna(value) else cells.si(value) + unit for value in judged[name]]
         for name, unit in WORK.items()
     }
     return _readable(judged.assign(**work), LIMITS)
@@ -157,6 +165,7 @@ def percentiles(table: pd.DataFrame) -> Table:
         for mark in ("p50", "p90", "p99")
     }
     heads |= {"outliers": "outliers", "repeats": "repeats", "warmups": "warm-ups"}
+    heads |= {"others_cores": "used by others (cores)", "takes": "takes"}
     heads |= {"load_average": "load", "frequency_mhz": "clock (MHz)"}
     return _readable(table, heads)
 
@@ -261,13 +270,3 @@ def _readable(table: pd.DataFrame, heads: dict[str, str]) -> Table:
     """A row per case: its name, then the columns of `heads` that the table has."""
     names = [baseline.case_name(row) for row in table[KEY].to_dict("records")]
     return number_table(table.assign(case=names), {"case": "case"} | heads)
-
-
-def number_table(table: pd.DataFrame, heads: dict[str, str]) -> Table:
-    """Three figures of each number, shares as per cent, nothing wrapped.
-
-    Columns without any value are left out.
-    """
-    known = [name for name in heads if name in table and table[name].notna().any()]
-    columns = [[cells.text(name, value) for value in table[name]] for name in known]
-    return Table(tuple(heads[name] for name in known), zip(*columns, strict=True))

@@ -1,5 +1,6 @@
 """The target of a plan: a chip of the table, or this machine as it is now, with its sources."""
 
+import os
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -9,8 +10,19 @@ from neoxlib.errors import SettingsError
 from neoxlib.machine import chips, devices, limits, npu_smi
 from neoxlib.machine.chips import CHIPS, Chip
 from neoxlib.machine.runtime import fit_threads
-from neoxlib.speed.peaks import MOST_BYTES, product, reading
+from neoxlib.ranks import placement
+from neoxlib.speed import noise
+from neoxlib.speed.load import LoadWatch
+from neoxlib.speed.peaks import (
+    LEAST_BYTES,
+    MOST_BYTES,
+    MachinePeaks,
+    cpu_formats,
+    product,
+    reading,
+)
 
+MOST_AT_ONCE = 2**30  # bytes that are read for all ranks together
 MEASURED = "measured on this machine's CPU just now"
 GIVEN = "as given"
 
@@ -26,6 +38,7 @@ class Target:
     chip: Chip
     memory: int | None
     source: str
+    measured: MachinePeaks | None = None
 
     @property
     def on_cpu(self) -> bool:
@@ -38,8 +51,8 @@ def find_target(
 ) -> Target:
     """Return the chip of this name, or this machine for None, with its figures.
 
-    Figures that are given replace those of the table. On this machine's CPU the others are
-    measured, which takes a fraction of a second. Raises SettingsError for an unknown chip and for
+    Figures that are given replace those of the table. Those of this machine's CPU are open until
+    `measured` is called. Raises SettingsError for an unknown chip and for
     a figure that is not above 0.
     """
     given = {"bandwidth_gb_s": bandwidth_gb_s, "fp16_tflops": tflops}
@@ -68,10 +81,9 @@ def _this_machine() -> Target:
     """This machine as it is now: its fullest NPU, or the host's free memory if it has no NPU."""
     if devices.pick_device("auto") == "cpu":
         memory = limits.memory()
-        chip = replace(CHIPS["cpu"], **measured(), sources=dict.fromkeys(measured(), MEASURED))
         limit = f" ({memory.limit})" if memory.limit else ""
         source = f"memory available now, shared by the ranks{limit}"
-        return Target("this machine's CPU", chip, memory.free, source)
+        return Target("this machine's CPU", CHIPS["cpu"], memory.free, source)
     return _npus_here()
 
 
@@ -85,9 +97,42 @@ def _npus_here() -> Target:
 
 
 @cache
-def measured() -> dict[str, float]:
-    """Measure all usable cores: GB/s read from memory, TFLOPS of float32 products."""
+def of_machine(size: int, ranks: int, threads: int, formats: tuple[str, ...]) -> MachinePeaks:
+    """Measure this machine's CPU, once a process, as `ranks` with these threads would use it.
+
+    `size` is the bytes of a rank's weights: smaller ones stay in a cache, in a run, too.
+    """
+    size = min(max(size, LEAST_BYTES), MOST_BYTES)
+    whole = min(size * ranks, max(size, MOST_AT_ONCE))
+    before = torch.get_num_threads()
+    torch.set_num_threads(ranks * threads)
+    try:
+        with LoadWatch() as watch:
+            gb_s = reading(whole, ranks * threads)
+            cpu = torch.device("cpu")
+            rates = {name: product(getattr(torch, name), cpu) for name in formats}
+    finally:
+        torch.set_num_threads(before)
+    name = max(rates, key=rates.get)
+    figures = (round(gb_s, 1), round(rates[name], 3), f"a product of {name}")
+    much = watch.others > noise.LIMITS["others"].value
+    beside = f", beside other processes on {watch.others:.1f} cores" if much else ""
+    return MachinePeaks(size, ranks, threads, formats, *figures, beside)
+
+
+def measured(target: Target, size: int, ranks: int, dtype: str, quant: bool) -> Target:
+    """This machine's CPU with the figures that were not given, as so many ranks would use it.
+
+    `size` is the bytes of a rank's weights. Measuring takes a fraction of a second, once a process
+    for each such request. Any other target stays as it is.
+    """
+    names = [name for name in ("bandwidth_gb_s", "fp16_tflops") if name not in target.chip.sources]
+    if not target.on_cpu or not names:
+        return target
     fit_threads()
-    gb_s = reading(MOST_BYTES, limits.core_count())
-    tflops = product(torch.float32, torch.device("cpu"))
-    return {"bandwidth_gb_s": round(gb_s, 1), "fp16_tflops": round(tflops, 3)}
+    threads = int(os.environ.get("OMP_NUM_THREADS") or placement.threads(ranks))
+    found = of_machine(size, ranks, threads, cpu_formats(dtype, quant))
+    values = {"bandwidth_gb_s": found.gb_s, "fp16_tflops": found.tflops}
+    sources = target.chip.sources | dict.fromkeys(names, f"{MEASURED}{found.beside}")
+    chip = replace(target.chip, **{name: values[name] for name in names}, sources=sources)
+    return replace(target, chip=chip, measured=found)

@@ -122,7 +122,7 @@ def _outputs(notebook: nbformat.NotebookNode) -> Iterator[nbformat.NotebookNode]
 
 
 def _alt(output: nbformat.NotebookNode, svg: str) -> str:
-    """Return a drawing's text for those who do not see it: its metadata's, its label, title or words."""
+    """Return a drawing's text for those who do not see it."""
     about = output.get("metadata", {})
     own = about.get("alt") or about.get("image/svg+xml", {}).get("alt")
     said = re.search(r'<svg\b[^>]*\baria-label="([^"]*)"', svg)

@@ -1,8 +1,16 @@
 """The parameters of all notebooks, one row each, and which notebook takes which."""
 
+from collections.abc import Callable
+
 from neoxlib.demo import EXAM_DIR, MODEL_DIR, PROMPTS
 from neoxlib.workbook import param
 from neoxlib.workbook.param import Param
+
+
+def _path(help: str, check: Callable[[str], str | None]) -> Param:
+    """A path that may be left out."""
+    return Param("str", "", help, check=check, blank=True)
+
 
 PARAMETERS: dict[str, Param] = {
     "model_dir": Param(
@@ -137,19 +145,12 @@ PARAMETERS: dict[str, Param] = {
     "replicas": Param(
         "int", 1, "groups of world_size ranks each, which share the questions out", low=1
     ),
-    "resume": Param(
-        "str",
-        "",
-        "folder of an earlier run, whose answers are taken over; empty asks all questions",
-        check=param.folder,
-        blank=True,
+    "resume": _path(
+        "folder of an earlier run, whose answers or clean times are taken over; empty takes none",
+        param.folder,
     ),
-    "compare_with": Param(
-        "str",
-        "",
-        "earlier run of this exam, folder or results.json; empty compares with none",
-        check=param.run,
-        blank=True,
+    "compare_with": _path(
+        "earlier run of this exam, folder or results.json; empty compares with none", param.run
     ),
     "vendor_files": Param(
         "str",
@@ -198,6 +199,9 @@ PARAMETERS: dict[str, Param] = {
     "min_seconds": Param(
         "float", 0.5, "seconds that a case is run at least, after its warm-up", low=0
     ),
+    "retry_noisy": Param(
+        "int", 1, "times that cases with noisy times are measured again at the end", low=0, high=20
+    ),
     "perf_mode": Param(
         "str",
         "",
@@ -211,18 +215,21 @@ PARAMETERS: dict[str, Param] = {
     "trace": Param(
         "bool", False, "also keep a profiler's trace of a few steps of the first case, for Perfetto"
     ),
-    "baseline": Param(
-        "str",
-        "",
-        "results.json of an earlier run to compare with; empty compares with none",
-        check=param.file,
-        blank=True,
+    "baseline": _path(
+        "results.json of an earlier run to compare with; empty compares with none", param.file
     ),
     "max_slowdown": Param(
         "float",
         0.1,
         "share by which a case may be slower than the baseline's; more fails the run",
         low=0,
+    ),
+    "baseline_python": _path(
+        "Python with the neoxlib to compare with, turn by turn; empty compares with none",
+        param.file,
+    ),
+    "rounds": Param(
+        "int", 16, "turns of that Python and this one; fewer than 9 tell nothing", low=1, high=1000
     ),
     "peak_gb_s": Param(
         "float",
@@ -241,27 +248,18 @@ PARAMETERS: dict[str, Param] = {
     "scaling": Param(
         "bool", False, "also run the first case over 1, 2, 4 … ranks and threads of this machine"
     ),
-    "run_a": Param(
-        "str",
-        "",
+    "run_a": _path(
         "folder or results.json of a run; empty, with run_b, takes the last two of one notebook",
-        check=param.run,
-        blank=True,
+        param.run,
     ),
-    "run_b": Param("str", "", "the run to set beside it", check=param.run, blank=True),
-    "target": Param(
-        "str",
-        "",
+    "run_b": _path("the run to set beside it", param.run),
+    "target": _path(
         "capture or dump to look into, or run to capture; empty captures the model over its ranks",
-        check=param.target,
-        blank=True,
+        param.target,
     ),
-    "reference": Param(
-        "str",
-        "",
+    "reference": _path(
         "model or run folder, capture, transformers, dtype, rank count, same; empty is model_dir",
-        check=param.reference,
-        blank=True,
+        param.reference,
     ),
     "layers": Param("list", [], "layers to compare; empty is all", check=param.depths, blank=True),
     "decode_steps": Param(
@@ -287,7 +285,8 @@ _EXAM = _names("""
 """)
 _GRID = _names("""
     case_pair min_len_exp max_len_exp batch_size batch_sizes depths repeats min_seconds
-    perf_mode skip_decode peak_gb_s peak_tflops trace scaling baseline max_slowdown seed
+    retry_noisy resume perf_mode skip_decode peak_gb_s peak_tflops trace scaling baseline
+    max_slowdown baseline_python rounds seed
 """)
 NOTEBOOKS: dict[str, tuple[str, ...]] = {
     "00_setup": (*_COMMON, "prepare_dir"),

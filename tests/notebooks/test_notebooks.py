@@ -47,7 +47,7 @@ def only(outputs: Path, notebook: str, name: str) -> Path:
 )
 def test_a_notebook_passes_its_checks_and_parity_is_among_them(outputs: Path, notebook: str):
     results = read(outputs, notebook)
-    assert results["status"] == "ok" and results["model"]["world_size"] == 2
+    assert results["status"] in ("ok", "noisy") and results["model"]["world_size"] == 2
     checks = {check["name"]: check["passed"] for check in results["checks"]}
     parity = {name for name in checks if name in (UNSPLIT, FLOAT32, FIRST)}
     assert all(checks.values())

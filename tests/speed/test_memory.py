@@ -100,9 +100,3 @@ def test_the_processes_are_those_of_this_machine():
     session = SimpleNamespace(ranks=pd.DataFrame({"pid": [5, 6], "host": [host(), "elsewhere"]}))
     assert memory.pids(session) == [5, None]
     assert memory.pids(SimpleNamespace()) == [os.getpid()]
-
-
-def test_the_machine_says_its_load_and_where_it_knows_its_clock(monkeypatch):
-    assert memory.machine()["load_average"] >= 0
-    monkeypatch.setattr(memory.psutil, "cpu_freq", lambda: None)
-    assert memory.machine()["frequency_mhz"] is None

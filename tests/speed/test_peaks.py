@@ -16,6 +16,8 @@ from neoxlib.workbook import parameter_table, parameters
 from tests.support.thread_ranks import on_ranks
 from tests.support.timed_cases import CONFIG
 
+ABOUT = {"device": "cpu", "threads": 1, "dtype": "float32", "quant": None}
+
 
 @pytest.fixture
 def quick(monkeypatch):
@@ -62,6 +64,32 @@ def test_what_ranks_reach_is_added_up(quick, monkeypatch):
     monkeypatch.setattr(peaks, "product", lambda dtype, device: 0.25)
     found = peaks.find_peaks(session(2))
     assert (found.gb_s, found.tflops) == (10.0, 0.5)
+
+
+PLANNED = peaks.MachinePeaks(2**20, 2, 1, ("float32",), 8.0, 0.2, "a product of float32", "")
+
+
+def test_the_peaks_of_a_run_are_those_of_its_plan(quick):
+    planned = session(2)
+    planned.describe = lambda: {**ABOUT, "world_size": 2}
+    found = peaks.find_peaks(planned, machine=PLANNED)
+    assert (found.gb_s, found.tflops, found.shared) == (8.0, 0.2, True)
+    assert found.source_gb_s == (
+        "measured before the ranks started, 2 × 1 threads, over 1.0 MiB each"
+    )
+    given = peaks.find_peaks(planned, 3.0, machine=PLANNED)
+    assert (given.gb_s, given.source_gb_s, given.tflops) == (3.0, "as given", 0.2)
+
+
+@pytest.mark.parametrize(
+    "other", [{"world_size": 1}, {"threads": 2}, {"dtype": "bfloat16"}, {"quant": "int8"}]
+)
+def test_a_plan_for_other_ranks_threads_or_formats_is_measured_anew(other, monkeypatch):
+    about = {**ABOUT, "world_size": 2} | other
+    asked = SimpleNamespace(
+        describe=lambda: about, apply=lambda work: peaks.RankPeaks(1, 5.0, 0.1, "a product", "")
+    )
+    assert peaks.find_peaks(asked, machine=PLANNED).gb_s == 5.0
 
 
 def test_given_figures_take_the_place_of_measured_ones(quick):

@@ -19,6 +19,7 @@ from neoxlib.speed.roofline import (
     BY_INT8,
     BY_RANKS,
     BY_ROWS,
+    NOT_JUDGED,
     Pass,
     Roofline,
     of_session,
@@ -177,3 +178,42 @@ def test_verdicts_can_be_asked_for_twice():
     roof = Roofline(BUDGET, peak())
     once = verdicts(table(), roof)
     pd.testing.assert_frame_equal(once, verdicts(once, roof))
+
+
+def test_a_noisy_case_has_figures_and_no_bound():
+    noisy = row(64, noise="other processes used 0.9 of 2 cores")
+    one_token = noisy | {"output_len": 1, "next_token_ms": None}
+    judged = verdicts(table(row(32), noisy, one_token), Roofline(BUDGET, peak()))
+    clean, told, one_token = judged.to_dict("records")
+    assert "-bound: " in clean["verdict"] and clean["bound"] != NOT_JUDGED
+    assert told["verdict"] == "not judged: other processes used 0.9 of 2 cores."
+    assert (told["bound"], told["first_bound"]) == (NOT_JUDGED, NOT_JUDGED)
+    assert told["mbu"] > 0 and pd.isna(one_token["bound"])
+
+
+@pytest.mark.parametrize("noise", [None, float("nan"), ""])
+def test_a_table_without_a_word_on_noise_is_judged(noise):
+    (found,) = verdicts(table(row(noise=noise)), Roofline(BUDGET, peak())).to_dict("records")
+    assert "-bound: " in found["verdict"]
+    old = table().drop(columns="noise")
+    assert "-bound: " in verdicts(old, Roofline(BUDGET, peak()))["verdict"].iloc[0]
+
+
+def test_the_bound_stands_beside_the_time_of_the_same_lengths():
+    (found,) = verdicts(table(row(later=50.0, first=900.0)), Roofline(BUDGET, peak())).to_dict(
+        "records"
+    )
+    size, _ = BUDGET.forward(1, 32 + 7)
+    assert found["next_bound_ms"] == pytest.approx(1e3 * size / 10e9)
+    assert found["first_bound_ms"] > 0 and found["below_bound"] == ""
+
+
+@pytest.mark.parametrize("noise", ["", "other processes used 0.9 of 2 cores"])
+def test_a_time_below_its_bound_is_never_without_a_word_on_why(noise):
+    size, _ = BUDGET.forward(1, 32 + 7)
+    bound = 1e3 * size / 10e9
+    fast = table(row(later=0.5 * bound, first=900.0, noise=noise))
+    judged = verdicts(fast, Roofline(BUDGET, peak()))
+    said = judged["verdict"].iloc[0]
+    assert f"Below the bound: next token {0.5 * bound:.3g} of {bound:.3g} ms. So a peak is" in said
+    assert judged["below_bound"].iloc[0] in said

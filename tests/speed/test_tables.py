@@ -100,6 +100,15 @@ def test_sentences_are_shown_with_their_case():
     assert {*KEY, "mbu", "mfu", "bound", "verdict"} <= set(run.tables["limits"]) and "mbu" in judged
 
 
+def test_a_noisy_case_is_shown_without_a_bound_and_drawn_apart():
+    noisy = table(row(32), row(64, noise="other processes used 0.9 of 2 cores"))
+    judged, said = tables.verdicts(Notes(), noisy, ROOF)
+    assert "not judged: other processes used 0.9 of 2 cores." in repr(said)
+    assert "not judged" in said._repr_html_()
+    figure = figures.roofline(judged, ROOF.peaks)
+    assert "not judged" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_the_box_names_host_versions_chip_dtype_and_quantization():
     run = Notes()
     run.results["model"] = MODEL | {"quant": "int8", "launch_environment": {"OMP_NUM_THREADS": "1"}}

@@ -3,21 +3,43 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from neoxlib.machine import npu_smi
 from neoxlib.machine.chips import CHIPS
 from neoxlib.machine.limits import Memory
-from neoxlib.speed import target
+from neoxlib.speed import peaks, target
 from neoxlib.speed.plan import plan
 from tests.support.planned import SMALL
 
 
-def test_this_machine_can_be_measured():
-    figures = target.measured.__wrapped__()
-    assert all(value > 0 for value in figures.values()) and figures.keys() == {
-        "bandwidth_gb_s",
-        "fp16_tflops",
-    }
+def test_this_machine_can_be_measured(monkeypatch):
+    monkeypatch.setattr(peaks, "SIDE", {"cpu": 64})
+    before = torch.get_num_threads()
+    found = target.of_machine.__wrapped__(2**20, 2, 1, ("float32", "bfloat16"))
+    assert found.gb_s > 0 and found.product.startswith("a product of ") and found.size == 2**20
+    assert torch.get_num_threads() == before
+
+
+def test_what_a_plan_measures_is_measured_once_and_given_figures_are_not(monkeypatch):
+    asked = []
+
+    def measure(size: int, threads: int) -> float:
+        asked.append((size, threads))
+        return 20.0
+
+    monkeypatch.setattr(target, "reading", measure)
+    monkeypatch.setattr(target, "product", lambda dtype, device: 0.1)
+    monkeypatch.setattr(target.devices, "pick_device", lambda device: "cpu")
+    target.of_machine.cache_clear()
+    ranks = 2
+    found = [plan(SMALL, ranks, dtype="float32") for _ in range(2)]
+    weights = sum(found[0].budget.weights.values())
+    assert [size for size, _ in asked] == [ranks * max(weights, 2**20)]
+    assert found[0].bandwidth_gb_s == 10.0 and found[0].target.measured is found[1].target.measured
+    plan(SMALL, ranks, dtype="float32", bandwidth_gb_s=5.0, tflops=1.0)
+    assert len(asked) == 1
+    target.of_machine.cache_clear()
 
 
 def test_a_groups_limit_is_what_fits_and_is_named_as_the_source(cpu_host, monkeypatch):

@@ -44,6 +44,12 @@ def row(
         "total_ms": 50.0,
         "end_to_end_ms": 48.0,
         "tokens_per_second": 320.0,
+        "others_cores": 0.0,
+        "stolen_cores": 0.0,
+        "cores": 2,
+        "takes": 1,
+        "drift": 0.0,
+        "noise": "",
     }
     for name, ms in (("first_token_ms", first), ("next_token_ms", later)):
         ends = {"": 1, "_low": 0.95, "_high": 1.05, "_p50": 1, "_p90": 1.2, "_p99": 2}
@@ -91,6 +97,7 @@ class Notes:
         self.tables = {}
         self.figures = {}
         self.checks = {}
+        self.noise = []
 
     def save(self, name: str, found: pd.DataFrame) -> pd.DataFrame:
         self.tables[name] = found
@@ -99,8 +106,11 @@ class Notes:
     def figure(self, name: str, figure: Any) -> None:
         self.figures[name] = figure
 
-    def check(self, name: str, passed: bool, detail: str = "") -> None:
+    def check(self, name: str, passed: bool | None, detail: str = "") -> None:
         self.checks[name] = (passed, detail)
+
+    def noisy(self, why: str) -> None:
+        self.noise.append(why)
 
 
 CONFIG = ModelConfig(
