@@ -15,8 +15,7 @@ import pandas as pd
 from neoxlib import Session
 from neoxlib.demo import MODEL_DIR
 from neoxlib.inference.timing import Case
-from neoxlib.speed import memory
-from neoxlib.speed.load import LoadWatch
+from neoxlib.speed import watch
 
 CASE = Case(1, 64, 16, repeats=3, min_seconds=0.25, warmup=3)
 TAKES = 18  # of a pair of processes
@@ -28,7 +27,7 @@ def takes(process: int, start: float) -> list[dict[str, float]]:
     rows = []
     with Session(MODEL_DIR, 2) as session:
         for _ in range(TAKES):
-            with LoadWatch(memory.pids(session)) as load:
+            with watch.LoadWatch(watch.pids(session)) as load:
                 runs = session.profile(CASE)
             first = median(run["step"][0] for run in runs)
             later = median(median(run["step"][1:]) for run in runs)

@@ -14,10 +14,10 @@ import pandas as pd
 from neoxlib.errors import DataError
 from neoxlib.inference.timing import Case
 from neoxlib.speed import gate, noise
-from neoxlib.speed.load import usual_threads
 from neoxlib.speed.measure import COLUMNS as MEASURED
 from neoxlib.speed.measure import KEY, Rows
 from neoxlib.speed.statistics import MIN_REPEATS
+from neoxlib.speed.watch import usual_threads
 from neoxlib.workbook.past_run import Past, open_run
 from neoxlib.workbook.table import NotAsked, Note
 

@@ -11,8 +11,7 @@ import pandas as pd
 
 from neoxlib.inference.timing import Case
 from neoxlib.machine import limits
-from neoxlib.speed import files, load, noise, statistics
-from neoxlib.speed import memory as speed_memory
+from neoxlib.speed import files, noise, statistics, watch
 from neoxlib.speed.cases import refuse_large
 from neoxlib.workbook.param import timings_shown
 from neoxlib.workbook.progress import Progress
@@ -168,7 +167,7 @@ def _time(
 
 def least_disturbed(takes: list[dict[str, Any]], about: Mapping[str, Any]) -> dict[str, Any]:
     """Of some takes of a case, the one under the least load, whatever its times are."""
-    threads = load.usual_threads(about)
+    threads = watch.usual_threads(about)
     return min(takes, key=lambda row: noise.disturbance(row, threads, row["cores"]))
 
 
@@ -180,7 +179,7 @@ def judged(rows: Rows, about: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _noise(table: pd.DataFrame, about: Mapping[str, Any]) -> list[noise.Found]:
-    return noise.judge(table, load.usual_threads(about), int(table["cores"].min()))
+    return noise.judge(table, watch.usual_threads(about), int(table["cores"].min()))
 
 
 def _record_noise(run: "Run", table: pd.DataFrame, about: Mapping[str, Any]) -> None:
@@ -211,8 +210,8 @@ def refuse_for_memory(engine: "Inference", cases: Sequence[Case]) -> None:
 
 def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, Any]:
     npu = str(about["device"]).startswith("npu")
-    pids = speed_memory.pids(engine)
-    with speed_memory.MemoryMonitor(pids, npu) as memory, load.LoadWatch(pids) as watch:
+    pids = watch.pids(engine)
+    with watch.MemoryMonitor(pids, npu) as memory, watch.LoadWatch(pids) as load:
         runs = engine.profile(case)
     allocated = max(runs[0].get("device_peak_mb", []), default=None)
     seen = {
@@ -221,7 +220,7 @@ def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, An
         "device_allocated_peak_mb": allocated,
     }
     each = {f"rank{r}_rss_peak_mb": peak for r, peak in enumerate(memory.rss)}
-    state = load.machine() | watch.row() | {"takes": 1, "from_run": "", "drift": math.nan}
+    state = watch.machine() | load.row() | {"takes": 1, "from_run": "", "drift": math.nan}
     return summarise(case, runs) | seen | state | each
 
 

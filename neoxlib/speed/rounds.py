@@ -26,9 +26,9 @@ from neoxlib.process import PACKAGE
 from neoxlib.speed import gate
 from neoxlib.speed.baseline import TOKENS, case_name
 from neoxlib.speed.cells import number_table
-from neoxlib.speed.load import LoadWatch
 from neoxlib.speed.measure import KEY
 from neoxlib.speed.statistics import MIN_REPEATS, interval
+from neoxlib.speed.watch import LoadWatch
 from neoxlib.workbook.progress import Progress
 from neoxlib.workbook.table import Note, Table
 

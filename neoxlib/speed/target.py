@@ -12,7 +12,6 @@ from neoxlib.machine.chips import CHIPS, Chip
 from neoxlib.machine.runtime import fit_threads
 from neoxlib.ranks import placement
 from neoxlib.speed import noise
-from neoxlib.speed.load import LoadWatch
 from neoxlib.speed.peaks import (
     LEAST_BYTES,
     MOST_BYTES,
@@ -21,6 +20,7 @@ from neoxlib.speed.peaks import (
     product,
     reading,
 )
+from neoxlib.speed.watch import LoadWatch
 
 MOST_AT_ONCE = 2**30  # bytes that are read for all ranks together
 MEASURED = "measured on this machine's CPU just now"

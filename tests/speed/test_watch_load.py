@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from neoxlib.speed import load
+from neoxlib.speed import watch
 
 BURN = "import time\nwhile time.process_time() < {}: pass"
 
@@ -21,10 +21,10 @@ class Counters:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.user = self.steal = self.own = self.now = 0.0
-        monkeypatch.setattr(load, "places", lambda: [0, 1])
-        monkeypatch.setattr(load.psutil, "cpu_times", self.times)
-        monkeypatch.setattr(load, "used", lambda pids: {1: self.own})
-        monkeypatch.setattr(load.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(watch, "places", lambda: [0, 1])
+        monkeypatch.setattr(watch.psutil, "cpu_times", self.times)
+        monkeypatch.setattr(watch, "used", lambda pids: {1: self.own})
+        monkeypatch.setattr(watch.time, "perf_counter", lambda: self.now)
 
     def times(self, percpu: bool) -> list[SimpleNamespace]:
         return [SimpleNamespace(user=self.user, idle=1.0, steal=self.steal)] * 2
@@ -32,43 +32,43 @@ class Counters:
 
 def test_what_others_used_is_the_busy_time_less_our_own(monkeypatch):
     machine = Counters(monkeypatch)
-    with load.LoadWatch() as watch:
+    with watch.LoadWatch() as load:
         machine.now, machine.user, machine.steal, machine.own = 10.0, 8.0, 0.5, 11.0
-    assert (watch.others, watch.stolen, watch.cores) == pytest.approx((0.5, 0.1, 2))
-    assert watch.row() == {"others_cores": watch.others, "stolen_cores": 0.1, "cores": 2}
+    assert (load.others, load.stolen, load.cores) == pytest.approx((0.5, 0.1, 2))
+    assert load.row() == {"others_cores": load.others, "stolen_cores": 0.1, "cores": 2}
 
 
 def test_more_of_our_own_than_was_busy_is_no_negative_load(monkeypatch):
     """Counters are read one after the other, so the two need not fit."""
     machine = Counters(monkeypatch)
-    with load.LoadWatch() as watch:
+    with watch.LoadWatch() as load:
         machine.now, machine.own = 1.0, 3.0
-    assert watch.others == 0
+    assert load.others == 0
 
 
 def test_children_are_our_own_also_after_their_end():
-    before = sum(load.used([load.os.getpid()]).values())
+    before = sum(watch.used([watch.os.getpid()]).values())
     with burner(0.3) as process:
         process.wait()
-    after = sum(load.used([load.os.getpid()]).values())
+    after = sum(watch.used([watch.os.getpid()]).values())
     assert after - before > 0.1
 
 
 def test_a_process_that_is_named_is_our_own_and_one_that_ended_is_nothing():
     with burner(5) as process:
-        while load.used([process.pid]).get(process.pid, 0.0) < 0.1:
+        while watch.used([process.pid]).get(process.pid, 0.0) < 0.1:
             time.sleep(0.02)
         process.kill()
-    assert load.used([process.pid]) == {}
+    assert watch.used([process.pid]) == {}
 
 
 def test_the_machine_says_its_load_and_where_it_knows_its_clock(monkeypatch):
-    assert load.machine()["load_average"] >= 0
-    monkeypatch.setattr(load.psutil, "cpu_freq", lambda: None)
-    assert load.machine()["frequency_mhz"] is None
+    assert watch.machine()["load_average"] >= 0
+    monkeypatch.setattr(watch.psutil, "cpu_freq", lambda: None)
+    assert watch.machine()["frequency_mhz"] is None
 
 
 def test_ranks_on_npus_keep_a_thread_each_busy_here():
     about = {"world_size": 4, "threads": 3}
-    assert load.usual_threads(about | {"device": "cpu"}) == 12
-    assert load.usual_threads(about | {"device": "npu:0"}) == 4
+    assert watch.usual_threads(about | {"device": "cpu"}) == 12
+    assert watch.usual_threads(about | {"device": "npu:0"}) == 4

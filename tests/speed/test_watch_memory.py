@@ -12,7 +12,7 @@ import pytest
 from neoxlib.machine import npu_smi
 from neoxlib.machine.npu_smi import Holder, Smi
 from neoxlib.ranks.worker import host
-from neoxlib.speed import memory
+from neoxlib.speed import watch
 
 MEGABYTES = 200
 HOLDS_AND_FREES = f"""
@@ -29,13 +29,13 @@ print("freed", flush=True); sys.stdin.readline()
 def looks(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
     """Counts the looks at the ranks' memory that are over."""
     count = threading.Semaphore(0)
-    look = memory.MemoryMonitor._look_rss
+    look = watch.MemoryMonitor._look_rss
 
-    def counted(monitor: memory.MemoryMonitor) -> None:
+    def counted(monitor: watch.MemoryMonitor) -> None:
         look(monitor)
         count.release()
 
-    monkeypatch.setattr(memory.MemoryMonitor, "_look_rss", counted)
+    monkeypatch.setattr(watch.MemoryMonitor, "_look_rss", counted)
     return count
 
 
@@ -44,9 +44,9 @@ def test_a_peak_that_is_over_is_seen_and_starts_anew_with_each_case(looks):
         [sys.executable, "-c", HOLDS_AND_FREES], stdin=-1, stdout=-1, text=True
     ) as process:
         process.stdout.readline()
-        with memory.MemoryMonitor([process.pid]) as idle:
+        with watch.MemoryMonitor([process.pid]) as idle:
             pass
-        with memory.MemoryMonitor([process.pid, None]) as busy:
+        with watch.MemoryMonitor([process.pid, None]) as busy:
             print(file=process.stdin, flush=True)
             assert process.stdout.readline() == "held\n"
             while looks.acquire(blocking=False):
@@ -55,7 +55,7 @@ def test_a_peak_that_is_over_is_seen_and_starts_anew_with_each_case(looks):
                 looks.acquire()
             print(file=process.stdin, flush=True)
             assert process.stdout.readline() == "freed\n"
-        with memory.MemoryMonitor([process.pid]) as after:
+        with watch.MemoryMonitor([process.pid]) as after:
             pass
         print(file=process.stdin, flush=True)
     assert busy.rss[0] - idle.rss[0] > 0.9 * MEGABYTES > after.rss[0] - idle.rss[0]
@@ -65,7 +65,7 @@ def test_a_peak_that_is_over_is_seen_and_starts_anew_with_each_case(looks):
 def test_a_process_that_has_ended_is_not_known():
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         pass
-    with memory.MemoryMonitor([process.pid]) as seen:
+    with watch.MemoryMonitor([process.pid]) as seen:
         pass
     assert seen.rss == [None]
 
@@ -77,11 +77,11 @@ def test_device_memory_is_npu_smis_of_each_ranks_process(monkeypatch):
         Holder(1, 0, 99, "other", 5000),
     )
     monkeypatch.setattr(npu_smi, "query", lambda: Smi("x", (), holders))
-    with memory.MemoryMonitor([11, 12, 13], npu=True) as seen:
+    with watch.MemoryMonitor([11, 12, 13], npu=True) as seen:
         pass
     assert seen.device == [1000 * 2**20 / 1e6, 2000 * 2**20 / 1e6, None]
     monkeypatch.setattr(npu_smi, "query", lambda: None)
-    with memory.MemoryMonitor([11], npu=True) as seen:
+    with watch.MemoryMonitor([11], npu=True) as seen:
         pass
     assert seen.device == [None]
 
@@ -89,14 +89,14 @@ def test_device_memory_is_npu_smis_of_each_ranks_process(monkeypatch):
 @pytest.mark.parametrize(("container", "pid"), [(None, 70456), ("docker", 214)])
 def test_in_a_container_a_process_has_the_pid_that_it_has_there(container, pid, monkeypatch):
     holder = Holder(0, 0, 70456, "python", 1000, 214)
-    monkeypatch.setattr(memory, "container", lambda: container)
+    monkeypatch.setattr(watch, "container", lambda: container)
     monkeypatch.setattr(npu_smi, "query", lambda: Smi("26", (), (holder,)))
-    with memory.MemoryMonitor([pid, 70456 + 214 - pid], npu=True) as seen:
+    with watch.MemoryMonitor([pid, 70456 + 214 - pid], npu=True) as seen:
         pass
     assert seen.device == [1000 * 2**20 / 1e6, None]
 
 
 def test_the_processes_are_those_of_this_machine():
     session = SimpleNamespace(ranks=pd.DataFrame({"pid": [5, 6], "host": [host(), "elsewhere"]}))
-    assert memory.pids(session) == [5, None]
-    assert memory.pids(SimpleNamespace()) == [os.getpid()]
+    assert watch.pids(session) == [5, None]
+    assert watch.pids(SimpleNamespace()) == [os.getpid()]

@@ -1,13 +1,95 @@
-"""What else used the machine's cores while a case was timed, seen from this process."""
+"""Memory of the ranks while they work, and what else used the cores, seen from this process."""
 
 import os
+import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from neoxlib.machine import npu_smi
+from neoxlib.machine.host import container
+from neoxlib.ranks import worker
+
+if TYPE_CHECKING:
+    from neoxlib.inference.contract import Inference
+
+RSS_SECONDS = 0.02  # between two readings
+SMI_SECONDS = 1.0  # longer, because npu-smi is a program to be started, and slow
+MB = 1e6
+MIB = 2**20
 BUSY = ("user", "nice", "system", "irq", "softirq")  # of psutil; user includes guests' time
+
+
+class MemoryMonitor:
+    """Peaks of the processes' memory between entering and leaving, by rank.
+
+    `rss` is resident memory, `device` the memory on its chips by npu-smi, both in MB. None if a
+    process cannot be seen: it is on another machine, or npu-smi has no row for it (as may happen
+    in a container).
+    """
+
+    def __init__(self, pids: list[int | None], npu: bool = False) -> None:
+        self.pids = pids
+        self.over = threading.Event()
+        self.rss: list[float | None] = [None] * len(pids)
+        self.device: list[float | None] = [None] * len(pids)
+        looks = [
+            (self._look_rss, RSS_SECONDS),
+            *([(self._look_device, SMI_SECONDS)] if npu else []),
+        ]
+        self.threads = [
+            threading.Thread(target=self._loop, args=look, name="memory monitor", daemon=True)
+            for look in looks
+        ]
+
+    def __enter__(self) -> "MemoryMonitor":
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        for thread in self.threads:
+            thread.join()
+
+    def _loop(self, look: Callable[[], None], every: float) -> None:
+        look()
+        while not self.over.wait(every):
+            look()
+        look()
+
+    def _look_rss(self) -> None:
+        for place, pid in enumerate(self.pids):
+            try:
+                seen = None if pid is None else psutil.Process(pid).memory_info().rss / MB
+            except psutil.Error:
+                seen = None
+            self.rss[place] = _larger(self.rss[place], seen)
+
+    def _look_device(self) -> None:
+        found = npu_smi.query()
+        inside = container() is not None
+        holders = found.holders if found else ()
+        for place, pid in enumerate(self.pids):
+            held = [holder.mib for holder in holders if holder.seen(inside) == pid]
+            self.device[place] = _larger(self.device[place], sum(held) * MIB / MB if held else None)
+
+
+def _larger(before: float | None, now: float | None) -> float | None:
+    return max((value for value in (before, now) if value is not None), default=None)
+
+
+def pids(engine: "Inference") -> list[int | None]:
+    """The process of each rank; None for a rank on another machine. An Engine is this process."""
+    ranks = getattr(engine, "ranks", None)
+    if ranks is None:
+        return [os.getpid()]
+    return [
+        pid if host == worker.host() else None
+        for pid, host in zip(ranks["pid"], ranks["host"], strict=True)
+    ]
 
 
 class LoadWatch:
@@ -33,7 +115,7 @@ class LoadWatch:
     def __exit__(self, *_: object) -> None:
         now, busy, stolen, own = self._look()
         self.seconds = max(now - self.start[0], 1e-9)
-        used = sum(max(0.0, time - self.start[3].get(pid, 0.0)) for pid, time in own.items())
+        used = sum(max(0.0, end - self.start[3].get(pid, 0.0)) for pid, end in own.items())
         self.others = max(0.0, busy - self.start[1] - used) / self.seconds
         self.stolen = max(0.0, stolen - self.start[2]) / self.seconds
 
