@@ -24,7 +24,7 @@ import numpy as np
 ALPHA = 0.01  # false alarms of a comparison of two runs, over all its times
 TURNS_ALPHA = 0.005  # of a comparison in turns: half for all cases together, half for single ones
 POWER = 0.95  # with which the smallest slowdown is found that is called detectable
-DRIFT = 0.03  # standard deviation of the log of a time's ratio between two quiet runs; see noise
+DRIFT = 0.03  # standard deviation of the log ratio of a time between two quiet runs (assumed)
 ENUMERATED = 14  # rounds up to which all ways to swap sides are counted; beyond, DRAWS of them
 DRAWS = 10_000
 LEAST_ROUNDS = math.ceil(-math.log2(TURNS_ALPHA / 2))  # fewer cannot be significant
