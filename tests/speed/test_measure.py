@@ -62,7 +62,7 @@ class Loads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *others: float) -> None:
         self.others = list(others)
-        monkeypatch.setattr(measure.load, "LoadWatch", lambda pids: self)
+        monkeypatch.setattr(measure.watch, "LoadWatch", lambda pids: self)
 
     def __enter__(self) -> "Loads":
         return self
