@@ -58,7 +58,8 @@ CHAPTERS = {  # heading in our notebooks -> section of the report; any other is 
     "The headline": ON_TOP,
     "Verdict": ON_TOP,
 }
-SHOWN_ABOVE = re.compile(r"^run\.(params|finish\(\)|verdict\(.*\)|stop_if_\w+\(\))$", re.MULTILINE)
+# The last line of a cell, whose output the page has at its top or elsewhere.
+SHOWN_ABOVE = re.compile(r"(^|\n)run\.(params|finish\(\)|verdict\(.*\)|stop_if_\w+\(\))\s*\Z")
 ENDS_HERE = ("run.stop_if_plan_only()", "run.stop_if_failed()")
 A_CHECK = re.compile(rf"({'|'.join(CHECK_WORDS.values())})  ")
 Cell = nbformat.NotebookNode

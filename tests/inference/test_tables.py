@@ -108,7 +108,7 @@ def test_the_answer_of_a_wrong_model_says_so_and_what_is_not_known_is_left_out()
     wrong = {"name": "batch answers equal single answers", "passed": False, "detail": "1 of 8"}
     found = tables.answer(said(wrong), [1, 2], answered("\x1b[31mx", nothing))
     assert found == (
-        "To the first prompt it says “\\x1b[31mx”. It is not right. "
+        "To the first prompt it says “⟨U+001B⟩[31mx”. It is not right. "
         "batch answers equal single answers: no (1 of 8)."
     )
 

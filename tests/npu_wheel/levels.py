@@ -34,6 +34,20 @@ KNOWN = (
         "our reading of those pages",
     ),
     Known(
+        "activations and captures: each step by its name, with and without a captured step",
+        EMULATED,
+        "plain layers in float32, on A2, A3, 310P and an unknown chip, float16, bfloat16, int8, "
+        "int4, world sizes 1 and 2; logits and calls with the taps set are those of without",
+    ),
+    Known(
+        "`06_align` on the chip's operators: healthy runs, faults planted in an emulating "
+        "operator, weights and tables that are wrong",
+        EMULATED,
+        "healthy runs are not accused; a fault is found at its layer, step, pass and ranks, and it "
+        "is said whether the operator or what it is given is to blame: 12 kinds in attention, "
+        "rotary, gelu, norm of a sum and int8 product, and a sum over the ranks left out",
+    ),
+    Known(
         "operators a layer and a token in decode, and a captured step against the eager one",
         EMULATED,
         "budgets; the same steps one operator at a time, on a stand-in for the graph",

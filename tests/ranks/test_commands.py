@@ -64,7 +64,13 @@ def test_what_cannot_be_generated_is_told_and_prints_no_line(given, code, told):
 @pytest.mark.parametrize("ranks", ["1", "2"])
 def test_ctrl_c_keeps_the_text_ends_its_line_and_is_130(engine, ranks):
     settings = ["--max-new-tokens", "1000", "--world-size", ranks]
-    asked = subprocess.Popen([*COMMAND, *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    asked = subprocess.Popen(
+        [*COMMAND, *settings],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # a shell's background job ignores Ctrl-C, and so do its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     first = asked.stdout.read(1)
     asked.send_signal(signal.SIGINT)
     rest, told = asked.communicate(timeout=120)
@@ -82,4 +88,4 @@ def test_control_characters_reach_a_file_and_not_a_terminal(monkeypatch, capsys)
     line = commands.Line()
     line.write(0, "a\x1b[2J")
     line.end()
-    assert capsys.readouterr().out == "a\\x1b[2J\n"
+    assert capsys.readouterr().out == "a⟨U+001B⟩[2J\n"

@@ -142,7 +142,7 @@ def test_the_answer_and_the_key_figures_stand_below_each_run_at_the_end(ran):
     *_, end = said.stdout.partition("\n\n")
     folder = runs["fine"][0]
     first = f"{'ok':<14}{folder / 'report.html'}\n"
-    assert end.startswith(first + f"{'':<14}It runs: \\x1b[2J.\n{'':<14}first_token_ms 2.5\n")
+    assert end.startswith(first + f"{'':<14}It runs: ⟨U+001B⟩[2J.\n{'':<14}first token 2.50 ms\n")
 
 
 def test_notebooks_are_counted_and_sections_named_as_they_are_reached(ran):
@@ -157,7 +157,7 @@ def test_a_summary_for_a_ci_job_stands_beside_the_index(ran):
     _, outputs, _ = ran
     text = (outputs / "summary.md").read_text(encoding="utf-8")
     assert text.startswith("## neoxlib: 1 of 4 notebooks went well\n")
-    assert "| fine | ok | It runs: \\\\x1b\\[2J. | first\\_token\\_ms 2.5 | 1 of 1 passed |" in text
+    assert "| fine | ok | It runs: ⟨U+001B⟩\\[2J. | first token 2.50 ms | 1 of 1 passed |" in text
     assert "- **raises**: RankError: rank 1 of 2 died\n" in text
     assert "- **doubts**: CheckFailed: top-1 agreement: 96 %\n" in text
 

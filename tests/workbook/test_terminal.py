@@ -33,7 +33,7 @@ def test_a_log_has_headings_cells_and_their_progress_as_plain_lines():
     said, cells = lines_of()
     with cells.ticking():
         run(cells)
-    assert said[:2] == ["  The \\x1bplan", "  progress: 3 of 9 cases"]
+    assert said[:2] == ["  The ⟨U+001B⟩plan", "  progress: 3 of 9 cases"]
     assert re.fullmatch(r"  \[1/1\] work\(\) … 0\.\d s", said[2]) and len(said) == 3
 
 
