@@ -25,4 +25,6 @@ def shots() -> Path:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--lab", action="store_true", help="also drive JupyterLab, for minutes")
+    parser.addoption(
+        "--lab", action="store_true", help="also JupyterLab and hostile runs, for minutes"
+    )

@@ -51,8 +51,10 @@ def seen(place: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def outputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of 00, 02, 03 and 05, and one that failed, with their pages."""
+    if not request.config.getoption("lab", False):
+        pytest.skip("a minute and more: pytest tests/browser --lab, or make test-browser")
     root = tmp_path_factory.mktemp("hostile")
     runs = root / "runs"
     model = [("model_dir", str(write_model(root / f"{NAME}model"))), ("world_size", "1")]
