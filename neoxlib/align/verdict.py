@@ -158,9 +158,10 @@ def _whole(
         explained = worst.pass_ in allowed and limit.broken(
             figure(allowed[worst.pass_], limit.figure)
         )
-        detail = f"{value:.3g}, limit {limit.value:g} ({limit.source})"
+        detail = f"{value:.3g}, limit {limit.value:g}"
         if explained and limit.broken(value):
-            detail += "; the same dtype on the CPU passes it as little"
+            detail += ", the same dtype on the CPU passes it as little"
+        detail += f"; {limit.source}"
         rows.append((f"{what}: {limit.figure}", not limit.broken(value) or explained, detail))
     return rows
 

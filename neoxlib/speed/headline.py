@@ -8,7 +8,7 @@ import pandas as pd
 from neoxlib.errors import show_controls
 from neoxlib.inference.parity import same
 from neoxlib.inference.timing import Case
-from neoxlib.speed import baseline, panels
+from neoxlib.speed import baseline, panels, roofline
 from neoxlib.speed.measure import headline
 from neoxlib.speed.statistics import MIN_REPEATS
 from neoxlib.workbook import markup, metrics
@@ -81,6 +81,7 @@ BOUND_BY = {  # bound of a token -> in the table of groups
     "compute": "arithmetic",
     "communication": "sums between ranks",
     "launch": "starting operators, choosing",
+    roofline.NOT_JUDGED: roofline.NOT_JUDGED,
 }
 PART_WORDS = {
     "pre": "inputs",

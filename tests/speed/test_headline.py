@@ -78,3 +78,11 @@ def test_cases_of_the_same_bounds_are_one_row_with_the_shares_of_all():
     ]
     assert rows[0][3] == "inputs 10 % · computing 60 % · sums 20 % · choosing and starting 10 %"
     assert rows[1][3] == "–" and len(page.select("details li")) == 3
+
+
+def test_the_row_of_noisy_cases_says_that_they_are_not_judged():
+    cases = judged(row(32), row(64))
+    cases.loc[1, ["bound", "first_bound"]] = "not judged"
+    page = BeautifulSoup(headline.Verdicts(cases)._repr_html_(), "html.parser")
+    rows = [[cell.text for cell in line.select("td")] for line in page.select("tbody tr")]
+    assert rows[1][:3] == ["not judged", "not judged", "1 of 2"]
