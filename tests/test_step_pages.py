@@ -171,7 +171,9 @@ def test_the_image_is_built_under_the_name_that_the_container_starts():
 
 
 def test_the_wheelhouse_is_for_the_pinned_packages_and_pip_takes_its_lines():
-    asked = ["make", "-n", "-o", ".venv/.installed", "wheelhouse"]
+    # within `make test` a make that it starts also prints the folder it enters and leaves
+    quiet = ["--no-print-directory", "-n", "-o", ".venv/.installed"]
+    asked = ["make", *quiet, "wheelhouse"]
     done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True)
     recipe = re.sub(r"\$\(.*\)", " ".join([TODAY.release.torch, PYTHON_NEEDS]), done.stdout)
     wheel, download = recipe.replace("\\\n", " ").strip().splitlines()[-2:]

@@ -68,6 +68,7 @@ def test_ctrl_c_keeps_the_text_ends_its_line_and_is_130(engine, ranks):
         [*COMMAND, *settings],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,  # communicate reads the pipe itself: read(1) may take no more than one byte
         # a shell's background job ignores Ctrl-C, and so do its children
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
