@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 SUM = 2.0**-24  # one rounding of float32, in which all sums are taken
+ROWS = 4096  # of a weight at a time
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
@@ -116,11 +117,22 @@ def _through(spread: Tensor, squares: Tensor) -> Tensor:
 
 
 def linear(x: Estimate, weight: Tensor, bias: Tensor | None, how: Numerics) -> Estimate:
-    """y = x Wᵀ + b; weight [out, in]."""
-    y = x.value @ weight.T
+    """y = x Wᵀ + b; weight [out, in].
+
+    By ROWS of the weight, whose squares would else be as large as GPT-NeoX-20B's head again.
+    """
     if how.exact:
+        y = x.value @ weight.T
         return exactly(y if bias is None else y + bias)
+    biases = [None] * len(weight) if bias is None else bias.split(ROWS)
+    pairs = zip(weight.split(ROWS), biases, strict=False)
+    parts = [_rows_of_linear(x, rows, mine, how) for rows, mine in pairs]
+    return Estimate(*(torch.cat(each, dim=-1) for each in zip(*parts, strict=True)))
+
+
+def _rows_of_linear(x: Estimate, weight: Tensor, bias: Tensor | None, how: Numerics) -> Estimate:
     squares = weight.square().T
+    y = x.value @ weight.T
     sums = SUM * (x.value.abs() @ weight.abs().T)
     inner = _through(how.inner * x.value, squares)
     row = how.row * x.value.abs().amax(-1, keepdim=True) * squares.sum(0).sqrt()

@@ -6,7 +6,7 @@ own, and with none observed this is a forward pass from the token ids.
 """
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -100,7 +100,10 @@ class Graph:
 
     @property
     def formulas(self) -> dict[str, Formula]:
-        """How each step is computed."""
+        """How each step is computed.
+
+        Not kept: they hold the graph, which would then outlive its part with all its weights.
+        """
         raise NotImplementedError
 
     def _norm(self, name: str, x: Estimate) -> Estimate:
@@ -115,7 +118,7 @@ class Graph:
 class BeginningGraph(Graph):
     """Token ids to hidden states."""
 
-    @cached_property
+    @property
     def formulas(self) -> dict[str, Formula]:
         """How each step is computed."""
         return {
@@ -137,7 +140,7 @@ class BeginningGraph(Graph):
 class EndGraph(Graph):
     """Hidden states to logits."""
 
-    @cached_property
+    @property
     def formulas(self) -> dict[str, Formula]:
         """How each step is computed."""
         return {
@@ -154,7 +157,7 @@ class EndGraph(Graph):
 class LayerGraph(Graph):
     """One layer."""
 
-    @cached_property
+    @property
     def formulas(self) -> dict[str, Formula]:
         """How each step is computed."""
         attention, mlp = "attention.dense", "mlp.dense_4h_to_h"
