@@ -6,6 +6,7 @@ PEERS := .venv-peers
 NPU := .venv-npu
 MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
+JOBS ?= 2
 
 .PHONY: help report test stop-ranks test-align verify-npu verify-msprobe lint lab quality
 .PHONY: demo clean test-browser gate-table
@@ -19,7 +20,7 @@ report: $(VENV)/.installed  ## run the seven notebooks on the shipped model
 	$(BIN)/python -m neoxlib report --all
 
 test: $(VENV)/.installed lint  ## lint code and notebooks, run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 stop-ranks: $(VENV)/.installed  ## ranks stopped at random points: no answer may change
 	$(BIN)/python -m tests.stopped_ranks $(ARGS)
