@@ -245,7 +245,7 @@ def test_every_prompt_that_cannot_be_read_is_listed():
 
 
 @pytest.mark.parametrize(
-    "prompts", [b"abc", {"input_ids": [[1]]}, {"a", "b"}, bytearray(b"a"), 5, None], ids=str
+    "prompts", [b"abc", {"input_ids": [[1]]}, {"a"}, bytearray(b"a"), 5, None], ids=str
 )
 def test_what_only_looks_like_a_list_of_prompts_is_refused(prompts: object):
     """The tokenizer's own answer is a mapping too, whose keys would be read as texts."""
