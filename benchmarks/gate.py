@@ -30,7 +30,7 @@ ALLOWED = (0.0, 0.05, 0.1)  # max_slowdown of two runs
 TRIES = 2000  # of a comparison without a difference; POWER_TRIES with one
 POWER_TRIES = 300
 OWN = 0.01  # standard deviation of the log of a time between processes of the same commit
-RUNS = 0.02  # between runs; gate.DRIFT allows for more
+RUNS = 0.02  # between runs; gate.BETWEEN_RUNS allows for more
 Draw = Callable[[np.random.Generator, int], np.ndarray]  # logs of so many takes, one by one
 
 
@@ -159,7 +159,7 @@ def two_recorded(table: pd.DataFrame) -> Callable[[np.random.Generator], np.ndar
     return logs
 
 
-def judge_runs(logs: np.ndarray, allowed: float) -> bool | None:
+def judge_runs(logs: np.ndarray, allowed: float, machine: str = "own") -> bool | None:
     """The verdict of a comparison of two runs, which leaves out cases with wide intervals."""
     found = []
     drifts = np.nan_to_num(np.expm1(np.median(logs[:, -1], 1) - np.median(logs[:, 0], 1)))
@@ -170,7 +170,8 @@ def judge_runs(logs: np.ndarray, allowed: float) -> bool | None:
         middles = [float(np.median(values)) for values in (now, before)]
         widths = [(high - low) / middle for (low, high), middle in zip(ends, middles, strict=True)]
         if max(widths) <= noise.LIMITS["width"].value:
-            found.append(gate.Compared.of(middles, ends, (len(now), len(before)), drifts))
+            counts = len(now), len(before)
+            found.append(gate.Compared.of(middles, ends, counts, drifts, machine))
     slower = [p <= gate.ALPHA for p in gate.holm([one.p_slower(allowed) for one in found])]
     if any(slower):
         return True
@@ -262,7 +263,8 @@ def runs_rows() -> list[list[str]]:
     for name, (draw, table) in worlds().items():
         for allowed in ALLOWED:
             make = two_runs(draw) if draw else two_recorded(table)
-            judge = partial(judge_runs, allowed=allowed)
+            machine = "own" if draw else "virtual"
+            judge = partial(judge_runs, allowed=allowed, machine=machine)
             rows.append([name, f"{allowed:.0%}", *row(make, judge)])
             print(rows[-1], flush=True)
     return rows
@@ -286,7 +288,8 @@ def main() -> None:
         f"{CASES} times are compared. Without a difference {TRIES:,} comparisons each, with one "
         f"{POWER_TRIES}. In turns max_slowdown is 0. A comparison that cannot be judged is one "
         "that is no false alarm and could not have found 5 % (in turns), or of which less than "
-        "half of the times have narrow intervals (two runs)."
+        "half of the times have narrow intervals (two runs). Recorded noise is that of a virtual "
+        "machine, and two of its runs are compared as such."
     )
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(f"{said}\n\n{turns}\n{runs}", encoding="utf-8")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from neoxlib.errors import DataError
 from neoxlib.inference.timing import Case
+from neoxlib.machine.host import virtual
 from neoxlib.speed import gate, noise
 from neoxlib.speed.measure import COLUMNS as MEASURED
 from neoxlib.speed.measure import KEY, Rows
@@ -251,7 +252,7 @@ def _compared(row: dict[str, Any], name: str) -> gate.Compared:
     medians, repeats, drifts = (
         [row[f"{column}{run}"] for run in runs] for column in (name, "repeats", "drift")
     )
-    return gate.Compared.of(medians, ends, repeats, drifts)
+    return gate.Compared.of(medians, ends, repeats, drifts, "virtual" if virtual() else "own")
 
 
 def _slowest(over: pd.DataFrame) -> str:
@@ -267,7 +268,13 @@ def _counts(judged: pd.DataFrame) -> str:
     if judged.empty:
         return ""
     counts = ", ".join(f"{n} {verdict}" for verdict, n in judged["verdict"].value_counts().items())
-    return f"{counts}; a slowdown by {judged['detectable'].median():.0%} would be found"
+    found = f"{counts}; a slowdown by {judged['detectable'].median():.0%} would be found"
+    if not virtual():
+        return found
+    differ = f"{gate.BETWEEN_RUNS['virtual']:.0%}"
+    return (
+        f"{found} (quiet runs of a virtual machine differ by {differ}; baseline_python sees less)"
+    )
 
 
 def _not_judged(compared: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> str:

@@ -1,8 +1,8 @@
 """Whether a case has become slower: two ways to compare, each with its own uncertainty.
 
 Two runs, one after the other: the intervals within each run say nothing of how a machine differs
-between runs, so DRIFT is added to them, and how much either run drifted from its start to its
-end. Holm's correction covers the number of times compared.
+between runs, so what BETWEEN_RUNS has for it is added to them, and how much either run drifted
+from its start to its end. Holm's correction covers the number of times compared.
 
 In turns: each round gives one ratio of the two sides for each case. The order of the sides is
 drawn for each round, so without a difference a ratio is as likely to be above 1 as below it by
@@ -24,7 +24,10 @@ import numpy as np
 ALPHA = 0.01  # false alarms of a comparison of two runs, over all its times
 TURNS_ALPHA = 0.005  # of a comparison in turns: half for all cases together, half for single ones
 POWER = 0.95  # with which the smallest slowdown is found that is called detectable
-DRIFT = 0.03  # standard deviation of the log ratio of a time between two quiet runs (assumed)
+# Kind of machine -> standard deviation of the log ratio of a time between two quiet runs. That of a
+# virtual machine makes false alarms rare over the takes that an idle one recorded
+# (tests/fixtures/noise/idle.csv: processes of one commit, whose medians differ by up to 2 times).
+BETWEEN_RUNS = {"virtual": 0.2, "own": 0.03}  # the second is assumed
 ENUMERATED = 14  # rounds up to which all ways to swap sides are counted; beyond, DRAWS of them
 DRAWS = 10_000
 LEAST_ROUNDS = math.ceil(-math.log2(TURNS_ALPHA / 2))  # fewer cannot be significant
@@ -44,13 +47,16 @@ class Compared(NamedTuple):
         ends: Sequence[tuple[float, float]],
         repeats: Sequence[float],
         drifts: Sequence[float] = (),
+        machine: str = "own",
     ) -> "Compared":
         """Now and before: both medians, both 95 % intervals (± 2 standard deviations), repeats.
 
-        `drifts` are the changes of a time within each run, as shares.
+        `drifts` are the changes of a time within each run, as shares; `machine` is a kind of
+        BETWEEN_RUNS.
         """
         own = [(math.log(high / low) / 4) ** 2 for low, high in ends]
-        variance = sum(own) + DRIFT**2 + sum(math.log1p(drift) ** 2 for drift in drifts)
+        drifted = sum(math.log1p(drift) ** 2 for drift in drifts)
+        variance = sum(own) + BETWEEN_RUNS[machine] ** 2 + drifted
         parts = sum(part**2 / (count - 1) for part, count in zip(own, repeats, strict=True))
         freedom = variance**2 / parts if parts else math.inf  # Welch and Satterthwaite's
         return cls(math.log(medians[0] / medians[1]), math.sqrt(variance), freedom)

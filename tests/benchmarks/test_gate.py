@@ -40,7 +40,7 @@ def test_recorded_noise_is_there_and_alarms_hardly_ever():
             rng = np.random.default_rng(7)
             for make, judge in (
                 (gate.turns_recorded(table, 12), gate.judge_turns),
-                (gate.two_recorded(table), lambda logs: gate.judge_runs(logs, 0.0)),
+                (gate.two_recorded(table), lambda logs: gate.judge_runs(logs, 0.0, "virtual")),
             ):
                 assert gate.shares(judge(make(rng)) for _ in range(gate.TRIES)).failed <= 4 / 150
 

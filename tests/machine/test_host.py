@@ -1,5 +1,10 @@
 """This machine, as it is described."""
 
+import shutil
+import subprocess
+
+import pytest
+
 from neoxlib.machine import environment, host, limits
 from neoxlib.machine.host import read_host
 
@@ -34,3 +39,25 @@ def test_the_ports_of_hccl_that_are_taken_are_described(monkeypatch):
 
 def test_a_description_of_an_older_neoxlib_is_still_read():
     assert host.restore({"arch": "aarch64", "hccl_port_free": False}).arch == "aarch64"
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/proc/cpuinfo", "processor : 0\nflags\t\t: fpu sse hypervisor avx\nbugs : x"),
+        (host.MADE_BY[1], "KVM Virtual Machine"),
+        ("/sys/hypervisor/type", "xen"),
+    ],
+)
+def test_a_virtual_machine_says_so_in_one_of_three_places(path, text, monkeypatch):
+    files = {"/proc/cpuinfo": "flags : fpu sse\nvendor : hypervisor", host.MADE_BY[0]: "Huawei"}
+    monkeypatch.setattr(host.probes, "text", files.get)
+    assert not host.virtual()
+    monkeypatch.setattr(host.probes, "text", (files | {path: text}).get)
+    assert host.virtual()
+
+
+@pytest.mark.skipif(not shutil.which("lscpu"), reason="lscpu, the oracle, is not here")
+def test_this_machine_is_virtual_as_lscpu_has_it():
+    said = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
+    assert host.virtual() == ("Hypervisor vendor" in said)

@@ -18,6 +18,23 @@ def slowed(factor: float):
     return table(row(32), row(128), row(128, 64, later=2.0 * factor))
 
 
+@pytest.fixture(autouse=True)
+def own_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a virtual one, whose runs differ by more."""
+    monkeypatch.setattr(baseline, "virtual", lambda: False)
+
+
+def test_on_a_virtual_machine_less_is_sure_and_the_words_say_why(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(baseline, "virtual", lambda: True)
+    run = Notes()
+    before = baseline.read_baseline(earlier(tmp_path / "a", table()), run, CASES)
+    baseline.check_baseline(before, slowed(1.3), run)
+    ((passed, detail),) = run.checks.values()
+    assert passed and "virtual machine differ by 20%; baseline_python sees less" in detail
+    baseline.check_baseline(before, slowed(4.0), run)
+    assert [passed for passed, _ in run.checks.values()] == [False]
+
+
 def test_a_planted_slowdown_is_caught_and_named(tmp_path: Path):
     run = Notes()
     before = baseline.read_baseline(earlier(tmp_path / "a", table()), run, CASES)
