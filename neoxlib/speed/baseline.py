@@ -294,8 +294,6 @@ def _too_few(compared: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) ->
     times = int((compared["verdict"] == NO_INTERVAL).sum())
     both = now[[*KEY, "repeats"]].merge(before[[*KEY, "repeats"]], on=KEY, suffixes=("", "_before"))
     fewest = f"{both['repeats'].min()} in this run, {both['repeats_before'].min()} in the baseline"
-    why = (
-        f"a 95 % interval of the median takes {MIN_REPEATS} repeats, "
-        f"the fewest of a case are {fewest}"
-    )
+    wanted = f"a 95 % interval of the median takes {MIN_REPEATS} repeats"
+    why = f"{wanted}, the fewest of a case are {fewest}"
     return f"{times} not judged: {why}; raise repeats" if times else ""

@@ -2,6 +2,7 @@
 
 import math
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -96,9 +97,11 @@ def time_cases(
     skip_decode: bool = False,
     retry_noisy: int = 0,
     known: Rows | None = None,
+    max_seconds: float = 0.0,
 ) -> pd.DataFrame:
     """Time every case in an order shuffled by `seed`, then noisy ones `retry_noisy` times again.
 
+    A case whose intervals alone are too wide is repeated for up to `max_seconds`.
     Returns a row per case, with COLUMNS, in the order of `cases`; those in `known`, by place, are
     taken over. `files.save` writes each row into the run's folder as soon as it is measured, so
     that a run that ends early loses only the running case. The case that was timed first is timed
@@ -108,6 +111,9 @@ def time_cases(
     about = engine.describe()
     refuse_for_memory(engine, cases)
 
+    def take(case: Case) -> dict[str, Any]:
+        return _row(engine, case, about, max_seconds)
+
     def keep(rows: Rows) -> pd.DataFrame:
         found = judged(rows, about)
         files.save(run, found, COLUMNS, about, perf_mode, skip_decode)
@@ -116,30 +122,28 @@ def time_cases(
     rows: Rows = dict(known or {})
     order = random.Random(seed).sample(range(len(cases)), len(cases))
     todo = [place for place in order if place not in rows]
-    table = _time(engine, cases, todo, rows, keep, "cases")
+    table = _time(take, about, cases, todo, rows, keep, "cases")
     for _ in range(retry_noisy):
         noisy = [place for place in order if table["noise"].iloc[place]]
-        table = _time(engine, cases, noisy, rows, keep, "noisy cases again")
+        table = _time(take, about, cases, noisy, rows, keep, "noisy cases again")
     _record_graphs(engine, run, about)
     if todo:
-        drift = _drift(engine, cases[todo[0]], rows[todo[0]], about)
+        drift = _drift(take(cases[todo[0]]), rows[todo[0]])
         rows = {place: row | {"drift": drift} for place, row in rows.items()}
     table = keep(rows)
     _record_noise(run, table, about)
     return table
 
 
-def _drift(
-    engine: "Inference", case: Case, before: Mapping[str, Any], about: dict[str, Any]
-) -> float:
+def _drift(now: Mapping[str, Any], before: Mapping[str, Any]) -> float:
     """How much longer a case takes now than before, as a share."""
-    now = _row(engine, case, about)
     name = "first_token_ms" if now["next_token_ms"] is None else "next_token_ms"
     return now[name] / before[name] - 1
 
 
 def _time(
-    engine: "Inference",
+    take: Callable[[Case], dict[str, Any]],
+    about: dict[str, Any],
     cases: Sequence[Case],
     places: Sequence[int],
     rows: Rows,
@@ -147,14 +151,13 @@ def _time(
     noun: str,
 ) -> pd.DataFrame:
     """Time the cases at `places` into `rows`; of two takes of a case the less disturbed stays."""
-    about = engine.describe()
     if not places:
         return keep(rows)
     sizes = {place: _size(cases[place]) for place in places}
     with Progress(sum(sizes.values()), len(places), noun, keep=timings_shown()) as progress:
         for place in places:
             progress.begin(str(cases[place]), sizes[place])
-            takes = [_row(engine, cases[place], about)]
+            takes = [take(cases[place])]
             takes += [rows[place]] if place in rows else []
             count = sum(take["takes"] for take in takes)
             rows[place] = least_disturbed(takes, about) | {"takes": count}
@@ -208,11 +211,16 @@ def refuse_for_memory(engine: "Inference", cases: Sequence[Case]) -> None:
     refuse_large(cases, token, limits.memory().free)
 
 
-def _row(engine: "Inference", case: Case, about: dict[str, Any]) -> dict[str, Any]:
+def _row(
+    engine: "Inference", case: Case, about: dict[str, Any], max_seconds: float
+) -> dict[str, Any]:
     npu = str(about["device"]).startswith("npu")
     pids = watch.pids(engine)
     with watch.MemoryMonitor(pids, npu) as memory, watch.LoadWatch(pids) as load:
+        end = time.perf_counter() + max_seconds
         runs = engine.profile(case)
+        while time.perf_counter() < end and noise.is_wide(summarise(case, runs)):
+            runs += engine.profile(case)
     allocated = max(runs[0].get("device_peak_mb", []), default=None)
     seen = {
         "rank_rss_peak_mb": _most(memory.rss),

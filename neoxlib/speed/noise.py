@@ -183,6 +183,11 @@ def _unsteady(row: Mapping[str, Any]) -> Found:
     return found
 
 
+def is_wide(row: Mapping[str, Any]) -> bool:
+    """Whether an interval of a case is too wide."""
+    return any(_width(row, name) > LIMITS["width"].value for name in TIMES.values())
+
+
 def _width(row: Mapping[str, Any], name: str) -> float:
     """The width of a median's interval as a share of it; 0 without a time."""
     if not _has(row, name):

@@ -196,9 +196,8 @@ PARAMETERS: dict[str, Param] = {
         "times that a case is run at least; of fewer than 6 there is no 95 % interval",
         low=1,
     ),
-    "min_seconds": Param(
-        "float", 0.5, "seconds that a case is run at least, after its warm-up", low=0
-    ),
+    "min_seconds": Param("float", 0.5, "seconds that a case is run at least", low=0),
+    "max_seconds": Param("float", 2.0, "seconds that it is run at most to be sure", low=0),
     "retry_noisy": Param(
         "int", 1, "times that cases with noisy times are measured again at the end", low=0, high=20
     ),
@@ -285,8 +284,8 @@ _EXAM = _names("""
 """)
 _GRID = _names("""
     case_pair min_len_exp max_len_exp batch_size batch_sizes depths repeats min_seconds
-    retry_noisy resume perf_mode skip_decode peak_gb_s peak_tflops trace scaling baseline
-    max_slowdown baseline_python rounds seed
+    max_seconds retry_noisy resume perf_mode skip_decode peak_gb_s peak_tflops trace scaling
+    baseline max_slowdown baseline_python rounds seed
 """)
 NOTEBOOKS: dict[str, tuple[str, ...]] = {
     "00_setup": (*_COMMON, "prepare_dir"),

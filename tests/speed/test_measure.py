@@ -200,6 +200,26 @@ def test_timings_are_said_where_the_guides_switch_is_set(monkeypatch, capsys):
     )
 
 
+class Restless(Clockwork):
+    """An engine whose first tokens differ much in the first six runs, and never again."""
+
+    def profile(self, case: Case) -> list[dict[str, list[float]]]:
+        found = super().profile(case)
+        if len(self.asked) > 1:
+            return found
+        return [clocks(first, 10) for first in (100, 150, 100, 150, 100, 150)]
+
+
+@pytest.mark.parametrize(("most", "times"), [(0.0, 1), (60.0, 3)])
+def test_a_case_is_repeated_until_its_intervals_are_narrow_or_its_time_is_over(most, times):
+    engine = Restless()
+    # 3 of 12 times lie past the interval's end, which is the third largest; of 18 it is the fifth
+    found = measure.time_cases(engine, [Case(1, 8, 2, repeats=6)], Notes(), max_seconds=most)
+    assert len(engine.asked) == times + 1, "once more at the end: drift"
+    assert found["repeats"].tolist() == [6 * times]
+    assert (found["noise"].iloc[0] == "") == (most > 0)
+
+
 def test_what_capturing_decode_took_is_recorded_where_it_was_captured():
     captured = Clockwork(graph="one graph per batch size")
     captured.graph_use = {"captured": 2, "capture_s": 0.5}
