@@ -112,7 +112,8 @@ def _launcher_config(env: dict[str, str], log_dir: Path, scratch: str, local: bo
     common = [QUIETLY, f"--timeout={START_SECONDS}"]
     config = Config()
     config.LocalControllerLauncher.controller_cmd = [*entry, "controller", *driver]
-    config.EngineLauncher.environment = dict(env)
+    # A rank that a profile's launcher starts has no -P: it must not import from where it starts.
+    config.EngineLauncher.environment = env | {"PYTHONSAFEPATH": "1"}
     config.EngineLauncher.engine_args = [*common, f"--IPEngine.max_heartbeat_misses={LOST_BEATS}"]
     if local:
         unwatched = ["--IPEngine.enable_nanny=False", "--IPEngine.max_heartbeat_misses=0"]

@@ -39,9 +39,9 @@ _held = SimpleNamespace(store=None, engine=None)  # kept in this rank from call 
 def main(argv: Sequence[str]) -> None:
     """Run ipyparallel's engine or controller for as long as the process `argv[1]` lives.
 
-    It starts in `argv[2]`, the session's temporary folder, since ipyparallel puts the working
-    directory first on sys.path; `greet` goes where the driver is. The controller deletes that
-    folder when the driver is gone.
+    It starts in `argv[2]`, the session's temporary folder, since ipyparallel puts the current
+    folder first on sys.path; `greet` goes where the driver is. The controller deletes the
+    temporary folder when the driver is gone.
     """
     role, driver, scratch, *arguments = argv
     faulthandler.enable(all_threads=False)
@@ -124,7 +124,7 @@ def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -
     """
     if folder:
         os.chdir(folder)
-    _look_here_last()
+    sys.path[:] = filter(None, sys.path)  # ipyparallel's "" would be the current folder
     _log_to(log_file(log_dir, rank))
     # ipyparallel's handler cannot run while a collective waits.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -133,12 +133,6 @@ def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -
         end_with(driver)
     log.info("rank %d is process %d on %s, driven by process %d", rank, os.getpid(), host(), driver)
     return {"rank": rank, "pid": os.getpid(), "host": host()}
-
-
-def _look_here_last() -> None:
-    """Search the working directory last for modules, so that none there replaces Python's own."""
-    here = os.getcwd()
-    sys.path[:] = [*(path for path in sys.path if path not in ("", here)), here]
 
 
 def log_file(log_dir: str | Path, rank: int) -> Path:

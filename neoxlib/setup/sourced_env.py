@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 # Variables of this shell, not of the installation.
 OURS_ONLY = ("_", "SHLVL", "PWD", "OLDPWD", "ASCEND_RT_VISIBLE_DEVICES")
 KERNEL = "neoxlib"
-# Modules beside a notebook are found, but last, so that none shadows one of Python's own.
-HERE_LAST = "--IPKernelApp.exec_lines=__import__('sys').path.append('')"
 
 
 def scripts(host: Host) -> tuple[str, ...]:
@@ -92,7 +90,7 @@ def kernel_spec(host: Host, env: Mapping[str, str] = os.environ) -> dict[str, ob
     on = f"CANN {host.cann or 'of this host'}" if "ASCEND_HOME_PATH" in carried else "CPU"
     launcher = [sys.executable, "-P", "-m", "ipykernel_launcher"]
     return {
-        "argv": [*launcher, "-f", "{connection_file}", HERE_LAST],
+        "argv": [*launcher, "-f", "{connection_file}"],
         "display_name": f"neoxlib ({on})",
         "language": "python",
         "env": carried,
