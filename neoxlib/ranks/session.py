@@ -21,6 +21,7 @@ from neoxlib.ranks.launch import find_profile
 from neoxlib.ranks.placement import part
 from neoxlib.ranks.surroundings import Variables, handed_on, open_log_dir, rank_environment
 from neoxlib.ranks.tables import rank_table
+from neoxlib.redact import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,7 +183,7 @@ class Session(TextGenerator):
         `launch_environment` holds those that were added (in a cluster rank 0's), and
         `kept_variables` the user's own, which stand in place of the recipe's.
         """
-        added, kept = (dict(each) for each in (self._variables.added, self._variables.kept))
+        added, kept = map(shown, (self._variables.added, self._variables.kept))
         return self._about[0] | {"launch_environment": added, "kept_variables": kept}
 
     @property

@@ -28,8 +28,10 @@ from neoxlib.errors import RankError
 from neoxlib.machine.devices import NpuAnswers, chip_for, pick_device, take_answers
 from neoxlib.machine.runtime import import_torch, start_npu
 from neoxlib.ranks import stopping
+from neoxlib.ranks.noted import note
 from neoxlib.ranks.placement import bind, threads
 from neoxlib.ranks.surroundings import Variables, address_seen_by, own_environment
+from neoxlib.redact import Scrubbed, shown
 
 log = logging.getLogger("neoxlib")
 POLL_SECONDS = 0.3  # between two looks whether the driver still runs
@@ -100,7 +102,7 @@ class RankJob:
         try:
             return self.function(*self.args), None, ""
         except BaseException as error:  # a SystemExit must not end the rank either
-            log.exception("%s failed", self.function.__name__)
+            note(self.function.__name__, error)
             return None, _sendable(error), traceback.format_exc()
 
 
@@ -146,9 +148,7 @@ def _log_to(path: Path) -> None:
     with path.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    text = {"buffering": 1, "encoding": "utf-8", "errors": "replace", "closefd": False}
-    sys.stdout = open(1, "w", **text)  # noqa: SIM115
-    sys.stderr = open(2, "w", **text)  # noqa: SIM115
+    sys.stdout, sys.stderr = Scrubbed.on(1), Scrubbed.on(2)
     faulthandler.enable(sys.stderr, all_threads=False)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -172,7 +172,8 @@ def equip(
         return Variables({}, {})
     found = own_environment(rank, hosts, device, deterministic)
     os.environ.update(found.added)
-    log.info("rank %d adds the variables %s and keeps %s", rank, found.added, found.kept)
+    added, kept = map(shown, (found.added, found.kept))
+    log.info("rank %d adds the variables %s and keeps %s", rank, added, kept)
     return found
 
 

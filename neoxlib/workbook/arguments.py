@@ -276,6 +276,7 @@ def _given(
             problems.append(f"{name}: {error}")
     typed_here = {name: text for name, text in texts.items() if name in known}
     values |= {name: parameters.read_text(known[name], text) for name, text in typed_here.items()}
+    values = {name: parameters.placed(name, known[name], value) for name, value in values.items()}
     return values, problems + parameters.complaints(values, known)
 
 
