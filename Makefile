@@ -7,7 +7,7 @@ NPU := .venv-npu
 MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 
-.PHONY: help report test stop-ranks test-align verify-npu verify-msprobe lint lab quality
+.PHONY: help report test test-faults stop-ranks test-align verify-npu verify-msprobe lint lab quality
 .PHONY: demo clean test-browser gate-table
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
 
@@ -20,6 +20,9 @@ report: $(VENV)/.installed  ## run the seven notebooks on the shipped model
 
 test: $(VENV)/.installed lint  ## lint code and notebooks, run all tests
 	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/.installed  ## real faults: each is told in time; the table of docs/reliability.md
+	$(BIN)/python -m tests.faults $(ARGS)
 
 stop-ranks: $(VENV)/.installed  ## ranks stopped at random points: no answer may change
 	$(BIN)/python -m tests.stopped_ranks $(ARGS)
