@@ -86,6 +86,7 @@ QUOTES: tuple[dict[str, str], ...] = (
     {'"': "&quot;", "'": "&#x27;"},
     {'"': "&#34;", "'": "&#39;"},
 )
+PATH = re.compile(r"(?:/[\w.@-]+){2,}/?")  # of a key's file, for example
 # Characters of a secret that `scrub` removes wherever it stands, if it is of one word of letters.
 LONGEST_WORD = 12
 
@@ -148,7 +149,7 @@ def _told_apart(env: tuple[tuple[str, str], ...]) -> tuple[tuple[str, ...], tupl
     known = known_here(dict(env))
     logins = [found for value in dict(env).values() for found in LOGIN.findall(value)]
     passwords = [part for login in logins for part in (login, login.partition(":")[2])]
-    values = (*known.values, *filter(None, passwords))
+    values = {*known.values, *filter(None, passwords)} - set(filter(PATH.fullmatch, known.values))
     sure = [value for value in values if len(value) >= LONGEST_WORD or _mixed(value)]
     return _long_first({form for value in sure for form in _escaped(value)}), known.homes
 

@@ -51,9 +51,10 @@ def test_a_recorded_variable_is_told_without_its_secret():
 
 def test_other_texts_stay_as_they_are(monkeypatch):
     monkeypatch.setenv("HOME", "/home/alice")
-    for name, value in {"API_KEY": "enabled", "A_TOKEN": "2048", "PASSWORD": "s3cret-1"}.items():
+    known = {"API_KEY": "enabled", "A_TOKEN": "2048", "PASSWORD": "s3cret-1", "KEY": "/data/keys7"}
+    for name, value in known.items():
         monkeypatch.setenv(name, value)
-    text = "enabled 2048 s3cret-12 xs3cret-1 /home/alice2 /mnt/home/alice"
+    text = "enabled 2048 s3cret-12 xs3cret-1 /home/alice2 /mnt/home/alice /data/keys7"
     assert scrub(text) == text
     assert scrub("a s3cret-1, /home/alice/x:/home/alice") == f"a {GONE}, ~/x:~"
 

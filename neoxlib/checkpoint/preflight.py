@@ -89,7 +89,7 @@ def plannable(
 
 def _model(folder: Path, world_size: int, quant: str | None, elsewhere: bool) -> ModelConfig:
     """The config of a model folder whose weights fit it. Raises the error of `load` otherwise."""
-    known = (folder / "config.json").is_file()
+    known = os.path.isfile(folder / "config.json")  # False without access
     config = ModelConfig.from_dir(folder) if known else None  # its errors need no torch
     try:
         config = config or ModelConfig.from_dir(folder)

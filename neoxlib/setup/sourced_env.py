@@ -17,6 +17,7 @@ from neoxlib.errors import SettingsError
 from neoxlib.files import overwrite
 from neoxlib.machine import environment
 from neoxlib.machine.host import Host
+from neoxlib.redact import is_secret
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,8 @@ def sourced_variables(host: Host, env: Mapping[str, str] = os.environ) -> dict[s
     changed = {name: value for name, value in after.items() if env.get(name) != value}
     kept = environment.variables("sourced", after) if "ASCEND_HOME_PATH" in after else {}
     carried = changed | kept
-    return {name: carried[name] for name in carried if name not in OURS_ONLY} | extra(host)
+    left_out = {name for name, value in carried.items() if is_secret(name, value)} | {*OURS_ONLY}
+    return {name: carried[name] for name in carried if name not in left_out} | extra(host)
 
 
 def _source(paths: tuple[str, ...], env: Mapping[str, str]) -> dict[str, str]:

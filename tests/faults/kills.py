@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,10 +61,11 @@ def plain(model: Path) -> str:
     with neoxlib.Session(model, 2, device="cpu") as session:
         pid = int(session.ranks.pid[1])
         os.kill(pid, signal.SIGKILL)
+        start = time.monotonic()
         try:
             session.generate([[1, 2]] * 4, max_new_tokens=60)
         except RankError as error:
-            said = str(error).splitlines()[0]
+            said = f"{time.monotonic() - start:.1f} s: {str(error).splitlines()[0]}"
             assert f"rank 1 (pid {pid}) was killed by SIGKILL" in said, said
             assert "very likely" not in str(error), said
             return said
