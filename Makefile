@@ -8,7 +8,7 @@ MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help report test stop-ranks test-align verify-npu verify-msprobe lint lab quality
+.PHONY: help report test test-faults stop-ranks test-align verify-npu verify-msprobe lint lab quality
 .PHONY: demo clean test-browser gate-table
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
 
@@ -21,6 +21,9 @@ report: $(VENV)/.installed  ## run the seven notebooks on the shipped model
 
 test: $(VENV)/.installed lint  ## lint code and notebooks, run all tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test-faults: $(VENV)/.installed  ## real faults: each is told in time; the table of docs/reliability.md
+	$(BIN)/python -m tests.faults $(ARGS)
 
 stop-ranks: $(VENV)/.installed  ## ranks stopped at random points: no answer may change
 	$(BIN)/python -m tests.stopped_ranks $(ARGS)

@@ -47,9 +47,9 @@ def cli() -> None:
     runs go to the one that NEOXLIB_OUTPUTS names, by default outputs. Where the home folder cannot
     be written to, a private folder below the temporary one stands in for it.
     """
-    from neoxlib.process import need_home  # what --help need not wait for
+    from neoxlib.process import prepare_children  # what --help need not wait for
 
-    need_home()
+    prepare_children()
 
 
 @cli.command()

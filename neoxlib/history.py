@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neoxlib.errors import DataError, ParameterError, did_you_mean
+from neoxlib.redact import scrub
 from neoxlib.workbook.past_run import Past, open_run
 from neoxlib.workbook.table import Table, figure
 
@@ -119,7 +120,7 @@ def _read(path: Path) -> Past | None:
 def _key(run: Past) -> str:
     """Return what must be equal for figures to be comparable, as one text."""
     asked = {n: value for n, value in run.results["parameters"].items() if n not in NEUTRAL}
-    return json.dumps([run.identity, asked], sort_keys=True, default=str)
+    return scrub(json.dumps([run.identity, asked], sort_keys=True, default=str))
 
 
 def _trends(runs: Sequence[Past]) -> Iterable[Trend]:

@@ -1,7 +1,7 @@
 """Processes of this Python: how they are started, and what happens when they end.
 
-A started process has the same neoxlib, and searches the working directory last: a random.py there
-must not replace Python's own.
+A started process has the same neoxlib, and never imports from the current folder: a torch.py beside
+a model must not run.
 """
 
 import atexit
@@ -43,13 +43,24 @@ from {module} import {function}
 def python(module: str, function: str, arguments: str = "") -> list[str]:
     """Return a command that calls `module.function(arguments)`, the arguments as Python text.
 
-    Words after it become sys.argv[1:]. Entries that only this process has on its sys.path come
-    last there, so that functions sent to the process can be imported.
+    Words after it become sys.argv[1:]. Folders that only this process has on its sys.path come
+    last there, so that functions sent to the process can be imported; not "", the current folder.
     """
-    paths = [os.path.abspath(path) for path in sys.path]
+    paths = [os.path.abspath(path) for path in sys.path if path]
     what = {"module": module, "function": function, "arguments": arguments}
     text = START.format(package=str(PACKAGE), paths=paths, **what)
-    return [sys.executable, "-P", "-c", text]  # -P: the working directory is not put first
+    return [sys.executable, "-P", "-c", text]  # -P: without the current folder
+
+
+def prepare_children() -> None:
+    """Give the processes started later a home, and no current folder to import from.
+
+    An empty entry of PYTHONPATH means that folder. Scripts that prepend to an unset PYTHONPATH
+    leave one, as CANN's set_env.sh does.
+    """
+    need_home()
+    if named := os.environ.get("PYTHONPATH"):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, named.split(os.pathsep)))
 
 
 def at_end(of: object, function: Callable[..., Any], *args: Any) -> weakref.finalize:

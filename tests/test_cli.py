@@ -1,6 +1,7 @@
 """The command line: its calls, its output and its exit codes."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -218,10 +219,20 @@ def test_a_place_that_cannot_be_written_is_one_message(tmp_path):
     assert run("doctor", "--host", tmp_path / "none.json").exit_code == 2
 
 
-def test_modules_of_the_working_directory_take_no_others_place(tmp_path):
+# Python runs this before anything else.
+SAY_PATH = "import atexit, sys; atexit.register(lambda: sys.stderr.write('\\n'.join(sys.path)))"
+
+
+@pytest.mark.parametrize("paths", ["{}", "{}:", ":{}"])
+def test_a_command_never_imports_from_the_current_folder(tmp_path, paths):
     """Python itself imports some before it looks for neoxlib, such as contextlib: not those."""
-    for name in ("difflib", "inspect", "platform", "random"):
+    for name in ("difflib", "inspect", "platform", "random", "json", "torch", "numpy", "click"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not the one you want')\n")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "sitecustomize.py").write_text(SAY_PATH)
+    env = os.environ | {"PYTHONPATH": paths.format(tmp_path / "own")}
     command = [sys.executable, "-m", "neoxlib", "-h"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "Ascend" in done.stdout, done.stderr
+    path = done.stderr.splitlines()
+    assert str(tmp_path / "own") in path and not {"", ".", str(tmp_path)} & set(path)

@@ -11,6 +11,7 @@ import pytest
 
 from neoxlib import files
 from tests.support.disk import full_disk
+from tests.support.special_files import special_file
 
 # Replaces the file of argv[1], and is killed when the new content is asked to be made durable.
 KILLED = """
@@ -108,3 +109,34 @@ def test_what_was_appended_is_on_the_disk_at_return(tmp_path, monkeypatch):
         files.append(file, b"a\n")
         files.append(file, b"b\n")
     assert synced == [b"a\n", b"a\nb\n"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("FIFO", "is a FIFO"), ("socket", "No such device"), ("device", "is a device")],
+)
+def test_what_has_no_end_is_not_read(tmp_path, kind, said):
+    path = special_file(tmp_path / "thing", kind)
+    with pytest.raises(OSError, match=said):
+        files.read_whole(path, 1 << 20)
+
+
+def test_a_file_is_read_whole_up_to_the_size_that_is_named(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100)
+    assert files.read_whole(path, 100) == b"x" * 100
+    with pytest.raises(OSError, match=r"has 100 bytes, and at most 99 are read"):
+        files.read_whole(path, 99)
+    with pytest.raises(OSError, match="is a folder"):
+        files.read_whole(tmp_path, 99)
+
+
+def test_a_fifo_that_nobody_reads_is_not_waited_for(tmp_path, monkeypatch):
+    path = special_file(tmp_path / "thing", "FIFO")
+    monkeypatch.setattr(files, "READER_SECONDS", 0.1)
+    with pytest.raises(OSError, match="No such device"):
+        files.overwrite(path, b"x")
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    files.overwrite(path, b"x")
+    assert os.read(reader, 9) == b"x"
+    os.close(reader)

@@ -4,6 +4,7 @@ A reference that is a checkpoint gives every step's own error; one that is a cap
 distance, and the checkpoint of the target still tells own errors.
 """
 
+import os
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -149,7 +150,8 @@ def run_settings(folder: str) -> dict[str, Any]:
         )
     device = str(model.get("device") or "auto").partition(":")[0]
     taken = {name: model[name] for name in ("dtype", "quant", "world_size") if name in model}
-    return {"model_dir": given["model_dir"] or str(MODEL_DIR), "device": device} | taken
+    model_dir = os.path.expanduser(given["model_dir"]) or str(MODEL_DIR)
+    return {"model_dir": model_dir, "device": device} | taken
 
 
 def settings_of(found: Capture) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neoxlib.checkpoint.file_states import FileStates
 from neoxlib.checkpoint.folder import Checkpoint, check_part, open_checkpoint
 from neoxlib.checkpoint.match import match
 from neoxlib.checkpoint.pack import choose_quant, pack_into, runs, scheme_of
@@ -40,6 +41,7 @@ def load_into(
     SettingsError if they are quantized differently; nothing is filled then.
     """
     checkpoint, found = _open_for(model, source)
+    files = FileStates(checkpoint.files)
     if any(parameter.is_meta for parameter in model.parameters()):
         model.to_empty(device="cpu")
     parameters = {name: parameter.data for name, parameter in model.named_parameters()}
@@ -47,9 +49,10 @@ def load_into(
     mapped = _map(shares, parameters, allow_16bit) if mmap else {}
     now = [share for share in shares if share.name not in mapped]
     later = [share for share in shares if share.name in mapped]
-    residency = Residency(model, mapped, _tasks(later, parameters))
+    residency = Residency(model, mapped, _tasks(later, parameters), files)
     with garbage_collection_paused():
         _read(_tasks(now, parameters), parameters, mapped, progress)
+    files.refuse_changed()
     return residency
 
 

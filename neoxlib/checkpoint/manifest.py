@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxlib.errors import WeightsError, unreadable_is
+from neoxlib.files import read_whole
 
 MANIFEST = "manifest.json"
 JOURNAL = "shard.progress.jsonl"
@@ -16,6 +17,7 @@ PART_KEY = "neoxlib_part"  # "1/2" in the files of part_model/1 of two ranks
 QUANT_KEY = "neoxlib_quant"  # the scheme, if the file's weights are quantized
 FORMAT = "neoxlib-shards"
 VERSION = 2  # version 1, which is still read, has no seal
+MOST_BYTES = 1 << 28  # of a manifest or an index
 NEEDED = ("source_fingerprint", "world_size", "files", "tensors")
 
 
@@ -126,7 +128,7 @@ def _mark(part: str | None, quant: str | None) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file. Raises WeightsError if it is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_whole(path, MOST_BYTES).decode())
     except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
         raise WeightsError(f"{path} is not readable JSON ({error}); copy it anew") from error
     if not isinstance(value, dict):

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from neoxlib.checkpoint.manifest import JOURNAL, MANIFEST, read_manifest
+from neoxlib.checkpoint.manifest import JOURNAL, MANIFEST, MOST_BYTES, read_manifest
 from neoxlib.checkpoint.names import EMBED, FLOATS, HEAD, HEADS, MAX_HEADER, SKIPPED
 from neoxlib.errors import NeoXError
+from neoxlib.files import read_whole
 from neoxlib.machine.devices import chip_for, pick_device, pick_dtype
 from neoxlib.machine.launch_env import launch_env
 from neoxlib.model.config import ModelConfig, sequence_window
@@ -88,8 +89,10 @@ def plannable(
 
 def _model(folder: Path, world_size: int, quant: str | None, elsewhere: bool) -> ModelConfig:
     """The config of a model folder whose weights fit it. Raises the error of `load` otherwise."""
+    known = os.path.isfile(folder / "config.json")  # False without access
+    config = ModelConfig.from_dir(folder) if known else None  # its errors need no torch
     try:
-        config = ModelConfig.from_dir(folder)
+        config = config or ModelConfig.from_dir(folder)
         stored = _stored(folder, config)
     except (NeoXError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return _look(folder, world_size, quant, elsewhere)
@@ -154,7 +157,7 @@ def _stored_cut(folder: Path) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(read_whole(path, MOST_BYTES))
 
 
 def _header(path: Path) -> Iterator[tuple[str, Shape]]:
@@ -162,6 +165,8 @@ def _header(path: Path) -> Iterator[tuple[str, Shape]]:
 
     Raises LookupError if it is quantized, part of a cut, or truncated.
     """
+    if not path.is_file():
+        raise LookupError("missing, or a FIFO that would be waited for")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(min(length, MAX_HEADER)))

@@ -17,6 +17,7 @@ from threading import Thread, get_native_id
 
 from torch import Tensor, nn
 
+from neoxlib.checkpoint.file_states import FileStates
 from neoxlib.checkpoint.tensor_file import pages
 from neoxlib.model.gpt_neox import GPTNeoX
 
@@ -32,14 +33,21 @@ class Residency:
     """Use `mapped` tensors, by name, as a model's parameters until their copies are ready.
 
     After `start` a background thread runs `tasks`, which fill the parameters' own memory, and then
-    puts that in place. Until it has ended, a write to a parameter would be lost.
+    puts that in place. Until it has ended, a write to a parameter would be lost, and so would be
+    the weights if another program writes to `files`: `check_files` finds that.
     """
 
     def __init__(
-        self, model: GPTNeoX, mapped: dict[str, Tensor], tasks: Iterable[Callable[[], int]]
+        self,
+        model: GPTNeoX,
+        mapped: dict[str, Tensor],
+        tasks: Iterable[Callable[[], int]],
+        files: FileStates,
     ) -> None:
         self.model = model
         self.tasks = tasks
+        self.files = files
+        self.is_safe = not mapped
         self.is_cancelled = False
         self.own = {name: model.get_parameter(name).data for name in mapped}
         self._put(mapped)
@@ -49,6 +57,16 @@ class Residency:
         """Start the thread. Call this when nothing else changes the model."""
         atexit.register(self.end)  # Python must not exit while a thread runs inside a library
         self.thread.start()
+
+    def check_files(self) -> None:
+        """Raise WeightsError if a file was written to while weights of it were mapped or read.
+
+        Before a call, since a page of a file that was cut ends the process (SIGBUS). A file that
+        is deleted, or replaced by another one, does no harm. What is not found: a file that is cut
+        during the call, and a writer that puts the time of the file back.
+        """
+        if not self.is_safe:
+            self.files.refuse_changed()
 
     def wait(self) -> None:
         """Wait until the thread has ended."""
@@ -84,6 +102,7 @@ class Residency:
             )
             return False
         self._put(self.own)
+        self.is_safe = not self.files.changed()  # else what was copied is not what was loaded
         if self.own and self.model.executor:
             self.model.executor.reload_pointers()
         pages.cache_clear()

@@ -100,6 +100,7 @@ class Engine(TextGenerator):
         self, stream: Stream | None, prompts: Sequence[Prompt], *settings: Any, **more: Any
     ) -> list[Completion]:
         """Continue `prompts` and keep the first answers for `parity`."""
+        self._check_files()
         sampling = Sampling(*settings, **more)
         bare = self._tokenizer is None and not any(isinstance(prompt, str) for prompt in prompts)
         tokenizer = None if bare else self.tokenizer
@@ -119,6 +120,7 @@ class Engine(TextGenerator):
         Raises SettingsError for ids, shapes or lengths that the model cannot take, NotFiniteError,
         on all ranks, for logits with NaN or infinity where the mask is 1.
         """
+        self._check_files()
         ids, mask = checked_ids(input_ids, attention_mask, self.config.vocab_size, self.max_seq_len)
         self.model.free_idle_caches()
         cache = KVCache(self.config, *ids.shape, self.group, self.weight.dtype, self.weight.device)
@@ -139,6 +141,7 @@ class Engine(TextGenerator):
         Names are those of the checkpoint's modules (see model/steps.py) and may hold * and ?; the
         ranks' parts are joined. Rank 0 has the answer. Raises SettingsError for unknown names.
         """
+        self._check_files()
         bare = not any(isinstance(prompt, str) for prompt in prompts)
         ids = encode(None if bare else self.tokenizer, prompts)
         return activations(self.model, ids, names, self.max_seq_len)
@@ -187,6 +190,7 @@ class Engine(TextGenerator):
     def _scores(
         self, requests: Sequence[Request], limits: Limits, progress: OnProgress | None = None
     ) -> list[Score]:
+        self._check_files()
         self.model.free_idle_caches()
         rows = limits.tokenizer_size, limits.max_seq_len
         found = log_probabilities(self.model, requests, *rows, progress, limits.holes) or []
@@ -231,6 +235,11 @@ class Engine(TextGenerator):
             self.residency.wait()
 
     settle = wait_until_resident  # its former name
+
+    def _check_files(self) -> None:
+        """Raise WeightsError if another program has written to weights that are still mapped."""
+        if self.residency:
+            self.residency.check_files()
 
     def describe(self) -> dict[str, Any]:
         """Describe for reports which model is loaded, where and how."""

@@ -15,6 +15,7 @@ from neoxlib import __version__
 from neoxlib.errors import NeoXError
 from neoxlib.machine import limits
 from neoxlib.machine.versions import installed_version
+from neoxlib.redact import shown
 
 PACKAGES = ("torch", "torch-npu", "transformers", "ipyparallel")
 
@@ -55,7 +56,7 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: installed_version(name) for name in PACKAGES},
         "git": _git_hash(),
-        "variables": {name: without_home(value) for name, value in variables("results").items()},
+        "variables": shown(variables("results")),
     }
 
 

@@ -109,13 +109,23 @@ ROWS = (
     Row(
         "killed for memory",
         CAUSE,
-        r"Out of memory: Killed process|oom-kill:|oom_kill event|OOM Killed|was killed by SIGKILL"
-        r"|Signals\.SIGKILL|\(SIGKILL\)"
-        r"|exit(?:ed)?(?: with)? ?(?:code)?[ :=]*(?:-9|137)\b",
-        "the kernel or the container ended the process, very likely because the host's memory "
-        "was used up",
+        r"Out of memory: Killed process|oom-kill:|oom_kill event|OOM ?Killed"
+        r"|very likely by the kernel's out-of-memory killer",
+        "the kernel ended the process because the memory of the host or of the container was used "
+        "up",
         HERE,
         "see `dmesg` and the container's limit; load fewer ranks at a time, or mapped weights",
+        KERNEL,
+    ),
+    Row(
+        "ended by SIGKILL",
+        CAUSE,
+        r"was killed by SIGKILL|Signals\.SIGKILL|\(SIGKILL\)"
+        r"|exit(?:ed)?(?: with)? ?(?:code)?[ :=]*(?:-9|137)\b",
+        "something ended the process: a user, a scheduler, a time limit, or the kernel when the "
+        "memory was used up; the signal alone does not say which",
+        HERE,
+        "see whether `dmesg` or the container's events tell of memory; if not, ask who stops jobs",
         KERNEL,
     ),
     Row(
@@ -128,12 +138,12 @@ ROWS = (
         "torch and Python's own messages",
     ),
     Row(
-        "shared memory full",
+        "bus error",
         CAUSE,
         r"[Bb]us error|SIGBUS|Unexpected bus error encountered",
-        "most often /dev/shm is full or too small",
+        "/dev/shm is full or too small, or a file, such as weights, was cut while it was mapped",
         HERE,
-        "give the container more by --shm-size, or free /dev/shm",
+        "see `df /dev/shm` (--shm-size gives a container more); verify the weights' files",
         "neoxlib/ranks/launch.py",
     ),
     Row(

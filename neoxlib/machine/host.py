@@ -16,6 +16,7 @@ from neoxlib.machine import environment, installed, limits, npu_smi, probes
 from neoxlib.machine.hccl_rules import ports
 from neoxlib.machine.npu_smi import Card, Holder, Position, Smi
 from neoxlib.machine.versions import PYTHON_NEEDS, installed_version
+from neoxlib.redact import shown
 
 ATB = ("/usr/local/Ascend/nnal/atb/set_env.sh",)
 RESERVED_PORTS = "/proc/sys/net/ipv4/ip_local_reserved_ports"
@@ -105,7 +106,7 @@ def _system() -> dict[str, Any]:
         "arch": platform.machine(),
         "glibc": platform.libc_ver()[1] or None,
         "gcc": probes.first_line(["gcc", "-dumpfullversion"]),
-        "env": environment.variables("checks"),
+        "env": shown(environment.variables("checks")),
         "libgomp": probes.libgomp(),
         "governor": probes.text(GOVERNOR),
         "container": container(),

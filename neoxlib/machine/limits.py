@@ -86,18 +86,18 @@ def memory() -> Memory:
 
 def _quotas() -> Iterator[tuple[float, str]]:
     """Yield the cores' worth of time of each group with a quota, and the quota's file."""
-    for folder in _groups("cpu"):
+    for folder in groups("cpu"):
         for files in QUOTAS:
-            words = [word for name in files for word in _words(folder / name)]
-            if len(words) == 2 and all(word.isdigit() and int(word) for word in words):
-                yield int(words[0]) / int(words[1]), files[0]
+            found = [word for name in files for word in words(folder / name)]
+            if len(found) == 2 and all(word.isdigit() and int(word) for word in found):
+                yield int(found[0]) / int(found[1]), files[0]
 
 
 def _rooms() -> Iterator[tuple[int, int, str]]:
     """Yield the limit, the bytes left and the limit's file of each group with a limit."""
-    for folder in _groups("memory"):
-        words = _words(folder / "memory.stat")
-        stat = dict(zip(words[::2], words[1::2], strict=False))
+    for folder in groups("memory"):
+        found = words(folder / "memory.stat")
+        stat = dict(zip(found[::2], found[1::2], strict=False))
         limits = {file: _number(folder / file) for file in SIZES}
         limits |= {ABOVE: int(stat[ABOVE]) if ABOVE in stat else None}
         for file, limit in limits.items():
@@ -107,7 +107,7 @@ def _rooms() -> Iterator[tuple[int, int, str]]:
                 yield limit, limit - used, file
 
 
-def _groups(controller: str) -> Iterator[Path]:
+def groups(controller: str) -> Iterator[Path]:
     """Yield this process's group and its parents, in each hierarchy that may limit `controller`."""
     paths = _paths()
     for names, root, point in _mounts():
@@ -149,11 +149,12 @@ def _below(path: str, root: str, point: Path) -> Path:
 
 def _number(file: Path) -> int | None:
     """Read a number from a file; None for max, -1 and a missing file."""
-    words = _words(file)
-    return int(words[0]) if words and words[0].isdigit() else None
+    found = words(file)
+    return int(found[0]) if found and found[0].isdigit() else None
 
 
-def _words(file: Path) -> list[str]:
+def words(file: Path) -> list[str]:
+    """Return the words of a file; none if it cannot be read."""
     return _text(file).split()
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from neoxlib.errors import ConfigError, SettingsError, unreadable_is
+from neoxlib.files import read_whole
 from neoxlib.model import config_problems
 from neoxlib.model.config_keys import ACTIVATIONS as ACTIVATIONS
 from neoxlib.model.config_keys import DEFAULTS, READ, SIZES
 from neoxlib.model.config_problems import eos_problems
+
+MOST_BYTES = 1 << 24  # of a config.json; real ones have a thousand
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class ModelConfig:
         """
         file = _config_file(path)
         try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
+            raw = json.loads(read_whole(file, MOST_BYTES).decode())
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError(
                 f"{file} is not valid JSON ({error}); copy it anew from the checkpoint"

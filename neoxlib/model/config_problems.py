@@ -74,8 +74,10 @@ def missing_or_wrong(values: Mapping[str, Any]) -> list[str]:
     problems = [f"{key} is missing" for key in SIZES if key not in values]
     for key in SIZES:
         size = values.get(key, 1)
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if type(size) is not int or size < 1:
             problems.append(f"{key} is {size!r}; it is a whole number, 1 or more")
+        elif size > SIZES[key]:
+            problems.append(f"{key} is {size}; it is a whole number of at most {SIZES[key]:,}")
     for key in ("use_parallel_residual", "attention_bias", "tie_word_embeddings"):
         if not isinstance(values[key], bool):
             problems.append(f"{key} is {values[key]!r}; it is true or false")

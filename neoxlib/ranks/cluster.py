@@ -16,6 +16,7 @@ from ipyparallel import AsyncResult
 
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.ranks import launch, worker
+from neoxlib.ranks.memory_kills import memory_kills
 from neoxlib.ranks.outcome import Listener, Outcome, arrived, error_of, hand_on, in_step
 from neoxlib.ranks.post_mortem import RankLogs, first_of, told
 
@@ -48,6 +49,7 @@ class Ranks:
         self._views = []
         self._stopped = False
         self._owner = os.getpid()
+        self._kills = memory_kills()  # before any rank
         self._scratch = tempfile.mkdtemp(prefix="neoxlib-")
         self._cluster = launch.new_cluster(size, environment, log_dir, self._scratch, profile_dir)
 
@@ -241,7 +243,7 @@ class Ranks:
                 r: process.poll() for r, process in enumerate(self._cluster.engine_set.processes)
             }
             dead = {
-                r: f"{self._who(r)} {launch.ending(code)}"
+                r: f"{self._who(r)} {launch.ending(code, self._kills)}"
                 for r, code in codes.items()
                 if code is not None
             }

@@ -21,6 +21,7 @@ from traitlets.config import Config
 
 from neoxlib.errors import SettingsError
 from neoxlib.process import python
+from neoxlib.ranks.memory_kills import MemoryKills, cause_of_kill
 from neoxlib.ranks.worker import log_file
 
 # For the ranks to start and register; loading a model has no limit.
@@ -33,10 +34,10 @@ LOST_BEATS = 30
 NEVER = 10**6
 QUIETLY = "--log-level=30"
 TAIL_LINES = 40  # a crash report has about 30
+NO_COUNTS = MemoryKills(None, None)
 ENDINGS = {
-    signal.SIGKILL: "was killed by SIGKILL, very likely by the out-of-memory killer",
     signal.SIGSEGV: "crashed with a segmentation fault (SIGSEGV)",
-    signal.SIGBUS: "crashed with a bus error (SIGBUS), often a full /dev/shm",
+    signal.SIGBUS: "crashed with a bus error (SIGBUS): /dev/shm is full, or a mapped file was cut",
     signal.SIGABRT: "aborted (SIGABRT)",
 }
 
@@ -112,7 +113,8 @@ def _launcher_config(env: dict[str, str], log_dir: Path, scratch: str, local: bo
     common = [QUIETLY, f"--timeout={START_SECONDS}"]
     config = Config()
     config.LocalControllerLauncher.controller_cmd = [*entry, "controller", *driver]
-    config.EngineLauncher.environment = dict(env)
+    # A rank that a profile's launcher starts has no -P: it must not import from where it starts.
+    config.EngineLauncher.environment = env | {"PYTHONSAFEPATH": "1"}
     config.EngineLauncher.engine_args = [*common, f"--IPEngine.max_heartbeat_misses={LOST_BEATS}"]
     if local:
         unwatched = ["--IPEngine.enable_nanny=False", "--IPEngine.max_heartbeat_misses=0"]
@@ -156,12 +158,17 @@ def complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
         thread.join()
 
 
-def ending(code: int | None) -> str:
-    """Put in words how a process with this exit code ended; None for an unknown exit code."""
+def ending(code: int | None, kills: MemoryKills = NO_COUNTS) -> str:
+    """Put in words how a process with this exit code ended; None for an unknown exit code.
+
+    `kills` are the kernel's counts before: they tell who sent a SIGKILL.
+    """
     if code is None:
         return "has ended (its exit code is not known)"
     if code >= 0:
         return f"ended with exit code {code}"
+    if -code == signal.SIGKILL:
+        return f"was killed by SIGKILL, {cause_of_kill(kills)}"
     return ENDINGS.get(-code) or f"was ended by {signal.Signals(-code).name}"
 
 

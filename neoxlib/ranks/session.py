@@ -14,13 +14,14 @@ from neoxlib.inference.generator import TextGenerator
 from neoxlib.inference.printer import Stream
 from neoxlib.machine.devices import chip_for, npu_answers, pick_device
 from neoxlib.machine.runtime import import_torch, torch_must_load
-from neoxlib.process import at_end, need_home
+from neoxlib.process import at_end, prepare_children
 from neoxlib.ranks import worker
 from neoxlib.ranks.cluster import Ranks
 from neoxlib.ranks.launch import find_profile
 from neoxlib.ranks.placement import part
 from neoxlib.ranks.surroundings import Variables, handed_on, open_log_dir, rank_environment
 from neoxlib.ranks.tables import rank_table
+from neoxlib.redact import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,7 +183,7 @@ class Session(TextGenerator):
         `launch_environment` holds those that were added (in a cluster rank 0's), and
         `kept_variables` the user's own, which stand in place of the recipe's.
         """
-        added, kept = (dict(each) for each in (self._variables.added, self._variables.kept))
+        added, kept = map(shown, (self._variables.added, self._variables.kept))
         return self._about[0] | {"launch_environment": added, "kept_variables": kept}
 
     @property
@@ -270,7 +271,7 @@ def _check_here(world_size: int, cluster_profile: str | None) -> str | None:
     """Raise the errors that no model and no rank are needed for; return the profile's folder."""
     if type(world_size) is not int or world_size < 1:
         raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
-    need_home()  # ranks write there
+    prepare_children()
     torch_must_load()  # the ranks' answers cannot be read without it
     return find_profile(cluster_profile) if cluster_profile else None
 

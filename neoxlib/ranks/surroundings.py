@@ -16,6 +16,7 @@ from neoxlib.machine.host import container
 from neoxlib.machine.launch_env import NEW_ALLOCATOR, kept, launch_env
 from neoxlib.machine.recipe import RECIPE, Launch
 from neoxlib.ranks import placement
+from neoxlib.ranks.needs import check_machine
 
 
 def open_log_dir(asked: str | os.PathLike[str] | None) -> Path:
@@ -48,8 +49,9 @@ def rank_environment(
     """Return what ranks of this machine get on top of this process's environment.
 
     `share` keeps them to their part of the machine, for replicas. Raises SettingsError for ranks
-    that HCCL does not serve and for exported values that would end them.
+    that HCCL does not serve, for exported values that would end them, and where they cannot start.
     """
+    check_machine(world_size)
     exported = os.environ | (share or {})
     found = _recipe(world_size, device, deterministic, exported, preload=_libgomp(device))
     env = found.added | {"PYTHONUNBUFFERED": "1"}

@@ -28,8 +28,10 @@ from neoxlib.errors import RankError
 from neoxlib.machine.devices import NpuAnswers, chip_for, pick_device, take_answers
 from neoxlib.machine.runtime import import_torch, start_npu
 from neoxlib.ranks import stopping
+from neoxlib.ranks.noted import note
 from neoxlib.ranks.placement import bind, threads
 from neoxlib.ranks.surroundings import Variables, address_seen_by, own_environment
+from neoxlib.redact import Scrubbed, shown
 
 log = logging.getLogger("neoxlib")
 POLL_SECONDS = 0.3  # between two looks whether the driver still runs
@@ -39,9 +41,9 @@ _held = SimpleNamespace(store=None, engine=None)  # kept in this rank from call 
 def main(argv: Sequence[str]) -> None:
     """Run ipyparallel's engine or controller for as long as the process `argv[1]` lives.
 
-    It starts in `argv[2]`, the session's temporary folder, since ipyparallel puts the working
-    directory first on sys.path; `greet` goes where the driver is. The controller deletes that
-    folder when the driver is gone.
+    It starts in `argv[2]`, the session's temporary folder, since ipyparallel puts the current
+    folder first on sys.path; `greet` goes where the driver is. The controller deletes the
+    temporary folder when the driver is gone.
     """
     role, driver, scratch, *arguments = argv
     faulthandler.enable(all_threads=False)
@@ -100,7 +102,7 @@ class RankJob:
         try:
             return self.function(*self.args), None, ""
         except BaseException as error:  # a SystemExit must not end the rank either
-            log.exception("%s failed", self.function.__name__)
+            note(self.function.__name__, error)
             return None, _sendable(error), traceback.format_exc()
 
 
@@ -124,7 +126,7 @@ def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -
     """
     if folder:
         os.chdir(folder)
-    _look_here_last()
+    sys.path[:] = filter(None, sys.path)  # ipyparallel's "" would be the current folder
     _log_to(log_file(log_dir, rank))
     # ipyparallel's handler cannot run while a collective waits.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -133,12 +135,6 @@ def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -
         end_with(driver)
     log.info("rank %d is process %d on %s, driven by process %d", rank, os.getpid(), host(), driver)
     return {"rank": rank, "pid": os.getpid(), "host": host()}
-
-
-def _look_here_last() -> None:
-    """Search the working directory last for modules, so that none there replaces Python's own."""
-    here = os.getcwd()
-    sys.path[:] = [*(path for path in sys.path if path not in ("", here)), here]
 
 
 def log_file(log_dir: str | Path, rank: int) -> Path:
@@ -152,9 +148,7 @@ def _log_to(path: Path) -> None:
     with path.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    text = {"buffering": 1, "encoding": "utf-8", "errors": "replace", "closefd": False}
-    sys.stdout = open(1, "w", **text)  # noqa: SIM115
-    sys.stderr = open(2, "w", **text)  # noqa: SIM115
+    sys.stdout, sys.stderr = Scrubbed.on(1), Scrubbed.on(2)
     faulthandler.enable(sys.stderr, all_threads=False)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -178,7 +172,8 @@ def equip(
         return Variables({}, {})
     found = own_environment(rank, hosts, device, deterministic)
     os.environ.update(found.added)
-    log.info("rank %d adds the variables %s and keeps %s", rank, found.added, found.kept)
+    added, kept = map(shown, (found.added, found.kept))
+    log.info("rank %d adds the variables %s and keeps %s", rank, added, kept)
     return found
 
 

@@ -21,8 +21,8 @@ from neoxlib.errors import DataError, ParameterError
 from neoxlib.machine import environment, libraries
 from neoxlib.machine.explain import explain
 from neoxlib.machine.log_text import find_logs, read_log
+from neoxlib.redact import GONE, is_secret, known_here, redact, with_names_of
 from neoxlib.setup import doctor
-from neoxlib.setup.redact import GONE, is_secret, known_here, redact, with_names_of
 from neoxlib.workbook.past_run import Past, open_run
 
 LARGEST = 1_000_000  # bytes of the zip
@@ -245,7 +245,7 @@ def _npu_smi() -> str:
 def _model_dir(past: Past) -> str | None:
     """Return the folder of the run's model if it is here; without a name it is the shipped one."""
     asked = past.results["parameters"].get("model_dir", "")
-    folder = MODEL_DIR if asked == "" else Path(str(asked))
+    folder = MODEL_DIR if asked == "" else Path(str(asked)).expanduser()
     return str(folder) if folder.is_dir() else None
 
 

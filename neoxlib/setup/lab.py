@@ -64,10 +64,14 @@ def command(folder: Path, port: int, browser: bool) -> list[str]:
 
 
 def environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of JupyterLab: where runs go, and the settings of this launch."""
+    """Return the environment of JupyterLab: where runs go, and the settings of this launch.
+
+    Its kernels import nothing from the folder of a notebook, as those of `report`.
+    """
     paths = [str(CONFIG), *filter(None, [inherited.get("JUPYTER_CONFIG_PATH")])]
     ours = {"JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
-    return {"NEOXLIB_OUTPUTS": str(outputs_root())} | dict(inherited) | ours
+    default = {"NEOXLIB_OUTPUTS": str(outputs_root()), "PYTHONSAFEPATH": "1"}
+    return default | dict(inherited) | ours
 
 
 def has_screen(environment: Mapping[str, str]) -> bool:

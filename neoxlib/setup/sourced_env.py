@@ -17,6 +17,7 @@ from neoxlib.errors import SettingsError
 from neoxlib.files import overwrite
 from neoxlib.machine import environment
 from neoxlib.machine.host import Host
+from neoxlib.redact import is_secret
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 # Variables of this shell, not of the installation.
 OURS_ONLY = ("_", "SHLVL", "PWD", "OLDPWD", "ASCEND_RT_VISIBLE_DEVICES")
 KERNEL = "neoxlib"
-# Modules beside a notebook are found, but last, so that none shadows one of Python's own.
-HERE_LAST = "--IPKernelApp.exec_lines=__import__('sys').path.append('')"
 
 
 def scripts(host: Host) -> tuple[str, ...]:
@@ -66,7 +65,8 @@ def sourced_variables(host: Host, env: Mapping[str, str] = os.environ) -> dict[s
     changed = {name: value for name, value in after.items() if env.get(name) != value}
     kept = environment.variables("sourced", after) if "ASCEND_HOME_PATH" in after else {}
     carried = changed | kept
-    return {name: carried[name] for name in carried if name not in OURS_ONLY} | extra(host)
+    left_out = {name for name, value in carried.items() if is_secret(name, value)} | {*OURS_ONLY}
+    return {name: carried[name] for name in carried if name not in left_out} | extra(host)
 
 
 def _source(paths: tuple[str, ...], env: Mapping[str, str]) -> dict[str, str]:
@@ -92,7 +92,7 @@ def kernel_spec(host: Host, env: Mapping[str, str] = os.environ) -> dict[str, ob
     on = f"CANN {host.cann or 'of this host'}" if "ASCEND_HOME_PATH" in carried else "CPU"
     launcher = [sys.executable, "-P", "-m", "ipykernel_launcher"]
     return {
-        "argv": [*launcher, "-f", "{connection_file}", HERE_LAST],
+        "argv": [*launcher, "-f", "{connection_file}"],
         "display_name": f"neoxlib ({on})",
         "language": "python",
         "env": carried,

@@ -11,6 +11,7 @@ import nbformat
 import yaml
 
 from neoxlib.errors import ParameterError, did_you_mean, unreadable_is
+from neoxlib.files import read_whole
 from neoxlib.workbook import parameters, typed
 from neoxlib.workbook.param import Param
 from neoxlib.workbook.parameter_table import PARAMETERS
@@ -18,6 +19,8 @@ from neoxlib.workbook.parameters import TYPES
 from neoxlib.workbook.table import Table
 
 SHIPPED = Path(__file__).parent / "shipped"  # of the package; in a checkout a link to notebooks/
+
+MOST_BYTES = 1 << 20  # of a preset
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def read_preset(name: str) -> dict[str, Any]:
         close = did_you_mean(name, all_presets()) or ";"
         raise ParameterError(f"no preset {name!r}{close} in {near(folder)} there are: {have}")
     try:
-        return dict(typed.read_yaml(path.read_text(encoding="utf-8")))
+        return dict(typed.read_yaml(read_whole(path, MOST_BYTES).decode()))
     except UnicodeDecodeError as error:
         raise ParameterError(f"preset {name!r} is not UTF-8: {error}") from error
     except ValueError as error:
@@ -273,6 +276,7 @@ def _given(
             problems.append(f"{name}: {error}")
     typed_here = {name: text for name, text in texts.items() if name in known}
     values |= {name: parameters.read_text(known[name], text) for name, text in typed_here.items()}
+    values = {name: parameters.placed(name, known[name], value) for name, value in values.items()}
     return values, problems + parameters.complaints(values, known)
 
 

@@ -28,7 +28,13 @@ from neoxlib.workbook import results as workbook_results
 from neoxlib.workbook.arguments import RunArguments, asked, near
 from neoxlib.workbook.kernel import ThisPython
 from neoxlib.workbook.run import SCHEMA_VERSION
-from neoxlib.workbook.run_folder import new_folder, outputs_root, stamp, write_results
+from neoxlib.workbook.run_folder import (
+    new_folder,
+    outputs_root,
+    scrub_logs,
+    stamp,
+    write_results,
+)
 from neoxlib.workbook.signals import Interrupted, Signals
 from neoxlib.workbook.terminal import CellLines, Say, Terminal, closing, reasons
 
@@ -194,6 +200,7 @@ def _run(
     started = datetime.now(UTC)
     error = _execute(job, folder, timeout, lines, signals)
     results = _close(job, folder, started, error)
+    scrub_logs(folder / "logs")
     pages.write_report(folder)
     for line in reasons(results, folder):
         lines.terminal.warn(f"  {line}")

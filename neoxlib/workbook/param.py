@@ -78,6 +78,9 @@ def model_dir(value: str) -> str | None:
     return f"no config.json or manifest.json in {value!r}; give a checkpoint or shard folder"
 
 
+PATHS = (folder, exam, file, run, target, reference, model_dir)
+
+
 def texts(value: list) -> str | None:
     bad = [item for item in value if not isinstance(item, str) or not item]
     return f"found {bad[0]!r} in the list, expected non-empty texts" if bad else None

@@ -3,12 +3,13 @@ starts, and `Run.start` inside it. The rows themselves are in `parameter_table`.
 """
 
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
 from neoxlib.errors import ParameterError, did_you_mean
 from neoxlib.workbook import typed
-from neoxlib.workbook.param import Param
+from neoxlib.workbook.param import PATHS, Param
 from neoxlib.workbook.parameter_table import PARAMETERS
 
 TYPES = {"str": str, "int": int, "float": float, "bool": bool, "list": list}
@@ -96,6 +97,13 @@ def refuse(problems: list[str]) -> None:
     if problems:
         said = "\n".join(["the parameters cannot be used:", *(f"  {line}" for line in problems)])
         raise ParameterError(said.encode("utf-8", "backslashreplace").decode())
+
+
+def placed(name: str, param: Param, value: Any) -> Any:
+    """Return the value; of a path that begins with ~/, as runs record it, the whole path."""
+    is_path = param.check in PATHS or name.endswith("_dir")
+    found = is_path and isinstance(value, str) and value.startswith("~/")
+    return os.path.expanduser(value) if found else value
 
 
 def resolve(name: str, param: Param, value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from neoxlib.errors import DataError
+from neoxlib.redact import scrub
 from neoxlib.workbook import metrics
 from neoxlib.workbook.results import NO_RUN, read_results
 
@@ -96,9 +97,8 @@ def kind(results: dict[str, Any]) -> str:
     That is their notebook, identity, and every parameter that a figure depends on.
     """
     asked = {k: v for k, v in results["parameters"].items() if k not in NO_MATTER}
-    return json.dumps(
-        [results["notebook"], Past(Path(), results).identity, asked], sort_keys=True, default=str
-    )
+    said = [results["notebook"], Past(Path(), results).identity, asked]
+    return scrub(json.dumps(said, sort_keys=True, default=str))
 
 
 def before(folder: Path, results: dict[str, Any]) -> list[Past]:

@@ -114,7 +114,8 @@ class Run:
         ]
         missing = [name for name in takes if name not in namespace]
         parameters.refuse([f"{name}: missing in the cell tagged 'parameters'" for name in missing])
-        values = {name: namespace[name] for name in takes}
+        table = parameter_table.PARAMETERS
+        values = {name: parameters.placed(name, table[name], namespace[name]) for name in takes}
         parameters.refuse(parameters.complaints(values, parameter_table.PARAMETERS))
         # Taken once: a second start in the same kernel is a new run.
         if given := os.environ.pop("NEOXLIB_RUN_DIR", None):

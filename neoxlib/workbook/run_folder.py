@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from neoxlib.errors import ParameterError, show_controls, unreadable_is
 from neoxlib.files import replace
+from neoxlib.redact import scrub
 from neoxlib.workbook import markup
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+LARGEST_LOG = 64 << 20  # bytes of a log that is read to be cleaned
 
 
 def outputs_root() -> Path:
@@ -56,9 +59,22 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8: a reader sees the old text or the new one, never a part."""
+    """Write a file in UTF-8: a reader sees the old text or the new one, never a part.
+
+    Secrets of the environment and the home folder are left out: others read it.
+    """
     # The text may hold file names, which need not be UTF-8.
-    replace(path, text.encode("utf-8", "backslashreplace"), f".{os.getpid()}.part")
+    replace(path, scrub(text).encode("utf-8", "backslashreplace"), f".{os.getpid()}.part")
+
+
+def scrub_logs(folder: Path) -> None:
+    """Do the same in the logs of processes that have ended, and that wrote them on their own."""
+    for path in sorted(folder.rglob("*.log")):
+        if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_LOG:
+            continue
+        text = path.read_text("utf-8", "surrogateescape")
+        if (cleaned := scrub(text)) != text:
+            replace(path, cleaned.encode("utf-8", "surrogateescape"), f".{os.getpid()}.part")
 
 
 def plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ quotes; anything else is one text.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 NULL = "tag:yaml.org,2002:null"
+MOST_VALUES = 10_000  # in a preset or a value
 
 
 def read_text(kind: str, item: str, text: str) -> Any:
@@ -80,7 +82,8 @@ def _texts(text: str) -> list[str] | str:
 
 def _literal(text: str) -> Any:
     try:
-        return _finite(yaml.safe_load(text))
+        node = yaml.compose(text, yaml.SafeLoader)
+        return None if node is None else _construct(node)
     except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date with a month 13
         return text
 
@@ -115,7 +118,9 @@ def _names(root: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
                 f"has {key.value} in line {seen[key.value]} and in line {line}; keep one of them"
             )
         seen[key.value] = line
-    yaml.SafeLoader("").flatten_mapping(root)  # merges the values of `<<`
+    if "<<" in seen:
+        _refuse_bomb(root)
+        yaml.SafeLoader("").flatten_mapping(root)  # merges the values of `<<`
     return ((key.value, value) for key, value in root.value)
 
 
@@ -165,10 +170,28 @@ def _no_null(node: yaml.ScalarNode) -> str:
 
 
 def _construct(node: yaml.Node) -> Any:
-    return _finite(yaml.SafeLoader("").construct_document(node))
+    _refuse_bomb(node)
+    return yaml.SafeLoader("").construct_document(node)
 
 
-def _finite(value: Any) -> Any:
-    """Return the value; raise ValueError if it contains itself, as YAML's anchors allow."""
-    json.dumps(value, default=str, skipkeys=True)
-    return value
+def _refuse_bomb(root: yaml.Node) -> None:
+    """Raise ValueError if the node has too many values, each counted wherever an alias repeats it.
+
+    A node that contains itself, which YAML's anchors allow, has no end of them.
+    """
+    counts: dict[int, float] = {}
+
+    def count(node: yaml.Node) -> float:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in counts:
+            counts[id(node)] = math.inf  # until its parts are counted: it may be one of them
+            pairs = isinstance(node, yaml.MappingNode)
+            parts = [part for pair in node.value for part in pair] if pairs else node.value
+            counts[id(node)] = 1 + sum(map(count, parts))
+        return counts[id(node)]
+
+    if (found := count(root)) == math.inf:
+        raise ValueError("contains itself: an alias stands inside of what its anchor names")
+    if found > MOST_VALUES:
+        raise ValueError(f"has {found:,} values where its aliases are; at most {MOST_VALUES:,}")

@@ -16,9 +16,12 @@ from typing import Any
 import yaml
 
 from neoxlib.errors import ParameterError, did_you_mean
+from neoxlib.files import read_whole
 from neoxlib.workbook.parameter_table import PARAMETERS
 from neoxlib.workbook.parameters import complaint
 from neoxlib.workbook.vendor_keys import ALIASES, KEYS, LENGTHS, PATHS, Key, cure
+
+MOST_BYTES = 1 << 20  # of a config.ini
 
 
 @dataclass
@@ -66,7 +69,7 @@ def _read(path: Path) -> tuple[str, configparser.ConfigParser]:
     marks = {"comment_prefixes": (";", "#"), "inline_comment_prefixes": (";",)}
     parser = configparser.ConfigParser(**marks, interpolation=None)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_whole(path, MOST_BYTES).decode("utf-8-sig")
         parser.read_string(text, str(path))
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         why = f"{path} cannot be read as the SDK's config.ini: {_twice(error)}"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from neoxlib.errors import ConfigError, SettingsError, ShardError, WeightsError
 from neoxlib.model.quant import SCHEMES
 from neoxlib.ranks import cluster
 from tests.support.oracle_models import make_oracle
+from tests.support.special_files import special_file
 
 LIGHT = """
 import sys
@@ -87,6 +89,7 @@ def test_a_folder_that_load_refuses_is_refused_in_its_words_before_a_rank_starts
     ("asked", "error", "words"),
     [
         ({"world_size": 3}, ShardError, "8 attention heads cannot be cut over 3 ranks"),
+        ({"world_size": 16}, ShardError, "8 attention heads cannot be cut over 16 ranks"),
         ({"world_size": 4, "quant": "int4"}, ShardError, "in the int4 scheme's groups of 32"),
         ({"quant": "int5"}, SettingsError, "the schemes are int8, int4"),
         ({"dtype": "float8"}, SettingsError, "dtype 'float8' is not known"),
@@ -100,6 +103,59 @@ def test_what_cannot_be_had_of_a_model_is_refused_before_a_rank_starts(
 ):
     with pytest.raises(error, match=words):
         neoxlib.Session(checkpoint, **{"device": "cpu"} | asked)
+
+
+IN_LITTLE_MEMORY = """
+import resource, sys
+import neoxlib
+from neoxlib.checkpoint.preflight import preflight
+from neoxlib.errors import NeoXError
+resource.setrlimit(resource.RLIMIT_DATA, (400 << 20, 400 << 20))
+try:
+    preflight(sys.argv[1], 2, device="cpu")
+except NeoXError as error:
+    print(error, "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 10**5},
+        {"num_attention_heads": 2**31, "hidden_size": 2**34},
+        {"vocab_size": 2**40},
+        {"max_position_embeddings": 10**12},
+    ],
+    ids=str,
+)
+def test_a_config_of_a_size_that_no_model_has_is_refused_in_little_memory(
+    checkpoint, tmp_path, changes
+):
+    folder = copied(checkpoint, tmp_path / "model", **changes)
+    command = [sys.executable, "-c", IN_LITTLE_MEMORY, folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    for key, value in changes.items():
+        assert f"{key} is {value}; it is a whole number of at most" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "of an index"])
+def test_what_is_no_file_in_a_model_folder_is_refused_and_not_waited_for(
+    checkpoint, tmp_path, no_rank, kind, name
+):
+    folder = copied(checkpoint, tmp_path / "model")
+    if name == "of an index":
+        (folder / "model.safetensors").rename(folder / "part.safetensors")
+        listed = dict.fromkeys(load_file(folder / "part.safetensors"), "part.safetensors")
+        index = json.dumps({"weight_map": listed})
+        (folder / "model.safetensors.index.json").write_text(index)
+        name = "part.safetensors"
+    (folder / name).unlink()
+    special_file(folder / name, kind)
+    for use in (neoxlib.load, partial(neoxlib.Session, device="cpu")):
+        with pytest.raises((ConfigError, WeightsError)) as error:
+            use(folder)
+        assert name.partition(".")[0] in str(error.value) or "no weights" in str(error.value)
 
 
 def test_a_place_for_logs_that_cannot_be_written_to_is_refused(

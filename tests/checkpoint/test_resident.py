@@ -3,6 +3,7 @@
 import mmap
 import os
 import re
+import shutil
 import threading
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from neoxlib import load
+from neoxlib.checkpoint import resident
 from neoxlib.checkpoint.load import load_into
 from neoxlib.checkpoint.resident import (
     HUGE_PAGE_SIZE,
@@ -19,6 +21,7 @@ from neoxlib.checkpoint.resident import (
 )
 from neoxlib.checkpoint.shard import shard
 from neoxlib.checkpoint.tensor_file import FileTensor
+from neoxlib.errors import WeightsError
 from neoxlib.kernels.cpu import build
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.group import Group
@@ -207,6 +210,84 @@ def test_a_closed_engine_copies_no_further(folder, monkeypatch):
         tensor.data_ptr() == pages[name].data_ptr()
         for name, tensor in held(engine.residency).items()
     )
+
+
+def in_place(path: Path, data: bytes) -> None:
+    """As another program writes to a file, of which the inode stays."""
+    with path.open("r+b") as file:
+        file.truncate(len(data))
+        file.write(data)
+
+
+CHANGES = {
+    "cut": lambda data: data[: len(data) // 3],
+    "emptied": lambda data: b"",
+    "overwritten": lambda data: data[:-4096] + bytes(4096),
+}
+
+
+@compiled
+@pytest.mark.parametrize("change", CHANGES)
+def test_weights_that_another_program_changes_while_they_are_mapped_are_told(
+    folder, tmp_path, monkeypatch, change
+):
+    monkeypatch.setattr(Residency, "start", lambda self: None)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    engine = load(copy)
+    engine.logits(IDS)
+    path = sorted(engine.residency.files.before)[0]
+    in_place(path, CHANGES[change](path.read_bytes()))
+    calls = [
+        lambda: engine.logits(IDS),
+        lambda: engine.generate([[5, 9]], max_new_tokens=2),
+        lambda: engine.score_ids([([5], [9])]),
+        lambda: engine.activations([[5, 9]], ["gpt_neox.layers.0"]),
+    ]
+    for call in calls:
+        with pytest.raises(WeightsError, match=f"{path.name}.*rename it"):
+            call()
+    engine.residency._copy()  # what it reads now is not what was loaded
+    with pytest.raises(WeightsError, match=path.name):
+        engine.logits(IDS)
+
+
+@compiled
+def test_weights_that_are_replaced_deleted_or_cut_after_the_copy_change_no_answer(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Residency, "start", lambda self: None)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    engine = load(copy)
+    expected = engine.logits(IDS)
+    path = sorted(engine.residency.files.before)[0]
+    whole = path.read_bytes()
+    path.with_suffix(".new").write_bytes(b"x" * len(whole))
+    path.with_suffix(".new").rename(path)
+    assert torch.equal(engine.logits(IDS), expected)
+    path.unlink()
+    assert torch.equal(engine.logits(IDS), expected)
+    shutil.rmtree(copy)
+    shutil.copytree(folder, copy)
+    engine = load(copy)
+    engine.residency._copy()
+    in_place(path, b"")
+    assert torch.equal(engine.logits(IDS), expected)
+
+
+@compiled
+def test_weights_that_change_while_they_are_read_are_refused(folder, tmp_path, monkeypatch):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    real = resident.FileStates
+
+    def late(files):
+        found = real(files)
+        for file in files:
+            in_place(file, file.read_bytes())
+        return found
+
+    monkeypatch.setattr("neoxlib.checkpoint.load.FileStates", late)
+    with pytest.raises(WeightsError, match="was written to"):
+        load(copy)
 
 
 def test_huge_pages_hold_the_same_bytes_in_the_same_place():

@@ -89,6 +89,17 @@ def test_jupyter_starts_the_kernel_with_the_values_as_they_were(cann, tmp_path):
     assert Template(spec["env"]["STRANGE"]).safe_substitute(os.environ) == 'a$HOME"c'
 
 
+def test_no_secret_goes_into_a_file_that_lies_in_a_runs_folder(cann, tmp_path):
+    own = {
+        "ASCEND_HOME_PATH": "/a/cann",
+        "ASCEND_TOKEN": "asc3ndT0kenValue",
+        "ATB_X": "ghp_" + "a1" * 9,
+    }
+    sourced_env.write_environment(tmp_path, cann, plain() | own)
+    text = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert "/a/cann" in text and not [own[n] for n in ("ASCEND_TOKEN", "ATB_X") if own[n] in text]
+
+
 def test_jupyter_reads_the_kernel(cann, tmp_path):
     from jupyter_client.kernelspec import KernelSpec
 

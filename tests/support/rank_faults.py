@@ -1,6 +1,7 @@
 """Faults inside a rank, on request. Ranks import this module, so it stays light."""
 
 import faulthandler
+import logging
 import os
 import time
 from typing import Any
@@ -51,3 +52,14 @@ def hang_alone(rank: int) -> None:
     if rank == 0:
         raise RuntimeError("EI0002: not received from remote rank: [1]")
     time.sleep(60)
+
+
+def say_environment(engine: Any) -> None:
+    """Print every variable, log them, and show a traceback with them."""
+    told = [*os.environ.values(), os.path.expanduser("~")]
+    print(*told)
+    logging.getLogger("neoxlib").warning("%s", told)
+    try:
+        raise ValueError(*told)
+    except ValueError:
+        logging.getLogger("neoxlib").exception("it failed")

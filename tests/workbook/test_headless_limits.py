@@ -76,10 +76,13 @@ def test_a_cell_that_takes_too_long_is_told(tmp_path, outputs, monkeypatch):
     assert results["error"]["type"] == "CellTimeoutError" and results["parameters"] == {"seed": 0}
 
 
-def test_a_kernel_looks_into_the_working_directory_last(tmp_path, outputs, monkeypatch):
-    (tmp_path / "random.py").write_text("raise ImportError('not the one you want')\n")
-    (tmp_path / "helpers.py").write_text("", encoding="utf-8")
-    cell = "import helpers, random; random.random()"
+def test_a_kernel_never_imports_from_the_current_folder(tmp_path, outputs, monkeypatch):
+    for name in ("random", "torch_npu", "beside"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not the one you want')\n")
+    cell = (
+        "import importlib.util, random; random.random()\n"
+        "assert importlib.util.find_spec('beside') is None"
+    )
     path = write(tmp_path, "imports", "seed: int = 0  # s", cell)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, ""])

@@ -227,6 +227,27 @@ def test_a_value_that_holds_itself_is_refused(name, tmp_path):
         job(tmp_path, ("bare", "[&a [*a]]"))
 
 
+def bomb(levels: int) -> str:
+    """A small text with ten to the power of `levels` values."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
+    return "\n".join(lines)
+
+
+MERGED = "x0: &x0 {a: 1}\n" + "".join(
+    f"x{n}: &x{n} {{<<: [{', '.join([f'*x{n - 1}'] * 10)}]}}\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize("preset", [bomb(9), bomb(40), MERGED], ids=["lists", "more", "merged"])
+def test_a_text_that_unfolds_to_millions_of_values_is_refused(preset, tmp_path):
+    last = preset.splitlines()[-1].partition(":")[0]
+    with pytest.raises(ParameterError, match=r"values where its aliases are; at most 10,000"):
+        job(tmp_path, preset=f"{preset}\nbare: *{last}\n")
+    with pytest.raises(ParameterError, match="bare: "):
+        job(tmp_path, ("bare", "[{" + ", ".join(preset.splitlines()) + "}]"))
+
+
 def test_anchors_and_merged_names_of_a_preset_are_read(tmp_path):
     preset = "<<: &base {count: 3, seed_text: 12}\nseed_text: &t 7\nwords: [*t]\n"
     assert job(tmp_path, preset=preset) == {"count": 3, "seed_text": "7", "words": ["7"]}

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from neoxlib.errors import DataError
 from neoxlib.exam.data.benchmarks import Benchmark
-from neoxlib.exam.data.records import DAMAGE, File
+from neoxlib.exam.data.records import DAMAGE, LARGEST, File
 from neoxlib.exam.data.tar import LEFT_OUT, damaged, is_tar, tar_as_zip
 from neoxlib.workbook.param import ARCHIVES
 
-# Bytes of one file in a zip, of all files in a tar; a real exam has a few million.
-LARGEST = 1 << 28
 MAPPING = "subject_mapping.json"
 # Folders around an exam: the hub's cache has snapshots/<commit>; an archive may have one more.
 DEEPEST = 2

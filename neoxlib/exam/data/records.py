@@ -11,10 +11,14 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from neoxlib.files import read_whole
+
 Record = dict[str, Any]
 # (row in the file, record); rows are counted as a spreadsheet does, the header is row 1.
 Records = list[tuple[int, Record]]
 File = Path | zipfile.Path
+# Bytes of one file of questions, of all files in a tar; a real exam has a few million.
+LARGEST = 1 << 28
 # Errors of reading a broken archive; RuntimeError: it needs a password, or a newer zip.
 DAMAGE = (
     OSError,
@@ -40,7 +44,7 @@ def read_table(path: File, headerless: tuple[str, ...] = ()) -> tuple[Records, l
     `headerless` names the columns of a CSV whose first row is a question, not their names.
     """
     try:
-        raw = path.read_bytes()
+        raw = read_whole(path, LARGEST) if isinstance(path, Path) else path.read_bytes()
     except DAMAGE as error:
         return [], [f"1: cannot be read: {error}"]
     if path.name.endswith(".parquet"):

@@ -10,6 +10,7 @@ from neoxlib.errors import DataError, SettingsError
 from neoxlib.exam import load_task
 from neoxlib.exam.data.subjects import CEVAL, CEVAL_HARD, CLASSES
 from tests.support.exam_files import HEADER, MAPPING, ROWS, csv_text, put, write_exam
+from tests.support.special_files import KINDS, special_file
 
 
 @pytest.fixture
@@ -164,6 +165,14 @@ def test_every_problem_of_every_file_is_in_one_error(exam):
 def test_a_bad_file_is_named_with_its_row(exam, text, expected):
     put(exam / "val/colours_val.csv", text)
     assert problems(exam, subjects=["colours"], shots=1)[0] == f"val/colours_val.csv:{expected}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_file_among_the_questions_is_told_and_not_waited_for(exam, kind):
+    path = next(exam.glob("val/*.csv"))
+    path.unlink()
+    special_file(path, kind)
+    assert any(f"val/{path.name}:1: cannot be read: " in line for line in problems(exam))
 
 
 def test_utf16_is_recognised(exam):

@@ -4,12 +4,16 @@ Rather too much is removed than too little. What is left: addresses of networks,
 homes, and everything that does not look like a secret.
 """
 
+import io
+import json
 import os
 import pwd
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from xml.sax.saxutils import escape
 
 GONE = "[removed]"
 USER = "[user]"
@@ -55,6 +59,7 @@ SHAPES = (
     r"(?<=-u )\S+:\S+|(?<=--user )\S+:\S+|(?<=sshpass -p )\S+",
     r"(?i)(?<=\bbearer )[A-Za-z0-9._~+/=-]{6,}|(?<=\bbasic )(?=\S*\d|\S{20})[A-Za-z0-9+/=]{6,}",
 )
+LOGIN = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]{1,20}://([^\s/\"'<>@]{1,300}:[^\s/\"'<>@]+)@")
 IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]{1,20}://)[^\s/\"'<>]{0,300}@", re.I)
 MAIL = re.compile(r"\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.)+[A-Za-z]{2,}\b")
 PROMPT = re.compile(r"(?<![\w.-])[\w.-]{1,64}@[\w.-]{1,64}(?=:[~/])")
@@ -73,6 +78,17 @@ VALUE = re.compile(
 )
 UNQUOTED = re.compile(r"\S+")
 QUOTE = re.compile(r"\\?[\"']")  # kept, so that JSON stays JSON
+
+
+# How quotes are written in HTML: left as they are, by Python and by Jinja.
+QUOTES: tuple[dict[str, str], ...] = (
+    {},
+    {'"': "&quot;", "'": "&#x27;"},
+    {'"': "&#34;", "'": "&#39;"},
+)
+PATH = re.compile(r"(?:/[\w.@-]+){2,}/?")  # of a key's file, for example
+# Characters of a secret that `scrub` removes wherever it stands, if it is of one word of letters.
+LONGEST_WORD = 12
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,65 @@ def known_here(env: Mapping[str, str] = os.environ) -> Known:
     hosts = {name for name in (host, host.partition(".")[0]) if len(name) > 1} - COMMON
     homes = {path for path in (env.get("HOME", ""), home) if len(path) > 1}
     return Known(*map(_long_first, (values, homes, _persons({*names, account}), hosts)))
+
+
+def shown(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return environment variables for others to read: without secrets and without homes."""
+    return {
+        name: GONE if is_secret(name, value) else scrub(value) for name, value in variables.items()
+    }
+
+
+def scrub(text: str) -> str:
+    """Remove from a text the secrets and the home folder of this process, however they are escaped.
+
+    Quick, and changes nothing else: for everything that is written for others. `redact` removes
+    whatever looks like a secret, too.
+    """
+    forms, homes = _told_apart(tuple(os.environ.items()))
+    for form in forms:
+        if form in text and len(form) >= LONGEST_WORD:
+            text = text.replace(form, GONE)
+        elif form in text:
+            text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(form)}(?![A-Za-z0-9])", GONE, text)
+    for home in homes:
+        if home in text:
+            text = re.sub(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])", HOME, text)
+    return text
+
+
+@lru_cache(maxsize=4)
+def _told_apart(env: tuple[tuple[str, str], ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The secrets of an environment that no other text is mistaken for, escaped; and the homes."""
+    known = known_here(dict(env))
+    logins = [found for value in dict(env).values() for found in LOGIN.findall(value)]
+    passwords = [part for login in logins for part in (login, login.partition(":")[2])]
+    values = {*known.values, *filter(None, passwords)} - set(filter(PATH.fullmatch, known.values))
+    sure = [value for value in values if len(value) >= LONGEST_WORD or _mixed(value)]
+    return _long_first({form for value in sure for form in _escaped(value)}), known.homes
+
+
+def _escaped(value: str) -> Iterator[str]:
+    """A text as it stands in plain text, in HTML, in JSON, and in HTML inside JSON."""
+    for text in {value, *(escape(value, quotes) for quotes in QUOTES)}:
+        yield text
+        for ascii_only in (True, False):
+            yield json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+            yield json.dumps(json.dumps(text, ensure_ascii=ascii_only)[1:-1])[1:-1]
+
+
+class Scrubbed(io.TextIOWrapper):
+    """A text file; `scrub` is called on every piece that is written to it."""
+
+    @classmethod
+    def on(cls, descriptor: int) -> "Scrubbed":
+        """The file that is open as `descriptor`, which stays open."""
+        file = io.BufferedWriter(io.FileIO(descriptor, "wb", closefd=False))
+        return cls(file, encoding="utf-8", errors="replace", line_buffering=True)
+
+    def write(self, text: str) -> int:
+        super().write(scrub(text))
+        return len(text)
 
 
 def with_names_of(known: Known, texts: Iterable[str]) -> Known:

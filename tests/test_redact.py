@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from neoxlib.setup.redact import GONE, Known, is_secret, known_here, redact, with_names_of
+from neoxlib.redact import GONE, Known, is_secret, known_here, redact, with_names_of
 
 NOBODY = Known()
 # Put together here, so that no scanner takes this file for a leak. None of them is a real secret.

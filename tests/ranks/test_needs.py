@@ -1,0 +1,65 @@
+"""A machine on which ranks cannot start is told at once, and no rank is started."""
+
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neoxlib.errors import SettingsError
+from neoxlib.ranks import needs
+
+ASK = "from neoxlib.ranks import needs; needs.check_machine(2)"
+LOOPBACK_DOWN = ("unshare", "--net", "--map-root-user")  # a new network has its loopback down
+
+
+def last_line(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode, done.stdout
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_a_usual_machine_is_taken():
+    needs.check_machine(2)
+
+
+def test_too_few_open_files_are_told_with_the_number_that_is_needed():
+    said = last_line("bash", "-c", f"ulimit -n 64; exec {sys.executable} -c '{ASK}'")
+    assert "a process may have 64 open files here" in said and "ranks need 144" in said
+    assert "its hard limit is 64" in said
+
+
+def test_a_limit_that_the_user_can_raise_is_told_so(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 4096))
+    with pytest.raises(SettingsError, match=r"raise it with `ulimit -n 1024`"):
+        needs.check_machine(2)
+
+
+def test_a_loopback_that_is_down_is_told_with_the_command_that_starts_it():
+    if (
+        not shutil.which("unshare")
+        or subprocess.run([*LOOPBACK_DOWN, "true"], check=False).returncode
+    ):
+        pytest.skip("no network of its own can be made here")
+    said = last_line(*LOOPBACK_DOWN, sys.executable, "-c", ASK)
+    assert "127.0.0.1" in said and "does not answer" in said and "`ip link set lo up`" in said
+
+
+SESSION = """
+import sys
+import neoxlib
+from neoxlib.ranks import launch
+def start(self, n):
+    print("started", n)
+launch.RankLauncher.start = start
+neoxlib.Session(sys.argv[1], world_size=int(sys.argv[2]), device="cpu")
+"""
+
+
+def test_more_ranks_than_heads_are_refused_before_one_starts(checkpoint: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", SESSION, checkpoint, "16"], capture_output=True, text=True
+    )
+    assert "cannot be cut over 16 ranks" in done.stderr and "started" not in done.stdout
