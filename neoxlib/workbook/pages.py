@@ -297,4 +297,4 @@ def _css() -> str:
         for style in ("default", "github-dark")
     )
     ours = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{ours}"
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n{ours}"
