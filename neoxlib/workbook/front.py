@@ -110,6 +110,7 @@ def _card(name: str, run: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> 
         "unit": unit,
         "interval": metrics.interval(name, run["metrics"]),
         "change": found.change,
+        "better": metrics.which_is_better(name),
         "way": found.way,
         "bars": bars(name, found.values),
     }
