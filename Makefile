@@ -8,7 +8,7 @@ MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 
 .PHONY: help report test stop-ranks test-align verify-npu verify-msprobe lint lab quality
-.PHONY: demo clean test-browser gate-table
+.PHONY: demo clean test-browser gate-table bench-first
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
 
 help:  ## list the targets
@@ -63,6 +63,9 @@ bench-load: $(VENV)/.installed  ## shard beside cp, load beside from_pretrained
 
 bench-exam: $(VENV)/.installed  ## questions a second beside lm-eval; needs NEOXLIB_TEST_DATA
 	$(BIN)/python -m benchmarks.exam $(ARGS)
+
+bench-first: $(VENV)/.installed  ## a clone's time to its first report, with a new environment
+	$(BIN)/python -m benchmarks.first_report $(ARGS)
 
 bench-align: $(VENV)/.installed  ## the cost of looking inside; needs 4 GB of disk for a while
 	$(BIN)/python -m benchmarks.align $(ARGS)
