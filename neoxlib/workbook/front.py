@@ -30,6 +30,7 @@ MARKS = {  # of a check -> how it is coloured, its mark, its word
     None: ("warn", "?", "not judged"),
 }
 TRADE_MARKS = re.compile(r"\((R|TM)\)|\bProcessor\b")
+UNIT = re.compile(r"(?<=\d) (?=(?:%|[mµ]?s|min|[kMG]i?B(?:/s)?)(?!\w))")
 ENDS = {"failed": "Failed", "interrupted": "Broken off"}
 
 
@@ -79,6 +80,11 @@ def in_two(text: str) -> tuple[str, str]:
         if said.count("“") == said.count("”"):
             return said, text[stop.end() :]
     return text, ""
+
+
+def held(text: str) -> str:
+    """Return a text in which no line ends between a number and its unit."""
+    return UNIT.sub("\u00a0", text)
 
 
 def key_names(run: dict[str, Any]) -> list[str]:
@@ -140,7 +146,8 @@ def checks(run: dict[str, Any]) -> list[dict[str, str]]:
         said, _, more = str(check.get("detail", "")).partition("; ")
         name = str(check.get("name", "no name"))
         lines.append(
-            {"colour": colour, "mark": mark, "word": word, "name": name, "said": said, "more": more}
+            {"colour": colour, "mark": mark, "word": word, "name": name}
+            | {"said": held(said), "more": more}
         )
     return lines
 

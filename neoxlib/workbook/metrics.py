@@ -39,7 +39,7 @@ def _key(label: str, kind: str = "count", better: str = "", unit: str = "") -> M
 METRICS = {
     # 00_setup
     "needed_bytes_per_rank": _key("memory that a rank needs", "bytes", "less"),
-    "free_bytes_per_rank": _key("memory that it may have", "bytes", "more"),
+    "free_bytes_per_rank": _key("memory that a rank may use", "bytes", "more"),
     "largest_batch": _key("largest batch that fits", better="more", unit="prompts"),
     # 01_shard
     "bytes_per_rank": _key("weights of a rank", "bytes", "less"),
@@ -49,8 +49,8 @@ METRICS = {
     # 02_inference
     "first_token_ms": _key("first token", "ms", "less"),
     "next_token_ms": _key("next token", "ms", "less"),
-    "certainty": _key("how sure of a typical token", "share"),
-    "forward_share": _key("of a next token, computing", "share"),
+    "certainty": _key("probability of a typical token", "share"),
+    "forward_share": _key("share of a next token spent computing", "share"),
     "perplexity": _key("perplexity", "number", "less"),
     # 03_ceval
     "accuracy": _key("right answers", "share", "more"),
@@ -59,7 +59,7 @@ METRICS = {
     "questions": _key("questions"),
     "average": Metric("average over", "text"),
     "too_long": Metric("questions too long to ask", better="less"),
-    "expected_calibration_error": _key("gap of sure and right", "share", "less"),
+    "expected_calibration_error": _key("gap between confidence and accuracy", "share", "less"),
     "rescored_flipped": Metric("answers that flip when scored alone", better="less"),
     # 04_profile
     "longest_input_len": Metric("longest case: tokens in"),
