@@ -1,15 +1,17 @@
 """From a clone to the first report: how long it takes, and how large its environment is.
 
 Clones what is committed into an empty folder, with a home folder of its own, so that no package,
-kernel or font is cached, and runs `make report` there. `--index pypi` takes every package from
-PyPI, whose torch is a CUDA build; by default they come from where pip is set up to look. Each
-index is a row of outputs/bench/first-report.json; the .md files go into README and docs.
+kernel or font is cached, and runs `make report` there until the model has answered. `--index pypi`
+takes every package from PyPI, whose torch is a CUDA build; by default they come from where pip is
+set up to look. Each index is a row of outputs/bench/first-report.json; the .md files beside it go
+into README and docs.
 """
 
 import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -28,28 +30,29 @@ UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 FIRST, ANSWERS = "00_setup", "02_inference"
 WORDS = {  # ending of the file -> what the pages of a language say
     "": {
-        "head": "| torch | environment | it is ready | first report | first answers | all seven |",
+        "head": "| torch | environment | it is ready | first report | first answers |",
         "note": (
             "- {torch}: {downloaded} of packages were downloaded and {local} taken from a folder; "
             "{cpu}, {cores} cores, load average {before} before and {after} after; commit {git}, "
             "{date}."
         ),
         "line": (
-            "- **First report**: {first} after `git clone` began, all seven after {every}, "
-            "environment included; that takes {size} with torch {torch}{more} "
+            "- **First report**: {first} after `git clone` began, the model's first answers after "
+            "{answers}, with a load average of {before}; the environment takes {size} with torch "
+            "{torch}{more} "
             "([docs/first-steps.md](docs/first-steps.md))."
         ),
         "more": ", and {size} with {torch}, which PyPI serves",
     },
     "-zh": {
-        "head": "| torch | 环境大小 | 环境就绪 | 第一份报告 | 模型的首批回答 | 全部七份 |",
+        "head": "| torch | 环境大小 | 环境就绪 | 第一份报告 | 模型的首批回答 |",
         "note": (
             "- {torch}：下载的安装包 {downloaded}，取自本地目录 {local}；{cpu}，{cores} 核，"
             "平均负载：之前 {before}，之后 {after}；提交 {git}，{date}。"
         ),
         "line": (
-            "- **第一份报告**：从 `git clone` 开始算起 {first}，全部七份 {every}，"
-            "含安装环境的时间；环境大小：torch {torch} 为 {size}{more}"
+            "- **第一份报告**：从 `git clone` 开始算起 {first}，模型的首批回答 {answers}，"
+            "当时平均负载为 {before}；环境大小：torch {torch} 为 {size}{more}"
             "（见 [docs/first-steps.md](docs/first-steps.md)）。"
         ),
         "more": "，PyPI 提供的 {torch} 为 {size}",
@@ -67,7 +70,7 @@ def measure(index: str) -> dict[str, Any]:
         clone_s = _run(["git", "clone", "--quiet", str(ROOT), str(folder)], ROOT, env)
         environment_s = _run(["make", ".venv/.installed", f"PYTHON={PYTHON}"], folder, env)
         start = time.time()
-        reports_s = _run(["make", "report"], folder, env)
+        _until(folder, ANSWERS, env)
         made = {path.parts[-3]: path.stat().st_mtime - start for path in reports(folder)}
         log = (home / "pip.log").read_text(encoding="utf-8", errors="replace")
         return {
@@ -77,7 +80,6 @@ def measure(index: str) -> dict[str, Any]:
             "environment_s": environment_s,
             "first_s": made[FIRST],
             "answers_s": made[ANSWERS],
-            "reports_s": reports_s,
             "environment_bytes": size(folder / ".venv"),
             "downloaded_bytes": downloaded(log),
             "local_bytes": local(log),
@@ -102,6 +104,21 @@ def _run(command: list[str], folder: Path, env: dict[str, str]) -> float:
     start = time.perf_counter()
     subprocess.run(command, cwd=folder, env=env, check=True)
     return time.perf_counter() - start
+
+
+def _until(folder: Path, notebook: str, env: dict[str, str]) -> None:
+    """Run `make report` until a notebook's report is there, and end it as Ctrl-C does."""
+    print("make report", flush=True)
+    process = subprocess.Popen(["make", "report"], cwd=folder, env=env, start_new_session=True)
+    try:
+        while not any(path.parts[-3] == notebook for path in reports(folder)):
+            if process.poll() is not None:
+                raise RuntimeError(f"make report ended without a report of {notebook}")
+            time.sleep(0.5)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()
 
 
 def reports(folder: Path) -> list[Path]:
@@ -134,10 +151,10 @@ def local(log: str) -> int:
 
 def table(rows: list[dict[str, Any]], words: dict[str, str]) -> str:
     """Return a line per index, and below under which conditions each was measured."""
-    lines = [words["head"], "|---|---|---|---|---|---|"]
+    lines = [words["head"], "|---|---|---|---|---|"]
     for row in rows:
         facts = _facts(row)
-        cells = (facts[name] for name in ("torch", "size", "ready", "first", "answers", "every"))
+        cells = (facts[name] for name in ("torch", "size", "ready", "first", "answers"))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(words["note"].format(**_facts(row)) for row in rows)])
 
@@ -152,7 +169,7 @@ def sentence(rows: list[dict[str, Any]], words: dict[str, str]) -> str:
 def _facts(row: dict[str, Any]) -> dict[str, str]:
     about, others = row["machine"], row["others"]
     ready = row["clone_s"] + row["environment_s"]
-    after = {"first": "first_s", "answers": "answers_s", "every": "reports_s"}
+    after = {"first": "first_s", "answers": "answers_s"}
     return {name: _seconds(ready + row[key]) for name, key in after.items()} | {
         "ready": _seconds(ready),
         "torch": f"`{row['torch']}`",
