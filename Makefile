@@ -8,8 +8,8 @@ MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help report test test-faults stop-ranks test-align verify-npu verify-msprobe lint lab quality
-.PHONY: demo clean test-browser gate-table
+.PHONY: help report test test-faults stop-ranks test-align verify-npu verify-msprobe lint lab
+.PHONY: quality demo clean test-browser gate-table bench-first
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
 
 help:  ## list the targets
@@ -67,6 +67,9 @@ bench-load: $(VENV)/.installed  ## shard beside cp, load beside from_pretrained
 
 bench-exam: $(VENV)/.installed  ## questions a second beside lm-eval; needs NEOXLIB_TEST_DATA
 	$(BIN)/python -m benchmarks.exam $(ARGS)
+
+bench-first: $(VENV)/.installed  ## a clone's time to its first report, with a new environment
+	$(BIN)/python -m benchmarks.first_report $(ARGS)
 
 bench-align: $(VENV)/.installed  ## the cost of looking inside; needs 4 GB of disk for a while
 	$(BIN)/python -m benchmarks.align $(ARGS)

@@ -1,4 +1,4 @@
-"""Copy the measured tables from outputs/ into docs/: `make bench-docs`.
+"""Copy the measured tables from outputs/ into docs/ and the READMEs: `make bench-docs`.
 
 Each table stands between two marker lines of its document. What was not measured here stays.
 """
@@ -13,7 +13,13 @@ from benchmarks import table
 
 ROOT = Path(__file__).parents[1]
 PERFORMANCE = "docs/performance.md"
-QUANTIZATION = "docs/quantization.md"
+PLACES = {  # of tables that stand elsewhere
+    "quality": "docs/quantization.md",
+    "first-report": "docs/first-steps.md",
+    "first-report-zh": "docs/zh/first-steps.md",
+    "first-report-readme": "README.md",
+    "first-report-readme-zh": "README.zh-CN.md",
+}
 START = "<!-- {}: from here on written by `make bench-docs` -->"
 END = "<!-- {}: end -->"
 FILES = {
@@ -23,17 +29,17 @@ FILES = {
     "bench-align": "bench/align.md",
     "quality": "quality.md",
     "gate": "bench/gate.md",
-}
+} | {name: f"bench/{name}.md" for name in PLACES if name != "quality"}
 PEERS = "outputs/bench/peers.json"
 NOTHING = (
     "outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam, "
-    "bench-align, gate-table or quality first"
+    "bench-align, bench-first, gate-table or quality first"
 )
 
 
 def document(name: str) -> str:
     """Return the document that the table `name` stands in."""
-    return QUANTIZATION if name == "quality" else PERFORMANCE
+    return PLACES.get(name, PERFORMANCE)
 
 
 def into_document(text: str, name: str, report: str) -> str:
@@ -93,4 +99,4 @@ if __name__ == "__main__":
     written = write(ROOT)
     if not written:
         sys.exit(NOTHING)
-    print(f"docs/ now has {', '.join(written)}")
+    print(f"the pages now have {', '.join(written)}")

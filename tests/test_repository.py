@@ -29,7 +29,7 @@ NOTEBOOK_FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # One room per notebook: each line imports from the lines above it, and rooms of one line do not
 # import from each other. Imports inside functions and for type checking count.
 LAW = """
-errors process files redact demo
+errors process files redact colours demo
 names
 kernels machine
 model

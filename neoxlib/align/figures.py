@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from neoxlib.align import limits
 from neoxlib.align.study import Study
 from neoxlib.align.tables import frame
+from neoxlib.colours import BLUE, RED
 from neoxlib.model.steps import layer_of, within
-
-BLUE, RED = "#0072B2", "#D55E00"
 
 
 def strip(study: Study) -> Figure:
@@ -38,8 +37,9 @@ def _heat(axes: Axes, grid: pd.DataFrame, name: str) -> None:
     image = axes.imshow(values, cmap=colours, norm=LogNorm(least, top), aspect="auto")
     axes.set_xticks(range(len(grid.columns)), grid.columns, fontsize=8)
     axes.set_yticks(range(len(grid.index)), grid.index, fontsize=7)
-    own = f"own error, roundings (limit {limits.OWN_MAX.value:g})"
-    axes.set_title(own if name == "own_max" else "accumulated error, relative L2", fontsize=9)
+    own = f"own error, in roundings (limit {limits.OWN_MAX.value:g})"
+    title = own if name == "own_max" else "accumulated error: relative distance (L2), 0 is the same"
+    axes.set_title(title, fontsize=9)
     axes.set_xlabel("layer")
     axes.figure.colorbar(image, ax=axes, shrink=0.9)
 
@@ -60,7 +60,7 @@ def three_way(study: Study) -> Figure:
         finite = [value if np.isfinite(value) else np.nan for value in points.values()]
         axes.plot(list(points), finite, color=colour, marker=marker, markersize=4, label=label)
     axes.set_yscale("symlog", linthresh=1e-9)
-    axes.set_ylabel("relative L2 from the reference")
+    axes.set_ylabel("relative distance (L2)\nfrom the reference")
     axes.set_xlabel("layer")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)

@@ -53,6 +53,11 @@ WHOLE = (
     Limit("relative_l2", 0.05, MSPROBE),
     Limit("kl", 0.005, MSPROBE),
 )
+FIGURES = {  # a distance -> its name in words
+    "cosine": "cosine similarity",
+    "relative_l2": "relative distance (L2)",
+    "kl": "KL divergence (nats)",
+}
 
 
 def excused(limit: Limit, times: Limit, found: float, same: float) -> bool:

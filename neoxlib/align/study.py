@@ -235,7 +235,7 @@ def conclude(run: "Run", study: Study) -> Note:
     """Record the checks and the verdict's sentence; returns the sentence."""
     for check in study.checks:
         run.check(*check)
-    run.metrics(guilty_steps=sum(found.guilty for found in study.alignment.findings))
+    run.metrics(**verdict.key_figures(study.alignment))
     run.text("verdict.txt", study.sentence + "\n")
     return Note(study.sentence)
 

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from neoxlib.align import operators
+from neoxlib.align import limits, operators
 from neoxlib.align.distances import Distance
 from neoxlib.align.localize import Finding
 from neoxlib.align.reader import Capture
 from neoxlib.align.study import Study
-from neoxlib.align.verdict import step_words
+from neoxlib.align.verdict import pass_words, step_words
 from neoxlib.model import steps
 from neoxlib.model.steps import Step, layer_of, within
 from neoxlib.workbook.table import Note, Table, TextTable
@@ -20,13 +20,30 @@ if TYPE_CHECKING:
 STEPS: dict[str, Step] = {
     step.name: step for kind in (True, False) for step in steps.layer_steps(kind)
 } | {step.name: step for step in (*steps.BEGINNING, *steps.END)}
+HEADS = {  # of a column in steps.csv and three_way.csv -> in words
+    "own_max": "own error, greatest (roundings)",
+    "own_rms": "own error, rms (roundings)",
+    "same_dtype_own_max": "own error of the same dtype (roundings)",
+    "relative_l2": "relative distance (L2)",
+    "same_dtype_l2": "relative distance of the same dtype (L2)",
+    "reference to same dtype": "relative distance of the same dtype (L2)",
+    "reference to target": "relative distance of the target (L2)",
+    "times": "target ÷ same dtype",
+    "cosine": "cosine similarity",
+    "max_error": "greatest difference",
+    "same_bits": "same bits",
+}
 THREE = (
-    "Distances are relative Euclidean ones; times is the target's over the same dtype's, which "
-    "counts as its distance from the checkpoint or as one rounding if these are more. Verdicts: "
+    "Distances are relative ones from the reference: 0 is the same. The quotient takes the same "
+    "dtype's for its distance from the checkpoint or for one rounding if these are more. Verdicts: "
     "right; guilty by its own error; the dtype, past the limits as well; carried from a guilty "
     "step before it; farther than the dtype explains by small errors or other formulas."
 )
-NOTE = "Own errors are in roundings of the dtype; accumulated ones relative to the reference."
+NOTE = (
+    f"Own errors are in roundings of the dtype: at most {limits.OWN_MAX.value:g}, their rms "
+    f"{limits.OWN_RMS.value:g}. Distances are accumulated errors, relative to the reference: 0 is "
+    "the same."
+)
 
 
 def frame(study: Study) -> pd.DataFrame:
@@ -95,7 +112,7 @@ def worst(run: "Run", study: Study, count: int = 10) -> TextTable:
     rows = frame(study).sort_values("own_max", ascending=False).head(count)
     columns = ["layer", "step", "rank", "pass", "own_max", "own_rms", "relative_l2", "same_bits"]
     worst_rows = run.save("worst", rows[[*columns, "guilty"]].reset_index(drop=True))
-    return _shown(worst_rows.rename(columns={"same_bits": "same bits"}))
+    return _shown(worst_rows)
 
 
 def opened(study: Study) -> TextTable:
@@ -183,7 +200,7 @@ def against_other(study: Study) -> TextTable | Note:
             "relative_l2": drift.distance.relative_l2,
             "cosine": drift.distance.cosine,
             "max_error": drift.distance.max_error,
-            "same bits": drift.distance.same_bits,
+            "same_bits": drift.distance.same_bits,
         }
         for drift in study.other.target
         if within(drift.name) in ("", "gpt_neox.embed_in", steps.LOGITS)
@@ -199,7 +216,12 @@ def _column(name: str) -> str:
 
 
 def _shown(rows: pd.DataFrame, note: str = NOTE) -> TextTable:
-    cells = {name: [_cell(value) for value in rows[name]] for name in rows}
+    """Return rows for reading: heads and passes in words."""
+    words = {"pass": pass_words}
+    cells = {
+        HEADS.get(name, name): [words.get(name, _cell)(value) for value in rows[name]]
+        for name in rows
+    }
     return TextTable(pd.DataFrame(cells, dtype=object), note)
 
 

@@ -147,23 +147,46 @@ def _whole(
     what: str, drifts: Sequence[Drift], same: Sequence[Drift]
 ) -> list[tuple[str, bool, str]]:
     """The limits of a whole model, on the pass that is worst; excused if `same` breaks them."""
-    whole = [drift for drift in drifts if drift.name == LOGITS]
-    if not whole:
+    worst = _worst_logits(drifts)
+    if worst is None:
         return []
     rows = []
-    worst = max(whole, key=lambda drift: drift.distance.relative_l2)
     allowed = {drift.pass_: drift for drift in same if drift.name == LOGITS}
     for limit in limits.WHOLE:
         value = figure(worst, limit.figure)
         explained = worst.pass_ in allowed and limit.broken(
             figure(allowed[worst.pass_], limit.figure)
         )
-        detail = f"{value:.3g}, limit {limit.value:g}"
+        most = "at least" if limit.least else "at most"
+        detail = f"{value:.3g}, {most} {limit.value:g}"
         if explained and limit.broken(value):
             detail += ", the same dtype on the CPU passes it as little"
         detail += f"; {limit.source}"
-        rows.append((f"{what}: {limit.figure}", not limit.broken(value) or explained, detail))
+        rows.append(
+            (
+                f"{what}: {limits.FIGURES[limit.figure]}",
+                not limit.broken(value) or explained,
+                detail,
+            )
+        )
     return rows
+
+
+def _worst_logits(drifts: Sequence[Drift]) -> Drift | None:
+    """The logits of the pass in which they are farthest from the reference."""
+    whole = [drift for drift in drifts if drift.name == LOGITS]
+    return max(whole, key=lambda drift: drift.distance.relative_l2, default=None)
+
+
+def key_figures(found: Alignment) -> dict[str, float | int]:
+    """How many steps are wrong by themselves, the greatest own error, the logits' distances."""
+    figures: dict[str, float | int] = {"guilty_steps": sum(one.guilty for one in found.findings)}
+    errors = [one.error.greatest for one in found.findings if one.error]
+    if errors:
+        figures["greatest_own_error"] = max(errors)
+    worst = _worst_logits(found.drifts)
+    names = [limit.figure for limit in limits.WHOLE] if worst else []
+    return figures | {f"logits_{name}": figure(worst, name) for name in names}
 
 
 def twice(capture: Capture, bits: Sequence[Bits]) -> str:
@@ -207,10 +230,11 @@ def parted(lines: Sequence[Line], other: Other) -> str:
     if line is None:
         line = max(lines, key=lambda each: each.target)
         return (
-            f"every step is as near as the dtype explains: the farthest is {line_place(line)} with "
-            f"a relative L2 of {line.target:.3g}, the same dtype in plain layers {line.same:.3g}"
+            f"every step is as near as the dtype explains: the farthest is {line_place(line)}, at "
+            f"a relative distance of {line.target:.3g}, the same dtype in plain layers "
+            f"{line.same:.3g}"
         )
-    said = f"the numbers part at {line_place(line)}: relative L2 {line.target:.3g}, "
+    said = f"the numbers part at {line_place(line)}: relative distance {line.target:.3g}, "
     if limits.TIMES_L2.broken(line.times):
         return (
             f"{said}{line.times:.3g} times what the dtype explains (limit "

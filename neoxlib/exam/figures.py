@@ -10,21 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from neoxlib import colours
+from neoxlib.colours import BLUE
 from neoxlib.exam.data.subjects import Subject
 
-BLUE = "#0072B2"
-CLASS_COLOURS = {  # Okabe and Ito's palette, which colour-blind readers can tell apart
+CLASS_COLOURS = {
     "STEM": BLUE,
-    "Social Science": "#E69F00",
-    "Humanities": "#009E73",
-    "Other": "#CC79A7",
-    "Hard": "#777777",
+    "Social Science": colours.ORANGE,
+    "Humanities": colours.GREEN,
+    "Other": colours.PINK,
+    "Hard": colours.GREY,
 }
 # Of an exam's own classes, in turn.
-OWN_COLOURS = ("#56B4E9", "#F0E442", "#8C564B", "#17BECF", "#9467BD", "#BCBD22")
-GREY = "#555555"  # of remarks
-LINE = {"color": "#D55E00", "linestyle": "--", "linewidth": 1.2}
-ERROR_BARS = {"elinewidth": 1, "capsize": 2, "ecolor": "#333333"}
+OWN_COLOURS = (colours.CYAN, colours.BROWN, colours.OLIVE, colours.VIOLET, colours.PALE)
+LINE = {"color": colours.RED, "linestyle": "--", "linewidth": 1.2}
+ERROR_BARS = {"elinewidth": 1, "capsize": 2, "ecolor": "black"}
 LATIN = "DejaVu Sans"  # comes with matplotlib
 CHINESE = (
     "Noto Sans CJK SC",
@@ -57,8 +57,8 @@ def accuracy_by_subject(
     figure = Figure(figsize=(8, 1.6 + 0.24 * len(table)), layout="constrained")
     axes = figure.subplots()
     _bars(axes, table, [_label(row, subjects) for row in table.to_dict("records")], guessing)
-    colours = _colours(table["class"].unique())
-    classes = [Patch(color=colour, label=name) for name, colour in colours.items()]
+    found = _colours(table["class"].unique())
+    classes = [Patch(color=colour, label=name) for name, colour in found.items()]
     handles = [*classes, axes.lines[-1]]
     legend = figure.legend(
         handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8
@@ -103,7 +103,9 @@ def reliability(table: pd.DataFrame) -> Figure:
     for axis in (upper.yaxis, lower.xaxis):
         axis.set_major_formatter(lambda value, _: f"{value:.0%}")
     if not len(table):
-        upper.text(0.5, 0.8, "no probabilities with answers to compare", ha="center", color=GREY)
+        upper.text(
+            0.5, 0.8, "no probabilities with answers to compare", ha="center", color=colours.REMARK
+        )
     upper.legend(loc="upper left", frameon=False, fontsize=8)
     return figure
 
@@ -160,9 +162,9 @@ def _error(table: pd.DataFrame) -> list[pd.Series]:
 def _bars(axes: Axes, table: pd.DataFrame, labels: list[str], guessing: float) -> None:
     """Horizontal bars from top to bottom, coloured by class, with the guessing line."""
     rows = range(len(table))
-    colours = table["class"].map(_colours(table["class"])).tolist()
+    filled = table["class"].map(_colours(table["class"])).tolist()
     error = {"xerr": _error(table), "error_kw": ERROR_BARS}
-    axes.barh(rows, table["accuracy"], color=colours, height=0.7, **error)
+    axes.barh(rows, table["accuracy"], color=filled, height=0.7, **error)
     # A $ in a name is a dollar, not math.
     axes.set_yticks(rows, labels, fontsize=8, family=_fonts(), parse_math=False)
     axes.set_ylim(len(table) - 0.4, -0.6)
@@ -172,7 +174,7 @@ def _bars(axes: Axes, table: pd.DataFrame, labels: list[str], guessing: float) -
     _plain(axes)
     axes.axvline(guessing, **LINE, label=f"guessing, {guessing:.0%}".replace("%", " %"))
     if table["accuracy"].isna().all():
-        middle = {"transform": axes.transAxes, "ha": "center", "color": GREY}
+        middle = {"transform": axes.transAxes, "ha": "center", "color": colours.REMARK}
         axes.text(0.6, 0.5, "no answers in this split", **middle)
 
 

@@ -201,7 +201,7 @@ def readable(scores: pd.DataFrame) -> pd.DataFrame:
         **{label: [_p_value(p) for p in scores[name]] for name, label in shown.items()},
         "correct": ["" if pd.isna(c) else str(c) for c in scores["correct"]],
     }
-    return table.assign(**columns)
+    return table.assign(**columns).rename(columns={"too_long": "too long"})
 
 
 def _table(rows: list[dict]) -> pd.DataFrame:
@@ -217,7 +217,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def _p_value(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:.2g}"
+    return "" if pd.isna(value) else metrics.shown("p_guessing", value)
 
 
 def check_shipped(results: pd.DataFrame, run: "Run") -> None:
@@ -233,7 +233,7 @@ def check_shipped(results: pd.DataFrame, run: "Run") -> None:
         run.check(
             "the shipped model passes the shipped exam",
             share >= PASS,
-            f"{share:.1%}, {PASS:.0%} is asked for",
+            f"{100 * share:.1f} %, at least {100 * PASS:.0f} % is expected",
         )
 
 

@@ -3,12 +3,9 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-PARTS = {
-    "pre": "#999999",
-    "forward": "#0072B2",
-    "communication": "#D55E00",
-    "post": "#009E73",
-}  # the same palette
+from neoxlib.colours import BLUE, GREEN, GREY, RED
+
+PARTS = {"pre": GREY, "forward": BLUE, "communication": RED, "post": GREEN}
 
 
 def step_times(steps: pd.DataFrame) -> Figure:

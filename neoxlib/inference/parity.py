@@ -85,7 +85,7 @@ def times_the_limit(share: float) -> str:
 
 UNSPLIT = "same as the unsplit model"
 FLOAT32 = "same as an independent float32 forward pass"
-FIRST = "first answers as they were given: same as that float32 pass"
+FIRST = "first answers, as given, equal those of that float32 pass"
 
 
 def same(results: Mapping[str, Any]) -> str:

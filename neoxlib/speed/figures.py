@@ -11,9 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from neoxlib.colours import GREY, PALE, SERIES, series
 from neoxlib.speed import panels
 from neoxlib.speed.baseline import TOKENS, case_name
-from neoxlib.speed.panels import BOUNDS, GREY, KINDS, NO_NEXT, PARTS, PHASES, VERDICTS
+from neoxlib.speed.panels import BOUNDS, KINDS, NO_NEXT, PARTS, PHASES, VERDICTS
 from neoxlib.speed.roofline import NOT_JUDGED
 from neoxlib.speed.scaling import timed_token
 
@@ -47,9 +48,10 @@ def latency(table: pd.DataFrame) -> Figure:
         if table[name].isna().all():
             panels.say(axes, NO_NEXT, f"{token} (ms)")
             continue
-        for number, ((batch, depth, outputs), rows) in enumerate(lines):
+        for ((batch, depth, outputs), rows), look in zip(lines, series(len(lines)), strict=True):
+            colour, marker = look
             label = f"{outputs} out{panels.group_text(batch, depth)}"
-            panels.medians(axes, rows, name, color=f"C{number % 10}", label=label)
+            panels.medians(axes, rows, name, color=colour, marker=marker, label=label)
         panels.powers_of_2(axes)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("input length (tokens)")
@@ -86,7 +88,7 @@ def percentiles(table: pd.DataFrame) -> Figure:
         return figure
     y = range(len(table))
     ends = table["next_token_ms_p50"], table["next_token_ms_p99"]
-    axes.hlines(y, *ends, color="#CCCCCC", zorder=1)
+    axes.hlines(y, *ends, color=PALE, zorder=1)
     for name, (colour, marker) in panels.PERCENTILES.items():
         times = table[f"next_token_ms_{name}"]
         axes.scatter(times, y, 22, colour, marker=marker, label=name, zorder=2)
@@ -165,7 +167,8 @@ def timeline(events: pd.DataFrame) -> Figure:
     axes.set_xlabel("milliseconds since the trace began")
     panels.plain(axes, "")
     there = set(events["kind"])
-    handles = _patches({kind: colour for kind, colour in KINDS.items() if kind in there})
+    drawn = {kind: panels.looks(kind, colour) for kind, colour in KINDS.items() if kind in there}
+    handles = [Patch(**look, label=kind) for kind, look in drawn.items()]
     figure.legend(handles=handles, ncols=7, **LEGEND)
     return figure
 
@@ -181,6 +184,8 @@ def scaling(measured: pd.DataFrame, predicted: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(8.5, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
+    for axes in (left, right):
+        axes.set_prop_cycle(color=SERIES)
     for name, rows in _by_threads(measured):
         left.plot(rows["ranks"] * rows["threads"], rows["speed_up"], "o-", markersize=4, label=name)
     ideal = [1, (measured["ranks"] * measured["threads"]).max()]

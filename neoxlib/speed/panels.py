@@ -6,6 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from neoxlib import colours
+from neoxlib.colours import BLUE, GREEN, GREY, ORANGE, PALE, PINK, RED
 from neoxlib.speed.baseline import NO_INTERVAL, case_name
 from neoxlib.speed.measure import KEY
 from neoxlib.speed.roofline import NOT_JUDGED
@@ -14,11 +16,6 @@ from neoxlib.speed.statistics import MIN_REPEATS
 if TYPE_CHECKING:
     from neoxlib.speed.peaks import Peaks
 
-BLUE = "#0072B2"
-ORANGE = "#E69F00"
-GREEN = "#009E73"
-RED = "#D55E00"
-GREY = "#999999"  # Okabe and Ito's palette
 PARTS = {"pre": GREY, "forward": BLUE, "communication": RED, "post": GREEN}
 PERCENTILES = {"p50": (BLUE, "o"), "p90": (ORANGE, "D"), "p99": (RED, "s")}  # colour, marker
 BOUNDS = {
@@ -26,17 +23,17 @@ BOUNDS = {
     "compute": ORANGE,
     "launch": GREY,
     "communication": RED,
-    NOT_JUDGED: "#CCCCCC",
+    NOT_JUDGED: PALE,
 }
-PHASES = {"prefill": "#F0E442", "decode": "#CCCCCC"}
+PHASES = {"prefill": ORANGE, "decode": PALE}  # as frames
 KINDS = PHASES | {
     "computing": BLUE,
     "communication": RED,
     "copying": GREEN,
-    "waiting": ORANGE,
+    "waiting": PINK,
     "other": GREY,
 }
-VERDICTS = {"faster": GREEN, "within noise": GREY, "slower": RED, NO_INTERVAL: "#CCCCCC"}
+VERDICTS = {"faster": GREEN, "within noise": GREY, "slower": RED, NO_INTERVAL: PALE}
 NO_NEXT = "no next token: every answer is one token long"
 
 
@@ -51,11 +48,10 @@ def heat(axes: Axes, grid: pd.DataFrame) -> None:
         say(axes, NO_NEXT)
         return
     image = axes.imshow(grid.astype(float), cmap="cividis", aspect="auto")
-    middle = (grid.min().min() + grid.max().max()) / 2
     for y, row in enumerate(grid.to_numpy()):
         for x, value in enumerate(row):
             if not pd.isna(value):
-                colour = "white" if value < middle else "black"
+                colour = colours.on_cell(*image.cmap(image.norm(value))[:3])
                 axes.text(x, y, f"{value:.3g}", ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(len(grid.columns)), grid.columns)
     axes.set_yticks(range(len(grid.index)), grid.index)
@@ -75,8 +71,9 @@ def medians(axes: Axes, rows: pd.DataFrame, name: str, **style: Any) -> None:
     ends = (rows[f"{name}_{end}"].astype(float) for end in ("low", "high"))
     low, high = (end.where(enough) for end in ends)
     middle = rows[name].astype(float)
-    axes.plot(lengths, middle, marker="o", markersize=3.5, linewidth=1.2, **style)
-    axes.fill_between(lengths, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    axes.plot(lengths, middle, markersize=3.5, linewidth=1.2, **style)
+    band = {"facecolor": (style["color"], 0.2), "edgecolor": style["color"], "linewidth": 0.4}
+    axes.fill_between(lengths, low, high, **band)
 
 
 def powers_of_2(axes: Axes) -> None:
@@ -111,7 +108,14 @@ def band(axes: Axes, y: int, events: pd.DataFrame) -> None:
         rows = events[events["kind"] == kind]
         spans = list(zip(rows["start_ms"], rows["ms"], strict=True))
         height = (y - 0.45, 0.9) if kind in PHASES else (y - 0.3, 0.6)
-        axes.broken_barh(spans, height, color=colour, linewidth=0)
+        axes.broken_barh(spans, height, **looks(kind, colour))
+
+
+def looks(kind: str, colour: str) -> dict[str, Any]:
+    """Return how a kind of event is drawn: a phase as a frame, for what lies within it."""
+    if kind in PHASES:
+        return {"facecolor": (colour, 0.15), "edgecolor": colour, "linewidth": 0.6}
+    return {"color": colour, "linewidth": 0}
 
 
 def thread_name(bands: list[tuple[Any, Any]], number: int) -> str:
@@ -147,5 +151,5 @@ def say(axes: Axes, sentence: str, title: str = "") -> None:
     """Write a sentence in a panel that has nothing to draw."""
     axes.set_axis_off()
     centre = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-    axes.text(0.5, 0.5, sentence, color="#555555", **centre)
+    axes.text(0.5, 0.5, sentence, color=colours.REMARK, **centre)
     plain(axes, title)

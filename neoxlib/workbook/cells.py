@@ -13,6 +13,7 @@ from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
+from neoxlib.colours import DARK_SCREEN
 from neoxlib.workbook import markup
 
 log = logging.getLogger("neoxlib")
@@ -112,7 +113,8 @@ def _drawn(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
         svg = output.get("data", {}).get("image/svg+xml")
         if svg is not None and "text/html" not in output.data:
             picture = markup.picture(svg, _alt(output, svg))
-            output.data["text/html"] = f"<figure>{picture}</figure>"
+            kind = "schemes" if DARK_SCREEN in svg else "on-white"
+            output.data["text/html"] = f'<figure class="{kind}">{picture}</figure>'
     return drawn
 
 

@@ -30,6 +30,7 @@ MARKS = {  # of a check -> how it is coloured, its mark, its word
     None: ("warn", "?", "not judged"),
 }
 TRADE_MARKS = re.compile(r"\((R|TM)\)|\bProcessor\b")
+UNIT = re.compile(r"(?<=\d) (?=(?:%|[mµ]?s|min|[kMG]i?B(?:/s)?)(?!\w))")
 ENDS = {"failed": "Failed", "interrupted": "Broken off"}
 
 
@@ -81,6 +82,11 @@ def in_two(text: str) -> tuple[str, str]:
     return text, ""
 
 
+def held(text: str) -> str:
+    """Return a text in which no line ends between a number and its unit."""
+    return UNIT.sub("\u00a0", text)
+
+
 def key_names(run: dict[str, Any]) -> list[str]:
     """Return the names of a run's key figures, in the order of the table of metrics.
 
@@ -110,6 +116,7 @@ def _card(name: str, run: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> 
         "unit": unit,
         "interval": metrics.interval(name, run["metrics"]),
         "change": found.change,
+        "better": metrics.which_is_better(name),
         "way": found.way,
         "bars": bars(name, found.values),
     }
@@ -139,7 +146,8 @@ def checks(run: dict[str, Any]) -> list[dict[str, str]]:
         said, _, more = str(check.get("detail", "")).partition("; ")
         name = str(check.get("name", "no name"))
         lines.append(
-            {"colour": colour, "mark": mark, "word": word, "name": name, "said": said, "more": more}
+            {"colour": colour, "mark": mark, "word": word, "name": name}
+            | {"said": held(said), "more": more}
         )
     return lines
 

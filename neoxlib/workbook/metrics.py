@@ -12,6 +12,7 @@ from neoxlib.workbook.table import Table, figure
 UNKNOWN = "not known"
 HUGE = 1e300  # figures beyond it, infinity and nan are no figures
 NEVER = 1e-6  # chances below are called under one in a million
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
@@ -38,7 +39,7 @@ def _key(label: str, kind: str = "count", better: str = "", unit: str = "") -> M
 METRICS = {
     # 00_setup
     "needed_bytes_per_rank": _key("memory that a rank needs", "bytes", "less"),
-    "free_bytes_per_rank": _key("memory that it may have", "bytes", "more"),
+    "free_bytes_per_rank": _key("memory that a rank may use", "bytes", "more"),
     "largest_batch": _key("largest batch that fits", better="more", unit="prompts"),
     # 01_shard
     "bytes_per_rank": _key("weights of a rank", "bytes", "less"),
@@ -48,8 +49,8 @@ METRICS = {
     # 02_inference
     "first_token_ms": _key("first token", "ms", "less"),
     "next_token_ms": _key("next token", "ms", "less"),
-    "certainty": _key("how sure of a typical token", "share"),
-    "forward_share": _key("of a next token, computing", "share"),
+    "certainty": _key("probability of a typical token", "share"),
+    "forward_share": _key("share of a next token spent computing", "share"),
     "perplexity": _key("perplexity", "number", "less"),
     # 03_ceval
     "accuracy": _key("right answers", "share", "more"),
@@ -58,7 +59,7 @@ METRICS = {
     "questions": _key("questions"),
     "average": Metric("average over", "text"),
     "too_long": Metric("questions too long to ask", better="less"),
-    "expected_calibration_error": _key("gap of sure and right", "share", "less"),
+    "expected_calibration_error": _key("gap between confidence and accuracy", "share", "less"),
     "rescored_flipped": Metric("answers that flip when scored alone", better="less"),
     # 04_profile
     "longest_input_len": Metric("longest case: tokens in"),
@@ -73,12 +74,16 @@ METRICS = {
     "decode_graph_replayed": Metric("tokens by decode graphs", better="more"),
     "decode_graph_failure": Metric("why decode was not captured", "text"),
     # 05_compare
-    "speed_ratio": _key("next token, b ÷ a, median case", "number"),
-    "cases_faster": _key("times faster in b"),
-    "cases_slower": _key("times slower in b"),
+    "speed_ratio": _key("next token in b, median case", "number", unit="of a's time"),
+    "cases_faster": _key("times that are shorter in b"),
+    "cases_slower": _key("times that are longer in b"),
     "accuracy_gain": _key("more right answers in b", "points"),
     # 06_align
     "guilty_steps": _key("steps that are wrong by themselves", better="less"),
+    "greatest_own_error": _key("greatest error of one step", "number", "less", "roundings"),
+    "logits_relative_l2": _key("relative distance of the logits (L2)", "number", "less"),
+    "logits_kl": _key("KL divergence of the logits", "number", "less", "nats"),
+    "logits_cosine": Metric("cosine similarity of the logits", "number", "more"),
     # of every notebook that loads a model
     "parity_of_limit": Metric("error, of what is allowed", "share", "less"),
 }
@@ -106,8 +111,15 @@ def parts(name: str, value: Any) -> tuple[str, str]:
         "s": (_digits(value), "s"),
         "share": (_percent(value), "%"),
         "points": (f"{100 * value:+.1f}", "points"),
+        "number": (_tiny(value) or _digits(value), metric.unit),
     }
     return texts.get(metric.kind, (_digits(value), metric.unit))
+
+
+def which_is_better(name: str) -> str:
+    """Say which way a metric is better; "" where neither way is, or it is not declared."""
+    better = METRICS[name].better if name in METRICS else ""
+    return f"{better} is better" if better else ""
 
 
 def timed(name: str) -> bool:
@@ -169,6 +181,14 @@ def _chance(value: float) -> str:
 def _percent(value: float) -> str:
     percent = 100 * value
     return f"{percent:.1f}" if abs(percent) >= 1 or not percent else f"{percent:.2g}"
+
+
+def _tiny(value: float) -> str:
+    """A number that digits after the point do not show, with its power of ten; "" for another."""
+    if not 0 < abs(value) < 1e-3:
+        return ""
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits} · 10{str(int(power)).translate(RAISED)}"
 
 
 def _digits(value: float) -> str:

@@ -196,7 +196,7 @@ def _short(text: str, most: int) -> str:
 def _first_screen(folder: Path, run: dict[str, Any], title: str) -> dict[str, Any]:
     earlier = past_run.before(folder, run)
     before, dash, question = title.partition(" — ")
-    said, rest = front.in_two(front.verdict(run))
+    said, rest = map(front.held, front.in_two(front.verdict(run)))
     last = earlier[-1] if earlier else None
     return {
         "part": before if dash else run["notebook"],
@@ -297,4 +297,4 @@ def _css() -> str:
         for style in ("default", "github-dark")
     )
     ours = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{ours}"
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n{ours}"

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neoxlib.colours import in_both_schemes
 from neoxlib.errors import ParameterError, show_controls, unreadable_is
 from neoxlib.files import replace
 from neoxlib.redact import scrub
@@ -107,9 +108,10 @@ def csv_text(df: "pd.DataFrame", index: bool) -> str:
 
 
 def svg_text(name: str, fig: "Figure", alt: str = "") -> str:
-    """A figure as SVG, closed; `alt` says what it shows, by default its axes' titles do.
+    """A figure as SVG for light and dark pages, closed; `alt` says what it shows.
 
-    Text stays text: a reader's fonts may have characters that this machine's do not.
+    By default its axes' titles do. Text stays text: a reader's fonts may have characters that this
+    machine's do not.
     """
     import matplotlib.pyplot as plt
 
@@ -120,7 +122,8 @@ def svg_text(name: str, fig: "Figure", alt: str = "") -> str:
         fig.savefig(buffer, format="svg", bbox_inches="tight", metadata=unsaid)
     plt.close(fig)
     svg = show_controls(buffer.getvalue())  # XML has no control characters
-    svg = svg[svg.index("<svg") :]  # without the header, which refers to a DTD on the web
+    # Without the header, which refers to a DTD on the web.
+    svg = in_both_schemes(svg[svg.index("<svg") :])
     label = markup.text(alt or _in_words(name, fig))
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 

@@ -142,7 +142,7 @@ def test_a_fault_is_where_the_numbers_part_from_another_reference(
     run(model, tmp_path / "capture", "float32", 2, fault, Spot(1, 1))
     result = held(study.open_capture(tmp_path / "capture"), text, tmp_path)
     assert result.sentence.startswith("layer 1, every rank, prefill: mlp.activation is off by")
-    parts = "the numbers part at layer 1, prefill: mlp.activation: relative L2 "
+    parts = "the numbers part at layer 1, prefill: mlp.activation: relative distance "
     assert parts in result.sentence
     failed = [name for name, passed, _ in result.checks if not passed]
     assert "every step is as near to the reference as its dtype explains" in failed
@@ -157,7 +157,7 @@ def test_formulas_that_differ_from_transformers_are_not_excused_by_our_own_layer
     ours = read_capture(capture(engine, tmp_path / "capture", ROWS, THEN))
     result = held(ours, found.folder, tmp_path)
     assert result.sentence.startswith("every step that was seen is right: ")
-    said = "the numbers part at layer 0, prefill: mlp.activation: relative L2 "
+    said = "the numbers part at layer 0, prefill: mlp.activation: relative distance "
     assert said in result.sentence and "other formulas or weights" in result.sentence
     assert not all(passed for _, passed, _ in result.checks)
 

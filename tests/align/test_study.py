@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import neoxlib
-from neoxlib.align import figures, lens, references, reproduce, study, tables, three_way
+from neoxlib.align import figures, lens, references, reproduce, study, tables, three_way, verdict
 from neoxlib.align.capture import capture
 from neoxlib.align.localize import localize
 from neoxlib.align.reader import Capture, read_capture
@@ -17,6 +17,7 @@ from neoxlib.align.study import Study, take
 from neoxlib.align.verdict import command
 from neoxlib.errors import SettingsError
 from neoxlib.kernels.cpu import build
+from neoxlib.workbook.metrics import METRICS
 from tests.support.align_runs import run, save_model
 from tests.support.faults import FAULTS
 from tests.support.planted import Spot
@@ -56,6 +57,10 @@ def test_the_sentence_names_the_place(kind: str, model: Path, tmp_path: Path):
         assert "(the sum lacks the term of rank 1); everything before it is within" in (
             found.sentence
         )
+    worst = tables.frame(found)["own_max"].max()
+    told = verdict.key_figures(found.alignment)
+    assert told["greatest_own_error"] == worst and set(told) <= set(METRICS)
+    assert (told["guilty_steps"] == 0) == (kind == "healthy")
     passed = [ok for _, ok, _ in found.checks]
     assert all(passed) == (kind == "healthy") and len(passed) == 4
 
@@ -158,7 +163,11 @@ def test_tables_and_figures_hold_what_was_found(model: Path, tmp_path: Path):
     saved: dict[str, object] = {}
     kept = SimpleNamespace(save=lambda name, df: saved.setdefault(name, df))
     text = repr(tables.three_way(kept, found))
-    assert "reference to same dtype" in text and "carried" in text and "guilty" in text
+    assert (
+        "relative distance of the same dtype (L2)" in text
+        and "carried" in text
+        and "guilty" in text
+    )
     whole = saved["three_way"]
     assert set(whole["pass"]) == {0, 1, 2} and len(whole) == len(found.lines) > 100
     assert list(whole[whole["verdict"] == "guilty"]["step"]) == ["mlp.dense_h_to_4h"] * 3

@@ -28,3 +28,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--lab", action="store_true", help="also JupyterLab and hostile runs, for minutes"
     )
+    parser.addoption("--runs", help="a folder of runs, whose pages are looked at")

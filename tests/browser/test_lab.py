@@ -28,7 +28,7 @@ def page(browser):
     context.close()
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(4000)
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_run_all_leaves_no_error(running, page, shots, notebook):
     address, folder = running
@@ -47,7 +47,7 @@ def test_run_all_leaves_no_error(running, page, shots, notebook):
     assert seen.errors == []
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(4000)
 def test_a_run_can_be_interrupted_and_run_again(running, page, shots):
     address, folder = running
     run_all(page, address, "04_profile.ipynb")

@@ -4,7 +4,16 @@ import pytest
 from click.testing import CliRunner
 
 from neoxlib.__main__ import cli
-from tests.support.browser import SCHEMES, WIDTHS, opened, serious
+from neoxlib.colours import PAPER
+from tests.support.browser import (
+    SCHEMES,
+    WIDTHS,
+    ground,
+    opened,
+    printed,
+    serious,
+    sideways,
+)
 from tests.support.small_notebooks import start, write
 
 PARAMETERS = """\
@@ -52,8 +61,7 @@ def test_a_page_needs_no_network_and_does_not_scroll_sideways(
 ):
     with opened(browser, pages[name], width, scheme) as (page, seen):
         page.screenshot(path=shots / f"{name}-{width}-{scheme}.png")
-        wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        assert wide <= 0, f"{wide} pixels beyond the window"
+        assert sideways(page) <= 0
         assert seen.errors == []
         assert seen.beyond("file:", "data:") == []
 
@@ -72,7 +80,22 @@ def test_a_page_has_one_first_heading_and_one_main_part(pages, browser, name):
         assert page.get_by_role("main").count() == 1
 
 
-def test_a_report_prints(pages, browser, shots):
-    with opened(browser, pages["good"]) as (page, _):
-        page.pdf(path=shots / "good.pdf", format="A4")
-    assert (shots / "good.pdf").stat().st_size > 10_000
+@pytest.mark.parametrize(
+    ("scheme", "media", "paper"),
+    [("light", "screen", "light"), ("dark", "screen", "dark"), ("dark", "print", "light")],
+)
+def test_a_figure_is_on_the_paper_of_its_page(pages, browser, scheme, media, paper):
+    with opened(browser, pages["good"], scheme=scheme) as (page, _):
+        page.emulate_media(media=media, color_scheme=scheme)
+        figure = page.locator("figure img")
+        page.locator("details.part:has(figure)").evaluate_all("all => all.forEach(e => e.open = 1)")
+        assert ground(figure.screenshot()) == PAPER[paper]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_report_prints_dark_on_white_whatever_the_screen_is(pages, browser, shots, scheme):
+    with opened(browser, pages["good"], scheme=scheme) as (page, _):
+        sheets = printed(page, shots / f"good-{scheme}.pdf")
+    assert "Right, and 0.64 ms" in sheets[0].text
+    assert all(max(sheet.colours, key=sheet.colours.get) == "#ffffff" for sheet in sheets)
+    assert not [sheet for sheet in sheets if PAPER["dark"] in sheet.colours]

@@ -173,6 +173,13 @@ def test_the_verdict_says_better_only_where_guessing_is_unlikely():
     )
 
 
+def test_readable_tables_have_words_for_heads_and_for_chances():
+    table = readable(averages(EXAM))
+    assert not [name for name in table if "_" in name]
+    said = [cell for cell in table["p, guessing"] if cell]
+    assert said and all(" in " in cell for cell in said)
+
+
 def test_readable_tables_are_in_per_cent():
     row = readable(by_subject(EXAM)).loc["Biology"]
     assert (row["accuracy"], row["95 % interval"], row["correct"]) == (

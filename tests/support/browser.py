@@ -1,9 +1,11 @@
 """Debian's Chromium, driven by Playwright: pages from files, without a network."""
 
+import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -15,7 +17,8 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
 )
-WIDTHS = {"desk": 1100, "phone": 390}
+WIDTHS = {"desk": 1280, "phone": 390}
+HEIGHT = 800  # of the first screen
 SCHEMES = ("light", "dark")
 
 
@@ -61,7 +64,7 @@ class Seen:
 @contextmanager
 def opened(browser, path: Path, width: str = "desk", scheme: str = "light") -> Iterator[tuple]:
     """A file in a window of its own, with the network off: the page, and what it did."""
-    size = {"width": WIDTHS[width], "height": 800}
+    size = {"width": WIDTHS[width], "height": HEIGHT}
     context = browser.new_context(viewport=size, color_scheme=scheme, offline=True)
     page = context.new_page()
     seen = Seen(page)
@@ -83,3 +86,41 @@ def serious(page) -> list[str]:
         for rule in found
         if rule["impact"] in ("serious", "critical")
     ]
+
+
+def sideways(page) -> int:
+    """How many pixels of a page lie beyond its window."""
+    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+
+def ground(png: bytes) -> str:
+    """The colour of most pixels of a picture."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    most = max(picture.getcolors(picture.width * picture.height))
+    return "#" + "".join(f"{part:02x}" for part in most[1])
+
+
+class Printed(NamedTuple):
+    """A page of a PDF: its text, and the colours of its pixels with their number."""
+
+    text: str
+    colours: dict[str, int]
+
+
+def printed(page, path: Path) -> list[Printed]:
+    """Print a page on A4 into the file `path`; its pages as another program than Chromium sees
+    them.
+    """
+    pdfium = pytest.importorskip("pypdfium2", reason="pypdfium2, which reads PDFs, is missing")
+    page.pdf(path=path, format="A4", print_background=True)
+    with pdfium.PdfDocument(path) as document:
+        return [_printed(sheet) for sheet in document]
+
+
+def _printed(sheet) -> Printed:
+    picture = sheet.render(scale=1).to_pil().convert("RGB")
+    counted = picture.getcolors(picture.width * picture.height)
+    colours = {"#" + "".join(f"{part:02x}" for part in rgb): count for count, rgb in counted}
+    return Printed(sheet.get_textpage().get_text_range(), colours)

@@ -52,6 +52,14 @@ def test_the_first_sentence_is_apart_and_a_stop_in_a_quotation_ends_none():
     assert front.in_two("no stop") == ("no stop", "")
 
 
+def test_no_line_ends_between_a_number_and_its_unit():
+    said = "25 %: 0.6 ms, 3 GB/s of 9 GB; 2 min. 5 sums, 2 % of 3 ranks"
+    kept = said.replace(" sums", "~sums").replace(" ranks", "~ranks")
+    for unit in ("%", "ms", "GB", "min"):
+        kept = kept.replace(f" {unit}", f"\u00a0{unit}")
+    assert front.held(said) == kept.replace("~", " ")
+
+
 def test_key_figures_are_declared_ones_in_their_order_and_of_others_the_first():
     known = {"longest_next_token_ms": 1.0, "longest_first_token_ms": 2.0, "longest_input_len": 3}
     assert front.key_names(run(metrics=known)) == [

@@ -78,6 +78,10 @@ def test_labels_are_words_and_no_two_are_the_same():
         ("largest_batch", 921, "921 prompts"),
         ("perplexity", float("nan"), "not known"),
         ("perplexity", 10**400, "not known"),
+        ("logits_relative_l2", 1.234e-7, "1.2 · 10⁻⁷"),
+        ("logits_kl", 0.0, "0 nats"),
+        ("logits_cosine", 0.99999999, "1.00"),
+        ("speed_ratio", 0.98, "0.98 of a's time"),
         ("my own", 0.123456, "0.1235"),
         ("my own", "a text", "a text"),
     ],
@@ -96,6 +100,12 @@ def test_an_interval_is_shown_with_its_metric_and_is_none_of_its_own():
     assert [name for name in values if not metrics.is_interval(name, values)] == ["accuracy"]
     assert metrics.interval("accuracy", {"accuracy": 1}) == ""
     assert repr(metrics.figures(values)).splitlines()[1:] == ["right answers  93.8 % (89.8 – 96.2)"]
+
+
+def test_which_way_is_better_is_said_of_a_metric_of_which_one_way_is():
+    said = [metrics.which_is_better(name) for name in ("next_token_ms", "accuracy", "questions")]
+    assert said == ["less is better", "more is better", ""]
+    assert metrics.which_is_better("my own") == ""
 
 
 def test_no_label_holds_what_a_page_would_have_to_escape():

@@ -1,0 +1,81 @@
+"""What a person does to a kernel in JupyterLab: stop an answer, restart, and run all once more."""
+
+import json
+
+import psutil
+import pytest
+
+from tests.support.browser import Seen
+from tests.support.lab import lab, run_all, saved, wait_until_idle
+
+pytestmark = pytest.mark.timeout(4000)
+PANEL = ".jp-OutputArea:has(button:text-is('Stop'))"
+
+
+@pytest.fixture(scope="module")
+def running(request, tmp_path_factory):
+    """JupyterLab's address, and its folder."""
+    if not request.config.getoption("lab", False):
+        pytest.skip("minutes long: pytest tests/browser --lab, or make test-browser")
+    folder = tmp_path_factory.mktemp("lab-kernel")
+    with lab(folder) as address:
+        yield address, folder
+
+
+@pytest.fixture
+def opened(browser, running):
+    """02_inference with all cells run: the page, and the errors on its console."""
+    context = browser.new_context(viewport={"width": 1300, "height": 1000})
+    page = context.new_page()
+    seen = Seen(page)
+    run_all(page, running[0], "02_inference.ipynb")
+    wait_until_idle(page)
+    yield page, seen
+    context.close()
+
+
+def kernels(folder) -> set[int]:
+    """The processes below JupyterLab: kernels, and what a kernel started."""
+    told = json.loads(next((folder / "runtime").glob("jpserver-*.json")).read_text())
+    return {child.pid for child in psutil.Process(told["pid"]).children(recursive=True)}
+
+
+def test_an_answer_is_stopped_and_the_panel_goes_on(opened, running, shots):
+    page, seen = opened
+    panel = page.locator(PANEL).last
+    panel.scroll_into_view_if_needed()
+    length = panel.get_by_role("slider", name="tokens").last
+    length.focus()
+    page.keyboard.press("End")
+    panel.get_by_role("button", name="Generate").click()
+    panel.get_by_text(" tokens …").wait_for(timeout=300_000)
+    panel.get_by_role("button", name="Stop").click()
+    panel.get_by_text("Stopped after").wait_for(timeout=300_000)
+    page.screenshot(path=shots / "lab-stopped.png")
+    length.focus()
+    page.keyboard.press("Home")
+    panel.get_by_role("button", name="Generate").click()
+    panel.get_by_text("ended by").wait_for(timeout=300_000)
+    assert seen.errors == []
+
+
+def test_a_restarted_kernel_leaves_no_process_and_runs_all_again(opened, running, shots):
+    page, _ = opened
+    _, folder = running
+    before = kernels(folder)
+    page.get_by_role("menuitem", name="Kernel", exact=True).click()
+    page.get_by_text("Restart Kernel and Run All Cells…", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Restart").click()
+    page.wait_for_selector(".jp-InputPrompt:text-is('[*]:')", timeout=120_000)
+    wait_until_idle(page)
+    page.screenshot(path=shots / "lab-restarted.png")
+    cells = saved(page, folder, "02_inference.ipynb")
+    assert not [o for c in cells for o in c["outputs"] if o["output_type"] == "error"]
+    numbers = [cell["execution_count"] for cell in cells if cell["source"]]
+    assert numbers == list(range(1, len(numbers) + 1)), "counted from 1 in a new kernel"
+    left = before & set(psutil.pids())
+    names = {pid: " ".join(psutil.Process(pid).cmdline())[:200] for pid in left}
+    assert len(left) <= 1, names  # no process of the old kernel, but for a helper of the server
+    runs = sorted((folder / "outputs" / "02_inference").iterdir())
+    states = [json.loads((run / "results.json").read_text())["status"] for run in runs[-2:]]
+    assert set(states) <= {"ok", "noisy"} and len(states) == 2
