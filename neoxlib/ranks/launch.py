@@ -20,7 +20,8 @@ from traitlets import Unicode
 from traitlets.config import Config
 
 from neoxlib.errors import SettingsError
-from neoxlib.process import python
+from neoxlib.machine.runtime import torch_must_load
+from neoxlib.process import need_home, python
 from neoxlib.ranks.worker import log_file
 
 # For the ranks to start and register; loading a model has no limit.
@@ -122,6 +123,15 @@ def _launcher_config(env: dict[str, str], log_dir: Path, scratch: str, local: bo
         config.RankLauncher.environment = env | {"IPYTHONDIR": scratch}
         config.RankLauncher.log_dir = str(log_dir)
     return config
+
+
+def check_here(world_size: int, cluster_profile: str | None) -> str | None:
+    """Raise the errors that no model and no rank are needed for; return the profile's folder."""
+    if type(world_size) is not int or world_size < 1:
+        raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
+    need_home()  # ranks write there
+    torch_must_load()  # the ranks' answers cannot be read without it
+    return find_profile(cluster_profile) if cluster_profile else None
 
 
 def find_profile(name: str) -> str:
