@@ -1,7 +1,7 @@
 """Load a checkpoint into a model: each rank reads its part, by the layers' shard rules."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +22,14 @@ from neoxlib.model.parameters import full_parameters
 from neoxlib.model.quant import Packed, Scheme
 from neoxlib.workbook.progress import Meter
 
+# Called with the bytes of weights that are in place, those of them that are only mapped, and all.
+OnBytes = Callable[[int, int, int], None]
+
 
 def load_into(
     model: GPTNeoX,
     source: str | os.PathLike[str] | Checkpoint,
-    progress: bool = False,
+    progress: bool | OnBytes = False,
     mmap: bool = False,
     allow_16bit: bool = False,
 ) -> Residency:
@@ -37,7 +40,8 @@ def load_into(
     A model on the meta device goes to the CPU; `model.to_empty(device=...)` before this puts it
     elsewhere. With `mmap`, weights that a file holds as the model needs them are only mapped: start
     the returned Residency to copy them. `allow_16bit`, for a compiled float32 model, also maps
-    matrices of float16 or bfloat16. Raises WeightsError if the tensors are not this model's, and
+    matrices of float16 or bfloat16. `progress` shows the bytes that are in place, or is called with
+    them as they come. Raises WeightsError if the tensors are not this model's, and
     SettingsError if they are quantized differently; nothing is filled then.
     """
     checkpoint, found = _open_for(model, source)
@@ -83,16 +87,20 @@ def _read(
     tasks: Iterable["_Run"],
     parameters: dict[str, Tensor],
     mapped: dict[str, Tensor],
-    progress: bool,
+    progress: bool | OnBytes,
 ) -> None:
     """Fill the parameters that are not mapped, by a thread pool or through pinned memory."""
     device = next(iter(parameters.values())).device
     total = sum(parameter.nbytes for parameter in parameters.values())
-    with Meter("load", total, show=progress) as meter:
-        meter.add(sum(parameters[name].nbytes for name in mapped))
+    at_once = sum(parameters[name].nbytes for name in mapped)
+    tell = progress if callable(progress) else lambda *_: None
+    with Meter("load", total, show=progress is True) as meter:
+        meter.add(at_once)
+        tell(meter.done, at_once, total)
         on_cpu = device.type == "cpu"
         for count in run_in_threads(tasks) if on_cpu else copy_in_turns(tasks, device):
             meter.add(count)
+            tell(meter.done, at_once, total)
         assert meter.done == meter.total, "a parameter was filled twice or not at all"
     load_whole.cache_clear()
 

@@ -1,11 +1,18 @@
-"""Read `input_ids` and `attention_mask` as tensors, and refuse what the model cannot take."""
+"""Read ids, masks and choices as they are asked for, and refuse what cannot be served."""
 
+import operator
+from collections.abc import Iterable, Mapping, Sequence, Set
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from neoxlib.errors import SettingsError
+
+# No lists of ids, though they can be read as such.
+UNREADABLE = (str, bytes, bytearray, memoryview, Mapping, Set)
+WANTED = "give a list of texts, or one such list per prompt"
 
 
 def checked_ids(
@@ -60,3 +67,41 @@ def _tensor(name: str, value: Any) -> Tensor:
             f"{name} cannot be read as numbers [batch, tokens] ({error}); rows of unequal lengths "
             "are padded to one, with an attention_mask that is 0 there"
         ) from None
+
+
+def as_ids(value: Any) -> list[int]:
+    """Read a list or array of whole numbers as token ids; TypeError for anything else."""
+    if isinstance(value, UNREADABLE):
+        raise TypeError(f"{type(value).__name__} is no list of token ids")
+    items = value.tolist() if hasattr(value, "tolist") else list(value)
+    if any(isinstance(item, bool) for item in items):
+        raise TypeError("True and False are no token ids")
+    return [operator.index(item) for item in items]
+
+
+def refuse_no_ids(requests: Sequence[Sequence[Any]]) -> None:
+    """Raise SettingsError with the requests that hold anything but lists of whole numbers."""
+    lists = {id(ids): ids for request in requests for ids in request}  # many share one context
+    wrong = {key for key, ids in lists.items() if not _whole(ids)}
+    if bad := [n for n, request in enumerate(requests) if any(id(ids) in wrong for ids in request)]:
+        raise SettingsError(f"request(s) {bad} hold what is no list of token ids, such as [12, 7]")
+
+
+def _whole(ids: Any) -> bool:
+    if isinstance(ids, UNREADABLE) or not isinstance(ids, Sequence):
+        return False
+    return all(issubclass(kind, Integral) and kind is not bool for kind in set(map(type, ids)))
+
+
+def choice_lists(prompts: Sequence[Any], choices: Sequence[Any]) -> list[list[str]]:
+    """Return one list of choices per prompt; `choices` may be one list for all."""
+    if isinstance(choices, UNREADABLE) or (not choices and prompts):
+        raise SettingsError(f"choices is {choices!r}; {WANTED}")
+    same = isinstance(choices[:1][0] if choices else "", str)
+    lists = [list(choices)] * len(prompts) if same else choices
+    if len(lists) != len(prompts):
+        raise SettingsError(f"{len(prompts)} prompts but {len(lists)} lists of choices; {WANTED}")
+    for several in lists:
+        if isinstance(several, UNREADABLE) or not isinstance(several, Iterable):
+            raise SettingsError(f"choices holds {several!r}; {WANTED}")
+    return [list(several) for several in lists]

@@ -16,7 +16,7 @@ from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.inference import timing
 from neoxlib.inference import trace as inference_trace
 from neoxlib.inference.activations import activations
-from neoxlib.inference.checked_ids import checked_ids
+from neoxlib.inference.checked_ids import checked_ids, choice_lists, refuse_no_ids
 from neoxlib.inference.contract import Prompt
 from neoxlib.inference.decode import Limits
 from neoxlib.inference.finite import agree, failure_of
@@ -25,14 +25,7 @@ from neoxlib.inference.printer import Stream
 from neoxlib.inference.rows import KEPT, Answered, keep_first
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.score import OnProgress, Request, Score, log_probabilities
-from neoxlib.inference.text import (
-    Completion,
-    choice_lists,
-    encode,
-    generate_text,
-    refuse_no_ids,
-    split,
-)
+from neoxlib.inference.text import Completion, encode, generate_text, split
 from neoxlib.inference.timing import Case
 from neoxlib.inference.tokenizer import vocabulary
 from neoxlib.machine.runtime import memory_mb

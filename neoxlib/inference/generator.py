@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from neoxlib.inference.printer import Printer, Stream
+from neoxlib.workbook.progress import in_lab, in_notebook
 
 if TYPE_CHECKING:  # Session, which inherits from it, is imported without torch
     from neoxlib.inference.contract import Prompt
@@ -35,7 +36,8 @@ class TextGenerator:
         answer's text is without them unless `skip_special_tokens` is False. `stream=True` prints
         the text as it comes, or pass a function of (row, piece): both in the caller's process. A
         folder without a tokenizer takes only token ids, and `text` is then empty. Interrupting the
-        cell stops a Session's ranks at the next token, and the session goes on.
+        cell stops a Session's ranks at the next token, and the session goes on; in JupyterLab a
+        call with `stream=True` then returns what there is, with "interrupted" as finish_reason.
         Raises SettingsError, before any work, for bad settings, empty or too long prompts.
         """
         settings = max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed
@@ -49,7 +51,16 @@ class TextGenerator:
         if stream is not True:
             return self._generate(stream or None, prompts, *settings, **more)
         printer = Printer(len(prompts))
-        answers = self._generate(printer, prompts, *settings, **more)
+        try:
+            answers = self._generate(printer, prompts, *settings, **more)
+        except KeyboardInterrupt as stop:
+            answers = getattr(stop, "answers", None)
+            if not answers or not (in_lab() and in_notebook()):
+                raise
+            printer.close()
+            count = max(len(one.token_ids) for one in answers)
+            print(f"Interrupted after {count} tokens: this is the answer so far.")
+            return answers
         printer.close()
         return answers
 

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from neoxlib.checkpoint import load as checkpoint_load
 from neoxlib.checkpoint.folder import Checkpoint, fingerprint, open_checkpoint
+from neoxlib.checkpoint.load import OnBytes
 from neoxlib.checkpoint.pack import choose_quant
 from neoxlib.inference.engine import Engine
 from neoxlib.inference.tokenizer import (
@@ -53,6 +54,7 @@ def load(
     *,
     allow_long: bool = False,
     group: Group = SOLO,
+    progress: bool | OnBytes = False,
 ) -> Engine:
     """Load a Hugging Face checkpoint folder, or a folder that `shard` wrote, into this process.
 
@@ -61,8 +63,9 @@ def load(
     MAX_SEQ_LEN, else the config. In a `group` of several ranks each reads only its shard. A CPU
     runs kernels compiled for it, if there is a C++ compiler, an NPU the chip's own operators;
     `compile=False` keeps to PyTorch's. `graph` captures decode on an NPU: "auto" where it can be,
-    "on" or "off"; `describe` says which and why. Weights may still be copied in the background when
-    this returns: `Engine.wait_until_resident` waits for it.
+    "on" or "off"; `describe` says which and why. `progress` shows the weights that are in place, or
+    is called with their bytes: see `checkpoint.load.OnBytes`. Weights may still be copied in the
+    background when this returns: `Engine.wait_until_resident` waits for it.
     Raises ConfigError, WeightsError, ShardError or SettingsError, each with what to do.
     """
     device = pick_device(device)
@@ -71,7 +74,7 @@ def load(
     where = _start(device)
     captured, about["graph"] = choose_graph(graph, device, _family(device), compile)
     check_same(group, _facts(source.checkpoint, about), where)
-    return _load_weights(source, model_dir, about, group, where, compile, captured)
+    return _load_weights(source, model_dir, about, group, where, compile, captured, progress)
 
 
 class Source(NamedTuple):
@@ -141,6 +144,7 @@ def _load_weights(
     device: torch.device,
     compile: bool,
     captured: bool,
+    progress: bool | OnBytes,
 ) -> Engine:
     """Read this rank's weights and attach what runs them; `about` describes the model."""
     model = _empty_model(source.config, group, source.quant, about["dtype"], device)
@@ -148,7 +152,7 @@ def _load_weights(
     # PyTorch's products may sum in another order if memory begins at another address: without the
     # compiled kernels no tensor is memory-mapped.
     residency = checkpoint_load.load_into(
-        model.eval(), source.checkpoint, mmap=compiled, allow_16bit=compiled
+        model.eval(), source.checkpoint, progress, mmap=compiled, allow_16bit=compiled
     )
     about = about | {"model_dir": str(model_dir)}
     about |= _place(model, device, compile, compiled, captured)

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from neoxlib.checkpoint.folder import open_checkpoint
+from neoxlib.checkpoint.pack import choose_quant
 from neoxlib.inference.contract import Inference
 from neoxlib.inference.decode import left_pad
 from neoxlib.inference.reference import reference_logits, solo_logits, weight_readers
 from neoxlib.inference.rows import Answered
+from neoxlib.model.parameters import full_parameters
 from neoxlib.workbook import metrics
+from neoxlib.workbook.progress import Progress
 from neoxlib.workbook.results import failed
 
 if TYPE_CHECKING:
@@ -126,7 +129,9 @@ def check_parity(
     """
     about = engine.describe()
     rows = [list(engine.tokenizer(text)["input_ids"])[:MAX_TOKENS] for text in texts]
-    verdicts = compare(engine, about, rows, engine.first_answers)
+    layers = 2 * engine.config.num_hidden_layers  # of both references
+    with Progress(layers, layers, "layers compared") as bar:
+        verdicts = compare(engine, about, rows, engine.first_answers, bar)
     wrong = not all(verdict.passed for verdict in verdicts)
     place = f". {where(engine, rows)}" if wrong and where else ""
     names = (UNSPLIT, FLOAT32, FIRST)
@@ -145,8 +150,17 @@ def check_weights(
     Both are read one tensor at a time; those of `src` are quantized by `quant`, if `dst` was.
     Returns the table.
     """
-    left, right = (weight_readers(open_checkpoint(folder), quant)[1] for folder in (src, dst))
-    rows = [(name, _same_bits(left[name](), right[name]())) for name in left]
+    source = open_checkpoint(src)
+    config, left = weight_readers(source, quant)
+    _, right = weight_readers(open_checkpoint(dst), quant)
+    rows = []
+    full = full_parameters(config, choose_quant(source, quant))
+    sizes = {name: math.prod(full[name].shape) for name in left}
+    with Progress(sum(sizes.values()), len(sizes), "tensors") as bar:
+        for name in left:
+            bar.begin(name, sizes[name])
+            rows.append((name, _same_bits(left[name](), right[name]())))
+            bar.done()
     table = pd.DataFrame(rows, columns=["tensor", "equal"])
     wrong = table.loc[~table["equal"], "tensor"].tolist()
     detail = f"{len(rows)} tensors compared, {len(wrong)} differ {', '.join(wrong[:5])}".strip()
@@ -165,11 +179,12 @@ def compare(
     about: dict[str, Any],
     rows: Sequence[list[int]],
     answered: Sequence[Answered] = (),
+    bar: Progress | None = None,
 ) -> list[Verdict]:
     """Judge the ragged batch `rows`, left-padded, and what the engine has `answered` before.
 
     `rows` are compared with the same layers on one rank and with plain float32, `answered` with
-    plain float32.
+    plain float32. `bar` counts the layers of both references.
     """
     ids, mask = left_pad(rows)  # [B, S]
     found = engine.logits(ids, mask)  # [B, S, vocab]
@@ -180,9 +195,12 @@ def compare(
     # on_cpu.py may round what is multiplied with quantized weights to bfloat16.
     numbers = "bfloat16" if about["quant"] else about["dtype"]
     limits = TOLERANCE[numbers], TOP1[numbers]
-    alone = solo_logits(about["model_dir"], rows, getattr(torch, about["dtype"]), about["quant"])
     read = [[*each.context, *each.continuation[:-1]] for each in answered]
-    truth = reference_logits(about["model_dir"], [*rows, *read], about["quant"])
+    folder, quant = about["model_dir"], about["quant"]
+    on_layer = _counted(bar, "the same layers on one rank")
+    alone = solo_logits(folder, rows, getattr(torch, about["dtype"]), quant, on_layer)
+    on_layer = _counted(bar, "an independent float32 forward pass")
+    truth = reference_logits(folder, [*rows, *read], quant, on_layer)
     verdicts = [
         _judge(name, f"world size 1, {about['dtype']}, CPU", found, alone, *limits),
         _judge(name, "an independent float32 forward", found, truth[: len(rows)], *limits),
@@ -190,6 +208,14 @@ def compare(
     if answered:
         verdicts.append(_judge_answers(name, answered, truth[len(rows) :], limits[0]))
     return verdicts
+
+
+def _counted(bar: Progress | None, name: str) -> Callable[[int], Any]:
+    """Begin a layer of `name` in the progress; the callable ends one and begins the next."""
+    if bar is None:
+        return bool
+    bar.begin(name, 1)
+    return lambda _: bar.done()
 
 
 def _judge(

@@ -7,18 +7,25 @@ from neoxlib.errors import show_controls
 
 Stream = Callable[[int, str], Any]  # (row, new text, a Piece)
 Chosen = tuple[int, float, list[tuple[int, float]]]  # id, log-probability, alternatives with theirs
+# Milliseconds of a step: pre, forward, communication and post, as in a Completion's Timings.
+Times = tuple[float, float, float, float]
 
 
 class Piece(str):
-    """New text of a row; `tokens` are those chosen since the piece before, as in a Completion."""
+    """New text of a row; `tokens` are those chosen since the piece before, as in a Completion.
+
+    `clocks` are the times of their steps.
+    """
 
     tokens: tuple[Chosen, ...] = ()
+    clocks: tuple[Times, ...] = ()
 
     @classmethod
-    def of(cls, text: str, tokens: Sequence[Chosen]) -> "Piece":
-        """Return `text` with the tokens that it comes from."""
+    def of(cls, text: str, tokens: Sequence[Chosen], clocks: Sequence[Times] = ()) -> "Piece":
+        """Return `text` with the tokens that it comes from, and the times of their steps."""
         piece = cls(text)
         piece.tokens = tuple(tokens)
+        piece.clocks = tuple(clocks)
         return piece
 
 

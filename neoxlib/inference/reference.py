@@ -19,6 +19,7 @@ from neoxlib.model.gpt_neox import Block
 from neoxlib.model.quant import Scheme
 
 Reader = Callable[[], Tensor]
+OnLayer = Callable[[int], None]  # called with the number of a layer that is done
 
 
 def weight_readers(
@@ -68,6 +69,7 @@ def solo_logits(
     rows: Sequence[list[int]],
     dtype: torch.dtype,
     quant: str | None = None,
+    on_layer: OnLayer = bool,
 ) -> list[Tensor]:
     """Logits [S, vocab] float32 of each row, alone, from the model's own Block on one CPU rank.
 
@@ -84,6 +86,7 @@ def solo_logits(
         for name, parameter in block.named_parameters():
             parameter.copy_(weights[f"gpt_neox.layers.{layer}.{name}"]())
         states = [_one_block(block, config, x) for x in states]
+        on_layer(layer)
     norm = [weights[f"gpt_neox.final_layer_norm.{part}"]().to(dtype) for part in ("weight", "bias")]
     head = embed if config.tie_word_embeddings else weights["embed_out.weight"]().to(dtype)
     return [_head(x[0], *norm, config.layer_norm_eps, head).float() for x in states]
@@ -97,7 +100,10 @@ def _one_block(block: Block, config: ModelConfig, x: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def reference_logits(
-    model_dir: str | os.PathLike[str], rows: Sequence[list[int]], quant: str | None = None
+    model_dir: str | os.PathLike[str],
+    rows: Sequence[list[int]],
+    quant: str | None = None,
+    on_layer: OnLayer = bool,
 ) -> list[Tensor]:
     """Logits [S, vocab] float32 of each row, straight from the paper's formulas.
 
@@ -116,6 +122,7 @@ def reference_logits(
             if name.startswith(prefix)
         }
         states = [_reference_layer(config, part, x) for x in states]
+        on_layer(layer)
     norm = [weights[f"gpt_neox.final_layer_norm.{part}"]().float() for part in ("weight", "bias")]
     head = embed if config.tie_word_embeddings else weights["embed_out.weight"]().float()
     return [_head(x, *norm, config.layer_norm_eps, head) for x in states]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from neoxlib.inference.printer import Chosen
+from neoxlib.inference.printer import Chosen, Times
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,7 +89,8 @@ class TextStream:
         self.gate = HoldBack(stop)
         self.text = ""  # without special tokens, if they are skipped
         self.taken = ""  # the part of `text` that was given out
-        self.chosen: list[Chosen] = []  # tokens since then
+        self.chosen: list[Chosen] = []  # tokens since then, if there is a stream
+        self.clocks: list[Times] = []  # of their steps
         self.read = self.free = 0  # characters of the whole text: received, and free to show
         # Ends of the tokens that are not free yet, in the whole text and in `text`.
         self.marks: deque[tuple[int, int]] = deque()
@@ -138,6 +139,7 @@ class NoText(TextStream):
         self.gate = HoldBack(())
         self.taken = ""
         self.chosen = []
+        self.clocks = []
 
     def push(self, token: int, show: bool = True) -> bool:
         """Ignore a token."""

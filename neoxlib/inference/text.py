@@ -1,17 +1,16 @@
 """Text in, text out: prompts to token ids, answers with text and times. No sampling, no tensors."""
 
 import math
-import operator
-from collections.abc import Container, Iterable, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from neoxlib.errors import SettingsError
+from neoxlib.errors import SettingsError, Stopped
+from neoxlib.inference.checked_ids import UNREADABLE, as_ids
 from neoxlib.inference.decode import DecodeStep, decode
 from neoxlib.inference.printer import Piece, Stream
-from neoxlib.inference.rows import Choice, Limits, ending
+from neoxlib.inference.rows import Limits, ending
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.stream import NoText, TextStream
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -19,10 +18,8 @@ from neoxlib.model.gpt_neox import GPTNeoX
 if TYPE_CHECKING:  # a notebook that only receives a Completion need not wait for transformers
     from transformers import PreTrainedTokenizerBase
 
-# No lists of ids, though they can be read as such.
-UNREADABLE = (str, bytes, bytearray, memoryview, Mapping, Set)
 TOP = 5  # alternatives kept per token
-WANTED = "give a list of texts, or one such list per prompt"
+INTERRUPTED = "interrupted"  # why an answer ended that was made only in part
 TAIL = 20  # letters of a prompt's end that a message shows
 
 
@@ -76,8 +73,8 @@ class Completion:
     text (the end of text, or one of `stop_token_ids`) is among them. `text` is without that id and
     without special tokens; if they are kept, it is what transformers decodes from all ids. It is
     cut before a stop string, and empty without a tokenizer. `finish_reason` is "stop" (such an id
-    or a stop string) or "length". `logprobs` and `top` are, per token, the model's own
-    log-probability and its most likely (id, log-probability) pairs, before sampling settings
+    or a stop string), "length" or "interrupted". `logprobs` and `top` are, per token, the model's
+    own log-probability and its most likely (id, log-probability) pairs, before sampling settings
     changed the scores.
     """
 
@@ -105,24 +102,29 @@ def generate_text(
 
     Returns one Completion each on rank 0, an empty list on other ranks. `stream(row, piece)` is
     called on rank 0 with each new piece of text; a row's pieces joined are its text. Without a
-    `tokenizer` prompts are token ids, and there is no text.
+    `tokenizer` prompts are token ids, and there is no text. If the ranks are asked to stop after
+    the first step, the answers are those until then; a KeyboardInterrupt has them as `answers`.
     Raises SettingsError, before any work, that lists the prompts that cannot be served.
     """
     ids = encode(tokenizer, prompts)
     _refuse_stop_without(tokenizer, sampling)
     texts = [_text(tokenizer, sampling) for _ in ids]
-    steps = []
-    watch = {
-        "watch": lambda row, token: texts[row].push(token),
-        "watch_ends": bool(sampling.stop),
-    }
-    for step in decode(model, ids, sampling, limits, top=TOP, detail=False, **watch):
-        steps.append(step)
-        if model.group.rank == 0:
-            _hand_out(texts, step.choice, stream, sampling, ending(sampling, limits))
-    if model.group.rank:
-        return []
-    return [_completion(row, text, steps) for row, text in enumerate(texts)]
+    ends = ending(sampling, limits)
+    steps: list[DecodeStep] = []
+    watch = {"watch": lambda n, token: texts[n].push(token), "watch_ends": bool(sampling.stop)}
+    try:
+        for step in decode(model, ids, sampling, limits, top=TOP, detail=False, **watch):
+            steps.append(step)
+            if model.group.rank == 0:
+                _hand_out(texts, step, stream, sampling, ends)
+    except (Stopped, KeyboardInterrupt) as stop:  # Stopped: on all ranks, after the same step
+        if not steps:
+            raise
+        texts = [_told_again(tokenizer, sampling, ends, steps, row) for row in range(len(ids))]
+        if isinstance(stop, KeyboardInterrupt):
+            stop.answers = _completions(model.group.rank, texts, steps)
+            raise
+    return _completions(model.group.rank, texts, steps)
 
 
 def _refuse_stop_without(tokenizer: "PreTrainedTokenizerBase | None", sampling: Sampling) -> None:
@@ -143,8 +145,8 @@ def encode(
             f"prompts is one string; give a list, [{prompts[:20]!r}] for one prompt"
         )
     if isinstance(prompts, UNREADABLE) or not isinstance(prompts, Iterable):
-        kind = type(prompts).__name__
-        raise SettingsError(f"prompts is a {kind}; give a list of texts or of lists of token ids")
+        what = f"prompts is a {type(prompts).__name__}"
+        raise SettingsError(f"{what}; give a list of texts or of lists of token ids")
     encoded = []
     problems = []
     for n, prompt in enumerate(prompts):
@@ -162,49 +164,11 @@ def encode(
     return encoded
 
 
-def as_ids(value: Any) -> list[int]:
-    """Read a list or array of whole numbers as token ids; TypeError for anything else."""
-    if isinstance(value, UNREADABLE):
-        raise TypeError(f"{type(value).__name__} is no list of token ids")
-    items = value.tolist() if hasattr(value, "tolist") else list(value)
-    if any(isinstance(item, bool) for item in items):
-        raise TypeError("True and False are no token ids")
-    return [operator.index(item) for item in items]
-
-
-def refuse_no_ids(requests: Sequence[Sequence[Any]]) -> None:
-    """Raise SettingsError with the requests that hold anything but lists of whole numbers."""
-    lists = {id(ids): ids for request in requests for ids in request}  # many share one context
-    wrong = {key for key, ids in lists.items() if not _whole(ids)}
-    if bad := [n for n, request in enumerate(requests) if any(id(ids) in wrong for ids in request)]:
-        raise SettingsError(f"request(s) {bad} hold what is no list of token ids, such as [12, 7]")
-
-
-def _whole(ids: Any) -> bool:
-    if isinstance(ids, UNREADABLE) or not isinstance(ids, Sequence):
-        return False
-    return all(issubclass(kind, Integral) and kind is not bool for kind in set(map(type, ids)))
-
-
 def ids_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Tokenize as lm-evaluation-harness does: add no start token if `text` begins with it."""
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     begun = start is not None and text.startswith(tokenizer.decode(start))
     return tokenizer.encode(text, add_special_tokens=not begun)
-
-
-def choice_lists(prompts: Sequence[Any], choices: Sequence[Any]) -> list[list[str]]:
-    """Return one list of choices per prompt; `choices` may be one list for all."""
-    if isinstance(choices, UNREADABLE) or (not choices and prompts):
-        raise SettingsError(f"choices is {choices!r}; {WANTED}")
-    same = isinstance(choices[:1][0] if choices else "", str)
-    lists = [list(choices)] * len(prompts) if same else choices
-    if len(lists) != len(prompts):
-        raise SettingsError(f"{len(prompts)} prompts but {len(lists)} lists of choices; {WANTED}")
-    for several in lists:
-        if isinstance(several, UNREADABLE) or not isinstance(several, Iterable):
-            raise SettingsError(f"choices holds {several!r}; {WANTED}")
-    return [list(several) for several in lists]
 
 
 def split(
@@ -269,21 +233,47 @@ def _text(tokenizer: "PreTrainedTokenizerBase | None", sampling: Sampling) -> Te
 
 def _hand_out(
     texts: Sequence[TextStream],
-    choice: Choice,
+    step: DecodeStep,
     stream: Stream | None,
     sampling: Sampling,
     ends: Container[int],
 ) -> None:
     """Pass the text that became final in this step to the caller, for every row that still ran."""
-    steps = zip(texts, choice.tokens, choice.reasons, choice.logprobs, choice.top, strict=True)
-    for row, (text, token, reason, logprob, top) in enumerate(steps):
+    choice = step.choice
+    rows = zip(texts, choice.tokens, choice.reasons, choice.logprobs, choice.top, strict=True)
+    for row, (text, token, reason, logprob, top) in enumerate(rows):
         if token in ends:
             text.push(token, show=not sampling.skip_special_tokens)
         piece = "" if token is None else text.take(ended=reason is not None)
-        text.chosen += [] if token is None else [(token, logprob, top)]
-        if piece and stream is not None:
-            stream(row, Piece.of(piece, text.chosen))
-            text.chosen = []
+        if token is None or stream is None:
+            continue
+        text.chosen.append((token, logprob, top))
+        text.clocks.append(tuple(step.clock))
+        if piece:
+            stream(row, Piece.of(piece, text.chosen, text.clocks))
+            text.chosen, text.clocks = [], []
+
+
+def _told_again(
+    tokenizer: "PreTrainedTokenizerBase | None",
+    sampling: Sampling,
+    ends: Container[int],
+    steps: Sequence[DecodeStep],
+    row: int,
+) -> TextStream:
+    """The text of a row's tokens in `steps`: its own stream may have heard of one more."""
+    text = _text(tokenizer, sampling)
+    for token in (step.choice.tokens[row] for step in steps):
+        if token is not None:
+            text.push(token, show=token not in ends or not sampling.skip_special_tokens)
+    text.take(ended=True)
+    return text
+
+
+def _completions(
+    rank: int, texts: Sequence[TextStream], steps: Sequence[DecodeStep]
+) -> list[Completion]:
+    return [] if rank else [_completion(row, text, steps) for row, text in enumerate(texts)]
 
 
 def _completion(row: int, text: TextStream, steps: Sequence[DecodeStep]) -> Completion:
@@ -293,7 +283,7 @@ def _completion(row: int, text: TextStream, steps: Sequence[DecodeStep]) -> Comp
         text=text.taken,
         token_ids=[choice.tokens[row] for choice in choices],
         # A stop string may be completed by the last characters, after the length ended the row.
-        finish_reason="stop" if text.gate.stopped else choices[-1].reasons[row],
+        finish_reason="stop" if text.gate.stopped else choices[-1].reasons[row] or INTERRUPTED,
         timings=Timings(*map(list, zip(*(step.clock for step in own), strict=True))),
         logprobs=[choice.logprobs[row] for choice in choices],
         top=[choice.top[row] for choice in choices],

@@ -17,7 +17,7 @@ from ipyparallel import AsyncResult
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.ranks import launch, worker
 from neoxlib.ranks.memory_kills import memory_kills
-from neoxlib.ranks.outcome import Listener, Outcome, arrived, error_of, hand_on, in_step
+from neoxlib.ranks.outcome import Hear, Listener, Outcome, arrived, error_of, hand_on, in_step
 from neoxlib.ranks.post_mortem import RankLogs, first_of, told
 
 # How long the other ranks may still take once one has failed or all were asked to stop.
@@ -79,13 +79,16 @@ class Ranks:
             worker.greet, self._owner, worker.host(), folder, str(self.log_dir)
         )
 
-    def begin(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+    def begin(
+        self, function: Callable[..., Any], *args: Any, hear: Hear | None = None
+    ) -> list[Any]:
         """Call `function(rank, *args)` on all ranks while starting.
 
-        Returns every rank's value; raises the first error of any.
+        Returns every rank's value; raises the first error of any. `hear` gets what the ranks
+        publish meanwhile.
         """
         name = function.__name__
-        outcomes = self._collect(self._send(function, args), name, patience=0)
+        outcomes = self._collect(self._send(function, args), name, patience=0, hear=hear)
         for r, outcome in outcomes.items():
             if isinstance(outcome.error, NeoXError):
                 raise outcome.error
@@ -100,7 +103,7 @@ class Ranks:
         An error that all ranks raise alike is raised here as it is, and the ranks stay usable. If a
         rank dies, or raises while others do not, that is a RankError and ends them all. After a
         KeyboardInterrupt, or an error of `listen`, the ranks stay usable if they stop within
-        GRACE_SECONDS.
+        GRACE_SECONDS; a KeyboardInterrupt has as `answers` what rank 0 still returned, or None.
         """
         name = args[0] if function is worker.call else function.__name__
         with self._lock:
@@ -114,8 +117,10 @@ class Ranks:
             self.busy = True
             try:
                 outcomes = self._collect(jobs, name, listen)
-            except BaseException:
-                self._halt(jobs, name)
+            except BaseException as error:
+                so_far = self._halt(jobs, name)
+                if isinstance(error, KeyboardInterrupt):
+                    error.answers = so_far
                 raise
             finally:
                 self.busy = False
@@ -166,6 +171,7 @@ class Ranks:
         listen: Listener | None = None,
         limit: float = math.inf,
         patience: float = GRACE_SECONDS,
+        hear: Hear | None = None,
     ) -> dict[int, Outcome]:
         """Collect outcomes in order of arrival.
 
@@ -177,6 +183,8 @@ class Ranks:
         while len(outcomes) < len(jobs) and time.monotonic() <= deadline:
             outcomes |= arrived(jobs, outcomes, TICK_SECONDS)
             heard = hand_on(jobs[0], heard, listen)
+            if hear:
+                hear([job.metadata["data"] for job in jobs])
             failed = any(outcome.error for outcome in outcomes.values())
             if failed or len(outcomes) < len(jobs):
                 self._refuse_dead(f"during {name}")
@@ -201,10 +209,13 @@ class Ranks:
             r,
         )
 
-    def _halt(self, jobs: list[AsyncResult], name: str) -> None:
-        """Ask the ranks to stop a call; end the session when they cannot."""
+    def _halt(self, jobs: list[AsyncResult], name: str) -> Any:
+        """Ask the ranks to stop a call; end the session when they cannot.
+
+        Returns rank 0's value: a call may return what it had until then.
+        """
         if self.ended:
-            return
+            return None
         why = f"{name} was interrupted, and the ranks did not stop within {GRACE_SECONDS} s"
         try:
             if self.members[0]["host"] == worker.host():
@@ -215,6 +226,8 @@ class Ranks:
             raise
         if not in_step(outcomes, self.size):
             self.end(why)
+            return None
+        return outcomes[0].value
 
     def _refuse_dead(self, when: str) -> None:
         dead = self._dead()

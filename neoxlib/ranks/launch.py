@@ -20,7 +20,8 @@ from traitlets import Unicode
 from traitlets.config import Config
 
 from neoxlib.errors import SettingsError
-from neoxlib.process import python
+from neoxlib.machine.runtime import torch_must_load
+from neoxlib.process import prepare_children, python
 from neoxlib.ranks.memory_kills import MemoryKills, cause_of_kill
 from neoxlib.ranks.worker import log_file
 
@@ -124,6 +125,15 @@ def _launcher_config(env: dict[str, str], log_dir: Path, scratch: str, local: bo
         config.RankLauncher.environment = env | {"IPYTHONDIR": scratch}
         config.RankLauncher.log_dir = str(log_dir)
     return config
+
+
+def check_here(world_size: int, cluster_profile: str | None) -> str | None:
+    """Raise the errors that no model and no rank are needed for; return the profile's folder."""
+    if type(world_size) is not int or world_size < 1:
+        raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
+    prepare_children()
+    torch_must_load()  # the ranks' answers cannot be read without it
+    return find_profile(cluster_profile) if cluster_profile else None
 
 
 def find_profile(name: str) -> str:

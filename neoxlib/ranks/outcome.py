@@ -1,6 +1,6 @@
 """The outcome of a call on each rank: a value or an error, and whether the ranks agree."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from ipyparallel import AsyncResult, error
 from neoxlib.errors import NeoXError, RankError
 
 Listener = Callable[[int, str], None]
+Hear = Callable[[Sequence[Mapping[str, Any]]], None]  # what each rank has published so far
 
 
 @dataclass(frozen=True)

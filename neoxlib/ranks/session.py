@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neoxlib.checkpoint.preflight import preflight
-from neoxlib.errors import SettingsError
 from neoxlib.inference.generator import TextGenerator
 from neoxlib.inference.printer import Stream
 from neoxlib.machine.devices import chip_for, npu_answers, pick_device
-from neoxlib.machine.runtime import import_torch, torch_must_load
-from neoxlib.process import at_end, prepare_children
+from neoxlib.machine.runtime import import_torch
+from neoxlib.process import at_end
 from neoxlib.ranks import worker
 from neoxlib.ranks.cluster import Ranks
-from neoxlib.ranks.launch import find_profile
+from neoxlib.ranks.launch import check_here
+from neoxlib.ranks.loading import Loading
 from neoxlib.ranks.placement import part
-from neoxlib.ranks.surroundings import Variables, handed_on, open_log_dir, rank_environment
+from neoxlib.ranks.surroundings import Variables, open_log_dir, variables_of
 from neoxlib.ranks.tables import rank_table
 from neoxlib.redact import shown
 
@@ -52,7 +52,8 @@ class Session(TextGenerator):
     model on this machine, each with its own ranks: `groups` are their sessions, this one first.
     This one answers all calls itself; `exam.evaluate` distributes an exam over all. Each rank
     writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something
-    fails.
+    fails. A notebook shows how far the load is, elsewhere only `progress=True` does; `loading` is
+    what it took.
 
     Raises the errors of `neoxlib.load`, before a rank is started if no weight has to be read for
     that, and RankError when a rank dies. After an error that all ranks raised alike (SettingsError,
@@ -74,20 +75,22 @@ class Session(TextGenerator):
         replicas: int = 1,
         graph: str = "auto",
         *,
+        progress: bool | None = None,
         _group: int = 0,
     ) -> None:
-        profile_dir = _check_here(world_size, cluster_profile)
+        profile_dir = check_here(world_size, cluster_profile)
         elsewhere = profile_dir is not None
         preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere)
         device = device if elsewhere else _pick(device, graph, compile)  # there the ranks pick it
         share = part(_group, replicas, world_size, device, cluster_profile)
         self.log_dir = open_log_dir(log_dir)
-        self._variables = _variables(elsewhere, world_size, device, deterministic, share)
+        self._variables = variables_of(elsewhere, world_size, device, deterministic, share)
         self._ranks = Ranks(world_size, self._variables.added, self.log_dir, profile_dir)
         self._end = at_end(self, _end, self._ranks, self.log_dir if log_dir is None else None)
         self._others: list[Session] = []
+        self.loading = Loading(world_size, progress, f"group {_group}" if replicas > 1 else "")
         given = str(Path(model_dir).absolute()), dtype, device, quant, max_seq_len, compile, graph
-        more = {"deterministic": deterministic, "replicas": replicas}
+        more = {"deterministic": deterministic, "replicas": replicas, "progress": progress}
         self._start(given, more, 1 if _group else replicas)
 
     def _start(self, given: tuple[Any, ...], more: dict[str, Any], groups: int) -> None:
@@ -98,7 +101,8 @@ class Session(TextGenerator):
         settings = dict(zip(LOADED, given, strict=True))
         shared = settings | more | {"world_size": self._ranks.size}
         try:
-            self._about = self._load(settings, more["deterministic"])
+            with self.loading:
+                self._about = self._load(settings, more["deterministic"])
             for group in range(1, groups):
                 place = self.log_dir / f"group{group}"
                 self._others.append(Session(**shared, log_dir=place, _group=group))
@@ -111,8 +115,9 @@ class Session(TextGenerator):
         self._ranks.start()
         hosts = [member["host"] for member in self._ranks.members]
         self._equip(hosts, settings["device"], deterministic)
+        self.loading.phase = "opening the model"
         address = self._ranks.begin(worker.open_store, hosts)[0]
-        return self._ranks.begin(worker.join, hosts, address, settings)
+        return self._ranks.begin(worker.join, hosts, address, settings, hear=self.loading.hear)
 
     def _equip(self, hosts: list[str], device: str, deterministic: bool) -> None:
         """Hand local ranks what the NPUs answered; let those of a cluster ask and add their own."""
@@ -265,22 +270,6 @@ class Session(TextGenerator):
         return self._ranks.call(
             worker.call, method, args, kwargs, listen is not None, listen=listen
         )
-
-
-def _check_here(world_size: int, cluster_profile: str | None) -> str | None:
-    """Raise the errors that no model and no rank are needed for; return the profile's folder."""
-    if type(world_size) is not int or world_size < 1:
-        raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
-    prepare_children()
-    torch_must_load()  # the ranks' answers cannot be read without it
-    return find_profile(cluster_profile) if cluster_profile else None
-
-
-def _variables(
-    elsewhere: bool, world_size: int, device: str, deterministic: bool, share: dict[str, str]
-) -> Variables:
-    """The variables of the ranks; those of other machines add their own there."""
-    return handed_on() if elsewhere else rank_environment(world_size, device, deterministic, share)
 
 
 def _pick(device: str, graph: str, compile: bool) -> str:

@@ -43,6 +43,13 @@ class Variables:
     kept: dict[str, str]
 
 
+def variables_of(
+    elsewhere: bool, world_size: int, device: str, deterministic: bool, share: dict[str, str]
+) -> Variables:
+    """Return the variables of the ranks; those of other machines add their own there."""
+    return handed_on() if elsewhere else rank_environment(world_size, device, deterministic, share)
+
+
 def rank_environment(
     world_size: int, device: str, deterministic: bool, share: Mapping[str, str] | None = None
 ) -> Variables:

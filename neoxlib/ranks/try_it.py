@@ -2,26 +2,32 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from neoxlib.errors import RankError, show_controls
-from neoxlib.inference.printer import Chosen
+from neoxlib.errors import RankError, SettingsError, show_controls
+from neoxlib.inference.printer import Chosen, Times
 from neoxlib.inference.tables import chosen, strip_html
+from neoxlib.inference.text import encode
+from neoxlib.ranks.chooser import Chooser
 from neoxlib.ranks.monitor import Monitor
 from neoxlib.ranks.session import Session
+from neoxlib.ranks.time_bars import TimeBars
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import in_lab
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from neoxlib.inference.contract import Inference
+    from neoxlib.inference.contract import Inference, Prompt
     from neoxlib.inference.text import Completion
 
-NOTE = "In JupyterLab this is a prompt box with sliders. Over each token stand its alternatives."
+NOTE = (
+    "In JupyterLab this is a prompt box with sliders, where any token can be replaced by another."
+)
 MOST_TOKENS = 512  # of the slider
 SECONDS = 0.05  # between two drawings
 WIDE = {"width": "100%"}
@@ -50,7 +56,8 @@ class TryIt:
     def _repr_html_(self) -> str:
         tokens = chosen(self.answer) if self.answer else []
         answer = strip_html(tokens, self.session.tokenizer)
-        return f"{markup.paragraph(self.prompt)}{answer}{markup.paragraph(NOTE)}"
+        bars = TimeBars.of(self.answer)._repr_html_() if self.answer else ""
+        return f"{markup.paragraph(self.prompt)}{answer}{bars}{markup.paragraph(NOTE)}"
 
     def __repr__(self) -> str:
         return show_controls(self.prompt + (self.answer.text if self.answer else ""))
@@ -59,83 +66,167 @@ class TryIt:
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}
         if not in_lab():
             return bundle
-        return Panel(self.session, self.prompt, self.settings).box._repr_mimebundle_() | bundle
+        panel = Panel(self.session, self.prompt, self.settings, self.answer)
+        return panel.box._repr_mimebundle_() | bundle
 
 
 class Halted(Exception):
     """Stop was pressed: raised in the stream, it ends the call and not the session."""
 
 
+@dataclass(frozen=True)
+class Written:
+    """An answer as the panel shows it: the tokens after `prompt`, and the times of the last call.
+
+    `replaced` is the place of the token that was put there by hand: the last call began after it.
+    """
+
+    prompt: "Prompt" = ""
+    tokens: tuple[Chosen, ...] = ()
+    clocks: tuple[Times, ...] = ()
+    replaced: int | None = None
+
+    @property
+    def kept(self) -> int:
+        """The tokens that were there before the last call."""
+        return 0 if self.replaced is None else self.replaced + 1
+
+    def asked(self, tokenizer: "PreTrainedTokenizerBase") -> "Prompt":
+        """What the last call continues: the prompt, with the tokens that were kept."""
+        if self.replaced is None:
+            return self.prompt
+        return encode(tokenizer, [self.prompt])[0] + [n for n, _, _ in self.tokens[: self.kept]]
+
+
 class Panel:
     """The widgets. An answer is made in a thread, so that the kernel hears Stop meanwhile."""
 
     def __init__(
-        self, session: "Inference", prompt: str, settings: Mapping[str, Any] | None = None
+        self,
+        session: "Inference",
+        prompt: str,
+        settings: Mapping[str, Any] | None = None,
+        answer: "Completion | None" = None,
     ) -> None:
         self.session = session
         self.fixed = dict(settings or {})
-        self.prompt = widgets.Textarea(value=prompt, rows=3, layout=WIDE)
+        self.prompt = widgets.Textarea(value=prompt, rows=3, description="prompt", layout=WIDE)
         self.sliders = _sliders(self.fixed, session.max_seq_len)
         self.generate = widgets.Button(description="Generate", button_style="primary")
         self.stop = widgets.Button(description="Stop", disabled=True)
-        self.answer = widgets.HTML()
-        self.state = widgets.HTML()
+        self.back = widgets.Button(description="Back", icon="arrow-left", disabled=True)
+        self.back.tooltip = "Show the answer before this one"
+        self.state = widgets.HTML(layout={"min_height": "2.4em"})
+        self.bars = widgets.HTML(layout={"min_height": "4em"})
+        self.chooser = Chooser(self._go_on)
         self.halt = threading.Event()
-        self.tokens: list[Chosen] = []
+        self.now = Written(prompt)
+        self.before: list[Written] = []
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.drawn = 0.0
         self.worker: threading.Thread | None = None
-        self.generate.on_click(lambda _: self._begin())
+        self.generate.on_click(lambda _: self._ask(Written(self.prompt.value)))
         self.stop.on_click(lambda _: self.halt.set())
-        buttons = widgets.HBox([self.generate, self.stop, self.state])
-        settings_box = widgets.HBox([*self.sliders.values()], layout={"flex_flow": "row wrap"})
-        parts = [self.prompt, settings_box, buttons, self.answer, *_folded_monitor(session)]
-        self.box = widgets.VBox(parts)
+        self.back.on_click(lambda _: self._go_back())
+        self.box = widgets.VBox(self._parts())
+        if answer:
+            self._show_given(prompt, answer)
 
-    def _begin(self) -> None:
+    def _parts(self) -> list[widgets.Widget]:
+        settings = widgets.HBox([*self.sliders.values()], layout={"flex_flow": "row wrap"})
+        buttons = widgets.HBox([self.generate, self.stop, self.back, self.state])
+        answer = [self.bars, self.chooser.row, self.chooser.text]  # what grows is last
+        return [self.prompt, settings, buttons, *answer, *_folded_monitor(self.session)]
+
+    def _show_given(self, prompt: str, answer: "Completion") -> None:
+        self.tokenizer = self.session.tokenizer
+        self.now = Written(prompt, tuple(chosen(answer)), tuple(TimeBars.of(answer).clocks))
+        self._busy(False)
+
+    def _go_on(self, place: int, token: int, logprob: float) -> None:
+        """Put `token` at `place`, leave out what follows, and go on from there."""
+        tokens = self.now.tokens
+        put = (token, logprob, tokens[place][2])
+        self._ask(Written(self.now.prompt, (*tokens[:place], put), replaced=place))
+
+    def _go_back(self) -> None:
+        if self.before and self.back.disabled is False:
+            self.now = self.before.pop()
+            self._say(f"The answer before: {len(self.now.tokens)} tokens.")
+            self._busy(False)
+
+    def _ask(self, begun: Written) -> None:
+        if self.generate.disabled:
+            return
+        if self.now.tokens:
+            self.before.append(self.now)
         self.halt.clear()
-        self.tokens = []
+        self.now = begun
         self._busy(True)
         self._say("Reading the prompt …")
-        asked = self.fixed | {name: slider.value for name, slider in self.sliders.items()}
-        work = (self.prompt.value, asked)
-        self.worker = threading.Thread(target=self._work, args=work, name="try it", daemon=True)
+        settings = self.fixed | {name: slider.value for name, slider in self.sliders.items()}
+        self.worker = threading.Thread(
+            target=self._work, args=(begun, settings), name="try it", daemon=True
+        )
         self.worker.start()
 
-    def _work(self, prompt: str, asked: dict[str, Any]) -> None:
+    def _work(self, begun: Written, settings: dict[str, Any]) -> None:
         try:
             self.tokenizer = self.session.tokenizer  # it may be the ranks': not while they work
-            answer = self.session.generate([prompt], **asked, stream=self._hear)[0]
-            self.tokens = chosen(answer)
-            self._say(f"{len(self.tokens)} tokens, ended by {answer.finish_reason}: ", answer)
+            prompt = begun.asked(self.tokenizer)
+            if begun.replaced is not None:
+                settings["max_new_tokens"] = self._room(prompt, settings["max_new_tokens"])
+            answer = self.session.generate([prompt], **settings, stream=self._hear)[0]
+            tokens = (*begun.tokens, *chosen(answer))
+            self.now = replace(begun, tokens=tokens, clocks=tuple(TimeBars.of(answer).clocks))
+            self._say(f"{self._new()}, ended by {answer.finish_reason}: {answer.timings!r}")
         except Halted:
-            self._say(f"Stopped after {len(self.tokens)} tokens; the text so far is kept.")
+            self._say(f"Stopped after {self._new()}; the text so far is kept.")
         except Exception as error:  # shown where the user looks: no cell is running
             more = f" {ENDED}" if isinstance(error, RankError) else ""
             self._say(f"{type(error).__name__}: {error}{more}")
         finally:
-            self._draw()
             self._busy(False)
+
+    def _room(self, ids: Sequence[int], wanted: int) -> int:
+        """Return how many tokens may follow `ids`. Raises SettingsError for none."""
+        most = self.session.max_seq_len
+        if len(ids) >= most:
+            what = f"the text has {len(ids)} tokens, and max_seq_len is {most}"
+            raise SettingsError(f"{what}: nothing can follow; choose an earlier token")
+        return min(wanted, most - len(ids))
 
     def _hear(self, row: int, piece: str) -> None:
         if self.halt.is_set():
             raise Halted
-        self.tokens += getattr(piece, "tokens", ())
+        tokens = (*self.now.tokens, *getattr(piece, "tokens", ()))
+        clocks = (*self.now.clocks, *getattr(piece, "clocks", ()))
+        self.now = replace(self.now, tokens=tokens, clocks=clocks)
         if time.monotonic() > self.drawn + SECONDS:
             self._draw()
-            self._say(f"{len(self.tokens)} tokens …")
+            self._say(f"{self._new()} …")
+
+    def _new(self) -> str:
+        count = len(self.now.tokens) - self.now.kept
+        return f"{count} token{'s' * (count != 1)}"
 
     def _draw(self) -> None:
-        self.answer.value = strip_html(self.tokens, self.tokenizer) if self.tokens else ""
+        """Show what there is while more comes."""
+        self.chooser.run(self.now.tokens, self.tokenizer)
+        self.bars.value = TimeBars(self.now.clocks)._repr_html_()
         self.drawn = time.monotonic()
 
-    def _say(self, text: str, answer: "Completion | None" = None) -> None:
-        times = repr(answer.timings) if answer else ""
-        self.state.value = markup.paragraph(f"{text}{times}")
+    def _say(self, text: str) -> None:
+        self.state.value = markup.paragraph(text)
 
     def _busy(self, busy: bool) -> None:
+        """Show the answer, and let it be changed unless it is being made."""
+        self._draw()
+        if not busy and self.tokenizer is not None:
+            self.chooser.show(self.now.tokens, self.tokenizer, self.now.replaced)
         self.generate.disabled = busy
         self.stop.disabled = not busy
+        self.back.disabled = busy or not self.before
 
 
 def _sliders(settings: Mapping[str, Any], room: int) -> dict[str, Any]:

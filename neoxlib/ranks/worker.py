@@ -27,7 +27,7 @@ import psutil
 from neoxlib.errors import RankError
 from neoxlib.machine.devices import NpuAnswers, chip_for, pick_device, take_answers
 from neoxlib.machine.runtime import import_torch, start_npu
-from neoxlib.ranks import stopping
+from neoxlib.ranks import publish, stopping
 from neoxlib.ranks.noted import note
 from neoxlib.ranks.placement import bind, threads
 from neoxlib.ranks.surroundings import Variables, address_seen_by, own_environment
@@ -221,7 +221,8 @@ def join(
         group = TorchGroup(rank, len(hosts), store, backend, place, family)
         if backend == "gloo" and len(set(hosts)) == 1:
             group = share(group)
-    _held.engine = load(**settings | {"device": device}, group=group)
+    told = publish.weights()
+    _held.engine = load(**settings | {"device": device}, group=group, progress=told)
     log.info("rank %d of %d is ready on %s, backend %s", rank, len(hosts), place, group.backend)
     return _held.engine.describe()
 
@@ -254,7 +255,7 @@ def call(rank: int, method: str, args: tuple, kwargs: dict[str, Any], streams: b
     """Call a method of the engine on this rank. The answer is rank 0's, a tensor as an array."""
     stopping.asked.clear()
     if streams:
-        kwargs = kwargs | {"stream": _publish() if rank == 0 else False}
+        kwargs = kwargs | {"stream": publish.pieces() if rank == 0 else False}
     answer = getattr(_held.engine, method)(*args, **kwargs)
     return _plain(answer) if rank == 0 else None
 
@@ -274,17 +275,3 @@ def look(rank: int, name: str) -> Any:
 def _plain(answer: Any) -> Any:
     """Return a tensor as an array, which ipyparallel sends without copying."""
     return answer.numpy() if hasattr(answer, "numpy") else answer
-
-
-def _publish() -> Callable[[int, str], None]:
-    """Make a `stream` callable that sends every piece, numbered, ahead of the answer."""
-    from ipyparallel.engine.datapub import publish_data
-
-    count = 0
-
-    def say(row: int, piece: str) -> None:
-        nonlocal count
-        publish_data({str(count): (row, piece)})
-        count += 1
-
-    return say

@@ -14,15 +14,19 @@ from typing import Any
 from tqdm import tqdm
 
 from neoxlib.errors import show_controls
+from neoxlib.workbook.table import Live
 
 MARK = "progress: "  # starts a line that `report` forwards to the terminal as it arrives
 SECONDS = 5.0  # between two lines
+PARTS = "{l_bar}{bar}| {elapsed} gone, {remaining} left{postfix}"  # of tqdm's bar, of parts
+BYTES = "{l_bar}{bar}| {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left"
 
 
 class Progress:
     """A context manager for parts of known sizes: `begin` each, and call `done` at its end.
 
     The time left is estimated from the parts so far and their sizes, which may be in any unit.
+    Work that is over before a line was due has none.
     """
 
     def __init__(
@@ -38,7 +42,8 @@ class Progress:
         self.size = 0.0
         self.name = "starting"
         self.start = self.last = time.monotonic()
-        self.bar = _bar(total, noun) if in_lab() else None
+        self.bar = Bar(desc=noun, total=total, bar_format=PARTS) if in_lab() else None
+        self.said = False
         self.over = threading.Event()
         self.ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
 
@@ -62,8 +67,7 @@ class Progress:
         self.total = self.total - parts
         self.ready = self.ready + parts
         if self.bar is not None:
-            self.bar.total -= parts
-            self.bar.refresh()
+            self.bar.shrink(parts)
 
     def line(self) -> str:
         """Return how much is done, how long the rest should take, and the current part."""
@@ -78,6 +82,7 @@ class Progress:
     def _tick(self) -> None:
         while not self.over.wait(self.every):
             say(self.line(), self.keep)
+            self.said = True
 
     def __enter__(self) -> "Progress":
         if self.bar is None:
@@ -86,13 +91,14 @@ class Progress:
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self.over.set()
+        spent = words(time.monotonic() - self.start)
+        told = f"{self.ready} of {self.parts} {self.noun}, {spent}"
         if self.bar is not None:
-            self.bar.close()
+            self.bar.end(told)
             return
         self.ticker.join()
-        if failure is None:
-            spent = words(time.monotonic() - self.start)
-            say(f"{MARK}{self.ready} of {self.parts} {self.noun}, {spent}", self.keep)
+        if failure is None and self.said:
+            say(f"{MARK}{told}", self.keep)
 
 
 def in_lab() -> bool:
@@ -159,24 +165,56 @@ class OnStdout(io.TextIOBase):
 
 
 class Line:
-    """A line that replaces the one before: in a notebook; on stderr, each is a line of its own."""
+    """A line that replaces the one before: in a notebook; on stderr, each is a line of its own.
+
+    A report forwards those of a notebook to the terminal.
+    """
 
     def __init__(self) -> None:
-        self.shown: Any = None
+        self.open = False
 
     def show(self, text: str) -> None:
         """Show `text` now."""
         if not in_notebook():
             print(text, file=sys.stderr, flush=True)
             return
-        from IPython.display import display
+        print(f"\r{MARK}{text}", end="", flush=True)
+        self.open = True
 
-        from neoxlib.workbook.table import Note
+    def end(self) -> None:
+        """Let the last line stay."""
+        if self.open:
+            print(flush=True)
+        self.open = False
 
-        if self.shown is None:
-            self.shown = display(Note(text), display_id=True)
-        else:
-            self.shown.update(Note(text))
+
+def speed(rate: float) -> str:
+    """Return bytes per second as GB/s; slower ones as MB/s or less."""
+    return f"{rate / 1e9:.2f} GB/s" if rate >= 1e7 else f"{tqdm.format_sizeof(rate, 'B')}/s"
+
+
+class Bar:
+    """tqdm's bar in JupyterLab. `update`, `set_postfix_str` … are tqdm's own."""
+
+    def __init__(self, **options: Any) -> None:
+        from tqdm.notebook import tqdm as notebook_bar
+
+        self.bar = notebook_bar(display=False, **options)
+        self.live = Live(self.bar.container)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bar, name)
+
+    def shrink(self, size: float) -> None:
+        """Leave out work of `size`."""
+        self.bar.total -= size
+        self.bar.container.children[1].max = self.bar.total
+        self.bar.refresh()
+
+    def end(self, text: str) -> None:
+        """Leave the bar as it is, and `text` in its place where there are no widgets."""
+        self.bar.close()
+        self.live.end(text)
 
 
 def say(line: str, keep: bool) -> None:
@@ -197,19 +235,11 @@ def words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _bar(total: float, noun: str) -> Any:
-    from tqdm.notebook import tqdm as notebook_bar
-
-    layout = "{l_bar}{bar}| {elapsed} gone, {remaining} left{postfix}"
-    return notebook_bar(desc=noun, total=total, bar_format=layout)
-
-
 class Meter:
-    """Work done and its speed: a bar on a terminal, else a line per tenth and second.
+    """Work done, its speed and the time left: a bar on a terminal and in JupyterLab, else lines.
 
-    The lines come on stderr; a notebook shows the last one only.
-
-    Work is counted in `unit`, by default bytes, which are shown as GB/s.
+    The lines come on stderr, one per tenth and second; a notebook shows the last one only. Work is
+    counted in `unit`, by default bytes, which are shown as GB/s.
     """
 
     def __init__(
@@ -223,16 +253,12 @@ class Meter:
         self.lock = threading.Lock()
         self.start = self.said = time.perf_counter()
         self.tenth = done * 10 // self.total
-        self.bar = tqdm(
-            desc=title,
-            total=total,
-            initial=done,
-            unit=unit if unit == "B" else f" {unit}",
-            unit_scale=unit == "B",
-            disable=not (show and sys.stderr.isatty()),
-        )
-        self.lines = show and self.bar.disable
-        self.line = Line()
+        lab = show and in_lab() and in_notebook()
+        options = {"desc": title, "total": total, "initial": done, "unit_scale": unit == "B"}
+        options["unit"] = unit if unit == "B" else f" {unit}"
+        hidden = lab or not (show and sys.stderr.isatty())
+        self.bar = Bar(**options, bar_format=BYTES) if lab else tqdm(**options, disable=hidden)
+        self.line = Line() if show and hidden and not lab else None
 
     def add(self, count: int) -> None:
         """Count `count` more bytes as done; safe in any thread."""
@@ -244,21 +270,30 @@ class Meter:
         self.bar.update(count)
         tenth = self.done * 10 // self.total
         now = time.perf_counter()
-        if self.lines and tenth > self.tenth and (now > self.said + 1 or self.done == self.total):
-            self.line.show(self._line(tenth, now))
+        due = now > self.said + SECONDS or (tenth > self.tenth and now > self.said + 1)
+        if self.line and (due or (tenth > self.tenth and self.done == self.total)):
+            self.line.show(self.told(now))
             self.tenth = tenth
             self.said = now
 
-    def _line(self, tenth: int, now: float) -> str:
+    def told(self, now: float) -> str:
+        """Return how much is done, at what speed, and how long the rest should take."""
         rate = (self.done - self.first) / max(now - self.start, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        rest = f", about {words(left)} left" if self.first < self.done < self.total else ""
+        share = f"{self.title}: {100 * self.done // self.total} %"
         if self.unit == "B":
             size = tqdm.format_sizeof(self.total, "B")
-            return f"{self.title}: {tenth * 10} % of {size}, {rate / 1e9:.2f} GB/s"
-        size = f"{self.total:,} {self.unit}"
-        return f"{self.title}: {tenth * 10} % of {size}, {rate:,.3g} {self.unit}/s"
+            return f"{share} of {size}, {speed(rate)}{rest}"
+        return f"{share} of {self.total:,} {self.unit}, {rate:,.3g} {self.unit}/s{rest}"
 
     def __enter__(self) -> "Meter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        if self.line:
+            self.line.end()
+        if isinstance(self.bar, Bar):
+            self.bar.end(self.told(time.perf_counter()))
+        else:
+            self.bar.close()

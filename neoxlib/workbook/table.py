@@ -46,6 +46,24 @@ class NotAsked(Note):
         return f'<div class="not-asked">{markup.paragraph(self)}</div>'
 
 
+class Live:
+    """A widget in a cell's output; where there are no widgets, words stand for it."""
+
+    def __init__(self, widget: Any) -> None:
+        from IPython.display import display
+
+        self.widget = widget
+        self.handle = display(self._bundle("…"), raw=True, display_id=True)
+
+    def end(self, text: str) -> None:
+        """Give the words that a saved notebook and a report show."""
+        self.handle.update(self._bundle(text), raw=True)
+
+    def _bundle(self, text: str) -> dict[str, Any]:
+        words = {"text/plain": show_controls(text), "text/html": markup.paragraph(text)}
+        return self.widget._repr_mimebundle_() | words
+
+
 class TextTable:
     """A few rows of long text: escaped HTML in a notebook, shortened plain text elsewhere.
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.browser.conftest import ROOT
 from tests.support.browser import Seen
-from tests.support.lab import lab, run_all, saved, wait_until_idle
+from tests.support.lab import lab, output, run_all, saved, wait_until_idle, write_cells
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -45,6 +45,7 @@ def test_run_all_leaves_no_error(running, page, shots, notebook):
     assert [o["text"] for o in outputs if o.get("name") == "stderr"] == [], "a pink box"
     assert all(cell["execution_count"] for cell in cells if cell["source"])
     assert seen.errors == []
+    assert page.get_by_text("official Jupyter news").count() == 0
 
 
 @pytest.mark.timeout(4000)
@@ -63,3 +64,81 @@ def test_a_run_can_be_interrupted_and_run_again(running, page, shots):
     wait_until_idle(page)
     cells = saved(page, folder, "02_inference.ipynb")
     assert not [o for c in cells for o in c["outputs"] if o["output_type"] == "error"]
+
+
+# Plain operators are slow enough to be interrupted.
+TRY = (
+    "from neoxlib import Session, demo, ranks\nfrom neoxlib.demo import MODEL_DIR\n"
+    "session = Session(MODEL_DIR, 1, compile=False)",
+    "one = session.generate(['The panda is'], max_new_tokens=900, stream=True)[0]",
+    "ranks.try_it.TryIt(session, 'The panda is', one, {'max_new_tokens': 24})",
+    "one.finish_reason",
+)
+
+
+@pytest.fixture
+def tried(running, page):
+    """A notebook whose long answer was interrupted, with the panel of this answer."""
+    address, folder = running
+    write_cells(folder, "try.ipynb", *TRY)
+    run_all(page, address, "try.ipynb")
+    page.wait_for_function(
+        "() => document.querySelectorAll('.jp-CodeCell')[1].innerText.includes('mammal')",
+        timeout=300_000,
+    )
+    page.keyboard.press("Escape")
+    page.keyboard.press("i")
+    page.keyboard.press("i")
+    wait_until_idle(page, 300)
+    return page
+
+
+def tokens(page) -> list[str]:
+    return output(page, 2).locator(".widget-toggle-button").all_inner_texts()
+
+
+def wait_for(page, text: str) -> None:
+    output(page, 2).get_by_text(text).first.wait_for(timeout=300_000)
+
+
+@pytest.mark.timeout(900)
+def test_an_answer_is_interrupted_and_gone_on_with_from_another_token(tried, running, shots):
+    page = tried
+    _, folder = running
+    said = [cell["outputs"] for cell in saved(page, folder, "try.ipynb")]
+    assert "Interrupted after " in said[1][0]["text"] and "'interrupted'" in str(said[3])
+    assert "of weights on 1 rank" in output(page, 0).inner_text()
+    assert "of weights on 1 rank" in str(said[0][-1]["data"]["text/html"]), "words for a report"
+    panel = output(page, 2)
+    panel.get_by_role("button", name="Generate").click()
+    wait_for(page, "24 tokens, ended by")
+    before = tokens(page)
+    assert len(before) == 24 and "first token" in panel.inner_text()
+    panel.locator(".widget-toggle-button").nth(6).click()
+    others = panel.get_by_role("button", name="%")
+    words = others.nth(1).inner_text().rpartition(" ")[0]
+    page.screenshot(path=shots / "lab-try-it-choose.png")
+    others.nth(1).click()
+    wait_for(page, "24 tokens, ended by")
+    page.wait_for_function(f"() => document.body.innerText.includes({words!r})")
+    after = tokens(page)
+    assert after[:6] == before[:6] and after[6] == words != before[6] and len(after) == 31
+    page.screenshot(path=shots / "lab-try-it-gone-on.png")
+    by_keyboard(page, after)
+    panel.get_by_role("button", name="Back").click()
+    assert tokens(page) == after
+    panel.get_by_role("button", name="Back").click()
+    assert tokens(page) == before
+
+
+def by_keyboard(page, before: list[str]) -> None:
+    """Move one token on with the slider, and press another alternative without the mouse."""
+    output(page, 2).get_by_role("slider", name="go on from token").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(2000)
+    output(page, 2).get_by_role("button", name="%").nth(1).focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "n => document.querySelectorAll('.widget-toggle-button').length === n", arg=32
+    )
+    assert tokens(page)[:7] == before[:7] and tokens(page)[7] != before[7]

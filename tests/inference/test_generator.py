@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from inspect import signature
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,3 +46,34 @@ def test_a_stream_is_a_function_or_is_printed(capsys: pytest.CaptureFixture):
     assert heard == [(1, "a "), (1, "b")] and capsys.readouterr().out == ""
     Asked().generate(["p"], stream=True)
     assert capsys.readouterr().out == "a b\n"
+
+
+class Interrupted(TextGenerator):
+    """Is interrupted after a piece of text, with an answer so far."""
+
+    def __init__(self, answers: Any) -> None:
+        self.answers = answers
+
+    def _generate(self, stream: Any, prompts: list[str], *settings: Any, **more: Any) -> Any:
+        if stream:
+            stream(0, "a ")
+        stop = KeyboardInterrupt()
+        stop.answers = self.answers
+        raise stop
+
+
+def test_an_interrupted_stream_in_jupyterlab_is_the_answer_so_far_and_a_line(monkeypatch, capsys):
+    monkeypatch.setattr("neoxlib.inference.generator.in_lab", lambda: True)
+    monkeypatch.setattr("neoxlib.inference.generator.in_notebook", lambda: True)
+    answers = [SimpleNamespace(token_ids=[5, 6])]
+    assert Interrupted(answers).generate(["p"], stream=True) is answers
+    line = "Interrupted after 2 tokens: this is the answer so far."
+    assert capsys.readouterr().out == f"a \n{line}\n"
+    for stream, so_far in ((False, answers), (True, None), (True, [])):
+        with pytest.raises(KeyboardInterrupt):
+            Interrupted(so_far).generate(["p"], stream=stream)
+
+
+def test_an_interrupt_of_a_script_or_a_report_ends_it():
+    with pytest.raises(KeyboardInterrupt):
+        Interrupted([SimpleNamespace(token_ids=[5, 6])]).generate(["p"], stream=True)

@@ -4,6 +4,8 @@ import pickle
 
 from neoxlib.inference.printer import Piece, Printer
 
+TIMES = (0.1, 2.0, 0.5, 0.2)
+
 
 def test_text_of_one_prompt_is_printed_as_it_comes(capsys):
     show = Printer(1)
@@ -31,6 +33,10 @@ def test_the_text_of_a_model_commands_no_terminal(capsys):
 
 
 def test_a_piece_is_its_text_and_keeps_its_tokens_on_the_way_from_a_rank():
-    piece = pickle.loads(pickle.dumps(Piece.of("a", [(5, -0.1, [(5, -0.1), (6, -2.0)])])))
-    assert piece == "a" and piece.tokens == ((5, -0.1, [(5, -0.1), (6, -2.0)]),)
-    assert Piece("a").tokens == ()
+    piece = pickle.loads(pickle.dumps(Piece.of("a", [(5, -0.1, [(5, -0.1), (6, -2.0)])], [TIMES])))
+    assert (
+        piece.clocks == (TIMES,)
+        and piece == "a"
+        and piece.tokens == ((5, -0.1, [(5, -0.1), (6, -2.0)]),)
+    )
+    assert Piece("a").tokens == Piece("a").clocks == ()

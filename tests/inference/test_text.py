@@ -13,7 +13,7 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import neoxlib
-from neoxlib.errors import SettingsError
+from neoxlib.errors import SettingsError, Stopped
 from neoxlib.inference.decode import Limits
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.text import Completion, Timings, encode, generate_text, split
@@ -340,3 +340,63 @@ def test_choices_that_are_no_text_are_refused(harness_of, choices: list):
     for prompt in ("ab", [5, 6]):
         with pytest.raises(SettingsError, match="the choice must be valid text"):
             split(harness_of.tokenizer, [prompt], choices)
+
+
+def interrupted(after: int, prompts: list, **settings: object) -> list[Completion]:
+    """The answers of a call whose stream is interrupted at its piece number `after`."""
+    heard = []
+
+    def stream(row: int, piece: str) -> None:
+        heard.append(piece)
+        if len(heard) == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        answer(prompts, stream, **settings)
+    return stop.value.answers
+
+
+def test_an_interrupted_answer_is_the_beginning_of_the_whole_one():
+    whole = answer([[5, 6, 7], [9]], max_new_tokens=12)
+    for after in (1, 5, 9):
+        parts = interrupted(after, [[5, 6, 7], [9]], max_new_tokens=12)
+        for part, one in zip(parts, whole, strict=True):
+            count = len(part.token_ids)
+            assert 0 < count < 12 and part.token_ids == one.token_ids[:count]
+            assert part.logprobs == one.logprobs[:count] and part.top == one.top[:count]
+            assert len(part.timings.step_ms) == count and part.finish_reason == "interrupted"
+            assert part.text == tokenizer_for().decode(part.token_ids, skip_special_tokens=True)
+
+
+def test_pieces_carry_the_tokens_and_the_times_of_the_answer():
+    heard: list[list] = [[], []]
+    answers = answer(
+        [[5, 6, 7], [9]], lambda row, piece: heard[row].append(piece), max_new_tokens=9
+    )
+    for pieces, one in zip(heard, answers, strict=True):
+        tokens = [token for piece in pieces for token in piece.tokens]
+        clocks = [clock for piece in pieces for clock in piece.clocks]
+        assert [token for token, _, _ in tokens] == one.token_ids[: len(tokens)]
+        assert [clock[1] for clock in clocks] == one.timings.forward_ms[: len(clocks)]
+        assert len(tokens) == len(clocks) > 0
+
+
+def test_a_group_that_is_asked_to_stop_returns_the_answer_so_far_and_not_before_a_token():
+    class Stopping(Group):
+        """Alone, and asked to stop at the step number `left`."""
+
+        left = 4
+
+        def checkpoint(self, value=None):
+            self.left -= 1
+            if self.left < 0:
+                raise Stopped("asked")
+            return value
+
+    model = ours(make_oracle(vocab_size=384), group=Stopping())
+    whole = answer([[5, 6, 7]], max_new_tokens=12)[0]
+    (part,) = answer([[5, 6, 7]], model=model, max_new_tokens=12)
+    assert part.token_ids == whole.token_ids[:4] and part.finish_reason == "interrupted"
+    assert part.text == tokenizer_for().decode(part.token_ids, skip_special_tokens=True)
+    with pytest.raises(Stopped):
+        answer([[5, 6, 7]], model=model, max_new_tokens=12)

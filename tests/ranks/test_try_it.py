@@ -1,10 +1,8 @@
 """The panel in which a model is tried by hand: what it asks, and that Stop keeps the text."""
 
 import threading
-from types import SimpleNamespace
 
 import pytest
-from bs4 import BeautifulSoup
 
 import neoxlib
 from neoxlib.errors import UNSEEN, SettingsError
@@ -24,11 +22,21 @@ def answer_of(tokens: list) -> Completion:
     return Completion("text", ids, "length", times, logprobs, top)
 
 
+class Tokenizer:
+    """A letter is a token, and each token is markup."""
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": [100 + ord(letter) for letter in text]}
+
+    def decode(self, ids: list[int]) -> str:
+        return f"{HOSTILE}{ids[0]}"
+
+
 class Model:
     """A model that streams a token at each `step`, and keeps what it was asked."""
 
     max_seq_len = 64
-    tokenizer = SimpleNamespace(decode=lambda ids: f"{HOSTILE}{ids[0]}")
+    tokenizer = Tokenizer()
 
     def __init__(self, wait: bool = False, error: Exception | None = None) -> None:
         self.step = threading.Semaphore(0) if wait else None
@@ -42,7 +50,7 @@ class Model:
             raise self.error
         for number, token in enumerate(TOKENS):
             assert self.step is None or self.step.acquire(timeout=60)
-            stream(0, Piece.of(f"{HOSTILE}{number}", [token]))
+            stream(0, Piece.of(f"{HOSTILE}{number}", [token], [(1.0, 2.0, 3.0, 4.0)]))
             self.shown.release()
         return [answer_of(TOKENS)]
 
@@ -53,7 +61,7 @@ def press(panel: Panel) -> None:
 
 
 def words(panel: Panel) -> list[str]:
-    return [span.text for span in BeautifulSoup(panel.answer.value, "html.parser").select("span")]
+    return [label for label, _ in panel.chooser.strip.options]
 
 
 def test_the_panel_asks_for_what_its_widgets_say_and_keeps_the_other_settings():
@@ -70,9 +78,12 @@ def test_the_tokens_come_with_their_alternatives_and_nothing_in_them_runs():
     panel = Panel(Model(), "a")
     press(panel)
     assert words(panel) == [f"<img␣src=x␣onerror=x()>⟨U+202E⟩{n}" for n in range(4)]
-    titles = [span["title"] for span in BeautifulSoup(panel.answer.value, "html.parser")("span")]
-    assert titles[0].startswith("90.5%; instead: <img␣src=x")
-    assert dangers(panel.answer.value + panel.state.value) == []
+    assert panel.chooser.strip.tooltips[0].startswith("90.5%; instead: <img␣src=x")
+    made = panel.chooser
+    assert [made.running.layout.display, made.strip.layout.display] == ["none", None]
+    assert dangers(made.running.value + panel.state.value + panel.bars.value) == []
+    seen = [made.look.value, *(b.description + b.tooltip for b in made.others if b.tooltip)]
+    assert not UNSEEN.search("".join((*seen, *words(panel), *made.strip.tooltips)))
     assert "4 tokens, ended by length" in text_of(panel.state.value)
     assert panel.stop.disabled and not panel.generate.disabled
 
@@ -102,7 +113,7 @@ def test_the_ranks_are_not_asked_for_the_tokenizer_while_they_work():
         working = False
 
         @property
-        def tokenizer(self) -> SimpleNamespace:
+        def tokenizer(self) -> Tokenizer:
             assert not self.working
             return Model.tokenizer
 
@@ -115,6 +126,94 @@ def test_the_ranks_are_not_asked_for_the_tokenizer_while_they_work():
     panel = Panel(Busy(), "a")
     press(panel)
     assert len(words(panel)) == 4 and "AssertionError" not in panel.state.value
+
+
+def choose(panel: Panel, place: int, alternative: int) -> None:
+    """Move to a token as a keyboard does, and press the button of one of its alternatives."""
+    panel.chooser.place.value = place + 1
+    panel.chooser.others[alternative].click()
+    panel.worker.join(60)
+
+
+def ids(panel: Panel) -> list[int]:
+    return [token for token, _, _ in panel.now.tokens]
+
+
+def test_a_chosen_alternative_is_kept_and_the_rest_is_asked_for_anew():
+    model = Model()
+    panel = Panel(model, "ab", {"max_new_tokens": 9}, answer_of(TOKENS))
+    assert ids(panel) == [0, 1, 2, 3] and model.asked == []
+    choose(panel, 2, 1)
+    (((asked,), settings),) = model.asked
+    assert asked == [197, 198, 0, 1, 3] and settings["max_new_tokens"] == 9
+    assert ids(panel) == [0, 1, 3, 0, 1, 2, 3] and panel.chooser.place.value == 3
+    assert panel.now.tokens[2] == (3, -2.0, TOKENS[2][2])
+    assert "nth-child(3) {text-decoration:underline" in panel.chooser.look.value
+    assert "4 tokens, ended by length" in panel.state.value
+
+
+def test_back_shows_the_answers_before_one_after_the_other():
+    panel = Panel(Model(), "a", answer=answer_of(TOKENS))
+    assert panel.back.disabled
+    choose(panel, 2, 1)
+    choose(panel, 0, 1)
+    assert ids(panel) == [1, 0, 1, 2, 3]
+    panel.back.click()
+    assert ids(panel) == [0, 1, 3, 0, 1, 2, 3] and len(words(panel)) == 7
+    panel.back.click()
+    assert ids(panel) == [0, 1, 2, 3] and panel.back.disabled
+    assert "The answer before: 4 tokens." in panel.state.value
+
+
+def test_a_click_on_a_token_offers_its_alternatives_and_so_does_the_slider():
+    panel = Panel(Model(), "a", answer=answer_of(TOKENS))
+    made = panel.chooser
+    made.strip.index = 3
+    assert made.place.value == 4 and "nth-child(4) {outline:2px" in made.look.value
+    assert [token for token, _ in made.offered] == [3, 4]
+    assert [b.button_style for b in made.others[:2]] == ["info", ""]
+    assert [b.layout.visibility for b in made.others] == ["visible"] * 2 + ["hidden"] * 4
+    made.place.value = 1
+    assert made.strip.index == 0 and [token for token, _ in made.offered] == [0, 1]
+
+
+def test_a_token_that_is_not_among_its_alternatives_is_offered_too():
+    drawn = [(9, -4.0, [(n, -1.0) for n in range(5)])]
+    panel = Panel(Model(), "a", answer=answer_of(drawn))
+    assert [token for token, _ in panel.chooser.offered] == [9, 0, 1, 2, 3, 4]
+
+
+def test_what_follows_is_as_long_as_the_window_lets_it_be():
+    model = Model()
+    panel = Panel(model, "a" * 58, {"max_new_tokens": 60}, answer_of(TOKENS))
+    choose(panel, 3, 1)
+    assert model.asked[0][1]["max_new_tokens"] == 2
+    full = Panel(model, "a" * 60, answer=answer_of(TOKENS))
+    choose(full, 3, 1)
+    assert len(model.asked) == 1 and "the text has 64 tokens, and max_seq_len is 64" in (
+        text_of(full.state.value)
+    )
+    full.back.click()
+    assert ids(full) == [0, 1, 2, 3]
+
+
+def test_while_an_answer_is_made_nothing_can_be_chosen_and_its_times_are_shown():
+    model = Model(wait=True)
+    panel = Panel(model, "a", answer=answer_of(TOKENS))
+    panel.drawn = -1e9
+    panel.generate.click()
+    model.step.release()
+    assert model.shown.acquire(timeout=60)
+    panel.drawn = -1e9
+    model.step.release()
+    assert model.shown.acquire(timeout=60)
+    panel.chooser.others[1].click()
+    panel.back.click()
+    assert panel.chooser.place.disabled and panel.back.disabled and len(model.asked) == 1
+    assert "first token" in panel.bars.value and "10.0 ms" in panel.bars.value
+    for _ in TOKENS:
+        model.step.release()
+    panel.worker.join(60)
 
 
 def test_an_error_is_shown_in_the_panel_as_text():
@@ -138,6 +237,20 @@ def test_in_jupyterlab_it_is_a_widget_with_the_strip_beside_it(monkeypatch):
     assert "application/vnd.jupyter.widget-view+json" in shown and "<span" in shown["text/html"]
 
 
+def goes_on_exactly(panel: Panel, engine: neoxlib.Engine) -> None:
+    """What follows a chosen token equals a generation whose prompt ends in these ids."""
+    before = ids(panel)
+    choose(panel, 5, 2)
+    chosen = panel.chooser.offered[2][0]
+    begun = [*engine.tokenizer("A rank is")["input_ids"], *before[:5], chosen]
+    follows = engine.generate([begun], max_new_tokens=40)[0].token_ids
+    assert ids(panel) == [*before[:5], chosen, *follows]
+    other = Panel(engine, "A rank is", {"max_new_tokens": 40})
+    press(other)
+    choose(other, 5, 2)
+    assert ids(other) == ids(panel)
+
+
 @pytest.mark.usefixtures("plain_environment")
 def test_a_session_is_stopped_and_answers_again(checkpoint, tmp_path):
     """The panel's answer is the session's own, token for token."""
@@ -150,11 +263,13 @@ def test_a_session_is_stopped_and_answers_again(checkpoint, tmp_path):
         assert first.wait(60)
         panel.stop.click()
         panel.worker.join(60)
-        stopped = list(panel.tokens)
+        stopped = list(panel.now.tokens)
         press(panel)
-        expected = neoxlib.load(checkpoint).generate(["A rank is"], max_new_tokens=40)[0]
-        assert [token for token, _, _ in panel.tokens] == expected.token_ids
+        engine = neoxlib.load(checkpoint)
+        expected = engine.generate(["A rank is"], max_new_tokens=40)[0]
+        assert ids(panel) == expected.token_ids
         assert [token for token, _, _ in stopped] == expected.token_ids[: len(stopped)]
+        goes_on_exactly(panel, engine)
         session.close()
         press(panel)
         assert "RankError: this session has ended: it was closed." in panel.state.value

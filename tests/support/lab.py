@@ -1,14 +1,17 @@
-"""JupyterLab on this machine only, with settings of its own, and one notebook in a browser."""
+"""JupyterLab as `make lab` starts it, with settings of its own, and one notebook in a browser."""
 
 import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import nbformat
+
+from neoxlib.setup import lab as setup_lab
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 120
@@ -27,10 +30,10 @@ def lab(folder: Path) -> Iterator[str]:
         "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces",
         "NEOXLIB_OUTPUTS": folder / "outputs",
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0"]
-    command += ["--allow-root", f"--ServerApp.root_dir={folder / 'notebooks'}"]
+    command = setup_lab.command(folder / "notebooks", setup_lab.free_port(None), browser=False)
     with (folder / "lab.log").open("wb") as log:
-        environment = os.environ | {name: str(path) for name, path in places.items()}
+        places = {name: str(path) for name, path in places.items()}
+        environment = setup_lab.environment(os.environ | places)
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             yield _address(folder / "runtime", server)
@@ -87,3 +90,14 @@ def saved(page, folder: Path, notebook: str) -> list[dict]:
     time.sleep(3)
     cells = json.loads((folder / "notebooks" / notebook).read_text(encoding="utf-8"))["cells"]
     return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def write_cells(folder: Path, name: str, *sources: str) -> None:
+    """Write a notebook of these code cells."""
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebooks" / name)
+
+
+def output(page, number: int):
+    """The output of a code cell, from 0."""
+    return page.locator(".jp-CodeCell").nth(number).locator(".jp-OutputArea")

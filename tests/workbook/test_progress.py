@@ -68,38 +68,85 @@ def test_a_part_that_fails_ends_the_lines_without_a_last_word(monkeypatch, capsy
     assert capsys.readouterr().out == ""
 
 
-def test_jupyterlab_gets_a_bar_and_no_lines(monkeypatch, capsys):
-    monkeypatch.setenv("JPY_SESSION_NAME", "04_profile.ipynb")
-    bars = []
+class Shown:
+    """What a cell displays: its first bundle, and those that replace it."""
 
-    class Bar:
-        def __init__(self, **options) -> None:
-            self.options = options
-            self.n = 0
-            bars.append(self)
+    def __init__(self, monkeypatch) -> None:
+        self.bundles: list[dict] = []
+        monkeypatch.setenv("JPY_SESSION_NAME", "04_profile.ipynb")
+        monkeypatch.setattr(progress, "in_notebook", lambda: True)
+        monkeypatch.setattr("IPython.display.display", self.first)
 
-        def update(self, size: float) -> None:
-            self.n += size
+    def first(self, bundle: dict, **_) -> "Shown":
+        self.bundles.append(bundle)
+        return self
 
-        def set_postfix_str(self, text: str) -> None:
-            self.postfix = text
+    def update(self, bundle: dict, raw: bool) -> None:
+        self.bundles.append(bundle)
 
-        def close(self) -> None:
-            self.closed = True
 
-    monkeypatch.setattr("tqdm.notebook.tqdm", Bar)
-    with Progress(30, 2, "cases", every=0.01) as work:
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def test_jupyterlab_gets_a_bar_and_words_for_where_there_are_no_widgets(monkeypatch, capsys):
+    shown = Shown(monkeypatch)
+    with Progress(40, 3, "cases", every=0.01) as work:
+        work.skip(10)
         work.begin("a", 30)
         work.done()
-    (bar,) = bars
-    assert (bar.options["total"], bar.n, bar.postfix, bar.closed) == (30, 30, "a", True)
-    assert "remaining" in bar.options["bar_format"] and capsys.readouterr().out == ""
+        bar = work.bar
+    left, _, right = bar.container.children
+    assert (bar.total, bar.n, left.value) == (30, 30, "cases:\u2007100%") and "a" in right.value
+    assert bar.container.children[1].max == 30 and "left" in right.value
+    assert [WIDGET in bundle for bundle in shown.bundles] == [True, True]
+    assert shown.bundles[-1]["text/plain"].startswith("11 of 3 cases, ")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_meter_in_jupyterlab_is_a_bar_with_its_speed_and_the_time_left(monkeypatch, capsys):
+    shown = Shown(monkeypatch)
+    with Meter("copy", 2 * 10**9) as meter:
+        meter.add(10**9)
+        meter.bar.refresh()
+        assert "1.00G of\u20072.00G".replace(" ", "\u2007") in meter.bar.container.children[2].value
+        assert "left" in meter.bar.container.children[2].value
+        meter.add(10**9)
+    assert shown.bundles[-1]["text/plain"].startswith("copy: 100 % of 2.00GB, ")
+    assert WIDGET in shown.bundles[-1] and capsys.readouterr() == ("", "")
+
+
+def test_work_that_is_over_before_a_line_was_due_has_none(monkeypatch, capsys):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    with Progress(1, 1, "cases", every=60) as work:
+        work.begin("a", 1)
+        work.done()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_meter_says_how_long_the_rest_should_take(monkeypatch, capsys):
+    clock = SimpleNamespace(perf_counter=lambda: clock.now, now=100.0)
+    monkeypatch.setattr(progress, "time", clock)
+    with Meter("copy", 4 * 10**9) as meter:
+        clock.now += 3
+        meter.add(10**9)
+        clock.now += 3
+        meter.add(10**9 // 100)
+        clock.now += 6
+        meter.add(10**9 // 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "copy: 25 % of 4.00GB, 0.33 GB/s, about 9 s left",
+        "copy: 25 % of 4.00GB, 0.09 GB/s, about 35 s left",
+    ]
+
+
+def test_a_speed_is_said_in_a_unit_that_has_digits():
+    assert progress.speed(2.345e9) == "2.35 GB/s" and progress.speed(5.5e6) == "5.50MB/s"
 
 
 @pytest.mark.parametrize(
     ("unit", "line"),
     [
-        ("B", r"copy: 100 % of 2\.00kB, \d+\.\d\d GB/s\n"),
+        ("B", r"copy: 100 % of 2\.00kB, [\d.]+[kM ]?G?B/s\n"),
         ("requests", r"copy: 100 % of 2,000 requests, [\d.,e+]+ requests/s\n"),
     ],
 )
@@ -154,7 +201,7 @@ def test_a_notebook_shows_nothing_on_stderr_and_the_last_line_of_a_meter(tmp_pat
     lines = ("a warning", "a log line", "another library", "to stderr", "a bar: 100%")
     assert [line for line in lines if line not in said] == []
     (line,) = cells[4].outputs
-    assert line.data["text/plain"].startswith("copy: 100 % of 2.00kB, ")
+    assert line.text.startswith("progress: copy: 100 % of 2.00kB, ") and line.text.count("\n") == 1
 
 
 def test_stderr_on_stdout_has_lines_of_its_own():
