@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from neoxlib import exam
+from neoxlib import exam, history
 from neoxlib.errors import DataError
+from neoxlib.history import section
 from neoxlib.speed import figures as speed_figures
 from neoxlib.speed.baseline import compare_times, lacking
 from neoxlib.speed.tables import ratios
@@ -110,6 +111,14 @@ class Pair:
             ],
         )
 
+    @cached_property
+    def past(self) -> history.History | Note:
+        """Run b and the comparable runs before it, or the reason why there are none."""
+        found = history.until(self.b.folder)
+        if found is None:
+            return Note("Run b was noisy or did not end: it is not held against earlier runs.")
+        return found if len(found.runs) > 1 else NotAsked("No comparable run came before run b.")
+
     @property
     def key_figures(self) -> dict[str, float | int]:
         """The figures of the comparison, for this notebook's own results."""
@@ -128,7 +137,7 @@ class Pair:
     @property
     def answer(self) -> str:
         """Which of the two is better, in a few sentences."""
-        parts = [_faster(self.speed), _righter(self.answers)]
+        parts = [_faster(self.speed), _righter(self.answers), section.answer(self.past)]
         said = " ".join(filter(None, parts))
         what = [
             name

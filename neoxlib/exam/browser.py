@@ -1,4 +1,7 @@
-"""Browse the questions of a run: widgets in JupyterLab, a bounded plain table elsewhere."""
+"""Browse the questions of a run: widgets in JupyterLab, bounded plain tables elsewhere.
+
+The surest wrong answers come first: they say the most about what a model has learned wrongly.
+"""
 
 import math
 from typing import Any
@@ -7,29 +10,45 @@ import ipywidgets as widgets
 import pandas as pd
 
 from neoxlib.errors import show_controls
-from neoxlib.exam.results import ANSWERED, MARKS, RIGHT, TEXTS, choices, marks, share_columns
+from neoxlib.exam.results import (
+    ANSWERED,
+    MARKS,
+    RIGHT,
+    TEXTS,
+    WRONG,
+    choices,
+    confidence,
+    marks,
+    share_columns,
+)
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import in_lab
 
 CLIP = 2000  # characters of a text in a table; whole texts would make a page of megabytes
-COLUMNS = ["subject", "question", "choices", "expected", "chosen"]
+COLUMNS = ["subject", "question", "choices", "expected", "chosen", "sure"]
 PER_PAGE = 5
+SUREST = "surest wrong first"
+ORDERS = (SUREST, "as asked")
+STRIP = 10  # of the surest wrong answers in a table of their own; a report folds longer ones
 SIGNS = {RIGHT: "✓", ANSWERED: ""}  # every other mark is shown as its word
 WIDE = "min-width:14rem;overflow-wrap:anywhere"  # a formula may be one long word
 
 
 class Browser:
-    """All questions of a run: `select` filters them, a notebook shows them.
+    """All questions of a run: `select` filters and sorts them, a notebook shows them.
 
-    JupyterLab shows widgets to filter and page. The HTML beside them, for reports and saved
-    notebooks, is a table of at most `most` questions that says how many it leaves out.
+    JupyterLab shows widgets to filter, sort and page. The HTML beside them, for reports and saved
+    notebooks, is a table of the surest wrong answers and one of others, at most `most` questions
+    together; it says how many it leaves out.
     """
 
     def __init__(self, results: pd.DataFrame, most: int = 60) -> None:
-        self.results = results.assign(mark=marks(results))
+        self.results = results.assign(mark=marks(results), sure=confidence(results))
         self.most = most
 
-    def select(self, subject: str = "", mark: str = "", text: str = "") -> pd.DataFrame:
+    def select(
+        self, subject: str = "", mark: str = "", text: str = "", order: str = SUREST
+    ) -> pd.DataFrame:
         """Rows of a subject, with a mark, with a text in question, choices or id; "" is any."""
         rows = self.results
         rows = rows[(rows["subject"] == subject) | (subject == "")]
@@ -37,21 +56,34 @@ class Browser:
         texts = rows[[name for name in ("id", *TEXTS) if name in rows]].to_numpy()
         wanted = text.casefold()
         found = [any(wanted in str(cell).casefold() for cell in row) for row in texts]
-        return rows[pd.Series(found, index=rows.index, dtype=bool)]
+        rows = rows[pd.Series(found, index=rows.index, dtype=bool)]
+        return surest_first(rows) if order == SUREST else rows
 
-    def sample(self) -> pd.DataFrame:
-        """At most `most` questions, in the exam's order: subjects in turn, wrong ones first."""
-        ordered = self.results.sort_values("correct", kind="stable")
-        turn = ordered.groupby("subject").cumcount()
-        return self.results.loc[sorted(turn.sort_values(kind="stable").index[: self.most])]
+    def wrong(self) -> pd.DataFrame:
+        """At most STRIP of the wrong answers, the surest first."""
+        rows = self.results
+        return surest_first(rows[rows["mark"] == WRONG]).head(min(STRIP, self.most))
+
+    def others(self) -> pd.DataFrame:
+        """Others, with `wrong` at most `most`, in the exam's order: of subjects in turn."""
+        surest = self.wrong()
+        ordered = self.results.drop(surest.index).sort_values("correct", kind="stable")
+        turn = ordered.groupby("subject").cumcount().sort_values(kind="stable")
+        return self.results.loc[sorted(turn.index[: self.most - len(surest)])]
 
     def _repr_html_(self) -> str:
-        shown = self.sample()
-        return questions_html(shown) + markup.paragraph(self._note(shown))
+        surest, others = self.wrong(), self.others()
+        html = ""
+        if len(surest):
+            html = markup.paragraph(self._title(surest)) + questions_html(surest)
+        if len(others):
+            html += markup.paragraph("Others, of every subject:") if html else ""
+            html += questions_html(others)
+        return html + markup.paragraph(self._note(pd.concat([surest, others])))
 
     def __repr__(self) -> str:
-        shown = self.sample()
-        table = shown[["name", "id", "question", "expected", "predicted", "mark"]]
+        shown = pd.concat([self.wrong(), self.others()])
+        table = shown[["name", "id", "question", "expected", "predicted", "mark", "sure"]]
         text = f"{table.to_string(index=False, max_colwidth=30)}\n{self._note(shown)}"
         return show_controls(text)
 
@@ -59,6 +91,13 @@ class Browser:
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}
         # In a run without a front end nobody can click.
         return panel(self)._repr_mimebundle_() | bundle if in_lab() else bundle
+
+    def _title(self, surest: pd.DataFrame) -> str:
+        every = int((self.results["mark"] == WRONG).sum())
+        if every == 1:
+            return "The wrong answer:"
+        left_out = f"{len(surest)} surest of the " if len(surest) < every else ""
+        return f"The {left_out}{every:,} wrong answers, the surest first:"
 
     def _note(self, shown: pd.DataFrame) -> str:
         counts = self.results["mark"].value_counts()
@@ -70,6 +109,15 @@ class Browser:
             rest = f"in turn from every subject; {left:,} more are not shown here"
         size = f"{len(shown):,} questions ({', '.join(parts)})"
         return f"{size}, {rest}; every question is in questions.csv."
+
+
+def surest_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Wrong answers by the share of the choice taken, largest first; then the others as they are.
+
+    A wrong answer that was written, and so has no share, comes after those that have one.
+    """
+    sure = rows["sure"].fillna(0.0).where(rows["mark"] == WRONG, -1.0)
+    return rows.loc[sure.sort_values(ascending=False, kind="stable").index]
 
 
 def panel(browser: Browser) -> widgets.VBox:
@@ -133,11 +181,12 @@ def _filters(browser: Browser) -> dict[str, widgets.Widget]:
         "subject": widgets.Dropdown(options=[("all", ""), *subjects], description="subject"),
         "mark": widgets.Dropdown(options=[("all", ""), *every], description="answer"),
         "text": text,
+        "order": widgets.Dropdown(options=ORDERS, description="order"),
     }
 
 
 def questions_html(rows: pd.DataFrame) -> str:
-    """A table with a row per question: text, choices with bars, expected, chosen, prompt."""
+    """A table with a row per question: text, prompt, choices with bars, expected, chosen, sure."""
     cells = [_cells(row, choices(rows)) for row in rows.to_dict("records")]
     return markup.html_table(COLUMNS, cells)
 
@@ -155,6 +204,7 @@ def _cells(row: dict, among: tuple[str, ...]) -> list[str]:
         f'<div style="{WIDE};max-width:20rem">{bars}{_answer(row)}</div>',
         _text(row["expected"]),
         _text(f"{row['predicted']} {mark}".strip()),
+        "" if pd.isna(row["sure"]) else f"{row['sure']:.0%}",
     ]
 
 
@@ -168,7 +218,7 @@ def _bar(row: dict, choice: str, share: float) -> str:
     text = f"<b>{text}</b>" if choice == row["expected"] else text
     if pd.isna(share):
         return f"<div>{text}</div>"
-    colours = f"rgba(0,114,178,.22) {share:.0%},transparent {share:.0%}"
+    colours = f"#0072b238 {share:.0%},transparent {share:.0%}"
     style = f"background:linear-gradient(to right,{colours});margin:1px 0"
     return f'<div style="{style}">{text}  <small>{share:.0%}</small></div>'
 

@@ -43,10 +43,11 @@ def evaluate(
 
     Returns RESULT_COLUMNS. Answers are saved in the file `journal` as they come; those found there,
     or with `resume` in an earlier run's folder, are not asked for again. A portion of a subject is
-    asked as a whole, so that a resumed run computes what an unbroken one does. The groups of a
-    Session share the portions. Raises SettingsError for answers the tokenizer merges with the cue,
-    for scores that are not finite and for a journal of another model, profile or dtype; DataError
-    for a damaged journal. An error of the model stops the run.
+    asked as a whole, so that a resumed run computes what an unbroken one does. How many were taken
+    over is printed. The groups of a Session share the portions. Raises SettingsError for answers
+    the tokenizer merges with the cue, for scores that are not finite and for a journal of another
+    model, machine, profile or exam; DataError for a damaged journal. An error of the model stops
+    the run.
     """
     if resume and not journal:
         raise SettingsError(
@@ -54,7 +55,8 @@ def evaluate(
         )
     questions = task.first(limit).reset_index(drop=True)
     asker = Asker(engine, profile)
-    open_journal = Journal(journal, key(engine, profile), resume) if journal else nullcontext()
+    own = key(engine, profile, task, limit) if journal else {}
+    open_journal = Journal(journal, own, resume) if journal else nullcontext()
     with open_journal as kept, Progress(len(questions), len(questions), "questions") as bar:
         evaluation = Evaluation(task, asker, kept, bar)
         answered = evaluation.answer(engine.groups, questions)
@@ -79,7 +81,11 @@ class Evaluation:
 
     def answer(self, engines: Sequence["Inference"], questions: pd.DataFrame) -> list[Question]:
         """Have every question answered that can be asked. Returns one per row, in their order."""
-        for portion, answers in share_out(engines, self._open(questions), self._ask):
+        portions = self._open(questions)
+        if self.journal and self.journal.answers:
+            portions = iter([*portions])
+            print(self._taken_over(questions), flush=True)
+        for portion, answers in share_out(engines, portions, self._ask):
             for question, answer in zip(portion, answers, strict=True):
                 question.answer = answer
             if self.journal:
@@ -99,6 +105,17 @@ class Evaluation:
                     self.progress.skip(len(built) if known else len(built) - len(fit))
                 if fit and not known:
                     yield fit
+
+    def _taken_over(self, questions: pd.DataFrame) -> str:
+        """How many questions have an answer before any is asked, and how many of them are right."""
+        known = [n for n in questions.index if self.questions[n].answer != Answer()]
+        among, profile = self.task.choices, self.asker.profile
+        right = sum(
+            predict(among, profile, self.questions[n].answer) == questions.at[n, "expected"]
+            for n in known
+        )
+        said = f"{len(known):,} of {len(questions):,} questions are taken over from the journal"
+        return f"{said}, {right:,} of them right." if self.task.labelled else f"{said}."
 
     def _recall(self, portion: Portion) -> bool:
         """Take the answers of a portion from the journal, if it has all of them."""

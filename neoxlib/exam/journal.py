@@ -7,13 +7,16 @@ import hashlib
 import json
 import zlib
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neoxlib.errors import DataError, SettingsError
+from neoxlib.exam.data.load import Task
 from neoxlib.exam.profiles import PROFILES, Profile
 from neoxlib.exam.question import Answer
 from neoxlib.files import append, replace, whole_lines
+from neoxlib.machine import environment
 
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
@@ -22,6 +25,9 @@ NAME = "journal.jsonl"
 # Rules that were implied by a profile's name before they became fields of it. The key has them
 # only if they differ from what the name implies: earlier journals remain valid.
 IMPLIED = ("whole_vocabulary", "split_may_differ")
+# Of what an engine says of itself: other sums, and so other last bits of an answer.
+LOADED = ("world_size", "device", "backend", "compile", "graph", "threads")
+CODE = ("torch", "torch-npu", "git")
 _REPAIR = (
     "the file was damaged: delete this line to have its question asked again (line 1: the file)"
 )
@@ -40,8 +46,10 @@ def question_key(subject: str, number: str, prompt: str) -> QuestionKey:
     return QuestionKey(subject, number, _sha256(prompt))
 
 
-def key(engine: "Inference", profile: Profile) -> dict[str, Any]:
-    """Everything that answers depend on: two runs with the same key may share them."""
+def key(
+    engine: "Inference", profile: Profile, task: Task, limit: int | None = None
+) -> dict[str, Any]:
+    """Everything that answers depend on, to the last bit: runs with the same key may share them."""
     about = engine.describe()
     tokenizer = engine.tokenizer.backend_tokenizer.to_str()
     return {
@@ -50,8 +58,32 @@ def key(engine: "Inference", profile: Profile) -> dict[str, Any]:
         "dtype": about.get("dtype"),
         "quant": about.get("quant"),
         "max_seq_len": engine.max_seq_len,
-        "profile": _rules(profile),
+        "loaded": {name: about.get(name) for name in LOADED},
+        "code": _code(),
+        **exam_key(profile, task, limit),
     }
+
+
+def exam_key(profile: Profile, task: Task, limit: int | None = None) -> dict[str, Any]:
+    """The part of `key` that is known without a model: the rules, and the questions asked by them.
+
+    Runs may ask other subjects. Another limit makes other batches, which round otherwise.
+    """
+    texts = task.questions.astype(str)
+    questions = {
+        subject: [rows.to_csv(index=False), repr(task.examples.get(subject))]
+        for subject, rows in texts.groupby("subject", sort=False)
+    }
+    digests = {subject: _sha256("\n".join(parts))[:16] for subject, parts in questions.items()}
+    asked = {"split": task.split, "limit": limit or 0, "questions": digests}
+    return {"profile": _rules(profile)} | asked
+
+
+@cache
+def _code() -> dict[str, Any]:
+    """The versions that this process runs; a commit made meanwhile changes nothing."""
+    found = environment.describe("cpu")
+    return {name: found[name] for name in CODE}
 
 
 def _rules(profile: Profile) -> dict[str, Any]:
@@ -67,9 +99,8 @@ def _rules(profile: Profile) -> dict[str, Any]:
 class Journal:
     """The journal of one run. `answers` has those of this run and of the one it continues.
 
-    Raises SettingsError for an earlier journal of another model, tokenizer, profile, dtype, quant
-    or window, and DataError, as `file:line`, for a damaged one. A last line that a kill cut off is
-    left out.
+    Raises SettingsError for an earlier journal of another key: all that differs is listed; and
+    DataError, as `file:line`, for a damaged one. A last line that a kill cut off is left out.
     """
 
     def __init__(
@@ -118,8 +149,7 @@ def read_answers(path: Path, key: dict[str, Any]) -> dict[QuestionKey, Answer]:
     theirs = records[0].get("answers of")
     if not isinstance(theirs, dict):
         raise DataError(f"{path}:1: does not say whose answers these are; {_REPAIR}")
-    if different := [name for name in key if theirs.get(name) != key[name]]:
-        lines = [_difference(name, theirs.get(name), key[name]) for name in different]
+    if lines := [text for name in key if (text := _difference(name, theirs.get(name), key[name]))]:
         raise SettingsError(
             f"{path} has answers of another run, which cannot be used:\n  " + "\n  ".join(lines)
         )
@@ -128,8 +158,18 @@ def read_answers(path: Path, key: dict[str, Any]) -> dict[QuestionKey, Answer]:
 
 
 def _difference(name: str, theirs: Any, ours: Any) -> str:
-    if not isinstance(theirs, dict):
-        return f"{name}: {theirs} there, {ours} here"
+    """In what one entry of a key differs; "" if it does not.
+
+    Subjects that only one of the runs asks are no difference.
+    """
+    if theirs == ours:
+        return ""
+    if not isinstance(theirs, dict) or not isinstance(ours, dict):
+        there = "not recorded" if theirs is None else theirs
+        return f"{name}: {there} there, {ours} here"
+    if name == "questions":
+        other = [subject for subject in ours if theirs.get(subject, ours[subject]) != ours[subject]]
+        return f"{name}: those of {', '.join(other)} are others, or their examples" * bool(other)
     parts = [part for part in {**theirs, **ours} if theirs.get(part) != ours.get(part)]
     return f"{name}: " + "; ".join(
         f"{part} {theirs.get(part)!r} there, {ours.get(part)!r} here" for part in parts

@@ -54,11 +54,14 @@ def _ask_profile(p: SimpleNamespace, notebook: str) -> None:
 
 def _ask_exam(p: SimpleNamespace, notebook: str) -> None:
     from neoxlib import exam
+    from neoxlib.exam import journal
 
     scoring = exam.get_profile(p.profile, p.task, p.mode, p.shots)
     explained = scoring.mode == "cot"
     task = exam.load_task(p.task, p.data_dir, p.split, p.subjects, scoring.shots, explained)
     exam.read_earlier_run(p.compare_with, task, p.limit)
+    if p.resume:
+        journal.read_answers(journal.find(p.resume), journal.exam_key(scoring, task, p.limit))
 
 
 def _ask_grid(p: SimpleNamespace, notebook: str) -> None:
@@ -96,28 +99,25 @@ def _window(p: SimpleNamespace) -> int:
     return sequence_window(ModelConfig.from_dir(p.model_dir), p.max_seq_len)
 
 
-def _ask_baseline(p: SimpleNamespace, notebook: str) -> list[str]:
+def _ask_times(p: SimpleNamespace, notebook: str) -> list[str]:
+    """Name the earlier runs that are no timed runs of this notebook."""
     from neoxlib.workbook.past_run import open_run
 
-    past = open_run(p.baseline) if p.baseline else None
-    if past is None or (past.results["notebook"] == notebook and past.table("latency") is not None):
-        return []
-    of = past.results["notebook"] or "no notebook"
-    wanted = f"expected the results.json of a {notebook} run, beside its latency.csv"
-    return [f"baseline: {p.baseline} is of {of}; {wanted}"]
+    told = []
+    for name in ("baseline", "resume"):
+        path = getattr(p, name)
+        past = open_run(path) if path else None
+        if past and (past.results["notebook"] != notebook or past.table("latency") is None):
+            of = past.results["notebook"] or "no notebook"
+            wanted = f"expected the results.json of a {notebook} run, beside its latency.csv"
+            told.append(f"{name}: {path} is of {of}; {wanted}")
+    return told
 
 
 def _ask_pair(p: SimpleNamespace, notebook: str) -> list[str]:
     one = bool(p.run_a) != bool(p.run_b)
     found = f"found run_a {p.run_a!r} and run_b {p.run_b!r}"
     return [f"run_a: {found}; name both, or none for the last two runs"] if one else []
-
-
-def _ask_resume(p: SimpleNamespace, notebook: str) -> None:
-    from neoxlib.exam import journal
-
-    if p.resume:
-        journal.find(p.resume)
 
 
 def _ask_layers(p: SimpleNamespace, notebook: str) -> list[str]:
@@ -155,12 +155,11 @@ Ask = Callable[[SimpleNamespace, str], list[str] | None]  # takes the values, th
 ASKED: tuple[tuple[Ask, tuple[str, ...]], ...] = (  # each with the parameters that it needs
     (_ask_model, MODEL_VALUES),
     (_ask_profile, ("cluster_profile",)),
-    (_ask_exam, (*EXAM_VALUES, "compare_with", "limit")),
+    (_ask_exam, (*EXAM_VALUES, "compare_with", "limit", "resume")),
     (_ask_grid, (*WINDOW_VALUES, "case_pair", "min_len_exp", "max_len_exp", *BATCHES)),
     (_ask_prompts, (*WINDOW_VALUES, "prompts", "max_new_tokens")),
-    (_ask_baseline, ("baseline",)),
+    (_ask_times, ("baseline", "resume")),
     (_ask_pair, ("run_a", "run_b")),
-    (_ask_resume, ("resume",)),
     (_ask_captures, ("target", "reference")),
     (_ask_layers, ("model_dir", "layers", "target")),
 )

@@ -42,6 +42,7 @@ CHAPTERS = {  # heading in our notebooks -> section of the report; any other is 
     "What was asked differently": RESULT,
     "Speed": RESULT,
     "Accuracy": RESULT,
+    "Over time": RESULT,
     "The strip": RESULT,
     "A reproduction": RESULT,
     "Is the split model the model?": CORRECTNESS,

@@ -38,6 +38,7 @@ KEY = {
     "quant": None,
     "max_seq_len": 96,
     "profile": {"shots": 5},
+    "questions": {"logic": "1a", "law": "2b"},
 }
 ANSWERS = {
     question_key("logic", "0", "问"): Answer((-0.1, -2.5, -1e-17, -3.25)),
@@ -162,10 +163,18 @@ def test_a_line_that_is_no_answer_is_refused(journal, record):
 def test_answers_of_another_model_or_other_rules_are_refused_with_what_differs(
     journal, name, tmp_path
 ):
-    other = KEY | {name: {"shots": 4} if name == "profile" else "other"}
-    with pytest.raises(SettingsError, match=f"answers of another run.*\n  {name}: .*there, .*here"):
+    changed = {"profile": {"shots": 4}, "questions": {"logic": "1c", "law": "2b"}}
+    other = KEY | {name: changed.get(name, "other")}
+    told = "those of logic are others" if name == "questions" else ".*there, .*here"
+    with pytest.raises(SettingsError, match=f"answers of another run.*\n  {name}: {told}"):
         Journal(tmp_path / "new" / NAME, other, journal.parent)
     assert not (tmp_path / "new").exists() and read_answers(journal, KEY) == ANSWERS
+
+
+def test_other_subjects_are_no_difference_and_a_part_that_was_not_kept_is_one(journal):
+    assert read_answers(journal, KEY | {"questions": {"logic": "1a", "art": "3"}}) == ANSWERS
+    with pytest.raises(SettingsError, match="\n  split: not recorded there, val here"):
+        read_answers(journal, KEY | {"split": "val"})
 
 
 def test_a_folder_without_a_journal_is_refused(tmp_path):
@@ -176,40 +185,48 @@ def test_a_folder_without_a_journal_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: f"{p.task}-{p.name}-{p.mode}")
-def test_rules_that_a_name_implies_are_not_in_the_key_and_others_are(profile):
+def test_rules_that_a_name_implies_are_not_in_the_key_and_others_are(profile, exam):
     """Journals from before they were fields of a profile remain valid, and no others are mixed."""
+    task = load_task("ceval", exam, shots=1)
     for rule in IMPLIED:
-        assert rule not in key(Fake(), profile)["profile"]
+        assert rule not in key(Fake(), profile, task)["profile"]
         other = replace(profile, **{rule: not getattr(profile, rule)})
-        assert key(Fake(), other)["profile"][rule] == getattr(other, rule)
+        assert key(Fake(), other, task)["profile"][rule] == getattr(other, rule)
 
 
 def test_an_answer_is_kept_under_the_columns_that_identify_a_question():
     assert QuestionKey._fields == (*QUESTION, "prompt")
 
 
-def test_the_key_tells_apart_all_that_changes_an_answer(model_dir, tmp_path):
+def test_the_key_tells_apart_all_that_changes_an_answer(model_dir, exam, tmp_path):
+    task = load_task("ceval", exam, shots=1)
     with neoxlib.load(model_dir) as engine:
-        plain = key(engine, OFFICIAL)
-        assert key(engine, replace(OFFICIAL, cue="答："))["profile"] != plain["profile"]
+        plain = key(engine, OFFICIAL, task)
+        assert key(engine, replace(OFFICIAL, cue="答："), task)["profile"] != plain["profile"]
+        assert key(engine, OFFICIAL, task, limit=2)["limit"] != plain["limit"]
+        assert (
+            key(engine, OFFICIAL, load_task("ceval", exam, "test", shots=1))["split"]
+            != plain["split"]
+        )
+    assert plain["loaded"]["world_size"] == 1 and plain["code"]["torch"].startswith("2.")
     found = {json.dumps(plain)}
     for settings in ({"dtype": "bfloat16"}, {"quant": "int8"}, {"max_seq_len": 100}):
         with neoxlib.load(model_dir, **settings) as engine:
-            found.add(json.dumps(key(engine, OFFICIAL)))
+            found.add(json.dumps(key(engine, OFFICIAL, task)))
     assert len(found) == 4
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((model_dir / name).read_bytes())
     with neoxlib.load(tmp_path) as engine:
-        assert key(engine, OFFICIAL) == plain
+        assert key(engine, OFFICIAL, task) == plain
     weights = bytearray((tmp_path / "model.safetensors").read_bytes())
     weights[-2] ^= 4
     (tmp_path / "model.safetensors").write_bytes(weights)
     with neoxlib.load(tmp_path) as engine:
-        assert key(engine, OFFICIAL)["weights"] != plain["weights"]
+        assert key(engine, OFFICIAL, task)["weights"] != plain["weights"]
 
 
 def test_a_killed_run_goes_on_where_it_was_with_the_same_result(
-    model_dir, exam, tmp_path, monkeypatch
+    model_dir, exam, tmp_path, monkeypatch, capsys
 ):
     """kill -9 in the middle; the new run asks the rest, and its table is the unbroken run's."""
     earlier = tmp_path / "earlier" / NAME
@@ -234,6 +251,9 @@ def test_a_killed_run_goes_on_where_it_was_with_the_same_result(
             engine, task, OFFICIAL, journal=tmp_path / "new" / NAME, resume=earlier.parent
         )
         assert len(asked) == 3
+        said = capsys.readouterr().out
+        right = int(unbroken["correct"].iloc[:2].sum())
+        assert f"2 of 5 questions are taken over from the journal, {right} of them right." in said
         pd.testing.assert_frame_equal(found, unbroken, check_exact=True)
         del asked[:]
         evaluate(engine, task, OFFICIAL, journal=tmp_path / "new" / NAME)
@@ -252,12 +272,26 @@ def test_a_portion_that_lacks_an_answer_is_asked_as_a_whole(exam, tmp_path):
     assert [len(portion) for portion in fake.asked] == [3]
 
 
-def test_a_question_whose_text_has_changed_is_asked_again(exam, tmp_path):
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("val/colours_val.csv", "天是", "海是"),
+        ("val/colours_val.csv", ",B\r\n", ",A\r\n"),
+        ("dev/colours_dev.csv", "雪是", "云是"),
+    ],
+    ids=["question", "answer", "example"],
+)
+def test_a_data_file_that_has_changed_is_refused_by_its_subject(tmp_path, file, old, new):
     folder = write_exam(tmp_path / "exam")
-    path = tmp_path / NAME
+    path = tmp_path / "earlier" / NAME
     evaluate(Fake("B"), load_task("ceval", folder, shots=1), OFFICIAL, journal=path)
-    table = folder / "val" / "colours_val.csv"
-    put(table, table.read_text(encoding="utf-8").replace("天是", "海是"))
+    text = (folder / file).read_bytes().decode()
+    assert old in text
+    put(folder / file, text.replace(old, new))
+    task = load_task("ceval", folder, shots=1)
+    with pytest.raises(SettingsError, match="questions: those of colours are others"):
+        evaluate(Fake("B"), task, OFFICIAL, journal=tmp_path / NAME, resume=path.parent)
+    only = load_task("ceval", folder, subjects=["tiny_sums"], shots=1)
     fake = Fake("B")
-    found = evaluate(fake, load_task("ceval", folder, shots=1), OFFICIAL, journal=path)
-    assert [len(portion) for portion in fake.asked] == [2] and "海是" in found["prompt"][3]
+    evaluate(fake, only, OFFICIAL, journal=tmp_path / NAME, resume=path.parent)
+    assert fake.asked == [], "the other subject's answers are as good as before"

@@ -7,7 +7,7 @@ import pytest
 
 from neoxlib.demo import EXAM_DIR
 from neoxlib.exam import PROFILES, get_profile, load_task
-from neoxlib.exam.browser import CLIP, PER_PAGE, Browser, panel
+from neoxlib.exam.browser import CLIP, PER_PAGE, STRIP, Browser, panel
 from neoxlib.exam.results import choices, guessing, marks
 from neoxlib.exam.scores import by_subject
 from neoxlib.exam.tables import (
@@ -17,6 +17,7 @@ from neoxlib.exam.tables import (
     rules_table,
     shortened_prompts,
 )
+from neoxlib.workbook import markup
 from tests.support.exam_files import write_exam
 from tests.support.exam_results import answers, yes_or_no
 
@@ -60,6 +61,7 @@ def test_the_text_of_a_question_commands_no_terminal():
 
 def test_a_row_has_its_choices_with_their_shares_its_answer_and_its_prompt():
     page = Browser(answers())._repr_html_()
+    assert "#0072b238 10%, transparent 10%)" in markup.clean(page), "the bars reach a report"
     assert "<b>A. 一</b>  <small>10%</small>" in page and "D. 四  <small>40%</small>" in page
     assert "问7\n答案：" in page and "prompt: 11 tokens, 2 examples" in page
     assert "too long" in page and "nan" not in page
@@ -83,7 +85,8 @@ def test_what_was_written_is_shown_where_answers_were_written():
 
 def test_the_plain_table_is_bounded_and_says_what_it_leaves_out():
     page = Browser(many(200), most=12)._repr_html_()
-    assert page.count("<tr>") == 13
+    assert page.count("<tr>") == 2 + 12  # a head for each of the two tables
+    assert "The 10 surest of the 67 wrong answers, the surest first:" in page
     assert "188 more are not shown here" in page and "questions.csv" in page
     long = answers().assign(question="长" * (CLIP + 7), prompt="x" * 10**6)
     page = Browser(long)._repr_html_()
@@ -91,19 +94,49 @@ def test_the_plain_table_is_bounded_and_says_what_it_leaves_out():
 
 
 def test_every_subject_is_shown_before_any_is_shown_twice_and_wrong_answers_first():
-    shown = Browser(many(20), most=2).sample()
+    questions = many(20).assign(correct=False).iloc[:16]
+    shown = Browser(questions, most=STRIP + 2).others()
     assert shown["subject"].tolist() == ["a", "b"] and not shown["correct"].any()
-    assert Browser(many(20), most=20).sample()["id"].tolist() == [str(n) for n in range(20)]
+    every = Browser(many(20), most=20)
+    assert every.others()["id"].tolist() == [str(n) for n in range(20) if n % 3]
+
+
+def sure(shares: list[float], wrong: str) -> pd.DataFrame:
+    """Questions with ids 0, 1, …, the share of the choice taken, and which of them are wrong."""
+    rows = answers().iloc[[0] * len(shares)].reset_index(drop=True)
+    taken = pd.Series(shares)
+    rest = {f"p_{choice}": (1 - taken) / 3 for choice in "BCD"}
+    right = [number not in wrong for number in rows.index.astype(str)]
+    return rows.assign(id=rows.index.astype(str), correct=right, p_A=taken, **rest)
+
+
+def test_the_surest_wrong_answers_come_first_and_all_else_as_asked():
+    browser = Browser(sure([0.3, 0.9, 0.5, math.nan, 0.99, 0.9], wrong="01235"))
+    assert browser.select()["id"].tolist() == ["1", "5", "2", "0", "3", "4"]
+    assert browser.select(order="as asked")["id"].tolist() == list("012345")
+    assert browser.wrong()["id"].tolist() == ["1", "5", "2", "0", "3"]
+    assert browser.others()["id"].tolist() == ["4"]
+    page = browser._repr_html_()
+    assert page.index("90%") < page.index("50%") < page.index("30%") < page.index("99%")
+    assert "The 5 wrong answers, the surest first:" in page and "nan" not in page
+
+
+def test_where_nothing_is_wrong_or_right_there_is_one_table():
+    for rows, title in ((sure([0.5, 0.6], ""), ""), (sure([0.5], "0"), "The wrong answer:")):
+        page = Browser(rows)._repr_html_()
+        assert page.count("<table") == 1 and "Others" not in page and title in page
+    assert "surest" not in Browser(answers(labelled=False))._repr_html_()
 
 
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        ({}, ["0", "7", "0", "1", "2"]),
+        ({}, ["7", "0", "0", "1", "2"]),
+        ({"order": "as asked"}, ["0", "7", "0", "1", "2"]),
         ({"subject": "logic"}, ["0", "1", "2"]),
         ({"mark": "wrong"}, ["7"]),
         ({"mark": "right", "subject": "logic"}, ["0", "1"]),
-        ({"text": "ALERT(1)"}, ["0", "7", "0", "1", "2"]),
+        ({"text": "ALERT(1)"}, ["7", "0", "0", "1", "2"]),
         ({"text": "[("}, []),
         ({"text": "7"}, ["7"]),
         ({"text": "四", "mark": "too long"}, ["2"]),
@@ -120,7 +153,9 @@ def widgets_of(browser):
 
 
 def test_the_panel_pages_through_what_the_filters_leave():
-    subject, mark, text, page, back, on, found, table = widgets_of(Browser(many(20)))
+    subject, mark, text, order, page, back, on, found, table = widgets_of(Browser(many(20)))
+    assert "question 0<" in table.value and "question 3<" in table.value  # the wrong ones
+    order.value = "as asked"
     assert (
         page.max == 20 / PER_PAGE
         and table.value.count("<tr>") == 1 + PER_PAGE

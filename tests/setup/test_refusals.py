@@ -4,14 +4,18 @@ import json
 
 import pytest
 
+from neoxlib import exam
+from neoxlib.demo import EXAM_DIR
 from neoxlib.errors import ParameterError
+from neoxlib.exam.journal import Journal, exam_key
 from neoxlib.setup import refusals
 from neoxlib.workbook import arguments
 
 
 def refuse(notebook: str, **values) -> None:
     texts = {
-        n: value if isinstance(value, str) else json.dumps(value) for n, value in values.items()
+        n: json.dumps(value) if isinstance(value, (int, list)) else str(value)
+        for n, value in values.items()
     }
     refusals.refuse(arguments.asked([notebook], [], texts.items()))
 
@@ -36,6 +40,7 @@ LONG = ["word " * 1100]  # the shipped model has 1024 positions
             "is of 02_inference; expected the results.json of a 04",
         ),
         ("03_ceval", {"resume": "RUN"}, "to go on with an earlier run give the folder of that run"),
+        ("04_profile", {"resume": "RUN"}, "resume: {run} is of 02_inference; expected"),
         ("06_align", {"target": "RUN"}, "is not a capture: it has no capture.json"),
         ("06_align", {"reference": "RUN"}, "is not a capture or a model folder"),
         ("06_align", {"layers": [0, 99]}, "layers: [99] are not among the model's 0.."),
@@ -49,7 +54,23 @@ def test_what_the_model_or_an_earlier_run_rules_out_is_refused(notebook, values,
     given = {name: str(named[name]) if value == "RUN" else value for name, value in values.items()}
     with pytest.raises(ParameterError) as refused:
         refuse(notebook, **given)
-    assert told in str(refused.value)
+    assert told.replace("{run}", str(tmp_path)) in str(refused.value)
+
+
+def test_a_run_to_go_on_with_is_refused_for_other_rules_and_taken_for_the_same(tmp_path):
+    """Before a kernel starts; 04 takes a run of its own, which has no journal."""
+    scoring = exam.get_profile("", "ceval", "answer_only", None)
+    task = exam.load_task("ceval", EXAM_DIR, "val", [], scoring.shots)
+    with Journal(tmp_path / "journal.jsonl", exam_key(scoring, task)):
+        pass
+    refuse("03_ceval", resume=tmp_path)
+    with pytest.raises(ParameterError, match=r"(?s)profile: .*shots 5 there, 2 here.*limit: 0 the"):
+        refuse("03_ceval", resume=tmp_path, shots=2, limit=3)
+    (tmp_path / "results.json").write_text('{"notebook": "04_profile", "status": "interrupted"}')
+    with pytest.raises(ParameterError, match=r"resume: .* beside its latency.csv"):
+        refuse("04_profile", resume=tmp_path)
+    (tmp_path / "latency.csv").write_text("batch_size\n1\n")
+    refuse("04_profile", resume=tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in arguments.all_notebooks()))

@@ -11,19 +11,7 @@ from click.testing import CliRunner
 from neoxlib import history
 from neoxlib.__main__ import cli
 from neoxlib.errors import ParameterError
-
-STEADY = [10.0, 10.2, 9.9, 10.1, 9.8, 10.05, 9.95, 10.15, 9.85, 10.0]
-
-
-def write(root, number, metrics, notebook="04_profile", **values):
-    """One run's results.json, the `number`th in time."""
-    folder = root / notebook / f"20260101T0000{number:02}Z-abc"
-    folder.mkdir(parents=True)
-    model = {"model_dir": "/m/small", "dtype": "float32", "world_size": 2}
-    results = {"status": "ok", "notebook": notebook, "metrics": metrics, "model": model}
-    results |= {"environment": {"cpu": "a cpu"}, "parameters": {"repeats": 6}}
-    (folder / "results.json").write_text(json.dumps(results | values))
-    return folder
+from tests.support.past_runs import STEADY, write
 
 
 def run(*args):

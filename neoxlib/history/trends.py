@@ -4,8 +4,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,8 @@ import numpy as np
 
 from neoxlib.errors import DataError, ParameterError, did_you_mean
 from neoxlib.redact import scrub
+from neoxlib.workbook import front
 from neoxlib.workbook.past_run import Past, open_run
-from neoxlib.workbook.table import Table, figure
 
 LEVEL = 0.05  # of false discoveries among the figures that are called changed
 POWER = 0.8  # with which a change of the size "detectable" is found at LEVEL
@@ -26,7 +27,6 @@ NORMAL = 1.4826  # times the MAD is the standard deviation of a normal distribut
 JUDGED = ("ok", "check-failed", "not-judged")  # of noisy runs the times are not to be trusted
 # Parameters without an effect on a run's figures; `Past.identity` has the model's name.
 NEUTRAL = {"model_dir", "baseline", "max_slowdown", "compare_with", "shard_dir", "prepare_dir"}
-BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Trend:
     p: float
     detectable: float
     q: float = math.nan
+    part: str = ""  # the subject or case that it is of; the whole run's by default
 
     @property
     def newest(self) -> float:
@@ -87,7 +88,16 @@ def histories(root: Path, notebook: str = "", last: int = MOST) -> list[History]
         have = ", ".join(sorted(found)) or "none"
         raise ParameterError(f"no run of {notebook!r}{hint} in {root} there are runs of: {have}")
     told = [_history(found[name], last) for name in names]
-    return _adjusted([history for history in told if history.runs])
+    return _together([history for history in told if history.runs])
+
+
+def until(folder: Path, last: int = MOST) -> History | None:
+    """Return the history of a notebook up to the run in `folder`; None if that is not judged."""
+    paths = sorted(folder.parent.glob("*/results.json"), key=lambda path: path.parent.name)
+    found = _history([path for path in paths if path.parent.name <= folder.name], last)
+    if not found.runs or found.runs[-1].folder.name != folder.name:
+        return None
+    return found._replace(trends=adjusted(found.trends))
 
 
 def _history(paths: Iterable[Path], last: int) -> History:
@@ -95,11 +105,10 @@ def _history(paths: Iterable[Path], last: int) -> History:
     left_out: Counter[str] = Counter()
     runs = []
     for past in map(_read, paths):
-        status = past.results["status"] if past else "unreadable"
-        if status in JUDGED:
+        if past and past.results["status"] in JUDGED:
             runs.append(past)
         else:
-            left_out[status] += 1
+            left_out[front.state(past.results)[1] if past else "unreadable"] += 1
     same = [run for run in runs if _key(run) == _key(runs[-1])]
     left_out["other model, machine or parameters"] = len(runs) - len(same)
     left_out["older"] = max(0, len(same) - 1 - last)
@@ -127,16 +136,17 @@ def _trends(runs: Sequence[Past]) -> Iterable[Trend]:
     """Yield the trend of every number that the newest run recorded."""
     for name in runs[-1].results["metrics"]:
         values = [run.results["metrics"].get(name) for run in runs]
-        numbers = [float(value) for value in values if _is_number(value)]
-        if _is_number(values[-1]):
+        numbers = [float(value) for value in values if is_figure(value)]
+        if is_figure(values[-1]):
             yield trend(name, numbers)
 
 
-def _is_number(value: Any) -> bool:
+def is_figure(value: Any) -> bool:
+    """Whether a recorded value is a number that can be judged."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def trend(metric: str, values: Sequence[float]) -> Trend:
+def trend(metric: str, values: Sequence[float], part: str = "") -> Trend:
     """Judge the last of `values` by those before it.
 
     p is read from simulated histories of the same length with one more value, so that it is right
@@ -144,18 +154,19 @@ def trend(metric: str, values: Sequence[float]) -> Trend:
     share of values at least as far from the median (of equal ones, 0 for another value).
     """
     past = np.array(values[:-1], dtype=float)
+    known = Trend(metric, tuple(values), *[math.nan] * 5, part=part)
     if len(past) < LEAST:
-        median = float(np.median(past)) if len(past) else math.nan
-        return Trend(metric, tuple(values), median, *[math.nan] * 4)
+        return replace(known, median=float(np.median(past)) if len(past) else math.nan)
     median = float(np.median(past))
     scale = float(scaled_mad(past))
     away = abs(values[-1] - median)
-    limits = median - WIDTH * scale, median + WIDTH * scale
+    limits = {"low": median - WIDTH * scale, "high": median + WIDTH * scale}
+    known = replace(known, median=median, **limits)
     if scale == 0:
-        return Trend(metric, tuple(values), median, *limits, _rank_p(past - median, away), 0.0)
+        return replace(known, p=_rank_p(past - median, away), detectable=0.0)
     expected = reference(len(past))
     p = _tail(expected.distances, away / scale)
-    return Trend(metric, tuple(values), median, *limits, p, expected.shift * scale)
+    return replace(known, p=p, detectable=expected.shift * scale)
 
 
 def scaled_mad(values: np.ndarray) -> np.ndarray:
@@ -211,89 +222,13 @@ def adjust(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def _adjusted(found: list[History]) -> list[History]:
+def adjusted(trends: Sequence[Trend]) -> list[Trend]:
+    """Return trends with q: p adjusted for the number of those that are judged."""
+    q_values = iter(adjust([trend.p for trend in trends if not math.isnan(trend.p)]))
+    return [t if math.isnan(t.p) else replace(t, q=next(q_values)) for t in trends]
+
+
+def _together(found: list[History]) -> list[History]:
     """Adjust the p-values of all figures of all notebooks together."""
-    judged = [trend for history in found for trend in history.trends if not math.isnan(trend.p)]
-    q_values = iter(adjust([trend.p for trend in judged]))
-    return [
-        history._replace(
-            trends=[
-                trend if math.isnan(trend.p) else Trend(**asdict(trend) | {"q": next(q_values)})
-                for trend in history.trends
-            ]
-        )
-        for history in found
-    ]
-
-
-def spark(values: Sequence[float]) -> str:
-    """Draw values as bars from the least to the greatest; equal ones as a low line."""
-    low = min(values)
-    span = max(values) - low or 1
-    return "".join(BARS[round((value - low) / span * (len(BARS) - 1))] for value in values)
-
-
-def text(history: History, metric: str = "") -> str:
-    """Return a history as lines: what was compared, a row per figure, and of one a row per run.
-
-    Raises ParameterError if the newest run has no figure of that name.
-    """
-    newest = history.runs[-1]
-    about = ", ".join(f"{name} {value}" for name, value in newest.identity.items() if value)
-    left = ", ".join(f"{count} {why}" for why, count in history.left_out.items())
-    head = f"{newest.name} and {len(history.runs) - 1} comparable runs before it ({about})"
-    lines = [head, f"left out: {left}"] if left else [head]
-    if not metric:
-        return "\n".join([*lines, repr(_table(history.trends))])
-    found = [trend for trend in history.trends if trend.metric == metric]
-    if not found:
-        names = [trend.metric for trend in history.trends]
-        hint = did_you_mean(metric, names) or ";"
-        known = ", ".join(names) or "none"
-        raise ParameterError(f"{newest.name} has no figure {metric!r}{hint} it has: {known}")
-    return "\n".join([*lines, repr(_table(found)), "", repr(_runs(history, found[0]))])
-
-
-def _table(trends: Sequence[Trend]) -> Table:
-    names = ("figure", "median", "low", "high", "newest", "change", "detectable", "q", "verdict")
-    return Table((*names, "runs"), [_row(trend) for trend in trends])
-
-
-def _row(trend: Trend) -> tuple[str, ...]:
-    numbers = (trend.median, trend.low, trend.high, trend.newest)
-    change = trend.newest - trend.median
-    shares = [_share(change, trend.median), _share(trend.detectable, trend.median).lstrip("+")]
-    q = "" if math.isnan(trend.q) else f"{trend.q:.2g}"
-    shown = ("" if math.isnan(number) else figure(number) for number in numbers)
-    return (trend.metric, *shown, *shares, q, trend.verdict, spark(trend.values))
-
-
-def _share(part: float, whole: float) -> str:
-    return "" if math.isnan(part) or not whole else f"{part / abs(whole):+.1%}"
-
-
-def _runs(history: History, trend: Trend) -> Table:
-    """The figure in each run, with what lies outside the control limits."""
-    rows = []
-    for run in history.runs:
-        value = run.results["metrics"].get(trend.metric)
-        if _is_number(value):
-            outside = value < trend.low or value > trend.high
-            rows.append((run.name, run.results["started"], figure(value), "outside" * outside))
-    return Table(("run", "started", trend.metric, f"limits ± {WIDTH} scaled MAD"), rows)
-
-
-def record(history: History) -> dict[str, Any]:
-    """Return a history as an object of a JSON document; nan becomes null."""
-    trends = [asdict(trend) | {"verdict": trend.verdict} for trend in history.trends]
-    clean = [
-        {name: None if value != value else value for name, value in row.items()} for row in trends
-    ]
-    newest = history.runs[-1]
-    return {
-        "notebook": newest.results["notebook"],
-        "identity": newest.identity,
-        "runs": [run.folder.name for run in history.runs],
-        "left_out": history.left_out,
-        "figures": clean,
-    }
+    every = iter(adjusted([trend for history in found for trend in history.trends]))
+    return [one._replace(trends=list(islice(every, len(one.trends)))) for one in found]
