@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from neoxlib import __version__
+from neoxlib import __version__, languages
 from neoxlib.errors import NeoXError, ParameterError, torch_npu_error
 from neoxlib.ranks.commands import generate
 from neoxlib.setup import commands, notebook_commands
@@ -26,7 +26,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("Broken off by Ctrl-C.", err=True)
+            click.echo(languages.said("Broken off by Ctrl-C."), err=True)
             ctx.exit(130)
         except BrokenPipeError:
             raise  # the reader of the pipe has gone; click handles it
@@ -34,13 +34,14 @@ class Commands(click.Group):
             known = error if isinstance(error, (NeoXError, OSError)) else torch_npu_error(error)
             if known is None:
                 raise
-            click.echo(f"{type(known).__name__}: {known}", err=True)
+            click.echo(f"{type(known).__name__}: {languages.said(str(known))}", err=True)
             ctx.exit(2 if isinstance(known, ParameterError) else 1)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="neoxlib", message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """GPT-NeoX inference on Ascend NPUs, and on the CPU.
 
     Compiled kernels are kept in the folder that NEOXLIB_CACHE names, by default ~/.cache/neoxlib;
@@ -49,6 +50,7 @@ def cli() -> None:
     """
     from neoxlib.process import prepare_children  # what --help need not wait for
 
+    ctx.with_resource(languages.speaking(languages.chosen()))
     prepare_children()
 
 
@@ -135,6 +137,7 @@ def import_config(config: Path, output: Path | None) -> None:
     "--bandwidth", type=float, help="GB/s of device memory, in place of the table's figure."
 )
 @click.option("--tflops", type=float, help="Peak TFLOPS, in place of the table's figure.")
+@languages.language_option()
 def plan(
     model_dir: Path,
     world_size: int,
@@ -186,6 +189,7 @@ def align(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 @click.option("--metric", default="", help="Show this figure run by run.")
 @click.option("--last", type=click.IntRange(1), default=50, show_default=True, help="Earlier runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@languages.language_option()
 def history(outputs: Path | None, notebook: str, metric: str, last: int, as_json: bool) -> None:
     """Say which figures of the newest runs changed, by the comparable runs before them.
 
@@ -204,7 +208,7 @@ def history(outputs: Path | None, notebook: str, metric: str, last: int, as_json
         records = [module.record(one) for one in found]
         click.echo(json.dumps({"notebooks": records}, ensure_ascii=False, indent=1))
     elif not found:
-        click.echo("There is no finished run that is not noisy yet.")
+        click.echo(languages.said("There is no finished run that is not noisy yet."))
     else:
         named = [one for one in found if metric in [trend.metric for trend in one.trends]]
         click.echo("\n\n".join(module.text(one, metric) for one in named or found))

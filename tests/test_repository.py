@@ -30,7 +30,7 @@ NOTEBOOK_FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # import from each other. Imports inside functions and for type checking count.
 LAW = """
 errors process files redact colours demo
-names
+names languages
 kernels machine
 model
 workbook

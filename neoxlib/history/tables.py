@@ -7,6 +7,7 @@ from typing import Any
 
 from neoxlib.errors import ParameterError, did_you_mean
 from neoxlib.history.trends import WIDTH, History, Trend, is_figure
+from neoxlib.languages import said
 from neoxlib.workbook.table import Table, figure
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -28,7 +29,7 @@ def text(history: History, metric: str = "") -> str:
     about = ", ".join(f"{name} {value}" for name, value in newest.identity.items() if value)
     left = ", ".join(f"{count} {why}" for why, count in history.left_out.items())
     head = f"{newest.name} and {len(history.runs) - 1} comparable runs before it ({about})"
-    lines = [head, f"left out: {left}"] if left else [head]
+    lines = [said(head), said(f"left out: {left}")] if left else [said(head)]
     if not metric:
         return "\n".join([*lines, repr(_table(history.trends))])
     found = [trend for trend in history.trends if trend.metric == metric]

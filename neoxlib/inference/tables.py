@@ -89,7 +89,7 @@ def strip_html(tokens: Sequence[Chosen], tokenizer: PreTrainedTokenizerBase) -> 
         title = markup.text(f"{likely:.1%}; instead: {others}" if others else f"{likely:.1%}")
         text = markup.text(visible(tokenizer, token))
         cells.append(f'<span title="{title}" style="{style}">{text}</span>')
-    return markup.block(f'<div style="line-height:1.9">{"".join(cells)}</div>')
+    return markup.block(f'<div style="line-height:1.9" translate="no">{"".join(cells)}</div>')
 
 
 def visible(tokenizer: PreTrainedTokenizerBase, token: int) -> str:

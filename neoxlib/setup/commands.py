@@ -5,12 +5,15 @@ from pathlib import Path
 
 import click
 
+from neoxlib.languages import language_option, said
+
 PLACE = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 @click.command()
 @click.argument("logs", nargs=-1, required=True, type=PLACE, metavar="LOG...")
+@language_option()
 def explain(logs: tuple[Path, ...]) -> None:
     """Say which rank failed first according to LOG..., with cause and cure.
 
@@ -21,7 +24,7 @@ def explain(logs: tuple[Path, ...]) -> None:
     from neoxlib.machine import log_text
 
     texts = [log_text.read_log(path) for path in log_text.find_logs(logs)]
-    click.echo(module.explain(texts))
+    click.echo(said(str(module.explain(texts))))
 
 
 @click.command()
@@ -43,6 +46,7 @@ def bundle(run: Path, output: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--model-dir", type=PLACE, help="Also check this model folder.")
 @click.option("--host", type=FILE, help="Judge the machine that --json described.")
+@language_option()
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path | None) -> None:
     """Check this machine, and print what repairs each fault. Exit code 1 if something FAILs."""

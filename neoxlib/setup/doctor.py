@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from neoxlib.errors import SettingsError, show_controls
+from neoxlib.languages import padded, said, width
 from neoxlib.machine import chips, launch_env, recipe
 from neoxlib.machine.devices import chip_at
 from neoxlib.machine.host import Host, read_host, restore
@@ -70,8 +71,9 @@ class Report:
         return json.dumps(whole, ensure_ascii=False, indent=1)
 
     def __repr__(self) -> str:
-        width = max((len(row.name) for row in self.rows), default=0)
-        lines = [*(_line(row, width) for row in self.rows), self.summary, *self._hint]
+        columns = max((width(said(row.name)) for row in self.rows), default=0)
+        lines = [*(_line(row, columns) for row in self.rows), self.summary]
+        lines += map(said, self._hint)
         return show_controls("\n".join(lines))
 
     @property
@@ -119,13 +121,13 @@ def judge(host: Host) -> tuple[CheckRow, ...]:
     )
 
 
-def _line(row: CheckRow, width: int) -> str:
+def _line(row: CheckRow, columns: int) -> str:
     """Format status, check and found; below them needed and repair if there is a repair."""
-    line = f"{row.status:4}  {row.name:{width}}  {row.found}"
-    indent = "\n" + " " * (width + 8)
+    line = f"{row.status:4}  {padded(said(row.name), columns)}  {said(row.found)}"
     if not row.repair:
         return line
-    return f"{line}{indent}needed: {row.needed}{indent}repair: {row.repair}"
+    indent = "\n" + " " * (columns + 8)
+    return indent.join([line, said(f"needed: {row.needed}"), said(f"repair: {row.repair}")])
 
 
 def _cells(row: CheckRow) -> list[str]:

@@ -10,6 +10,7 @@ import click
 
 from neoxlib.errors import ParameterError
 from neoxlib.files import overwrite
+from neoxlib.languages import language_option, said
 
 if TYPE_CHECKING:
     from neoxlib.workbook.headless import Report
@@ -57,6 +58,7 @@ FROM_HELP = "Run nothing: make the page of this run's folder anew."
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document; all else goes to stderr."
 )
+@language_option(keep=True)
 @click.option("--from", "past", type=FOLDER, metavar="RUN", help=FROM_HELP)
 @click.pass_context
 def report(
@@ -64,6 +66,7 @@ def report(
     notebooks: tuple[str, ...],
     everything: bool,
     past: Path | None,
+    lang: str | None,
     junit: Path | None,
     as_json: bool,
     **asked: Any,
@@ -75,6 +78,7 @@ def report(
     if past is not None:
         remake(past)
         return
+    asked["texts"] += (("lang", lang),) if lang else ()
     try:
         found = _run_notebooks(notebooks, junit, as_json, **asked)
     except ParameterError as error:
@@ -106,9 +110,12 @@ def _run_notebooks(
     from neoxlib.workbook import headless, terminal
 
     stream = sys.stderr if as_json else sys.stdout
-    say = partial(click.echo, file=stream)
+
+    def say(line: str, err: bool = False) -> None:
+        click.echo(said(line), file=None if err else stream, err=err)
+
     live = stream if stream.isatty() else None
-    shown = terminal.Terminal(say, partial(click.echo, err=True), live)
+    shown = terminal.Terminal(say, partial(say, err=True), live)
     return headless.run_all(jobs, outputs, timeout, shown)
 
 
@@ -161,6 +168,7 @@ def remake(run: Path) -> None:
 
 @click.command()
 @click.argument("outputs", type=FOLDER, required=False)
+@language_option()
 def index(outputs: Path | None) -> None:
     """Make the index of all runs below OUTPUTS anew, by default of outputs/."""
     from neoxlib.workbook import pages

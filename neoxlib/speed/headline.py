@@ -67,7 +67,7 @@ def _right(results: Mapping[str, Any], said: str) -> str:
     if wrong := failed(results):
         return f"Do not use this. {wrong}. {said}"
     model = same(results)
-    return f"Right, and {said} {model[0].upper()}{model[1:]}." if model else said
+    return f"Right, and {said}" + f" {model[0].upper()}{model[1:]}." if model else said
 
 
 def _bound(results: Mapping[str, Any], row: pd.Series) -> str:

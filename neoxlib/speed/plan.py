@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from neoxlib.checkpoint.folder import stored_quant
 from neoxlib.errors import SettingsError
 from neoxlib.kernels.npu import OPS, PLAIN
+from neoxlib.languages import said
 from neoxlib.machine import devices
 from neoxlib.machine.chips import CHIPS, Chip
 from neoxlib.machine.hccl_rules import Ranks, broken_rules, refuse_ranks, remark
@@ -21,6 +22,7 @@ from neoxlib.speed.bounds import Bounds, ms_text, size_text
 from neoxlib.speed.budget import Budget
 from neoxlib.speed.target import Target, find_target, measured
 from neoxlib.workbook import markup
+from neoxlib.workbook.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,8 +133,10 @@ class Plan(Bounds):
         return tuple(filter(None, (*NOTES, *own, *counted, cards, f"free: {self.target.source}")))
 
     def __repr__(self) -> str:
-        tables = (frame.to_string(index=False) for frame in self._tables)
-        return "\n\n".join([self.title, *tables, "\n".join(self._notes)])
+        tables = (
+            repr(Table(tuple(frame), frame.itertuples(index=False))) for frame in self._tables
+        )
+        return "\n\n".join([said(self.title), *tables, "\n".join(map(said, self._notes))])
 
     def _repr_html_(self) -> str:
         tables = (markup.table(frame, frame.itertuples(index=False)) for frame in self._tables)

@@ -14,6 +14,7 @@ from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 from neoxlib.colours import DARK_SCREEN
+from neoxlib.languages import said_whole
 from neoxlib.workbook import markup
 
 log = logging.getLogger("neoxlib")
@@ -98,7 +99,7 @@ def body_of(notebook: nbformat.NotebookNode, title: str) -> tuple[str, list[tupl
         table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
     for anchor in soup.select("a.anchor-link"):
         anchor.decompose()
-    if (first := soup.find("h1")) and first.get_text(strip=True) == title:
+    if (first := soup.find("h1")) and first.get_text(strip=True) in (title, said_whole(title)):
         first.decompose()  # the page has it as its own title
     headings = soup.select("h2, h3")
     return markup.clean(str(soup)), [
@@ -107,8 +108,14 @@ def body_of(notebook: nbformat.NotebookNode, title: str) -> tuple[str, list[tupl
 
 
 def _drawn(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return a notebook whose drawings are images, in which no browser runs a script."""
+    """Return a notebook whose drawings are images, in which no browser runs a script.
+
+    Its prose is in the language that is spoken.
+    """
     drawn = deepcopy(notebook)
+    for cell in drawn.cells:
+        if cell.cell_type == "markdown":
+            cell.source = said_whole(cell.source)
     for output in _outputs(drawn):
         svg = output.get("data", {}).get("image/svg+xml")
         if svg is not None and "text/html" not in output.data:

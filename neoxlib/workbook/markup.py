@@ -7,12 +7,13 @@ that of foreign HTML, a notebook's outputs, into a page.
 import re
 from base64 import b64encode
 from collections.abc import Iterable
-from html import escape
+from html import escape, unescape
 from typing import TYPE_CHECKING, Any
 
 import nh3
 
 from neoxlib.errors import show_controls
+from neoxlib.languages import said
 
 if TYPE_CHECKING:
     from bs4 import Tag
@@ -24,6 +25,7 @@ RIGHT = f"text-align:right;vertical-align:top;{KEPT}"
 NUMBER = re.compile(
     r"[-+]?[\d,.]+(e[-+]?\d+)?\s?(%|[kMGT]?i?B|GB/s|m?s)?|nan|NaN|<NA>|inf|-|–|", re.IGNORECASE
 )
+WRITTEN = re.compile(r">([^<>]+)</(?=(?:text|tspan|title)>)")  # in a drawing
 
 
 def _names(listed: str) -> set[str]:
@@ -44,7 +46,7 @@ DROPPED = _names("""
 """)
 HEADINGS = {f"h{level}": {"id"} for level in range(1, 7)}
 ATTRIBUTES = HEADINGS | {
-    "*": {"class", "style", "title", "dir", "lang", "role", "aria-label", "aria-hidden"},
+    "*": _names("class style title dir lang role aria-label aria-hidden translate"),
     "a": {"href"},
     "details": {"open"},
     "img": {"src", "alt", "width", "height"},
@@ -105,7 +107,8 @@ def picture(svg: str, alt: str) -> str:
 
     `alt` is what a reader hears who does not see it.
     """
-    data = b64encode(svg.encode("utf-8", "backslashreplace")).decode()
+    told = WRITTEN.sub(lambda found: f">{text(said(unescape(found[1])))}</", svg)
+    data = b64encode(told.encode("utf-8", "backslashreplace")).decode()
     return f'<img src="data:image/svg+xml;base64,{data}" alt="{text(alt)}">'
 
 

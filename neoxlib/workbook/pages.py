@@ -16,6 +16,7 @@ import jinja2
 import nbformat
 from pygments.formatters import HtmlFormatter
 
+from neoxlib import languages
 from neoxlib.errors import show_controls
 from neoxlib.process import has_ended
 from neoxlib.workbook import front, metrics, past_run
@@ -24,7 +25,7 @@ from neoxlib.workbook.parameter_table import PARAMETERS
 from neoxlib.workbook.report_body import sections
 from neoxlib.workbook.results import NO_RUN, read_results
 from neoxlib.workbook.run_folder import write_text
-from neoxlib.workbook.table import worded
+from neoxlib.workbook.table import flat, worded
 
 MOST_RUNS = 2000  # lines of the index; older runs are counted
 SAME = "parity_of_limit"
@@ -42,6 +43,11 @@ LOG_BYTES = 2**16  # of a log's end that is read
 def write_report(folder: Path) -> Path:
     """Make `report.html` from the run folder's `notebook.ipynb` and `results.json`."""
     run = read_results(folder)
+    with languages.speaking(languages.of_run(run["parameters"])):
+        return _write_report(folder, run)
+
+
+def _write_report(folder: Path, run: dict[str, Any]) -> Path:
     notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
     title = title_of(notebook, run["notebook"])
     notebook.metadata.pop("widgets", None)
@@ -61,7 +67,7 @@ def write_report(folder: Path) -> Path:
         parameters=_parameters(run),
         figures=front.other_figures(run),
         cells=[cell | {"here": f"cell-{cell['number']}" in here} for cell in cells],
-        environment=_flat(run["environment"] | run["model"]),
+        environment=flat(run["environment"] | run["model"]),
     )
     write_text(folder / "report.html", text)
     return folder / "report.html"
@@ -119,7 +125,7 @@ def _row(folder: Path, run: dict[str, Any], earlier: list[dict[str, Any]]) -> di
         "seconds": run["seconds"] if lasted else 0,
         "model": " · ".join(front.model(run, short=True)),
         "given": [(name, _short(worded(run["parameters"].get(name)), 60)) for name in given],
-        "said": _short(front.in_two(front.verdict(run))[0], 160),
+        "said": _short(languages.said(front.in_two(front.verdict(run))[0]), 160),
     }
     return about | _first_figure(run, earlier) | _links(folder)
 
@@ -190,7 +196,8 @@ def _as_yes(run: dict[str, Any], error: str) -> dict[str, str]:
 
 
 def _short(text: str, most: int) -> str:
-    return shorten(text, most, placeholder=" …")
+    # Chinese has no blanks to cut at.
+    return shorten(text, most, placeholder=" …") if text.isascii() else text[:most]
 
 
 def _first_screen(folder: Path, run: dict[str, Any], title: str) -> dict[str, Any]:
@@ -254,22 +261,12 @@ def _end_of(path: Path) -> str:
     return "\n".join(text.splitlines()[-LOG_LINES:])
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for name, value in values.items():
-        rows += (
-            _flat(value, f"{name} ")
-            if isinstance(value, dict)
-            else [(f"{prefix}{name}", worded(value))]
-        )
-    return rows
-
-
 def _page(template: str, title: str, script: str, **values: Any) -> str:
     code = (TEMPLATES / script).read_text(encoding="utf-8")
     script_hash = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     page = _templates().get_template(template)
-    return page.render(title=title, css=_css(), script=code, script_hash=script_hash, **values)
+    made = page.render(title=title, css=_css(), script=code, script_hash=script_hash, **values)
+    return languages.page(made)
 
 
 @cache
@@ -280,7 +277,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         finalize=_seen,
     )
-    env.filters |= {"clean": lambda text: show_controls(str(text))}
+    env.filters |= {"clean": lambda text: show_controls(str(text)), "said": languages.said}
     return env
 
 

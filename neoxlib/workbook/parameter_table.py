@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from neoxlib.demo import EXAM_DIR, MODEL_DIR, PROMPTS
+from neoxlib.languages import LANGUAGES
 from neoxlib.workbook import param
 from neoxlib.workbook.param import Param
 
 
-def _path(help: str, check: Callable[[str], str | None]) -> Param:
-    """A path that may be left out."""
+def _path(help: str, check: Callable[[str], str | None] = param.anything) -> Param:
+    """A path or name that may be left out."""
     return Param("str", "", help, check=check, blank=True)
 
 
@@ -57,23 +58,22 @@ PARAMETERS: dict[str, Param] = {
         blank=True,
     ),
     "seed": Param("int", 0, "start of every random draw", low=0, high=2**63 - 1),
-    "cluster_profile": Param(
-        "str",
-        "",
-        "ipyparallel profile for SSH, MPI or Slurm; empty starts ranks on this machine",
-        blank=True,
+    "cluster_profile": _path(
+        "ipyparallel profile for SSH, MPI or Slurm; empty starts ranks on this machine"
     ),
     "deterministic": Param(
         "bool", False, "ask NPUs for sums and products in a fixed order; slower"
     ),
     "graph": Param("str", "auto", "capture decode as NPU graphs", choices=("auto", "on", "off")),
     "plan_only": Param("bool", False, "stop after the plan, before any model is loaded"),
-    "prepare_dir": Param(
-        "str", "", "a model folder of links and copies is made here; empty makes none", blank=True
+    "lang": Param(
+        "str",
+        "auto",
+        "language of the report: en or zh; auto takes NEOXLIB_LANG, else en",
+        choices=("auto", *LANGUAGES),
     ),
-    "shard_dir": Param(
-        "str", "", "where the cut goes; empty keeps it in the run folder", blank=True
-    ),
+    "prepare_dir": _path("a model folder of links and copies is made here; empty makes none"),
+    "shard_dir": _path("where the cut goes; empty keeps it in the run folder"),
     "prompts": Param(
         "list",
         [],
@@ -273,6 +273,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 _COMMON = _names("""
     model_dir world_size dtype device quant max_seq_len cluster_profile deterministic plan_only
+    lang
 """)
 _SAMPLING = _names("""
     prompts max_new_tokens temperature top_k top_p repetition_penalty stop stop_token_ids
@@ -293,6 +294,6 @@ NOTEBOOKS: dict[str, tuple[str, ...]] = {
     "02_inference": (*_COMMON, "graph", *_SAMPLING),
     "03_ceval": (*_COMMON, "graph", *_EXAM),
     "04_profile": (*_COMMON, "graph", *_GRID),
-    "05_compare": ("run_a", "run_b"),
+    "05_compare": ("run_a", "run_b", "lang"),
     "06_align": (*_COMMON, "prompts", "decode_steps", "target", "reference", "layers"),
 }

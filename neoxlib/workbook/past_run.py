@@ -31,6 +31,7 @@ NO_MATTER = (  # parameters that change no figure, or that the identity holds
     "resume",
     "compare_with",
     "vendor_files",
+    "lang",
 )
 
 

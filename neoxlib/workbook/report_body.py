@@ -15,6 +15,7 @@ from neoxlib.workbook.cells import body_of
 from neoxlib.workbook.parameter_table import NOTEBOOKS
 from neoxlib.workbook.results import CHECK_WORDS
 
+HEADS = 6  # of a table, that name it to who does not see it
 LONG = 12  # rows of a table that is shown unfolded
 RESULT, DETAILS, CORRECTNESS, PLAN, HOW, ON_TOP = (
     "Result",
@@ -213,12 +214,16 @@ def polished(html: str) -> str:
 
 def _fold(soup: BeautifulSoup, box: Tag) -> None:
     """Let a table be scrolled by keys, and fold a long one behind what it has."""
-    heads = ", ".join(filter(None, (head.get_text(" ", strip=True) for head in box.select("th"))))
+    heads = [name for head in box.select("th") if (name := head.get_text(" ", strip=True))]
     rows = len(box.select("tbody tr"))
     columns = ", ".join(
         filter(None, (head.get_text(" ", strip=True) for head in box.select("thead th")))
     )
-    box["tabindex"], box["role"], box["aria-label"] = "0", "region", f"table: {heads[:80]}"
+    box["tabindex"], box["role"], box["aria-label"] = (
+        "0",
+        "region",
+        f"table: {', '.join(heads[:HEADS])}",
+    )
     if rows <= LONG or box.find_parent("details") or box.find_parent("table"):
         return
     fold = box.wrap(soup.new_tag("details", attrs={"class": "long"}))

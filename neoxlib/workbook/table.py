@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from neoxlib.errors import show_controls
+from neoxlib.languages import padded, said, width
 from neoxlib.workbook import markup
 
 if TYPE_CHECKING:
@@ -21,12 +22,11 @@ class Table:
         return markup.table(self.columns, self.rows)
 
     def __repr__(self) -> str:
-        lines = [tuple(map(show_controls, line)) for line in (self.columns, *self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        padded = (
-            (cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-        )
-        return "\n".join("  ".join(line).rstrip() for line in padded)
+        told = ((said(cell) for cell in line) for line in (self.columns, *self.rows))
+        lines = [tuple(map(show_controls, line)) for line in told]
+        widths = [max(map(width, column)) for column in zip(*lines, strict=True)]
+        rows = ((padded(*cell) for cell in zip(line, widths, strict=True)) for line in lines)
+        return "\n".join("  ".join(row).rstrip() for row in rows)
 
 
 class Note(str):
@@ -91,6 +91,15 @@ def worded(value: Any) -> str:
     return {"": "empty", "[]": "empty", "None": "not there"}.get(str(value), str(value))
 
 
+def flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return values by name in words; those of an object within have its name before their own."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        inner = isinstance(value, dict)
+        rows += flat(value, f"{name} ") if inner else [(f"{prefix}{name}", worded(value))]
+    return rows
+
+
 def figure(value: Any) -> str:
     """Return a number with four digits, or thousands with commas."""
     if isinstance(value, float):
@@ -104,6 +113,7 @@ def show_frames() -> None:
     from IPython import get_ipython
 
     pd.set_option("display.html.use_mathjax", False)  # a $…$ in a cell is no formula
+    pd.set_option("display.max_colwidth", None)  # a long text is wrapped, not cut
     shell = get_ipython()
     if shell is None:
         return

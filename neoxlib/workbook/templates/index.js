@@ -4,6 +4,8 @@ if (table) {
   const body = table.tBodies[0];
   const rows = [...body.rows].map(row => ({ row, text: row.textContent.toLowerCase() }));
   const input = id => document.getElementById(id);
+  const word = (place, name, values = {}) =>
+    place.dataset[`word${name}`].replace(/\{(\w+)\}/g, (_, key) => values[key]);
   let shown = STEP;
   let order = rows.slice();
 
@@ -20,9 +22,9 @@ if (table) {
     const found = matching();
     body.replaceChildren(...found.slice(0, shown).map(({ row }) => row));
     const rest = found.length - Math.min(shown, found.length);
-    input("count").textContent = `${found.length} of ${rows.length} runs`;
+    input("count").textContent = word(input("count"), "Count", { shown: found.length, all: rows.length });
     input("more").hidden = !rest;
-    input("more").textContent = `Show ${Math.min(STEP, rest)} more of ${rest}`;
+    input("more").textContent = word(input("more"), "More", { some: Math.min(STEP, rest), rest });
   };
   const restart = () => { shown = STEP; draw(); };
 
@@ -56,7 +58,8 @@ if (table) {
     input("chosen").hidden = !chosen.length;
     const two = chosen.length === 2;
     input("chosen-text").textContent = two
-      ? "To compare the two, type:" : `${chosen.length} chosen: choose two to compare them.`;
+      ? word(input("chosen-text"), "Two")
+      : word(input("chosen-text"), "Other", { some: chosen.length });
     const [b, a] = chosen.map(({ row }) => quoted(folder + row.dataset.place));
     input("command").hidden = !two;
     input("command").textContent = two

@@ -5,7 +5,7 @@ button.hidden = false;
 button.onclick = () => {
   const show = page.classList.toggle("folded") === false;
   document.querySelectorAll("details.code").forEach(part => { part.open = show; });
-  button.textContent = show ? "Hide code" : "Show code";
+  button.textContent = show ? button.dataset.wordHide : button.dataset.wordShow;
   button.setAttribute("aria-pressed", show);
 };
 const reveal = () => {
