@@ -17,6 +17,7 @@ from neoxlib.machine.runtime import import_torch, torch_must_load
 from neoxlib.process import at_end, need_home
 from neoxlib.ranks import worker
 from neoxlib.ranks.cluster import Ranks
+from neoxlib.ranks.hanging import HANG_SECONDS, check_timeout
 from neoxlib.ranks.launch import find_profile
 from neoxlib.ranks.placement import part
 from neoxlib.ranks.surroundings import Variables, handed_on, open_log_dir, rank_environment
@@ -51,7 +52,8 @@ class Session(TextGenerator):
     model on this machine, each with its own ranks: `groups` are their sessions, this one first.
     This one answers all calls itself; `exam.evaluate` distributes an exam over all. Each rank
     writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something
-    fails.
+    fails. A process that is stopped or frozen for `hang_timeout` seconds of a call, or stuck in the
+    kernel for four times as long, is a RankError that names it; None waits forever.
 
     Raises the errors of `neoxlib.load`, before a rank is started if no weight has to be read for
     that, and RankError when a rank dies. After an error that all ranks raised alike (SettingsError,
@@ -72,21 +74,24 @@ class Session(TextGenerator):
         deterministic: bool = False,
         replicas: int = 1,
         graph: str = "auto",
+        hang_timeout: float | None = HANG_SECONDS,
         *,
         _group: int = 0,
     ) -> None:
-        profile_dir = _check_here(world_size, cluster_profile)
+        profile_dir = _check_here(world_size, cluster_profile, hang_timeout)
         elsewhere = profile_dir is not None
         preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere)
         device = device if elsewhere else _pick(device, graph, compile)  # there the ranks pick it
         share = part(_group, replicas, world_size, device, cluster_profile)
         self.log_dir = open_log_dir(log_dir)
-        self._variables = _variables(elsewhere, world_size, device, deterministic, share)
-        self._ranks = Ranks(world_size, self._variables.added, self.log_dir, profile_dir)
+        own = () if elsewhere else (world_size, device, deterministic, share)
+        self._variables = rank_environment(*own) if own else handed_on()  # others add theirs there
+        added = self._variables.added
+        self._ranks = Ranks(world_size, added, self.log_dir, profile_dir, hang_timeout)
         self._end = at_end(self, _end, self._ranks, self.log_dir if log_dir is None else None)
         self._others: list[Session] = []
         given = str(Path(model_dir).absolute()), dtype, device, quant, max_seq_len, compile, graph
-        more = {"deterministic": deterministic, "replicas": replicas}
+        more = {"deterministic": deterministic, "replicas": replicas, "hang_timeout": hang_timeout}
         self._start(given, more, 1 if _group else replicas)
 
     def _start(self, given: tuple[Any, ...], more: dict[str, Any], groups: int) -> None:
@@ -266,20 +271,16 @@ class Session(TextGenerator):
         )
 
 
-def _check_here(world_size: int, cluster_profile: str | None) -> str | None:
+def _check_here(
+    world_size: int, cluster_profile: str | None, hang_timeout: float | None
+) -> str | None:
     """Raise the errors that no model and no rank are needed for; return the profile's folder."""
     if type(world_size) is not int or world_size < 1:
         raise SettingsError(f"world_size is {world_size!r}; it is the number of ranks, 1 or more")
+    check_timeout(hang_timeout)
     need_home()  # ranks write there
     torch_must_load()  # the ranks' answers cannot be read without it
     return find_profile(cluster_profile) if cluster_profile else None
-
-
-def _variables(
-    elsewhere: bool, world_size: int, device: str, deterministic: bool, share: dict[str, str]
-) -> Variables:
-    """The variables of the ranks; those of other machines add their own there."""
-    return handed_on() if elsewhere else rank_environment(world_size, device, deterministic, share)
 
 
 def _pick(device: str, graph: str, compile: bool) -> str:
