@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from ipyparallel import AsyncResult
 
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.ranks import launch, worker
+from neoxlib.ranks.hanging import HANG_SECONDS, Watch, Watched, kill, state_of, with_children
 from neoxlib.ranks.memory_kills import memory_kills
 from neoxlib.ranks.outcome import Hear, Listener, Outcome, arrived, error_of, hand_on, in_step
-from neoxlib.ranks.post_mortem import RankLogs, first_of, told
+from neoxlib.ranks.post_mortem import RankLogs, first_of, silent_one, told
 
 # How long the other ranks may still take once one has failed or all were asked to stop.
 GRACE_SECONDS = 8
-TICK_SECONDS = 0.02
+STARTER = "process {}, which starts or connects ranks,"
 
 
 class Ranks:
@@ -35,7 +37,12 @@ class Ranks:
     CLOSED = "it was closed"
 
     def __init__(
-        self, size: int, environment: dict[str, str], log_dir: Path, profile_dir: str | None = None
+        self,
+        size: int,
+        environment: dict[str, str],
+        log_dir: Path,
+        profile_dir: str | None = None,
+        hang_timeout: float | None = HANG_SECONDS,
     ) -> None:
         self.size = size
         self.log_dir = log_dir
@@ -50,6 +57,8 @@ class Ranks:
         self._stopped = False
         self._owner = os.getpid()
         self._kills = memory_kills()  # before any rank
+        self._keeper = launch.Keeper()
+        self._watch = Watch(hang_timeout)
         self._scratch = tempfile.mkdtemp(prefix="neoxlib-")
         self._cluster = launch.new_cluster(size, environment, log_dir, self._scratch, profile_dir)
 
@@ -59,18 +68,18 @@ class Ranks:
         Raises RankError when one ends or the time is up.
         """
         try:
-            launch.complete(self._cluster.start_controller())
-            launch.complete(self._cluster.start_engines(self.size))
-            settings = {"ipython_dir": self._scratch, "timeout": launch.START_SECONDS}
-            self._client = launch.complete(self._cluster.connect_client(**settings))
+            look = partial(self._refuse_hanging, "while starting")
+            self._keeper.complete(self._cluster.start_controller(), look)
+            self._keeper.complete(self._cluster.start_engines(self.size), look)
+            if self.local:
+                processes = self._cluster.engine_set.processes
+                for member, process in zip(self.members, processes, strict=True):
+                    member["pid"] = process.pid
+            self._client = launch.connect(self._cluster, self._scratch, look)
         except (RuntimeError, OSError) as failure:  # a TimeoutError is an OSError
             output = self._cluster.controller.get_output() if self._cluster.controller else ""
-            why = f"{failure}\n{output}{self._tails()}{self._said()}"
+            why = f"{failure}\n{output}{self._logs.tails()}{self._said()}"
             raise RankError(f"the ranks could not be started: {why}") from failure
-        if self.local:
-            processes = self._cluster.engine_set.processes
-            for member, process in zip(self.members, processes, strict=True):
-                member["pid"] = process.pid
         # A profile may ask for more time.
         self._wait_for_engines(max(launch.START_SECONDS, self._cluster.engine_timeout))
         self._views = [self._client[engine] for engine in sorted(self._client.ids)[: self.size]]
@@ -93,7 +102,7 @@ class Ranks:
             if isinstance(outcome.error, NeoXError):
                 raise outcome.error
             if outcome.error:
-                more = f"{outcome.traceback}{self._tail(r)}{self._said()}"
+                more = f"{outcome.traceback}{self._logs.tail(r)}{self._said()}"
                 raise RankError(f"{self._who(r)} failed in {name}:\n{more}")
         return [outcomes[r].value for r in range(self.size)]
 
@@ -139,7 +148,8 @@ class Ranks:
             return
         if self._client is not None:
             self._client.close()
-        launch.complete(self._cluster.stop_cluster())
+        self._keeper.complete(self._cluster.stop_cluster())
+        self._keeper.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._stopped = True
 
@@ -147,11 +157,12 @@ class Ranks:
         deadline = time.monotonic() + limit
         while len(self._client.ids) < self.size:
             self._refuse_dead("while starting")
+            self._refuse_hanging("while starting")
             if time.monotonic() > deadline:
                 count = len(self._client.ids)
                 found = f"{count} of {self.size} ranks started within {limit} s"
-                raise RankError(f"{found}.{self._tails()}{self._said()}")
-            time.sleep(TICK_SECONDS)
+                raise RankError(f"{found}.{self._logs.tails()}{self._said()}")
+            time.sleep(launch.TICK_SECONDS)
 
     def _send(self, function: Callable[..., Any], args: Sequence[Any]) -> list[AsyncResult]:
         pickle.dumps(args)  # refuse arguments that cannot be sent before any rank has them
@@ -180,14 +191,16 @@ class Ranks:
         outcomes: dict[int, Outcome] = {}
         deadline = time.monotonic() + limit
         heard = 0
+        self._watch.begin()
         while len(outcomes) < len(jobs) and time.monotonic() <= deadline:
-            outcomes |= arrived(jobs, outcomes, TICK_SECONDS)
+            outcomes |= arrived(jobs, outcomes, launch.TICK_SECONDS)
             heard = hand_on(jobs[0], heard, listen)
             if hear:
                 hear([job.metadata["data"] for job in jobs])
             failed = any(outcome.error for outcome in outcomes.values())
             if failed or len(outcomes) < len(jobs):
                 self._refuse_dead(f"during {name}")
+                self._refuse_hanging(f"during {name}")
             if failed:
                 deadline = min(deadline, time.monotonic() + patience)
         if listen and 0 in outcomes:
@@ -201,13 +214,14 @@ class Ranks:
             if outcomes[0].error:
                 raise error_of(outcomes[0])
             return outcomes[0].value
-        failed = [r for r in outcomes if outcomes[r].error]
-        r = first_of(self._logs.explain(self.members), failed)
-        raise self._down(
-            f"{self._who(r)} raised in {name} and not all ranks did",
-            f"\n{outcomes[r].traceback}",
-            r,
-        )
+        found = self._logs.explain(self.members)
+        r = first_of(found, [r for r in outcomes if outcomes[r].error])
+        detail = f"\n{outcomes[r].traceback}"
+        late = silent_one(found, set(range(self.size)) - set(outcomes))
+        if late is None:
+            raise self._down(f"{self._who(r)} raised in {name} and not all ranks did", detail, r)
+        why = f"{self._who(late)} did not come to where other ranks waited for it in {name}"
+        raise self._down(f"{why}; its process is {state_of(self.members[late])}", detail, late)
 
     def _halt(self, jobs: list[AsyncResult], name: str) -> Any:
         """Ask the ranks to stop a call; end the session when they cannot.
@@ -238,9 +252,26 @@ class Ranks:
             why = [dead[first], *(text for r, text in dead.items() if r != first)]
             raise self._down(f"{'; '.join(why)} {when}", output and f"\n{output}", first)
 
+    def _refuse_hanging(self, when: str) -> None:
+        hanging = self._watch.hanging(self._watched)
+        if hanging:
+            kill(hanging)  # SIGTERM would not reach them
+            ranks = [one["rank"] for one in self.members if one["pid"] in hanging]
+            why = f"{'; '.join(hanging.values())}, {when}"
+            raise self._down(why, "", (ranks or [0])[0])
+
+    def _watched(self) -> dict[int, Watched]:
+        """The processes of this machine that a call needs, by pid."""
+        starters = {
+            pid: STARTER.format(pid) for pid in with_children(launch.starters(self._cluster))
+        }
+        here = [one for one in self.members if one["host"] == worker.host() and one["pid"]]
+        names = starters | {one["pid"]: self._who(one["rank"]) for one in here}
+        return {pid: Watched(name, wakes=self.local) for pid, name in names.items()}
+
     def _down(self, why: str, detail: str, r: int) -> RankError:
         self.end(why)
-        return RankError(f"{why}. The session has ended.{detail}{self._tail(r)}{self._said()}")
+        return RankError(f"{why}. The session has ended.{detail}{self._logs.tail(r)}{self._said()}")
 
     def _said(self) -> str:
         """What the ranks' logs say about the first failure, with cause and cure."""
@@ -266,13 +297,9 @@ class Ranks:
                 for r in range(len(self._views))
                 if not self._runs(r)
             }
-        engines = self._cluster.engine_set
-        starters = [self._cluster.controller, engines, *getattr(engines, "launchers", {}).values()]
-        for process in [getattr(starter, "process", None) for starter in starters]:
-            if process is not None and not worker.alive(process.pid):
-                dead.setdefault(
-                    0, f"process {process.pid}, which starts or connects ranks, has ended"
-                )
+        for pid in launch.starters(self._cluster):
+            if not worker.alive(pid):
+                dead.setdefault(0, f"{STARTER.format(pid)} has ended")
         return dead
 
     def _runs(self, r: int) -> bool:
@@ -285,11 +312,3 @@ class Ranks:
         member = self.members[r]
         place = "" if member["host"] == worker.host() else f" on {member['host']}"
         return f"rank {r} (pid {member['pid']}{place})"
-
-    def _tails(self) -> str:
-        """Return the end of every log that exists."""
-        there = (r for r in range(self.size) if worker.log_file(self.log_dir, r).is_file())
-        return "".join(map(self._tail, there))
-
-    def _tail(self, r: int) -> str:
-        return launch.tail(worker.log_file(self.log_dir, r))

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Coroutine
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ HEARTBEAT_MS = 250
 LOST_BEATS = 30
 NEVER = 10**6
 QUIETLY = "--log-level=30"
+TICK_SECONDS = 0.02
 TAIL_LINES = 40  # a crash report has about 30
 NO_COUNTS = MemoryKills(None, None)
 ENDINGS = {
@@ -136,6 +137,14 @@ def check_here(world_size: int, cluster_profile: str | None) -> str | None:
     return find_profile(cluster_profile) if cluster_profile else None
 
 
+def starters(cluster: Cluster) -> list[int]:
+    """Return the pids of the controller and the launchers that are processes of this machine."""
+    engines = cluster.engine_set
+    known = [cluster.controller, engines, *getattr(engines, "launchers", {}).values()]
+    processes = [getattr(starter, "process", None) for starter in known]
+    return [process.pid for process in processes if process is not None]
+
+
 def find_profile(name: str) -> str:
     """Find the folder of an ipyparallel profile. Raises SettingsError with the existing names."""
     try:
@@ -150,22 +159,83 @@ def find_profile(name: str) -> str:
         ) from None
 
 
-def complete(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine to its end in a thread: the loop of a notebook is busy with the cell."""
-    answer: Future = Future()
+class Keeper:
+    """The thread that starts a session's processes, and stays until they have ended.
 
-    def run() -> None:
+    The kernel ends a process with the thread that started it (see `worker.end_with`). And the loop
+    of a notebook is busy with the cell, so ipyparallel's coroutines run here.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def complete(
+        self, coroutine: Coroutine[Any, Any, Any], look: Callable[[], None] | None = None
+    ) -> Any:
+        """Run a coroutine to its end; `look` is called meanwhile, and ends it by raising."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            run = self._loop.run_forever
+            self._thread = threading.Thread(target=run, name="keeper of ranks", daemon=True)
+            self._thread.start()
+        answer = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            answer.set_result(asyncio.run(coroutine))
-        except BaseException as error:
-            answer.set_exception(error)
+            return _waited(answer, look)
+        except BaseException:
+            if look and self._loop is not None:
+                answer.cancel()
+            wait([answer])
+            raise
 
-    thread = threading.Thread(target=run)
-    thread.start()
+    def close(self) -> None:
+        """End the thread, and what still runs in it."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._loop = None
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _waited(answer: Future, look: Callable[[], None] | None) -> Any:
+    while look and not wait([answer], TICK_SECONDS).done:
+        look()
+    return answer.result()
+
+
+def connect(cluster: Cluster, scratch: str, look: Callable[[], None]) -> Any:
+    """Connect to the controller; `look` is called meanwhile, and may raise.
+
+    The attempt blocks until its own time-out, so it has a thread that can be left behind.
+    """
+    answer: Future = Future()
+    attempt = cluster.connect_client(ipython_dir=scratch, timeout=START_SECONDS)
+    threading.Thread(target=_answer, args=(attempt, answer), daemon=True).start()
     try:
-        return answer.result()
-    finally:
-        thread.join()
+        return _waited(answer, look)
+    except BaseException:
+        answer.add_done_callback(_close_client)
+        raise
+
+
+def _answer(coroutine: Coroutine[Any, Any, Any], answer: Future) -> None:
+    try:
+        answer.set_result(asyncio.run(coroutine))
+    except BaseException as error:
+        answer.set_exception(error)
+
+
+def _close_client(answer: Future) -> None:
+    if answer.exception() is None:
+        answer.result().close()
 
 
 def ending(code: int | None, kills: MemoryKills = NO_COUNTS) -> str:

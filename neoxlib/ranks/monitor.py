@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neoxlib.ranks import worker
+from neoxlib.ranks import hanging, worker
 from neoxlib.ranks.cluster import Ranks
 from neoxlib.ranks.tables import rank_table
 from neoxlib.workbook.progress import in_lab
@@ -92,6 +92,9 @@ def _state(ranks: Ranks, row: dict[str, Any]) -> str:
         return row["state"]
     if row["host"] == worker.host() and not worker.alive(row["pid"]):
         return "its process has ended"
+    life = hanging.life(row["pid"]) if row["host"] == worker.host() else None
+    if life and life.state in hanging.STOPPED:
+        return f"stopped (state {life.state})"
     return "working" if ranks.busy else "ready"
 
 

@@ -11,6 +11,7 @@ from neoxlib.errors import DataError
 from neoxlib.machine.explain import PROGRAM, Explanation, explain
 from neoxlib.machine.log_text import LogText, read_log
 from neoxlib.ranks import worker
+from neoxlib.ranks.launch import tail
 
 PLOG = "ASCEND_PROCESS_LOG_PATH"  # names the folder of CANN's logs; ~/ascend/log without it
 MOST_PLOGS = 4  # of one process: CANN begins a new file when one is full
@@ -38,6 +39,14 @@ class RankLogs:
         ]
         return explain([log for log in (*logs, *plogs) if log is not None])
 
+    def tail(self, r: int) -> str:
+        """Quote the end of a rank's log."""
+        return tail(self._files[r])
+
+    def tails(self) -> str:
+        """Quote the end of every log that exists."""
+        return "".join(tail(file) for file in self._files if file.is_file())
+
     def _read(self, path: Path, rank: str, before: int) -> LogText | None:
         try:
             return replace(read_log(path, before), rank=rank)
@@ -63,6 +72,11 @@ def first_of(found: Explanation, suspects: Collection[int]) -> int:
     waited = {one.who for one in found.findings if one.failure.kind == "waiting"}
     active = [r for name, r in by_name.items() if name not in waited]
     return (active or list(by_name.values()))[0]
+
+
+def silent_one(found: Explanation, silent: Collection[int]) -> int | None:
+    """Return which of the ranks that did not answer the others waited for; None if no log says."""
+    return next((r for r in sorted(silent) if found.culprit == f"rank {r}"), None)
 
 
 def told(found: Explanation) -> str:

@@ -16,6 +16,7 @@ from neoxlib.machine.runtime import import_torch
 from neoxlib.process import at_end
 from neoxlib.ranks import worker
 from neoxlib.ranks.cluster import Ranks
+from neoxlib.ranks.hanging import HANG_SECONDS, check_timeout
 from neoxlib.ranks.launch import check_here
 from neoxlib.ranks.loading import Loading
 from neoxlib.ranks.placement import part
@@ -53,7 +54,8 @@ class Session(TextGenerator):
     This one answers all calls itself; `exam.evaluate` distributes an exam over all. Each rank
     writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something
     fails. A notebook shows how far the load is, elsewhere only `progress=True` does; `loading` is
-    what it took.
+    what it took. A process that is stopped or frozen for `hang_timeout` seconds of a call, or stuck
+    in the kernel for four times as long, is a RankError that names it; None waits forever.
 
     Raises the errors of `neoxlib.load`, before a rank is started if no weight has to be read for
     that, and RankError when a rank dies. After an error that all ranks raised alike (SettingsError,
@@ -74,10 +76,12 @@ class Session(TextGenerator):
         deterministic: bool = False,
         replicas: int = 1,
         graph: str = "auto",
+        hang_timeout: float | None = HANG_SECONDS,
         *,
         progress: bool | None = None,
         _group: int = 0,
     ) -> None:
+        check_timeout(hang_timeout)
         profile_dir = check_here(world_size, cluster_profile)
         elsewhere = profile_dir is not None
         preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere)
@@ -85,12 +89,14 @@ class Session(TextGenerator):
         share = part(_group, replicas, world_size, device, cluster_profile)
         self.log_dir = open_log_dir(log_dir)
         self._variables = variables_of(elsewhere, world_size, device, deterministic, share)
-        self._ranks = Ranks(world_size, self._variables.added, self.log_dir, profile_dir)
+        added = self._variables.added
+        self._ranks = Ranks(world_size, added, self.log_dir, profile_dir, hang_timeout)
         self._end = at_end(self, _end, self._ranks, self.log_dir if log_dir is None else None)
         self._others: list[Session] = []
         self.loading = Loading(world_size, progress, f"group {_group}" if replicas > 1 else "")
         given = str(Path(model_dir).absolute()), dtype, device, quant, max_seq_len, compile, graph
-        more = {"deterministic": deterministic, "replicas": replicas, "progress": progress}
+        more = {"deterministic": deterministic, "replicas": replicas}
+        more |= {"hang_timeout": hang_timeout, "progress": progress}
         self._start(given, more, 1 if _group else replicas)
 
     def _start(self, given: tuple[Any, ...], more: dict[str, Any], groups: int) -> None:

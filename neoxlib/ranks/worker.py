@@ -1,9 +1,9 @@
 """The code of a rank: entry point, log file, group and calls. The controller starts here, too.
 
-`main` runs ipyparallel's engine or controller until the driver has gone; launch.py starts it.
 Torch is imported where it is first needed: the driver imports this module, and must stay light.
 """
 
+import ctypes
 import faulthandler
 import logging
 import os
@@ -35,6 +35,7 @@ from neoxlib.redact import Scrubbed, shown
 
 log = logging.getLogger("neoxlib")
 POLL_SECONDS = 0.3  # between two looks whether the driver still runs
+PR_SET_PDEATHSIG = 1  # of prctl: the signal that comes when the thread that started this one ends
 _held = SimpleNamespace(store=None, engine=None)  # kept in this rank from call to call
 
 
@@ -48,18 +49,22 @@ def main(argv: Sequence[str]) -> None:
     role, driver, scratch, *arguments = argv
     faulthandler.enable(all_threads=False)
     os.chdir(scratch)
-    end_with(int(driver), scratch if role == "controller" else None)
+    last = (scratch, signal.SIGCONT) if role == "controller" else (None, signal.SIGKILL)
+    end_with(int(driver), *last)
     # The controller forks helper processes.
     os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))
     import_module(f"ipyparallel.{role}.app").main(arguments)
 
 
-def end_with(pid: int, scratch: str | None = None) -> None:
+def end_with(pid: int, scratch: str | None = None, last: signal.Signals = signal.SIGKILL) -> None:
     """End this process soon after `pid` has ended, however that happened.
 
-    A killed kernel must leave nothing behind. `scratch` is a folder that the session of `pid` made:
-    it is deleted then.
+    `scratch` is a folder that the session of `pid` made: it is deleted then. A process that is
+    stopped cannot look, so if `pid` is its parent the kernel sends it `last`: SIGKILL, or SIGCONT
+    to one that has to delete a folder.
     """
+    if os.getppid() == pid and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(last))
     # psutil compares start times, so a reused pid is not taken for the driver.
     watched = psutil.Process(pid) if psutil.pid_exists(pid) else None
 

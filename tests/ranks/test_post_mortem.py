@@ -96,3 +96,6 @@ def test_a_rank_that_hangs_is_named_by_the_one_that_waited(mortal, monkeypatch):
     with pytest.raises(RankError) as error:
         mortal._ranks.call(faults.hang_alone)
     assert "look first at: rank 1" in str(error.value)
+    pid = mortal._ranks.members[1]["pid"]
+    assert str(error.value).startswith(f"rank 1 (pid {pid}) did not come to where other ranks")
+    assert "its process is asleep (state S)" in str(error.value)

@@ -122,7 +122,10 @@ def test_a_model_that_cannot_be_loaded_is_the_error_of_load_and_leaves_nothing(
     assert gone(new_processes())
 
 
-def test_a_killed_driver_leaves_no_process_and_no_folder_but_the_users(checkpoint, tmp_path):
+@pytest.mark.parametrize("stopped", ["nothing", "a rank and the controller"])
+def test_a_killed_driver_leaves_no_process_and_no_folder_but_the_users(
+    checkpoint, tmp_path, stopped
+):
     script = tmp_path / "driver.py"
     mine = tmp_path / "mine"
     script.write_text(DRIVER)
@@ -133,6 +136,8 @@ def test_a_killed_driver_leaves_no_process_and_no_folder_but_the_users(checkpoin
         scratch, torch_is_here = driver.stdout.readline().split()
         pids = [process.pid for process in psutil.Process(driver.pid).children(recursive=True)]
         assert len(pids) >= 3 and all(map(worker.alive, pids))
+        for pid in pids[: 0 if stopped == "nothing" else -1]:
+            os.kill(pid, signal.SIGSTOP)
         driver.kill()
         assert gone(pids)
     assert not Path(scratch).exists() and mine.is_dir()

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -10,11 +11,13 @@ import neoxlib
 from neoxlib.ranks import worker
 
 
-def open_session(checkpoint: Path, log_dir: Path, world_size: int = 2) -> neoxlib.Session:
+def open_session(
+    checkpoint: Path, log_dir: Path, world_size: int = 2, **more: Any
+) -> neoxlib.Session:
     """Hide pytest from the ranks: ipykernel redirects output only if pytest is not running."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTEST_CURRENT_TEST")
-        return neoxlib.Session(checkpoint, world_size, device="cpu", log_dir=log_dir)
+        return neoxlib.Session(checkpoint, world_size, device="cpu", log_dir=log_dir, **more)
 
 
 def gone(pids: list[int], seconds: float = 60) -> bool:
