@@ -119,8 +119,8 @@ def no_outputs(_: Path, kind: str) -> str:
 
 
 def bomb(_: Path) -> str:
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    lines = ["prompts:", "- &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"- &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     with tempfile.TemporaryDirectory() as place:
         path = Path(place, "preset.yaml")
         path.write_text("\n".join(lines))
