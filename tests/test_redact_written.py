@@ -102,6 +102,7 @@ def written(tmp_path_factory) -> dict[str, bytes]:
     env.pop("PYTEST_CURRENT_TEST", None)
     neoxlib = [sys.executable, "-m", "neoxlib"]
     asked = ["report", path, "-p", "model_dir", str(home / "model")]
+    asked += ["--junit", str(place / "outputs" / "junit.xml")]
     done = subprocess.run([*neoxlib, *asked], env=env, capture_output=True, text=True)
     assert done.returncode == 1 and "RuntimeError" in done.stderr, done.stderr
     (run,) = (place / "outputs" / "tells").iterdir()
@@ -116,7 +117,7 @@ def written(tmp_path_factory) -> dict[str, bytes]:
 def test_the_run_wrote_all_that_is_looked_at(written):
     names = {Path(name).name for name in written}
     assert names >= {"results.json", "report.html", "notebook.ipynb", "index.html", "values.csv"}
-    assert names >= {"rank0.log", "bundle.zip", "environment.json"}
+    assert names >= {"rank0.log", "bundle.zip", "environment.json", "junit.xml"}
     log = next(text for name, text in written.items() if name.endswith("logs/rank0.log"))
     assert log.count(GONE.encode()) > 3 * len(SECRETS) / 2, "the rank said nothing"
 

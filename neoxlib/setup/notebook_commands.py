@@ -11,6 +11,7 @@ import click
 from neoxlib.errors import ParameterError
 from neoxlib.files import overwrite
 from neoxlib.languages import language_option, said
+from neoxlib.redact import scrub
 
 if TYPE_CHECKING:
     from neoxlib.workbook.headless import Report
@@ -125,7 +126,7 @@ def _write_results(found: "Report", junit: Path | None, as_json: bool) -> None:
 
     if junit is not None:
         text = ci_files.junit([(run.results, run.folder) for run in found.runs])
-        overwrite(junit, text.encode())
+        overwrite(junit, scrub(text).encode())
     if as_json:
         runs = [ci_files.record(run.results, run.folder, run.code) for run in found.runs]
         pages = {name: str(found.root / name) for name in ("index.html", "summary.md")}
@@ -137,7 +138,7 @@ def _write_refusal(message: str, junit: Path | None, as_json: bool) -> None:
     if junit is not None and junit.absolute().parent.is_dir():
         from neoxlib.workbook import ci_files
 
-        overwrite(junit, ci_files.refusal(message).encode())
+        overwrite(junit, scrub(ci_files.refusal(message)).encode())
     if as_json:
         click.echo(_document(2, error=message, runs=[]))
 

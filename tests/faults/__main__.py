@@ -1,6 +1,7 @@
 """Inject every fault of ROWS in the files beside this one, and write docs/reliability.md's table.
 
-`python -m tests.faults WORD…` takes the rows that hold one of the words, and writes nothing.
+`python -m tests.faults WORD…` injects only those whose rows hold one of the words, and replaces
+their rows.
 """
 
 import os
@@ -30,8 +31,7 @@ def main(words: list[str]) -> int:
             for kind, row in _rows()
             if not words or any(word in f"{kind}: {row.name}" for word in words)
         ]
-    if not words:
-        _write(lines)
+    _write(lines, bool(words))
     return int(any(FAILED in line for line in lines))
 
 
@@ -55,12 +55,19 @@ def _line(kind: str, row: Any, model: Path) -> str:
     return f"| {line} |"
 
 
-def _write(lines: list[str]) -> None:
+def _write(lines: list[str], keep: bool) -> None:
+    """Put the lines into the table; `keep`: in place of those of the same faults only."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    old, _, after = rest.partition(END)
     head = ["| kind | fault | what was seen | seconds with set-up |", "|---|---|---|---|"]
-    table = "\n".join([*head, *lines])
-    after = rest.partition(END)[2]
+    there = [line for line in old.splitlines() if line.startswith("| ") and line != head[0]]
+    rows = {_fault(line): line for line in there * keep} | {_fault(line): line for line in lines}
+    table = "\n".join([*head, *rows.values()])
     PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+
+
+def _fault(line: str) -> tuple[str, ...]:
+    return tuple(line.split(" | ")[:2])
 
 
 if __name__ == "__main__":

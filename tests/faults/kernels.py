@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.sessions import gone
+
 SOURCE = 'extern "C" int answer() { return 42; }\n'
 # Loads the library of argv[1]'s source; argv[2] is the limit for compilers and locks.
 LOAD = """
@@ -118,15 +120,13 @@ def planted(_: Path, how: str) -> str:
 def hanging_compiler(_: Path) -> str:
     with tempfile.TemporaryDirectory() as name:
         compiler = Path(name, "compiler")
-        compiler.write_text("#!/bin/sh\nsleep 600\n")
+        compiler.write_text("#!/bin/sh\nsleep 600 & echo $! > $0.pid; wait\n")
         compiler.chmod(0o755)
         start = time.monotonic()
         got, said = Cache(Path(name)).load(CXX=str(compiler))
         took = time.monotonic() - start
         assert got == "None False" and "was not done after" in said, (got, said)
-        assert not subprocess.run(
-            ["pgrep", "-f", "sleep 600"], check=False, capture_output=True
-        ).stdout
+        assert gone([int(Path(f"{compiler}.pid").read_text())], 10), "what it started was left"
     return f"plain operators and one line after {took:.1f} s (limit {LIMIT:.0f} s)"
 
 

@@ -197,9 +197,8 @@ def _digest(source: Path, command: list[str]) -> str:
 def _run(command: list[str], deadline: float = math.inf) -> None:
     """Run the compiler, and end it with all that it started if it is not done by the deadline."""
     left = max(0.0, deadline - time.monotonic())
-    with tempfile.TemporaryFile(
-        "w+", errors="replace"
-    ) as said:  # a pipe would wait for whoever holds it
+    # A file: a pipe would stay open for as long as anything that the compiler started.
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
         process = subprocess.Popen(command, start_new_session=True, **pipes)
         try:

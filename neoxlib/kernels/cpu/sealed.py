@@ -47,12 +47,22 @@ def load(path: Path, key: str) -> ctypes.CDLL | None:
     try:
         _refuse_others(os.fstat(handle), stat.S_ISREG)
         _refuse_damage(handle, key)
-        # By its descriptor: the file that was checked, whatever its name leads to by now. It stays
-        # open, since the loader takes two libraries of one name for the same.
-        return ctypes.CDLL(f"/proc/self/fd/{handle}")
+        return _loaded(handle, path)
     except BaseException:
         os.close(handle)
         raise
+
+
+def _loaded(handle: int, path: Path) -> ctypes.CDLL:
+    """Load an open file: the one that was checked, whatever its path leads to by now.
+
+    It must stay open, since the loader takes two libraries of one name for the same.
+    """
+    name = f"/proc/self/fd/{handle}"
+    try:
+        return ctypes.CDLL(name)
+    except OSError as error:  # a file system without execution, for example
+        raise OSError(str(error).replace(name, str(path))) from error
 
 
 def check_folder(folder: Path) -> None:
