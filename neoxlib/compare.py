@@ -137,7 +137,8 @@ class Pair:
     @property
     def answer(self) -> str:
         """Which of the two is better, in a few sentences."""
-        parts = [_faster(self.speed), _righter(self.answers), section.answer(self.past)]
+        past = section.answer(self.past)
+        parts = [self._doubt, _faster(self.speed), _righter(self.answers), past]
         said = " ".join(filter(None, parts))
         what = [
             name
@@ -145,13 +146,19 @@ class Pair:
             if isinstance(view, Table)
         ]
         differ = f"They differ in {' and '.join(what)}." if what else "Nothing else differs."
-        noisy = [name for name, run in (("a", self.a), ("b", self.b)) if any(run.results["noise"])]
-        doubt = f" But run {' and run '.join(noisy)} was noisy: do not trust its times." * bool(
-            noisy
-        )
         names = f"Run a is {self.a.name}, run b is {self.b.name}."
-        said = (said or "The two runs have no times and no answers in common.") + doubt
+        said = said or "The two runs have no times and no answers in common."
         return f"{said} {differ} {names}"
+
+    @property
+    def _doubt(self) -> str:
+        """Whether times that are compared are of a noisy run: said before anything else."""
+        noisy = [name for name, run in (("a", self.a), ("b", self.b)) if any(run.results["noise"])]
+        if not noisy or isinstance(self.speed, Note):
+            return ""
+        if len(noisy) == 2:
+            return "Both runs were noisy: do not trust their times."
+        return f"Run {noisy[0]} was noisy: do not trust its times."
 
     def _differing(self, part: str, otherwise: Note) -> Table | Note:
         a, b = (flat(run.results.get(part)) for run in (self.a, self.b))

@@ -56,7 +56,7 @@ WHOLE = (
 FIGURES = {  # a distance -> its name in words
     "cosine": "cosine similarity",
     "relative_l2": "relative distance (L2)",
-    "kl": "KL divergence (nats)",
+    "kl": "KL divergence",
 }
 
 

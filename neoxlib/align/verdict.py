@@ -13,6 +13,7 @@ from neoxlib.align.reader import Capture
 from neoxlib.align.three_way import Line, Other
 from neoxlib.demo import MODEL_DIR
 from neoxlib.model.steps import LOGITS, layer_of, within
+from neoxlib.workbook import metrics
 
 GIVEN = ("model_dir", "world_size", "dtype", "quant")
 
@@ -158,7 +159,8 @@ def _whole(
             figure(allowed[worst.pass_], limit.figure)
         )
         most = "at least" if limit.least else "at most"
-        detail = f"{value:.3g}, {most} {limit.value:g}"
+        said = metrics.shown(f"logits_{limit.figure}", value)
+        detail = f"{said}, {most} {limit.value:g}"
         if explained and limit.broken(value):
             detail += ", the same dtype on the CPU passes it as little"
         detail += f"; {limit.source}"

@@ -37,7 +37,7 @@ def test_ranks_of_their_own_write_one_capture_and_the_command_judges_it(
     said = CliRunner().invoke(cli, [*asked, "--output", str(tmp_path / "out")])
     assert said.exit_code == 3
     assert said.output.startswith("layer 0, every rank, prefill: mlp.activation ")
-    assert "\nFAIL logits: KL divergence (nats): " in said.output
+    assert "\nFAIL logits: KL divergence: " in said.output
     assert "FAIL every step is what the checkpoint says" not in said.output  # said already
     kept = {path.name for path in (tmp_path / "out").iterdir()}
     assert kept == {"steps.csv", "three_way.csv", "reproduction"}

@@ -14,7 +14,7 @@ import nbformat
 from neoxlib.setup import lab as setup_lab
 
 ROOT = Path(__file__).parents[2]
-START_SECONDS = 120
+START_SECONDS = 600
 RUN_SECONDS = 3600  # the longest notebook, on a busy machine
 
 
@@ -64,12 +64,12 @@ def run_all(page, address: str, notebook: str) -> None:
     """Open a notebook and run all of its cells."""
     page.goto(address.format(notebook))
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=START_SECONDS * 1000)
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=START_SECONDS * 1000)
     page.keyboard.press("Escape")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     started = ".jp-InputPrompt:text-matches('\\\\[(\\\\*|[0-9]+)\\\\]')"
-    page.wait_for_selector(started, timeout=120_000)
+    page.wait_for_selector(started, timeout=START_SECONDS * 1000)
 
 
 def wait_until_idle(page, seconds: int = RUN_SECONDS) -> None:
