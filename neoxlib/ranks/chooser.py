@@ -76,7 +76,8 @@ class Chooser:
         """Show a finished answer; `replaced` is the place of the token that was put there."""
         self.tokens, self.tokenizer, self.replaced = tokens, tokenizer, replaced
         if not tokens:
-            return self.run((), None)
+            self.run((), None)
+            return
         self.strip.index = None
         self.strip.tooltips = [self._title(*token) for token in tokens]
         self.strip.options = [(self._label(token), n) for n, (token, _, _) in enumerate(tokens)]
@@ -85,7 +86,6 @@ class Chooser:
         unsure = min(range(len(tokens)), key=lambda n: tokens[n][1])
         self._choose(unsure if replaced is None else replaced)
         self._swap(self.strip, self.running)
-        return None
 
     def _choose(self, place: int | None) -> None:
         """Offer the alternatives of the token at `place`, from 0."""

@@ -1,12 +1,14 @@
 """The parity check: it agrees with transformers and finds every mistake of splitting."""
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
 from transformers import GPTNeoXForCausalLM
 
 import neoxlib
+from neoxlib.checkpoint.shard import shard
 from neoxlib.demo import MODEL_DIR
 from neoxlib.errors import NotFiniteError
 from neoxlib.inference import parity
@@ -213,3 +215,42 @@ def test_a_cut_is_whole_or_what_is_wrong_is_named():
         "1.88 MB each."
     )
     assert parity.whole(found(False)) == "No. same as the unsplit model: no (d)."
+
+
+class Counted:
+    """In place of Progress: keeps how much it was told to expect, and the sizes that ended."""
+
+    made: ClassVar[list["Counted"]] = []
+
+    def __init__(self, total: float, parts: int, noun: str) -> None:
+        self.expected = (total, parts)
+        self.ended: list[float] = []
+        self.made.append(self)
+
+    def begin(self, name: str, size: float) -> None:
+        self.size = size
+
+    def done(self) -> None:
+        self.ended.append(self.size)
+
+    def __enter__(self) -> "Counted":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_progress_counts_each_layer_of_both_references_and_each_tensor(
+    checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(parity, "Progress", Counted)
+    monkeypatch.setattr(Counted, "made", [])
+    with neoxlib.load(checkpoint, compile=False) as engine:
+        parity.check_parity(engine, Run(), ["abc"])
+        layers = 2 * engine.config.num_hidden_layers
+    shard(checkpoint, tmp_path / "cut", 2, progress=False)
+    parity.check_weights(checkpoint, tmp_path / "cut", Run())
+    of_layers, of_tensors = Counted.made
+    assert of_layers.expected == (layers, layers) and of_layers.ended == [1] * layers
+    total, parts = of_tensors.expected
+    assert len(of_tensors.ended) == parts and sum(of_tensors.ended) == total > 0

@@ -64,7 +64,10 @@ def run_all(page, address: str, notebook: str) -> None:
     """Open a notebook and run all of its cells."""
     page.goto(address.format(notebook))
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=START_SECONDS * 1000)
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=START_SECONDS * 1000)
+    page.wait_for_selector(
+        '.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=START_SECONDS * 1000
+    )
+    page.get_by_text("| Idle").first.wait_for(timeout=START_SECONDS * 1000)  # of the status bar
     page.keyboard.press("Escape")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
@@ -95,7 +98,9 @@ def saved(page, folder: Path, notebook: str) -> list[dict]:
 def write_cells(folder: Path, name: str, *sources: str) -> None:
     """Write a notebook of these code cells."""
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "notebooks" / name)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(made, folder / "notebooks" / name)
 
 
 def output(page, number: int):
