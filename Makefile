@@ -7,7 +7,7 @@ NPU := .venv-npu
 MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 
-.PHONY: help report test stop-ranks test-align verify-npu verify-msprobe lint lab quality
+.PHONY: help report test stop-ranks fuzz test-align verify-npu verify-msprobe lint lab quality
 .PHONY: demo clean test-browser gate-table
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
 
@@ -26,6 +26,9 @@ stop-ranks: $(VENV)/.installed  ## ranks stopped at random points: no answer may
 
 test-align: $(VENV)/.installed  ## planted faults: each found at its step, pass and rank
 	$(BIN)/python -m tests.planted_faults
+
+fuzz: $(VENV)/.installed .fuzz/.installed  ## spoilt files for every reader, 10 minutes each
+	PYTHONPATH=.fuzz $(BIN)/python -m tests.fuzz $(ARGS)
 
 test-browser: $(VENV)/.installed  ## pages and JupyterLab in Chromium; pictures in outputs/browser
 	$(BIN)/python -m pytest tests/browser --lab $(ARGS)
@@ -102,6 +105,11 @@ $(MSPROBE)/.installed: tests/msprobe/requirements.txt pyproject.toml constraints
 	$(MSPROBE)/bin/python $(PIP) --quiet -r tests/msprobe/requirements.txt -c constraints.txt
 	touch $@
 
+# atheris is only for fuzzing, and beside the project's packages not in their environment
+.fuzz/.installed: tests/fuzz/requirements.txt | $(VENV)/.installed
+	$(BIN)/python $(PIP) --quiet --target .fuzz -r tests/fuzz/requirements.txt
+	touch $@
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "Python 3.11 is needed, $(PYTHON) is another: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -110,4 +118,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## remove the environments; runs in outputs/ stay
-	rm -rf $(VENV) $(PEERS) $(NPU) $(MSPROBE)
+	rm -rf $(VENV) $(PEERS) $(NPU) $(MSPROBE) .fuzz

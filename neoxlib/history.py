@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from neoxlib.errors import DataError, ParameterError, did_you_mean
-from neoxlib.workbook.past_run import Past, open_run
+from neoxlib.workbook.past_run import Past, is_number, open_run
 from neoxlib.workbook.table import Table, figure
 
 LEVEL = 0.05  # of false discoveries among the figures that are called changed
@@ -132,7 +132,7 @@ def _trends(runs: Sequence[Past]) -> Iterable[Trend]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value)
 
 
 def trend(metric: str, values: Sequence[float]) -> Trend:

@@ -1,6 +1,5 @@
 """The config of a GPT-NeoX checkpoint, in any published spelling of config.json."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxlib.errors import ConfigError, SettingsError, unreadable_is
+from neoxlib.forms import parse
 from neoxlib.model import config_problems
 from neoxlib.model.config_keys import ACTIVATIONS as ACTIVATIONS
 from neoxlib.model.config_keys import DEFAULTS, READ, SIZES
@@ -60,8 +60,8 @@ class ModelConfig:
         """
         file = _config_file(path)
         try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raw = parse(file.read_bytes())
+        except ValueError as error:
             raise ConfigError(
                 f"{file} is not valid JSON ({error}); copy it anew from the checkpoint"
             ) from error
@@ -92,6 +92,7 @@ class ModelConfig:
             raise ConfigError(
                 f"{where} is not a GPT-NeoX that neoxlib runs:\n  " + "\n  ".join(problems)
             )
+        values["rotary_emb_base"] = float(values["rotary_emb_base"])  # a whole one may be huge
         dtype = raw.get("dtype") or raw.get("torch_dtype")
         unused = tuple(sorted(key for key in raw if key not in READ))
         ends = tuple(eos) if isinstance(eos, list) else eos

@@ -25,14 +25,14 @@ DEFAULTS: dict[str, Any] = {
     "rotary_pct": 0.25,
     "rotary_emb_base": 10000,
 }
-SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-)
+SIZES = {  # with the most of each: about a hundred times the largest model's, or more
+    "vocab_size": 2**23,
+    "hidden_size": 2**20,
+    "num_hidden_layers": 2**12,
+    "num_attention_heads": 2**14,
+    "intermediate_size": 2**22,
+    "max_position_embeddings": 2**24,
+}
 ROPE_KEYS = ("rope_parameters", "rope_scaling")
 OTHER_READ = (
     "eos_token_id",

@@ -7,6 +7,8 @@ from typing import Any
 from neoxlib.errors import did_you_mean, nearest
 from neoxlib.model.config_keys import ACTIVATIONS, DEFAULTS, OWN_NAMES, READ, ROPE_KEYS, SIZES
 
+MOST_KEYS = 1000
+
 
 def foreign(raw: Mapping[str, Any]) -> list[str]:
     """Keys that ask for another architecture, a rope scaling or a quantized checkpoint."""
@@ -74,8 +76,10 @@ def missing_or_wrong(values: Mapping[str, Any]) -> list[str]:
     problems = [f"{key} is missing" for key in SIZES if key not in values]
     for key in SIZES:
         size = values.get(key, 1)
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        if type(size) is not int or size < 1:
             problems.append(f"{key} is {size!r}; it is a whole number, 1 or more")
+        elif size > SIZES[key]:
+            problems.append(f"{key} is {size}; it is a whole number of at most {SIZES[key]:,}")
     for key in ("use_parallel_residual", "attention_bias", "tie_word_embeddings"):
         if not isinstance(values[key], bool):
             problems.append(f"{key} is {values[key]!r}; it is true or false")
@@ -102,6 +106,8 @@ def _is_number(value: Any) -> bool:
 
 def misspelt(raw: Mapping[str, Any]) -> list[str]:
     """Keys that resemble one of ours: a misspelt key would silently get its default."""
+    if len(raw) > MOST_KEYS:
+        return [f"there are {len(raw):,} keys; a config has some tens, and at most {MOST_KEYS:,}"]
     problems = []
     for key in raw:
         known = key in READ or key in OWN_NAMES
