@@ -8,8 +8,8 @@ MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help report test test-faults stop-ranks test-align verify-npu verify-msprobe lint lab
-.PHONY: quality demo clean test-browser gate-table bench-first
+.PHONY: help report test test-faults stop-ranks fuzz test-align verify-npu verify-msprobe lint
+.PHONY: lab quality demo clean test-browser gate-table bench-first
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
 
 help:  ## list the targets
@@ -30,6 +30,9 @@ stop-ranks: $(VENV)/.installed  ## ranks stopped at random points: no answer may
 
 test-align: $(VENV)/.installed  ## planted faults: each found at its step, pass and rank
 	$(BIN)/python -m tests.planted_faults
+
+fuzz: $(VENV)/.installed .fuzz/.installed  ## spoilt files for every reader, 10 minutes each
+	PYTHONPATH=.fuzz $(BIN)/python -m tests.fuzz $(ARGS)
 
 test-browser: $(VENV)/.installed  ## pages and JupyterLab in Chromium; pictures in outputs/browser
 	$(BIN)/python -m pytest tests/browser --lab $(ARGS)
@@ -109,6 +112,11 @@ $(MSPROBE)/.installed: tests/msprobe/requirements.txt pyproject.toml constraints
 	$(MSPROBE)/bin/python $(PIP) --quiet -r tests/msprobe/requirements.txt -c constraints.txt
 	touch $@
 
+# atheris is only for fuzzing, and beside the project's packages not in their environment
+.fuzz/.installed: tests/fuzz/requirements.txt | $(VENV)/.installed
+	$(BIN)/python $(PIP) --quiet --target .fuzz -r tests/fuzz/requirements.txt
+	touch $@
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	  { echo "Python 3.11 is needed, $(PYTHON) is another: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -117,4 +125,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## remove the environments; runs in outputs/ stay
-	rm -rf $(VENV) $(PEERS) $(NPU) $(MSPROBE)
+	rm -rf $(VENV) $(PEERS) $(NPU) $(MSPROBE) .fuzz

@@ -29,7 +29,7 @@ NOTEBOOK_FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # One room per notebook: each line imports from the lines above it, and rooms of one line do not
 # import from each other. Imports inside functions and for type checking count.
 LAW = """
-errors process files redact colours demo
+errors process files forms redact colours demo
 names languages
 kernels machine
 model
@@ -109,6 +109,7 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_wheel",
     "test_lm_eval",
     "exam/data/test_sources",
+    "fuzz/test_readers",
     "kernels/test_npu_conditions",
     "kernels/cpu/test_isas",
     "kernels/test_goldens",

@@ -1,24 +1,44 @@
 """Read a capture: its manifest, and the tensors of one part of the model at a time."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from neoxlib.align.capture import FORMAT, MANIFEST, rank_file
+from neoxlib.align.capture import FORMAT, KINDS, MANIFEST, rank_file
 from neoxlib.align.estimates import Numerics, numerics, on_an_npu
 from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
 from neoxlib.errors import SettingsError
+from neoxlib.forms import FLAG, SIZE, TEXT, Kind, Maybe, one_of, parse, problems, whole
 from neoxlib.machine.chips import CHIPS
+from neoxlib.model.config_keys import SIZES
 
 COMPILED = "compiled kernels"  # what Engine.describe() says of them
 OPERATORS = "operators for "  # … and, before the chip's name, of an NPU's
 Found = dict[tuple[str, int, int], Tensor]  # by name, pass and rank
+
+MOST_RANKS = 4096
+COLUMNS = Kind(
+    "two whole numbers", lambda v: isinstance(v, list) and len(v) == 2 and all(map(SIZE.fits, v))
+)
+FORM = {
+    "model_dir": Maybe(TEXT),
+    "fingerprint": Maybe(TEXT),
+    "dtype": one_of("float32", "float16", "bfloat16"),
+    "quant": Maybe(one_of("int8", "int4")),
+    "world_size": whole(1, MOST_RANKS),
+    "compile": TEXT,
+    "kind": one_of(*KINDS),
+    "layers": whole(0, SIZES["num_hidden_layers"]),
+    "ids": [[whole(-(2**62))]],
+    "mask": [[FLAG]],
+    "passes": [COLUMNS],
+}
 
 
 @dataclass(frozen=True)
@@ -85,8 +105,15 @@ class Capture:
                 )
             for rank, path in enumerate(paths):
                 if path.is_file():
-                    found |= {(n, number, rank): v for n, v in load_file(path).items()}
+                    found |= {(n, number, rank): v for n, v in _loaded(path).items()}
         return found
+
+
+def _loaded(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}; capture anew") from error
 
 
 def read_capture(folder: str | os.PathLike[str]) -> Capture:
@@ -96,14 +123,28 @@ def read_capture(folder: str | os.PathLike[str]) -> Capture:
     if not path.is_file():
         raise SettingsError(f"{folder} is no capture: it has no {MANIFEST}; give such a folder")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        manifest = parse(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{path} cannot be read: {error}; capture anew") from error
-    if manifest.get("format") != FORMAT:
-        raise SettingsError(
-            f"{path} has format {manifest.get('format')!r}, expected {FORMAT}; capture anew"
-        )
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if type(version) is not int or version != FORMAT:
+        raise SettingsError(f"{path} has format {version!r}, expected {FORMAT}; capture anew")
+    if wrong := problems(manifest, FORM) or _misfits(manifest):
+        raise SettingsError(f"{path} is damaged; capture anew:\n  " + "\n  ".join(wrong))
     return Capture(folder, manifest)
+
+
+def _misfits(manifest: dict[str, Any]) -> list[str]:
+    """How token ids, padding and passes, each of its form, contradict each other."""
+    ids, mask, passes = (manifest[name] for name in ("ids", "mask", "passes"))
+    widths = {len(row) for row in (*ids, *mask)}
+    if not ids or len(widths) > 1 or len(ids) != len(mask):
+        return ["ids and mask are not of the same rows and columns"]
+    ends = [0, *(end for _, end in passes)]
+    follow = all(columns[0] == end for columns, end in zip(passes, ends, strict=False))
+    if not follow or ends != sorted(set(ends)) or ends[-1] > max(widths):
+        return ["passes do not follow each other over the columns of ids"]
+    return []
 
 
 def need_tensors(capture: Capture) -> None:

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from neoxlib.errors import WeightsError, unreadable_is
 from neoxlib.files import read_whole
+from neoxlib.forms import INSIDE, SIZE, TEXT, Maybe, Named, one_of, parse, problems, whole
 
 MANIFEST = "manifest.json"
 JOURNAL = "shard.progress.jsonl"
@@ -18,7 +19,21 @@ QUANT_KEY = "neoxlib_quant"  # the scheme, if the file's weights are quantized
 FORMAT = "neoxlib-shards"
 VERSION = 2  # version 1, which is still read, has no seal
 MOST_BYTES = 1 << 28  # of a manifest or an index
-NEEDED = ("source_fingerprint", "world_size", "files", "tensors")
+MOST_RANKS = 4096
+TENSOR = {
+    "cut": one_of(None, 0, 1),
+    "shape": [SIZE],
+    "dtype": TEXT,
+    "source_name": TEXT,
+    "files": [INSIDE],
+}
+FORM = {
+    "source_fingerprint": TEXT,
+    "world_size": whole(1, MOST_RANKS),
+    "quant": Maybe(TEXT),
+    "files": Named({"bytes": SIZE, "sha256": TEXT}),
+    "tensors": Named(TENSOR),
+}
 
 
 def seal(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,8 +67,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         raise WeightsError(
             f"{path} has version {version!r}; this neoxlib reads versions 1 and {VERSION}: cut anew"
         )
-    if problems := _problems(manifest):
-        raise WeightsError(f"{path} cannot be used; cut anew:\n  " + "\n  ".join(problems))
+    if wrong := _problems(manifest):
+        raise WeightsError(f"{path} cannot be used; cut anew:\n  " + "\n  ".join(wrong))
     if is_sealed(manifest) and path.read_bytes() != manifest_bytes(seal(manifest)):
         raise WeightsError(
             f"{path} is not as it was written (its seal does not fit): copy it anew, or cut anew"
@@ -67,31 +82,22 @@ def is_sealed(manifest: Mapping[str, Any]) -> bool:
 
 
 def _problems(manifest: Mapping[str, Any]) -> list[str]:
-    """Missing entries, files outside the folder, and files at the place of another rank."""
-    if lost := [key for key in NEEDED if key not in manifest]:
-        return [f"it lacks {', '.join(lost)}"]
-    files = manifest["files"]
-    tensors = manifest["tensors"]
-    is_table = _table(tensors, shape=list, dtype=str, files=list)
-    if not (is_table and _table(files, bytes=int, sha256=str)):
-        return ["it has no table of files (bytes, sha256) and one of tensors (shape, dtype, files)"]
-    if outside := [file for file in files if file.startswith("/") or ".." in file.split("/")]:
+    """Entries of another form, files outside the folder or at the place of another rank."""
+    if wrong := problems(manifest, FORM):
+        return wrong
+    if outside := [file for file in manifest["files"] if not INSIDE.fits(file)]:
         return [f"it names files outside its folder, which is refused: {', '.join(outside)}"]
-    return [
-        f"{name}: {file} stands where the file of rank {rank} belongs"
-        for name, entry in tensors.items()
-        for rank, file in enumerate(entry["files"])
-        if not str(file).startswith(f"{PARTS}/{rank}/")
-    ]
+    return [line for each in manifest["tensors"].items() for line in _misplaced_pieces(*each)]
 
 
-def _table(value: Any, **fields: type) -> bool:
-    """Whether this is an object of objects that all have fields of these types."""
-    rows = value.values() if isinstance(value, dict) else [None]
-    return all(
-        isinstance(row, dict) and all(isinstance(row.get(k), t) for k, t in fields.items())
-        for row in rows
-    )
+def _misplaced_pieces(name: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    if entry["cut"] is not None and entry["cut"] >= len(entry["shape"]):
+        yield f"{name} is cut along dimension {entry['cut']} of {len(entry['shape'])}"
+    if not entry["files"]:
+        yield f"{name} is in no file"
+    for rank, file in enumerate(entry["files"]):
+        if not file.startswith(f"{PARTS}/{rank}/"):
+            yield f"{name}: {file} stands where the file of rank {rank} belongs"
 
 
 def part_of(metadata: dict[str, str], file: Path) -> tuple[int, int]:
@@ -110,15 +116,16 @@ def misplaced(manifest: dict[str, Any], metadata: dict[str, dict[str, str]]) -> 
 
     `metadata` has the safetensors metadata of each file.
     """
-    problems = []
+    wrong = []
     # Version 1 did not mark the only part of world size 1.
     unmarked = "0/1" if manifest["version"] == 1 else None
     for file, marks in metadata.items():
-        expected = f"{file.split('/')[1]}/{manifest['world_size']}", manifest.get("quant")
+        rank = [*file.split("/"), ""][1]
+        expected = f"{rank}/{manifest['world_size']}", manifest.get("quant")
         found = marks.get(PART_KEY, unmarked), marks.get(QUANT_KEY)
         if found != expected:
-            problems.append(f"{file} is marked as {_mark(*found)}, expected {_mark(*expected)}")
-    return problems
+            wrong.append(f"{file} is marked as {_mark(*found)}, expected {_mark(*expected)}")
+    return wrong
 
 
 def _mark(part: str | None, quant: str | None) -> str:
@@ -128,8 +135,8 @@ def _mark(part: str | None, quant: str | None) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file. Raises WeightsError if it is not one."""
     try:
-        value = json.loads(read_whole(path, MOST_BYTES).decode())
-    except (UnicodeDecodeError, json.JSONDecodeError, OSError) as error:
+        value = parse(read_whole(path, MOST_BYTES))
+    except (ValueError, OSError) as error:
         raise WeightsError(f"{path} is not readable JSON ({error}); copy it anew") from error
     if not isinstance(value, dict):
         raise WeightsError(f"{path} holds a {type(value).__name__}, not an object; copy it anew")

@@ -4,7 +4,6 @@ A folder in which nothing looks odd needs small reads only. For any other, torch
 the error that `neoxlib.load` would raise. Most processes so never import it.
 """
 
-import json
 import os
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from neoxlib.checkpoint.manifest import JOURNAL, MANIFEST, MOST_BYTES, read_mani
 from neoxlib.checkpoint.names import EMBED, FLOATS, HEAD, HEADS, MAX_HEADER, SKIPPED
 from neoxlib.errors import NeoXError
 from neoxlib.files import read_whole
+from neoxlib.forms import parse
 from neoxlib.machine.devices import chip_for, pick_device, pick_dtype
 from neoxlib.machine.launch_env import launch_env
 from neoxlib.model.config import ModelConfig, sequence_window
@@ -157,7 +157,7 @@ def _stored_cut(folder: Path) -> str | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(read_whole(path, MOST_BYTES))
+    return parse(read_whole(path, MOST_BYTES))
 
 
 def _header(path: Path) -> Iterator[tuple[str, Shape]]:
@@ -169,7 +169,7 @@ def _header(path: Path) -> Iterator[tuple[str, Shape]]:
         raise LookupError("missing, or a FIFO that would be waited for")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(min(length, MAX_HEADER)))
+        header = parse(file.read(min(length, MAX_HEADER)))
     marks = header.pop("__metadata__", None) or {}
     if any(key.startswith("neoxlib") and mark != "0/1" for key, mark in marks.items()):
         raise LookupError("packed, or a part of a cut")

@@ -6,7 +6,6 @@ copied soon after (resident.py).
 """
 
 import gc
-import json
 import math
 import mmap
 import os
@@ -27,6 +26,7 @@ from neoxlib.checkpoint.foreign import file_kind
 from neoxlib.checkpoint.names import MAX_HEADER
 from neoxlib.checkpoint.pickles import load_whole, read_shapes
 from neoxlib.errors import WeightsError
+from neoxlib.forms import SIZE, TEXT, Kind, Maybe, Named, parse, problems
 from neoxlib.kernels.cpu import pack
 from neoxlib.machine.runtime import fit_threads
 
@@ -51,6 +51,13 @@ DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
     "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
 }  # as in safetensors/torch.py
+# The format: https://github.com/huggingface/safetensors#format
+HEADER = {"__metadata__": Maybe(Named(TEXT))}
+OFFSETS = Kind(
+    "two whole numbers, 0 or more",
+    lambda v: isinstance(v, list) and len(v) == 2 and all(map(SIZE.fits, v)),
+)
+TENSOR = {"dtype": TEXT, "shape": [SIZE], "data_offsets": OFFSETS}
 BLOCK = 2 << 20  # bytes read at a time: they fit the CPU's cache while they are sliced and hashed
 Result = TypeVar("Result")
 _LOAD_WHOLE = threading.Lock()
@@ -227,10 +234,12 @@ def read_header(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
     raw = _raw_header(path)
     begin = 8 + len(raw)
     try:
-        header = json.loads(raw)
-        metadata = _metadata(header.pop("__metadata__", None))
+        header = parse(raw, unique=True)
+        if wrong := problems(header, HEADER):
+            raise ValueError("; ".join(wrong))
+        metadata = header.pop("__metadata__", None) or {}
         tensors = {key: _tensor(path, key, entry, begin) for key, entry in header.items()}
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except ValueError as error:
         kind = file_kind(path) or f" ({error!r}); copy it anew"
         raise WeightsError(f"{path} has a corrupt safetensors header{kind}") from error
     _check_gaps(path, tensors, begin)
@@ -247,13 +256,6 @@ def _raw_header(path: Path) -> bytes:
                 f"{path} is no safetensors file that can be read, of {size} bytes{kind}"
             )
         return file.read(length)
-
-
-def _metadata(found: Any) -> dict[str, str]:
-    metadata = {} if found is None else dict(found)
-    if not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError(f"__metadata__ is {metadata}")
-    return metadata
 
 
 def _check_gaps(path: Path, tensors: dict[str, FileTensor], end: int) -> None:
@@ -273,6 +275,8 @@ def _check_gaps(path: Path, tensors: dict[str, FileTensor], end: int) -> None:
 
 def _tensor(path: Path, key: str, entry: Mapping[str, Any], base: int) -> FileTensor:
     """One entry of a header whose data begins at byte `base`."""
+    if wrong := problems(entry, TENSOR, key):
+        raise ValueError("; ".join(wrong))
     code = entry["dtype"]
     shape = tuple(entry["shape"])
     (start, stop) = entry["data_offsets"]
@@ -281,8 +285,6 @@ def _tensor(path: Path, key: str, entry: Mapping[str, Any], base: int) -> FileTe
             f"{path}: {key} has dtype {code}, which neoxlib does not read; "
             f"it reads {', '.join(DTYPES)}"
         )
-    if not all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop)):
-        raise ValueError(f"{key} has shape {shape} at {start}:{stop}")
     if stop - start != math.prod(shape) * DTYPES[code].itemsize:
         raise ValueError(
             f"{key} is {code} {list(shape)}, which does not fill its {stop - start} bytes"

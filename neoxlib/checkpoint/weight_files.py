@@ -6,6 +6,7 @@ from pathlib import Path
 from neoxlib.checkpoint.foreign import adapter_beside, dead_link, folder_kind
 from neoxlib.checkpoint.manifest import MANIFEST, PARTS, read_json
 from neoxlib.errors import WeightsError
+from neoxlib.forms import INSIDE, TEXT, Named, problems
 
 log = logging.getLogger("neoxlib")
 
@@ -55,7 +56,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def _leads_out(file: str) -> bool:
-    return file in ("", ".", "..") or "/" in file or "\\" in file
+    return "/" in file or "\\" in file or not INSIDE.fits(file)
 
 
 def _is_stray(path: Path) -> bool:
@@ -68,11 +69,14 @@ def _is_stray(path: Path) -> bool:
 
 def _weight_map(path: Path) -> dict[str, str]:
     """An index's tensor -> file, as it says."""
-    listed = read_json(path).get("weight_map")
-    is_table = isinstance(listed, dict) and bool(listed)
-    if not is_table or not all(isinstance(file, str) for file in listed.values()):
-        raise WeightsError(f"{path} has no weight_map of tensor and file name; copy it anew")
-    return listed
+    index = read_json(path)
+    wrong = problems(index, {"weight_map": Named(TEXT)})
+    if wrong or not index["weight_map"]:
+        why = "; ".join(wrong or ["weight_map is empty"])
+        raise WeightsError(
+            f"{path} has no weight_map of tensor and file name ({why}); copy it anew"
+        )
+    return index["weight_map"]
 
 
 def _nothing_found(folder: Path) -> str:

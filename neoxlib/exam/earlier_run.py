@@ -51,6 +51,8 @@ def read_questions(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a run's table of questions: {error}") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells as names then
+        raise DataError(f"{path} has rows of more cells than its first row; copy it anew")
     if missing := [name for name in NEEDED if name not in table]:
         raise DataError(
             f"{path} lacks the column(s) {', '.join(missing)}; expected an exam run's questions.csv"

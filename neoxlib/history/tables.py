@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from neoxlib.errors import ParameterError, did_you_mean
-from neoxlib.history.trends import WIDTH, History, Trend, is_figure
+from neoxlib.history.trends import WIDTH, History, Trend
 from neoxlib.languages import said
+from neoxlib.workbook.past_run import is_number
 from neoxlib.workbook.table import Table, figure
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -65,7 +66,7 @@ def _runs(history: History, trend: Trend) -> Table:
     rows = []
     for run in history.runs:
         value = run.results["metrics"].get(trend.metric)
-        if is_figure(value):
+        if is_number(value):
             outside = value < trend.low or value > trend.high
             rows.append((run.name, run.results["started"], figure(value), "outside" * outside))
     return Table(("run", "started", trend.metric, f"limits ± {WIDTH} scaled MAD"), rows)

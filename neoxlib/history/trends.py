@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from neoxlib.errors import DataError, ParameterError, did_you_mean
 from neoxlib.redact import scrub
 from neoxlib.workbook import front
-from neoxlib.workbook.past_run import Past, open_run
+from neoxlib.workbook.past_run import Past, is_number, open_run
 
 LEVEL = 0.05  # of false discoveries among the figures that are called changed
 POWER = 0.8  # with which a change of the size "detectable" is found at LEVEL
@@ -136,14 +136,9 @@ def _trends(runs: Sequence[Past]) -> Iterable[Trend]:
     """Yield the trend of every number that the newest run recorded."""
     for name in runs[-1].results["metrics"]:
         values = [run.results["metrics"].get(name) for run in runs]
-        numbers = [float(value) for value in values if is_figure(value)]
-        if is_figure(values[-1]):
+        numbers = [float(value) for value in values if is_number(value)]
+        if is_number(values[-1]):
             yield trend(name, numbers)
-
-
-def is_figure(value: Any) -> bool:
-    """Whether a recorded value is a number that can be judged."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def trend(metric: str, values: Sequence[float], part: str = "") -> Trend:

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from neoxlib.checkpoint import load as checkpoint_load
 from neoxlib.checkpoint.folder import Checkpoint, fingerprint, open_checkpoint
 from neoxlib.checkpoint.load import OnBytes
+from neoxlib.checkpoint.match import match
 from neoxlib.checkpoint.pack import choose_quant
 from neoxlib.inference.engine import Engine
 from neoxlib.inference.tokenizer import (
@@ -93,6 +94,7 @@ def _open_source(model_dir: str | os.PathLike[str], quant: str | None) -> Source
     checkpoint = open_checkpoint(model_dir)
     quant = choose_quant(checkpoint, quant)
     config = ModelConfig.from_dir(checkpoint.folder)
+    match(checkpoint, config)  # before memory is allocated for what the config says
     tokenizer = load_tokenizer(checkpoint.folder)
     known = vocabulary(tokenizer, config.vocab_size)
     ends = end_ids(checkpoint.folder, config, tokenizer)

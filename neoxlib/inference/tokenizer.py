@@ -1,6 +1,5 @@
 """A checkpoint's tokenizer: the ids that have a token, and those that end a text."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from neoxlib.checkpoint.foreign import utf8_path
 from neoxlib.checkpoint.manifest import read_json
 from neoxlib.errors import ConfigError
+from neoxlib.forms import parse
 from neoxlib.model.config import ModelConfig, eos_problems
 
 if TYPE_CHECKING:  # transformers takes a second to import, and a folder may have no tokenizer
@@ -124,8 +124,8 @@ def _said(folder: Path, config: ModelConfig) -> int | tuple[int, ...] | None:
     if not file.is_file():
         return config.eos_token_id
     try:
-        raw: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raw: Any = parse(file.read_bytes())
+    except (OSError, ValueError) as error:
         what = f"{file} is not valid JSON ({error})"
         raise ConfigError(f"{what}; copy it anew from the checkpoint") from error
     if not isinstance(raw, Mapping):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from neoxlib.errors import SettingsError
+from neoxlib.forms import is_digits
 from neoxlib.machine.chips import Chip
 
 GUIDE = "user_guide"
@@ -88,7 +89,7 @@ RULES: tuple[RankRule, ...] = (
 
 def ports(base: str) -> range:
     """Return HCCL's ports of the host for a value of HCCL_IF_BASE_PORT; "" is the default."""
-    first = int(base) if base.isdigit() else FIRST_PORT
+    first = int(base) if is_digits(base) else FIRST_PORT
     return range(first, min(first + PORT_COUNT, 65536))
 
 

@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from neoxlib.errors import TOOLKIT, SettingsError
+from neoxlib.forms import of, problems
 from neoxlib.machine import environment, installed, limits, npu_smi, probes
 from neoxlib.machine.hccl_rules import ports
 from neoxlib.machine.npu_smi import Card, Holder, Position, Smi
@@ -198,6 +199,9 @@ def restore(said: Mapping[str, Any]) -> Host:
 
     Raises SettingsError for anything else.
     """
+    if wrong := [line for name in said for line in _misfits(name, said[name])]:
+        lines = "; ".join(wrong)
+        raise SettingsError(f"not a host as `doctor --json` describes it: {lines}")
     try:
         values = {
             name: tuple(value) if isinstance(value, list) else value
@@ -215,6 +219,12 @@ def restore(said: Mapping[str, Any]) -> Host:
         return Host(**values)
     except (AttributeError, TypeError) as error:
         raise SettingsError(f"not a host as `doctor --json` describes it: {error}") from error
+
+
+def _misfits(name: str, value: Any) -> list[str]:
+    """How a field of a described host differs from its type; unknown ones are refused later."""
+    hint = get_type_hints(Host).get(name)
+    return problems(value, of(hint), name) if hint else []
 
 
 def cann_homes(sourced: str | None, set_env: Sequence[str]) -> list[str]:

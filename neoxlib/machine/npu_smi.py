@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from neoxlib.errors import telling
+from neoxlib.forms import is_digits
 from neoxlib.machine.npu_smi_table import Table, tables
 
 log = logging.getLogger("neoxlib")
@@ -174,7 +175,7 @@ def parse_map(text: str) -> tuple[Position, ...]:
 
 
 def _whole(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
+    return int(text) if text and is_digits(text) else None
 
 
 def parse_pairs(text: str) -> dict[str, str]:
@@ -186,7 +187,7 @@ def parse_pairs(text: str) -> dict[str, str]:
 def memory_mib(usages: Mapping[str, str]) -> int | None:
     """Return the device memory of `-t usages`: HBM if there is any, else DDR, else 310B's."""
     sizes = (usages.get(f"{kind}Capacity(MB)", "") for kind in ("HBM ", "DDR ", "Memory ", ""))
-    return next((int(size) for size in sizes if size.isdigit() and int(size) > 0), None)
+    return next((int(size) for size in sizes if is_digits(size) and int(size) > 0), None)
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def _cards(table: Table) -> tuple[Card, ...]:
         npu = record.get("npu", "")
         bus = record.get("bus-id", "")
         chip = record.get("chip") or str(sum(str(card.npu) == npu for card in cards))
-        if not (npu.isdigit() and chip.isdigit() and record.get("name")):
+        if not (is_digits(npu) and is_digits(chip) and record.get("name")):
             raise ValueError(line)
         if bus not in _NOTHING and not _BUS.fullmatch(bus):
             raise ValueError(line)
@@ -261,8 +262,8 @@ def _memory(record: Mapping[str, str]) -> tuple[int | None, int | None]:
     """Return the used and total MiB of the kind of memory that the chip has."""
     for name in ("hbm-usage(mb)", "memory-usage(mb)"):
         used, _, total = (part.strip() for part in record.get(name, "").partition("/"))
-        if total.isdigit() and int(total):
-            return int(used) if used.isdigit() else None, int(total)
+        if is_digits(total) and int(total):
+            return int(used) if is_digits(used) else None, int(total)
     return None, None
 
 
@@ -275,9 +276,9 @@ def _holder(record: Mapping[str, str], line: str) -> Holder:
     memory = record.get("process memory(mb)", "")
     place = record.get("npu", ""), record.get("chip") or "0"
     numbers = *place, record.get("process id", ""), memory
-    if not all(number.isdigit() for number in numbers):
+    if not all(is_digits(number) for number in numbers):
         raise ValueError(line)
     npu, chip, pid, mib = map(int, numbers)
     inner = record.get("process id in container", "")
     name = record.get("process name", "")  # may be empty
-    return Holder(npu, chip, pid, name, mib, int(inner) if inner.isdigit() else None)
+    return Holder(npu, chip, pid, name, mib, int(inner) if is_digits(inner) else None)

@@ -108,7 +108,7 @@ def order(number: str | None) -> tuple[int, ...]:
     """Return a sort key: 2.4 is below 2.27, 8.0.RC3 below 8.0.0; a build after + is ignored."""
     numbers: list[int] = []
     for part in (number or "").partition("+")[0].lower().split("."):
-        digits = int("".join(c for c in part if c.isdigit()) or 0)
+        digits = int("".join(c for c in part if c in "0123456789")[:9] or 0)
         numbers.append(digits - 1000 if part.startswith(("rc", "t", "alpha", "beta")) else digits)
     return tuple(numbers)
 

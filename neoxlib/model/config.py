@@ -1,6 +1,5 @@
 """The config of a GPT-NeoX checkpoint, in any published spelling of config.json."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from neoxlib.errors import ConfigError, SettingsError, unreadable_is
 from neoxlib.files import read_whole
+from neoxlib.forms import parse
 from neoxlib.model import config_problems
 from neoxlib.model.config_keys import ACTIVATIONS as ACTIVATIONS
 from neoxlib.model.config_keys import DEFAULTS, READ, SIZES
@@ -63,8 +63,8 @@ class ModelConfig:
         """
         file = _config_file(path)
         try:
-            raw = json.loads(read_whole(file, MOST_BYTES).decode())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raw = parse(read_whole(file, MOST_BYTES))
+        except ValueError as error:
             raise ConfigError(
                 f"{file} is not valid JSON ({error}); copy it anew from the checkpoint"
             ) from error
@@ -95,6 +95,7 @@ class ModelConfig:
             raise ConfigError(
                 f"{where} is not a GPT-NeoX that neoxlib runs:\n  " + "\n  ".join(problems)
             )
+        values["rotary_emb_base"] = float(values["rotary_emb_base"])  # a whole one may be huge
         dtype = raw.get("dtype") or raw.get("torch_dtype")
         unused = tuple(sorted(key for key in raw if key not in READ))
         ends = tuple(eos) if isinstance(eos, list) else eos

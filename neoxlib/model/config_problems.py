@@ -7,6 +7,8 @@ from typing import Any
 from neoxlib.errors import did_you_mean, nearest
 from neoxlib.model.config_keys import ACTIVATIONS, DEFAULTS, OWN_NAMES, READ, ROPE_KEYS, SIZES
 
+MOST_KEYS = 1000
+
 
 def foreign(raw: Mapping[str, Any]) -> list[str]:
     """Keys that ask for another architecture, a rope scaling or a quantized checkpoint."""
@@ -104,6 +106,8 @@ def _is_number(value: Any) -> bool:
 
 def misspelt(raw: Mapping[str, Any]) -> list[str]:
     """Keys that resemble one of ours: a misspelt key would silently get its default."""
+    if len(raw) > MOST_KEYS:
+        return [f"there are {len(raw):,} keys; a config has some tens, and at most {MOST_KEYS:,}"]
     problems = []
     for key in raw:
         known = key in READ or key in OWN_NAMES

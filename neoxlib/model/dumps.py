@@ -4,7 +4,6 @@ The layout is that of mindstudio-probe 26.2.0 with PyTorch: `step{n}/rank{r}` or
 with dump.json, construct.json, stack.json and dump_tensor_data/, a file for each tensor.
 """
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from neoxlib.errors import SettingsError
+from neoxlib.forms import INSIDE, NUMBER, OBJECT, TEXT, Kind, Maybe, Named, parse, problems, whole
 from neoxlib.model.steps import (
     CACHED_KEY,
     CACHED_VALUE,
@@ -31,6 +31,16 @@ HEADS = ("lm_head", "embed_out")  # of transformers 5, and of 4 and the checkpoi
 EMBEDDING = "gpt_neox.embed_in"
 AGAIN = "dump anew with task 'tensor' or 'statistics' and level 'L0' or 'mix'"
 FIGURES = ("Max", "Min", "Mean", "Norm")
+# A figure may be NaN or infinite: that is what dumps are taken for.
+FIGURE = Kind("a number", lambda v: isinstance(v, float) or NUMBER.fits(v))
+HEAD = {"task": TEXT, "level": TEXT, "data": Named(OBJECT)}
+CALL = {"input_kwargs": Maybe(OBJECT), "parameters": Maybe(OBJECT)}
+TENSOR = {
+    "dtype": TEXT,
+    "shape": [whole(0, 2**40)],
+    "data_name": Maybe(TEXT),
+    **dict.fromkeys(FIGURES, Maybe(FIGURE)),
+}
 MODULE = re.compile(r"Module\.(?:module\.)?(.+)\.(\w+)\.forward\.(\d+)")
 BLOCK = re.compile(r"gpt_neox\.layers\.(\d+)(?:\.(.+))?")
 ATTEND = re.compile(r"Functional\.scaled_dot_product_attention\.\d+\.forward")
@@ -104,14 +114,13 @@ def head_of(place: Path) -> dict[str, Any]:
     """Read dump.json. Raises SettingsError if it is damaged, or of a task or level without use."""
     path = place / DUMP
     try:
-        head = json.loads(path.read_text(encoding="utf-8"))
-        task, level, data = head["task"], head["level"], head["data"]
-        if not isinstance(data, dict) or not all(isinstance(call, dict) for call in data.values()):
-            raise ValueError("its data are no calls by name")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise SettingsError(f"{path} is damaged, or no {DUMP} of msprobe ({why})") from error
-    if task not in list(KINDS) or level not in ("L0", "mix"):
+        head = parse(path.read_bytes())
+        if wrong := problems(head, HEAD):
+            raise ValueError("; ".join(wrong))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} is damaged, or no {DUMP} of msprobe ({error})") from error
+    task, level = head["task"], head["level"]
+    if task not in KINDS or level not in ("L0", "mix"):
         raise SettingsError(f"{path} is of task {task!r}, level {level!r}: no modules; {AGAIN}")
     return head
 
@@ -124,7 +133,7 @@ def passes_of(place: Path, head: dict[str, Any], names: dict[str, str]) -> list[
     """
     try:
         return _passes(place, head["data"], names)
-    except (AttributeError, TypeError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SettingsError(f"{place / DUMP} is damaged: {error}; copy or dump anew") from error
 
 
@@ -132,6 +141,8 @@ def _passes(place: Path, data: dict[str, Any], names: dict[str, str]) -> list[Pa
     found: dict[int, Pass] = {}
     layer = None
     for name, call in data.items():
+        if wrong := problems(call, CALL, name):
+            raise ValueError("; ".join(wrong))
         if match := MODULE.fullmatch(name):
             path, kind, number = match[1], match[2], int(match[3])
             block = BLOCK.match(path)
@@ -169,8 +180,8 @@ def _module(place: Path, path: str, kind: str, call: dict[str, Any], names: dict
 
 def _attended(place: Path, layer: int | None, call: dict[str, Any]) -> Pass:
     """Queries, keys and values of a call of attention, which only level "mix" has."""
-    given = call.get("input_args") or []
-    if layer is None or len(given) < 3:
+    given = call.get("input_args")
+    if layer is None or not isinstance(given, list) or len(given) < 3:
         return {}
     names = (full_name(layer, name) for name in (ROTARY_QUERY, CACHED_KEY, CACHED_VALUE))
     found = {name: _entry(place, x, turned=True) for name, x in zip(names, given[:3], strict=True)}
@@ -183,12 +194,13 @@ def _entry(place: Path, said: Any, **more: Any) -> Entry | None:
         return next((e for each in said if (e := _entry(place, each, **more))), None)
     if not isinstance(said, dict) or not str(said.get("type", "")).startswith("torch."):
         return None
+    if not {"dtype", "shape"} & set(said):  # a torch.dtype, for instance
+        return None
+    if wrong := problems(said, TENSOR):
+        raise ValueError("; ".join(wrong))
     name = said.get("data_name")
-    if name is not None and name != Path(str(name)).name:
+    if name is not None and ("/" in name or not INSIDE.fits(name)):
         raise SettingsError(f"{place / DUMP} names a file outside its folder: {name!r}")
     figures = tuple(said.get(figure) for figure in FIGURES)
-    file = None if name is None else place / TENSORS / str(name)
-    if not all(figure is None or isinstance(figure, int | float) for figure in figures):
-        raise ValueError(f"the figures of a tensor are {figures}")
-    shape = tuple(int(size) for size in said.get("shape") or ())
-    return Entry(str(said.get("dtype")), shape, figures, file, **more)
+    file = None if name is None else place / TENSORS / name
+    return Entry(said["dtype"], tuple(said["shape"]), figures, file, **more)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from neoxlib.errors import SettingsError, show_controls
+from neoxlib.forms import parse
 from neoxlib.languages import padded, said, width
 from neoxlib.machine import chips, launch_env, recipe
 from neoxlib.machine.devices import chip_at
@@ -102,10 +103,10 @@ def check(model_dir: str | os.PathLike[str] | None = None) -> Report:
 def from_json(text: str) -> Report:
     """Judge the machine that `to_json` described. Raises SettingsError for any other text."""
     try:
-        said = json.loads(text)
-    except json.JSONDecodeError as error:
+        said = parse(text)
+    except ValueError as error:
         raise SettingsError(f"not the JSON that `doctor --json` writes: {error}") from error
-    if not isinstance(said, dict) or "host" not in said:
+    if not isinstance(said, dict) or not isinstance(said.get("host"), dict):
         raise SettingsError("not the JSON that `doctor --json` writes: it has no `host`")
     host = restore(said["host"])
     try:

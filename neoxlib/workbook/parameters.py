@@ -4,6 +4,7 @@ starts, and `Run.start` inside it. The rows themselves are in `parameter_table`.
 
 import math
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -70,6 +71,10 @@ def _out_of_range(param: Param, value: Any) -> str | None:
         return f"found {value!r}, expected {choices}"
     if isinstance(value, float) and not math.isfinite(value):
         return f"found {value!r}, expected a finite figure"
+    if param.type == "float" and abs(value) > sys.float_info.max:
+        return (
+            f"found a number of {len(str(value))} digits, expected a figure that a float can hold"
+        )
     if param.low is not None and not value >= param.low:
         return f"found {value!r}, expected {param.low} or more"
     if param.high is not None and not value <= param.high:

@@ -3,16 +3,15 @@
 Results are read with every key present, or refused in one sentence.
 """
 
-import json
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
+from neoxlib.forms import OBJECT, TEXT, Maybe, parse, problems
+
 MOST_BYTES = 16 * 2**20  # of a results.json; those of our notebooks have some kB
-MOST_NESTED = 50  # levels of objects and lists in results
 NO_RUN = {
     "run": "",
     "notebook": "",
@@ -29,6 +28,18 @@ NO_RUN = {
     "started": None,
     "seconds": None,
     "error": None,
+}
+OF = {str: TEXT, dict: OBJECT}
+FORM = {
+    **{
+        key: Maybe(OF[type(value)], null=False)
+        for key, value in NO_RUN.items()
+        if type(value) in OF
+    },
+    "given": Maybe([TEXT], null=False),
+    "noise": Maybe([TEXT], null=False),
+    "checks": Maybe([OBJECT], null=False),
+    "error": Maybe(OBJECT),
 }
 CHECK_WORDS = {True: "PASS", False: "FAIL", None: "NOT JUDGED"}
 
@@ -65,8 +76,8 @@ def status_of(checks: Iterable[Check], noise: Iterable[str]) -> str:
 
 def failed(results: Mapping[str, Any]) -> str:
     """Return the checks of results that failed in words; "" if none did."""
-    checks = [check for check in results["checks"] if check["passed"] is False]
-    return "; ".join(f"{check['name']}: no ({check['detail']})" for check in checks)
+    checks = [check for check in results["checks"] if check.get("passed") is False]
+    return "; ".join(f"{check.get('name')}: no ({check.get('detail')})" for check in checks)
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -76,11 +87,9 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     path = path / "results.json" if path.is_dir() else path
     try:
-        found = json.loads(_text_of(path))
+        found = parse(_text_of(path))
     except OSError as error:
         raise ValueError(f"no {path.name} that can be read") from error
-    except RecursionError as error:
-        raise ValueError(f"{path.name} is nested too deeply") from error
     if wrong := _wrong(found):
         raise ValueError(f"{path.name} is not of this format: {wrong}")
     return NO_RUN | {"run": path.parent.name, "notebook": path.parent.parent.name} | found
@@ -101,26 +110,4 @@ def _wrong(found: Any) -> str:
     """Return what keeps a value from being a run's results, or an empty text."""
     if not isinstance(found, dict):
         return f"it holds {type(found).__name__}, expected an object"
-    kinds = {name: type(value) for name, value in NO_RUN.items() if value is not None}
-    odd = [key for key, kind in kinds.items() if not isinstance(found.get(key, kind()), kind)]
-    odd += ["error"] if not isinstance(found.get("error"), (dict, NoneType)) else []
-    for key, kind in (("checks", dict), ("given", str), ("noise", str)):
-        odd += [] if all(isinstance(item, kind) for item in found.get(key, [])) else [key]
-    if odd:
-        return f"{', '.join(sorted(set(odd)))} of another type"
-    return "" if _depth(found) <= MOST_NESTED else "it is nested too deeply"
-
-
-def _depth(value: Any) -> int:
-    """Return how many levels of lists and objects a value has."""
-    depth = 0
-    level = [value]
-    while level := [inner for outer in level for inner in _inside(outer)]:
-        depth += 1
-    return depth
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+    return "; ".join(problems(found, FORM))

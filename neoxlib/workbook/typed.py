@@ -13,6 +13,16 @@ from typing import Any
 
 import yaml
 
+# What PyYAML raises for a text that is not YAML, or not of the type that its tag or look says.
+UNREADABLE = (
+    yaml.YAMLError,
+    ValueError,  # also of a date with a month 13
+    LookupError,
+    AttributeError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+)
 NULL = "tag:yaml.org,2002:null"
 MOST_VALUES = 10_000  # in a preset or a value
 
@@ -65,7 +75,7 @@ def _texts(text: str) -> list[str] | str:
         pass
     try:
         items = [one for one in yaml.parse(text) if isinstance(one, yaml.ScalarEvent)]
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except UNREADABLE:
         return text
     spans = [slice(one.start_mark.index, one.end_mark.index) for one in items]
     rest = list(text)
@@ -84,7 +94,7 @@ def _literal(text: str) -> Any:
     try:
         node = yaml.compose(text, yaml.SafeLoader)
         return None if node is None else _construct(node)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date with a month 13
+    except UNREADABLE:
         return text
 
 
@@ -98,13 +108,20 @@ def read_yaml(text: str) -> dict[str, yaml.Node]:
         if root is None or root.tag == NULL:
             return {}
         if not isinstance(root, yaml.MappingNode):
-            found = type(_construct(root)).__name__
+            found = _type_of(root)
             raise ValueError(f"holds {found}, expected lines of the form name: value")
         return dict(_names(root))
     except yaml.YAMLError as error:
         raise ValueError(f"is not YAML: {error}") from error
     except RecursionError as error:
         raise ValueError("is nested too deeply") from error
+
+
+def _type_of(node: yaml.Node) -> str:
+    try:
+        return type(_construct(node)).__name__
+    except UNREADABLE:
+        return "another value"
 
 
 def _names(root: yaml.MappingNode) -> Iterator[tuple[str, yaml.Node]]:
@@ -130,16 +147,17 @@ def read_node(kind: str, item: str, node: yaml.Node) -> Any:
     A null stays None, which is the default. Raises ValueError for a null in place of a text, and
     for a node that YAML cannot read.
     """
+    if kind == "str" and node.tag == NULL:
+        return _no_null(node)
     try:
-        if kind == "str" and node.tag == NULL:
-            return _no_null(node)
         if node.tag != NULL and isinstance(node, yaml.ScalarNode) and _is_plain(node):
             return _scalar(kind, item, node)
         if kind == "list" and item == "str" and isinstance(node, yaml.SequenceNode):
             return [one.value if _is_text(one) else _construct(one) for one in node.value]
         return _construct(node)
-    except yaml.YAMLError as error:
-        raise ValueError(f"cannot be read: {error}") from error
+    except UNREADABLE as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"cannot be read: {why}") from error
 
 
 def _scalar(kind: str, item: str, node: yaml.ScalarNode) -> Any:

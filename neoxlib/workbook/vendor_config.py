@@ -156,7 +156,7 @@ def _key(
         value = about.default
     else:
         try:
-            there = key in PATHS and (folder / text).is_dir()  # whatever it is called
+            there = key in PATHS and _place("", text, folder).is_dir()  # whatever it is called
             value = text if there else about.kind(text)
         except (ValueError, OSError) as error:
             found.problems.append(
@@ -192,7 +192,7 @@ def _take(found: Import, key: str, name: str, value: Any, folder: Path) -> None:
         found.notes.append(f"device_ids: {len(value)} rank(s); {take}")
         value = len(value)
     elif key in PATHS:
-        value = str((folder / value / "data" if key == "work_dir" else folder / value).resolve())
+        value = str(_place(key, value, folder))
         if not Path(value).is_dir():
             found.notes.append(f"{name}: {value} is not there on this machine")
     elif key == "case_pair":
@@ -200,11 +200,16 @@ def _take(found: Import, key: str, name: str, value: Any, folder: Path) -> None:
             "case_pair is given: min_len_exp and max_len_exp are not used, as in the SDK"
         )
     elif key == "max_len_exp":
-        tokens = 2 * 2 ** min(value, 40)
+        tokens = 2 * 2 ** max(0, min(value, 40))
         found.notes.append(
             f"max_len_exp {value}: the longest prompt and answer need {tokens} positions together"
         )
     found.values[name] = value
+
+
+def _place(key: str, text: str, folder: Path) -> Path:
+    """Return the folder that a path means. Raises ValueError or OSError for what can be none."""
+    return (folder / text / "data" if key == "work_dir" else folder / text).resolve()
 
 
 def _complaint(name: str, value: Any) -> str | None:

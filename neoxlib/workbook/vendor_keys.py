@@ -147,6 +147,6 @@ def cure(key: str, text: str) -> str:
 
 def _devices(text: str, numbers: list[str]) -> list[str]:
     """Return the devices: 0-3 is 0,1,2,3; otherwise every number once."""
-    if span := re.fullmatch(r"(\d+)\s*-\s*(\d+)", text):
+    if span := re.fullmatch(r"(\d{1,9})\s*-\s*(\d{1,9})", text):
         return [str(one) for one in range(int(span[1]), min(int(span[2]), int(span[1]) + 63) + 1)]
     return list(dict.fromkeys(numbers))

@@ -243,7 +243,7 @@ EDITS = {
     r"has layers \[0, 2\] only": without_layer,
     "is of task 'tensor', level 'L1': no modules; dump anew": lambda head: head.update(level="L1"),
     "is of task 'overflow_check', level": lambda head: head.update(task="overflow_check"),
-    r"dump\.json is damaged, or no dump\.json of msprobe \(KeyError": lambda h: h.pop("data"),
+    r"is damaged, or no dump\.json of msprobe \(data is missing": lambda h: h.pop("data"),
     r"dump\.json is damaged, or no dump\.json": lambda head: head.update(data=[1]),
     "names a file outside its folder": elsewhere,
     "has passes without gpt_neox.embed_in": lambda head: head["data"].pop(

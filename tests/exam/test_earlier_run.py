@@ -124,6 +124,13 @@ def test_a_table_that_is_none_is_refused(tmp_path, spoil, message):
         read_questions(saved(tmp_path, spoil(answers())).with_name("questions.csv"))
 
 
+def test_rows_of_more_cells_than_names_are_refused(tmp_path):
+    """pandas takes the cells before the names for labels of the rows."""
+    (tmp_path / "questions.csv").write_text("subject,id,correct\nmore,a,0,True\n")
+    with pytest.raises(DataError, match="rows of more cells than its first row"):
+        read_questions(tmp_path / "questions.csv")
+
+
 def test_a_run_without_questions_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_questions(tmp_path / "questions.csv")

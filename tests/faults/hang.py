@@ -11,49 +11,30 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import torch
 
 import neoxlib
 from neoxlib.errors import RankError
-from tests.support.oracle_models import make_oracle, save_tokenizer
+from tests.faults.rows import LATEST, Row, inject
 from tests.support.sessions import gone
 
-ROOT = Path(__file__).parents[2]
 LIMIT = 3.0  # hang_timeout of these sessions
-LATEST = 12.0  # seconds until the caller must know: the time-out, the looks, the end of the session
 PROMPTS = ["A rank is", "Another"]
-DRIVER = """
-import sys, time
-import neoxlib
-session = neoxlib.Session(sys.argv[1], int(sys.argv[2]), device="cpu")
-print("ready", flush=True)
-time.sleep(600)
-"""
 VFORK = r"""
+#include <signal.h>
+#include <sys/prctl.h>
 #include <unistd.h>
-void wait_in_kernel(void) { if (vfork() == 0) { for (;;) sleep(100); } }
+void wait_in_kernel(void) {
+  if (vfork() == 0) { prctl(PR_SET_PDEATHSIG, SIGKILL); for (;;) sleep(100); }
+}
 """
-
-
-class Row(NamedTuple):
-    """A fault, and what injects it: it returns what was seen, and raises if it was not told."""
-
-    name: str
-    inject: Callable[[Path], str]
-
-
-def model(folder: Path) -> Path:
-    """A small checkpoint."""
-    make_oracle(vocab_size=300).save_pretrained(folder)
-    save_tokenizer(folder)
-    return folder
 
 
 def _processes(role: str) -> list[int]:
@@ -209,7 +190,6 @@ def stuck_in_the_kernel(folder: Path) -> str:
         subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
         with neoxlib.Session(folder, 2, device="cpu", hang_timeout=1) as session:
             pid, start = int(session.ranks.pid[1]), time.monotonic()
-            children = psutil.Process(pid).children
             try:
                 session.apply(wait_in_kernel, library)
             except RankError as error:
@@ -218,35 +198,7 @@ def stuck_in_the_kernel(folder: Path) -> str:
                 assert f"rank 1 (pid {pid}) hangs" in words and "state D" in words, words
                 assert took < LATEST, took
                 return f"RankError, {took:.1f} s (hang_timeout 1 s, four times that for state D)"
-            finally:
-                with suppress(psutil.Error):
-                    for child in children():
-                        child.kill()
     raise AssertionError("nothing was told")
-
-
-@contextmanager
-def _driver(folder: Path, size: int) -> Iterator[tuple[subprocess.Popen, list[int], list[int]]]:
-    """A process with a session: itself, its controller's processes, and its ranks."""
-    command = [sys.executable, "-c", DRIVER, str(folder), str(size)]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as driver:
-        assert driver.stdout.readline() == "ready\n"
-        here = psutil.Process(driver.pid).children(recursive=True)
-        ranks = [child.pid for child in here if "engine" in child.cmdline()]
-        yield driver, [child.pid for child in here if child.pid not in ranks], ranks
-        driver.kill()
-
-
-def killed_driver(folder: Path, stop: str) -> str:
-    """Kill the notebook's process while processes of its session are stopped: none is left."""
-    with _driver(folder, 2) as (driver, others, ranks):
-        for pid in {"a rank": ranks[1:], "the controller": others, "all": others + ranks}[stop]:
-            os.kill(pid, signal.SIGSTOP)
-        start = time.monotonic()
-        driver.kill()
-        assert gone(others + ranks, LATEST), f"left: {psutil.pids()}"
-        return f"nothing left after {time.monotonic() - start:.1f} s"
 
 
 CALLS = {"prefill": prefill, "decode": generate, "score": score}
@@ -284,36 +236,10 @@ ROWS = (
             "a child process that is waited for": wait_for_a_child,
         }.items()
     ),
-    *(
-        Row(
-            f"the notebook killed while {stop} of its session is stopped",
-            partial(killed_driver, stop=stop),
-        )
-        for stop in ("a rank", "the controller", "all")
-    ),
 )
-
-
-def main() -> None:
-    """Inject every fault of ROWS, print what was seen, and exit with 1 if one was not told."""
-    failed = 0
-    os.environ |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    chosen = sys.argv[1] if sys.argv[1:] else ""
-    with tempfile.TemporaryDirectory() as name:
-        folder = model(Path(name))
-        for row in ROWS:
-            if chosen not in row.name:
-                continue
-            try:
-                said = row.inject(folder)
-            except Exception as error:
-                said = f"FAILED: {type(error).__name__}: {error}"
-                failed += 1
-            print(f"{row.name}: {said}", flush=True)
-    sys.exit(failed > 0)
 
 
 if __name__ == "__main__":
     from tests.faults import hang  # ranks import its functions by this name
 
-    hang.main()
+    inject(hang.ROWS, *sys.argv[1:])

@@ -257,3 +257,11 @@ def test_options_are_passed_on_and_a_missing_command_says_nothing(tmp_path):
     command.chmod(0o755)
     assert npu_smi.ask("-t", "topo", command=str(command)) == "info -t topo\n"
     assert npu_smi.ask("-m", command=str(tmp_path / "none")) == ""
+
+
+def test_what_only_looks_like_a_number_is_none():
+    """isdigit() is true of ², which int() does not read."""
+    head = "NPU ID  Chip ID  Chip Logic ID  Chip Name\n"
+    for number in ("²", "1²", "9" * 5000):
+        assert npu_smi.parse_map(f"{head}{number}  0  0  Ascend 910B3\n") == ()
+        assert npu_smi.memory_mib({"HBM Capacity(MB)": number}) is None

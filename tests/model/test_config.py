@@ -99,7 +99,15 @@ def test_keys_that_inference_does_not_need_are_listed():
 
 
 @pytest.mark.parametrize(
-    "content, message", [(None, "is missing"), ("{", "not valid JSON"), ("[]", "holds a list")]
+    "content, message",
+    [
+        (None, "is missing"),
+        ("{", "not valid JSON"),
+        ("[]", "holds a list"),
+        ("[" * 100_000, "nested too deeply"),
+        ("9" * 5000, "not valid JSON"),
+        (r'{"a": "\ud800"}', "half of a character"),
+    ],
 )
 def test_a_folder_without_a_readable_config_is_an_error(
     tmp_path, content: str | None, message: str
@@ -244,6 +252,10 @@ def test_a_rope_scaling_by_one_is_none_to_transformers_too(change: dict):
         ({"rotary_emb_base": 0}, "a number above 0"),
         ({"rotary_emb_base": 10**400}, "it is a number, 0 or more"),
         ({"rotary_pct": 1e308}, r"rotary_pct 1e\+308 rotates"),
+        ({"num_hidden_layers": 10**5}, "num_hidden_layers is 100000; .* at most 4,096"),
+        ({"num_attention_heads": 2**31}, "num_attention_heads is 2147483648; .* at most"),
+        ({"vocab_size": 2**70}, "vocab_size is 1180591620717411303424; .* at most"),
+        ({f"key{n}": 0 for n in range(2000)}, "there are 2,01. keys; a config has some tens"),
     ],
 )
 def test_what_changes_the_mathematics_or_is_no_number_is_refused_by_name(

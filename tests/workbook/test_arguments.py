@@ -77,6 +77,7 @@ def test_unknown_notebooks_and_presets_are_refused_with_what_there_is(books, out
             ["temperature: found inf, expected a finite figure"],
         ),
         ("02_inference", {"temperature": "nan", "top_p": "0"}, ["found nan", "top_p: found 0"]),
+        ("02_inference", {"temperature": "1" * 400}, ["temperature: found a number of 400 digits"]),
         ("02_inference", {"repetition_penalty": "0"}, ["repetition_penalty: found 0"]),
         ("01_shard", {"world_size": "3", "device": "npu"}, ["heads cannot be cut", "'npu' cannot"]),
         ("04_profile", {"max_seq_len": "5000", "plan_only": "true"}, ["max_seq_len is 5000, "]),

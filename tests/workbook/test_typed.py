@@ -205,7 +205,7 @@ def test_a_null_is_no_text_and_the_default_elsewhere(null, tmp_path):
         ("[1]", "holds list"),
         ("count: [\n", "is not YAML"),
         ("bare: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
-        ("bare: 2024-13-45\n", "bare: month must be"),
+        ("bare: 2024-13-45\n", "bare: cannot be read: month must be"),
         ("seed_text: !foo x\n", "seed_text: cannot be read"),
         ("seed_text: [a]\n", "expected str; a text that looks like something else goes in quotes"),
         ("words: [[a]]\nshare: '0.5'\n", "share: found '0.5', which is str, expected float"),

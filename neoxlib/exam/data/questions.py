@@ -6,6 +6,7 @@ from typing import Any
 from neoxlib.exam.data.benchmarks import Benchmark
 from neoxlib.exam.data.records import Record
 from neoxlib.exam.data.sources import Problems, Sheet, Where
+from neoxlib.forms import is_digits
 
 QuestionRow = dict[str, str]
 MORE = tuple("EFGHIJ")  # choices that other exams have beyond four
@@ -62,7 +63,7 @@ def _row(record: Record, benchmark: Benchmark, index: int, from_zero: bool) -> Q
         record["answer"] = record["label"]
     if "answer" in record:
         answer = record["answer"]
-        numbered = from_zero and isinstance(answer, str) and answer.isdigit()
+        numbered = from_zero and isinstance(answer, str) and is_digits(answer)
         record["answer"] = _answer(int(answer) if numbered else answer, benchmark.choices)
     if "passage" in record and record.get("title"):  # one text in SuperGLUE and lm-eval
         record["passage"] = f"{record['title']} -- {record['passage']}"

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import lzma
 import struct
 import tarfile
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxlib.files import read_whole
+from neoxlib.forms import parse
 
 Record = dict[str, Any]
 # (row in the file, record); rows are counted as a spreadsheet does, the header is row 1.
@@ -110,7 +110,7 @@ def _json_lines(text: str) -> tuple[Records, list[str]]:
             continue
         try:
             record = json_value(line)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             problems.append(f"{number}: is not JSON: {error}")
             continue
         if isinstance(record, dict):
@@ -122,16 +122,7 @@ def _json_lines(text: str) -> tuple[Records, list[str]]:
 
 def json_value(text: str) -> Any:
     """Parse JSON. Raises ValueError also for an object with a name twice: one would be lost."""
-    return json.loads(text, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> Record:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is there twice")
-    return found
+    return parse(text, unique=True)
 
 
 def _parquet(raw: bytes) -> tuple[Records, list[str]]:

@@ -1,0 +1,68 @@
+"""A killed notebook whose session has stopped processes: none of them may be left.
+
+`python -m tests.faults.left_behind` runs these rows alone.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import psutil
+
+from tests.faults.rows import LATEST, ROOT, Row, inject
+from tests.support.sessions import gone
+
+DRIVER = """
+import sys, time
+import neoxlib
+session = neoxlib.Session(sys.argv[1], int(sys.argv[2]), device="cpu")
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def _driver(folder: Path, size: int) -> Iterator[tuple[subprocess.Popen, list[int], list[int]]]:
+    """A process with a session: itself, its controller's processes, and its ranks."""
+    command = [sys.executable, "-c", DRIVER, str(folder), str(size)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as driver:
+        assert driver.stdout.readline() == "ready\n"
+        here = psutil.Process(driver.pid).children(recursive=True)
+        ranks = [child.pid for child in here if "engine" in child.cmdline()]
+        yield driver, [child.pid for child in here if child.pid not in ranks], ranks
+        driver.kill()
+
+
+def killed_driver(folder: Path, stop: str) -> str:
+    """Kill the notebook's process while processes of its session are stopped: none is left."""
+    with _driver(folder, 2) as (driver, others, ranks):
+        for pid in {"a rank": ranks[1:], "the controller": others, "all": others + ranks}[stop]:
+            os.kill(pid, signal.SIGSTOP)
+        start = time.monotonic()
+        driver.kill()
+        assert gone(others + ranks, LATEST), f"left: {psutil.pids()}"
+        return f"nothing left after {time.monotonic() - start:.1f} s"
+
+
+ROWS = (
+    *(
+        Row(
+            f"the notebook killed while {stop} of its session is stopped",
+            partial(killed_driver, stop=stop),
+        )
+        for stop in ("a rank", "the controller", "all")
+    ),
+)
+
+
+if __name__ == "__main__":
+    from tests.faults import left_behind  # ranks import its functions by this name
+
+    inject(left_behind.ROWS, *sys.argv[1:])
