@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from neoxlib.checkpoint import load as checkpoint_load
-from neoxlib.checkpoint.folder import Checkpoint, fingerprint, open_checkpoint
+from neoxlib.checkpoint.folder import Checkpoint, check_part, fingerprint, open_checkpoint
 from neoxlib.checkpoint.load import OnBytes
 from neoxlib.checkpoint.match import match
 from neoxlib.checkpoint.pack import choose_quant
@@ -31,6 +31,7 @@ from neoxlib.model.decode_graph import choose_graph
 from neoxlib.model.gpt_neox import GPTNeoX
 from neoxlib.model.group import SOLO, Group, check_same, on_all
 from neoxlib.model.parameters import count_parameters
+from neoxlib.model.world_size import check_world_size
 
 SMALL_FILES = (  # every rank reads them itself
     "config.json",
@@ -94,7 +95,6 @@ def _open_source(model_dir: str | os.PathLike[str], quant: str | None) -> Source
     checkpoint = open_checkpoint(model_dir)
     quant = choose_quant(checkpoint, quant)
     config = ModelConfig.from_dir(checkpoint.folder)
-    match(checkpoint, config)  # before memory is allocated for what the config says
     tokenizer = load_tokenizer(checkpoint.folder)
     known = vocabulary(tokenizer, config.vocab_size)
     ends = end_ids(checkpoint.folder, config, tokenizer)
@@ -138,6 +138,13 @@ def _family(device: str) -> str:
     return chip_for(device).family if device == "npu" else ""
 
 
+def _refuse_misfits(source: Source, group: Group) -> None:
+    """Raise the errors of loading before memory is allocated for whatever the config says."""
+    check_world_size(source.config, group.size, source.quant)
+    check_part(source.checkpoint, group.rank, group.size)
+    match(source.checkpoint, source.config)
+
+
 def _load_weights(
     source: Source,
     model_dir: str | os.PathLike[str],
@@ -149,6 +156,7 @@ def _load_weights(
     progress: bool | OnBytes,
 ) -> Engine:
     """Read this rank's weights and attach what runs them; `about` describes the model."""
+    _refuse_misfits(source, group)
     model = _empty_model(source.config, group, source.quant, about["dtype"], device)
     compiled = on_all(group, _can_compile(compile, device), device)
     # PyTorch's products may sum in another order if memory begins at another address: without the
