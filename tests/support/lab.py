@@ -61,7 +61,8 @@ def run_all(page, address: str, notebook: str) -> None:
     """Open a notebook and run all of its cells."""
     page.goto(address.format(notebook))
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=START_SECONDS * 1000)
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=START_SECONDS * 1000)
+    idle = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
+    page.wait_for_selector(idle, timeout=START_SECONDS * 1000)
     page.keyboard.press("Escape")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
