@@ -29,7 +29,7 @@ REPLACED = ".{name} button:nth-child({n}) {{text-decoration:underline; font-weig
 
 
 class Chooser:
-    """An answer's tokens: one is chosen by a click, or with the slider, and replaced by a button.
+    """An answer's tokens: one is chosen by a click, or by its number, and replaced by a button.
 
     `go_on(place, id, log-probability)` is called then.
     """
@@ -45,8 +45,9 @@ class Chooser:
         self.running = widgets.HTML()
         self.strip = widgets.ToggleButtons(options=[], layout={"display": "none"})
         self.strip.add_class(self.name)
-        whole = {"style": {"description_width": "initial"}, "layout": {"width": "22em"}}
-        self.place = widgets.IntSlider(1, 1, 1, description=PLACE, disabled=True, **whole)
+        whole = {"style": {"description_width": "initial"}, "layout": {"width": "14em"}}
+        number = {"value": 1, "min": 1, "max": 1, "disabled": True, "continuous_update": True}
+        self.place = widgets.BoundedIntText(description=PLACE, **number, **whole)
         self.others = [self._button(number) for number in range(TOP + 1)]
         row = {"flex_flow": "row wrap", "min_height": "2.6em"}
         self.row = widgets.HBox([self.place, *self.others], layout=row)

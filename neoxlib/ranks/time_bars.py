@@ -90,7 +90,7 @@ def _bar(row: Row) -> str:
         f" {row.word(part)} {share:.0%}</span>"
         for part, share in row.named.items()
     )
-    name = f'<span style="{CELL};width:7.5em">{row.name}</span>'
+    name = f'<span style="{CELL};width:9em;white-space:nowrap">{row.name}</span>'
     ms = f'<span style="{CELL};width:6em;text-align:right">{row.ms:.1f} ms</span>'
     bar = f'<span style="{CELL};width:14em;white-space:nowrap">{segments}</span>'
     return f'<div style="line-height:1.8">{name} {ms} {bar}{keys}</div>'

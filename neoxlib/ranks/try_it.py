@@ -116,7 +116,7 @@ class Panel:
         self.stop = widgets.Button(description="Stop", disabled=True)
         self.back = widgets.Button(description="Back", icon="arrow-left", disabled=True)
         self.back.tooltip = "Show the answer before this one"
-        self.state = widgets.HTML(layout={"min_height": "2.4em"})
+        self.state = widgets.HTML(layout={"min_height": "2.6em"})
         self.bars = widgets.HTML(layout={"min_height": "4em"})
         self.chooser = Chooser(self._go_on)
         self.halt = threading.Event()
@@ -134,8 +134,9 @@ class Panel:
 
     def _parts(self) -> list[widgets.Widget]:
         settings = widgets.HBox([*self.sliders.values()], layout={"flex_flow": "row wrap"})
-        buttons = widgets.HBox([self.generate, self.stop, self.back, self.state])
-        answer = [self.bars, self.chooser.row, self.chooser.text]  # what grows is last
+        buttons = widgets.HBox([self.generate, self.stop, self.back])
+        # Rows of their own height, and what grows is last: nothing moves while an answer is made.
+        answer = [self.state, self.bars, self.chooser.row, self.chooser.text]
         return [self.prompt, settings, buttons, *answer, *_folded_monitor(self.session)]
 
     def _show_given(self, prompt: str, answer: "Completion") -> None:

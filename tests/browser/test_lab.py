@@ -132,9 +132,9 @@ def test_an_answer_is_interrupted_and_gone_on_with_from_another_token(tried, run
 
 
 def by_keyboard(page, before: list[str]) -> None:
-    """Move one token on with the slider, and press another alternative without the mouse."""
-    output(page, 2).get_by_role("slider", name="go on from token").focus()
-    page.keyboard.press("ArrowRight")
+    """Move one token on by its number, and press another alternative without the mouse."""
+    output(page, 2).get_by_role("spinbutton", name="go on from token").focus()
+    page.keyboard.press("ArrowUp")
     page.wait_for_timeout(2000)
     output(page, 2).get_by_role("button", name="%").nth(1).focus()
     page.keyboard.press("Enter")

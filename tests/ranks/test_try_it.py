@@ -165,7 +165,7 @@ def test_back_shows_the_answers_before_one_after_the_other():
     assert "The answer before: 4 tokens." in panel.state.value
 
 
-def test_a_click_on_a_token_offers_its_alternatives_and_so_does_the_slider():
+def test_a_click_on_a_token_offers_its_alternatives_and_so_does_its_number():
     panel = Panel(Model(), "a", answer=answer_of(TOKENS))
     made = panel.chooser
     made.strip.index = 3
