@@ -19,8 +19,9 @@ from neoxlib.process import at_exit, need_home, this_process
 from neoxlib.workbook import parameter_table, parameters
 from neoxlib.workbook.progress import keep_off_stderr
 from neoxlib.workbook.resolved import Params, shown
-from neoxlib.workbook.results import Check, status_of
+from neoxlib.workbook.results import Check, last_cell, status_of
 from neoxlib.workbook.run_folder import (
+    Heartbeat,
     csv_text,
     new_folder,
     outputs_root,
@@ -75,6 +76,7 @@ class Run:
         self._started = datetime.now(UTC)
         self.results = self._first_results(notebook, values)
         self._write()
+        self._heartbeat = Heartbeat(folder)
 
     def _first_results(self, notebook: str, values: dict[str, Any]) -> dict[str, Any]:
         table = parameter_table.PARAMETERS
@@ -239,10 +241,12 @@ class Run:
         if failed:
             raise CheckFailed("; ".join(f"{check.name}: {check.detail}" for check in failed))
 
-    def leave(self) -> None:
-        """Record that the process ends before the run does."""
+    def leave(self, why: str = "its process ended before the last cell") -> None:
+        """Record that the run ends before `finish`, and in which cell."""
         if self.results["status"] == "running":
             with suppress(OSError):  # a folder that was deleted meanwhile
+                error = {"type": "Interrupted", "message": why} | last_cell(self.folder)
+                self.results["error"] = error | {"at": stamp(datetime.now(UTC))}
                 self._finish("interrupted")
 
     def __repr__(self) -> str:
@@ -255,6 +259,7 @@ class Run:
             finished=stamp(now),
             seconds=round((now - self._started).total_seconds(), 3),
         )
+        self._heartbeat.stop()
 
     def _file(self, name: str) -> Path:
         """Return the path of a result file in the run folder, and list it in the results."""
