@@ -28,7 +28,7 @@ def lab(folder: Path) -> Iterator[str]:
         "NEOXLIB_OUTPUTS": folder / "outputs",
     }
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", "--port=0"]
-    command += ["--allow-root", f"--ServerApp.root_dir={folder / 'notebooks'}"]
+    command += ["--allow-root", f"--ServerApp.root_dir={folder}"]
     with (folder / "lab.log").open("wb") as log:
         environment = os.environ | {name: str(path) for name, path in places.items()}
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -52,7 +52,7 @@ def _address(runtime: Path, server: subprocess.Popen) -> str:
     while time.monotonic() < end and server.poll() is None:
         for path in runtime.glob(f"jpserver-{server.pid}.json"):
             told = json.loads(path.read_text())
-            return f"{told['url']}lab/tree/{{}}?reset&token={told['token']}"
+            return f"{told['url']}lab/tree/notebooks/{{}}?reset&token={told['token']}"
         time.sleep(0.5)
     raise AssertionError("JupyterLab did not start; see lab.log")
 
@@ -62,6 +62,11 @@ def run_all(page, address: str, notebook: str) -> None:
     page.goto(address.format(notebook))
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=START_SECONDS * 1000)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
+    run_cells(page)
+
+
+def run_cells(page) -> None:
+    """Run all cells of the open notebook."""
     page.keyboard.press("Escape")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
