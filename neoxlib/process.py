@@ -24,6 +24,7 @@ from typing import Any
 log = logging.getLogger("neoxlib")
 
 PACKAGE = Path(__file__).with_name("__init__.py")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 CACHE = "NEOXLIB_CACHE"  # names the folder of compiled files; ~/.cache/neoxlib without it
 # The folders that IPython, Jupyter and Matplotlib write to, by the variables that set them.
 WRITTEN = {"IPYTHONDIR": "ipython", "JUPYTER_RUNTIME_DIR": "runtime", "MPLCONFIGDIR": "matplotlib"}
@@ -98,13 +99,21 @@ def this_process() -> dict[str, Any]:
     import psutil  # takes a hundredth of a second, which help need not wait for
 
     own = psutil.Process()
-    return {"pid": own.pid, "started": own.create_time(), "host": _host()}
+    place = {"host": _host(), "boot": _boot()}
+    return {"pid": own.pid, "started": own.create_time()} | place
+
+
+def is_here(process: dict[str, Any]) -> bool:
+    """Whether `this_process` identified a process of this machine."""
+    return process.get("host") == _host()
 
 
 def has_ended(process: dict[str, Any]) -> bool:
     """Return whether a process that `this_process` identified is gone; False for other machines."""
-    if process.get("host") != _host():
+    if not is_here(process):
         return False
+    if process.get("boot", _boot()) != _boot():
+        return True  # the machine has started anew since
     import psutil
 
     try:
@@ -120,6 +129,15 @@ def has_ended(process: dict[str, Any]) -> bool:
 def _host() -> str:
     """Identify this machine without its name: others read the reports."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
+
+
+@cache
+def _boot() -> str | None:
+    """Identify this start of the machine; None where it cannot be read."""
+    try:
+        return BOOT.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
 
 
 def need_home() -> None:

@@ -42,17 +42,14 @@ def evaluate(
     """Ask every question once (`limit`: the first ones of each subject) and grade it.
 
     Returns RESULT_COLUMNS. Answers are saved in the file `journal` as they come; those found there,
-    or with `resume` in an earlier run's folder, are not asked for again. A portion of a subject is
-    asked as a whole, so that a resumed run computes what an unbroken one does. How many were taken
-    over is printed. The groups of a Session share the portions. Raises SettingsError for answers
+    or with `resume` in an earlier run's folder, are not asked for again, and their number is
+    printed. A portion of a subject is asked as a whole, so that a resumed run computes what an
+    unbroken one does. The groups of a Session share the portions. Raises SettingsError for answers
     the tokenizer merges with the cue, for scores that are not finite and for a journal of another
-    model, machine, profile or exam; DataError for a damaged journal. An error of the model stops
-    the run.
+    key, DataError for a damaged one. An error of the model stops the run.
     """
     if resume and not journal:
-        raise SettingsError(
-            "resume goes on with an earlier run in a journal of its own: name a file in journal"
-        )
+        raise SettingsError("resume goes on in a journal of its own: name a file in journal")
     questions = task.first(limit).reset_index(drop=True)
     asker = Asker(engine, profile)
     own = key(engine, profile, task, limit) if journal else {}
@@ -60,6 +57,8 @@ def evaluate(
     with open_journal as kept, Progress(len(questions), len(questions), "questions") as bar:
         evaluation = Evaluation(task, asker, kept, bar)
         answered = evaluation.answer(engine.groups, questions)
+    if evaluation.told:  # not before: progress clears what a cell has shown
+        print(evaluation.told)
     return _graded(questions, answered, task.choices, profile)
 
 
@@ -77,6 +76,7 @@ class Evaluation:
         self.journal = journal
         self.progress = progress
         self.questions: dict[int, Question] = {}  # by their row
+        self.told = ""  # what was taken over from the journal, if anything
         self.lock = threading.Lock()  # of the progress bar: each group of ranks has its thread
 
     def answer(self, engines: Sequence["Inference"], questions: pd.DataFrame) -> list[Question]:
@@ -84,7 +84,7 @@ class Evaluation:
         portions = self._open(questions)
         if self.journal and self.journal.answers:
             portions = iter([*portions])
-            print(self._taken_over(questions), flush=True)
+            self.told = self._taken_over(questions)
         for portion, answers in share_out(engines, portions, self._ask):
             for question, answer in zip(portion, answers, strict=True):
                 question.answer = answer

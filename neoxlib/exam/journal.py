@@ -149,12 +149,20 @@ def read_answers(path: Path, key: dict[str, Any]) -> dict[QuestionKey, Answer]:
     theirs = records[0].get("answers of")
     if not isinstance(theirs, dict):
         raise DataError(f"{path}:1: does not say whose answers these are; {_REPAIR}")
-    if lines := [text for name in key if (text := _difference(name, theirs.get(name), key[name]))]:
+    if lines := _differences(theirs, key):
         raise SettingsError(
             f"{path} has answers of another run, which cannot be used:\n  " + "\n  ".join(lines)
         )
     numbered = enumerate(records[1:], start=2)
     return dict(_entry(record, f"{path}:{number}") for number, record in numbered)
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Say in what two keys differ; other rules show other examples, which is no news then."""
+    same_rules = all(theirs.get(name) == ours.get(name) for name in ("profile", "split"))
+    names = [name for name in ours if name != "questions" or same_rules]
+    told = (_difference(name, theirs.get(name), ours[name]) for name in names)
+    return [text for text in told if text]
 
 
 def _difference(name: str, theirs: Any, ours: Any) -> str:

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from neoxlib.errors import ParameterError
 from neoxlib.process import python
@@ -45,14 +46,25 @@ def free_port(wanted: int | None) -> int:
     raise ParameterError(f"port {tried[-1]} of {HERE} cannot be used ({why}): name one with --port")
 
 
+def shown_root(folder: Path) -> Path:
+    """Return the folder that JupyterLab shows: the one above, if the runs lie beside `folder`.
+
+    A report can then be opened from the notebook that made it.
+    """
+    folder = folder.absolute()
+    return folder.parent if outputs_root().absolute().parent == folder.parent else folder
+
+
 def command(folder: Path, port: int, browser: bool) -> list[str]:
     """Return the command that starts JupyterLab in `folder`."""
-    first = next((path.name for path in sorted(folder.glob("00*.ipynb"))), "")
+    root = shown_root(folder)
+    found = (path for path in sorted(folder.absolute().glob("00*.ipynb")))
+    first = next((quote(str(path.relative_to(root))) for path in found), "")
     settings = {
         "ServerApp.ip": HERE,
         "ServerApp.port": port,
         "ServerApp.port_retries": 0,  # the ssh line names this one
-        "ServerApp.root_dir": folder,
+        "ServerApp.root_dir": root,
         "LabApp.default_url": f"/lab/tree/{first}" if first else "/lab",
         "LabApp.news_url": None,
         "LabApp.check_for_updates_class": "jupyterlab.handlers.announcements.NeverCheckForUpdate",

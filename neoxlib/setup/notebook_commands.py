@@ -162,9 +162,6 @@ def remake(run: Path) -> None:
         click.echo(pages.write_report(folder))
     except ValueError as error:
         raise ParameterError(f"{run} is not the folder of a run: {error}") from error
-    except FileNotFoundError as error:
-        name = Path(error.filename or "notebook.ipynb").name
-        raise ParameterError(f"{run} is not complete: it has no {name}") from error
 
 
 @click.command()

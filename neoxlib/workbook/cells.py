@@ -29,6 +29,29 @@ SHOWN_AS = [  # neither widgets nor JavaScript
     "text/plain",
 ]
 
+NONE_KEPT = """\
+## What was kept
+
+This run kept no notebook: it was broken off before its first cell ended, or no notebook ran it.
+Its figures follow, if it drew any; its tables are among the files at the end.
+"""
+
+
+def notebook_of(folder: Path) -> nbformat.NotebookNode:
+    """Return a run's notebook; of a run that kept none, one that shows the figures it kept.
+
+    Raises ValueError if it is none.
+    """
+    path = folder / "notebook.ipynb"
+    if path.is_file():  # a pipe would give no end
+        return nbformat.read(path, as_version=4)
+    drawings = sorted(path for path in folder.glob("figures/*.svg") if path.is_file())
+    kinds = [{"image/svg+xml": path.read_text(encoding="utf-8")} for path in drawings]
+    shown = [nbformat.v4.new_output("display_data", data=data) for data in kinds]
+    text = nbformat.v4.new_markdown_cell(NONE_KEPT)
+    cell = nbformat.v4.new_code_cell("", execution_count=1, outputs=shown)
+    return nbformat.v4.new_notebook(cells=[text, *([cell] if shown else [])])
+
 
 def title_of(notebook: nbformat.NotebookNode, otherwise: str) -> str:
     """Return `metadata.title`, else the first heading, else `otherwise`."""

@@ -43,7 +43,7 @@ def verdict(run: dict[str, Any]) -> str:
     """Return the answer of a run: its own, or what can be said of how it ended."""
     if run["error"]:
         error = run["error"]
-        cell = f" in cell {error['cell']}" if error.get("cell") else ""
+        cell = _place(error)
         message = (str(error.get("message", "")).strip().splitlines() or [""])[0]
         what = ": ".join(filter(None, (str(error.get("type", "")), message)))
         end = ENDS.get(run["status"], "")
@@ -63,6 +63,16 @@ def verdict(run: dict[str, Any]) -> str:
     if run["status"] == "not-judged":
         return "Finished, but a check cannot be judged."
     return f"Finished: {held}." if checks else "Finished; it checks nothing."
+
+
+def _place(error: dict[str, Any]) -> str:
+    """When and in which cell an error came, as far as that is known."""
+    at = when(error.get("at"))
+    moment = f" at {at} UTC" if at else ""
+    number, heading = error.get("cell"), error.get("heading")
+    if not number:
+        return moment
+    return f"{moment} in “{heading}”, cell {number}" if heading else f"{moment} in cell {number}"
 
 
 def _failed(run: dict[str, Any]) -> str:

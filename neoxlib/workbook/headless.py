@@ -26,16 +26,16 @@ from neoxlib.machine.environment import without_home
 from neoxlib.workbook import ci_files, pages
 from neoxlib.workbook import results as workbook_results
 from neoxlib.workbook.arguments import RunArguments, asked, near
-from neoxlib.workbook.kernel import ThisPython
+from neoxlib.workbook.kernel import Interrupted, Signals, ThisPython
 from neoxlib.workbook.run import SCHEMA_VERSION
 from neoxlib.workbook.run_folder import (
+    Heartbeat,
     new_folder,
     outputs_root,
     scrub_logs,
     stamp,
     write_results,
 )
-from neoxlib.workbook.signals import Interrupted, Signals
 from neoxlib.workbook.terminal import CellLines, Say, Terminal, closing, reasons
 
 OK = 0
@@ -282,6 +282,7 @@ def _close(
         status = _status_after(error)
         seconds = round((now - started).total_seconds(), 3)
         results |= {"status": status, "error": error, "finished": stamp(now), "seconds": seconds}
+        (folder / Heartbeat.FILE).unlink(missing_ok=True)  # of a kernel that died
     write_results(folder, results)
     return results
 

@@ -5,6 +5,7 @@ Both depend only on the files in the folders: the executed notebook, `results.js
 
 import base64
 import hashlib
+import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -13,20 +14,21 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
-import nbformat
 from pygments.formatters import HtmlFormatter
 
 from neoxlib import languages
 from neoxlib.errors import show_controls
-from neoxlib.process import has_ended
 from neoxlib.workbook import front, metrics, past_run
-from neoxlib.workbook.cells import TEMPLATES, label, title_of
+from neoxlib.workbook.cells import TEMPLATES, label, notebook_of, title_of
 from neoxlib.workbook.parameter_table import PARAMETERS
 from neoxlib.workbook.report_body import sections
-from neoxlib.workbook.results import NO_RUN, read_results
+from neoxlib.workbook.results import NO_RUN, log_ends
+from neoxlib.workbook.results import read_run as read_whole
 from neoxlib.workbook.run_folder import write_text
 from neoxlib.workbook.table import flat, worded
 
+log = logging.getLogger("neoxlib")
+MOST_MADE = 20  # reports of runs that broke off that are made with one index
 MOST_RUNS = 2000  # lines of the index; older runs are counted
 SAME = "parity_of_limit"
 ANSWERS = {  # question on top of the index -> the metrics that answer it, the first known one
@@ -35,26 +37,24 @@ ANSWERS = {  # question on top of the index -> the metrics that answer it, the f
     "same as the reference?": (SAME,),
 }
 FAILURES = ("failed", "check-failed", "interrupted")
-GONE = {"type": "Interrupted", "message": "its process ended without a word: it was killed"}
-LOG_LINES = 30
-LOG_BYTES = 2**16  # of a log's end that is read
 
 
 def write_report(folder: Path) -> Path:
     """Make `report.html` from the run folder's `notebook.ipynb` and `results.json`."""
-    run = read_results(folder)
+    run = read_whole(folder)
     with languages.speaking(languages.of_run(run["parameters"])):
         return _write_report(folder, run)
 
 
 def _write_report(folder: Path, run: dict[str, Any]) -> Path:
-    notebook = nbformat.read(folder / "notebook.ipynb", as_version=4)
+    notebook = notebook_of(folder)
     title = title_of(notebook, run["notebook"])
     notebook.metadata.pop("widgets", None)
+    made = str(notebook.metadata.get("neoxlib", {}).get("made", ""))
     cells = label(notebook, run)
-    made = sections(notebook, run, title)
+    parts = sections(notebook, run, title)
     here = {f"cell-{cell['number']}" for cell in cells}
-    here = {anchor for anchor in here if any(f'id="{anchor}"' in part.body for part in made)}
+    here = {anchor for anchor in here if any(f'id="{anchor}"' in part.body for part in parts)}
     text = _page(
         "report.html.j2",
         title,
@@ -62,8 +62,9 @@ def _write_report(folder: Path, run: dict[str, Any]) -> Path:
         **_first_screen(folder, run, title),
         run=run,
         files=_files(folder),
-        logs=_logs(folder),
-        sections=made,
+        logs=log_ends(folder),
+        sections=parts,
+        made=made,
         parameters=_parameters(run),
         figures=front.other_figures(run),
         cells=[cell | {"here": f"cell-{cell['number']}" in here} for cell in cells],
@@ -73,8 +74,11 @@ def _write_report(folder: Path, run: dict[str, Any]) -> Path:
     return folder / "report.html"
 
 
-def write_index(root: Path) -> Path:
-    """Make `<root>/index.html` from every run folder below it; one that is damaged is "broken"."""
+def write_index(root: Path, reports: bool = True) -> Path:
+    """Make `<root>/index.html` from every run folder below it; one that is damaged is "broken".
+
+    With `reports` also those of runs that broke off and could make none.
+    """
     root.mkdir(parents=True, exist_ok=True)
     folders = [
         folder for folder in root.glob("*/*") if folder.is_dir() and not folder.name.startswith(".")
@@ -82,6 +86,8 @@ def write_index(root: Path) -> Path:
     folders.sort(key=lambda folder: (folder.name, folder), reverse=True)
     listed = folders[:MOST_RUNS]
     runs = [read_run(folder) for folder in listed]
+    if reports:
+        _report_broken(listed, runs)
     history = past_run.histories(runs)
     rows = [_row(*found) for found in zip(listed, runs, history, strict=True)]
     text = _page(
@@ -96,16 +102,24 @@ def write_index(root: Path) -> Path:
     return root / "index.html"
 
 
+def _report_broken(folders: list[Path], runs: list[dict[str, Any]]) -> None:
+    """Make the reports that runs which broke off could not make."""
+    broken = (f for f, run in zip(folders, runs, strict=True) if run["status"] == "interrupted")
+    lacking = [folder for folder in broken if not (folder / "report.html").exists()]
+    for folder in lacking[:MOST_MADE]:
+        try:
+            write_report(folder)
+        except Exception as error:  # the index has a line of it in any case
+            log.warning("no report of %s: %s", folder, error)
+
+
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return a folder's results; damaged ones are an error, a run without process has ended."""
+    """Return a folder's results; damaged ones are an error."""
     try:
-        run = read_results(folder)
+        return read_whole(folder)
     except ValueError as damage:
         error = {"type": "cannot be read", "message": str(damage)}
         return NO_RUN | {"run": folder.name, "notebook": folder.parent.name, "error": error}
-    if run["status"] == "running" and has_ended(run["process"]):
-        run |= {"status": "interrupted", "error": GONE}
-    return run
 
 
 def _row(folder: Path, run: dict[str, Any], earlier: list[dict[str, Any]]) -> dict[str, Any]:
@@ -245,20 +259,6 @@ def _files(folder: Path) -> list[tuple[str, str]]:
     """Return the files beside the report, tables last: names with their links."""
     found = ("results.json", "notebook.ipynb", *sorted(path.name for path in folder.glob("*.csv")))
     return [(name, link(name)) for name in found if (folder / name).is_file()]
-
-
-def _logs(folder: Path) -> list[tuple[str, str]]:
-    """Return the end of every log, of ranks and kernel, for the box that says why a run failed."""
-    logs = sorted(path for path in folder.glob("logs/*.log") if path.is_file())
-    ends = ((path.name, _end_of(path)) for path in logs)
-    return [(name, text) for name, text in ends if text]
-
-
-def _end_of(path: Path) -> str:
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - LOG_BYTES))
-        text = file.read(LOG_BYTES).decode("utf-8", "replace")
-    return "\n".join(text.splitlines()[-LOG_LINES:])
 
 
 def _page(template: str, title: str, script: str, **values: Any) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from neoxlib.errors import DataError
 from neoxlib.redact import scrub
 from neoxlib.workbook import metrics
-from neoxlib.workbook.results import NO_RUN, read_results
+from neoxlib.workbook.results import NO_RUN, read_results, read_run
 
 MOST = 8  # runs of a trend
 LOOKED_AT = 200  # folders, for the runs of a trend
@@ -77,7 +77,7 @@ def open_run(path: str | Path) -> Past:
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     try:
-        results = read_results(path)
+        results = read_run(path.parent) if path.name == "results.json" else read_results(path)
     except ValueError as error:
         raise DataError(f"{path} is not the results.json of a run ({error})") from error
     if results["status"] == NO_RUN["status"]:

@@ -3,13 +3,17 @@
 Results are read with every key present, or refused in one sentence.
 """
 
+import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from neoxlib.forms import OBJECT, TEXT, Maybe, parse, problems
+from neoxlib.process import has_ended, is_here
+from neoxlib.workbook.run_folder import last_beat, stamp
 
 MOST_BYTES = 16 * 2**20  # of a results.json; those of our notebooks have some kB
 NO_RUN = {
@@ -41,6 +45,11 @@ FORM = {
     "checks": Maybe([OBJECT], null=False),
     "error": Maybe(OBJECT),
 }
+LOG_LINES = 30
+LOG_BYTES = 2**16  # of a log's end that is read
+SILENT = 300  # seconds without a heartbeat, after which a run of another machine counts as gone
+KILLED = "its process ended without a word: it was killed"
+LOST = "nothing was heard of it since; its machine or its kernel is gone"
 CHECK_WORDS = {True: "PASS", False: "FAIL", None: "NOT JUDGED"}
 
 
@@ -93,6 +102,77 @@ def read_results(path: Path) -> dict[str, Any]:
     if wrong := _wrong(found):
         raise ValueError(f"{path.name} is not of this format: {wrong}")
     return NO_RUN | {"run": path.parent.name, "notebook": path.parent.parent.name} | found
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return the results of a folder; those of a run that goes on no more say that it broke off.
+
+    Raises ValueError as `read_results` does.
+    """
+    run = read_results(folder)
+    if run["status"] != "running":
+        return run
+    beat = last_beat(folder)
+    here = is_here(run["process"])
+    silent = beat is not None and (datetime.now(UTC) - beat).total_seconds() > SILENT
+    if not (has_ended(run["process"]) if here else silent):
+        return run
+    error = {"type": "Interrupted", "message": KILLED if here else LOST} | last_cell(folder)
+    if beat is None:
+        return run | {"status": "interrupted", "error": error}
+    ended = {"finished": stamp(beat), "seconds": _seconds(run["started"], beat)}
+    return run | {"status": "interrupted", "error": error | {"at": stamp(beat)}} | ended
+
+
+def _seconds(started: Any, end: datetime) -> float | None:
+    try:
+        begun = datetime.fromisoformat(started).astimezone(UTC)
+        return max(0.0, round((end - begun).total_seconds(), 3))
+    except (TypeError, ValueError):
+        return None
+
+
+def last_cell(folder: Path) -> dict[str, Any]:
+    """Return the number, heading and source of the cell that ran last; {} if none is known.
+
+    A headless run and one of JupyterLab write the cell that begins into the folder's notebook.
+    """
+    found: dict[str, Any] = {}
+    heading = ""
+    number = 0
+    for cell in _cells(folder):
+        source = "".join(cell.get("source", ""))
+        if cell.get("cell_type") == "markdown":
+            headings = re.findall(r"^##\s+(.+?)\s*$", source, re.MULTILINE)
+            heading = headings[-1] if headings else heading
+        elif cell.get("cell_type") == "code":
+            number += 1
+            state = cell.get("metadata", {}).get("papermill", {}).get("status")
+            if state in ("running", "completed", "failed"):
+                found = {"cell": number, "heading": heading, "source": source}
+    return found
+
+
+def _cells(folder: Path) -> list[dict[str, Any]]:
+    try:
+        cells = json.loads(_text_of(folder / "notebook.ipynb"))["cells"]
+        return [cell for cell in cells if isinstance(cell, dict)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
+
+
+def log_ends(folder: Path) -> list[tuple[str, str]]:
+    """Return the end of every log, of ranks and kernel, for the box that says why a run failed."""
+    logs = sorted(path for path in folder.glob("logs/*.log") if path.is_file())
+    ends = ((path.name, _end_of(path)) for path in logs)
+    return [(name, text) for name, text in ends if text]
+
+
+def _end_of(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - LOG_BYTES))
+        text = file.read(LOG_BYTES).decode("utf-8", "replace")
+    return "\n".join(text.splitlines()[-LOG_LINES:])
 
 
 def _text_of(path: Path) -> str:

@@ -17,10 +17,11 @@ from neoxlib.errors import CheckFailed
 from neoxlib.machine.environment import describe
 from neoxlib.process import at_exit, need_home, this_process
 from neoxlib.workbook import parameter_table, parameters
-from neoxlib.workbook.progress import keep_off_stderr
+from neoxlib.workbook.progress import in_notebook, keep_off_stderr
 from neoxlib.workbook.resolved import Params, shown
-from neoxlib.workbook.results import Check, status_of
+from neoxlib.workbook.results import Check, last_cell, status_of
 from neoxlib.workbook.run_folder import (
+    Heartbeat,
     csv_text,
     new_folder,
     outputs_root,
@@ -35,6 +36,8 @@ from neoxlib.workbook.table import Note, Table, show_frames
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from neoxlib.workbook.recorder import Recorder
 
 SCHEMA_VERSION = 1
 SESSION = (  # parameters that Session takes
@@ -63,6 +66,9 @@ Opened = TypeVar("Opened", bound=Describable)
 class Run:
     """One run of one notebook: opened by `Run.start`, closed by `finish`, kept in its folder."""
 
+    recorded: "Recorder | None" = None  # the cells of the run that this kernel does now
+    current: "Run | None" = None
+
     def __init__(self, notebook: str, values: dict[str, Any], folder: Path) -> None:
         self.folder = folder
         self.logs = folder / "logs"
@@ -75,6 +81,7 @@ class Run:
         self._started = datetime.now(UTC)
         self.results = self._first_results(notebook, values)
         self._write()
+        self._heartbeat = Heartbeat(folder)
 
     def _first_results(self, notebook: str, values: dict[str, Any]) -> dict[str, Any]:
         table = parameter_table.PARAMETERS
@@ -122,7 +129,19 @@ class Run:
             return cls(notebook, values, Path(given))  # the process that set it ends the run
         run = cls(notebook, values, new_folder(outputs_root(), notebook, values))
         at_exit(run.leave)
+        if in_notebook():
+            run._record()
         return run
+
+    def _record(self) -> None:
+        """Record the cells of this run from now on; the one before it in this kernel has ended."""
+        from neoxlib.workbook import recorder
+
+        if Run.current is not None:
+            Run.current.leave("another run was started in its place")
+        if Run.recorded is not None:
+            Run.recorded.stop()
+        Run.current, Run.recorded = self, recorder.begin(self.folder)
 
     @property
     def environment(self) -> dict[str, Any]:
@@ -225,7 +244,7 @@ class Run:
         raise SystemExit(0)  # a clean stop for papermill and for Jupyter
 
     def finish(self) -> None:
-        """Show the checks and close the results.
+        """Show the checks, close the results, and in JupyterLab make the report and link it.
 
         Raises:
             CheckFailed: with every check that failed.
@@ -237,13 +256,19 @@ class Run:
         if self._checks:
             rows = ((check.word, check.name, check.detail) for check in self._checks)
             display(Table(("verdict", "check", "detail"), rows))
+        if self is Run.current and Run.recorded is not None:
+            from neoxlib.workbook import recorder
+
+            recorder.publish(Run.recorded)
         if failed:
             raise CheckFailed("; ".join(f"{check.name}: {check.detail}" for check in failed))
 
-    def leave(self) -> None:
-        """Record that the process ends before the run does."""
+    def leave(self, why: str = "its process ended before the last cell") -> None:
+        """Record that the run ends before `finish`, and in which cell."""
         if self.results["status"] == "running":
             with suppress(OSError):  # a folder that was deleted meanwhile
+                error = {"type": "Interrupted", "message": why} | last_cell(self.folder)
+                self.results["error"] = error | {"at": stamp(datetime.now(UTC))}
                 self._finish("interrupted")
 
     def __repr__(self) -> str:
@@ -256,6 +281,7 @@ class Run:
             finished=stamp(now),
             seconds=round((now - self._started).total_seconds(), 3),
         )
+        self._heartbeat.stop()
 
     def _file(self, name: str) -> Path:
         """Return the path of a result file in the run folder, and list it in the results."""

@@ -1,4 +1,4 @@
-"""Folders of runs: where they are made, and how files are written into them."""
+"""Folders of runs: where they are made, how files are written into them, and a sign of life."""
 
 import hashlib
 import io
@@ -6,7 +6,9 @@ import json
 import math
 import os
 import re
+import threading
 import warnings
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +94,49 @@ def plain(value: Any) -> Any:
 def stamp(moment: datetime) -> str:
     """Return a moment as text, to the second."""
     return moment.isoformat(timespec="seconds")
+
+
+class Heartbeat:
+    """While a run goes on, its folder has a file with the time at which it was last alive."""
+
+    FILE = "logs/heartbeat"
+    SECONDS = 5.0  # between two beats
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / self.FILE
+        self.over = threading.Event()
+        self.lock = threading.Lock()
+        self._beat()
+        threading.Thread(target=self._go_on, name="heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop, and remove the file: the run has an end of its own."""
+        self.over.set()
+        with self.lock, suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+    def _go_on(self) -> None:
+        while not self.over.wait(self.SECONDS) and self.path.exists():
+            self._beat()
+
+    def _beat(self) -> None:
+        with self.lock, suppress(OSError):  # a full disk ends no run
+            if not self.over.is_set():
+                self.path.write_text(stamp(datetime.now(UTC)), encoding="utf-8")
+
+
+def last_beat(folder: Path) -> datetime | None:
+    """When a run was last alive; None for one that left no heartbeat, and for one that ended."""
+    path = folder / Heartbeat.FILE
+    try:
+        if not path.is_file():
+            return None
+        with path.open(encoding="utf-8") as file:
+            return datetime.fromisoformat(file.read(40)).astimezone(UTC)
+    except ValueError:  # torn
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except OSError:
+        return None
 
 
 def csv_text(df: "pd.DataFrame", index: bool) -> str:

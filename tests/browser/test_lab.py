@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from bs4 import BeautifulSoup
 
 from tests.browser.conftest import ROOT
 from tests.support.browser import Seen
-from tests.support.lab import lab, output, run_all, saved, wait_until_idle, write_cells
+from tests.support.lab import lab, output, run_all, run_cells, saved, wait_until_idle, write_cells
+from tests.support.small_notebooks import start, write
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -46,6 +48,30 @@ def test_run_all_leaves_no_error(running, page, shots, notebook):
     assert all(cell["execution_count"] for cell in cells if cell["source"])
     assert seen.errors == []
     assert page.get_by_text("official Jupyter news").count() == 0
+    run = max((folder / "outputs" / notebook.removesuffix(".ipynb")).iterdir())
+    assert (run / "report.html").is_file() and (folder / "outputs" / "index.html").is_file()
+    assert page.locator(f'.jp-OutputArea a[href*="{run.name}/report.html"]').count() == 1
+
+
+@pytest.mark.timeout(600)
+def test_the_report_of_code_just_typed_is_linked_and_opens(running, page, shots):
+    address, folder = running
+    write(folder / "notebooks", "small", "seed: int = 0  # s", start("small"), "", "run.finish()")
+    page.goto(address.format("small.ipynb"))
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
+    page.locator(".jp-CodeCell .cm-content").nth(2).click()
+    page.keyboard.type("print('typed', 6 * 7)")
+    run_cells(page)
+    wait_until_idle(page)
+    page.screenshot(path=shots / "lab-report-link.png")
+    (run,) = (folder / "outputs" / "small").iterdir()
+    text = BeautifulSoup((run / "report.html").read_text("utf-8"), "html.parser").get_text(" ")
+    assert "typed 42" in text and "small.ipynb as saved at" in text
+    page.locator('.jp-OutputArea a:has-text("report.html")').click()
+    shown = page.frame_locator("iframe.jp-HTMLViewer, .jp-HTMLViewer iframe")
+    shown.locator("text=typed 42").first.wait_for(timeout=60_000, state="attached")
+    page.screenshot(path=shots / "lab-report-open.png")
 
 
 @pytest.mark.timeout(4000)

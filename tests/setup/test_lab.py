@@ -54,6 +54,19 @@ def test_a_folder_that_cannot_be_made_is_refused(installed: Path):
         lab.workbook_folder(None)
 
 
+def test_the_runs_are_shown_too_where_they_lie_beside_the_notebooks(tmp_path: Path, monkeypatch):
+    (tmp_path / "a book").mkdir()
+    (tmp_path / "a book" / "00_setup.ipynb").write_text("{}")
+    for runs, root, first in (
+        (tmp_path / "outputs", tmp_path, "a%20book/00_setup.ipynb"),
+        (tmp_path / "far" / "outputs", tmp_path / "a book", "00_setup.ipynb"),
+    ):
+        monkeypatch.setenv("NEOXLIB_OUTPUTS", str(runs))
+        line = lab.command(tmp_path / "a book", 9000, False)
+        assert f"--ServerApp.root_dir={root}" in line
+        assert f"--LabApp.default_url=/lab/tree/{first}" in line
+
+
 def test_root_is_allowed_only_where_it_is_root(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert "--allow-root" in lab.command(tmp_path, 9000, True)
@@ -96,7 +109,9 @@ def test_jupyterlab_starts_on_loopback_without_news(installed: Path, tmp_path: P
     with log.open("wb") as out:
         server = subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT)
     try:
-        address = wait_for(log, rf"http://127\.0\.0\.1:{port}/lab/tree/00_setup\.ipynb\?token=\w+")
+        address = wait_for(
+            log, rf"http://127\.0\.0\.1:{port}/lab/tree/books/00_setup\.ipynb\?token=\w+"
+        )
         page = urlopen(address).read().decode()
     finally:
         server.terminate()

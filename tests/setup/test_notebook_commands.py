@@ -1,6 +1,7 @@
 """The commands about notebooks: names, listings, copies."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
@@ -132,11 +133,22 @@ def test_the_page_of_a_run_and_the_index_are_made_anew(ran, tmp_path):
     assert "good" in (tmp_path / "outputs" / "index.html").read_text(encoding="utf-8")
 
 
+def test_a_run_that_kept_no_notebook_has_a_page_of_its_results_and_figures(tmp_path):
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "a.svg").write_text('<svg role="img" aria-label="seen"></svg>')
+    os.mkfifo(tmp_path / "figures" / "b.svg")
+    os.mkfifo(tmp_path / "notebook.ipynb")
+    found = {"status": "interrupted", "metrics": {"next_token_ms": 2.5}}
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    said = run("report", "--from", tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert said.exit_code == 0 and "2.50" in page and 'alt="seen"' in page
+    assert "This run kept no notebook" in page
+
+
 def test_what_is_no_run_and_no_folder_of_runs_is_refused(tmp_path):
     for asked in (["report", "--from", tmp_path], ["index", tmp_path / "none"]):
         said = run(*asked)
         assert said.exit_code == 2 and "is not " in said.stderr and said.stdout == ""
-    (tmp_path / "results.json").write_text('{"status": "ok"}')
-    assert "is not complete: it has no notebook.ipynb" in run("report", "--from", tmp_path).stderr
     for asked in (["--from", tmp_path, "02"], ["--from", tmp_path, "--json"]):
         assert run("report", *asked).exit_code == 2

@@ -64,8 +64,11 @@ def test_a_run_to_go_on_with_is_refused_for_other_rules_and_taken_for_the_same(t
     with Journal(tmp_path / "journal.jsonl", exam_key(scoring, task)):
         pass
     refuse("03_ceval", resume=tmp_path)
-    with pytest.raises(ParameterError, match=r"(?s)profile: .*shots 5 there, 2 here.*limit: 0 the"):
+    with pytest.raises(
+        ParameterError, match=r"(?s)profile: .*shots 5 there, 2 here.*limit: 0 the"
+    ) as error:
         refuse("03_ceval", resume=tmp_path, shots=2, limit=3)
+    assert "questions: " not in str(error.value), "fewer examples are no other data"
     (tmp_path / "results.json").write_text('{"notebook": "04_profile", "status": "interrupted"}')
     with pytest.raises(ParameterError, match=r"resume: .* beside its latency.csv"):
         refuse("04_profile", resume=tmp_path)

@@ -55,7 +55,7 @@ def _address(runtime: Path, server: subprocess.Popen) -> str:
     while time.monotonic() < end and server.poll() is None:
         for path in runtime.glob(f"jpserver-{server.pid}.json"):
             told = json.loads(path.read_text())
-            return f"{told['url']}lab/tree/{{}}?reset&token={told['token']}"
+            return f"{told['url']}lab/tree/notebooks/{{}}?reset&token={told['token']}"
         time.sleep(0.5)
     raise AssertionError("JupyterLab did not start; see lab.log")
 
@@ -68,6 +68,11 @@ def run_all(page, address: str, notebook: str) -> None:
         '.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=START_SECONDS * 1000
     )
     page.get_by_text("| Idle").first.wait_for(timeout=START_SECONDS * 1000)  # of the status bar
+    run_cells(page)
+
+
+def run_cells(page) -> None:
+    """Run all cells of the open notebook."""
     page.keyboard.press("Escape")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
