@@ -18,10 +18,11 @@ from typing import NamedTuple
 from babel.messages.pofile import read_po
 
 FOLDER = Path(__file__).parent
-NUMBER = re.compile(r"[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?%?|-?inf|nan")
+NUMBER = re.compile(r"[-+−]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?%?|-?inf|nan")
 PLURAL = re.compile("s?")
 FORMAT = re.compile(r"\{(\w+):[^{}]*\}")  # the place of a number, whose text has its format
 PLACED = re.compile(r"\{\w*\}|`[^`]*`")
+BREAK = re.compile(r"[,;:] | ")
 ZERO = "\0"
 WORD = re.compile(r"[A-Za-z]{2,}")
 WEAK = frozenset(
@@ -77,6 +78,16 @@ class Place(NamedTuple):
     words: str
 
 
+def _pieces(source: str) -> list[tuple[str, str, str]]:
+    """Split a sentence before each place: its name and format, and the words after it."""
+    found = [("", "", "")]
+    for words, name, spec, _ in Formatter().parse(source):
+        found[-1] = (*found[-1][:2], found[-1][2] + words)
+        if name is not None:
+            found.append((name, spec or "", ""))
+    return found
+
+
 @dataclass(frozen=True)
 class Entry:
     """A sentence with places for values, and its translation."""
@@ -87,15 +98,12 @@ class Entry:
     @cached_property
     def first(self) -> str:
         """The words before the first place."""
-        return next(iter(Formatter().parse(self.source)), ("", None, None, None))[0]
+        return _pieces(self.source)[0][2]
 
     @cached_property
     def places(self) -> list[Place]:
         """The places in order; a value whose noun has a plural's `{s}` is a number."""
-        parsed = list(Formatter().parse(self.source))
-        texts = [text for text, *_ in parsed[1:]] + [""]
-        named = [(name, spec or "") for _, name, spec, _ in parsed if name is not None]
-        found = [Place(*pair, words) for pair, words in zip(named, texts, strict=False)]
+        found = [Place(*piece) for piece in _pieces(self.source)[1:]]
         for at, place in enumerate(found[1:]):
             if place.name == "s":
                 counts = found[at]
@@ -149,7 +157,8 @@ def _ends(text: str, at: int, place: Place, last: bool) -> Iterator[int]:
     elif last:
         if text.endswith(place.words) and len(text) - len(place.words) >= at:
             yield len(text) - len(place.words)
-    elif not place.words:
+    elif not place.words:  # two places side by side: the second begins with a mark or a blank
+        yield from (found.start() for found in islice(BREAK.finditer(text, at), MOST_ENDS))
         yield from (at, len(text))
     else:
         for _ in range(MOST_ENDS):

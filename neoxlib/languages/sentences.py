@@ -3,13 +3,14 @@
 import re
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
+from typing import NamedTuple
 from unicodedata import east_asian_width
 
-from neoxlib.languages.catalogue import MARKS, Catalogue, catalogue, plain
+from neoxlib.languages.catalogue import MARKS, Catalogue, Entry, catalogue, plain
 from neoxlib.languages.language import current
 
 ENGLISH = re.compile(r"[a-z]{2,}")
-LEFT = re.compile(r"(?<![\w./=-])[a-z]+[,;:]? [a-z]+[,;:]? [a-z]+(?![\w/=-])")
+LEFT = re.compile(r"(?<![\w./=-])[a-z]{2,}[,;:]? [a-z]+[,;:]? [a-z]{2,}(?![\w/=-])")
 LOOSE = re.compile(r"(?<![\w./=-])[A-Za-z]?[a-z]+(?![\w/=-])")
 QUOTED = re.compile(r"“[^“”]*”")  # somebody's words: a model's, a user's
 NAMES = re.compile(r" and run ")  # between names, which stay
@@ -78,13 +79,20 @@ def _words(language: str) -> "_Words":
     return _Words(catalogue(language))
 
 
+class Told(NamedTuple):
+    """A translation, and how many English words are left in it but for an entry's own."""
+
+    text: str
+    left: int
+
+
 class _Words:
     """Looks texts up in a catalogue; a part of one is looked up in the same way."""
 
     def __init__(self, found: Catalogue) -> None:
         self.catalogue = found
-        self.known: dict[str, str | None] = {}
-        self.ways: tuple[Callable[[str, int], str | None], ...] = (
+        self.known: dict[str, Told | None] = {}
+        self.ways: tuple[Callable[[str, int], Told | None], ...] = (
             self._exact,
             self._quoted,
             self._simple,
@@ -100,132 +108,139 @@ class _Words:
         """A text of several lines is one entry, or each of its lines is looked up."""
         if "\n" not in text:
             return self._line(text)
-        flat = plain(text) if len(text) <= MOST else ""
-        for way in (self._exact, self._simple):
-            if (whole := way(flat, 0)) is not None and not is_left(whole):
-                return whole
+        if len(text) <= MOST and (whole := self._entry(plain(text))):
+            return whole.text
         return "\n".join(self._line(line) for line in text.split("\n"))
 
     def _line(self, line: str) -> str:
         blank = line[: len(line) - len(line.lstrip())]
         found = self.one(plain(line)) if len(line) <= MOST else None
-        return line if found is None else blank + found
+        return line if found is None else blank + found.text
 
-    def one(self, text: str, depth: int = 0) -> str | None:
+    def one(self, text: str, depth: int = 0) -> Told | None:
         """Return the translation of a text without line breaks, or None."""
         if depth > DEEPEST or not ENGLISH.search(text):
             return None
         if text not in self.known:
-            self.known[text] = self._best(way(text, depth) for way in self.ways)
+            self.known[text] = _best(way(text, depth) for way in self.ways)
         return self.known[text]
 
-    def _best(self, tried: Iterable[str | None]) -> str | None:
-        """Return the first translation with the fewest English words; none is tried in vain."""
-        best, fewest = None, 0
-        for found in filter(None, tried):
-            left = self.left(found)
-            if best is None or left < fewest:
-                best, fewest = found, left
-            if not left:
-                break
-        return best
+    def _part(self, text: str, depth: int) -> Told:
+        """The translation of a part of a text, or the part as it is."""
+        found = self.one(text.strip(), depth + 1)
+        return found or Told(text, self.left(text))
 
     def left(self, text: str) -> int:
-        """Return how many English words are left in a text, without terms and names."""
+        """Return how many English words a text has, without terms and names."""
         return sum(word not in self.catalogue.kept for word in LOOSE.findall(text))
 
-    def _exact(self, text: str, _: int) -> str | None:
+    def _exact(self, text: str, _: int) -> Told | None:
         texts = self.catalogue.texts
-        return next((texts[form] + end for form, end in _forms(text) if form in texts), None)
+        told = (texts[form] + end for form, end in _forms(text) if form in texts)
+        return next((Told(found, 0) for found in told), None)
 
-    def _simple(self, text: str, depth: int) -> str | None:
+    def _simple(self, text: str, depth: int) -> Told | None:
         return self._sentence(text, depth, simple=True)
 
-    def _sentence(self, text: str, depth: int, simple: bool = False) -> str | None:
+    def _sentence(self, text: str, depth: int, simple: bool = False) -> Told | None:
         """A text by the pattern of an entry; in a `simple` one no value is a list or a sentence."""
-        forms = [*_forms(text), (f"{text} ", "")]
-        return self._best(
-            (entry.translation.format(**self._values(values, depth)) + end).strip()
-            for form, end in forms
+        return _best(
+            self._filled(entry, values, end, depth)
+            for form, end in [*_forms(text), (f"{text} ", "")]
             for entry, values in self.catalogue.matching(form)
             if form[:1] == text[:1] or entry.first  # a value keeps its first letter
             if not simple or not any(LISTED.search(value) for value in values.values())
         )
 
-    def _values(self, values: dict[str, str], depth: int) -> dict[str, str]:
-        """The values of a sentence; Chinese sentences have no blanks between them."""
-        return {name: self.one(value.strip(), depth + 1) or value for name, value in values.items()}
+    def _filled(self, entry: Entry, values: dict[str, str], end: str, depth: int) -> Told:
+        told = {name: self._part(value, depth) for name, value in values.items()}
+        text = entry.translation.format(**{name: part.text for name, part in told.items()})
+        return Told((text + end).strip(), sum(part.left for part in told.values()))
 
-    def _after_mark(self, text: str, depth: int) -> str | None:
+    def _after_mark(self, text: str, depth: int) -> Told | None:
         """What goes on after another text: ", and so on"."""
         found = self.one(text[1:].lstrip(), depth + 1) if text[:1] in MARKS else None
-        return None if found is None else MARKS[text[0]] + found
+        return found and Told(MARKS[text[0]] + found.text, found.left)
 
-    def _figure(self, text: str, depth: int) -> str | None:
+    def _quoted(self, text: str, depth: int) -> Told | None:
+        """What goes on after somebody's words."""
+        found = re.fullmatch(rf"({QUOTED.pattern})(.+)", text)
+        rest = self.one(found[2], depth + 1) if found else None
+        return rest and Told(found[1] + rest.text, rest.left)
+
+    def _figure(self, text: str, depth: int) -> Told | None:
         found = FIGURE.fullmatch(text)
         name = self.one(found[1], depth + 1) if found else None
-        return None if name is None else f"{name} {found[2]}"
+        return name and Told(f"{name.text} {found[2]}", name.left)
 
-    def _pair(self, text: str, _: int) -> str | None:
+    def _pair(self, text: str, _: int) -> Told | None:
         """A name and its value: two entries side by side."""
         texts = self.catalogue.texts
         cuts = ((text[: at.start()], text[at.end() :]) for at in re.finditer(" ", text))
-        return next((f"{texts[a]} {texts[b]}" for a, b in cuts if a in texts and b in texts), None)
+        told = (f"{texts[a]} {texts[b]}" for a, b in cuts if a in texts and b in texts)
+        return next((Told(found, 0) for found in told), None)
 
-    def _in_brackets(self, text: str, depth: int) -> str | None:
+    def _in_brackets(self, text: str, depth: int) -> Told | None:
         found = BRACKETS.fullmatch(text)
         if not found:
             return None
         before, within, after = found.groups()[:3] if found[2] else found.groups()[3:]
-        outer, inner = self.one(before, depth + 1), self.one(within, depth + 1)
-        if outer is None and inner is None:
+        outer, inner = self._part(before, depth), self._part(within, depth)
+        if (outer.text, inner.text) == (before, within):
             return None
-        return f"{outer or before}（{inner or within}）{MARKS.get(after, after)}"
+        said = f"{outer.text}（{inner.text}）{MARKS.get(after, after)}"
+        return Told(said, outer.left + inner.left)
 
-    def _quoted(self, text: str, depth: int) -> str | None:
-        """What goes on after somebody's words."""
-        found = re.fullmatch(rf"({QUOTED.pattern})(.+)", text)
-        rest = self.one(found[2], depth + 1) if found else None
-        return None if rest is None else found[1] + rest
-
-    def _parts(self, text: str, depth: int) -> str | None:
+    def _parts(self, text: str, depth: int) -> Told | None:
         if LIST.fullmatch(text) and "_" in text:
             return None  # names of parameters or columns
         for stop, joint in STOPS:
-            told = self._told_by(stop, text, depth)
-            if any(one is not None for _, one in told) or (told and stop is NAMES):
-                return joint.join(one or part for part, one in told)
+            parts = self._told_by(stop, text, depth)
+            if any(part != told.text for part, told in parts) or (parts and stop is NAMES):
+                left = sum(told.left for _, told in parts)
+                return Told(joint.join(told.text for _, told in parts), left)
         return None
 
-    def _told_by(
-        self, stop: re.Pattern[str], text: str, depth: int
-    ) -> list[tuple[str, str | None]]:
+    def _told_by(self, stop: re.Pattern[str], text: str, depth: int) -> list[tuple[str, Told]]:
         """Split a text, each part as long as an entry goes; return them and their translations."""
-        ends = [
-            found.span()
-            for found in stop.finditer(text)
-            if text.count("(", 0, found.start()) <= text.count(")", 0, found.start())
-        ]
+        ends = [found.span() for found in stop.finditer(text) if _is_outside(text, found.start())]
         ends.append((len(text), len(text)))
-        told: list[tuple[str, str | None]] = []
+        parts: list[tuple[str, Told]] = []
         at = 0
         while at < len(text):
             after = [(end, to) for end, to in ends if end > at and (at, end) != (0, len(text))]
             if not after:
                 return []
             whole = ((text[at:end], self._entry(text[at:end]), to) for end, to in after[::-1])
-            part, one, to = next(
+            next_one = text[at : after[0][0]]
+            part, told, to = next(
                 (found for found in whole if found[1]),
-                (text[at : after[0][0]], self.one(text[at : after[0][0]], depth + 1), after[0][1]),
+                (next_one, self._part(next_one, depth), after[0][1]),
             )
-            told.append((part, one))
+            parts.append((part, told))
             at = to
-        return told
+        return parts
 
-    def _entry(self, text: str) -> str | None:
+    def _entry(self, text: str) -> Told | None:
         """The translation of a text that is one entry in full."""
         found = self._exact(text, 0) or self._simple(text, DEEPEST - 1)
-        return found if found and not self.left(found) else None
+        return found if found and not found.left else None
+
+
+def _best(tried: Iterable[Told | None]) -> Told | None:
+    """Return the first translation with the fewest English words; none is tried in vain."""
+    best = None
+    for found in tried:
+        if found and (best is None or found.left < best.left):
+            best = found
+        if best and not best.left:
+            break
+    return best
+
+
+def _is_outside(text: str, at: int) -> bool:
+    """Whether a place in a text is in no brackets."""
+    return text.count("(", 0, at) <= text.count(")", 0, at)
 
 
 def _forms(text: str) -> list[tuple[str, str]]:

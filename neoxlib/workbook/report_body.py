@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 from bs4 import BeautifulSoup, Tag
 
+from neoxlib.languages import said
 from neoxlib.workbook.cells import body_of
 from neoxlib.workbook.parameter_table import NOTEBOOKS
 from neoxlib.workbook.results import CHECK_WORDS
@@ -212,18 +213,17 @@ def polished(html: str) -> str:
     return str(soup)
 
 
+def _names(box: Tag, selector: str) -> list[str]:
+    """What stands in the heads of a table, in the language that is spoken."""
+    heads = (head.get_text(" ", strip=True) for head in box.select(selector))
+    return [said(name) for name in heads if name]
+
+
 def _fold(soup: BeautifulSoup, box: Tag) -> None:
     """Let a table be scrolled by keys, and fold a long one behind what it has."""
-    heads = [name for head in box.select("th") if (name := head.get_text(" ", strip=True))]
     rows = len(box.select("tbody tr"))
-    columns = ", ".join(
-        filter(None, (head.get_text(" ", strip=True) for head in box.select("thead th")))
-    )
-    box["tabindex"], box["role"], box["aria-label"] = (
-        "0",
-        "region",
-        f"table: {', '.join(heads[:HEADS])}",
-    )
+    first, columns = ", ".join(_names(box, "th")[:HEADS]), ", ".join(_names(box, "thead th"))
+    box["tabindex"], box["role"], box["aria-label"] = "0", "region", f"table: {first}"
     if rows <= LONG or box.find_parent("details") or box.find_parent("table"):
         return
     fold = box.wrap(soup.new_tag("details", attrs={"class": "long"}))

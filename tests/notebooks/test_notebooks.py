@@ -14,8 +14,11 @@ from safetensors.torch import load_file, save_file
 
 from neoxlib.demo import MODEL_DIR
 from neoxlib.inference.parity import FIRST, FLOAT32, UNSPLIT
-from neoxlib.workbook import arguments, headless
+from neoxlib.languages import speaking
+from neoxlib.languages.sentences import is_left
+from neoxlib.workbook import arguments, headless, pages
 from neoxlib.workbook.metrics import METRICS, is_interval
+from tests.support import page_texts
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for all seven notebooks
 SMALL = [("case_pair", "[[8, 4], [16, 1]]"), ("max_new_tokens", "12"), ("world_size", "2")]
@@ -182,3 +185,17 @@ def test_the_setup_checks_the_machine_before_everything_else():
     notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     assert texts[1].startswith("## The checks of this machine")
+
+
+@pytest.mark.parametrize("notebook", ANSWERS)
+def test_a_page_in_chinese_has_no_english_sentence_and_the_same_numbers(
+    outputs: Path, notebook: str
+):
+    page = only(outputs, notebook, "report.html")
+    before = page_texts.numbers(page)
+    with speaking("zh", asked=True):
+        pages.write_report(page.parent)
+    assert not [text for text in page_texts.texts(page) if is_left(text)]
+    assert page_texts.numbers(page) == before
+    with speaking("en", asked=True):
+        pages.write_report(page.parent)

@@ -98,6 +98,7 @@ def _literals(path: Path) -> Iterator[str]:
         for part in node.values
     }
     words = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    words |= {id(text) for node in ast.walk(tree) if _is_option(node) for text in ast.walk(node)}
     for node in ast.walk(tree):
         yield from _figure(node)
         if isinstance(node, ast.JoinedStr):
@@ -140,6 +141,11 @@ def _of_code(source: str) -> Iterator[str]:
             yield template(node)
         elif _is_text(node):
             yield constant(node.value)
+
+
+def _is_option(node: ast.AST) -> bool:
+    """Whether it is an option of the command line, whose help is in English."""
+    return isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.option", "option")
 
 
 def _is_text(node: ast.AST) -> bool:
