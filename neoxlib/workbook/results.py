@@ -155,7 +155,7 @@ def last_cell(folder: Path) -> dict[str, Any]:
 
 def _cells(folder: Path) -> list[dict[str, Any]]:
     try:
-        cells = json.loads(_text_of(folder / "notebook.ipynb"))["cells"]
+        cells = parse(_text_of(folder / "notebook.ipynb"))["cells"]
         return [cell for cell in cells if isinstance(cell, dict)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
