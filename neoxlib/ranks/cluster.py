@@ -299,7 +299,7 @@ class Ranks:
             }
         for pid in launch.starters(self._cluster):
             if not worker.alive(pid):
-                dead.setdefault(0, f"{STARTER.format(pid)} has ended")
+                dead.setdefault(0, f"process {pid}, which starts or connects ranks, has ended")
         return dead
 
     def _runs(self, r: int) -> bool:

@@ -126,6 +126,18 @@ def test_every_entry_is_found_by_what_its_source_makes_of_it():
     assert not wrong
 
 
+def test_no_entry_has_one_name_for_two_nameless_values(entries: dict[str, str]):
+    """`{}` twice is one name twice, and a translation would tell the first value for both."""
+    assert not [
+        text for text in entries if len(re.findall(r"\{_\d+\}", text)) > len(values_of(text))
+    ]
+
+
+def test_braces_of_a_text_itself_keep_what_stands_in_them():
+    found = Catalogue.of([("give {what}: {{name: [a, b]}}", "请给出 {what}：{{name: [甲, 乙]}}")])
+    assert _Words(found).lines("give it: {name: [a, b]}") == "请给出 it：{name: [甲, 乙]}"
+
+
 def test_a_text_is_known_whole_by_its_pattern_and_by_its_parts():
     found = Catalogue.of(
         [("{count:,} of {total} tensors; none is new", "{total} 个张量中的 {count} 个；没有新的")]
