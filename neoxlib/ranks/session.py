@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoxlib.checkpoint.preflight import preflight
 from neoxlib.errors import SettingsError
+from neoxlib.hosts.profile import find_profile
 from neoxlib.inference.generator import TextGenerator
 from neoxlib.inference.printer import Stream
 from neoxlib.machine.devices import chip_for, npu_answers, pick_device
@@ -17,7 +18,6 @@ from neoxlib.machine.runtime import import_torch, torch_must_load
 from neoxlib.process import at_end, need_home
 from neoxlib.ranks import worker
 from neoxlib.ranks.cluster import Ranks
-from neoxlib.ranks.launch import find_profile
 from neoxlib.ranks.placement import part
 from neoxlib.ranks.surroundings import Variables, handed_on, open_log_dir, rank_environment
 from neoxlib.ranks.tables import rank_table
@@ -45,13 +45,13 @@ class Session(TextGenerator):
 
     It has the methods and answers of Engine: see `inference.contract`. This process never starts a
     device. `device="auto"` is the NPU if one can be used. `cluster_profile` names an ipyparallel
-    profile whose launchers (SSH, MPI, Slurm …) start the ranks; without it they are local
-    processes. `quant`, `compile` and `graph` are those of `neoxlib.load`; `deterministic` adds the
-    NPUs' switches for repeatable all-reduces. `replicas` is the number of independent copies of the
-    model on this machine, each with its own ranks: `groups` are their sessions, this one first.
-    This one answers all calls itself; `exam.evaluate` distributes an exam over all. Each rank
-    writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something
-    fails.
+    profile: of `neoxlib cluster`, for hosts reached by ssh, or with launchers of your own (MPI,
+    Slurm …); without it the ranks are local processes. `quant`, `compile` and `graph` are those of
+    `neoxlib.load`; `deterministic` adds the NPUs' switches for repeatable all-reduces. `replicas`
+    is the number of independent copies of the model on this machine, each with its own ranks:
+    `groups` are their sessions, this one first. This one answers all calls itself;
+    `exam.evaluate` distributes an exam over all. Each rank writes to `log_dir`/rank{r}.log, by
+    default in a temporary folder that is kept when something fails.
 
     Raises the errors of `neoxlib.load`, before a rank is started if no weight has to be read for
     that, and RankError when a rank dies. After an error that all ranks raised alike (SettingsError,
