@@ -7,8 +7,8 @@ NPU := .venv-npu
 MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 
-.PHONY: help report test stop-ranks test-align verify-npu verify-msprobe lint lab quality
-.PHONY: demo clean test-browser gate-table
+.PHONY: help report test stop-ranks test-align verify-npu verify-msprobe lint lab
+.PHONY: verify-hosts quality demo clean test-browser gate-table
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
 
 help:  ## list the targets
@@ -35,6 +35,9 @@ verify-npu: $(NPU)/.installed  ## the NPU path against the vendor's torch-npu wh
 
 verify-msprobe: $(MSPROBE)/.installed  ## dumps both ways, with the vendor's msprobe; needs no NPU
 	$(MSPROBE)/bin/python -m tests.msprobe.verify $(ARGS)
+
+verify-hosts: $(VENV)/.installed  ## several hosts, made of namespaces for it; needs root
+	$(BIN)/python -m tests.hosts.verify $(ARGS)
 
 lint: $(VENV)/.installed  ## check the style of code and notebooks
 	$(BIN)/ruff check .
