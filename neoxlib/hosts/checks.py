@@ -28,6 +28,7 @@ class Answers:
     model: dict[str, Any] | None = None
     address: str = ""  # in the network of the ranks
     interface: str = ""
+    network: str = ""  # of the ranks
     reached: dict[str, str] = field(default_factory=dict)  # host: the error of connecting to it
     seconds: dict[str, float] = field(default_factory=dict)  # host: of one that was reached
 
@@ -66,17 +67,18 @@ def silent(host: str, code: int | None, said: str, python: str) -> HostRow:
 def python(one: Answers, all_: Sequence[Answers]) -> HostRow:
     due = all_[0].facts["python"]
     found = f"{one.facts['python']}, {one.facts['executable']}"
-    return _row(
-        one.host, "Python", one.facts["python"] == due, found, due, _install(one, "the same Python")
-    )
+    repair = f"conda create -n neoxlib python={due}  # there; then neoxlib cluster --python"
+    return _row(one.host, "Python", one.facts["python"] == due, found, due, repair)
 
 
 def neoxlib(one: Answers, all_: Sequence[Answers]) -> HostRow:
     due = all_[0].facts["source"]
     source = one.facts["source"]
-    if source is None:
-        return _row(one.host, "neoxlib", False, "not installed", _short(due), _install(one))
-    return _row(one.host, "neoxlib", source == due, _short(source), _short(due), _install(one))
+    wheel = "python -m pip wheel --no-deps -w dist . && "
+    wheel += f"rsync -a dist constraints.txt {one.host}: && "
+    repair = wheel + _pip(one, "--force-reinstall dist/neoxlib-*.whl -c constraints.txt")
+    found = f"source {source[:12]}" if source else "not installed"
+    return _row(one.host, "neoxlib", source == due, found, f"source {due[:12]}", repair)
 
 
 def packages(one: Answers, all_: Sequence[Answers]) -> HostRow:
@@ -86,8 +88,10 @@ def packages(one: Answers, all_: Sequence[Answers]) -> HostRow:
     found, needed = (
         ", ".join(f"{name} {of[name] or 'missing'}" for name in listed) for of in (mine, due)
     )
+    wanted = [f"{name}=={due[name].partition('+')[0]}" for name in differ if due[name]]
+    repair = _pip(one, " ".join(wanted)) if wanted else _pip(one, " ".join(differ), "uninstall")
     status: Status = "FAIL" if set(differ) & set(MUST_AGREE) else "WARN"
-    return _row(one.host, "packages", not differ, found, needed, _install(one), status)
+    return _row(one.host, "packages", not differ, found, needed, repair, status)
 
 
 def name(one: Answers, all_: Sequence[Answers]) -> HostRow:
@@ -147,7 +151,7 @@ def reaches(one: Answers, all_: Sequence[Answers]) -> HostRow:
     if failed:
         found = f"{one.address} ({one.interface}) does not reach {'; '.join(failed)}"
     needed = "every other host, on any port"
-    repair = "firewall-cmd --zone=trusted --add-source=NETWORK  # on both, or another --network"
+    repair = f"firewall-cmd --zone=trusted --add-source={one.network}  # there and here"
     return _row(one.host, "network", not failed, found, needed, repair)
 
 
@@ -202,13 +206,8 @@ def _first_model(all_: Sequence[Answers]) -> dict[str, Any]:
     return there[0] if there else {"files": {}}
 
 
-def _install(one: Answers, what: str = "") -> str:
-    what = what or "this checkout or wheel"
-    return f"{one.facts['executable']} -m pip install ... -c constraints.txt  # there: {what}"
-
-
-def _short(digest: str | None) -> str:
-    return f"source {digest[:12]}" if digest else "none"
+def _pip(one: Answers, what: str, verb: str = "install") -> str:
+    return f"ssh {one.host} {one.facts['executable']} -m pip {verb} {what}"
 
 
 def _row(

@@ -126,7 +126,8 @@ def _place(
         if found is None:
             failed.append(outside(one, chosen))
         else:
-            inside.append(replace(one, address=found[0], interface=found[1]))
+            place = {"address": found[0], "interface": found[1], "network": str(chosen)}
+            inside.append(replace(one, **place))
     return inside, chosen, failed
 
 

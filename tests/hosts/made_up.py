@@ -27,7 +27,8 @@ def answers_of(host: str, number: int, **change: Any) -> Answers:
     facts |= {"interfaces": [["lo", "127.0.0.1", 8], ["hpc0", address, 24]]} | change
     others = {other: 1e-4 for other in (HERE, "host1", "host2") if other != host}
     reached = dict.fromkeys(others, "")
-    place = {"address": address, "interface": "hpc0", "reached": reached, "seconds": others}
+    place = {"address": address, "interface": "hpc0", "network": "10.77.0.0/24"}
+    place |= {"reached": reached, "seconds": others}
     return Answers(host, 0 if host == HERE else 2, facts, **place)
 
 

@@ -42,6 +42,21 @@ def test_a_host_that_differs_is_named_with_the_fault_and_a_repair(check, change,
     assert rows[0].needed and rows[0].repair
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours", "repair"),
+    [
+        ({"torch": "2.12.0"}, {}, "pip install torch==1.2.3"),
+        ({"torch": None, "pyzmq": "9"}, {}, "pip install torch==1.2.3 pyzmq==1.2.3"),
+        ({}, {"torch": "2.13.0+cpu"}, "pip install torch==2.13.0"),
+        ({}, {"torch_npu": None}, "pip uninstall torch_npu"),
+    ],
+)
+def test_packages_that_differ_are_repaired_by_the_versions_of_this_machine(theirs, ours, repair):
+    all_ = [answers_of(HERE, 1, packages=ours), answers_of("host2", 3, packages=theirs)]
+    (row,) = [row for row in checks.judge(all_) if row.check == "packages"]
+    assert row.repair == f"ssh host2 /opt/neoxlib/bin/python -m {repair}"
+
+
 def test_a_fault_of_one_host_is_not_laid_to_another():
     found = statuses(answers(host2={"python": "3.12.1"}))
     assert [key for key, status in found.items() if status != "OK"] == [("host2", "Python")]
@@ -74,6 +89,7 @@ def test_a_host_that_others_do_not_reach_is_told_with_the_reason():
     (row,) = [row for row in checks.judge(all_) if row.status == "FAIL"]
     assert (row.host, row.check) == ("host2", "network")
     assert "10.77.0.3" in row.found and "host1: timed out" in row.found
+    assert "--add-source=10.77.0.0/24" in row.repair
 
 
 FILES = {"config.json": [500, "aa"], "model.safetensors": [9, ""]}
