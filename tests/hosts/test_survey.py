@@ -11,6 +11,7 @@ from neoxlib.errors import SettingsError
 from neoxlib.hosts import asking, survey
 from neoxlib.hosts.asking import Probe, Silent
 from neoxlib.hosts.checks import HERE
+from neoxlib.hosts.profile import HostsProfile, write_profile
 from neoxlib.hosts.survey import Wanted, parse_hosts
 from tests.support.ssh_to_here import ssh_to_here
 
@@ -71,6 +72,15 @@ def test_a_survey_has_rows_of_every_host_and_a_profile_if_all_is_well(fake_ssh: 
     assert found.report.worst != "FAIL", found.report
     assert found.profile.hosts == {"there": 1} and found.profile.address == "127.0.0.1"
     assert {row.host for row in found.report.rows} == {HERE, "there"}
+
+
+def test_the_hosts_of_a_profile_are_asked_again(fake_ssh: None, monkeypatch, tmp_path: Path):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    write_profile("one", HostsProfile({"there": 1}, "127.0.0.0/8", "127.0.0.1"))
+    report = survey.survey_profile("one", str(tmp_path))
+    rows = {row.check: row for row in report.rows if row.host == "there"}
+    assert rows["Python"].status == "OK" and rows["model"].found.startswith("no model in")
+    assert survey.survey_profile("") is None
 
 
 def test_a_survey_goes_on_without_the_hosts_that_do_not_answer(fake_ssh: None):
