@@ -18,9 +18,10 @@ from ipyparallel import AsyncResult
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.ranks import launch, worker
 from neoxlib.ranks.hanging import HANG_SECONDS, Watch, Watched, kill, state_of, with_children
-from neoxlib.ranks.memory_kills import memory_kills
 from neoxlib.ranks.outcome import Hear, Listener, Outcome, arrived, error_of, hand_on, in_step
+from neoxlib.ranks.placement import order_by_host
 from neoxlib.ranks.post_mortem import RankLogs, first_of, silent_one, told
+from neoxlib.ranks.surroundings import host_of
 
 # How long the other ranks may still take once one has failed or all were asked to stop.
 GRACE_SECONDS = 8
@@ -56,11 +57,11 @@ class Ranks:
         self._views = []
         self._stopped = False
         self._owner = os.getpid()
-        self._kills = memory_kills()  # before any rank
         self._keeper = launch.Keeper()
         self._watch = Watch(hang_timeout)
         self._scratch = tempfile.mkdtemp(prefix="neoxlib-")
         self._cluster = launch.new_cluster(size, environment, log_dir, self._scratch, profile_dir)
+        self.watched = launch.watches(self._cluster)  # its launcher says how a rank ended
 
     def start(self) -> None:
         """Start controller and engines and wait for all of them.
@@ -83,6 +84,9 @@ class Ranks:
         # A profile may ask for more time.
         self._wait_for_engines(max(launch.START_SECONDS, self._cluster.engine_timeout))
         self._views = [self._client[engine] for engine in sorted(self._client.ids)[: self.size]]
+        if not self.watched:  # ranks of a host follow each other; where they are watched, they do
+            hosts = self.begin(host_of)
+            self._views = [self._views[r] for r in order_by_host(hosts)]
         folder = os.getcwd() if self.local else ""
         self.members = self.begin(
             worker.greet, self._owner, worker.host(), folder, str(self.log_dir)
@@ -232,7 +236,9 @@ class Ranks:
             return None
         why = f"{name} was interrupted, and the ranks did not stop within {GRACE_SECONDS} s"
         try:
-            if self.members[0]["host"] == worker.host():
+            if self.watched:
+                self._cluster.engine_set.send_signal(0, signal.SIGUSR1)
+            elif self.members[0]["host"] == worker.host():
                 os.kill(self.members[0]["pid"], signal.SIGUSR1)
             outcomes = self._collect(jobs, name, limit=GRACE_SECONDS)
         except BaseException:
@@ -282,21 +288,12 @@ class Ranks:
 
         A controller or launcher that has ended takes rank 0's place.
         """
-        if self.local:
-            codes = {
-                r: process.poll() for r, process in enumerate(self._cluster.engine_set.processes)
-            }
-            dead = {
-                r: f"{self._who(r)} {launch.ending(code, self._kills)}"
-                for r, code in codes.items()
-                if code is not None
-            }
+        if self.watched:
+            ended = self._cluster.engine_set.ended()
         else:
-            dead = {
-                r: f"{self._who(r)} {launch.ending(None)}"
-                for r in range(len(self._views))
-                if not self._runs(r)
-            }
+            gone = (r for r in range(len(self._views)) if not self._runs(r))
+            ended = dict.fromkeys(gone, launch.ending(None))
+        dead = {r: f"{self._who(r)} {how}" for r, how in ended.items()}
         for pid in launch.starters(self._cluster):
             if not worker.alive(pid):
                 dead.setdefault(0, f"{STARTER.format(pid)} has ended")
