@@ -17,7 +17,16 @@ from ipyparallel import AsyncResult
 
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.ranks import launch, worker
-from neoxlib.ranks.hanging import HANG_SECONDS, Watch, Watched, kill, state_of, with_children
+from neoxlib.ranks.hanging import (
+    HANG_SECONDS,
+    STARTER,
+    Watch,
+    Watched,
+    kill,
+    name_of,
+    state_of,
+    watched,
+)
 from neoxlib.ranks.outcome import Hear, Listener, Outcome, arrived, error_of, hand_on, in_step
 from neoxlib.ranks.placement import order_by_host
 from neoxlib.ranks.post_mortem import RankLogs, first_of, silent_one, told
@@ -25,7 +34,6 @@ from neoxlib.ranks.surroundings import host_of
 
 # How long the other ranks may still take once one has failed or all were asked to stop.
 GRACE_SECONDS = 8
-STARTER = "process {}, which starts or connects ranks,"
 
 
 class Ranks:
@@ -268,12 +276,7 @@ class Ranks:
 
     def _watched(self) -> dict[int, Watched]:
         """The processes of this machine that a call needs, by pid."""
-        starters = {
-            pid: STARTER.format(pid) for pid in with_children(launch.starters(self._cluster))
-        }
-        here = [one for one in self.members if one["host"] == worker.host() and one["pid"]]
-        names = starters | {one["pid"]: self._who(one["rank"]) for one in here}
-        return {pid: Watched(name, wakes=self.local) for pid, name in names.items()}
+        return watched(self.members, launch.starters(self._cluster), wakes=self.local)
 
     def _down(self, why: str, detail: str, r: int) -> RankError:
         self.end(why)
@@ -284,10 +287,7 @@ class Ranks:
         return told(self._logs.explain(self.members))
 
     def _dead(self) -> dict[int, str]:
-        """The ranks that have ended, with how each ended.
-
-        A controller or launcher that has ended takes rank 0's place.
-        """
+        """The ranks that ended, and how; a controller or launcher takes rank 0's place."""
         if self.watched:
             ended = self._cluster.engine_set.ended()
         else:
@@ -306,6 +306,4 @@ class Ranks:
         )
 
     def _who(self, r: int) -> str:
-        member = self.members[r]
-        place = "" if member["host"] == worker.host() else f" on {member['host']}"
-        return f"rank {r} (pid {member['pid']}{place})"
+        return name_of(self.members[r])

@@ -27,8 +27,9 @@ import psutil
 from neoxlib.errors import RankError
 from neoxlib.machine.devices import NpuAnswers, chip_for, pick_device, take_answers
 from neoxlib.machine.runtime import import_torch, start_npu
-from neoxlib.ranks import publish, stopping
+from neoxlib.ranks import stopping
 from neoxlib.ranks.noted import note
+from neoxlib.ranks.outcome import publish_pieces, publish_weights
 from neoxlib.ranks.placement import bind, threads
 from neoxlib.ranks.surroundings import Variables, address_seen_by, own_environment
 from neoxlib.redact import Scrubbed, shown
@@ -227,7 +228,7 @@ def join(
         group = TorchGroup(rank, len(hosts), store, backend, place, family)
         if backend == "gloo":
             group = join_hosts(group, hosts)
-    told = publish.weights()
+    told = publish_weights()
     _held.engine = load(**settings | {"device": device}, group=group, progress=told)
     log.info("rank %d of %d is ready on %s, backend %s", rank, len(hosts), place, group.backend)
     return _held.engine.describe()
@@ -261,7 +262,7 @@ def call(rank: int, method: str, args: tuple, kwargs: dict[str, Any], streams: b
     """Call a method of the engine on this rank. The answer is rank 0's, a tensor as an array."""
     stopping.asked.clear()
     if streams:
-        kwargs = kwargs | {"stream": publish.pieces() if rank == 0 else False}
+        kwargs = kwargs | {"stream": publish_pieces() if rank == 0 else False}
     answer = getattr(_held.engine, method)(*args, **kwargs)
     return _plain(answer) if rank == 0 else None
 
