@@ -16,17 +16,7 @@ from typing import Any
 from ipyparallel import AsyncResult
 
 from neoxlib.errors import NeoXError, RankError
-from neoxlib.ranks import launch, worker
-from neoxlib.ranks.hanging import (
-    HANG_SECONDS,
-    STARTER,
-    Watch,
-    Watched,
-    kill,
-    name_of,
-    state_of,
-    watched,
-)
+from neoxlib.ranks import hanging, launch, worker
 from neoxlib.ranks.outcome import Hear, Listener, Outcome, arrived, error_of, hand_on, in_step
 from neoxlib.ranks.placement import order_by_host
 from neoxlib.ranks.post_mortem import RankLogs, first_of, silent_one, told
@@ -51,7 +41,7 @@ class Ranks:
         environment: dict[str, str],
         log_dir: Path,
         profile_dir: str | None = None,
-        hang_timeout: float | None = HANG_SECONDS,
+        hang_timeout: float | None = hanging.HANG_SECONDS,
     ) -> None:
         self.size = size
         self.log_dir = log_dir
@@ -66,7 +56,7 @@ class Ranks:
         self._stopped = False
         self._owner = os.getpid()
         self._keeper = launch.Keeper()
-        self._watch = Watch(hang_timeout)
+        self._watch = hanging.Watch(hang_timeout)
         self._scratch = tempfile.mkdtemp(prefix="neoxlib-")
         self._cluster = launch.new_cluster(size, environment, log_dir, self._scratch, profile_dir)
         self.watched = launch.watches(self._cluster)  # its launcher says how a rank ended
@@ -233,7 +223,8 @@ class Ranks:
         if late is None:
             raise self._down(f"{self._who(r)} raised in {name} and not all ranks did", detail, r)
         why = f"{self._who(late)} did not come to where other ranks waited for it in {name}"
-        raise self._down(f"{why}; its process is {state_of(self.members[late])}", detail, late)
+        state = hanging.state_of(self.members[late])
+        raise self._down(f"{why}; its process is {state}", detail, late)
 
     def _halt(self, jobs: list[AsyncResult], name: str) -> Any:
         """Ask the ranks to stop a call; end the session when they cannot.
@@ -267,16 +258,15 @@ class Ranks:
             raise self._down(f"{'; '.join(why)} {when}", output and f"\n{output}", first)
 
     def _refuse_hanging(self, when: str) -> None:
-        hanging = self._watch.hanging(self._watched)
-        if hanging:
-            kill(hanging)  # SIGTERM would not reach them
-            ranks = [one["rank"] for one in self.members if one["pid"] in hanging]
-            why = f"{'; '.join(hanging.values())}, {when}"
-            raise self._down(why, "", (ranks or [0])[0])
+        stuck = self._watch.hanging(self._watched)
+        if stuck:
+            hanging.kill(stuck)  # SIGTERM would not reach them
+            first = next((one["rank"] for one in self.members if one["pid"] in stuck), 0)
+            raise self._down(f"{'; '.join(stuck.values())}, {when}", "", first)
 
-    def _watched(self) -> dict[int, Watched]:
+    def _watched(self) -> dict[int, hanging.Watched]:
         """The processes of this machine that a call needs, by pid."""
-        return watched(self.members, launch.starters(self._cluster), wakes=self.local)
+        return hanging.watched(self.members, launch.starters(self._cluster), wakes=self.local)
 
     def _down(self, why: str, detail: str, r: int) -> RankError:
         self.end(why)
@@ -296,7 +286,7 @@ class Ranks:
         dead = {r: f"{self._who(r)} {how}" for r, how in ended.items()}
         for pid in launch.starters(self._cluster):
             if not worker.alive(pid):
-                dead.setdefault(0, f"{STARTER.format(pid)} has ended")
+                dead.setdefault(0, f"{hanging.STARTER.format(pid)} has ended")
         return dead
 
     def _runs(self, r: int) -> bool:
@@ -306,4 +296,4 @@ class Ranks:
         )
 
     def _who(self, r: int) -> str:
-        return name_of(self.members[r])
+        return hanging.name_of(self.members[r])
