@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 
 .PHONY: help report test test-faults stop-ranks fuzz test-align verify-npu verify-msprobe lint
-.PHONY: lab quality demo clean test-browser gate-table bench-first
+.PHONY: lab verify-hosts quality demo clean test-browser gate-table bench-first
 .PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
 
 help:  ## list the targets
@@ -42,6 +42,9 @@ verify-npu: $(NPU)/.installed  ## the NPU path against the vendor's torch-npu wh
 
 verify-msprobe: $(MSPROBE)/.installed  ## dumps both ways, with the vendor's msprobe; needs no NPU
 	$(MSPROBE)/bin/python -m tests.msprobe.verify $(ARGS)
+
+verify-hosts: $(VENV)/.installed  ## several hosts, made of namespaces for it; needs root
+	$(BIN)/python -m tests.hosts.verify $(ARGS)
 
 lint: $(VENV)/.installed  ## check the style of code and notebooks
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import click
 
 from neoxlib import __version__, languages
 from neoxlib.errors import NeoXError, ParameterError, torch_npu_error
+from neoxlib.hosts.commands import cluster
 from neoxlib.ranks.commands import generate
 from neoxlib.setup import commands, notebook_commands
 
@@ -222,6 +223,7 @@ for command in (
     notebook_commands.lab,
     generate,
     commands.doctor,
+    cluster,
     commands.install_plan,
     commands.environment,
     commands.selftest_npu,

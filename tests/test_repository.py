@@ -34,7 +34,7 @@ names languages
 kernels machine
 model
 workbook
-checkpoint
+checkpoint hosts
 inference
 ranks exam
 speed setup align harness history

@@ -20,8 +20,7 @@ from babel.messages.pofile import read_po
 FOLDER = Path(__file__).parent
 NUMBER = re.compile(r"[-+−]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?%?|-?inf|nan")
 PLURAL = re.compile("s?")
-# The place of a number, whose text has its format; doubled braces are those of the text.
-FORMAT = re.compile(r"(?<!\{)\{(\w+):[^{}]*\}(?!\})")
+FORMAT = re.compile(r"(?<!\{)\{(\w+):[^{}]*\}(?!\})")  # a number, whose text has its format
 PLACED = re.compile(r"\{\w*\}|`[^`]*`")
 BREAK = re.compile(r"[,;:] | ")
 ZERO = "\0"

@@ -16,15 +16,14 @@ from typing import Any
 from ipyparallel import AsyncResult
 
 from neoxlib.errors import NeoXError, RankError
-from neoxlib.ranks import launch, worker
-from neoxlib.ranks.hanging import HANG_SECONDS, Watch, Watched, kill, state_of, with_children
-from neoxlib.ranks.memory_kills import memory_kills
+from neoxlib.ranks import hanging, launch, worker
 from neoxlib.ranks.outcome import Hear, Listener, Outcome, arrived, error_of, hand_on, in_step
+from neoxlib.ranks.placement import order_by_host
 from neoxlib.ranks.post_mortem import RankLogs, first_of, silent_one, told
+from neoxlib.ranks.surroundings import host_of
 
 # How long the other ranks may still take once one has failed or all were asked to stop.
 GRACE_SECONDS = 8
-STARTER = "process {}, which starts or connects ranks,"
 
 
 class Ranks:
@@ -42,7 +41,7 @@ class Ranks:
         environment: dict[str, str],
         log_dir: Path,
         profile_dir: str | None = None,
-        hang_timeout: float | None = HANG_SECONDS,
+        hang_timeout: float | None = hanging.HANG_SECONDS,
     ) -> None:
         self.size = size
         self.log_dir = log_dir
@@ -56,11 +55,11 @@ class Ranks:
         self._views = []
         self._stopped = False
         self._owner = os.getpid()
-        self._kills = memory_kills()  # before any rank
         self._keeper = launch.Keeper()
-        self._watch = Watch(hang_timeout)
+        self._watch = hanging.Watch(hang_timeout)
         self._scratch = tempfile.mkdtemp(prefix="neoxlib-")
         self._cluster = launch.new_cluster(size, environment, log_dir, self._scratch, profile_dir)
+        self.watched = launch.watches(self._cluster)  # its launcher says how a rank ended
 
     def start(self) -> None:
         """Start controller and engines and wait for all of them.
@@ -83,6 +82,9 @@ class Ranks:
         # A profile may ask for more time.
         self._wait_for_engines(max(launch.START_SECONDS, self._cluster.engine_timeout))
         self._views = [self._client[engine] for engine in sorted(self._client.ids)[: self.size]]
+        if not self.watched:  # ranks of a host follow each other; where they are watched, they do
+            hosts = self.begin(host_of)
+            self._views = [self._views[r] for r in order_by_host(hosts)]
         folder = os.getcwd() if self.local else ""
         self.members = self.begin(
             worker.greet, self._owner, worker.host(), folder, str(self.log_dir)
@@ -221,7 +223,8 @@ class Ranks:
         if late is None:
             raise self._down(f"{self._who(r)} raised in {name} and not all ranks did", detail, r)
         why = f"{self._who(late)} did not come to where other ranks waited for it in {name}"
-        raise self._down(f"{why}; its process is {state_of(self.members[late])}", detail, late)
+        state = hanging.state_of(self.members[late])
+        raise self._down(f"{why}; its process is {state}", detail, late)
 
     def _halt(self, jobs: list[AsyncResult], name: str) -> Any:
         """Ask the ranks to stop a call; end the session when they cannot.
@@ -232,7 +235,9 @@ class Ranks:
             return None
         why = f"{name} was interrupted, and the ranks did not stop within {GRACE_SECONDS} s"
         try:
-            if self.members[0]["host"] == worker.host():
+            if self.watched:
+                self._cluster.engine_set.send_signal(0, signal.SIGUSR1)
+            elif self.members[0]["host"] == worker.host():
                 os.kill(self.members[0]["pid"], signal.SIGUSR1)
             outcomes = self._collect(jobs, name, limit=GRACE_SECONDS)
         except BaseException:
@@ -253,21 +258,15 @@ class Ranks:
             raise self._down(f"{'; '.join(why)} {when}", output and f"\n{output}", first)
 
     def _refuse_hanging(self, when: str) -> None:
-        hanging = self._watch.hanging(self._watched)
-        if hanging:
-            kill(hanging)  # SIGTERM would not reach them
-            ranks = [one["rank"] for one in self.members if one["pid"] in hanging]
-            why = f"{'; '.join(hanging.values())}, {when}"
-            raise self._down(why, "", (ranks or [0])[0])
+        stuck = self._watch.hanging(self._watched)
+        if stuck:
+            hanging.kill(stuck)  # SIGTERM would not reach them
+            first = next((one["rank"] for one in self.members if one["pid"] in stuck), 0)
+            raise self._down(f"{'; '.join(stuck.values())}, {when}", "", first)
 
-    def _watched(self) -> dict[int, Watched]:
+    def _watched(self) -> dict[int, hanging.Watched]:
         """The processes of this machine that a call needs, by pid."""
-        starters = {
-            pid: STARTER.format(pid) for pid in with_children(launch.starters(self._cluster))
-        }
-        here = [one for one in self.members if one["host"] == worker.host() and one["pid"]]
-        names = starters | {one["pid"]: self._who(one["rank"]) for one in here}
-        return {pid: Watched(name, wakes=self.local) for pid, name in names.items()}
+        return hanging.watched(self.members, launch.starters(self._cluster), wakes=self.local)
 
     def _down(self, why: str, detail: str, r: int) -> RankError:
         self.end(why)
@@ -278,25 +277,13 @@ class Ranks:
         return told(self._logs.explain(self.members))
 
     def _dead(self) -> dict[int, str]:
-        """The ranks that have ended, with how each ended.
-
-        A controller or launcher that has ended takes rank 0's place.
-        """
-        if self.local:
-            codes = {
-                r: process.poll() for r, process in enumerate(self._cluster.engine_set.processes)
-            }
-            dead = {
-                r: f"{self._who(r)} {launch.ending(code, self._kills)}"
-                for r, code in codes.items()
-                if code is not None
-            }
+        """The ranks that ended, and how; a controller or launcher takes rank 0's place."""
+        if self.watched:
+            ended = self._cluster.engine_set.ended()
         else:
-            dead = {
-                r: f"{self._who(r)} {launch.ending(None)}"
-                for r in range(len(self._views))
-                if not self._runs(r)
-            }
+            gone = (r for r in range(len(self._views)) if not self._runs(r))
+            ended = dict.fromkeys(gone, launch.ending(None))
+        dead = {r: f"{self._who(r)} {how}" for r, how in ended.items()}
         for pid in launch.starters(self._cluster):
             if not worker.alive(pid):
                 dead.setdefault(0, f"process {pid}, which starts or connects ranks, has ended")
@@ -309,6 +296,4 @@ class Ranks:
         )
 
     def _who(self, r: int) -> str:
-        member = self.members[r]
-        place = "" if member["host"] == worker.host() else f" on {member['host']}"
-        return f"rank {r} (pid {member['pid']}{place})"
+        return hanging.name_of(self.members[r])

@@ -90,7 +90,8 @@ class TorchGroup(Group):
     """
 
     timer: devices.Timer | None = None
-    host: dist.ProcessGroup | None = None  # for Python values; None is the group itself
+    joined: dist.ProcessGroup | None = None  # for tensors; None is the group of all ranks
+    host: dist.ProcessGroup | None = None  # for Python values; None is that of all ranks, too
     calls = 0  # collectives so far
     joins_everywhere = False
 
@@ -148,7 +149,14 @@ class TorchGroup(Group):
     def all_reduce(self, x: Tensor) -> Tensor:
         with self._clock():
             self._prove("all_reduce", x.dtype, x.numel())
-            dist.all_reduce(x)
+            dist.all_reduce(x, group=self.joined)
+        return x
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Give every rank rank 0's `x`, in place."""
+        with self._clock():
+            self._prove("broadcast", x.dtype, x.numel())
+            dist.broadcast(x, group=self.joined, group_src=0)
         return x
 
     def gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor | None:
@@ -159,7 +167,7 @@ class TorchGroup(Group):
                 parts = self._everyones_parts(mine)
             else:
                 parts = [torch.empty_like(mine) for _ in sizes] if self.rank == 0 else None
-                dist.gather(mine, parts)
+                dist.gather(mine, parts, group=self.joined, group_dst=0)
             return None if self.rank else _join(parts, dim, sizes)
 
     def all_gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor:
@@ -172,7 +180,8 @@ class TorchGroup(Group):
         with self._clock():
             self._prove("broadcast")
             box = [value]
-            dist.broadcast_object_list(box, group=self.host, device=torch.device("cpu"))
+            here = torch.device("cpu")
+            dist.broadcast_object_list(box, group=self.host, device=here, group_src=0)
             return box[0]
 
     def checkpoint(self, value: Any = None) -> Any:
@@ -231,7 +240,7 @@ class TorchGroup(Group):
     def _everyones_parts(self, mine: Tensor) -> Sequence[Tensor]:
         """The `mine` of every rank, all of one shape, in rank order."""
         whole = mine.new_empty((self.size, *mine.shape))
-        dist.all_gather_into_tensor(whole, mine)
+        dist.all_gather_into_tensor(whole, mine, group=self.joined)
         return whole.unbind()
 
     def _gather_sizes(self, n: int) -> list[int]:
@@ -239,6 +248,28 @@ class TorchGroup(Group):
         sizes[self.rank] = n
         dist.all_reduce(sizes, group=self.host)
         return sizes.tolist()
+
+
+class PartGroup(TorchGroup):
+    """Some ranks of a gloo TorchGroup, joined among themselves; the lowest of them is rank 0."""
+
+    def __init__(self, joined: dist.ProcessGroup, rank: int, size: int) -> None:
+        self.seconds = 0.0
+        self.rank = rank
+        self.size = size
+        self.backend = "gloo"
+        self.device = "cpu"
+        self.joined = joined
+        self.host = joined
+        self.proved: set[tuple[int, int, int]] = set()
+
+
+def part_of(group: TorchGroup, members: Sequence[int]) -> PartGroup | None:
+    """Join the ranks `members` of `group`; None on other ranks. All ranks call it together."""
+    joined = dist.new_group(list(members), backend="gloo")
+    if group.rank not in members:
+        return None
+    return PartGroup(joined, list(members).index(group.rank), len(members))
 
 
 def _join(parts: Sequence[Tensor], dim: int, sizes: Sequence[int]) -> Tensor:

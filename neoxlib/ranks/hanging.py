@@ -34,6 +34,7 @@ WORDS = {
     "D": "waits in the kernel for a disk, a network file system or a driver (state D)",
 }
 STATES = {"T": "stopped", "t": "traced", "D": "stuck in the kernel", "R": "running", "S": "asleep"}
+STARTER = "process {}, which starts or connects ranks,"
 FROZEN = "is frozen (state {state}, and no thread of it is run; see the freezer of its cgroup)"
 
 
@@ -42,6 +43,22 @@ class Watched(NamedTuple):
 
     name: str
     wakes: bool = True
+
+
+def name_of(member: Mapping[str, Any]) -> str:
+    """Return a rank's name in messages."""
+    place = "" if member["host"] == worker.host() else f" on {member['host']}"
+    return f"rank {member['rank']} (pid {member['pid']}{place})"
+
+
+def watched(
+    members: Iterable[Mapping[str, Any]], starters: Iterable[int], wakes: bool
+) -> dict[int, Watched]:
+    """Return the processes of this machine that a call needs, by pid; `starters` are theirs."""
+    names = {pid: STARTER.format(pid) for pid in with_children(starters)}
+    here = (one for one in members if one["host"] == worker.host() and one["pid"])
+    names |= {one["pid"]: name_of(one) for one in here}
+    return {pid: Watched(name, wakes) for pid, name in names.items()}
 
 
 @dataclass(frozen=True)

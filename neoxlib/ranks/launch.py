@@ -1,6 +1,7 @@
 """Start ranks: an ipyparallel cluster of local processes, or the launchers of a profile."""
 
 import asyncio
+import copy
 import logging
 import os
 import signal
@@ -14,15 +15,14 @@ from typing import Any
 
 from ipyparallel import Cluster
 from ipyparallel.cluster.launcher import EngineLauncher
-from IPython.core.profiledir import ProfileDir, ProfileDirError
-from IPython.paths import get_ipython_dir
 from traitlets import Unicode
 from traitlets.config import Config
 
 from neoxlib.errors import SettingsError
+from neoxlib.hosts.profile import OVER_SSH, find_profile, read_config
 from neoxlib.machine.runtime import torch_must_load
 from neoxlib.process import prepare_children, python
-from neoxlib.ranks.memory_kills import MemoryKills, cause_of_kill
+from neoxlib.ranks.memory_kills import MemoryKills, cause_of_kill, memory_kills
 from neoxlib.ranks.worker import log_file
 
 # For the ranks to start and register; loading a model has no limit.
@@ -52,9 +52,11 @@ class RankLauncher(EngineLauncher):
 
     log_dir = Unicode(config=True)
     processes: tuple[subprocess.Popen, ...] = ()  # empty before `start`: `stop` may come first
+    kills = NO_COUNTS
 
     def start(self, n: int) -> None:
         """Start `n` ranks; `processes` are in rank order."""
+        self.kills = memory_kills()  # before any rank
         for r in range(n):
             with log_file(self.log_dir, r).open("ab") as output:
                 command = [*self.args, f"--IPEngine.id={r}"]
@@ -63,6 +65,15 @@ class RankLauncher(EngineLauncher):
                 process = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
             self.processes = (*self.processes, process)
         self.notify_start([process.pid for process in self.processes])
+
+    def ended(self) -> dict[int, str]:
+        """How each rank ended that did."""
+        codes = {r: process.poll() for r, process in enumerate(self.processes)}
+        return {r: ending(code, self.kills) for r, code in codes.items() if code is not None}
+
+    def send_signal(self, rank: int, number: int) -> None:
+        """Send a rank a signal."""
+        self.processes[rank].send_signal(number)
 
     def find_args(self) -> list[str]:
         """Return the command that starts every rank."""
@@ -87,44 +98,60 @@ class RankLauncher(EngineLauncher):
 def new_cluster(
     size: int, env: dict[str, str], log_dir: Path, scratch: str, profile_dir: str | None
 ) -> Cluster:
-    """Make a cluster, not started yet; without a profile all on this machine, on 127.0.0.1."""
-    place: dict[str, Any] = {
-        "profile_dir": profile_dir or scratch,
-        "load_profile": profile_dir is not None,
-    }
+    """Make a cluster, not started yet; without a profile all on this machine, on 127.0.0.1.
+
+    What goes to ranks of a profile is encrypted. The keys of those over ssh lie in `scratch`, which
+    only this user can enter.
+    """
+    profile = read_config(profile_dir) if profile_dir else Config()
+    over_ssh = profile.Cluster.get("engine_launcher_class") == OVER_SSH
+    watched = over_ssh or profile_dir is None
+    config = _launcher_config(env, log_dir, scratch, profile, watched)
+    place: dict[str, Any] = {"profile_dir": profile_dir, "load_profile": True}
+    if watched:
+        place = {"profile_dir": scratch, "load_profile": False}
     if profile_dir is None:
         place |= {"engine_launcher_class": RankLauncher, "controller_location": "127.0.0.1"}
     quiet = logging.getLogger("neoxlib.ranks.cluster")
     quiet.setLevel(logging.ERROR)  # ipyparallel prints each start and stop into the notebook
-    config = _launcher_config(env, log_dir, scratch, profile_dir is None)
     settings = {"delay": 0, "cluster_file": "", "shutdown_atexit": False, "log": quiet}
     cluster = Cluster(n=size, config=config, **settings, **place)
-    lost = NEVER if profile_dir is None else LOST_BEATS
     beats = [
         f"--HeartMonitor.period={HEARTBEAT_MS}",
-        f"--HeartMonitor.max_heartmonitor_misses={lost}",
+        f"--HeartMonitor.max_heartmonitor_misses={NEVER if watched else LOST_BEATS}",
+        *([] if profile_dir is None else ["--IPController.enable_curve=True"]),
     ]
     cluster.controller_args = [*beats, "--nodb", "--usethreads", QUIETLY, *cluster.controller_args]
     return cluster
 
 
-def _launcher_config(env: dict[str, str], log_dir: Path, scratch: str, local: bool) -> Config:
-    """Commands, arguments and variables of the controller and the engines."""
+def watches(cluster: Cluster) -> bool:
+    """Tell whether the launcher of the ranks is one of neoxlib's, which knows how each ended."""
+    return hasattr(cluster.engine_launcher_class, "ended")
+
+
+def _launcher_config(
+    env: dict[str, str], log_dir: Path, scratch: str, profile: Config, watched: bool
+) -> Config:
+    """Commands, arguments and variables of the controller and the engines.
+
+    Where ranks are `watched` as processes, heartbeats say nothing more.
+    """
     entry = python("neoxlib.ranks.worker", "main", "sys.argv[1:]")
     driver = [str(os.getpid()), scratch]
     common = [QUIETLY, f"--timeout={START_SECONDS}"]
-    config = Config()
+    unwatched = ["--IPEngine.enable_nanny=False", "--IPEngine.max_heartbeat_misses=0"]
+    alone = [f"--IPEngine.max_heartbeat_misses={LOST_BEATS}"]
+    config = copy.deepcopy(profile)
     config.LocalControllerLauncher.controller_cmd = [*entry, "controller", *driver]
+    config.EngineLauncher.environment = dict(profile.EngineLauncher.get("environment", {})) | env
     # A rank that a profile's launcher starts has no -P: it must not import from where it starts.
-    config.EngineLauncher.environment = env | {"PYTHONSAFEPATH": "1"}
-    config.EngineLauncher.engine_args = [*common, f"--IPEngine.max_heartbeat_misses={LOST_BEATS}"]
-    if local:
-        unwatched = ["--IPEngine.enable_nanny=False", "--IPEngine.max_heartbeat_misses=0"]
-        config.RankLauncher.engine_cmd = [*entry, "engine", *driver]
-        config.RankLauncher.engine_args = [*common, *unwatched]
-        # Another IPYTHONDIR, so that the user's start-up scripts do not run.
-        config.RankLauncher.environment = env | {"IPYTHONDIR": scratch}
-        config.RankLauncher.log_dir = str(log_dir)
+    config.EngineLauncher.environment["PYTHONSAFEPATH"] = "1"
+    config.EngineLauncher.engine_args = [*common, *(unwatched if watched else alone)]
+    config.RankLauncher.engine_cmd = [*entry, "engine", *driver]
+    # Another IPYTHONDIR, so that the user's start-up scripts do not run.
+    config.RankLauncher.environment = env | {"IPYTHONDIR": scratch}
+    config.RankLauncher.log_dir = config.HostsLauncher.log_dir = str(log_dir)
     return config
 
 
@@ -143,20 +170,6 @@ def starters(cluster: Cluster) -> list[int]:
     known = [cluster.controller, engines, *getattr(engines, "launchers", {}).values()]
     processes = [getattr(starter, "process", None) for starter in known]
     return [process.pid for process in processes if process is not None]
-
-
-def find_profile(name: str) -> str:
-    """Find the folder of an ipyparallel profile. Raises SettingsError with the existing names."""
-    try:
-        return ProfileDir.find_profile_dir_by_name(get_ipython_dir(), name).location
-    except ProfileDirError:
-        found = sorted(
-            path.name.removeprefix("profile_") for path in Path(get_ipython_dir()).glob("profile_*")
-        )
-        raise SettingsError(
-            f"cluster_profile {name!r} is not in {get_ipython_dir()}; there are "
-            f"{', '.join(found) or 'none'}. Make one with: ipython profile create --parallel {name}"
-        ) from None
 
 
 class Keeper:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from neoxlib.ranks.publish import WEIGHTS
+from neoxlib.ranks.outcome import WEIGHTS
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import SECONDS, Line, in_lab, in_notebook, speed, words
 from neoxlib.workbook.table import Live

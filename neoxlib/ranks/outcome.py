@@ -1,5 +1,6 @@
-"""The outcome of a call on each rank: a value or an error, and whether the ranks agree."""
+"""What comes from the ranks of a call: pieces and progress meanwhile, then a value or an error."""
 
+import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from ipyparallel import AsyncResult, error
 
 from neoxlib.errors import NeoXError, RankError
 
+WEIGHTS = "weights"  # bytes in place, bytes of them that are only mapped, bytes of all
+SECONDS = 0.1  # between two words about the weights
 Listener = Callable[[int, str], None]
 Hear = Callable[[Sequence[Mapping[str, Any]]], None]  # what each rank has published so far
 
@@ -69,3 +72,33 @@ def in_step(outcomes: dict[int, Outcome], size: int) -> bool:
     ]
     first = f"{type(outcomes[0].error).__name__}: {outcomes[0].error}"
     return not words or (len(words) == size and all(word.endswith(first) for word in words))
+
+
+def publish_pieces() -> Callable[[int, str], None]:
+    """Make a `stream` callable that sends every piece, numbered, ahead of the answer."""
+    from ipyparallel.engine.datapub import publish_data
+
+    count = 0
+
+    def say(row: int, piece: str) -> None:
+        nonlocal count
+        publish_data({str(count): (row, piece)})
+        count += 1
+
+    return say
+
+
+def publish_weights() -> Callable[[int, int, int], None]:
+    """Make a `progress` callable of `load` that sends the first word, the last, and some others."""
+    from ipyparallel.engine.datapub import publish_data
+
+    due = 0.0
+
+    def say(placed: int, mapped: int, total: int) -> None:
+        nonlocal due
+        now = time.monotonic()
+        if now >= due or placed == total:
+            publish_data({WEIGHTS: (placed, mapped, total)})
+            due = now + SECONDS
+
+    return say

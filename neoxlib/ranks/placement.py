@@ -101,6 +101,11 @@ def threads(ranks: int) -> int:
     return max(1, limits.core_count() // ranks)
 
 
+def order_by_host(hosts: Sequence[str]) -> list[int]:
+    """Return the order in which ranks of a host follow each other; the first host stays first."""
+    return sorted(range(len(hosts)), key=lambda rank: (hosts.index(hosts[rank]), rank))
+
+
 def part(
     group: int, replicas: int, world_size: int, device: str, cluster_profile: str | None
 ) -> dict[str, str]:

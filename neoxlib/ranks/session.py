@@ -47,15 +47,16 @@ class Session(TextGenerator):
 
     It has the methods and answers of Engine: see `inference.contract`. This process never starts a
     device. `device="auto"` is the NPU if one can be used. `cluster_profile` names an ipyparallel
-    profile whose launchers (SSH, MPI, Slurm …) start the ranks; without it they are local
-    processes. `quant`, `compile` and `graph` are those of `neoxlib.load`; `deterministic` adds the
-    NPUs' switches for repeatable all-reduces. `replicas` is the number of independent copies of the
-    model on this machine, each with its own ranks: `groups` are their sessions, this one first.
-    This one answers all calls itself; `exam.evaluate` distributes an exam over all. Each rank
-    writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something
-    fails. A notebook shows how far the load is, elsewhere only `progress=True` does; `loading` is
-    what it took. A process that is stopped or frozen for `hang_timeout` seconds of a call, or stuck
-    in the kernel for four times as long, is a RankError that names it; None waits forever.
+    profile: of `neoxlib cluster`, for hosts reached by ssh, or with launchers of your own (MPI,
+    Slurm …); without it the ranks are local processes. `quant`, `compile` and `graph` are those of
+    `neoxlib.load`; `deterministic` adds the NPUs' switches for repeatable all-reduces. `replicas`
+    is the number of independent copies of the model on this machine, each with its own ranks:
+    `groups` are their sessions, this one first. This one answers all calls itself;
+    `exam.evaluate` distributes an exam over all. Each rank writes to `log_dir`/rank{r}.log, by
+    default in a temporary folder that is kept when something fails. A notebook shows how far the
+    load is, elsewhere only `progress=True` does; `loading` is what it took. A process that is
+    stopped or frozen for `hang_timeout` seconds of a call, or stuck in the kernel for four times as
+    long, is a RankError that names it; None waits forever.
 
     Raises the errors of `neoxlib.load`, before a rank is started if no weight has to be read for
     that, and RankError when a rank dies. After an error that all ranks raised alike (SettingsError,

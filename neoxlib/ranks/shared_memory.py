@@ -84,6 +84,8 @@ class SharedGroup(TorchGroup):
         self.rank = group.rank
         self.size = group.size
         self.device = group.device
+        self.joined = group.joined
+        self.host = group.host
         self.memory = memory
         self.proved = group.proved
         self.calls = group.calls
@@ -112,6 +114,12 @@ class SharedGroup(TorchGroup):
         if whole is not x:
             x.copy_(whole)
         self.seconds += time.perf_counter() - start
+        return x
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Give every rank rank 0's `x`, which must be contiguous, in place."""
+        with self._clock():
+            self._do(self._broadcast, x.data_ptr(), x.numel() * x.element_size())
         return x
 
     def gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neoxlib.errors import SettingsError
+from neoxlib.hosts.network import NETWORK, own_address
 from neoxlib.machine import probes
 from neoxlib.machine.devices import chip_for, pick_device
 from neoxlib.machine.host import container
@@ -112,9 +113,20 @@ def _libgomp(device: str) -> str:
     return found[0] if found else ""
 
 
+def host_of(rank: int) -> str:
+    """Return the name of the machine that a rank runs on, which is this one."""
+    return socket.gethostname()
+
+
 def address_seen_by(hosts: Sequence[str]) -> str:
-    """This machine's address as the other hosts see it; loopback when there are none."""
+    """This machine's address as the other hosts see it; loopback when there are none.
+
+    Where a profile names the network of the ranks, it is the address in that. Raises SettingsError
+    if there is none.
+    """
     others = set(hosts) - {socket.gethostname()}
+    if others and (network := os.environ.get(NETWORK)):
+        return own_address(network)
     for other in sorted(others):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((other, 9))  # sends nothing: it only picks the interface

@@ -27,8 +27,9 @@ import psutil
 from neoxlib.errors import RankError
 from neoxlib.machine.devices import NpuAnswers, chip_for, pick_device, take_answers
 from neoxlib.machine.runtime import import_torch, start_npu
-from neoxlib.ranks import publish, stopping
+from neoxlib.ranks import stopping
 from neoxlib.ranks.noted import note
+from neoxlib.ranks.outcome import publish_pieces, publish_weights
 from neoxlib.ranks.placement import bind, threads
 from neoxlib.ranks.surroundings import Variables, address_seen_by, own_environment
 from neoxlib.redact import Scrubbed, shown
@@ -36,6 +37,7 @@ from neoxlib.redact import Scrubbed, shown
 log = logging.getLogger("neoxlib")
 POLL_SECONDS = 0.3  # between two looks whether the driver still runs
 PR_SET_PDEATHSIG = 1  # of prctl: the signal that comes when the thread that started this one ends
+RANK_LOGS = "NEOXLIB_RANK_LOGS"  # names the folder from which logs go to the driver
 _held = SimpleNamespace(store=None, engine=None)  # kept in this rank from call to call
 
 
@@ -132,7 +134,7 @@ def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -
     if folder:
         os.chdir(folder)
     sys.path[:] = filter(None, sys.path)  # ipyparallel's "" would be the current folder
-    _log_to(log_file(log_dir, rank))
+    _log_to(log_file(os.environ.get(RANK_LOGS) or log_dir, rank))
     # ipyparallel's handler cannot run while a collective waits.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGUSR1, lambda *_: stopping.asked.set())
@@ -211,7 +213,7 @@ def join(
 
     from neoxlib.inference.load import load
     from neoxlib.ranks.collectives import Alone, TorchGroup
-    from neoxlib.ranks.shared_memory import share
+    from neoxlib.ranks.two_levels import join_hosts
 
     _meet_on(hosts)
     if "OMP_NUM_THREADS" not in os.environ:
@@ -224,9 +226,9 @@ def join(
         store = dist.TCPStore(*address, is_master=False)
         family = chip_for("npu").family if backend == "hccl" and len(set(hosts)) == 1 else ""
         group = TorchGroup(rank, len(hosts), store, backend, place, family)
-        if backend == "gloo" and len(set(hosts)) == 1:
-            group = share(group)
-    told = publish.weights()
+        if backend == "gloo":
+            group = join_hosts(group, hosts)
+    told = publish_weights()
     _held.engine = load(**settings | {"device": device}, group=group, progress=told)
     log.info("rank %d of %d is ready on %s, backend %s", rank, len(hosts), place, group.backend)
     return _held.engine.describe()
@@ -260,7 +262,7 @@ def call(rank: int, method: str, args: tuple, kwargs: dict[str, Any], streams: b
     """Call a method of the engine on this rank. The answer is rank 0's, a tensor as an array."""
     stopping.asked.clear()
     if streams:
-        kwargs = kwargs | {"stream": publish.pieces() if rank == 0 else False}
+        kwargs = kwargs | {"stream": publish_pieces() if rank == 0 else False}
     answer = getattr(_held.engine, method)(*args, **kwargs)
     return _plain(answer) if rank == 0 else None
 

@@ -23,7 +23,7 @@ from neoxlib.workbook.run_folder import write_text
 
 KERNEL_LOG = "kernel.log"
 BREAKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-LEAVE_SECONDS = 8  # until the processes of an interrupted run are killed
+LEAVE_SECONDS = 30  # until the processes of an interrupted run are killed; most leave in one
 
 
 class Interrupted(KeyboardInterrupt):

@@ -7,7 +7,7 @@ import pytest
 from neoxlib.checkpoint.plan import parameter_plan
 from neoxlib.ranks import loading
 from neoxlib.ranks.loading import Count, Loading
-from neoxlib.ranks.publish import WEIGHTS
+from neoxlib.ranks.outcome import WEIGHTS
 from tests.support.sessions import open_session
 
 

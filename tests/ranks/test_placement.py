@@ -104,3 +104,8 @@ def test_binding_can_be_turned_off_and_never_fails_a_rank(bound, monkeypatch, ca
     monkeypatch.setenv("BIND_CPU", "0")
     monkeypatch.setattr(placement.npu_smi, "query", None)
     assert placement.bind(0, 2) is None
+
+
+def test_ranks_are_put_in_the_order_of_their_hosts_and_the_first_stays():
+    assert placement.order_by_host(["b", "a", "b", "c", "a"]) == [0, 2, 1, 4, 3]
+    assert placement.order_by_host(["a"] * 3) == [0, 1, 2]

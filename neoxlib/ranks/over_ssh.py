@@ -1,0 +1,214 @@
+"""Start ranks on other hosts by ssh: one connection a host, which the ranks do not outlive.
+
+ipyparallel's own ssh launchers take seven connections and four Pythons a rank, leave the ranks
+running when the connection is cut, and ask once a minute whether they still run.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ipyparallel.cluster.launcher import EngineLauncher
+from traitlets import Dict, List, Unicode
+
+from neoxlib.errors import SettingsError
+from neoxlib.hosts.asking import SSH
+from neoxlib.ranks.launch import ending
+from neoxlib.ranks.on_host import BEAT_SECONDS
+from neoxlib.ranks.worker import log_file
+
+log = logging.getLogger("neoxlib")
+CLOSE_SECONDS = 6.0  # for a host to end its ranks
+LAST_WORDS = 2000  # characters of what ssh says
+# ssh gives up after 8 s without an answer; a connection that others share would outlive this one.
+ALIVE = ("ServerAliveInterval=2", "ServerAliveCountMax=3", "ControlMaster=no", "ControlPath=none")
+OPTIONS = tuple(word for option in ALIVE for word in ("-o", option))
+# Hands lines on to a command, and a beat where none came for a second.
+RELAY = f"""
+import os, select, subprocess, sys
+to = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)
+piece = b"\\n"
+try:
+    while piece and to.poll() is None:
+        if select.select([0], [], [], {BEAT_SECONDS})[0]:
+            piece = os.read(0, 65536)
+            to.stdin.write(piece)
+        elif piece.endswith(b"\\n"):
+            to.stdin.write(b'{{"beat": 1}}\\n')
+        to.stdin.flush()
+    to.stdin.close()
+except BrokenPipeError:
+    pass
+code = to.wait()
+os._exit(code if code >= 0 else 255)
+"""
+
+
+class Link:
+    """The connection to one host, and what it says about its `ranks`.
+
+    A process of its own carries it, since this one may be busy for longer than a host waits for a
+    beat; and ssh itself asks whether the host is there.
+    """
+
+    def __init__(self, host: str, ranks: list[int], command: list[str], log_dir: Path) -> None:
+        self.host = host
+        self.ranks = ranks
+        self.log_dir = log_dir
+        self.codes: dict[int, int] = {}  # exit codes of ranks that have ended
+        self.said = b""  # what ssh itself said last
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        relay = [sys.executable, "-I", "-S", "-c", RELAY, *command]
+        self.process = subprocess.Popen(relay, start_new_session=True, **pipes)
+        self.readers = [self._in_thread(self._read), self._in_thread(self._read_errors)]
+
+    def tell(self, **words: Any) -> None:
+        """Send a line; a link that is closed takes none."""
+        try:
+            self.process.stdin.write(json.dumps(words).encode() + b"\n")
+            self.process.stdin.flush()
+        except (OSError, ValueError):
+            log.debug("the link to %s is closed", self.host)
+
+    def ended(self) -> dict[int, str]:
+        """How each rank ended that did."""
+        lost = self._lost()
+        known = {rank: ending(code) for rank, code in self.codes.items()}
+        return (dict.fromkeys(self.ranks, lost) if lost else {}) | known
+
+    def _lost(self) -> str:
+        """Why nothing more is heard of the host; "" if it is not lost."""
+        code = self.process.poll()
+        if code is None:
+            return ""
+        for reader in self.readers:
+            reader.join(1)
+        if code == 0:
+            return f"is lost: {self.host} ended its ranks, having heard nothing from this machine"
+        words = self.said.decode(errors="replace").strip()
+        return f"is lost: ssh to {self.host} ended with exit code {code}{words and ': '}{words}"
+
+    def close(self) -> None:
+        """Close the link: the host ends its ranks then."""
+        with suppress(OSError):  # what was not sent yet cannot be
+            self.process.stdin.close()
+
+    def end(self) -> None:
+        """End what is left of the link here."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for reader in self.readers:
+            reader.join(1)
+
+    def _in_thread(self, function: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=function, name=f"link to {self.host}", daemon=True)
+        thread.start()
+        return thread
+
+    def _read(self) -> None:
+        with self.process.stdout as lines:
+            for line in lines:
+                try:
+                    self._take(json.loads(line))
+                except (ValueError, KeyError, TypeError):  # a greeting of the host's shell
+                    self.said = (self.said + line)[-LAST_WORDS:]
+
+    def _take(self, words: dict[str, Any]) -> None:
+        if "log" in words:
+            self._keep(int(words["log"]), words["text"].encode("latin-1"))
+        if "ended" in words:
+            self.codes[int(words["ended"])] = words["code"]
+
+    def _keep(self, rank: int, text: bytes) -> None:
+        """Append to a rank's log; a full disk here must not look like a lost host."""
+        try:
+            with log_file(self.log_dir, rank).open("ab") as file:
+                file.write(text)
+        except OSError as error:
+            log.warning("the log of rank %d, on %s, is not kept: %s", rank, self.host, error)
+
+    def _read_errors(self) -> None:
+        with self.process.stderr as lines:
+            for line in lines:
+                self.said = (self.said + line)[-LAST_WORDS:]
+
+
+class HostsLauncher(EngineLauncher):
+    """Start ranks on `hosts`, filled in order; each rank's log comes to `log_dir` of this host."""
+
+    hosts = Dict(config=True, help="ranks of each host, by its name or address for ssh")
+    ssh_cmd = List(Unicode(), default_value=[*SSH, *OPTIONS], config=True, help="the command ssh")
+    remote_python = Unicode("python3", config=True, help="the Python of every host")
+    log_dir = Unicode(config=True)
+    links: tuple[Link, ...] = ()  # empty before `start`: `stop` may come first
+
+    def start(self, n: int) -> None:
+        """Start `n` ranks. Raises SettingsError if the hosts have room for fewer."""
+        shares = divide(self.hosts, n)
+        env = {k: v for k, v in self.get_env().items() if k != "IPP_PROFILE_DIR"}
+        for host, ranks in shares.items():
+            self.links = (*self.links, Link(host, ranks, self._command(host), Path(self.log_dir)))
+        for link in self.links:
+            link.tell(env=env, ranks=link.ranks, args=self.engine_args)
+        self.notify_start([link.process.pid for link in self.links])
+
+    def find_args(self) -> list[str]:
+        """Return the command that reaches a host, without the host."""
+        return list(self.ssh_cmd)
+
+    def ended(self) -> dict[int, str]:
+        """How each rank ended that did."""
+        return {rank: how for link in self.links for rank, how in link.ended().items()}
+
+    def send_signal(self, rank: int, number: int) -> None:
+        """Send a rank a signal, where it is."""
+        for link in self.links:
+            if rank in link.ranks:
+                link.tell(rank=rank, signal=int(number))
+
+    async def stop(self) -> None:
+        """Have every host end its ranks, and wait for it; one that is away ends them by itself."""
+        for link in self.links:
+            link.close()
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while any(link.process.poll() is None for link in self.links):
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.01)
+        for link in self.links:
+            link.end()
+        self.notify_stop({})
+
+    def _command(self, host: str) -> list[str]:
+        words = [self.remote_python, "-P", "-m", "neoxlib.ranks.on_host"]
+        return [*self.args, "--", host, shlex.join(words)]
+
+
+def divide(hosts: Mapping[str, int], n: int) -> dict[str, list[int]]:
+    """Give each host its ranks, in order. Raises SettingsError if there is no room for `n`."""
+    room = sum(hosts.values())
+    if n > room:
+        listed = ", ".join(f"{host}:{count}" for host, count in hosts.items())
+        raise SettingsError(
+            f"{n} ranks do not fit on the hosts of the profile, {listed}, which take {room}; "
+            "lower world_size, or make the profile anew with: neoxlib cluster"
+        )
+    shares: dict[str, list[int]] = {}
+    first = 0
+    for host, count in hosts.items():
+        if first < n:
+            shares[host] = list(range(first, min(first + count, n)))
+        first += count
+    return shares

@@ -1,0 +1,75 @@
+"""The far end of a link, as a process: it tells of its ranks, and they do not outlive it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neoxlib.ranks import on_host
+from tests.support.sessions import descendants, gone
+
+# The engine of ipyparallel, which says its version and ends.
+ASKED = {"env": {"TMPDIR": ""}, "ranks": [4, 5], "args": ["--version"]}
+
+
+@pytest.fixture
+def far_end(tmp_path: Path) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "-P", "-m", "neoxlib.ranks.on_host"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    env = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=env, **pipes) as process:
+        yield process
+        process.kill()
+
+
+def say(process: subprocess.Popen, **words: object) -> None:
+    process.stdin.write(json.dumps(words).encode() + b"\n")
+    process.stdin.flush()
+
+
+def test_logs_and_ends_of_ranks_come_back_and_nothing_stays(far_end, tmp_path):
+    say(far_end, **ASKED)
+    logs, codes = {4: "", 5: ""}, {}
+    while len(codes) < 2:
+        words = json.loads(far_end.stdout.readline())
+        if "log" in words:
+            logs[words["log"]] += words["text"]
+        if "ended" in words:
+            codes[words["ended"]] = words["code"]
+        say(far_end, beat=1)
+    assert codes == {4: 0, 5: 0} and all(text.strip()[0].isdigit() for text in logs.values())
+    far_end.stdin.close()
+    assert far_end.wait(30) == 0 and not list(tmp_path.iterdir())
+
+
+def test_ranks_end_with_the_link(far_end, tmp_path):
+    say(far_end, **ASKED | {"args": ["--IPEngine.wait_for_url_file=60"]})
+    assert b'"log"' in far_end.stdout.readline()  # that there is no connection file yet
+    started = descendants()
+    assert len(started) == 3
+    far_end.stdin.close()
+    assert gone(started) and not list(tmp_path.iterdir())
+
+
+def test_a_link_that_falls_silent_is_over(monkeypatch):
+    monkeypatch.setattr(on_host, "SILENT_SECONDS", 0.2)
+    reading, writing = os.pipe()
+    os.write(writing, b'{"a": 1}\n{"b"')
+    lines = on_host._lines(reading, 20)
+    assert next(lines) == {"a": 1}
+    assert next(lines, None) is None
+    os.close(reading)
+    os.close(writing)
+
+
+def test_lines_are_whole_however_they_come():
+    reading, writing = os.pipe()
+    for piece in (b'{"a"', b": 1}\n{", b'"b": 2}\n'):
+        os.write(writing, piece)
+    os.close(writing)
+    assert list(on_host._lines(reading, 20)) == [{"a": 1}, {"b": 2}]
+    os.close(reading)

@@ -1,0 +1,125 @@
+"""Ranks over ssh, by an ssh that runs commands here: `make verify-hosts` has real hosts."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import neoxlib
+from neoxlib.errors import RankError, SettingsError
+from neoxlib.hosts.profile import HostsProfile, write_profile
+from neoxlib.ranks.over_ssh import Link, divide
+from tests.support.sessions import descendants, gone
+from tests.support.ssh_to_here import ssh_to_here
+
+IDS = torch.tensor([[5, 9, 2, 17], [7, 3, 250, 1]])
+TWO = HostsProfile({"one": 1, "two": 1}, "127.0.0.0/8", "127.0.0.1", sys.executable)
+
+pytestmark = pytest.mark.usefixtures("plain_environment")
+
+
+@pytest.fixture(scope="module")
+def session(
+    checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, plain_environment: None
+) -> Iterator[neoxlib.Session]:
+    folder = tmp_path_factory.mktemp("over_ssh")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IPYTHONDIR", str(folder))
+        patch.delenv("PYTEST_CURRENT_TEST", raising=False)
+        path = write_profile("two", TWO)
+        ssh = list(ssh_to_here(folder))
+        path.write_text(f"{path.read_text()}c.HostsLauncher.ssh_cmd = {ssh!r}\n")
+        logs = folder / "logs"
+        with neoxlib.Session(checkpoint, 2, cluster_profile="two", log_dir=logs) as opened:
+            yield opened
+
+
+def test_a_session_over_ssh_answers_as_one_process(session: neoxlib.Session, checkpoint: Path):
+    alone = neoxlib.load(checkpoint, device="cpu")
+    assert (session.logits(IDS) - alone.logits(IDS)).abs().max() < 1e-4
+    assert session.ranks["pid"].is_unique and len(session.ranks) == 2
+
+
+def test_the_logs_of_ranks_come_to_this_host(session: neoxlib.Session):
+    deadline = time.monotonic() + 30
+    texts = []
+    while time.monotonic() < deadline and not all("is ready" in text for text in texts or [""]):
+        texts = [(session.log_dir / f"rank{r}.log").read_text() for r in range(2)]
+    assert all(f"rank {r} of 2 is ready" in text for r, text in enumerate(texts))
+
+
+def test_a_call_that_is_broken_off_stops_on_ranks_over_ssh_and_they_stay(session: neoxlib.Session):
+    def break_off(row: int, piece: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.generate(["A rank is"], max_new_tokens=60, stream=break_off)
+    assert session.logits(IDS).shape == (2, 4, 300)
+
+
+def test_connection_files_are_this_users_alone_and_encryption_is_on(session: neoxlib.Session):
+    folder = Path(session._ranks._scratch)
+    files = list(folder.rglob("ipcontroller*.json"))
+    assert files and {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert all('"curve_serverkey": "' in file.read_text() for file in files)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_rank_that_is_killed_is_told_with_its_signal_and_all_end(session: neoxlib.Session):
+    """The last test of this session: it ends it."""
+    started = descendants()
+    os.kill(int(session.ranks.pid[1]), signal.SIGKILL)
+    with pytest.raises(RankError, match=r"rank 1 \(pid \d+\) was killed by SIGKILL"):
+        for _ in range(1000):
+            session.logits(IDS)
+    assert gone(started)
+
+
+def test_a_host_that_ssh_does_not_reach_is_told_with_its_words(tmp_path: Path):
+    away = Link("away", [2, 3], [*ssh_to_here(tmp_path), "--", "away", "true"], tmp_path)
+    away.process.wait()
+    told = away.ended()
+    away.close()
+    away.end()
+    assert set(told) == {2, 3} and "exit code 255" in told[2] and "Connection timed out" in told[2]
+
+
+def test_a_host_hears_a_beat_however_busy_this_process_is(tmp_path: Path):
+    """The other end is cat here: it says what it hears, the log of rank 2 and then beats."""
+    link = Link("there", [2], ["cat"], tmp_path)
+    link.tell(log=2, text="a line, ")
+    process = link.process
+    deadline = time.monotonic() + 30
+    heard = []
+    link._take = heard.append
+    while len(heard) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert heard[-1] == {"beat": 1} and process.poll() is None
+    link.close()
+    assert process.wait(30) == 0
+    link.end()
+
+
+def test_a_relay_that_loses_its_process_ends(tmp_path: Path):
+    link = Link("there", [2], ["sh", "-c", "exit 7"], tmp_path)
+    assert link.process.wait(30) == 7
+    assert "ended with exit code 7" in link.ended()[2]
+    link.close()
+    link.end()
+
+
+def test_hosts_are_filled_in_order():
+    hosts = {"a": 2, "b": 3}
+    assert divide(hosts, 5) == {"a": [0, 1], "b": [2, 3, 4]}
+    assert divide(hosts, 3) == {"a": [0, 1], "b": [2]}
+    assert divide(hosts, 2) == {"a": [0, 1]}
+
+
+def test_more_ranks_than_the_hosts_take_are_refused_with_the_hosts():
+    with pytest.raises(SettingsError, match=r"6 ranks do not fit.*a:2, b:3, which take 5"):
+        divide({"a": 2, "b": 3}, 6)
