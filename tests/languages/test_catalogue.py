@@ -36,6 +36,9 @@ ENGLISH_ALSO = (  # a notebook's, a prompt's, a benchmark's or a library's own w
     "A folder, or one of {REFERENCES}.",
     "store: no answer of rank 0",
     "ip link set lo up",
+    "ip route get {host}",
+    "Host key verification failed",
+    "No route to host",
     "Glyph .* missing from font",
     "broken off by a signal",
     "keeper of ranks",  # a thread
