@@ -23,8 +23,8 @@ class FileStates:
             # Another file under this name leaves the one that is open or mapped as it was.
             if before and now and before[0] == now[0] and before[1] != now[1]:
                 was, size = before[1][0], now[1][0]
-                how = f"had {was:,} bytes and has {size:,}" if was != size else "was written to"
-                found.append(f"{file} {how}")
+                how = f"{file} had {was:,} bytes and has {size:,}"
+                found.append(how if was != size else f"{file} was written to")
         return found
 
     def refuse_changed(self) -> None:

@@ -96,8 +96,9 @@ class Browser:
         every = int((self.results["mark"] == WRONG).sum())
         if every == 1:
             return "The wrong answer:"
-        left_out = f"{len(surest)} surest of the " if len(surest) < every else ""
-        return f"The {left_out}{every:,} wrong answers, the surest first:"
+        if len(surest) < every:
+            return f"The {len(surest)} surest of the {every:,} wrong answers, the surest first:"
+        return f"The {every:,} wrong answers, the surest first:"
 
     def _note(self, shown: pd.DataFrame) -> str:
         counts = self.results["mark"].value_counts()

@@ -286,7 +286,7 @@ class Ranks:
         dead = {r: f"{self._who(r)} {how}" for r, how in ended.items()}
         for pid in launch.starters(self._cluster):
             if not worker.alive(pid):
-                dead.setdefault(0, f"{hanging.STARTER.format(pid)} has ended")
+                dead.setdefault(0, f"process {pid}, which starts or connects ranks, has ended")
         return dead
 
     def _runs(self, r: int) -> bool:

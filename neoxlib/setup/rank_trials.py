@@ -28,7 +28,7 @@ def over_ranks(device: str, dtype: str, size: int) -> list[Trial | Timing]:
         model_dir = small_model(Path(folder), heads=size * -(-4 // size))
         try:
             with Session(model_dir, world_size=size, dtype=dtype, device=device) as session:
-                told = f"{size} ranks, {session.describe()['backend']}"
+                told = f"{size:d} ranks, {session.describe()['backend']}"
                 errors = session.apply(collectives)
                 us = session.apply(all_reduce)
                 rows = small_prompts(session.config)

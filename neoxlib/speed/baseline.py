@@ -293,7 +293,9 @@ def _disturbed(compared: pd.DataFrame) -> str:
 def _too_few(compared: pd.DataFrame, before: pd.DataFrame, now: pd.DataFrame) -> str:
     times = int((compared["verdict"] == NO_INTERVAL).sum())
     both = now[[*KEY, "repeats"]].merge(before[[*KEY, "repeats"]], on=KEY, suffixes=("", "_before"))
-    fewest = f"{both['repeats'].min()} in this run, {both['repeats_before'].min()} in the baseline"
-    wanted = f"a 95 % interval of the median takes {MIN_REPEATS} repeats"
-    why = f"{wanted}, the fewest of a case are {fewest}"
+    now_least, before_least = (both[name].min() for name in ("repeats", "repeats_before"))
+    why = (
+        f"a 95 % interval of the median takes {MIN_REPEATS} repeats, the fewest of a case are "
+        f"{now_least:.0f} in this run, {before_least:.0f} in the baseline"
+    )
     return f"{times} not judged: {why}; raise repeats" if times else ""

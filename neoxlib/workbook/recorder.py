@@ -37,7 +37,9 @@ Message = dict[str, Any]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PATIENCE = 5.0  # seconds to wait for messages that are on their way
 OFTEN = 2.0  # seconds between two files of a cell that goes on
-MADE_WITH = "Code and outputs are those of this run; the texts are those of {} as saved at {} UTC."
+MADE_WITH = (
+    "Code and outputs are those of this run; the texts are those of {0} as saved at {1} UTC."
+)
 BROKE = "The cells of this run were recorded no longer from then on: {}."
 MADE_WITHOUT = "Code and outputs are those of this run; its notebook was not found, nor its texts."
 

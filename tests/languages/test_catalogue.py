@@ -23,7 +23,7 @@ from tests.support import sentences
 HAN = re.compile(r"[\u4e00-\u9fff]")
 HALF = re.compile(r"[\u4e00-\u9fff][,;:?!()]|[,;:?!()][\u4e00-\u9fff]")
 PLACE = re.compile(r"\{[^{}]*\}")
-CODE = re.compile(r"[\\|<>=_$^]|\w\(|\.\w|--|&&|#")
+CODE = re.compile(r"[\\|<>=_$^]|\w\(|\.\w|--|&&|#|@media")
 TERMS = re.compile(r"(?:[\W\d_]|\{\w*\}|[a-z]+)*")  # a text of places and names alone
 ENGLISH_ALSO = (  # a notebook's, a prompt's, a benchmark's or a library's own words
     "The doctor works at",
@@ -36,13 +36,17 @@ ENGLISH_ALSO = (  # a notebook's, a prompt's, a benchmark's or a library's own w
     "A folder, or one of {REFERENCES}.",
     "store: no answer of rank 0",
     "ip link set lo up",
+    "ip route get {host}",
+    "Host key verification failed",
+    "No route to host",
     "Glyph .* missing from font",
     "broken off by a signal",
-    notebook_commands.HELP,
+    "keeper of ranks",  # a thread
     notebook_commands.FROM_HELP,
     *(meaning for _, meaning in notebook_commands.CODES),
 )
-NO_TEXTS = ("neoxlib/setup/redact.py", "neoxlib/workbook/markup.py")  # lists of names
+NO_TEXTS = ("neoxlib/redact.py", "neoxlib/workbook/markup.py")  # lists of names
+HELP_BEGINS = notebook_commands.HELP.partition("\n")[0]  # an f-string of the command line
 LOGS = {row.name for row in failures()}
 PATTERNS = {part for row in failures() for part in re.split(r"\|", row.words)}
 
@@ -57,8 +61,8 @@ def is_sentence(text: str) -> bool:
     """Whether a text of the sources is English for a reader, and no code, pattern or log."""
     bare = PLACE.sub(" \0 ", re.sub(r"`[^`]*`", "", text))
     listed = text in LOGS | PATTERNS or text in map(plain, ENGLISH_ALSO)
-    listed = listed or text.startswith("Run NOTEBOOKS headless")
-    return is_left(bare) and not CODE.search(bare) and not listed
+    helps = text.startswith(HELP_BEGINS)
+    return is_left(bare) and not CODE.search(bare) and not listed and not helps
 
 
 def test_every_sentence_of_the_sources_has_a_translation(entries: dict[str, str]):
@@ -122,6 +126,18 @@ def test_every_entry_is_found_by_what_its_source_makes_of_it():
         if len(entry.words) > 3 and apart and bare(looked_up) != bare(told):
             wrong[text] = looked_up, told
     assert not wrong
+
+
+def test_no_entry_has_one_name_for_two_nameless_values(entries: dict[str, str]):
+    """`{}` twice is one name twice, and a translation would tell the first value for both."""
+    assert not [
+        text for text in entries if len(re.findall(r"\{_\d+\}", text)) > len(values_of(text))
+    ]
+
+
+def test_braces_of_a_text_itself_keep_what_stands_in_them():
+    found = Catalogue.of([("give {what}: {{name: [a, b]}}", "请给出 {what}：{{name: [甲, 乙]}}")])
+    assert _Words(found).lines("give it: {name: [a, b]}") == "请给出 it：{name: [甲, 乙]}"
 
 
 def test_a_text_is_known_whole_by_its_pattern_and_by_its_parts():

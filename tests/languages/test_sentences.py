@@ -8,7 +8,7 @@ TOLD = {
     "2 ranks started and wrote text": "2 个 rank 已启动并生成了文本",
     "error 1/20 of the limit": "误差为允许值的 1/20",
     ", 0 of 8 differ": "，8 个中有 0 个不同",
-    "But run a was noisy: do not trust its times.": "但运行 a 有噪声：其时间不可信。",
+    "Run a was noisy: do not trust its times.": "运行 a 有噪声：其时间不可信。",
     "12 % more than last time": "比上次多 12 %",
     "The other 9 at their default": "其余 9 个参数为默认值",
 }
