@@ -106,11 +106,12 @@ def is_digits(text: str) -> bool:
     return len(text) <= MOST_DIGITS and text.isascii() and text.isdigit()
 
 
-def parse(data: str | bytes, unique: bool = False) -> Any:
+def parse(data: str | bytes, unique: bool = False, halves: bool = False) -> Any:
     """Read JSON. Raises ValueError for anything that is none, or that no program could use.
 
     That is a nesting of more than MOST_NESTED levels, a number of thousands of digits, half of a
-    surrogate pair, which has no UTF-8 form, and if `unique` an object with a name twice.
+    surrogate pair, which has no UTF-8 form, but with `halves`, and if `unique` an object with a
+    name twice. Names of files that are no UTF-8 have such halves in Python.
     """
     text = data if isinstance(data, str) else data.decode("utf-8")
     try:
@@ -119,7 +120,7 @@ def parse(data: str | bytes, unique: bool = False) -> Any:
         raise ValueError("it is nested too deeply") from None
     if too_deep(value):
         raise ValueError("it is nested too deeply")
-    if HALF.search(text) and SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+    if not halves and HALF.search(text) and SURROGATE.search(json.dumps(value, ensure_ascii=False)):
         raise ValueError("a text in it has half of a character, \\ud800 to \\udfff")
     return value
 

@@ -10,8 +10,14 @@ import torch
 
 from tests.support.oracle_models import make_oracle, save_tokenizer
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # also for what modules set up
 DATA = Path(os.environ.get("NEOXLIB_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Whatever an earlier test left: sums over threads are taken in another order."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

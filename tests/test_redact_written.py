@@ -96,6 +96,7 @@ def written(tmp_path_factory) -> dict[str, bytes]:
     home.mkdir(parents=True)
     (home / "model").symlink_to(MODEL_DIR)
     head = 'model_dir: str = ""  # m\nworld_size: int = 1  # w\ndevice: str = "cpu"  # d'
+    (place / "outputs").mkdir()
     path = write(place, "tells", head, start("tells"), TELLS, TABLES, FAILS)
     env = os.environ | SECRETS | {"HOME": str(home), CACHE: str(cache_dir())}
     env |= {"NEOXLIB_OUTPUTS": str(place / "outputs"), "USER": "planted-person"}

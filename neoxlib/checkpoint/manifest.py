@@ -135,7 +135,7 @@ def _mark(part: str | None, quant: str | None) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file. Raises WeightsError if it is not one."""
     try:
-        value = parse(read_whole(path, MOST_BYTES))
+        value = parse(read_whole(path, MOST_BYTES), halves=True)
     except (ValueError, OSError) as error:
         raise WeightsError(f"{path} is not readable JSON ({error}); copy it anew") from error
     if not isinstance(value, dict):

@@ -15,8 +15,6 @@ from pathlib import Path
 from string import Formatter
 from typing import NamedTuple
 
-from babel.messages.pofile import read_po
-
 FOLDER = Path(__file__).parent
 NUMBER = re.compile(r"[-+−]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?%?|-?inf|nan")
 PLURAL = re.compile("s?")
@@ -241,6 +239,8 @@ def all_parts_of(source: str, translation: str) -> Iterator[tuple[str, str]]:
 @cache
 def catalogue(language: str) -> Catalogue:
     """Return the catalogue of a language."""
+    from babel.messages.pofile import read_po  # which English need not wait for
+
     with (FOLDER / f"{language}.po").open("rb") as file:
         entries = [message for message in read_po(file) if message.id and message.string]
     return Catalogue.of((message.id, message.string) for message in entries)

@@ -3,10 +3,13 @@
 Code, names, and the texts of models, data and users stay as they are.
 """
 
-from bs4 import BeautifulSoup, NavigableString, Tag
+from typing import TYPE_CHECKING
 
 from neoxlib.languages.language import TAGS, current
 from neoxlib.languages.sentences import said, said_whole
+
+if TYPE_CHECKING:
+    from bs4 import NavigableString, Tag
 
 AS_IT_IS = {"code", "kbd", "script", "style", "textarea"}
 PRINTED = "pre"  # what a cell or a model wrote: a line of it is translated if it is an entry
@@ -41,6 +44,8 @@ def page(html: str) -> str:
     """Return a page, or a part of one, in the language that is spoken."""
     if current() == "en":
         return html
+    from bs4 import BeautifulSoup, NavigableString, Tag  # which English need not wait for
+
     soup = BeautifulSoup(html, "html.parser")
     if isinstance(soup.html, Tag):
         soup.html["lang"] = TAGS[current()]
@@ -55,7 +60,7 @@ def page(html: str) -> str:
     return str(soup)
 
 
-def _keep_foreign(table: Tag) -> None:
+def _keep_foreign(table: "Tag") -> None:
     """Mark the cells of a table that are nobody's to translate."""
     heads = table.select("thead tr")
     if not heads:
@@ -69,15 +74,15 @@ def _keep_foreign(table: Tag) -> None:
                 cells[place]["translate"] = "no"
 
 
-def _stays(text: NavigableString) -> bool:
+def _stays(text: "NavigableString") -> bool:
     return any(tag.name in AS_IT_IS or tag.get("translate") == "no" for tag in text.parents)
 
 
-def _printed(text: NavigableString) -> bool:
+def _printed(text: "NavigableString") -> bool:
     return any(tag.name == PRINTED for tag in text.parents)
 
 
-def _attributes(tag: Tag) -> None:
+def _attributes(tag: "Tag") -> None:
     for name, value in list(tag.attrs.items()):
         if (name in SHOWN or name.startswith(WORDS)) and isinstance(value, str):
             tag[name] = said(value)

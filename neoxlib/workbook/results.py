@@ -96,7 +96,7 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     path = path / "results.json" if path.is_dir() else path
     try:
-        found = parse(_text_of(path))
+        found = parse(_text_of(path), halves=True)
     except OSError as error:
         raise ValueError(f"no {path.name} that can be read") from error
     if wrong := _wrong(found):

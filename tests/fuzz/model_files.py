@@ -107,7 +107,7 @@ def read_header(folder: Path, data: bytes) -> None:
 def lay_dump(folder: Path, task: str) -> list[bytes]:
     model = lay_model(folder / "model")
     engine = neoxlib.load(model, device="cpu")
-    capture(engine, [[5, 6, 7]], folder / "capture")
+    capture(engine, folder / "capture", [[5, 6, 7]])
     like = read_capture(folder / "capture")
     dump(make_oracle(**SMALL), folder / "dump", like, task)
     (path,) = (folder / "dump").glob("step0/*/dump.json")
@@ -124,7 +124,7 @@ def read_dump(folder: Path, data: bytes) -> None:
 
 def lay_capture(folder: Path) -> list[bytes]:
     model = lay_model(folder / "model")
-    capture(neoxlib.load(model, device="cpu"), [[5, 6, 7]], folder / "capture")
+    capture(neoxlib.load(model, device="cpu"), folder / "capture", [[5, 6, 7]])
     return [(folder / "capture" / "capture.json").read_bytes()]
 
 

@@ -217,6 +217,6 @@ READERS = (
     ),
     Reader("capture", model_files.lay_capture, _json, model_files.read_capture_json),
     Reader("host", _host, _json, _read_host),
-    Reader("parameter", _seeds("world_size\02"), _spoil_parameter, _read_parameter),
+    Reader("parameter", _seeds("world_size\x002"), _spoil_parameter, _read_parameter),
 )
 BY_NAME = {reader.name: reader for reader in READERS}

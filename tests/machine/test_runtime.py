@@ -162,7 +162,7 @@ def test_an_accelerators_sums_are_timed_by_its_events_where_detail_is_asked_for(
         "init_process_group",
         lambda backend, **rest: given.update(rest, backend=backend),
     )
-    monkeypatch.setattr(collectives.dist, "all_reduce", lambda x: None)
+    monkeypatch.setattr(collectives.dist, "all_reduce", lambda x, group=None: None)
     monkeypatch.setattr(collectives.dist, "new_group", lambda backend: backend)
     monkeypatch.setattr(runtime, "open_communicator", lambda *_: None)
     group = TorchGroup(0, 2, store=None, backend="hccl", device="privateuseone:0")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from neoxlib.ranks import on_host
-from tests.support.sessions import descendants, gone
+from tests.support.sessions import gone
 
 # The engine of ipyparallel, which says its version and ends.
 ASKED = {"env": {"TMPDIR": ""}, "ranks": [4, 5], "args": ["--version"]}
@@ -46,10 +46,10 @@ def test_logs_and_ends_of_ranks_come_back_and_nothing_stays(far_end, tmp_path):
     assert far_end.wait(30) == 0 and not list(tmp_path.iterdir())
 
 
-def test_ranks_end_with_the_link(far_end, tmp_path):
+def test_ranks_end_with_the_link(new_processes, far_end, tmp_path):
     say(far_end, **ASKED | {"args": ["--IPEngine.wait_for_url_file=60"]})
     assert b'"log"' in far_end.stdout.readline()  # that there is no connection file yet
-    started = descendants()
+    started = new_processes()
     assert len(started) == 3
     far_end.stdin.close()
     assert gone(started) and not list(tmp_path.iterdir())

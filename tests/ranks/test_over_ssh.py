@@ -28,6 +28,7 @@ def session(
     checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, plain_environment: None
 ) -> Iterator[neoxlib.Session]:
     folder = tmp_path_factory.mktemp("over_ssh")
+    before = set(descendants())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(folder))
         patch.delenv("PYTEST_CURRENT_TEST", raising=False)
@@ -36,6 +37,7 @@ def session(
         path.write_text(f"{path.read_text()}c.HostsLauncher.ssh_cmd = {ssh!r}\n")
         logs = folder / "logs"
         with neoxlib.Session(checkpoint, 2, cluster_profile="two", log_dir=logs) as opened:
+            opened.before = before  # processes of other sessions
             yield opened
 
 
@@ -72,7 +74,7 @@ def test_connection_files_are_this_users_alone_and_encryption_is_on(session: neo
 
 def test_a_rank_that_is_killed_is_told_with_its_signal_and_all_end(session: neoxlib.Session):
     """The last test of this session: it ends it."""
-    started = descendants()
+    started = [pid for pid in descendants() if pid not in session.before]
     os.kill(int(session.ranks.pid[1]), signal.SIGKILL)
     with pytest.raises(RankError, match=r"rank 1 \(pid \d+\) was killed by SIGKILL"):
         for _ in range(1000):

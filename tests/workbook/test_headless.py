@@ -222,7 +222,7 @@ def test_a_dead_kernel_is_explained_at_its_cell(ran):
 def test_failed_check_is_shown_as_such(ran):
     page = BeautifulSoup(ran[2]["doubts"][2], "html.parser")
     assert page.select_one(".verdict.bad .badge").text == "check failed"
-    assert page.select_one(".said").text.endswith("Not met: top-1 agreement (96 %)")
+    assert page.select_one(".said").text.endswith("Not met: top-1 agreement (96\xa0%)")
     assert (
         not page.select_one(".cause") and "top-1 agreement: no" in page.select_one("#checks").text
     )
