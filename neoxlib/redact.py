@@ -13,7 +13,6 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from xml.sax.saxutils import escape
 
 GONE = "[removed]"
 USER = "[user]"
@@ -156,6 +155,8 @@ def _told_apart(env: tuple[tuple[str, str], ...]) -> tuple[tuple[str, ...], tupl
 
 def _escaped(value: str) -> Iterator[str]:
     """A text as it stands in plain text, in HTML, in JSON, and in HTML inside JSON."""
+    from xml.sax.saxutils import escape  # brings urllib, which the help need not wait for
+
     for text in {value, *(escape(value, quotes) for quotes in QUOTES)}:
         yield text
         for ascii_only in (True, False):

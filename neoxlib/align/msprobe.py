@@ -261,7 +261,8 @@ def against_statistics(capture: Capture, dump: Dump) -> list[Drift]:
             entry = dump.calls[pass_].get(name) if pass_ < len(dump.calls) else None
             bias = row_bias(source, name)
             value = value if bias is None else value + bias
-            if entry is not None and _shape(entry) == value.shape and entry.figures[3] is not None:
+            known = entry is not None and None not in entry.figures
+            if known and _shape(entry) == value.shape:
                 drifts.append(Drift(name, pass_, _least(value, entry), None))
     if not drifts:
         raise SettingsError(f"{dump.folder} has no statistics of a step of {capture.folder}")

@@ -117,7 +117,11 @@ def lay_dump(folder: Path, task: str) -> list[bytes]:
 def read_dump(folder: Path, data: bytes) -> None:
     (path,) = (folder / "dump").glob("step0/*/dump.json")
     path.write_bytes(data)
-    found = read_msprobe(folder / "dump", read_capture(folder / "capture"), folder / "model")
+    like = read_capture(folder / "capture")
+    found = read_msprobe(folder / "dump", like, folder / "model")
+    found.distances_from(like)
+    if not any(path.parent.rglob("*.pt")):  # of statistics
+        return
     for part in ("begin", "layer000", "layer001", "end"):
         found.part(part)
 
