@@ -87,7 +87,7 @@ def _bar(row: Row) -> str:
     )
     keys = "".join(
         f'<span style="white-space:nowrap"> {_box(part, ".7em", ".7em")}'
-        f" {row.word(part)} {share:.0%}</span>"
+        f" <span>{row.word(part)}</span> {share:.0%}</span>"
         for part, share in row.named.items()
     )
     name = f'<span style="{CELL};width:9em;white-space:nowrap">{row.name}</span>'

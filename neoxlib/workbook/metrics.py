@@ -119,7 +119,7 @@ def parts(name: str, value: Any) -> tuple[str, str]:
 def which_is_better(name: str) -> str:
     """Say which way a metric is better; "" where neither way is, or it is not declared."""
     better = METRICS[name].better if name in METRICS else ""
-    return f"{better} is better" if better else ""
+    return {"less": "less is better", "more": "more is better"}.get(better, "")
 
 
 def timed(name: str) -> bool:
