@@ -130,8 +130,9 @@ def drift_sentence(drift: float) -> str:
     """Say how much a run drifted; empty if that is little, or not known."""
     if not abs(drift) > LIMITS["drift"].value:  # also of NaN
         return ""
-    how = "longer" if drift > 0 else "less"
-    return f"the first case took {abs(drift):.0%} {how} at the end than at the start"
+    if drift > 0:
+        return f"the first case took {drift:.0%} longer at the end than at the start"
+    return f"the first case took {-drift:.0%} less at the end than at the start"
 
 
 def _load(row: Mapping[str, Any], threads: int, cores: int) -> Found:
