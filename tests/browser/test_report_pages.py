@@ -97,5 +97,6 @@ def test_a_report_prints_dark_on_white_whatever_the_screen_is(pages, browser, sh
     with opened(browser, pages["good"], scheme=scheme) as (page, _):
         sheets = printed(page, shots / f"good-{scheme}.pdf")
     assert "Right, and 0.64 ms" in sheets[0].text
-    assert all(max(sheet.colours, key=sheet.colours.get) == "#ffffff" for sheet in sheets)
+    most = [max(sheet.colours, key=sheet.colours.get) for sheet in sheets]
+    assert most[0] == "#ffffff" and set(most) <= {"#ffffff", "#f5f7fa"}, "paper, or a light panel"
     assert not [sheet for sheet in sheets if PAPER["dark"] in sheet.colours]

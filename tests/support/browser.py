@@ -123,4 +123,4 @@ def _printed(sheet) -> Printed:
     picture = sheet.render(scale=1).to_pil().convert("RGB")
     counted = picture.getcolors(picture.width * picture.height)
     colours = {"#" + "".join(f"{part:02x}" for part in rgb): count for count, rgb in counted}
-    return Printed(sheet.get_textpage().get_text_range(), colours)
+    return Printed(sheet.get_textpage().get_text_range().replace("\xa0", " "), colours)
