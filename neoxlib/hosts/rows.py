@@ -1,17 +1,15 @@
 """The rows of a check of hosts, and the report that shows them, like rows as one."""
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from neoxlib.errors import show_controls
 from neoxlib.workbook import markup
-from neoxlib.workbook.table import Table
+from neoxlib.workbook.table import Checked, Status, Table
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
-Status = Literal["OK", "WARN", "FAIL"]
-ORDER: tuple[Status, ...] = ("OK", "WARN", "FAIL")
 COLUMNS = ("status", "hosts", "check", "found", "needed", "repair")
 
 
@@ -28,28 +26,10 @@ class HostRow:
 
 
 @dataclass(frozen=True)
-class HostsReport:
+class HostsReport(Checked):
     """All rows. Displays as a table, in HTML and in plain text."""
 
     rows: tuple[HostRow, ...]
-
-    @property
-    def worst(self) -> Status:
-        """The worst status of any row."""
-        return max((row.status for row in self.rows), key=ORDER.index, default="OK")
-
-    @property
-    def summary(self) -> str:
-        """The number of rows of each status, in one line."""
-        counts = {status: sum(row.status == status for row in self.rows) for status in ORDER}
-        return ", ".join(f"{count} {status}" for status, count in counts.items())
-
-    @property
-    def frame(self) -> "pd.DataFrame":
-        """The rows as a table, one for each host and check."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(row) for row in self.rows])
 
     @property
     def table(self) -> Table:

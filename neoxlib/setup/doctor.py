@@ -17,16 +17,16 @@ from neoxlib.machine.devices import chip_at
 from neoxlib.machine.host import Host, read_host, restore
 from neoxlib.setup import sourced_env
 from neoxlib.setup.cann_checks import CANN
-from neoxlib.setup.machine_checks import MACHINE, CheckRow, Status
+from neoxlib.setup.machine_checks import MACHINE, CheckRow
 from neoxlib.setup.model_checks import model_rows
 from neoxlib.setup.npu_checks import NPU, chip_there, visible_id
 from neoxlib.setup.port_checks import PORTS
 from neoxlib.workbook import markup
+from neoxlib.workbook.table import Checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ORDER: tuple[Status, ...] = ("OK", "WARN", "FAIL")
 COLOURS = {"OK": "#137333", "WARN": "#b06000", "FAIL": "#c5221f"}
 INSTALLED = (
     "driver",
@@ -41,29 +41,11 @@ COLUMNS = ("status", "check", "found", "needed", "repair")
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Checked):
     """All rows and the machine they judge. Displays as a table, in HTML and in plain text."""
 
     rows: tuple[CheckRow, ...]
     host: Host
-
-    @property
-    def worst(self) -> Status:
-        """The worst status of any row."""
-        return max((row.status for row in self.rows), key=ORDER.index, default="OK")
-
-    @property
-    def summary(self) -> str:
-        """The number of rows of each status, in one line."""
-        counts = {status: sum(row.status == status for row in self.rows) for status in ORDER}
-        return ", ".join(f"{count} {status}" for status, count in counts.items())
-
-    @property
-    def frame(self) -> "pd.DataFrame":
-        """The rows as a table."""
-        import pandas as pd
-
-        return pd.DataFrame([asdict(row) for row in self.rows])
 
     def to_json(self) -> str:
         """Return the rows and the machine as one JSON object."""

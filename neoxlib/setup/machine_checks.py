@@ -5,12 +5,11 @@ Each returns a row of found, needed and repair.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from neoxlib.machine.host import Host
 from neoxlib.machine.versions import order
+from neoxlib.workbook.table import Status
 
-Status = Literal["OK", "WARN", "FAIL"]
 GIB = 2**30
 
 

@@ -1,7 +1,8 @@
 """Small tables and notes that notebooks show: escaped HTML there, plain text elsewhere."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
 from neoxlib.errors import show_controls
 from neoxlib.languages import padded, said, width
@@ -9,6 +10,34 @@ from neoxlib.workbook import markup
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+Status = Literal["OK", "WARN", "FAIL"]  # of a check
+ORDER: tuple[Status, ...] = ("OK", "WARN", "FAIL")
+
+
+class Checked:
+    """A report of checks: dataclasses with a `status`, in `rows`."""
+
+    rows: tuple[Any, ...]
+
+    @property
+    def worst(self) -> Status:
+        """The worst status of any row."""
+        return max((row.status for row in self.rows), key=ORDER.index, default="OK")
+
+    @property
+    def summary(self) -> str:
+        """The number of rows of each status, in one line."""
+        counts = {status: sum(row.status == status for row in self.rows) for status in ORDER}
+        return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+    @property
+    def frame(self) -> "pd.DataFrame":
+        """The rows as a table."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(row) for row in self.rows])
 
 
 class Table:
