@@ -27,8 +27,8 @@ STOPS = (
 LIST = re.compile(r"[\w.]+(?:, (?:and )?[\w.]+)+")
 LISTED = re.compile(r"[,;:] ")
 BRACKETS = re.compile(r"(.*\S) \(([^()]+)\)([.:,;]?)|()\(([^()]+)\)([.:,;]?)")
-# A name with its figure: "sums 61 %", "first token 3.5 ms".
-FIGURE = re.compile(r"(.*[a-z)]) ([-+]?[\d.,]+(?: (?:%|m?s|[kMG]?B|GB/s|TFLOPS|tokens/s))?)")
+# A name with its figure: "sums 61 %", "first token 3.5 ms"; a unit that is a word is an entry.
+FIGURE = re.compile(r"(.*[a-z)]) ([-+]?[\d.,]+(?: (?:%|m?s|[kMG]?B|GB/s|TFLOPS|tokens/s))?)( .+)?")
 DEEPEST = 6  # a sentence within a sentence within …
 MOST = 4000  # letters of a text that is looked up as one
 
@@ -170,8 +170,12 @@ class _Words:
 
     def _figure(self, text: str, depth: int) -> Told | None:
         found = FIGURE.fullmatch(text)
-        name = self.one(found[1], depth + 1) if found else None
-        return name and Told(f"{name.text} {found[2]}", name.left)
+        unit = self.catalogue.texts.get((found[3] or "").strip()) if found else None
+        if not found or (found[3] and unit is None):
+            return None
+        name = self.one(found[1], depth + 1)
+        words = filter(None, (found[2], unit))
+        return name and Told(" ".join([name.text, *words]), name.left)
 
     def _pair(self, text: str, _: int) -> Told | None:
         """A name and its value: two entries side by side."""

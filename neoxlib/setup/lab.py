@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from neoxlib.errors import ParameterError
 from neoxlib.process import python
+from neoxlib.setup.notebook_copies import copy_notebooks
 from neoxlib.workbook import arguments
 from neoxlib.workbook.run_folder import outputs_root
 
@@ -29,7 +30,7 @@ def workbook_folder(wanted: Path | None) -> tuple[Path, list[Path]]:
     if wanted is None and found != arguments.SHIPPED:  # resolved: in a checkout SHIPPED is a link
         return found, []
     folder = (wanted or Path("notebooks")).absolute()
-    return folder, arguments.copy_notebooks(folder)
+    return folder, copy_notebooks(folder)
 
 
 def free_port(wanted: int | None) -> int:

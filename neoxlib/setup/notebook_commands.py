@@ -191,11 +191,15 @@ def parameters(notebooks: tuple[str, ...]) -> None:
 
 @click.command("copy-notebooks")
 @click.argument("folder", type=FOLDER)
+@language_option()
 def copy_notebooks(folder: Path) -> None:
-    """Copy the notebooks and presets into FOLDER; files that are there stay as they are."""
-    from neoxlib.workbook import arguments
+    """Copy the notebooks and presets into FOLDER; files that are there stay as they are.
 
-    copied = arguments.copy_notebooks(folder)
+    With --lang zh their prose is in Chinese, and so are their reports.
+    """
+    from neoxlib.setup import notebook_copies
+
+    copied = notebook_copies.copy_notebooks(folder)
     for path in copied:
         click.echo(path)
     click.echo(f"{len(copied)} files were copied to {folder}; those that were there stay.")

@@ -117,7 +117,7 @@ class Verdicts:
 
     def _group(self, bounds: tuple[str | None, ...], cases: pd.DataFrame) -> tuple[str, ...]:
         later, first = (BOUND_BY.get(bound, "–") for bound in bounds)
-        count = f"{len(cases)} of {len(self.table)}"
+        count = f"{len(cases):,} of {len(self.table):,}"
         return *map(markup.text, (later, first, count)), _shares_bar(cases)
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 import ast
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,39 +84,17 @@ def notebooks_folder() -> Path:
     """
     here = Path.cwd()
     above = (folder / "notebooks" for folder in (here, *here.parents))
-    return next((folder for folder in above if _numbered(folder)), SHIPPED.resolve())
+    return next((folder for folder in above if numbered(folder)), SHIPPED.resolve())
 
 
 def all_notebooks() -> list[Path]:
     """Return every notebook of the workbook, in order."""
-    return _numbered(notebooks_folder())
+    return numbered(notebooks_folder())
 
 
-def _numbered(folder: Path) -> list[Path]:
+def numbered(folder: Path) -> list[Path]:
+    """Return the notebooks of a folder, in order."""
     return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-
-
-def copy_notebooks(folder: Path) -> list[Path]:
-    """Copy the shipped notebooks and presets into `folder`; return the files that were copied.
-
-    A file that is there already stays as it is. Raises ParameterError if the folder cannot be
-    written to.
-    """
-    copied = []
-    for path in (*_numbered(SHIPPED), *sorted(SHIPPED.glob("presets/*.yaml"))):
-        to = folder / path.relative_to(SHIPPED)
-        try:
-            to.parent.mkdir(parents=True, exist_ok=True)
-            with to.open("xb") as file:
-                file.write(path.read_bytes())
-            copied.append(to)
-        except FileExistsError:
-            if to.parent.is_dir():
-                continue
-            raise ParameterError(f"{to.parent} is a file; name a folder") from None
-        except OSError as error:
-            raise ParameterError(f"{to} cannot be written: {error.strerror}") from error
-    return copied
 
 
 @unreadable_is(ParameterError)
@@ -164,7 +142,8 @@ def listing(path: Path) -> str:
 def declared_in(path: Path) -> dict[str, Param]:
     """Return the parameters that a notebook's cell declares; those of the table have its checks.
 
-    Each line of the cell is `name: type = value  # help`.
+    Each line of the cell is `name: type = value  # help`. A default is the cell's own: in a copied
+    notebook it may differ from the table's.
     """
     try:
         cells = nbformat.read(path, as_version=4).cells
@@ -181,7 +160,7 @@ def declared_in(path: Path) -> dict[str, Param]:
         why = f"{near(path)} is no notebook with a cell of plain parameters: {error}"
         raise ParameterError(why) from error
     same = {
-        name: PARAMETERS[name]
+        name: replace(PARAMETERS[name], default=param.default)
         for name, param in found.items()
         if name in PARAMETERS and PARAMETERS[name].type == param.type
     }

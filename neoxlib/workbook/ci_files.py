@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from neoxlib.errors import show_controls
+from neoxlib.languages import said
 from neoxlib.workbook.arguments import near
 from neoxlib.workbook.past_run import Past
 from neoxlib.workbook.run_folder import plain, write_text
@@ -127,14 +128,16 @@ def write_summary(root: Path, runs: Runs, not_run: Sequence[str] = ()) -> Path:
 def summary(runs: Runs, not_run: Sequence[str] = ()) -> str:
     """Return the runs as a table in Markdown; no text of a run can be markup there.
 
-    `not_run` names notebooks that were asked for and did not start.
+    `not_run` names notebooks that were asked for and did not start. It is in the language that is
+    spoken, but for a run's own texts that the catalogue does not have.
     """
     well = sum(results["status"] in ("ok", "noisy") for results, _ in runs)
-    head = f"## neoxlib: {well} of {len(runs) + len(not_run)} notebooks went well"
-    names = ("notebook", "status", "answer", "key figures", "checks", "on", "time")
-    rows = [names, ("---",) * len(names), *(_row(results, folder) for results, folder in runs)]
+    head = said(f"## neoxlib: {well} of {len(runs) + len(not_run)} notebooks went well")
+    names = ("notebook", "status", "answer", "key figures", "checks", "ran on", "took")
+    heads = tuple(map(said, names))
+    rows = [heads, ("---",) * len(names), *(_row(results, folder) for results, folder in runs)]
     table = [f"| {' | '.join(row)} |" for row in rows]
-    rest = [f"\n- not run: {', '.join(map(literal, not_run))}"] if not_run else []
+    rest = [f"\n- {said('not run')}: {', '.join(map(literal, not_run))}"] if not_run else []
     return "\n".join([head, "", *table, *_failures(runs), *rest]) + "\n"
 
 
@@ -153,7 +156,7 @@ def _row(results: dict[str, Any], folder: Path) -> tuple[str, ...]:
         ", ".join(map(str, filter(None, on))),
         f"{seconds:.0f} s" if isinstance(seconds, (int, float)) else "",
     )
-    return tuple(literal(cell) for cell in cells)
+    return (literal(cells[0]), *(literal(said(cell)) for cell in cells[1:]))
 
 
 def _failures(runs: Runs) -> Iterable[str]:
@@ -162,7 +165,7 @@ def _failures(runs: Runs) -> Iterable[str]:
         error = results["error"] or {}
         told = [f"{error.get('type')}: {_first_line(error.get('message'))}"] if error else []
         for line in (*told, *checks_told(results)):
-            yield f"\n- **{literal(results['notebook'])}**: {literal(line)}"
+            yield f"\n- **{literal(results['notebook'])}**: {literal(said(line))}"
 
 
 def literal(text: Any) -> str:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
+import nbformat
 import pytest
 from click.testing import CliRunner
 
@@ -69,6 +71,30 @@ def test_notebooks_are_copied_once_and_never_replaced(tmp_path: Path):
     again = run("copy-notebooks", tmp_path / "new" / "books")
     assert again.output.startswith("0 files were copied") and files[0].read_text() == "mine"
     assert run("copy-notebooks", files[0]).exit_code == 2
+
+
+def test_an_edited_copys_defaults_are_its_own(tmp_path: Path):
+    run("copy-notebooks", tmp_path)
+    path = tmp_path / "04_profile.ipynb"
+    path.write_text(path.read_text().replace("world_size: int = 2", "world_size: int = 4"))
+    assert arguments.declared_in(path)["world_size"].default == 4
+    assert [job.values["world_size"] for job in arguments.asked([str(path)], [], [])] == [4]
+
+
+def test_a_copy_in_chinese_has_the_same_code_and_its_reports_are_in_chinese(tmp_path: Path):
+    assert run("copy-notebooks", tmp_path, "--lang", "zh").exit_code == 0
+    for path in arguments.all_notebooks():
+        pair = [nbformat.read(one, as_version=4).cells for one in (path, tmp_path / path.name)]
+        for ours, its in zip(*pair, strict=True):
+            if ours.cell_type == "markdown":
+                assert re.search(r"[\u4e00-\u9fff]", its.source), path.name
+            elif "parameters" not in ours.metadata.get("tags", ()):
+                assert its.source == ours.source
+        values, told = (
+            {name: one.default for name, one in arguments.declared_in(book).items()}
+            for book in (path, tmp_path / path.name)
+        )
+        assert told == values | {"lang": "zh"}
 
 
 def test_a_folder_named_notebooks_without_ours_is_somebody_elses(tmp_path: Path, monkeypatch):
