@@ -158,9 +158,8 @@ def _whole(
         explained = worst.pass_ in allowed and limit.broken(
             figure(allowed[worst.pass_], limit.figure)
         )
-        most = "at least" if limit.least else "at most"
-        said = metrics.shown(f"logits_{limit.figure}", value)
-        detail = f"{said}, {most} {limit.value:g}"
+        allows = f"no less than {limit.value:g}" if limit.least else f"no more than {limit.value:g}"
+        detail = f"{metrics.shown(f'logits_{limit.figure}', value)}, {allows}"
         if explained and limit.broken(value):
             detail += ", the same dtype on the CPU passes it as little"
         detail += f"; {limit.source}"

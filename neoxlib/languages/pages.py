@@ -5,6 +5,7 @@ Code, names, and the texts of models, data and users stay as they are.
 
 from typing import TYPE_CHECKING
 
+from neoxlib.languages.catalogue import MARKS
 from neoxlib.languages.language import TAGS, current
 from neoxlib.languages.sentences import said, said_whole
 
@@ -53,11 +54,18 @@ def page(html: str) -> str:
         _keep_foreign(table)
     for text in list(soup.find_all(string=True)):
         if type(text) is NavigableString and not _stays(text):
-            told = "\n".join(map(said_whole, text.split("\n"))) if _printed(text) else said(text)
-            text.replace_with(told)
+            text.replace_with(_told(text))
     for tag in soup.find_all(True):
         _attributes(tag)
     return str(soup)
+
+
+def _told(text: "NavigableString") -> str:
+    if _printed(text):
+        return "\n".join(map(said_whole, text.split("\n")))
+    told = said(text)
+    # What goes on after another text may be figures alone: ", 17 OK".
+    return MARKS[told[0]] + told[2:] if told[:2] in (", ", "; ") else told
 
 
 def _keep_foreign(table: "Tag") -> None:

@@ -28,7 +28,9 @@ LIST = re.compile(r"[\w.]+(?:, (?:and )?[\w.]+)+")
 LISTED = re.compile(r"[,;:] ")
 BRACKETS = re.compile(r"(.*\S) \(([^()]+)\)([.:,;]?)|()\(([^()]+)\)([.:,;]?)")
 # A name with its figure: "sums 61 %", "first token 3.5 ms"; a unit that is a word is an entry.
-FIGURE = re.compile(r"(.*[a-z)]) ([-+]?[\d.,]+(?: (?:%|m?s|[kMG]?B|GB/s|TFLOPS|tokens/s))?)( .+)?")
+FIGURE = re.compile(
+    r"([^,;:]*[a-z)]) ([-+]?[\d.,]+(?: (?:%|m?s|[kMG]?B|GB/s|TFLOPS|tokens/s))?)( .+)?"
+)
 DEEPEST = 6  # a sentence within a sentence within …
 MOST = 4000  # letters of a text that is looked up as one
 

@@ -168,7 +168,7 @@ FIGURES = {  # field of Chip -> title
 def _figures(chip: chips.Chip) -> dict[str, object]:
     said: dict[str, list[str]] = {}
     for name in filter(chip.sources.get, FIGURES):
-        said.setdefault(chip.sources[name], []).append(FIGURES[name].partition(" ")[0])
+        said.setdefault(chip.sources[name], []).append(FIGURES[name])
     known = {title: getattr(chip, name) or "not known" for name, title in FIGURES.items()}
     source = "; ".join(f"{', '.join(of)}: {why}" for why, of in said.items())
     return {"chip": chip.name} | known | {"source": source}

@@ -188,7 +188,7 @@ def _tiny(value: float) -> str:
     if not 0 < abs(value) < 1e-3:
         return ""
     digits, _, power = f"{value:.1e}".partition("e")
-    return f"{digits} · 10{str(int(power)).translate(RAISED)}"
+    return f"{digits} × 10{str(int(power)).translate(RAISED)}"
 
 
 def _digits(value: float) -> str:

@@ -216,11 +216,11 @@ def _short(text: str, most: int) -> str:
 
 def _first_screen(folder: Path, run: dict[str, Any], title: str) -> dict[str, Any]:
     earlier = past_run.before(folder, run)
-    before, dash, question = title.partition(" — ")
+    _, dash, question = title.partition(" — ")
     said, rest = map(front.held, front.in_two(front.verdict(run)))
     last = earlier[-1] if earlier else None
     return {
-        "part": before if dash else run["notebook"],
+        "part": languages.said_whole(title).partition(" — ")[0] if dash else run["notebook"],
         "question": question[:1].upper() + question[1:] if dash else title,
         "what": [*front.model(run), *front.place(run)],
         "when": front.when(run["started"]),

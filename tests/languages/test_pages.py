@@ -5,7 +5,7 @@ from bs4 import BeautifulSoup
 from neoxlib.languages import page, speaking
 
 PAGE = """<!DOCTYPE html><html lang="en"><body><p title="no change">no change</p>
-<p>It <code>no change</code></p><pre>no change
+<p>It <code>no change</code></p><p><b>yes</b>, 17 OK</p><pre>no change
 not known &lt;b&gt;</pre><script>const word = "no change";</script>
 <span translate="no">no change</span><button data-word-show="no change">no change</button>
 <table><thead><tr><th>answer</th><th>state</th></tr></thead>
@@ -18,6 +18,7 @@ def test_a_page_is_translated_but_for_code_and_other_peoples_words():
         soup = BeautifulSoup(page(PAGE), "html.parser")
     assert soup.html["lang"] == "zh-CN"
     assert (soup.p.text, soup.p["title"]) == ("没有变化", "没有变化")
+    assert soup.b.parent.text == "是，17 OK"
     assert (soup.code.text, soup.span.text) == ("no change", "no change")
     assert soup.pre.text == "没有变化\nnot known <b>"  # a line is an entry or is a program's
     assert soup.script.text == 'const word = "no change";'

@@ -10,6 +10,9 @@ TOLD = {
     ", 0 of 8 differ": "，8 个中有 0 个不同",
     "Run a was noisy: do not trust its times.": "运行 a 有噪声：其时间不可信。",
     "12 % more than last time": "比上次多 12 %",
+    "6.7 × 10⁻⁷, no more than 0.05": "6.7 × 10⁻⁷，不大于 0.05",
+    "greatest error of one step 3.38 roundings": "单个步骤的最大误差 3.38 个舍入",
+    "3 of 25": "25 个中的 3 个",
     "The other 9 at their default": "其余 9 个参数为默认值",
 }
 

@@ -71,7 +71,7 @@ def test_devices_are_listed_with_their_holders_or_as_the_cpu():
 def test_every_figure_of_the_chip_table_is_shown_with_its_source_or_as_not_known():
     table = doctor.chip_table().set_index("chip")
     assert table.loc["910B3", "bandwidth (GB/s)"] == 1600
-    assert "peak, bandwidth, link: third-party" in table.loc["910B3", "source"]
+    assert "peak (TFLOPS), bandwidth (GB/s), link: third-party" in table.loc["910B3", "source"]
     assert table.loc["910B2", ["memory (GiB)", "bandwidth (GB/s)"]].tolist() == [
         "not known",
         "not known",

@@ -78,7 +78,7 @@ def test_labels_are_words_and_no_two_are_the_same():
         ("largest_batch", 921, "921 prompts"),
         ("perplexity", float("nan"), "not known"),
         ("perplexity", 10**400, "not known"),
-        ("logits_relative_l2", 1.234e-7, "1.2 · 10⁻⁷"),
+        ("logits_relative_l2", 1.234e-7, "1.2 × 10⁻⁷"),
         ("logits_kl", 0.0, "0 nats"),
         ("logits_cosine", 0.99999999, "1.00"),
         ("speed_ratio", 0.98, "0.98 of a's time"),
