@@ -10,7 +10,8 @@ JOBS ?= 2
 
 .PHONY: help report test test-faults stop-ranks fuzz test-align verify-npu verify-msprobe lint
 .PHONY: lab verify-hosts quality demo clean test-browser gate-table bench-first
-.PHONY: bench-peers bench-docs bench-readme bench-20b bench-load bench-exam bench-align wheelhouse
+.PHONY: gate-planted bench-peers bench-docs bench-readme bench-20b bench-load bench-exam
+.PHONY: bench-align wheelhouse
 
 help:  ## list the targets
 	@grep -Eh '^[a-z][a-z0-9 -]*:.*##' $(MAKEFILE_LIST) | \
@@ -96,6 +97,10 @@ wheelhouse: $(VENV)/.installed  ## every package for a machine without network
 
 gate-table: $(VENV)/.installed  ## how often the speed gate is wrong, over simulated and real noise
 	$(BIN)/python -m benchmarks.gate
+	$(BIN)/python -m benchmarks.documents
+
+gate-planted: $(VENV)/.installed  ## whether the speed gate finds a slowdown that is really there
+	$(BIN)/python -m benchmarks.planted $(ARGS)
 	$(BIN)/python -m benchmarks.documents
 
 # llama.cpp is compiled, which takes a while

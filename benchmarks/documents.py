@@ -29,11 +29,12 @@ FILES = {
     "bench-align": "bench/align.md",
     "quality": "quality.md",
     "gate": "bench/gate.md",
+    "gate-planted": "bench/planted.md",
 } | {name: f"bench/{name}.md" for name in PLACES if name != "quality"}
 PEERS = "outputs/bench/peers.json"
 NOTHING = (
     "outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam, "
-    "bench-align, bench-first, gate-table or quality first"
+    "bench-align, bench-first, gate-table, gate-planted or quality first"
 )
 
 
