@@ -7,27 +7,10 @@ from bs4 import BeautifulSoup
 
 from tests.browser.conftest import ROOT
 from tests.support.browser import Seen
-from tests.support.lab import lab, output, run_all, run_cells, saved, wait_until_idle, write_cells
+from tests.support.lab import output, run_all, run_cells, saved, wait_until_idle, write_cells
 from tests.support.small_notebooks import start, write
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
-
-
-@pytest.fixture(scope="module")
-def running(request, tmp_path_factory):
-    """JupyterLab's address, and its folder."""
-    if not request.config.getoption("lab", False):
-        pytest.skip("minutes long: pytest tests/browser --lab, or make test-browser")
-    folder = tmp_path_factory.mktemp("lab")
-    with lab(folder) as address:
-        yield address, folder
-
-
-@pytest.fixture
-def page(browser):
-    context = browser.new_context(viewport={"width": 1300, "height": 1000})
-    yield context.new_page()
-    context.close()
 
 
 @pytest.mark.timeout(4000)

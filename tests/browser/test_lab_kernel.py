@@ -6,32 +6,19 @@ import psutil
 import pytest
 
 from tests.support.browser import Seen
-from tests.support.lab import lab, run_all, saved, wait_until_idle
+from tests.support.lab import run_all, saved, wait_until_idle
 
 pytestmark = pytest.mark.timeout(4000)
 PANEL = ".jp-OutputArea:has(button:text-is('Stop'))"
 
 
-@pytest.fixture(scope="module")
-def running(request, tmp_path_factory):
-    """JupyterLab's address, and its folder."""
-    if not request.config.getoption("lab", False):
-        pytest.skip("minutes long: pytest tests/browser --lab, or make test-browser")
-    folder = tmp_path_factory.mktemp("lab-kernel")
-    with lab(folder) as address:
-        yield address, folder
-
-
 @pytest.fixture
-def opened(browser, running):
+def opened(page, running):
     """02_inference with all cells run: the page, and the errors on its console."""
-    context = browser.new_context(viewport={"width": 1300, "height": 1000})
-    page = context.new_page()
     seen = Seen(page)
     run_all(page, running[0], "02_inference.ipynb")
     wait_until_idle(page)
-    yield page, seen
-    context.close()
+    return page, seen
 
 
 def kernels(folder) -> set[int]:
