@@ -157,7 +157,7 @@ def python(code: str, env: dict[str, str]) -> tuple[int, str]:
 def run(arguments: list[str], env: dict[str, str]) -> tuple[int, str]:
     """Exit code and output of a Python process; what it says on stderr comes first."""
     done = subprocess.run(
-        [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=600
     )
     return done.returncode, (
         done.stderr + done.stdout
