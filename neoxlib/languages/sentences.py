@@ -31,6 +31,7 @@ BRACKETS = re.compile(r"(.*\S) \(([^()]+)\)([.:,;]?)|()\(([^()]+)\)([.:,;]?)")
 FIGURE = re.compile(
     r"([^,;:]*[a-z)]) ([-+]?[\d.,]+(?: (?:%|m?s|[kMG]?B|GB/s|TFLOPS|tokens/s))?)( .+)?"
 )
+RANK = re.compile(r"(rank \d+(?: \([^()]*\))?) ([a-z].*)")  # and what it did
 DEEPEST = 6  # a sentence within a sentence within …
 MOST = 4000  # letters of a text that is looked up as one
 
@@ -99,6 +100,7 @@ class _Words:
             self._quoted,
             self._simple,
             self._after_mark,
+            self._of_rank,
             self._figure,
             self._pair,
             self._parts,
@@ -163,6 +165,12 @@ class _Words:
         """What goes on after another text: ", and so on"."""
         found = self.one(text[1:].lstrip(), depth + 1) if text[:1] in MARKS else None
         return found and Told(MARKS[text[0]] + found.text, found.left)
+
+    def _of_rank(self, text: str, depth: int) -> Told | None:
+        """What a rank did; its name stays."""
+        found = RANK.fullmatch(text)
+        rest = self.one(found[2], depth + 1) if found else None
+        return rest and Told(f"{found[1]} {rest.text}", rest.left)
 
     def _quoted(self, text: str, depth: int) -> Told | None:
         """What goes on after somebody's words."""

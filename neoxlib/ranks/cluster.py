@@ -255,14 +255,14 @@ class Ranks:
             output = "" if self.local else self._cluster.engine_set.get_output()
             first = first_of(self._logs.explain(self.members), dead)
             why = [dead[first], *(text for r, text in dead.items() if r != first)]
-            raise self._down(f"{'; '.join(why)} {when}", output and f"\n{output}", first)
+            raise self._down(f"{'; '.join(why)} ({when})", output and f"\n{output}", first)
 
     def _refuse_hanging(self, when: str) -> None:
         stuck = self._watch.hanging(self._watched)
         if stuck:
             hanging.kill(stuck)  # SIGTERM would not reach them
             first = next((one["rank"] for one in self.members if one["pid"] in stuck), 0)
-            raise self._down(f"{'; '.join(stuck.values())}, {when}", "", first)
+            raise self._down(f"{'; '.join(stuck.values())} ({when})", "", first)
 
     def _watched(self) -> dict[int, hanging.Watched]:
         """The processes of this machine that a call needs, by pid."""

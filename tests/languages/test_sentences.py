@@ -13,6 +13,11 @@ TOLD = {
     "6.7 × 10⁻⁷, no more than 0.05": "6.7 × 10⁻⁷，不大于 0.05",
     "greatest error of one step 3.38 roundings": "单个步骤的最大误差 3.38 个舍入",
     "3 of 25": "25 个中的 3 个",
+    "rank 1 (pid 5) was killed by SIGKILL, not by the kernel's out-of-memory killer, whose count "
+    "has not risen: something else sent it (during generate). The session has ended.": (
+        "rank 1 (pid 5) 被 SIGKILL 杀掉，不是内核的内存不足处理（OOM killer）所为，"
+        "其计数没有增加：信号来自别处（generate 期间）。会话已结束。"
+    ),
     "The other 9 at their default": "其余 9 个参数为默认值",
 }
 

@@ -91,7 +91,7 @@ def test_an_idle_rank_that_is_killed_is_an_error_of_the_next_call(mortal, new_pr
 
 def test_a_crash_in_a_call_is_an_error_with_the_last_words_of_that_rank(mortal):
     with pytest.raises(
-        RankError, match=r"rank 1 .* segmentation fault \(SIGSEGV\) during crash_alone"
+        RankError, match=r"rank 1 .* segmentation fault \(SIGSEGV\) \(during crash_alone\)"
     ) as error:
         mortal._ranks.call(faults.crash_alone)
     assert "last words, 最后" in str(error.value) and "faults.py" in str(error.value)
