@@ -131,20 +131,24 @@ def _ask_layers(p: SimpleNamespace, notebook: str) -> list[str]:
 
 
 def _ask_captures(p: SimpleNamespace, notebook: str) -> list[str]:
-    """Name the folders that hold neither a capture (see `align.reader`) nor, as reference, a model.
+    """Name the folders that are nothing of what `align.references` takes."""
+    from neoxlib.model import dumps
 
-    The capture of a run lies in its folder `capture`.
-    """
     told = []
-    for name, kinds in (("target", CAPTURES), ("reference", (*CAPTURES, "config.json"))):
-        folder = getattr(p, name)
-        if folder and not any((Path(folder) / kind).is_file() for kind in kinds):
-            what = "a capture" if name == "target" else "a capture or a model folder"
-            told.append(f"{name}: {folder} is not {what}: it has no {' and no '.join(kinds)}")
+    for name in ("target", "reference"):
+        path = Path(getattr(p, name) or "")
+        folder = path.parent if path.is_file() else path
+        known = any((folder / file).is_file() for file in ALIGNED) or dumps.is_dump(folder)
+        # What is no path is a word, which `param.reference` has checked.
+        if getattr(p, name) and path.exists() and not known:
+            has = " and no ".join((*ALIGNED, dumps.DUMP))
+            what = "no capture, dump, run or model folder"
+            told.append(f"{name}: {folder} is {what}: it has no {has}")
     return told
 
 
-CAPTURES = ("capture.json", "capture/capture.json")
+# Of a capture, of a run with one, of a model, of a shard folder, and of any run.
+ALIGNED = ("capture.json", "capture/capture.json", "config.json", "manifest.json", "results.json")
 SETUP = "00_setup"  # reports problems of weights and devices itself, row by row
 MODEL_VALUES = ("model_dir", "world_size", "dtype", "device", "quant", "max_seq_len")
 EXAM_VALUES = ("task", "data_dir", "profile", "mode", "shots", "split", "subjects")

@@ -41,8 +41,8 @@ LONG = ["word " * 1100]  # the shipped model has 1024 positions
         ),
         ("03_ceval", {"resume": "RUN"}, "to go on with an earlier run give the folder of that run"),
         ("04_profile", {"resume": "RUN"}, "resume: {run} is of 02_inference; expected"),
-        ("06_align", {"target": "RUN"}, "is not a capture: it has no capture.json"),
-        ("06_align", {"reference": "RUN"}, "is not a capture or a model folder"),
+        ("06_align", {"target": "EMPTY"}, "is no capture, dump, run or model folder: it has no"),
+        ("06_align", {"reference": "EMPTY"}, "is no capture, dump, run or model folder"),
         ("06_align", {"layers": [0, 99]}, "layers: [99] are not among the model's 0.."),
     ],
 )
@@ -50,11 +50,34 @@ def test_what_the_model_or_an_earlier_run_rules_out_is_refused(notebook, values,
     results = {"notebook": "02_inference", "status": "ok"}
     (tmp_path / "results.json").write_text(json.dumps(results))
     named = {"run_a": tmp_path, "baseline": tmp_path / "results.json", "resume": tmp_path}
-    named |= {"target": tmp_path, "reference": tmp_path}
-    given = {name: str(named[name]) if value == "RUN" else value for name, value in values.items()}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    made = {"RUN": named, "EMPTY": dict.fromkeys(("target", "reference"), empty)}
+    given = {
+        name: str(made[value][name]) if isinstance(value, str) else value
+        for name, value in values.items()
+    }
     with pytest.raises(ParameterError) as refused:
         refuse(notebook, **given)
     assert told.replace("{run}", str(tmp_path)) in str(refused.value)
+
+
+@pytest.mark.parametrize("word", ["", "transformers", "float32", "world_size=1", "same", "repeat"])
+def test_no_word_that_names_a_reference_is_refused(word):
+    refuse("06_align", reference=word)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("capture.json", "capture/capture.json", "config.json", "manifest.json", "results.json"),
+        *("dump.json", "step0/rank0/dump.json"),
+    ],
+)
+def test_what_06_takes_as_target_and_reference_is_not_refused(file, tmp_path):
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    refuse("06_align", target=str(tmp_path), reference=str(tmp_path))
 
 
 def test_a_run_to_go_on_with_is_refused_for_other_rules_and_taken_for_the_same(tmp_path):
