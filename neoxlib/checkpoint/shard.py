@@ -158,6 +158,8 @@ def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] |
             "choose another folder"
         )
     _check_finished(dst, manifest, request)
+    if (dst / JOURNAL).exists():  # it was killed when all else was done
+        (dst / JOURNAL).unlink(missing_ok=True)
     log.info("%s already holds this cut: nothing is written", dst)
     return manifest
 
