@@ -235,4 +235,5 @@ def _manifest(job: CutJob, written: dict[str, Entry]) -> dict[str, Any]:
         for tensor in group
     }
     dtype = dtypes.pop() if len(dtypes) == 1 else "mixed"
-    return seal({**job.request, "dtype": dtype, "files": written, "tensors": tensors})
+    about = {**job.request, "source_folder": job.source_folder, "dtype": dtype}
+    return seal({**about, "files": written, "tensors": tensors})
