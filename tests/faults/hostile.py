@@ -90,7 +90,8 @@ def spoilt(model: Path, edits: dict[str, Callable[[Path], Any]], must: bool = Tr
                 os.chdir(here)
             assert said or not must, f"{what} was taken"
             told += [said] * bool(said)
-    refused = f"{len(edits)} tried, {len(told)} refused, the others read"
+    others = "" if len(told) == len(edits) else ", the others read"
+    refused = f"{len(edits)} tried, {len(told)} refused{others}"
     return f"{refused}: {told[0].splitlines()[0][:150]}" if told else refused
 
 

@@ -130,11 +130,12 @@ def read_only(source: Path) -> str:
         subprocess.run(["mount", "-o", "remount,ro", str(room)], check=True)
         code, said = in_a_fork(cut(source, room / "cut"))
         assert code == 1 and "Read-only file system" in said, (code, said)
+        said = said.replace(name, "…")
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o555)
         code, denied = in_a_fork(lambda: os.setuid(NOBODY) or cut(source, Path(name, "cut"))())
         assert code == 1 and "Permission denied" in denied, (code, denied)
-    return f"{said}".replace(name, "…")[:200]
+    return said
 
 
 def changed(source: Path, most: int = 24) -> str:
