@@ -19,6 +19,7 @@ print("SEEN", getattr(weights, sys.argv[2])(Path(sys.argv[1]), int(sys.argv[3]))
 """
 
 
+@pytest.mark.timeout(900)  # dozens of processes, each of which loads torch's libraries
 @pytest.mark.parametrize(
     ("fault", "most", "words"),
     [
