@@ -8,7 +8,7 @@ MSPROBE := .venv-msprobe
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: help report test test-faults stop-ranks fuzz test-align verify-npu verify-msprobe lint
+.PHONY: help report test test-faults stop-ranks soak fuzz test-align verify-npu verify-msprobe lint
 .PHONY: lab verify-hosts quality demo clean test-browser gate-table bench-first
 .PHONY: gate-planted bench-peers bench-docs bench-readme bench-20b bench-load bench-exam
 .PHONY: bench-align wheelhouse
@@ -28,6 +28,9 @@ test-faults: $(VENV)/.installed  ## real faults: each is told in time; the table
 
 stop-ranks: $(VENV)/.installed  ## ranks stopped at random points: no answer may change
 	$(BIN)/python -m tests.stopped_ranks $(ARGS)
+
+soak: $(VENV)/.installed  ## an hour of mixed calls, a killed exam, reports at once
+	$(BIN)/python -m tests.soak $(ARGS)
 
 test-align: $(VENV)/.installed  ## planted faults: each found at its step, pass and rank
 	$(BIN)/python -m tests.planted_faults

@@ -65,6 +65,7 @@ FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 SIZE = whole(0)
 COUNT = whole(1)
 NUMBER = Kind("a finite number", lambda v: type(v) in (int, float) and abs(v) <= sys.float_info.max)
+FIGURE = Kind("a number", lambda v: isinstance(v, float) or NUMBER.fits(v))  # also NaN, infinity
 OBJECT = Kind("an object", lambda v: isinstance(v, dict))
 ANYTHING = Kind("anything", lambda v: True)
 HINTS = {str: TEXT, bool: FLAG, float: NUMBER, int: whole(-(2**62))}

@@ -36,10 +36,11 @@ def write(job: CutJob, progress: bool) -> dict[str, Any]:
     small = len(job.folders) * sum(len(data) for data in job.companions.values())
     durable.check_space(job.root, sum(sizes.values()) - kept + small)
     with durable.disk_errors(job.root), garbage_collection_paused():
-        for folder in job.folders:
-            (job.root / folder).mkdir(parents=True, exist_ok=True)
-        journal = CutJournal(job.root / JOURNAL, job.request)
-        try:
+        job.root.mkdir(parents=True, exist_ok=True)
+        journal = CutJournal(job.root / JOURNAL, job.request)  # before anything else, or a resume
+        try:  # would take what is there for another's
+            for folder in job.folders:
+                (job.root / folder).mkdir(parents=True, exist_ok=True)
             written = _write_companions(job) | _write_weights(job, sizes, journal, progress)
             _check_source(job, written, journal)
             return _finish(job, written | _write_indexes(job), journal)
@@ -234,4 +235,5 @@ def _manifest(job: CutJob, written: dict[str, Entry]) -> dict[str, Any]:
         for tensor in group
     }
     dtype = dtypes.pop() if len(dtypes) == 1 else "mixed"
-    return seal({**job.request, "dtype": dtype, "files": written, "tensors": tensors})
+    about = {**job.request, "source_folder": job.source_folder, "dtype": dtype}
+    return seal({**about, "files": written, "tensors": tensors})

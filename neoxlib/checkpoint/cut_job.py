@@ -40,6 +40,7 @@ class CutJob:
     companions: dict[str, bytes]  # config.json, tokenizer files: the same in every folder
     request: dict[str, Any]
     source: Callable[[], dict[str, Any]]  # the source's entries in `request`, computed now
+    source_folder: str  # for the manifest: what is compared later is read there
 
     def file(self, rank: int, group: int) -> str:
         """Path under root of a rank's file."""

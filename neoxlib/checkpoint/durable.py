@@ -22,10 +22,12 @@ from neoxlib.checkpoint.tensor_file import DTYPES
 from neoxlib.checkpoint.tensor_writer import Entry
 from neoxlib.errors import ShardError
 from neoxlib.files import append, replace, whole_lines
+from neoxlib.forms import OBJECT, SIZE, TEXT, parse, problems
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 # Of one file: tensor name -> dtype and shape, in the file's order.
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+DONE = {"file": TEXT, "bytes": SIZE, "sha256": TEXT}  # a line of a journal, after the first
 
 
 def nbytes(dtype: torch.dtype, shape: tuple[int, ...]) -> int:
@@ -124,7 +126,11 @@ class CutJournal:
         self.file.seek(0)
         lines = whole_lines(self.file.read())
         try:
-            read = [json.loads(line) for line in lines]
+            read = [parse(line, halves=True) for line in lines]
+            forms = [OBJECT, *[DONE] * (len(read) - 1)]
+            found = zip(read, forms, strict=False)
+            if wrong := [words for each in found for words in problems(*each)]:
+                raise ValueError("; ".join(wrong[:3]))
         except ValueError as error:
             raise ShardError(
                 f"{self.path} is damaged ({error}); delete {self.path.parent} and cut anew"

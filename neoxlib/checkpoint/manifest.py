@@ -29,6 +29,7 @@ TENSOR = {
 }
 FORM = {
     "source_fingerprint": TEXT,
+    "source_folder": Maybe(TEXT),  # since it is written; the home folder as ~
     "world_size": whole(1, MOST_RANKS),
     "quant": Maybe(TEXT),
     "files": Named({"bytes": SIZE, "sha256": TEXT}),

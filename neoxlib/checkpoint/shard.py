@@ -22,6 +22,7 @@ from neoxlib.errors import ShardError, WeightsError, unreadable_is
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.parameters import full_parameters
 from neoxlib.model.world_size import check_world_size
+from neoxlib.redact import scrub
 
 log = logging.getLogger("neoxlib")
 MAX_FILE_BYTES = 2 << 30
@@ -54,7 +55,8 @@ def shard(
     if manifest is None:
         _verify_cut(Path(src), progress)
         folders = tuple(f"{PARTS}/{rank}" for rank in range(world_size))
-        manifest = write(_job(checkpoint, config, Path(dst), folders, cast_to, request), progress)
+        job = _job(checkpoint, config, Path(dst), folders, cast_to, request, Path(src))
+        manifest = write(job, progress)
     print("Tensor parallelism weights have been successfully saved.")
     return manifest
 
@@ -81,7 +83,7 @@ def merge(
     request = _request("merge", source, 1, None, max_file_bytes)
     _finished(Path(dst), Path(out), request)
     verify(dst, progress)
-    write(_job(checkpoint, config, Path(out), (".",), None, request), progress)
+    write(_job(checkpoint, config, Path(out), (".",), None, request, Path(dst)), progress)
 
 
 def _verify_cut(src: Path, progress: bool) -> None:
@@ -158,6 +160,8 @@ def _finished(src: Path, dst: Path, request: dict[str, Any]) -> dict[str, Any] |
             "choose another folder"
         )
     _check_finished(dst, manifest, request)
+    if (dst / JOURNAL).exists():  # it was killed when all else was done
+        (dst / JOURNAL).unlink(missing_ok=True)
     log.info("%s already holds this cut: nothing is written", dst)
     return manifest
 
@@ -184,11 +188,14 @@ def _job(
     folders: tuple[str, ...],
     dtype: torch.dtype | None,
     request: dict[str, Any],
+    src: Path,
 ) -> CutJob:
     tensors = _cut_tensors(checkpoint, config, dtype, request)
     groups = _groups(tensors, request["max_file_bytes"])
     small = read_companions(checkpoint.folder)
-    return CutJob(root, folders, groups, small, request, partial(_source, checkpoint))
+    now = partial(_source, checkpoint)
+    where = scrub(str(src.absolute()))
+    return CutJob(root, folders, groups, small, request, now, where)
 
 
 def _cut_tensors(

@@ -2,13 +2,15 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from neoxlib.checkpoint.folder import Checkpoint
+from neoxlib.checkpoint.folder import Checkpoint, fingerprint, open_checkpoint
 from neoxlib.checkpoint.foreign import dead_link
 from neoxlib.checkpoint.manifest import JOURNAL
 from neoxlib.checkpoint.tensor_file import state_of
-from neoxlib.errors import WeightsError
+from neoxlib.errors import NeoXError, WeightsError
 
 log = logging.getLogger("neoxlib")
 
@@ -85,3 +87,17 @@ def _state(path: Path) -> list[int] | None:
         return list(state_of(path))
     except FileNotFoundError:
         return None
+
+
+def source_of(manifest: Mapping[str, Any]) -> tuple[Checkpoint | None, str]:
+    """The checkpoint that a cut was made of; else None, and why it cannot be compared."""
+    said = manifest.get("source_folder")
+    if not said:
+        return None, "the manifest does not say where the source is"
+    try:
+        source = open_checkpoint(Path(said).expanduser())
+        if fingerprint(source) == manifest["source_fingerprint"]:
+            return source, ""
+    except (NeoXError, OSError, RuntimeError):  # the last of a home that nobody has
+        return None, f"the source, {said}, is not here"
+    return None, f"the source, {said}, has changed since"

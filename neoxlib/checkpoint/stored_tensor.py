@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from neoxlib.checkpoint.tensor_file import BLOCK, FileTensor, matrix
+from neoxlib.checkpoint.tensor_file import BLOCK, FileTensor, as_bytes, matrix
 
 
 @dataclass(frozen=True)
@@ -90,3 +90,9 @@ class StoredTensor:
             rows = slice(start, min(start + step, height))
             self.read_into(block[: rows.stop - start], (rows, slice(0, width)))
             yield rows, block[: rows.stop - start]
+
+
+def same_bits(left: StoredTensor, right: StoredTensor) -> bool:
+    """Whether two tensors of one shape and dtype are the same, byte for byte."""
+    pairs = zip(left.row_blocks(), right.row_blocks(), strict=True)
+    return all(as_bytes(a) == as_bytes(b) for (_, a), (_, b) in pairs)

@@ -1,4 +1,4 @@
-"""Check a cut: each file's sha256, rank and world size, and the manifest's seal."""
+"""Check a cut: each file's sha256, rank and world size, the manifest's seal, and equal copies."""
 
 import hashlib
 import logging
@@ -11,6 +11,7 @@ from typing import Any
 
 from neoxlib.checkpoint.durable import CODES, has_size
 from neoxlib.checkpoint.manifest import JOURNAL, PARTS, is_sealed, misplaced, read_manifest
+from neoxlib.checkpoint.stored_tensor import StoredTensor, same_bits
 from neoxlib.checkpoint.tensor_file import FileTensor, read_header, run_in_threads
 from neoxlib.errors import NeoXError, WeightsError, unreadable_is
 from neoxlib.model.config import ModelConfig
@@ -35,9 +36,9 @@ class FileRow:
 def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
     """Read the whole cut `dst` and compare it with its manifest.
 
-    Compares each file's size and sha256, and each tensor's name, dtype and shape. Raises
-    WeightsError with all problems, or if the cut is not finished. Warns of a manifest without a
-    seal.
+    Compares each file's size and sha256, each tensor's name, dtype and shape, and the ranks' copies
+    of tensors that are not cut. Raises WeightsError with all problems, or if the cut is not
+    finished. Warns of a manifest without a seal.
     """
     root = Path(dst)
     manifest = require_manifest(root)
@@ -46,6 +47,7 @@ def verify(dst: str | os.PathLike[str], progress: bool = True) -> list[FileRow]:
         checks = (partial(_damage, root, file, manifest, meter) for file in manifest["files"])
         problems = [problem for problem in run_in_threads(checks) if problem]
     problems += _strangers(root, manifest) + _misfits(root, manifest)
+    problems = problems or unlike_copies(root, manifest)
     if problems:
         raise WeightsError(
             f"{root} is not what its manifest says; cut anew:\n  " + "\n  ".join(problems)
@@ -147,3 +149,19 @@ def _misfit(
         elif (piece.shape, CODES[piece.dtype]) != (expected, entry["dtype"]):
             found = f"{CODES[piece.dtype]} {list(piece.shape)}"
             yield f"{name} in {file} is {found}, not {entry['dtype']} {list(expected)}"
+
+
+def unlike_copies(root: Path, manifest: dict[str, Any]) -> list[str]:
+    """Tensors of which every rank has all, but not the same one: a file was edited, hash and all.
+
+    The files must be those of the manifest.
+    """
+    copied = {name: entry for name, entry in manifest["tensors"].items() if entry["cut"] is None}
+    files = {file for entry in copied.values() for file in entry["files"]}
+    headers = {file: read_header(root / file)[0] for file in files}
+    return [
+        f"{name} of {file} is another than that of {entry['files'][0]}"
+        for name, entry in copied.items()
+        for file in entry["files"][1:]
+        if not same_bits(*(StoredTensor((headers[f][name],)) for f in (entry["files"][0], file)))
+    ]

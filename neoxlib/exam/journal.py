@@ -16,6 +16,7 @@ from neoxlib.exam.data.load import Task
 from neoxlib.exam.profiles import PROFILES, Profile
 from neoxlib.exam.question import Answer
 from neoxlib.files import append, replace, whole_lines
+from neoxlib.forms import FIGURE, TEXT, parse, problems
 from neoxlib.machine import environment
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ IMPLIED = ("whole_vocabulary", "split_may_differ")
 # Of what an engine says of itself: other sums, and so other last bits of an answer.
 LOADED = ("world_size", "device", "backend", "compile", "graph", "threads")
 CODE = ("torch", "torch-npu", "git")
+ENTRY = {"subject": TEXT, "id": TEXT, "prompt": TEXT, "logprobs": [FIGURE], "text": TEXT}
 _REPAIR = (
     "the file was damaged: delete this line to have its question asked again (line 1: the file)"
 )
@@ -185,11 +187,11 @@ def _difference(name: str, theirs: Any, ours: Any) -> str:
 
 
 def _entry(record: dict[str, Any], where: str) -> tuple[QuestionKey, Answer]:
-    try:
-        question = QuestionKey(*(record[name] for name in QuestionKey._fields))
-        return question, Answer(tuple(record["logprobs"]), record["text"])
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{where}: is no answer to a question; {_REPAIR}") from error
+    if wrong := problems(record, ENTRY):
+        what = "; ".join(wrong)
+        raise DataError(f"{where}: is no answer to a question ({what}); {_REPAIR}")
+    question = QuestionKey(*(record[name] for name in QuestionKey._fields))
+    return question, Answer(tuple(record["logprobs"]), record["text"])
 
 
 def _lines(answers: dict[QuestionKey, Answer]) -> str:
@@ -206,7 +208,7 @@ def _line(record: dict[str, Any]) -> str:
 def _checked(line: bytes, where: str) -> dict[str, Any]:
     """The record of a line. Raises DataError unless the line is as it was written."""
     try:
-        record = json.loads(line)["line"]
+        record = parse(line, halves=True)["line"]
         whole = isinstance(record, dict) and line.decode() == _line(record)[:-1]
     except (ValueError, KeyError, TypeError):  # a UnicodeDecodeError is a ValueError
         whole = False

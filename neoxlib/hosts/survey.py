@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from neoxlib.errors import SettingsError
+from neoxlib.forms import is_digits
 from neoxlib.hosts import network as networks
 from neoxlib.hosts.asking import Probe, Silent
 from neoxlib.hosts.checks import HERE, PACKAGES, Answers, address_in, judge, outside, silent
 from neoxlib.hosts.profile import HostsProfile, read_profile
 from neoxlib.hosts.rows import HostRow, HostsReport
 
+MOST_RANKS = 4096  # of a host
 CLOCKS = 7  # questions for the time; the fastest answer counts
 HASHING = 7200.0  # seconds for a host to read its model
 
@@ -76,7 +78,8 @@ def parse_hosts(words: Sequence[str]) -> dict[str, int]:
     wrong = []
     for word in words:
         host, _, count = word.rpartition(":")
-        if not host or not count.isdecimal() or int(count) < 1 or host.startswith("-"):
+        is_count = is_digits(count) and 1 <= int(count) <= MOST_RANKS
+        if not host or not is_count or host.startswith("-"):
             wrong.append(f"{word!r} has no number of ranks: write host1:4")
         elif host in found:
             wrong.append(f"{host} is named twice")

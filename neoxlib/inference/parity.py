@@ -7,14 +7,18 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from neoxlib.checkpoint.folder import open_checkpoint
+from neoxlib.checkpoint.folder import Checkpoint, open_checkpoint
+from neoxlib.checkpoint.manifest import read_manifest
 from neoxlib.checkpoint.pack import choose_quant
+from neoxlib.checkpoint.source import source_of
+from neoxlib.checkpoint.verify import require_manifest, unlike_copies
 from neoxlib.inference.contract import Inference
 from neoxlib.inference.decode import left_pad
 from neoxlib.inference.reference import reference_logits, solo_logits, weight_readers
@@ -39,7 +43,6 @@ MAX_TOKENS = 48
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 2e-1}
 # Share of positions whose most likely token must agree.
 TOP1 = {"float32": 1.0, "float16": 0.98, "bfloat16": 0.9}
-
 
 Where = Callable[[Inference, Sequence[Sequence[int]]], str]
 
@@ -89,11 +92,15 @@ def times_the_limit(share: float) -> str:
 UNSPLIT = "same as the unsplit model"
 FLOAT32 = "same as an independent float32 forward pass"
 FIRST = "first answers, as given, equal those of that float32 pass"
+CUT = "cut equals source bit for bit"
+ORIGIN = "weights are those of the source"
+COPIES = "all ranks have the same of what is not cut"
 
 
 def same(results: Mapping[str, Any]) -> str:
     """Say what a run's parity checks found, as the end of a sentence; "" for none."""
-    checks = [check for check in results["checks"] if check["name"] in (UNSPLIT, FLOAT32, FIRST)]
+    names = (UNSPLIT, FLOAT32, FIRST, ORIGIN, COPIES)
+    checks = [check for check in results["checks"] if check["name"] in names]
     if not checks:
         return ""
     if wrong := [check["name"] for check in checks if not check["passed"]]:
@@ -138,6 +145,7 @@ def check_parity(
     for name, verdict in zip(names, verdicts, strict=False):  # there may be no first answers
         run.check(name, verdict.passed, verdict.detail + ("" if verdict.passed else place))
     run.metrics(parity_of_limit=max((v.of_limit for v in verdicts), key=_nan_last))
+    check_origin(about["model_dir"], run)
     table = pd.DataFrame([asdict(v) for v in verdicts]).rename(columns={"with_": "with"})
     return run.save("parity", table)
 
@@ -147,26 +155,59 @@ def check_weights(
 ) -> pd.DataFrame:
     """Record in `run` whether every tensor of the cut `dst` equals that of `src` bit for bit.
 
-    Both are read one tensor at a time; those of `src` are quantized by `quant`, if `dst` was.
-    Returns the table.
+    Both are read one tensor at a time; those of `src` are quantized by `quant`, if `dst` was. All
+    ranks must have the same of a tensor that is not cut. Returns the table.
     """
-    source = open_checkpoint(src)
+    table = _compared(open_checkpoint(src), open_checkpoint(dst), quant)
+    run.check(CUT, *_whole(table, unlike_copies(Path(dst), require_manifest(Path(dst)))))
+    run.metrics(tensors_compared=len(table), tensors_equal=int(table["equal"].sum()))
+    return table.groupby("equal").count().rename(columns={"tensor": "tensors"})
+
+
+def check_origin(folder: str | os.PathLike[str], run: "Run") -> None:
+    """Record in `run` whether the cut `folder` still has the weights of its source.
+
+    The hash of an edited file may have been made to fit. The source can tell, and of tensors that
+    are not cut the other ranks' copies. Does nothing for no cut, or if the run has compared both.
+    """
+    manifest = read_manifest(Path(folder))
+    if manifest is None or any(check["name"] == CUT for check in run.results["checks"]):
+        return
+    wrong = unlike_copies(Path(folder), manifest)
+    source, why = source_of(manifest)
+    if source is None:
+        detail = f"{why}; so tensors that are cut were compared with nothing"
+        run.check(COPIES, not wrong, "; ".join([*wrong[:5], detail]))
+        return
+    cut, cast_to = open_checkpoint(folder), manifest.get("cast_to")
+    run.check(ORIGIN, *_whole(_compared(source, cut, manifest["quant"], cast_to), wrong))
+
+
+def _whole(table: pd.DataFrame, unlike: list[str]) -> tuple[bool, str]:
+    """Whether all tensors are equal and no copies unlike, and a check's words for it."""
+    wrong = table.loc[~table["equal"], "tensor"].tolist()
+    said = f"{len(table)} tensors compared, {len(wrong)} differ {', '.join(wrong[:5])}".strip()
+    return not wrong + unlike, "; ".join([said, *unlike[:5]])
+
+
+def _compared(
+    source: Checkpoint, cut: Checkpoint, quant: str | None, cast_to: str | None = None
+) -> pd.DataFrame:
+    """A row for each tensor of the source: whether the cut's has the same bits."""
     config, left = weight_readers(source, quant)
-    _, right = weight_readers(open_checkpoint(dst), quant)
+    _, right = weight_readers(cut, quant)
     rows = []
     full = full_parameters(config, choose_quant(source, quant))
     sizes = {name: math.prod(full[name].shape) for name in left}
     with Progress(sum(sizes.values()), len(sizes), "tensors") as bar:
         for name in left:
             bar.begin(name, sizes[name])
-            rows.append((name, _same_bits(left[name](), right[name]())))
+            whole = left[name]()
+            if cast_to and full[name].dtype is None:
+                whole = whole.to(getattr(torch, cast_to))
+            rows.append((name, _same_bits(whole, right[name]())))
             bar.done()
-    table = pd.DataFrame(rows, columns=["tensor", "equal"])
-    wrong = table.loc[~table["equal"], "tensor"].tolist()
-    detail = f"{len(rows)} tensors compared, {len(wrong)} differ {', '.join(wrong[:5])}".strip()
-    run.check("cut equals source bit for bit", not wrong, detail)
-    run.metrics(tensors_compared=len(rows), tensors_equal=len(rows) - len(wrong))
-    return table.groupby("equal").count().rename(columns={"tensor": "tensors"})
+    return pd.DataFrame(rows, columns=["tensor", "equal"])
 
 
 def _same_bits(left: Tensor, right: Tensor) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from neoxlib.checkpoint.foreign import utf8_path
 from neoxlib.checkpoint.manifest import read_json
 from neoxlib.errors import ConfigError
+from neoxlib.files import read_whole
 from neoxlib.forms import parse
 from neoxlib.model.config import ModelConfig, eos_problems
 
@@ -17,14 +18,26 @@ if TYPE_CHECKING:  # transformers takes a second to import, and a folder may hav
 log = logging.getLogger("neoxlib")
 
 PAIR = ("vocab.json", "merges.txt")  # a tokenizer without tokenizer.json
+READ = (  # by transformers, whole
+    *("tokenizer.json", "tokenizer_config.json", *PAIR, "special_tokens_map.json"),
+    *("added_tokens.json", "chat_template.jinja", "chat_template.json"),
+)
+MOST_BYTES = 1 << 27  # of each; the largest that is known has 40 MB
 SHOWN = 8  # tokens that a message names
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
     """Read tokenizer.json, else vocab.json and merges.txt; None without all three.
 
-    Raises ConfigError for files that cannot be read, and for one of the two without the other.
+    Raises ConfigError for files that cannot be read, and for one of the two without the other. Code
+    that the folder names is never run.
     """
+    sizes = {name: path.stat().st_size for name in READ if (path := folder / name).is_file()}
+    if large := [name for name, size in sizes.items() if size > MOST_BYTES]:
+        raise ConfigError(
+            f"{folder}: {', '.join(large)} is larger than 128 MiB, which no tokenizer is; "
+            "copy it from the checkpoint"
+        )
     if not (folder / "tokenizer.json").is_file():
         missing = [name for name in PAIR if not (folder / name).is_file()]
         if len(missing) == len(PAIR):
@@ -40,6 +53,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
     raw = read_json(folder / "config.json")
     raw = {key: value for key, value in raw.items() if key not in ("dtype", "torch_dtype")}
     settings = {"clean_up_tokenization_spaces": False, "local_files_only": True}
+    settings |= {"trust_remote_code": False}
     try:
         with utf8_path(folder) as place:
             config = GPTNeoXConfig.from_dict(raw)
@@ -124,7 +138,7 @@ def _said(folder: Path, config: ModelConfig) -> int | tuple[int, ...] | None:
     if not file.is_file():
         return config.eos_token_id
     try:
-        raw: Any = parse(file.read_bytes())
+        raw: Any = parse(read_whole(file, MOST_BYTES))
     except (OSError, ValueError) as error:
         what = f"{file} is not valid JSON ({error})"
         raise ConfigError(f"{what}; copy it anew from the checkpoint") from error

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from neoxlib.errors import SettingsError
-from neoxlib.forms import INSIDE, NUMBER, OBJECT, TEXT, Kind, Maybe, Named, parse, problems, whole
+from neoxlib.forms import FIGURE, INSIDE, OBJECT, TEXT, Maybe, Named, parse, problems, whole
 from neoxlib.model.steps import (
     CACHED_KEY,
     CACHED_VALUE,
@@ -30,9 +30,7 @@ OURS = "Step"  # the class in names of steps that are no module of transformers
 HEADS = ("lm_head", "embed_out")  # of transformers 5, and of 4 and the checkpoint
 EMBEDDING = "gpt_neox.embed_in"
 AGAIN = "dump anew with task 'tensor' or 'statistics' and level 'L0' or 'mix'"
-FIGURES = ("Max", "Min", "Mean", "Norm")
-# A figure may be NaN or infinite: that is what dumps are taken for.
-FIGURE = Kind("a number", lambda v: isinstance(v, float) or NUMBER.fits(v))
+FIGURES = ("Max", "Min", "Mean", "Norm")  # NaN or infinite ones are what dumps are taken for
 HEAD = {"task": TEXT, "level": TEXT, "data": Named(OBJECT)}
 CALL = {"input_kwargs": Maybe(OBJECT), "parameters": Maybe(OBJECT)}
 TENSOR = {

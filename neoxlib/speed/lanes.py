@@ -8,13 +8,15 @@ endings of a collective's kernels in application/database/db_constant.h:185.
 """
 
 import gzip
-import json
+import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neoxlib.errors import DataError
+from neoxlib.forms import parse
 from neoxlib.inference.trace import COLLECTIVES, PHASES
 
 HARDWARE = "Ascend Hardware"
@@ -38,6 +40,7 @@ KIND_OF_NAME = {"layers (compiled)": "computing", "head (compiled)": "computing"
     COLLECTIVES, "communication"
 )
 HOST_COLLECTIVE = ("hcom_", "hccl", "c10d", "gloo")
+PLACE = str | int | float | None  # a process or thread
 Event = dict[str, Any]
 
 
@@ -123,11 +126,41 @@ def read_lanes(folder: str | Path) -> Iterator[Lanes]:
 
 def _events(path: Path) -> list[Event]:
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            found = json.load(file)
-        return found["traceEvents"] if isinstance(found, dict) else found
-    except (ValueError, KeyError, EOFError, OSError) as error:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            found = parse(file.read(), halves=True)
+        events = found["traceEvents"] if isinstance(found, dict) else found
+        if not isinstance(events, list):
+            raise ValueError("its events are no list")
+        wrong = next((n for n, event in enumerate(events) if not _fits(event)), None)
+        if wrong is not None:
+            raise ValueError(f"event {wrong} has no name, time, process or thread of a trace")
+        return events
+    except (ValueError, KeyError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} is no trace that can be read ({error!r}); trace again") from error
+
+
+def _fits(event: Any) -> bool:
+    """Whether an event has what is read of its kind; kinds that are not read have anything."""
+    if not isinstance(event, dict):
+        return False
+    if event.get("ph") not in ("M", "X"):
+        return True
+    args = event.get("args") or {}
+    named = event["ph"] == "M"
+    if not isinstance(args, dict) or not isinstance(event.get("name"), str):
+        return False
+    places = (event.get("pid"), event.get("tid"))
+    times = () if named else (event.get("ts"), event.get("dur"))
+    is_text = isinstance(args.get("name" if named else "Task Type", ""), str)
+    return is_text and all(isinstance(p, PLACE) for p in places) and all(map(_is_time, times))
+
+
+def _is_time(value: Any) -> bool:
+    """Whether a value is a finite number, or a text of one, as torch_npu writes it."""
+    try:
+        return isinstance(value, str | int | float) and math.isfinite(float(value))
+    except (ValueError, OverflowError):
+        return False
 
 
 def _named(rank: str, events: list[Event]) -> Lanes:

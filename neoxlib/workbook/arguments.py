@@ -12,6 +12,7 @@ import yaml
 
 from neoxlib.errors import ParameterError, did_you_mean, unreadable_is
 from neoxlib.files import read_whole
+from neoxlib.forms import parse
 from neoxlib.workbook import parameters, typed
 from neoxlib.workbook.param import Param
 from neoxlib.workbook.parameter_table import PARAMETERS
@@ -21,6 +22,12 @@ from neoxlib.workbook.table import Table
 SHIPPED = Path(__file__).parent / "shipped"  # of the package; in a checkout a link to notebooks/
 
 MOST_BYTES = 1 << 20  # of a preset
+MOST_OF_A_NOTEBOOK = 1 << 28  # bytes
+# What nbformat, which checks little, and Python's own parser raise.
+NO_NOTEBOOK = (
+    *(ValueError, SyntaxError, TypeError, AttributeError, LookupError),
+    *(nbformat.ValidationError, RecursionError, MemoryError),
+)
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,9 @@ def declared_in(path: Path) -> dict[str, Param]:
     notebook it may differ from the table's.
     """
     try:
-        cells = nbformat.read(path, as_version=4).cells
+        text = read_whole(path, MOST_OF_A_NOTEBOOK).decode()
+        parse(text, halves=True)  # nbformat recurses as deep as a file wants
+        cells = nbformat.reads(text, as_version=4).cells
         source = next(
             (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])), ""
         )
@@ -156,7 +165,7 @@ def declared_in(path: Path) -> dict[str, Param]:
             if isinstance(node, ast.AnnAssign) and node.value
         ]
         found = {ast.unparse(node.target): _declared(node) for node in nodes}
-    except (ValueError, SyntaxError, TypeError, AttributeError) as error:  # nbformat checks little
+    except NO_NOTEBOOK as error:
         why = f"{near(path)} is no notebook with a cell of plain parameters: {error}"
         raise ParameterError(why) from error
     same = {

@@ -1,22 +1,25 @@
 """Coverage-guided fuzzing of every reader with atheris: `make fuzz`.
 
 The bytes that atheris makes are choices of edits (`mutate`), so structure survives. Inputs that
-reached new code are kept in corpora/, and what raised a foreign exception in found/, which
-`make test` reads.
+reached new code are kept in corpora/, and what raised a foreign exception in found/; `make test`
+reads both. Only errors of neoxlib may come out, within `bounds`.
 """
 
 import hashlib
 import json
-import subprocess
+import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from tests.fuzz.mutate import picker
+
 HERE = Path(__file__).parent
-MOST_KEPT = 150  # inputs of a corpus
+MOST_KEPT = 60  # inputs of a corpus
 MOST_BYTES = 256  # of an input: three edits need about forty
 
 
@@ -33,9 +36,15 @@ class Finds:
         if place in self.places:
             return
         self.places.add(place)
+        found = self.keep(data)
+        print("FOREIGN", *place, found, " ".join(str(error).split())[:200], flush=True)
+
+    def keep(self, data: bytes) -> str:
+        """Write a file to the finds; return its name."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
-        print("FOREIGN", *place, str(error)[:200], flush=True)
+        name = hashlib.sha256(data).hexdigest()[:16]
+        (self.folder / name).write_bytes(data)
+        return name
 
 
 def _place(error: BaseException) -> tuple[Any, ...]:
@@ -50,34 +59,47 @@ def _place(error: BaseException) -> tuple[Any, ...]:
     return (type(error).__name__, *place)
 
 
-def fuzz_one(name: str, seconds: int, corpus: Path) -> None:
-    """Fuzz one reader; it ends the process, with 1 if something foreign was raised."""
+def fuzz_one(reader: Any, seconds: int, scratch: Path) -> None:
+    """Fuzz one reader, with the corpus in `scratch`; this ends the process.
+
+    The file that is read is in `current` meanwhile: one that kills the process stays there.
+    """
     import atheris
 
-    with atheris.instrument_imports(include=["neoxlib"], enable_loader_override=False):
-        from neoxlib.errors import NeoXError
-        from tests.fuzz.readers import BY_NAME
-    reader, finds = BY_NAME[name], Finds(name)
-    folder = Path(tempfile.mkdtemp(prefix="neoxlib-fuzz-"))
-    seeds = reader.make(folder)
+    with (scratch / "log").open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    tempfile.tempdir = str(scratch)
+    folder = Path(tempfile.mkdtemp(prefix="read-"))
+    once = _once(reader, folder, scratch / "current")
+    bounds = [f"-max_total_time={seconds}", "-timeout=300", "-rss_limit_mb=8000"]
+    bounds += [f"-max_len={MOST_BYTES}", f"-artifact_prefix={scratch}/"]
+    atheris.Setup([reader.name, str(scratch / "corpus"), *bounds], once)
+    atheris.Fuzz()
+
+
+def _once(reader: Any, folder: Path, current: Path) -> Callable[[bytes], None]:
+    """What atheris calls: it reads one spoilt file."""
+    from neoxlib.errors import NeoXError
+    from tests.fuzz.bounds import bounded
+
+    finds, seeds = Finds(reader.name), reader.make(folder)
 
     def once(data: bytes) -> None:
-        choices = atheris.FuzzedDataProvider(data)
-
-        def pick(count: int) -> int:
-            return choices.ConsumeIntInRange(0, count - 1)
-
+        pick = picker(data)
         spoilt = reader.spoil(seeds[pick(len(seeds))], pick)
+        current.write_bytes(spoilt)
         try:
-            reader.read(folder, spoilt)
+            with bounded():
+                reader.read(folder, spoilt)
         except NeoXError as error:
             str(error).encode()
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic of tokenizers is no Exception
             finds.note(error, spoilt)
 
-    bounds = ["-timeout=60", "-rss_limit_mb=6000", f"-max_len={MOST_BYTES}"]
-    atheris.Setup([name, str(corpus), f"-max_total_time={seconds}", *bounds], once)
-    atheris.Fuzz()
+    return once
 
 
 def kept(name: str) -> list[bytes]:
@@ -97,40 +119,42 @@ def keep(name: str, corpus: Path) -> int:
     return len(inputs[:MOST_KEPT])
 
 
-def fuzz(name: str, seconds: int) -> bool:
-    """Fuzz one reader in a process of its own; returns whether all it raised was ours."""
-    with tempfile.TemporaryDirectory() as scratch:
-        corpus = Path(scratch)
+def fuzz(reader: Any, seconds: int) -> bool:
+    """Fuzz one reader in a fork of this process; returns whether all it raised was ours."""
+    name = reader.name
+    with tempfile.TemporaryDirectory(prefix="neoxlib-fuzz-") as place:
+        scratch = Path(place)
+        corpus = scratch / "corpus"
+        corpus.mkdir()
         for number, one in enumerate(kept(name)):
             (corpus / str(number)).write_bytes(one)
-        command = [sys.executable, "-m", "tests.fuzz", "--seconds", str(seconds)]
-        done = subprocess.run(
-            [*command, "--one", str(corpus), name], capture_output=True, text=True, errors="replace"
-        )
-        lines = (done.stdout + done.stderr).splitlines()
+        if not (pid := os.fork()):
+            fuzz_one(reader, seconds, scratch)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        lines = (scratch / "log").read_text(errors="replace").splitlines()
         foreign = [line for line in lines if line.startswith("FOREIGN")]
-        runs = next((line for line in lines if line.startswith("Done ")), f"exit {done.returncode}")
-        print(
-            f"{name}: {runs}, {keep(name, corpus)} inputs kept, {len(foreign)} foreign", flush=True
-        )
-        print(
-            "\n".join(foreign or lines[-5 * bool(done.returncode) :][: 5 * bool(done.returncode)])
-        )
-        return not foreign and done.returncode == 0
+        if code:
+            current = scratch / "current"
+            kept_as = Finds(name).keep(current.read_bytes()) if current.exists() else "no file"
+            foreign += [f"ENDED with {code}: {kept_as}", *lines[-12:]]
+        runs = next((line for line in lines if line.startswith("Done ")), f"exit {code}")
+        count = keep(name, corpus)
+    said = f"{name}: {runs}, {count} inputs kept, {len(foreign)} foreign"
+    print(said, *foreign, sep="\n", flush=True)
+    return not foreign
 
 
 @click.command()
 @click.option("--seconds", default=600, help="For each reader.")
-@click.option("--one", help="A corpus folder: fuzz in this process.")
 @click.argument("names", nargs=-1)
-def main(seconds: int, one: str | None, names: tuple[str, ...]) -> None:
+def main(seconds: int, names: tuple[str, ...]) -> None:
     """Fuzz the readers NAMES, by default all; exit with 1 where a foreign exception came out."""
-    if one:
-        fuzz_one(names[0], seconds, Path(one))
-        return
-    from tests.fuzz.readers import BY_NAME
+    os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads could not fork
+    import atheris
 
-    fine = [fuzz(name, seconds) for name in names or BY_NAME]
+    with atheris.instrument_imports(include=["neoxlib"], enable_loader_override=False):
+        from tests.fuzz.readers import BY_NAME
+    fine = [fuzz(BY_NAME[name], seconds) for name in names or BY_NAME]
     sys.exit(not all(fine))
 
 

@@ -1,9 +1,14 @@
 """Model folders, captures and dumps for `readers`, and their reading with one file spoilt."""
 
+import io
 import json
 import struct
+import zipfile
 from contextlib import suppress
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 import neoxlib
 from neoxlib.align.capture import capture
@@ -15,6 +20,7 @@ from neoxlib.checkpoint.shard import shard
 from neoxlib.checkpoint.verify import verify
 from neoxlib.errors import NeoXError
 from neoxlib.model.config import ModelConfig
+from tests.fuzz.mutate import Pick, spoil_bytes
 from tests.support.msprobe_dumps import dump
 from tests.support.oracle_models import make_oracle, save_tokenizer
 
@@ -102,6 +108,97 @@ def read_header(folder: Path, data: bytes) -> None:
     whole = struct.pack("<Q", len(data)) + data + rest
     (folder / "model" / "model.safetensors").write_bytes(whole)
     read_model(folder / "model")
+
+
+def beginning(folder: Path) -> list[bytes]:
+    """The start of a file of safetensors, with the length of the header."""
+    data = (lay_model(folder / "model") / "model.safetensors").read_bytes()
+    (folder / "data").write_bytes(data[600:])
+    return [data[:600]]
+
+
+def read_beginning(folder: Path, data: bytes) -> None:
+    whole = data + (folder / "data").read_bytes()
+    (folder / "model" / "model.safetensors").write_bytes(whole)
+    read_model(folder / "model")
+
+
+def tensors() -> dict[str, Tensor]:
+    state = make_oracle(**SMALL).state_dict()
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+def pickled(folder: Path) -> list[bytes]:
+    """A .bin as torch writes it now, and as it did before torch 1.6."""
+    model = lay_model(folder / "model")
+    (model / "model.safetensors").unlink()
+    new, old = io.BytesIO(), io.BytesIO()
+    torch.save(tensors(), new)
+    torch.save(tensors(), old, _use_new_zipfile_serialization=False)
+    return [new.getvalue(), old.getvalue()]
+
+
+def spoil_pickle(data: bytes, pick: Pick) -> bytes:
+    """Spoil the pickle inside the archive more often than the archive, whose sums would tell."""
+    if not data.startswith(b"PK") or pick(4) == 0:
+        return spoil_bytes(data[:4000], pick) + data[4000:]
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(out, "w") as spoilt:
+        for name in archive.namelist():
+            content = archive.read(name)
+            is_pickle = name.endswith("data.pkl")
+            spoilt.writestr(name, spoil_bytes(content, pick) if is_pickle else content)
+    return out.getvalue()
+
+
+def read_pickled(folder: Path, data: bytes) -> None:
+    (folder / "model" / "pytorch_model.bin").write_bytes(data)
+    read_model(folder / "model")
+
+
+def tokenizer(folder: Path, file: str) -> list[bytes]:
+    return [(lay_model(folder / "model") / file).read_bytes()]
+
+
+def read_tokenizer(folder: Path, data: bytes, file: str) -> None:
+    (folder / "model" / file).write_bytes(data)
+    engine = neoxlib.load(folder / "model", device="cpu")
+    engine.generate(["a b", "\0<|endoftext|>"], max_new_tokens=2)
+    engine.score(["a"], ["b"])
+
+
+def merges(folder: Path, file: str) -> list[bytes]:
+    """A tokenizer in two files, of which `file` is spoilt."""
+    model = lay_model(folder / "model")
+    vocabulary = json.loads((model / "tokenizer.json").read_bytes())["model"]["vocab"]
+    (model / "tokenizer.json").unlink()
+    first, second = sorted(vocabulary, key=vocabulary.get)[66:68]
+    texts = {
+        "vocab.json": json.dumps(vocabulary | {first + second: 257}),
+        "merges.txt": f"#version: 0.2\n{first} {second}\n",
+    }
+    settings = {"tokenizer_class": "GPTNeoXTokenizer", "eos_token": "<|endoftext|>"}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    for name, text in texts.items():
+        (model / name).write_text(text)
+    return [texts[file].encode()]
+
+
+def journal(folder: Path) -> list[bytes]:
+    """The journal of a cut, as after a kill: all files are there, the manifest is not."""
+    shard(lay_model(folder / "model"), folder / "cut", 2, progress=False)
+    written = json.loads((folder / "cut" / "manifest.json").read_bytes())
+    entries = ("kind", "source_fingerprint", "source_files", "world_size")
+    request = {key: written[key] for key in (*entries, "quant", "cast_to", "max_file_bytes")}
+    done = [{"file": name, **written["files"][name]} for name in written["files"]]
+    lines = [request, *(line for line in done if line["file"].endswith(".safetensors"))]
+    return ["".join(json.dumps(line) + "\n" for line in lines).encode()]
+
+
+def read_journal(folder: Path, data: bytes) -> None:
+    (folder / "cut" / "manifest.json").unlink(missing_ok=True)
+    (folder / "cut" / "shard.progress.jsonl").write_bytes(data)
+    shard(folder / "model", folder / "cut", 2, progress=False)
 
 
 def lay_dump(folder: Path, task: str) -> list[bytes]:

@@ -1,7 +1,7 @@
 """Valid files spoilt by structure: every value may become any other, names appear twice, texts are
 cut.
 
-All choices are made by `pick(n)`, a number below n: of hypothesis, of atheris, or of random.
+All choices are made by `pick(n)`, a number below n: of hypothesis, or of the bytes of a corpus.
 """
 
 import json
@@ -11,7 +11,20 @@ from typing import Any
 
 Pick = Callable[[int], int]
 HUGE = "9" * 5000  # more digits than Python reads as a number
-DEEP = 100_000
+DEEP = 5_000  # five times as deep as Python follows
+
+
+def picker(data: bytes) -> Pick:
+    """Choices that bytes make, one to three of them each; all 0 once they are used up."""
+    left = iter(data)
+
+    def pick(count: int) -> int:
+        chosen, limit = 0, 1
+        while limit < count and limit < 1 << 24:
+            chosen, limit = 256 * chosen + next(left, 0), 256 * limit
+        return chosen % count
+
+    return pick
 
 
 class Raw(str):
@@ -208,3 +221,30 @@ def spoil_json_bytes(document: Any, pick: Pick) -> bytes:
     """Spoil by structure, and now and then the bytes as well."""
     data = spoil_json(document, pick).encode("utf-8", "surrogatepass")
     return _edited_bytes(data, pick) if pick(6) == 0 else data
+
+
+NUMBERS = tuple(
+    number.to_bytes(8, "little")
+    for number in (0, 1, 8, 2**16, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
+)
+
+
+def spoil_bytes(data: bytes, pick: Pick) -> bytes:
+    """One to three edits of a binary file: bytes, numbers of eight bytes, cuts and repetitions."""
+    for _ in range(1 + pick(3)):
+        data = _edited_binary(data, pick)
+    return data
+
+
+def _edited_binary(data: bytes, pick: Pick) -> bytes:
+    at = pick(len(data) + 1)
+    how = pick(5)
+    if how == 0:
+        number = NUMBERS[pick(len(NUMBERS))][: 1 << pick(4)]
+        return data[:at] + number + data[at + len(number) :]
+    if how == 1:
+        end = at + 1 + pick(64)
+        return data[:end] + data[at:]
+    if how == 2:
+        return data[:at] + data[at + 1 + pick(16) :]
+    return _edited_bytes(data, pick)

@@ -20,8 +20,8 @@ from neoxlib.workbook import arguments
 from neoxlib.workbook.pages import write_index
 from neoxlib.workbook.past_run import open_run
 from neoxlib.workbook.vendor_config import import_config
-from tests.fuzz import model_files
-from tests.fuzz.mutate import Pick, spoil_json_bytes, spoil_text
+from tests.fuzz import model_files, run_files
+from tests.fuzz.mutate import Pick, spoil_bytes, spoil_json_bytes, spoil_text
 from tests.support.exam_files import write_exam
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -50,6 +50,10 @@ seed: 7
 trace: true
 profile: lm_eval
 """
+VERSIONS = (
+    "package_version=25.2.0\ncompatible_version_fw=[7.0.0,7.7.99],[8.0,8.1]\n",
+    "# CANN\ntoolkit_running_version=[7.5.0.1.129:8.0.RC3]\nversion=8.3.RC1\n",
+)
 RESULTS = {
     "status": "ok",
     "notebook": "04_profile",
@@ -136,6 +140,14 @@ def _read_smi(_: Path, data: bytes) -> None:
     npu_smi.parse_topology(text)
 
 
+def _logs(_: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((FIXTURES / "failures").glob("*.log"))]
+
+
+def _notebook(_: Path) -> list[bytes]:
+    return [path.read_bytes() for path in arguments.all_notebooks()[:2]]
+
+
 def _read_preset(folder: Path, data: bytes) -> None:
     (folder / "mine.yaml").write_bytes(data)
     preset = arguments.read_preset(str(folder / "mine.yaml"))
@@ -195,6 +207,25 @@ READERS = (
     Reader("index", model_files.index, _json, model_files.read_index),
     Reader("manifest", model_files.manifest, _json, model_files.read_manifest),
     Reader("header", model_files.header, _json, model_files.read_header),
+    Reader("safetensors", model_files.beginning, spoil_bytes, model_files.read_beginning),
+    Reader("bin", model_files.pickled, model_files.spoil_pickle, model_files.read_pickled),
+    *(
+        Reader(
+            file.partition(".")[0].replace("_", "-"),
+            partial(make, file=file),
+            spoil,
+            partial(model_files.read_tokenizer, file=file),
+        )
+        for file, make, spoil in (
+            ("tokenizer.json", model_files.tokenizer, _json),
+            ("tokenizer_config.json", model_files.tokenizer, _json),
+            ("vocab.json", model_files.merges, _json),
+            ("merges.txt", model_files.merges, _text),
+        )
+    ),
+    Reader("cut-journal", model_files.journal, run_files.spoil_lines, model_files.read_journal),
+    Reader("exam-journal", run_files.journal, run_files.spoil_journal, run_files.read_journal),
+    Reader("exam-tar", run_files.tar, spoil_bytes, run_files.read_tar),
     Reader("exam-csv", _exam_csv, _text, _exam_reader("val/colours_val.csv")),
     Reader("exam-jsonl", _exam_lines, _json, _exam_reader("val/colours_val.jsonl")),
     Reader("exam-mapping", _mapping, _json, _exam_reader("subject_mapping.json")),
@@ -217,6 +248,11 @@ READERS = (
     ),
     Reader("capture", model_files.lay_capture, _json, model_files.read_capture_json),
     Reader("host", _host, _json, _read_host),
+    Reader("trace", run_files.trace, _json, run_files.read_traces),
+    Reader("log", _logs, _text, run_files.read_logs),
+    Reader("notebook", _notebook, _json, run_files.read_notebook),
+    Reader("hosts", _seeds("a:4 b:8 10.0.0.0/8", "u@a:4 eth0"), _text, run_files.read_hosts),
+    Reader("versions", _seeds(*VERSIONS), _text, run_files.read_versions),
     Reader("parameter", _seeds("world_size\x002"), _spoil_parameter, _read_parameter),
 )
 BY_NAME = {reader.name: reader for reader in READERS}

@@ -108,3 +108,27 @@ def test_padding_may_hold_what_it_likes(tmp_path: Path):
     assert engine.logits([[5, 6, 66]], [[1, 1, 0]])[0, :2].isfinite().all()
     with pytest.raises(NotFiniteError, match=r"row\(s\) \[1\]"):
         engine.logits([[5, 6, 7], [66, 6, 7]])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_such_a_number_in_any_tensor_is_named(compiled: bool, value: float, tmp_path: Path):
+    if compiled and build.compiled("forward") is None:
+        pytest.skip(build.compile_error("forward"))
+    folder = damaged(tmp_path, "embed_out.weight", 0.0)
+    whole = load_file(folder / "model.safetensors")
+    for place in [name for name in whole if ".layers.1." in name or ".layers." not in name]:
+        tensor = whole[place].clone()
+        tensor.view(-1)[66 * tensor.shape[1] if "embed" in place else 0] = value
+        save_file(whole | {place: tensor}, folder / "model.safetensors", metadata={"format": "pt"})
+        said = complaints(folder, "logits", 1, compile=compiled)[0]
+        assert said.endswith(f": such numbers are in {place}"), place
+
+
+def test_an_activation_that_is_not_finite_is_told_with_its_layer(checkpoint: Path):
+    """The weights are finite: an operator gave the number."""
+    with neoxlib.load(checkpoint, compile=False) as engine:
+        layer = engine.model.gpt_neox.layers[1].mlp
+        layer.register_forward_hook(lambda module, given, out: out * torch.nan)
+        with pytest.raises(NotFiniteError, match="is that of layer 1: its weights are finite"):
+            engine.logits([[66, 67]])
