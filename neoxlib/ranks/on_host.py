@@ -2,8 +2,9 @@
 
 `over_ssh.py` runs `python -m neoxlib.ranks.on_host` on each host. Lines of JSON go both ways. The
 first one that comes says what to start; then a beat comes every second, and the number of a signal
-for a rank. Back go each rank's log and how it ended. When the link closes, or nothing comes
-for SILENT_SECONDS, all ranks end: a lost driver or network leaves no process behind.
+for a rank. Back go each rank's log and how it ended, and which other hosts of the session are not
+heard in the network of the ranks (see `hosts.beats`). When the link closes, or nothing comes for
+SILENT_SECONDS, all ranks end: a lost driver or network leaves no process behind.
 """
 
 import json
@@ -20,6 +21,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from neoxlib.errors import SettingsError
+from neoxlib.hosts.beats import Beats
+from neoxlib.hosts.network import NETWORK, own_address
 from neoxlib.process import python
 from neoxlib.ranks.worker import RANK_LOGS
 
@@ -68,6 +72,8 @@ class RanksHere:
         self.folder = folder
         self.processes: dict[int, subprocess.Popen] = {}
         self.sent = dict.fromkeys(asked["ranks"], 0)  # bytes of each rank's log
+        self.beats = _beats(asked["env"].get(NETWORK, ""))
+        self.told: dict[str, Any] = {"unheard": [], "strangers": []}
 
     def start(self) -> None:
         """Start the ranks; none of them reads the link or writes to it."""
@@ -89,16 +95,31 @@ class RanksHere:
 
     def _report(self) -> None:
         running = dict(self.processes)
+        if self.beats is not None:
+            _say(at=self.beats.place)
         while True:
             ended = [rank for rank, process in running.items() if process.poll() is not None]
             for rank in self.sent:
                 self._send_log(rank)
             for rank in ended:
                 _say(ended=rank, code=running.pop(rank).returncode)
+            if self.beats is not None:
+                self._tell_of_silence()
             time.sleep(TICK_SECONDS)
 
+    def _tell_of_silence(self) -> None:
+        """Say who is not heard, when that changes."""
+        silence = self.beats.silence
+        unheard, strangers = silence.cut_off(), silence.strangers()
+        told = {"unheard": list(unheard), "strangers": strangers}
+        if told != self.told:
+            _say(unheard=unheard, strangers=strangers)
+            self.told = told
+
     def obey(self, line: dict[str, Any]) -> None:
-        """Send a rank the signal that a line names; a beat asks for nothing."""
+        """Send a rank the signal that a line names, or begin to beat; a beat asks for nothing."""
+        if "places" in line and self.beats is not None:
+            self.beats.begin(line["own"], line["places"], bytes.fromhex(line["key"]))
         process = self.processes.get(line.get("rank", -1))
         if process is not None and process.poll() is None:
             process.send_signal(line["signal"])
@@ -124,6 +145,14 @@ class RanksHere:
             while piece := file.read(PIECE):
                 _say(log=rank, text=piece.decode("latin-1"))  # bytes as they are
                 self.sent[rank] += len(piece)
+
+
+def _beats(network: str) -> Beats | None:
+    """Beats in the network of the ranks; None without one, and where this host is not in it."""
+    try:
+        return Beats(own_address(network)) if network else None
+    except SettingsError:  # which the ranks will raise, too
+        return None
 
 
 def _say(**words: Any) -> None:

@@ -24,16 +24,26 @@ from traitlets import Dict, List, Unicode
 
 from neoxlib.errors import SettingsError
 from neoxlib.hosts.asking import SSH
+from neoxlib.hosts.checks import HERE
+from neoxlib.hosts.hearing import Hearing
+from neoxlib.hosts.network import NETWORK
+from neoxlib.process import python
 from neoxlib.ranks.launch import ending
 from neoxlib.ranks.on_host import BEAT_SECONDS
 from neoxlib.ranks.worker import log_file
 
 log = logging.getLogger("neoxlib")
 CLOSE_SECONDS = 6.0  # for a host to end its ranks
+AWAY_SECONDS = 1.0  # the same, for one that may not hear: it ends them by itself
+TICK_SECONDS = 0.1
+SETTLE_SECONDS = 0.5  # after an end: others that belong to it are told with it
+IDLE_SECONDS = 2.0  # then no call has told the user
 LAST_WORDS = 2000  # characters of what ssh says
-# ssh gives up after 8 s without an answer; a connection that others share would outlive this one.
-ALIVE = ("ServerAliveInterval=2", "ServerAliveCountMax=3", "ControlMaster=no", "ControlPath=none")
+# ssh gives up after 8 s without an answer; after a cut of 5 s TCP tries again within 7.2 s of its
+# beginning. A connection that others share would outlive this one.
+ALIVE = ("ServerAliveInterval=1", "ServerAliveCountMax=7", "ControlMaster=no", "ControlPath=none")
 OPTIONS = tuple(word for option in ALIVE for word in ("-o", option))
+ON_HOST = ("-P", "-m", "neoxlib.ranks.on_host")
 # Hands lines on to a command, and a beat where none came for a second.
 RELAY = f"""
 import os, select, subprocess, sys
@@ -55,6 +65,9 @@ os._exit(code if code >= 0 else 255)
 """
 
 
+Hear = Callable[[str, Mapping[str, Any]], None]
+
+
 class Link:
     """The connection to one host, and what it says about its `ranks`.
 
@@ -62,8 +75,16 @@ class Link:
     beat; and ssh itself asks whether the host is there.
     """
 
-    def __init__(self, host: str, ranks: list[int], command: list[str], log_dir: Path) -> None:
+    def __init__(
+        self,
+        host: str,
+        ranks: list[int],
+        command: list[str],
+        log_dir: Path,
+        hear: Hear = lambda host, words: None,
+    ) -> None:
         self.host = host
+        self.hear = hear  # is told what the host says
         self.ranks = ranks
         self.log_dir = log_dir
         self.codes: dict[int, int] = {}  # exit codes of ranks that have ended
@@ -84,7 +105,7 @@ class Link:
     def ended(self) -> dict[int, str]:
         """How each rank ended that did."""
         lost = self._lost()
-        known = {rank: ending(code) for rank, code in self.codes.items()}
+        known = {rank: ending(code) for rank, code in dict(self.codes).items()}
         return (dict.fromkeys(self.ranks, lost) if lost else {}) | known
 
     def _lost(self) -> str:
@@ -130,6 +151,7 @@ class Link:
             self._keep(int(words["log"]), words["text"].encode("latin-1"))
         if "ended" in words:
             self.codes[int(words["ended"])] = words["code"]
+        self.hear(self.host, words)
 
     def _keep(self, rank: int, text: bytes) -> None:
         """Append to a rank's log; a full disk here must not look like a lost host."""
@@ -153,15 +175,24 @@ class HostsLauncher(EngineLauncher):
     remote_python = Unicode("python3", config=True, help="the Python of every host")
     log_dir = Unicode(config=True)
     links: tuple[Link, ...] = ()  # empty before `start`: `stop` may come first
+    watcher: Link | None = None  # this machine's in the network of the ranks
+    hearing: Hearing | None = None
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._causes: dict[int, str] = {}  # why the ranks ended, once they have
+        self._stopping = threading.Event()
 
     def start(self, n: int) -> None:
         """Start `n` ranks. Raises SettingsError if the hosts have room for fewer."""
         shares = divide(self.hosts, n)
         env = {k: v for k, v in self.get_env().items() if k != "IPP_PROFILE_DIR"}
         for host, ranks in shares.items():
-            self.links = (*self.links, Link(host, ranks, self._command(host), Path(self.log_dir)))
+            self.links = (*self.links, self._link(host, ranks, self._command(host)))
+        self._listen(env.get(NETWORK, ""))
         for link in self.links:
             link.tell(env=env, ranks=link.ranks, args=self.engine_args)
+        threading.Thread(target=self._guard, name="guard", daemon=True).start()
         self.notify_start([link.process.pid for link in self.links])
 
     def find_args(self) -> list[str]:
@@ -169,8 +200,48 @@ class HostsLauncher(EngineLauncher):
         return list(self.ssh_cmd)
 
     def ended(self) -> dict[int, str]:
-        """How each rank ended that did."""
+        """How each rank ended that did, and that those are lost whose host is."""
+        return self._causes or self._ended()
+
+    def _ended(self) -> dict[int, str]:
+        everyone = [rank for link in self.links for rank in link.ranks]
+        cut = self.hearing and self.hearing.cut()
+        if cut:
+            there = [rank for link in self.links if link.host in cut.hosts for rank in link.ranks]
+            return dict.fromkeys(there or everyone, f"is lost: {cut.words}")
+        if self.watcher is not None and self.watcher.process.poll() is not None:
+            return dict.fromkeys(everyone, "is lost: the process that watches the network ended")
         return {rank: how for link in self.links for rank, how in link.ended().items()}
+
+    def _listen(self, network: str) -> None:
+        """Have hosts and this machine listen for each other in the network of the ranks."""
+        if network:
+            self.watcher = self._link(HERE, [], python("neoxlib.ranks.on_host", "main"))
+            everyone = {link.host: link.tell for link in (*self.links, self.watcher)}
+            self.hearing = Hearing(network, everyone)
+            self.watcher.tell(env={NETWORK: network}, ranks=[], args=[])
+
+    def _link(self, host: str, ranks: list[int], command: list[str]) -> Link:
+        return Link(host, ranks, command, Path(self.log_dir), self._hear)
+
+    def _hear(self, host: str, words: Mapping[str, Any]) -> None:
+        if self.hearing is not None:
+            self.hearing.take(host, words)
+
+    def _guard(self) -> None:
+        """Once a rank or a host is lost, have all hosts end their ranks, also between calls."""
+        while not self._stopping.wait(TICK_SECONDS):
+            if self._ended():
+                self._stopping.wait(SETTLE_SECONDS)
+                self._causes = self._ended()
+                self._close()
+                break
+        if self._causes and not self._stopping.wait(IDLE_SECONDS):
+            names = {
+                rank: f"rank {rank} on {link.host}" for link in self.links for rank in link.ranks
+            }
+            told = "; ".join(f"{names[rank]} {how}" for rank, how in self._causes.items())
+            log.error("the session over %s has ended: %s", ", ".join(self.hosts), told)
 
     def send_signal(self, rank: int, number: int) -> None:
         """Send a rank a signal, where it is."""
@@ -180,20 +251,29 @@ class HostsLauncher(EngineLauncher):
 
     async def stop(self) -> None:
         """Have every host end its ranks, and wait for it; one that is away ends them by itself."""
-        for link in self.links:
-            link.close()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        while any(link.process.poll() is None for link in self.links):
-            if time.monotonic() > deadline:
+        cut = self.hearing and self.hearing.cut()
+        away = cut.hosts if cut else frozenset()
+        self._stopping.set()
+        self._close()
+        start = time.monotonic()
+        while time.monotonic() < start + CLOSE_SECONDS:
+            late = {link.host for link in self._all() if link.process.poll() is None}
+            if not late or (late <= away and time.monotonic() > start + AWAY_SECONDS):
                 break
             await asyncio.sleep(0.01)
-        for link in self.links:
+        for link in self._all():
             link.end()
         self.notify_stop({})
 
+    def _all(self) -> tuple[Link, ...]:
+        return self.links if self.watcher is None else (*self.links, self.watcher)
+
+    def _close(self) -> None:
+        for link in self._all():
+            link.close()
+
     def _command(self, host: str) -> list[str]:
-        words = [self.remote_python, "-P", "-m", "neoxlib.ranks.on_host"]
-        return [*self.args, "--", host, shlex.join(words)]
+        return [*self.args, "--", host, shlex.join([self.remote_python, *ON_HOST])]
 
 
 def divide(hosts: Mapping[str, int], n: int) -> dict[str, list[int]]:

@@ -143,7 +143,7 @@ def hosts(names: Sequence[str], **env: str) -> Iterator[list[Host]]:
             _join(host)
             _furnish(host, root)
         for host in built:
-            _start_sshd(host)
+            start_sshd(host)
         yield built
 
 
@@ -266,7 +266,7 @@ def _furnish(host: Host, root: Path) -> None:
     host.run("mkdir", "-m", "755", "/run/sshd")
 
 
-def _start_sshd(host: Host) -> None:
+def start_sshd(host: Host) -> None:
     """Start sshd in the background of the host; it is there when the command returns."""
     log = str(host.folder / "sshd.log")
     host.run(shutil.which("sshd"), "-f", str(host.folder / "sshd_config"), "-E", log)

@@ -159,24 +159,3 @@ def leftovers(host: Host) -> list[str]:
     running = [row for row in rows if "neoxlib" in row and not any(word in row for word in ours)]
     files = host.run("find", "/tmp", "/dev/shm", "-mindepth", "1").splitlines()
     return [row[:80] for row in running] + files
-
-
-def cut(bench: Bench) -> None:
-    """A cut made on one host is verified by sha256 on the others, and read from their own disks."""
-    first, second = bench.others[:2]
-    place = bench.model.with_name("cut")
-    first.run(sys.executable, "-m", "neoxlib", "shard", bench.model, place, "--world-size", "2")
-    shutil.copytree(first.disk / "cut", second.disk / "cut")
-    done = second.run(sys.executable, "-m", "neoxlib", "verify", place)
-    bench.lines.add("a copied cut is verified on another host", True, done.splitlines()[-1])
-    part = next((second.disk / "cut").glob("part_model/1/*.safetensors"))
-    data = bytearray(part.read_bytes())
-    data[-1] ^= 1
-    part.write_bytes(data)
-    bad = subprocess.run(
-        second.command(sys.executable, "-m", "neoxlib", "verify", place),
-        capture_output=True,
-        text=True,
-    )
-    words = " ".join(bad.stderr[bad.stderr.find("WeightsError") :].split())[:100]
-    bench.lines.add("a changed byte of it is found there", bad.returncode == 1, words)

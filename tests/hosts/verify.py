@@ -18,11 +18,15 @@ from itertools import chain
 from neoxlib.demo import MODEL_DIR
 from neoxlib.files import overwrite
 from neoxlib.process import cache_dir
+from tests.hosts import faults
+from tests.hosts.alone import controller
 from tests.hosts.bench import ROOT, Bench, Lines
 from tests.hosts.build import PLACE, NotHere, hosts
+from tests.hosts.cut import cut
 from tests.hosts.look import left_of, links, spaces_of
-from tests.hosts.lost import lost
-from tests.hosts.right import SHAPES, cut, right
+from tests.hosts.reported import report
+from tests.hosts.right import SHAPES, right
+from tests.hosts.slow import slow
 from tests.hosts.survey import survey
 
 PAGE = ROOT / "docs" / "hosts.md"
@@ -34,7 +38,13 @@ STEPS: dict[str, Callable[[Bench], None]] = {
     "survey": survey,
     "cut": cut,
     **{"+".join(map(str, shape)): partial(right, shape=shape) for shape in SHAPES},
-    "lost": lost,
+    "report": report,
+    "rank": faults.rank,
+    "sshd": faults.sshd,
+    "lost": faults.lost,
+    "parted": faults.cut_off,
+    "slow": slow,
+    "desk": controller,
 }
 END_STEP = "torn down"
 

@@ -72,13 +72,18 @@ def test_connection_files_are_this_users_alone_and_encryption_is_on(session: neo
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_rank_that_is_killed_is_told_with_its_signal_and_all_end(session: neoxlib.Session):
+def test_a_rank_that_is_killed_between_calls_ends_all_and_is_told(session, caplog):
     """The last test of this session: it ends it."""
     started = [pid for pid in descendants() if pid not in session.before]
-    os.kill(int(session.ranks.pid[1]), signal.SIGKILL)
+    ranks = session.ranks.pid.tolist()
+    os.kill(ranks[1], signal.SIGKILL)
+    assert gone(ranks)
+    deadline = time.monotonic() + 30
+    while "killed" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "the session over one, two has ended: rank 1 on two was killed by SIGKILL" in caplog.text
     with pytest.raises(RankError, match=r"rank 1 \(pid \d+\) was killed by SIGKILL"):
-        for _ in range(1000):
-            session.logits(IDS)
+        session.logits(IDS)
     assert gone(started)
 
 
