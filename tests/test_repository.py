@@ -110,6 +110,7 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_lm_eval",
     "exam/data/test_sources",
     "fuzz/test_readers",
+    "hosts/test_verify",
     "kernels/test_npu_conditions",
     "kernels/cpu/test_isas",
     "kernels/test_goldens",

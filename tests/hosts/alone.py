@@ -1,5 +1,6 @@
 """The machine of the controller dies: no host keeps a rank of it."""
 
+import signal
 import time
 
 from tests.hosts.bench import Bench
@@ -27,5 +28,6 @@ def controller(bench: Bench) -> None:
         bench.desk.run("sh", "-c", EACH.format("KILL"))
         set_links(bench.desk, "up")
         bench.desk.run("sh", "-c", "rm -rf /tmp/* /dev/shm/*")  # as when it starts anew
+        desk.process.send_signal(signal.SIGCONT)  # nsenter stops with what it started
         desk.close()
     started(bench, hosts, "a new session of the controller's host").close()

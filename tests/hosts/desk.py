@@ -15,7 +15,7 @@ from tests.hosts.bench import ROOT, Bench
 from tests.hosts.build import FABRIC, Host
 from tests.hosts.right import SECRET
 
-OPENS = 180.0  # seconds at most until a session over a slow network is open
+OPENS = 400.0  # seconds at most until a session over a slow network is open
 ANSWERS = 300.0
 
 
@@ -69,6 +69,7 @@ class Desk:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
 
     def _read(self) -> None:
         for line in self.process.stdout:

@@ -1,6 +1,5 @@
 """A report over hosts, from the command line: no key of the session in what it leaves."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,10 +8,8 @@ from pathlib import Path
 
 from tests.hosts.bench import LIMIT, ROOT, Bench
 from tests.hosts.build import FABRIC
-from tests.hosts.look import secrets_of
+from tests.hosts.look import keys_of, secrets_of
 from tests.hosts.right import leftovers
-
-HIDDEN = ("key", "curve_serverkey", "curve_secretkey")  # of a connection file
 
 
 def report(bench: Bench) -> None:
@@ -41,13 +38,7 @@ def keys_while(bench: Bench, process: subprocess.Popen) -> set[str]:
     """Every key in a connection file that there is while a process runs."""
     keys: set[str] = set()
     while process.poll() is None:
-        files = bench.desk.run("find", "/tmp", "-name", "ipcontroller*.json", check=False)
-        for file in files.split():
-            try:
-                found = json.loads(bench.desk.run("cat", file, check=False))
-            except ValueError:  # not written to its end yet, or gone
-                continue
-            keys |= {found[name] for name in HIDDEN if found.get(name)}
+        keys |= keys_of(bench.desk, "/tmp")
         time.sleep(1)
     return keys
 
