@@ -251,17 +251,17 @@ def _close_client(answer: Future) -> None:
         answer.result().close()
 
 
-def ending(code: int | None, kills: MemoryKills = NO_COUNTS) -> str:
+def ending(code: int | None, kills: MemoryKills = NO_COUNTS, cause: str = "") -> str:
     """Put in words how a process with this exit code ended; None for an unknown exit code.
 
-    `kills` are the kernel's counts before: they tell who sent a SIGKILL.
+    `kills` are the kernel's counts before: they tell who sent a SIGKILL, unless `cause` does.
     """
     if code is None:
         return "has ended (its exit code is not known)"
     if code >= 0:
         return f"ended with exit code {code}"
     if -code == signal.SIGKILL:
-        return f"was killed by SIGKILL, {cause_of_kill(kills)}"
+        return f"was killed by SIGKILL, {cause or cause_of_kill(kills)}"
     return ENDINGS.get(-code) or f"was ended by {signal.Signals(-code).name}"
 
 

@@ -25,6 +25,7 @@ from neoxlib.errors import SettingsError
 from neoxlib.hosts.beats import Beats
 from neoxlib.hosts.network import NETWORK, own_address
 from neoxlib.process import python
+from neoxlib.ranks.memory_kills import cause_of_kill, memory_kills
 from neoxlib.ranks.worker import RANK_LOGS
 
 BEAT_SECONDS = 1.0
@@ -77,6 +78,7 @@ class RanksHere:
 
     def start(self) -> None:
         """Start the ranks; none of them reads the link or writes to it."""
+        self.kills = memory_kills()  # before any rank
         places = dict.fromkeys(("IPYTHONDIR", "IPP_PROFILE_DIR", RANK_LOGS), str(self.folder))
         env = os.environ | self.asked["env"] | places
         entry = python("neoxlib.ranks.worker", "main", "sys.argv[1:]")
@@ -102,7 +104,8 @@ class RanksHere:
             for rank in self.sent:
                 self._send_log(rank)
             for rank in ended:
-                _say(ended=rank, code=running.pop(rank).returncode)
+                code = running.pop(rank).returncode
+                _say(ended=rank, code=code, cause=cause_of_kill(self.kills) if code < 0 else "")
             if self.beats is not None:
                 self._tell_of_silence()
             time.sleep(TICK_SECONDS)

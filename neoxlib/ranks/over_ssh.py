@@ -88,6 +88,7 @@ class Link:
         self.ranks = ranks
         self.log_dir = log_dir
         self.codes: dict[int, int] = {}  # exit codes of ranks that have ended
+        self.kills: dict[int, str] = {}  # who sent a SIGKILL, as far as the host knows
         self.said = b""  # what ssh itself said last
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         relay = [sys.executable, "-I", "-S", "-c", RELAY, *command]
@@ -105,7 +106,7 @@ class Link:
     def ended(self) -> dict[int, str]:
         """How each rank ended that did."""
         lost = self._lost()
-        known = {rank: ending(code) for rank, code in dict(self.codes).items()}
+        known = {r: ending(code, cause=self.kills[r]) for r, code in dict(self.codes).items()}
         return (dict.fromkeys(self.ranks, lost) if lost else {}) | known
 
     def _lost(self) -> str:
@@ -150,6 +151,7 @@ class Link:
         if "log" in words:
             self._keep(int(words["log"]), words["text"].encode("latin-1"))
         if "ended" in words:
+            self.kills[int(words["ended"])] = words["cause"]
             self.codes[int(words["ended"])] = words["code"]
         self.hear(self.host, words)
 
