@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tests.hosts.bench import ROOT, Bench
 from tests.hosts.build import FABRIC, Host
+from tests.hosts.on_desk import one_process
 from tests.hosts.right import SECRET
 
 OPENS = 400.0  # seconds at most until a session over a slow network is open
@@ -88,4 +90,11 @@ def open_desk(bench: Bench, hosts: Sequence[Host], model: Path | None = None) ->
     logs = f"/var/tmp/{bench.desk.folder.parent.name}/desk/logs-{name}"
     script = [sys.executable, "-m", "tests.hosts.on_desk", "called", model or bench.model, name]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    return Desk(bench, hosts, bench.desk.start(*script, str(len(hosts)), logs, SECRET, **pipes))
+    words = [*script, str(len(hosts)), logs, SECRET, due()]
+    return Desk(bench, hosts, bench.desk.start(*words, **pipes))
+
+
+@cache
+def due() -> str:
+    """What every session must answer: the text of one process, made once."""
+    return one_process(SECRET)

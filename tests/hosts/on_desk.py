@@ -42,13 +42,17 @@ def right(model_dir: str, profile: str, world_size: str, logs: str, secret: str)
     say(closed=sorted(path.name for path in Path(logs).iterdir()))
 
 
-def called(model_dir: str, profile: str, world_size: str, logs: str, secret: str) -> None:
+def called(
+    model_dir: str, profile: str, world_size: str, logs: str, secret: str, due: str = ""
+) -> None:
     """Open a session and do with it what standard input asks for; say all with its time.
+
+    `due` begins with each right answer.
 
     "call": one short answer. "work": long answers, until the next word comes. An end of the input
     closes the session.
     """
-    due = neoxlib.load(MODEL_DIR, dtype="float32", device="cpu").generate([secret], LONG)[0].text
+    due = due or one_process(secret)
     logging.getLogger("neoxlib").addHandler(Teller(logging.ERROR))
     start = time.time()
     with opened(model_dir, profile, world_size, logs) as session:
@@ -61,6 +65,12 @@ def called(model_dir: str, profile: str, world_size: str, logs: str, secret: str
             while answered(session, secret, due, SHORT if word == "call\n" else LONG):
                 if word == "call\n" or select.select([sys.stdin], [], [], 0)[0]:
                     break
+
+
+def one_process(prompt: str) -> str:
+    """The answer of the shipped model in one process."""
+    alone = neoxlib.load(MODEL_DIR, dtype="float32", device="cpu")
+    return alone.generate([prompt], max_new_tokens=LONG)[0].text
 
 
 def answered(session: neoxlib.Session, prompt: str, due: str, count: int) -> bool:

@@ -85,6 +85,7 @@ def run(lines: Lines, names: Sequence[str]) -> None:
                 STEPS[name](bench)
             except (subprocess.SubprocessError, AssertionError, StopIteration, OSError) as error:
                 lines.add("runs to its end", False, f"{type(error).__name__}: {error}")
+            write_page(lines)  # what a run that is broken off has found stays
 
 
 def write_page(lines: Lines) -> None:
