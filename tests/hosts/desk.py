@@ -59,9 +59,20 @@ class Desk:
                 return found
 
     def answer(self) -> dict[str, Any]:
-        """One short call, and what came of it."""
+        """One short call, and what came of it; not what calls before it still say."""
+        asked = time.time()
         self.ask("call")
-        return self.hear("answer")
+        found = self.hear("answer")
+        while "error" not in found and found["at"] - found["seconds"] < asked:
+            found = self.hear("answer")
+        return found
+
+    def answer_over(self, moment: float) -> dict[str, Any]:
+        """The answer that was being given at a moment, or the error that ended it."""
+        found = self.hear("answer")
+        while found["at"] < moment:
+            found = self.hear("answer")
+        return found
 
     def close(self) -> None:
         """Close the session, and wait for its process."""
