@@ -11,6 +11,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,6 @@ from neoxlib.process import python
 from neoxlib.ranks.memory_kills import cause_of_kill, memory_kills
 from neoxlib.ranks.worker import RANK_LOGS
 
-BEAT_SECONDS = 1.0
 SILENT_SECONDS = 10.0  # then the other end counts as lost
 TICK_SECONDS = 0.1
 STOP_SECONDS = 2.0  # between SIGTERM and SIGKILL
@@ -37,6 +37,7 @@ PIECE = 1 << 16  # bytes of a log in one line
 
 def main() -> None:
     """Serve one link over standard input and output."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # of mpiexec or srun: the ranks end
     lines = _lines(sys.stdin.fileno(), 60.0)
     asked = next(lines, None)
     if asked is None:
