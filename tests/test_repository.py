@@ -105,6 +105,7 @@ ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_step_pages",
     "test_pages_in_chinese",
     "test_ci_page",
+    "test_batch_page",
     "test_cli",
     "test_wheel",
     "test_lm_eval",
