@@ -42,13 +42,16 @@ def test_rows_of_steps_that_were_run_replace_theirs_and_others_stay(monkeypatch,
     rows = "| step | law | holds | found |\n|---|---|---|---|\n| survey | a | yes | b |\n"
     rows += "| cut | c | yes | d |\n"
     page.write_text(f"before\n{verify.START}\n\n{rows}\n{verify.END}\nafter\n")
-    monkeypatch.setattr(verify, "PAGE", page)
+    other = tmp_path / "other.md"
+    other.write_text(f"vor\n{verify.START}\n{verify.END}\nnach\n")
+    monkeypatch.setattr(verify, "PAGES", (page, other))
     verify.write_page(Lines(rows=[("cut", "c", False, "e | f")]))
     text = page.read_text()
     assert "| survey | a | yes | b |\n| cut | c | **no** | e / f |" in text
     assert text.startswith("before\n") and text.endswith("after\n")
+    assert other.read_text() == text.replace("before", "vor").replace("after", "nach")
 
 
 @pytest.mark.parametrize("name", list(verify.STEPS))
 def test_every_step_is_named_in_the_page(name: str):
-    assert f"`{name}`" in verify.PAGE.read_text(encoding="utf-8")
+    assert f"`{name}`" in verify.PAGES[0].read_text(encoding="utf-8")
