@@ -99,7 +99,7 @@ def ours(line: str) -> list[str]:
 
 
 def test_every_kind_of_block_is_checked():
-    # text: drawings; yaml and bash: tests/test_ci_page.py runs them
+    # text: drawings; yaml and bash: tests/test_ci_page.py and test_batch_page.py run them
     assert {block.language for block in BLOCKS} == {"", "python", "text", "yaml", "bash"}
     assert len(SHELL) > 20 and len(PYTHON) > 1
 
@@ -115,6 +115,9 @@ def test_a_command_in_a_block_can_be_typed(
             (tmp_path / name).touch()
     if first == "make":
         assert rest and all(is_target(name) for name in rest)
+    elif first == "sbatch":  # what follows a script of docs/batch.md goes to `report`
+        script = next(n for n, name in enumerate(rest) if name.endswith(".sbatch"))
+        parse("neoxlib", ["report", "03", *rest[script + 1 :]])
     elif first not in ELSEWHERE and rest[:2] != ["-m", "pip"]:
         assert ours(line), line
         parse("neoxlib", ours(line))

@@ -2,13 +2,15 @@
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from neoxlib.errors import SettingsError
+from neoxlib.errors import RankError, SettingsError
 from neoxlib.exam.data.load import Task
 from neoxlib.exam.profiles import Profile
 from neoxlib.exam.prompts import build_prompts
@@ -25,7 +27,7 @@ GENERATE_SLOTS = 8192
 OnProgress = Callable[[int, int], None]  # called with (done, total)
 Item = TypeVar("Item")  # what engines share
 Result = TypeVar("Result")  # what an engine makes of an item
-Arrival = tuple[Item, Result] | BaseException | None  # None: a thread is done
+Arrival = tuple[Item, Result] | BaseException | None  # or Lost; None: a thread is done
 
 
 class Asker:
@@ -130,63 +132,105 @@ def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 class WorkQueue(Generic[Item]):
-    """Items that several threads take in turn. `close` ends it for all of them."""
+    """Items that several threads take in turn. `close` ends it for all of them.
+
+    It ends by itself when every item is done: one that a thread gives back goes to another.
+    """
 
     def __init__(self, items: Iterable[Item]) -> None:
         self.items = iter(items)
-        self.lock = threading.Lock()
+        self.returned: deque[Item] = deque()
+        self.taken = 0  # that are not done
+        self.changed = threading.Condition()
         self.closed = False
 
     def __iter__(self) -> "WorkQueue[Item]":
         return self
 
     def __next__(self) -> Item:
-        with self.lock:
-            if self.closed:
-                raise StopIteration
-            return next(self.items)
+        with self.changed:
+            while not self.closed:
+                for item in self._next():
+                    self.taken += 1
+                    return item
+                if not self.taken:
+                    break
+                self.changed.wait()
+            raise StopIteration
+
+    def done(self) -> None:
+        """Say that an item that was taken is done."""
+        with self.changed:
+            self.taken -= 1
+            self.changed.notify_all()
+
+    def give_back(self, item: Item) -> None:
+        """Leave an item that was taken to another thread."""
+        self.returned.append(item)
+        self.done()
 
     def close(self) -> None:
         """Hand out no further item."""
-        self.closed = True
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+
+    def _next(self) -> list[Item]:
+        """The next item, if there is one now."""
+        return [self.returned.popleft()] if self.returned else list(islice(self.items, 1))
 
 
 def share_out(
     engines: Sequence["Inference"],
     items: Iterable[Item],
     do: Callable[["Inference", Item], Result],
+    lost: Callable[[int, RankError], None] = lambda n, error: None,
 ) -> Iterator[tuple[Item, Result]]:
     """Yield (item, `do(engine, item)`) as they complete; an idle engine takes the next item.
 
-    After an error, or when the caller stops, no further item is begun, and running ones are
-    waited for.
+    An engine that ends with a RankError leaves its item to the others, and `lost` is told its
+    number; the error of the last one is raised. After another error, or when the caller stops, no
+    further item is begun, and running ones are waited for.
     """
     if len(engines) == 1:  # without a thread, an interrupt reaches the ranks at once
         yield from ((item, do(engines[0], item)) for item in items)
         return
     work = WorkQueue(items)
     results = queue.SimpleQueue()
-    threads = [threading.Thread(target=_serve, args=(one, work, do, results)) for one in engines]
+    rows = enumerate(engines)
+    threads = [threading.Thread(target=_serve, args=(*row, work, do, results)) for row in rows]
     for thread in threads:
         thread.start()
+    left = len(threads)
     try:
-        for _ in threads:
-            yield from iter(lambda: _result(results), None)
+        while left:
+            result = results.get()
+            if isinstance(result, Lost) and left > 1:
+                left -= 1
+                lost(*result)
+            elif isinstance(result, Lost):
+                raise result.error
+            elif isinstance(result, BaseException):
+                raise result
+            elif result is None:
+                left -= 1
+            else:
+                yield result
     finally:
         work.close()
         for thread in threads:
             thread.join()
 
 
-def _result(results: "queue.SimpleQueue[Arrival[Item, Result]]") -> tuple[Item, Result] | None:
-    """The next result; None when a thread is done. Raises what a thread raised."""
-    result = results.get()
-    if isinstance(result, BaseException):
-        raise result
-    return result
+class Lost(NamedTuple):
+    """An engine that has ended: its number and why."""
+
+    number: int
+    error: RankError
 
 
 def _serve(
+    number: int,
     engine: "Inference",
     work: WorkQueue[Item],
     do: Callable[["Inference", Item], Result],
@@ -194,7 +238,13 @@ def _serve(
 ) -> None:
     try:
         for item in work:
-            results.put((item, do(engine, item)))
+            try:
+                results.put((item, do(engine, item)))
+            except RankError as error:
+                results.put(Lost(number, error))
+                work.give_back(item)
+                return
+            work.done()
     except BaseException as error:
         results.put(error)
     results.put(None)

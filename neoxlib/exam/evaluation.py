@@ -3,6 +3,7 @@
 A run that was killed continues from its journal.
 """
 
+import logging
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neoxlib.errors import SettingsError
+from neoxlib.errors import RankError, SettingsError
 from neoxlib.exam.ask import Asker, share_out
 from neoxlib.exam.data.load import Task
 from neoxlib.exam.journal import Journal, QuestionKey, key, question_key
@@ -25,6 +26,7 @@ from neoxlib.workbook.progress import Progress
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
 
+log = logging.getLogger("neoxlib")
 # Most questions of one subject that are asked, and kept in the journal, together.
 PORTION = 64
 NONE = ""  # predicted for a question that is not asked or whose answer names no choice
@@ -44,9 +46,10 @@ def evaluate(
     Returns RESULT_COLUMNS. Answers are saved in the file `journal` as they come; those found there,
     or with `resume` in an earlier run's folder, are not asked for again, and their number is
     printed. A portion of a subject is asked as a whole, so that a resumed run computes what an
-    unbroken one does. The groups of a Session share the portions. Raises SettingsError for answers
-    the tokenizer merges with the cue, for scores that are not finite and for a journal of another
-    key, DataError for a damaged one. An error of the model stops the run.
+    unbroken one does. The groups of a Session share the portions; one that is lost leaves its own
+    to the others, which is printed. Raises SettingsError for answers the tokenizer merges with the
+    cue, for scores that are not finite and for a journal of another key, DataError for a damaged
+    one. An error of the model stops the run.
     """
     if resume and not journal:
         raise SettingsError("resume goes on in a journal of its own: name a file in journal")
@@ -57,8 +60,8 @@ def evaluate(
     with open_journal as kept, Progress(len(questions), len(questions), "questions") as bar:
         evaluation = Evaluation(task, asker, kept, bar)
         answered = evaluation.answer(engine.groups, questions)
-    if evaluation.told:  # not before: progress clears what a cell has shown
-        print(evaluation.told)
+    for told in evaluation.told:  # not before: progress clears what a cell has shown
+        print(told)
     return _graded(questions, answered, task.choices, profile)
 
 
@@ -76,7 +79,7 @@ class Evaluation:
         self.journal = journal
         self.progress = progress
         self.questions: dict[int, Question] = {}  # by their row
-        self.told = ""  # what was taken over from the journal, if anything
+        self.told: list[str] = []  # what was taken over from the journal, and groups that were lost
         self.lock = threading.Lock()  # of the progress bar: each group of ranks has its thread
 
     def answer(self, engines: Sequence["Inference"], questions: pd.DataFrame) -> list[Question]:
@@ -84,8 +87,8 @@ class Evaluation:
         portions = self._open(questions)
         if self.journal and self.journal.answers:
             portions = iter([*portions])
-            self.told = self._taken_over(questions)
-        for portion, answers in share_out(engines, portions, self._ask):
+            self.told.append(self._taken_over(questions))
+        for portion, answers in share_out(engines, portions, self._ask, self._lose):
             for question, answer in zip(portion, answers, strict=True):
                 question.answer = answer
             if self.journal:
@@ -137,9 +140,19 @@ class Evaluation:
             shown = done * len(portion) // total
             self._advance(portion[0].row["subject"], shown - before)
 
-        answers = self.asker.ask(engine, [question.ids for question in portion], on_progress)
+        try:
+            answers = self.asker.ask(engine, [question.ids for question in portion], on_progress)
+        except RankError:
+            on_progress(0, 1)  # another group asks them anew
+            raise
         on_progress(1, 1)
         return answers
+
+    def _lose(self, group: int, error: RankError) -> None:
+        why = str(error).splitlines()[0]
+        told = f"group {group} of ranks was lost, and its questions went to the others: {why}"
+        log.warning("%s", told)
+        self.told.append(told)
 
     def _advance(self, subject: str, questions: int) -> None:
         with self.lock:

@@ -1,7 +1,6 @@
-"""Ask a host what it is: its Python runs the text of `probe.py`, over ssh or in a process here."""
+"""Ask a host what it is: its Python runs the text of `probe.py`, there or in a process here."""
 
 import json
-import shlex
 import subprocess
 import sys
 import threading
@@ -10,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from neoxlib.errors import NeoXError
+from neoxlib.hosts.ways import SSH, Ssh, Way
 
-# No question of ssh may wait for an answer, and a host that is away is given up soon.
-SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=8")
 PROBE = Path(__file__).with_name("probe.py")
 # Reads the length of a program, then the program, and leaves what follows to it.
 READ = (
@@ -25,7 +23,7 @@ LAST_WORDS = 2000
 
 
 class Silent(NeoXError):
-    """A host that does not answer: `code` is how its ssh or Python ended, `said` its last words."""
+    """A host that does not answer: `code` is how its way or Python ended, `said` its last words."""
 
     def __init__(self, code: int | None, said: str) -> None:
         super().__init__(f"exit code {code}: {said}" if code is not None else said)
@@ -34,11 +32,11 @@ class Silent(NeoXError):
 
 
 class Probe:
-    """A host that answers. `host` is a name for ssh, or "" for this machine."""
+    """A host that answers. `host` is a name for its `way`, ssh by default, or "" for here."""
 
-    def __init__(self, host: str, python: str) -> None:
+    def __init__(self, host: str, python: str, way: Way | None = None) -> None:
         words = [python, "-c", READ]
-        command = [*SSH, "--", host, shlex.join(words)] if host else words
+        command = (way or Ssh(SSH)).reach(host, words) if host else words
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.process = subprocess.Popen(command, start_new_session=True, **pipes)
         self.said = b""

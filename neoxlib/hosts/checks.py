@@ -1,5 +1,6 @@
 """Whether hosts can work together: pure functions of what each says of itself."""
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from ipaddress import IPv4Network, ip_address
 from typing import Any
 
 from neoxlib.hosts.rows import HostRow, Status
+from neoxlib.hosts.ways import Srun, Ssh, Way
 from neoxlib.machine.hccl_rules import ports
 
 PACKAGES = ("torch", "torch_npu", "ipyparallel", "pyzmq", "safetensors", "transformers", "numpy")
@@ -14,11 +16,13 @@ MUST_AGREE = ("torch", "torch_npu", "ipyparallel")  # another version of the res
 CLOCK_SECONDS = 0.5  # between the clocks of two hosts; logs are compared by time
 HERE = "this machine"
 MODEL = "the same files on every host"
+# How mpiexec and srun say that a program is not there.
+NO_PROGRAM = re.compile(r"execve|could not access|execvp|No such file")
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one host answered. `host` is its name for ssh, or HERE for the machine that asks."""
+    """What one host answered. `host` is its name for its way, or HERE for the one that asks."""
 
     host: str
     ranks: int = 0
@@ -31,6 +35,7 @@ class Answers:
     network: str = ""  # of the ranks
     reached: dict[str, str] = field(default_factory=dict)  # host: the error of connecting to it
     seconds: dict[str, float] = field(default_factory=dict)  # host: of one that was reached
+    way: Way = field(default_factory=Ssh)
 
     @property
     def name(self) -> str:
@@ -41,9 +46,10 @@ class Answers:
 Check = Callable[[Answers, Sequence[Answers]], HostRow]
 
 
-def silent(host: str, code: int | None, said: str, python: str) -> HostRow:
+def silent(host: str, code: int | None, said: str, python: str, way: Way | None = None) -> HostRow:
     """Say why a host did not answer."""
-    needed = "an ssh that asks nothing, and Python at the other end"
+    way = way or Ssh()
+    needed = f"{way.name} gets there and asks nothing, and finds Python"
     words = " ".join(said.split()) or "nothing was said"
     found = words if code is None else f"{words} (exit code {code})"
     repairs = {
@@ -56,11 +62,12 @@ def silent(host: str, code: int | None, said: str, python: str) -> HostRow:
         "No route to host": f"ip route get {shlex.quote(host)}",
     }
     repair = next((line for words, line in repairs.items() if words in said), "")
-    if not repair and code in (126, 127):
-        return _row(
-            host, "Python", False, found, python, "neoxlib cluster --python /path/to/python"
-        )
-    fallback = f"ssh -v {shlex.quote(host)} {shlex.quote(python)} --version"
+    missing = code in (126, 127) or (python in said and NO_PROGRAM.search(said))
+    if not repair and missing:
+        repair = "neoxlib cluster --python /path/to/python"
+        return _row(host, "Python", False, found, python, repair)
+    typed = way.typed(host).replace("ssh ", "ssh -v ", 1)
+    fallback = f"{typed} {shlex.quote(python)} --version"
     return _row(host, "reached", False, found, needed, repair or fallback)
 
 
@@ -75,7 +82,8 @@ def neoxlib(one: Answers, all_: Sequence[Answers]) -> HostRow:
     due = all_[0].facts["source"]
     source = one.facts["source"]
     wheel = "python -m pip wheel --no-deps -w dist . && "
-    wheel += f"rsync -a dist constraints.txt {one.host}: && "
+    if not isinstance(one.way, Srun):  # its nodes see the folder that srun is started in
+        wheel += f"rsync -a dist constraints.txt {one.host}: && "
     repair = wheel + _pip(one, "--force-reinstall dist/neoxlib-*.whl -c constraints.txt")
     found = f"source {source[:12]}" if source else "not installed"
     return _row(one.host, "neoxlib", source == due, found, f"source {due[:12]}", repair)
@@ -158,7 +166,7 @@ def reaches(one: Answers, all_: Sequence[Answers]) -> HostRow:
 def model(one: Answers, all_: Sequence[Answers]) -> HostRow:
     mine, due = one.model or {}, _first_model(all_)
     if not mine.get("there"):
-        repair = f"rsync -a {mine.get('path')}/ {one.host}:{mine.get('path')}/"
+        repair = _copy(one, all_, "-a", str(mine.get("path")))
         return _row(one.host, "model", False, f"no model in {mine.get('path')}", MODEL, repair)
     differ = {
         file
@@ -170,7 +178,7 @@ def model(one: Answers, all_: Sequence[Answers]) -> HostRow:
     found = f"{len(mine['files'])} files, {how}; {mine['kind'] or 'disk of unknown kind'}"
     if differ:
         found = f"other or missing files: {', '.join(sorted(differ))}"
-    repair = f"rsync -ac --delete {mine['path']}/ {one.host}:{mine['path']}/"
+    repair = _copy(one, all_, "-ac --delete", mine["path"])
     return _row(one.host, "model", not differ, found, MODEL, repair)
 
 
@@ -207,7 +215,14 @@ def _first_model(all_: Sequence[Answers]) -> dict[str, Any]:
 
 
 def _pip(one: Answers, what: str, verb: str = "install") -> str:
-    return f"ssh {one.host} {one.facts['executable']} -m pip {verb} {what}"
+    return f"{one.way.typed(one.host)} {one.facts['executable']} -m pip {verb} {what}"
+
+
+def _copy(one: Answers, all_: Sequence[Answers], options: str, path: str) -> str:
+    """The command that copies a folder of this machine to a host."""
+    if isinstance(one.way, Srun):
+        return f"{one.way.typed(one.host)} rsync {options} {all_[0].name}:{path}/ {path}/"
+    return f"rsync {options} {path}/ {one.host}:{path}/"
 
 
 def _row(

@@ -38,3 +38,19 @@ def own_address(network: str) -> str:
         f"{socket.gethostname()} has no address in {network}, the network of the ranks; it has "
         f"{found}. Name another one with: neoxlib cluster --network"
     )
+
+
+def address_towards(host: str) -> str:
+    """This machine's address in the network that `host` is reached by; "" if none is found.
+
+    A name may resolve to the loopback on its own host, as Debian has it: that is no network.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(
+                (host.rpartition("@")[2], 9)
+            )  # sends nothing: it only picks the interface
+        except OSError:
+            return ""
+        found = probe.getsockname()[0]
+    return "" if ip_address(found).is_loopback else found

@@ -2,8 +2,9 @@
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 from IPython.core.profiledir import ProfileDir, ProfileDirError
 from IPython.paths import get_ipython_dir
@@ -13,9 +14,10 @@ from traitlets.config.loader import ConfigFileNotFound, PyFileConfigLoader
 from neoxlib.errors import SettingsError
 from neoxlib.files import overwrite
 from neoxlib.hosts.network import NETWORK
+from neoxlib.hosts.slurm import Partition
 from neoxlib.workbook.table import NotAsked, Table
 
-OVER_SSH = "neoxlib.ranks.over_ssh.HostsLauncher"  # the launcher that such a profile names
+OVER_HOSTS = "neoxlib.ranks.over_ssh.HostsLauncher"  # the launcher that such a profile names
 FILE = "ipcluster_config.py"
 MARK = "# Written by neoxlib cluster"
 TEXT = """\
@@ -25,7 +27,7 @@ c = get_config()  # noqa: F821
 c.Cluster.engine_launcher_class = {launcher!r}
 c.Cluster.controller_ip = {address!r}  # of this machine, in the network of the ranks
 c.Cluster.controller_location = {address!r}
-c.HostsLauncher.hosts = {hosts!r}
+{where}
 c.HostsLauncher.remote_python = {python!r}
 c.EngineLauncher.environment = {environment!r}
 """
@@ -33,26 +35,51 @@ c.EngineLauncher.environment = {environment!r}
 
 @dataclass(frozen=True)
 class HostsProfile:
-    """What a profile says: ranks of each host, the network, this machine's address, the Python."""
+    """What a profile says: ranks of each host, the network, this machine's address, the Python.
+
+    Hosts are reached by ssh, or by the command `mpi`, which a host's name follows. With `slurm`
+    there are no `hosts`: Slurm chooses them for each session.
+    """
 
     hosts: dict[str, int]
     network: str
     address: str
     python: str = sys.executable
+    mpi: tuple[str, ...] = ()
+    slurm: Partition | None = None
 
     def text(self, name: str) -> str:
         """The profile's file."""
-        words = " ".join(f"{host}:{ranks}" for host, ranks in self.hosts.items())
-        command = f"neoxlib cluster --ssh {words} --network {self.network} --profile {name}"
         return TEXT.format(
             mark=MARK,
-            command=command,
-            launcher=OVER_SSH,
+            command=f"neoxlib cluster {self._asked()} --network {self.network} --profile {name}",
+            launcher=OVER_HOSTS,
             address=self.address,
-            hosts=self.hosts,
+            where="\n".join(f"c.HostsLauncher.{k} = {v!r}" for k, v in self._where().items()),
             python=self.python,
             environment={NETWORK: self.network},
         )
+
+    def _where(self) -> dict[str, Any]:
+        """What the launcher is told of the hosts."""
+        if self.slurm:
+            return {"slurm": astuple(self.slurm)}
+        return {"hosts": self.hosts} | ({"mpi_cmd": list(self.mpi)} if self.mpi else {})
+
+    def _asked(self) -> str:
+        """The options that make this profile."""
+        if self.slurm:
+            each = f" --ranks-per-node {self.slurm.ranks_per_node}"
+            return f"--slurm {self.slurm.name} --nodes {self.slurm.nodes}{each}"
+        words = " ".join(f"{host}:{ranks}" for host, ranks in self.hosts.items())
+        return "--mpi HOSTFILE" if self.mpi else f"--ssh {words}"
+
+    @property
+    def room(self) -> int:
+        """The ranks that it has places for."""
+        if self.slurm:
+            return self.slurm.nodes * self.slurm.ranks_per_node
+        return sum(self.hosts.values())
 
 
 def write_profile(name: str, profile: HostsProfile) -> Path:
@@ -100,12 +127,14 @@ def read_config(folder: str | os.PathLike[str]) -> Config:
 def read_profile(name: str) -> HostsProfile | None:
     """Return what a profile of `neoxlib cluster` says; None for one with other launchers."""
     config = read_config(find_profile(name))
-    if config.Cluster.get("engine_launcher_class") != OVER_SSH:
+    if config.Cluster.get("engine_launcher_class") != OVER_HOSTS:
         return None
     launcher = config.HostsLauncher
     network = config.EngineLauncher.get("environment", {}).get(NETWORK, "")
     address = config.Cluster.get("controller_ip", "")
-    return HostsProfile(dict(launcher.hosts), network, address, launcher.remote_python)
+    hosts, mpi = dict(launcher.get("hosts", {})), tuple(launcher.get("mpi_cmd", ()))
+    slurm = Partition(*launcher.slurm) if "slurm" in launcher else None
+    return HostsProfile(hosts, network, address, launcher.remote_python, mpi, slurm)
 
 
 def profile_table(name: str) -> Table | NotAsked:
@@ -114,8 +143,12 @@ def profile_table(name: str) -> Table | NotAsked:
     if profile is None:
         other = f"The launchers of {name} are not by neoxlib cluster: see its {FILE}."
         return NotAsked(other if name else "No cluster_profile: the ranks start on this machine.")
+    hosts = profile.hosts
+    if slurm := profile.slurm:  # which nodes is Slurm's choice, anew for each session
+        nodes = range(1, slurm.nodes + 1)
+        hosts = {f"{slurm.name}, node {node}": slurm.ranks_per_node for node in nodes}
     rows, first = [], 0
-    for host, ranks in profile.hosts.items():
+    for host, ranks in hosts.items():
         rows.append((host, ranks, f"{first} to {first + ranks - 1}", profile.network))
         first += ranks
     return Table(("host", "ranks", "which", "network"), rows)

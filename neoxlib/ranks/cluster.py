@@ -19,7 +19,7 @@ from neoxlib.errors import NeoXError, RankError
 from neoxlib.ranks import hanging, launch, worker
 from neoxlib.ranks.outcome import Hear, Listener, Outcome, arrived, error_of, hand_on, in_step
 from neoxlib.ranks.placement import order_by_host
-from neoxlib.ranks.post_mortem import RankLogs, first_of, silent_one, told
+from neoxlib.ranks.post_mortem import RankLogs, first_of, silent_one, together, told
 from neoxlib.ranks.surroundings import host_of
 
 # How long the other ranks may still take once one has failed or all were asked to stop.
@@ -254,8 +254,8 @@ class Ranks:
             # The launcher's own output.
             output = "" if self.local else self._cluster.engine_set.get_output()
             first = first_of(self._logs.explain(self.members), dead)
-            why = [dead[first], *(text for r, text in dead.items() if r != first)]
-            raise self._down(f"{'; '.join(why)} ({when})", output and f"\n{output}", first)
+            why = f"{together(dead, {r: self._who(r) for r in dead}, first)} ({when})"
+            raise self._down(why, output and f"\n{output}", first)
 
     def _refuse_hanging(self, when: str) -> None:
         stuck = self._watch.hanging(self._watched)

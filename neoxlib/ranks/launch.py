@@ -19,7 +19,8 @@ from traitlets import Unicode
 from traitlets.config import Config
 
 from neoxlib.errors import SettingsError
-from neoxlib.hosts.profile import OVER_SSH, find_profile, read_config
+from neoxlib.hosts.network import NETWORK, own_address
+from neoxlib.hosts.profile import OVER_HOSTS, find_profile, read_config
 from neoxlib.machine.runtime import torch_must_load
 from neoxlib.process import prepare_children, python
 from neoxlib.ranks.memory_kills import MemoryKills, cause_of_kill, memory_kills
@@ -104,8 +105,8 @@ def new_cluster(
     only this user can enter.
     """
     profile = read_config(profile_dir) if profile_dir else Config()
-    over_ssh = profile.Cluster.get("engine_launcher_class") == OVER_SSH
-    watched = over_ssh or profile_dir is None
+    over_hosts = profile.Cluster.get("engine_launcher_class") == OVER_HOSTS
+    watched = over_hosts or profile_dir is None
     config = _launcher_config(env, log_dir, scratch, profile, watched)
     place: dict[str, Any] = {"profile_dir": profile_dir, "load_profile": True}
     if watched:
@@ -151,6 +152,9 @@ def _launcher_config(
     config.RankLauncher.engine_cmd = [*entry, "engine", *driver]
     # Another IPYTHONDIR, so that the user's start-up scripts do not run.
     config.RankLauncher.environment = env | {"IPYTHONDIR": scratch}
+    if profile.HostsLauncher.get("slurm"):  # this machine may be another node each time
+        address = own_address(config.EngineLauncher.environment[NETWORK])
+        config.Cluster.controller_ip = config.Cluster.controller_location = address
     config.RankLauncher.log_dir = config.HostsLauncher.log_dir = str(log_dir)
     return config
 
@@ -251,17 +255,17 @@ def _close_client(answer: Future) -> None:
         answer.result().close()
 
 
-def ending(code: int | None, kills: MemoryKills = NO_COUNTS) -> str:
+def ending(code: int | None, kills: MemoryKills = NO_COUNTS, cause: str = "") -> str:
     """Put in words how a process with this exit code ended; None for an unknown exit code.
 
-    `kills` are the kernel's counts before: they tell who sent a SIGKILL.
+    `kills` are the kernel's counts before: they tell who sent a SIGKILL, unless `cause` does.
     """
     if code is None:
         return "has ended (its exit code is not known)"
     if code >= 0:
         return f"ended with exit code {code}"
     if -code == signal.SIGKILL:
-        return f"was killed by SIGKILL, {cause_of_kill(kills)}"
+        return f"was killed by SIGKILL, {cause or cause_of_kill(kills)}"
     return ENDINGS.get(-code) or f"was ended by {signal.Signals(-code).name}"
 
 

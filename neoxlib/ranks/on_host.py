@@ -2,14 +2,16 @@
 
 `over_ssh.py` runs `python -m neoxlib.ranks.on_host` on each host. Lines of JSON go both ways. The
 first one that comes says what to start; then a beat comes every second, and the number of a signal
-for a rank. Back go each rank's log and how it ended. When the link closes, or nothing comes
-for SILENT_SECONDS, all ranks end: a lost driver or network leaves no process behind.
+for a rank. Back go each rank's log and how it ended, and which other hosts of the session are not
+heard in the network of the ranks (see `hosts.beats`). When the link closes, or nothing comes for
+SILENT_SECONDS, all ranks end: a lost driver or network leaves no process behind.
 """
 
 import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,10 +22,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from neoxlib.errors import SettingsError
+from neoxlib.hosts.beats import Beats
+from neoxlib.hosts.network import NETWORK, own_address
 from neoxlib.process import python
+from neoxlib.ranks.memory_kills import cause_of_kill, memory_kills
 from neoxlib.ranks.worker import RANK_LOGS
 
-BEAT_SECONDS = 1.0
 SILENT_SECONDS = 10.0  # then the other end counts as lost
 TICK_SECONDS = 0.1
 STOP_SECONDS = 2.0  # between SIGTERM and SIGKILL
@@ -32,6 +37,7 @@ PIECE = 1 << 16  # bytes of a log in one line
 
 def main() -> None:
     """Serve one link over standard input and output."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # of mpiexec or srun: the ranks end
     lines = _lines(sys.stdin.fileno(), 60.0)
     asked = next(lines, None)
     if asked is None:
@@ -68,9 +74,12 @@ class RanksHere:
         self.folder = folder
         self.processes: dict[int, subprocess.Popen] = {}
         self.sent = dict.fromkeys(asked["ranks"], 0)  # bytes of each rank's log
+        self.beats = _beats(asked["env"].get(NETWORK, ""))
+        self.told: dict[str, Any] = {"unheard": [], "strangers": []}
 
     def start(self) -> None:
         """Start the ranks; none of them reads the link or writes to it."""
+        self.kills = memory_kills()  # before any rank
         places = dict.fromkeys(("IPYTHONDIR", "IPP_PROFILE_DIR", RANK_LOGS), str(self.folder))
         env = os.environ | self.asked["env"] | places
         entry = python("neoxlib.ranks.worker", "main", "sys.argv[1:]")
@@ -89,16 +98,32 @@ class RanksHere:
 
     def _report(self) -> None:
         running = dict(self.processes)
+        if self.beats is not None:
+            _say(at=self.beats.place)
         while True:
             ended = [rank for rank, process in running.items() if process.poll() is not None]
             for rank in self.sent:
                 self._send_log(rank)
             for rank in ended:
-                _say(ended=rank, code=running.pop(rank).returncode)
+                code = running.pop(rank).returncode
+                _say(ended=rank, code=code, cause=cause_of_kill(self.kills) if code < 0 else "")
+            if self.beats is not None:
+                self._tell_of_silence()
             time.sleep(TICK_SECONDS)
 
+    def _tell_of_silence(self) -> None:
+        """Say who is not heard, when that changes."""
+        silence = self.beats.silence
+        unheard, strangers = silence.cut_off(), silence.strangers()
+        told = {"unheard": list(unheard), "strangers": strangers}
+        if told != self.told:
+            _say(unheard=unheard, strangers=strangers)
+            self.told = told
+
     def obey(self, line: dict[str, Any]) -> None:
-        """Send a rank the signal that a line names; a beat asks for nothing."""
+        """Send a rank the signal that a line names, or begin to beat; a beat asks for nothing."""
+        if "places" in line and self.beats is not None:
+            self.beats.begin(line["own"], line["places"], bytes.fromhex(line["key"]))
         process = self.processes.get(line.get("rank", -1))
         if process is not None and process.poll() is None:
             process.send_signal(line["signal"])
@@ -124,6 +149,14 @@ class RanksHere:
             while piece := file.read(PIECE):
                 _say(log=rank, text=piece.decode("latin-1"))  # bytes as they are
                 self.sent[rank] += len(piece)
+
+
+def _beats(network: str) -> Beats | None:
+    """Beats in the network of the ranks; None without one, and where this host is not in it."""
+    try:
+        return Beats(own_address(network)) if network else None
+    except SettingsError:  # which the ranks will raise, too
+        return None
 
 
 def _say(**words: Any) -> None:

@@ -1,14 +1,15 @@
-"""Start ranks on other hosts by ssh: one connection a host, which the ranks do not outlive.
+"""Start ranks on other hosts: one connection a host, which the ranks do not outlive.
 
-ipyparallel's own ssh launchers take seven connections and four Pythons a rank, leave the ranks
-running when the connection is cut, and ask once a minute whether they still run.
+The connection is ssh, mpiexec or srun (see `hosts.ways`). ipyparallel's own launchers for ssh take
+seven connections and four Pythons a rank, leave the ranks running when the connection is cut, and
+ask once a minute whether they still run; those for MPI and Slurm know neither which rank runs where
+nor how it ended, and a job of Slurm's outlives a driver that is killed.
 """
 
 import asyncio
 import json
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -22,37 +23,28 @@ from typing import Any
 from ipyparallel.cluster.launcher import EngineLauncher
 from traitlets import Dict, List, Unicode
 
-from neoxlib.errors import SettingsError
-from neoxlib.hosts.asking import SSH
+from neoxlib.hosts.checks import HERE
+from neoxlib.hosts.hearing import Hearing
+from neoxlib.hosts.network import NETWORK
+from neoxlib.hosts.relay import RELAY
+from neoxlib.hosts.shares import GROUP, share_of
+from neoxlib.hosts.slurm import Allocation, Partition
+from neoxlib.hosts.ways import OPTIONS, SSH, Mpiexec, Ssh, Way
+from neoxlib.process import python
 from neoxlib.ranks.launch import ending
-from neoxlib.ranks.on_host import BEAT_SECONDS
 from neoxlib.ranks.worker import log_file
 
 log = logging.getLogger("neoxlib")
 CLOSE_SECONDS = 6.0  # for a host to end its ranks
+OWN_SECONDS = 20.0  # for mpiexec and srun to end after that, with their own daemons
+END_SECONDS = 2.0  # between SIGTERM and SIGKILL
+AWAY_SECONDS = 1.0  # the same, for one that may not hear: it ends them by itself
+TICK_SECONDS = 0.1
+SETTLE_SECONDS = 0.5  # after an end: others that belong to it are told with it
+IDLE_SECONDS = 2.0  # then no call has told the user
 LAST_WORDS = 2000  # characters of what ssh says
-# ssh gives up after 8 s without an answer; a connection that others share would outlive this one.
-ALIVE = ("ServerAliveInterval=2", "ServerAliveCountMax=3", "ControlMaster=no", "ControlPath=none")
-OPTIONS = tuple(word for option in ALIVE for word in ("-o", option))
-# Hands lines on to a command, and a beat where none came for a second.
-RELAY = f"""
-import os, select, subprocess, sys
-to = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE)
-piece = b"\\n"
-try:
-    while piece and to.poll() is None:
-        if select.select([0], [], [], {BEAT_SECONDS})[0]:
-            piece = os.read(0, 65536)
-            to.stdin.write(piece)
-        elif piece.endswith(b"\\n"):
-            to.stdin.write(b'{{"beat": 1}}\\n')
-        to.stdin.flush()
-    to.stdin.close()
-except BrokenPipeError:
-    pass
-code = to.wait()
-os._exit(code if code >= 0 else 255)
-"""
+ON_HOST = ("-P", "-m", "neoxlib.ranks.on_host")
+Hear = Callable[[str, Mapping[str, Any]], None]
 
 
 class Link:
@@ -62,12 +54,22 @@ class Link:
     beat; and ssh itself asks whether the host is there.
     """
 
-    def __init__(self, host: str, ranks: list[int], command: list[str], log_dir: Path) -> None:
+    def __init__(
+        self,
+        host: str,
+        ranks: list[int],
+        command: list[str],
+        log_dir: Path,
+        hear: Hear = lambda host, words: None,
+    ) -> None:
         self.host = host
+        self.hear = hear  # is told what the host says
         self.ranks = ranks
         self.log_dir = log_dir
         self.codes: dict[int, int] = {}  # exit codes of ranks that have ended
+        self.kills: dict[int, str] = {}  # who sent a SIGKILL, as far as the host knows
         self.said = b""  # what ssh itself said last
+        self.by = Path(command[0]).name
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         relay = [sys.executable, "-I", "-S", "-c", RELAY, *command]
         self.process = subprocess.Popen(relay, start_new_session=True, **pipes)
@@ -84,7 +86,7 @@ class Link:
     def ended(self) -> dict[int, str]:
         """How each rank ended that did."""
         lost = self._lost()
-        known = {rank: ending(code) for rank, code in self.codes.items()}
+        known = {r: ending(code, cause=self.kills[r]) for r, code in dict(self.codes).items()}
         return (dict.fromkeys(self.ranks, lost) if lost else {}) | known
 
     def _lost(self) -> str:
@@ -97,7 +99,8 @@ class Link:
         if code == 0:
             return f"is lost: {self.host} ended its ranks, having heard nothing from this machine"
         words = self.said.decode(errors="replace").strip()
-        return f"is lost: ssh to {self.host} ended with exit code {code}{words and ': '}{words}"
+        said = f"{words and ': '}{words}"
+        return f"is lost: {self.by} to {self.host} ended with exit code {code}{said}"
 
     def close(self) -> None:
         """Close the link: the host ends its ranks then."""
@@ -105,9 +108,11 @@ class Link:
             self.process.stdin.close()
 
     def end(self) -> None:
-        """End what is left of the link here."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """End what is left of the link here; mpiexec deletes its files on SIGTERM."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(self.process.pid, number)
+                self.process.wait(END_SECONDS)
         self.process.wait()
         for reader in self.readers:
             reader.join(1)
@@ -129,7 +134,9 @@ class Link:
         if "log" in words:
             self._keep(int(words["log"]), words["text"].encode("latin-1"))
         if "ended" in words:
+            self.kills[int(words["ended"])] = words["cause"]
             self.codes[int(words["ended"])] = words["code"]
+        self.hear(self.host, words)
 
     def _keep(self, rank: int, text: bytes) -> None:
         """Append to a rank's log; a full disk here must not look like a lost host."""
@@ -146,31 +153,112 @@ class Link:
 
 
 class HostsLauncher(EngineLauncher):
-    """Start ranks on `hosts`, filled in order; each rank's log comes to `log_dir` of this host."""
+    """Start ranks on `hosts`, filled in order; each rank's log comes to `log_dir` of this host.
+
+    Hosts are reached by `ssh_cmd`, or by `mpi_cmd` if that is given; with `slurm`, a partition,
+    they are nodes of a job. The variable GROUP says which of how many sessions this is.
+    """
 
     hosts = Dict(config=True, help="ranks of each host, by its name or address for ssh")
     ssh_cmd = List(Unicode(), default_value=[*SSH, *OPTIONS], config=True, help="the command ssh")
+    mpi_cmd = List(Unicode(), config=True, help="mpiexec, up to the option that names a host")
+    slurm = List(config=True, help="a partition, its nodes, and ranks of a node")
     remote_python = Unicode("python3", config=True, help="the Python of every host")
     log_dir = Unicode(config=True)
     links: tuple[Link, ...] = ()  # empty before `start`: `stop` may come first
+    watcher: Link | None = None  # this machine's in the network of the ranks
+    hearing: Hearing | None = None
+    job: Allocation | None = None
 
-    def start(self, n: int) -> None:
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._causes: dict[int, str] = {}  # why the ranks ended, once they have
+        self._stopping = threading.Event()
+
+    async def start(self, n: int) -> None:
         """Start `n` ranks. Raises SettingsError if the hosts have room for fewer."""
-        shares = divide(self.hosts, n)
-        env = {k: v for k, v in self.get_env().items() if k != "IPP_PROFILE_DIR"}
-        for host, ranks in shares.items():
-            self.links = (*self.links, Link(host, ranks, self._command(host), Path(self.log_dir)))
+        way, hosts = await self._reached(n)
+        env = {k: v for k, v in self.get_env().items() if k not in ("IPP_PROFILE_DIR", GROUP)}
+        shares = share_of(hosts, n, *self._group())
+        for host, share in shares.items():
+            command = way.reach(host, [self.remote_python, *ON_HOST])
+            self.links = (*self.links, self._link(host, share.ranks, command))
+        self._listen(env.get(NETWORK, ""))
         for link in self.links:
-            link.tell(env=env, ranks=link.ranks, args=self.engine_args)
+            own = env | shares[link.host].variables
+            link.tell(env=own, ranks=link.ranks, args=self.engine_args)
+        threading.Thread(target=self._guard, name="guard", daemon=True).start()
         self.notify_start([link.process.pid for link in self.links])
 
+    async def _reached(self, n: int) -> tuple[Way, dict[str, int]]:
+        """How the hosts are reached, and how many ranks each has room for."""
+        if not self.slurm:
+            way = Mpiexec(tuple(self.mpi_cmd)) if self.mpi_cmd else Ssh(tuple(self.ssh_cmd))
+            return way, dict(self.hosts)
+        partition = Partition(*self.slurm)
+        each = partition.ranks_per_node
+        self.job = Allocation(partition, min(partition.nodes, -(-n // each)))
+        await asyncio.to_thread(self.job.wait)  # in Slurm's queue
+        return self.job.way, dict.fromkeys(self.job.nodes, each)
+
+    def _group(self) -> tuple[int, int]:
+        """Which session this is, and of how many that divide the hosts."""
+        if self.job is not None and self.job.own:  # its nodes are of this session alone
+            return 0, 1
+        group, replicas = self.environment.get(GROUP, "0,1").split(",")
+        return int(group), int(replicas)
+
     def find_args(self) -> list[str]:
-        """Return the command that reaches a host, without the host."""
-        return list(self.ssh_cmd)
+        """Return the beginning of the commands that reach hosts, of which each has its own."""
+        return ["srun"] if self.slurm else list(self.mpi_cmd or self.ssh_cmd)
 
     def ended(self) -> dict[int, str]:
-        """How each rank ended that did."""
+        """How each rank ended that did, and that those are lost whose host is."""
+        return self._causes or self._ended()
+
+    def _ended(self) -> dict[int, str]:
+        everyone = [rank for link in self.links for rank in link.ranks]
+        cut = self.hearing and self.hearing.cut()
+        if cut:
+            there = [rank for link in self.links if link.host in cut.hosts for rank in link.ranks]
+            return dict.fromkeys(there or everyone, f"is lost: {cut.words}")
+        if self.watcher is not None and self.watcher.process.poll() is not None:
+            return dict.fromkeys(everyone, "is lost: the process that watches the network ended")
         return {rank: how for link in self.links for rank, how in link.ended().items()}
+
+    def _listen(self, network: str) -> None:
+        """Have hosts and this machine listen for each other in the network of the ranks."""
+        if network:
+            self.watcher = self._link(HERE, [], python("neoxlib.ranks.on_host", "main"))
+            everyone = {link.host: link.tell for link in (*self.links, self.watcher)}
+            self.hearing = Hearing(network, everyone)
+            self.watcher.tell(env={NETWORK: network}, ranks=[], args=[])
+
+    def _link(self, host: str, ranks: list[int], command: list[str]) -> Link:
+        return Link(host, ranks, command, Path(self.log_dir), self._hear)
+
+    def _hear(self, host: str, words: Mapping[str, Any]) -> None:
+        if self.hearing is not None:
+            self.hearing.take(host, words)
+
+    def _guard(self) -> None:
+        """Once a rank or a host is lost, have all hosts end their ranks, also between calls."""
+        while not self._stopping.wait(TICK_SECONDS):
+            if self._ended():
+                self._stopping.wait(SETTLE_SECONDS)
+                self._causes = self._ended()
+                self._close()
+                break
+        if self._causes and not self._stopping.wait(IDLE_SECONDS):
+            names = {
+                rank: f"rank {rank} on {link.host}" for link in self.links for rank in link.ranks
+            }
+            told = "; ".join(f"{names[rank]} {how}" for rank, how in self._causes.items())
+            log.error(
+                "the session over %s has ended: %s",
+                ", ".join(link.host for link in self.links),
+                told,
+            )
 
     def send_signal(self, rank: int, number: int) -> None:
         """Send a rank a signal, where it is."""
@@ -180,35 +268,26 @@ class HostsLauncher(EngineLauncher):
 
     async def stop(self) -> None:
         """Have every host end its ranks, and wait for it; one that is away ends them by itself."""
-        for link in self.links:
-            link.close()
-        deadline = time.monotonic() + CLOSE_SECONDS
-        while any(link.process.poll() is None for link in self.links):
-            if time.monotonic() > deadline:
+        cut = self.hearing and self.hearing.cut()
+        away = cut.hosts if cut else frozenset()
+        self._stopping.set()
+        self._close()
+        start = time.monotonic()
+        patience = OWN_SECONDS if self.mpi_cmd or self.slurm else CLOSE_SECONDS
+        while time.monotonic() < start + patience:
+            late = {link.host for link in self._all() if link.process.poll() is None}
+            if not late or (late <= away and time.monotonic() > start + AWAY_SECONDS):
                 break
             await asyncio.sleep(0.01)
-        for link in self.links:
+        for link in self._all():
             link.end()
+        if self.job is not None:
+            self.job.close()
         self.notify_stop({})
 
-    def _command(self, host: str) -> list[str]:
-        words = [self.remote_python, "-P", "-m", "neoxlib.ranks.on_host"]
-        return [*self.args, "--", host, shlex.join(words)]
+    def _all(self) -> tuple[Link, ...]:
+        return self.links if self.watcher is None else (*self.links, self.watcher)
 
-
-def divide(hosts: Mapping[str, int], n: int) -> dict[str, list[int]]:
-    """Give each host its ranks, in order. Raises SettingsError if there is no room for `n`."""
-    room = sum(hosts.values())
-    if n > room:
-        listed = ", ".join(f"{host}:{count}" for host, count in hosts.items())
-        raise SettingsError(
-            f"{n} ranks do not fit on the hosts of the profile, {listed}, which take {room}; "
-            "lower world_size, or make the profile anew with: neoxlib cluster"
-        )
-    shares: dict[str, list[int]] = {}
-    first = 0
-    for host, count in hosts.items():
-        if first < n:
-            shares[host] = list(range(first, min(first + count, n)))
-        first += count
-    return shares
+    def _close(self) -> None:
+        for link in self._all():
+            link.close()

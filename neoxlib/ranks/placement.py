@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neoxlib.errors import SettingsError
+from neoxlib.hosts.profile import read_profile
+from neoxlib.hosts.shares import GROUP, share_of
 from neoxlib.machine import limits, npu_smi
 from neoxlib.machine.devices import smi_here
 from neoxlib.machine.npu_smi import Card
@@ -109,14 +111,17 @@ def order_by_host(hosts: Sequence[str]) -> list[int]:
 def part(
     group: int, replicas: int, world_size: int, device: str, cluster_profile: str | None
 ) -> dict[str, str]:
-    """Variables that keep the `group`-th of `replicas` groups to its part of this machine.
+    """Variables that keep the `group`-th of `replicas` groups to its part of machine or hosts.
 
-    Raises SettingsError if there are too few cores or NPUs for all, and with a cluster profile,
-    whose launchers would put every group in the same place.
+    Raises SettingsError if there are too few places for all, and with a profile's own launchers,
+    which would put every group in the same place.
     """
-    _refuse_replicas(replicas, cluster_profile)
+    _refuse_replicas(replicas)
     if replicas == 1:
         return {}
+    if cluster_profile:
+        _check_hosts(cluster_profile, world_size, group, replicas)
+        return {GROUP: f"{group},{replicas}"}
     ranks = replicas * world_size
     ids, what = _units(device)
     if len(ids) < ranks:
@@ -130,14 +135,39 @@ def part(
     return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads(ranks))}
 
 
-def _refuse_replicas(replicas: int, cluster_profile: str | None) -> None:
+def own_part(device: str, here: int, told: str | None) -> dict[str, str]:
+    """Variables that keep `here` ranks of a session to its part of their host, by SHARE."""
+    if told is None:
+        return {}
+    first, places = map(int, told.split(","))
+    if device == "npu":
+        ids = visible(places)[first : first + here]
+        return {"ASCEND_RT_VISIBLE_DEVICES": ",".join(map(str, ids))}
+    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(threads(places))}
+
+
+def _refuse_replicas(replicas: int) -> None:
     if type(replicas) is not int or replicas < 1:
         raise SettingsError(
             f"replicas is {replicas!r}; it is the number of groups of ranks, 1 or more"
         )
-    if replicas > 1 and cluster_profile:
-        why = f"replicas is {replicas}: they share this machine"
+
+
+def _check_hosts(name: str, world_size: int, group: int, replicas: int) -> None:
+    """Check that the hosts of a profile have places for all groups."""
+    profile = read_profile(name)
+    if profile is None:
+        why = f"replicas is {replicas}, and the launchers of {name} are not by neoxlib cluster"
         raise SettingsError(f"{why}; leave out cluster_profile or replicas")
+    if profile.slurm is None:
+        share_of(profile.hosts, world_size, group, replicas)
+    elif "SLURM_JOB_ID" not in os.environ:  # each group has a job of its own then
+        each = -(-world_size // profile.slurm.ranks_per_node)
+        if replicas * each > profile.slurm.nodes:
+            raise SettingsError(
+                f"{replicas} replicas of {world_size} ranks need {replicas * each} nodes, and the "
+                f"profile {name} names {profile.slurm.nodes}; lower replicas or world_size"
+            )
 
 
 def _units(device: str) -> tuple[list[int], str]:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,14 @@ def first_of(found: Explanation, suspects: Collection[int]) -> int:
 def silent_one(found: Explanation, silent: Collection[int]) -> int | None:
     """Return which of the ranks that did not answer the others waited for; None if no log says."""
     return next((r for r in sorted(silent) if found.culprit == f"rank {r}"), None)
+
+
+def together(dead: Mapping[int, str], names: Mapping[int, str], first: int) -> str:
+    """Put together how ranks ended, the first one first; ranks that ended as it did are named."""
+    how = {r: text.removeprefix(names[r]) for r, text in dead.items()}
+    alike = [names[r] for r in dead if r != first and how[r] == how[first]]
+    others = [dead[r] for r in dead if how[r] != how[first]]
+    return "; ".join([dead[first], *([f"likewise {', '.join(alike)}"] if alike else []), *others])
 
 
 def told(found: Explanation) -> str:

@@ -47,16 +47,15 @@ class Session(TextGenerator):
 
     It has the methods and answers of Engine: see `inference.contract`. This process never starts a
     device. `device="auto"` is the NPU if one can be used. `cluster_profile` names an ipyparallel
-    profile: of `neoxlib cluster`, for hosts reached by ssh, or with launchers of your own (MPI,
-    Slurm …); without it the ranks are local processes. `quant`, `compile` and `graph` are those of
-    `neoxlib.load`; `deterministic` adds the NPUs' switches for repeatable all-reduces. `replicas`
-    is the number of independent copies of the model on this machine, each with its own ranks:
-    `groups` are their sessions, this one first. This one answers all calls itself;
-    `exam.evaluate` distributes an exam over all. Each rank writes to `log_dir`/rank{r}.log, by
-    default in a temporary folder that is kept when something fails. A notebook shows how far the
-    load is, elsewhere only `progress=True` does; `loading` is what it took. A process that is
-    stopped or frozen for `hang_timeout` seconds of a call, or stuck in the kernel for four times as
-    long, is a RankError that names it; None waits forever.
+    profile, of `neoxlib cluster` or with launchers of your own; without it the ranks are local
+    processes. `quant`, `compile` and `graph` are those of `neoxlib.load`; `deterministic` adds the
+    NPUs' switches for repeatable all-reduces. `replicas` is the number of copies of the model, each
+    with its own ranks: `groups` are their sessions, this one first. This one answers all calls, or
+    once its ranks are lost another one; `exam.evaluate` distributes an exam over all. Each rank
+    writes to `log_dir`/rank{r}.log, by default in a temporary folder that is kept when something
+    fails. A notebook shows how far the load is, elsewhere only `progress=True` does; `loading` is
+    what it took. A process that is stopped or frozen for `hang_timeout` seconds of a call, or stuck
+    in the kernel for four times as long, is a RankError that names it; None waits forever.
 
     Raises the errors of `neoxlib.load`, before a rank is started if no weight has to be read for
     that, and RankError when a rank dies. After an error that all ranks raised alike (SettingsError,
@@ -91,13 +90,13 @@ class Session(TextGenerator):
         self.log_dir = open_log_dir(log_dir)
         self._variables = variables_of(elsewhere, world_size, device, deterministic, share)
         added = self._variables.added
-        self._ranks = Ranks(world_size, added, self.log_dir, profile_dir, hang_timeout)
-        self._end = at_end(self, _end, self._ranks, self.log_dir if log_dir is None else None)
+        self._own = Ranks(world_size, added, self.log_dir, profile_dir, hang_timeout)
+        self._end = at_end(self, _end, self._own, self.log_dir if log_dir is None else None)
         self._others: list[Session] = []
         self.loading = Loading(world_size, progress, f"group {_group}" if replicas > 1 else "")
         given = str(Path(model_dir).absolute()), dtype, device, quant, max_seq_len, compile, graph
-        more = {"deterministic": deterministic, "replicas": replicas}
-        more |= {"hang_timeout": hang_timeout, "progress": progress}
+        more = {"deterministic": deterministic, "replicas": replicas, "progress": progress}
+        more |= {"hang_timeout": hang_timeout, "cluster_profile": cluster_profile}
         self._start(given, more, 1 if _group else replicas)
 
     def _start(self, given: tuple[Any, ...], more: dict[str, Any], groups: int) -> None:
@@ -106,7 +105,7 @@ class Session(TextGenerator):
         `given` are the values of LOADED, and `more` is what the sessions are given besides.
         """
         settings = dict(zip(LOADED, given, strict=True))
-        shared = settings | more | {"world_size": self._ranks.size}
+        shared = settings | more | {"world_size": self._own.size}
         try:
             with self.loading:
                 self._about = self._load(settings, more["deterministic"])
@@ -239,12 +238,17 @@ class Session(TextGenerator):
         """This session and its replicas: each can be called while the others work."""
         return [self, *self._others]
 
+    @property
+    def _ranks(self) -> Ranks:
+        """The ranks that answer: this session's own, or those of a replica that still runs."""
+        return next((one._own for one in self.groups if not one._own.ended), self._own)
+
     def close(self) -> None:
         """End all processes of the session. May be called again."""
         for other in self._others:
             other.close()
             if other._ranks.ended != Ranks.CLOSED:
-                self._ranks.end(other._ranks.ended)  # so that the logs are kept
+                self._own.end(other._ranks.ended)  # so that the logs are kept
         self._end()
 
     def __enter__(self) -> "Session":
@@ -257,7 +261,7 @@ class Session(TextGenerator):
 
     def _fail(self, why: str) -> None:
         for session in self.groups:
-            session._ranks.end(why)
+            session._own.end(why)
 
     def __repr__(self) -> str:
         about = self._about[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 from neoxlib.errors import SettingsError
 from neoxlib.hosts.network import NETWORK, own_address
+from neoxlib.hosts.shares import SHARE
 from neoxlib.machine import probes
 from neoxlib.machine.devices import chip_for, pick_device
 from neoxlib.machine.host import container
@@ -48,7 +49,10 @@ def variables_of(
     elsewhere: bool, world_size: int, device: str, deterministic: bool, share: dict[str, str]
 ) -> Variables:
     """Return the variables of the ranks; those of other machines add their own there."""
-    return handed_on() if elsewhere else rank_environment(world_size, device, deterministic, share)
+    if not elsewhere:
+        return rank_environment(world_size, device, deterministic, share)
+    found = handed_on()
+    return Variables(found.added | share, found.kept)
 
 
 def rank_environment(
@@ -87,7 +91,9 @@ def own_environment(rank: int, hosts: Sequence[str], device: str, deterministic:
     """
     device = pick_device(device)
     place = {"here": hosts.count(hosts[rank]), "servers": len(set(hosts))}
-    found = _recipe(len(hosts), device, deterministic, os.environ, **place)
+    part = placement.own_part(device, place["here"], os.environ.get(SHARE))
+    found = _recipe(len(hosts), device, deterministic, os.environ | part, **place)
+    found = Variables(found.added | part, found.kept)
     named = "HCCL_IF_IP" in os.environ or "HCCL_SOCKET_IFNAME" in os.environ
     if device == "cpu" or place["servers"] == 1 or named:
         return found

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from neoxlib.hosts.sums import Parts
 from neoxlib.model.group import Group
 from neoxlib.ranks.collectives import PartGroup, TorchGroup, part_of
 from neoxlib.ranks.shared_memory import SUMS, share
@@ -25,7 +26,10 @@ class HostsGroup(TorchGroup):
 
     A sum is that of the hosts' sums, each in rank order, added in float32: every rank gets the same
     bits. All-reduces of integers, which are few and small, go over the group of all ranks.
+    While `record` is a list, each sum adds its number of values and the seconds of both parts.
     """
+
+    record: list[tuple[int, Parts]] | None = None
 
     def __init__(
         self, group: TorchGroup, inside: Group, between: PartGroup | None, sizes: Sequence[int]
@@ -47,12 +51,18 @@ class HostsGroup(TorchGroup):
         start = time.perf_counter()
         whole = x.float().contiguous()
         self.inside.all_reduce(whole)
+        added = time.perf_counter()
         if self.between is not None:
             self.between.all_reduce(whole)
+        met = time.perf_counter()
         self._spread(whole)
         if whole is not x:
             x.copy_(whole)
-        self.seconds += time.perf_counter() - start
+        end = time.perf_counter()
+        self.seconds += end - start
+        if self.record is not None:
+            within = added - start + end - met if self.inside.size > 1 else 0.0
+            self.record.append((x.numel(), Parts(within, met - added)))
         return x
 
     def gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor | None:

@@ -5,10 +5,12 @@ to first token (TTFT) and the time per output token (TPOT).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from neoxlib.hosts import sums
 from neoxlib.inference.timing import Case
 from neoxlib.speed import baseline, cells, files, overlap, panels, roofline, scaling, traces
 from neoxlib.speed import figures as speed_figures
@@ -20,6 +22,7 @@ from neoxlib.workbook.table import NotAsked, Note, Table
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
     from neoxlib.model.config import ModelConfig
+    from neoxlib.ranks.session import Session
     from neoxlib.speed.peaks import Peaks
     from neoxlib.workbook.run import Run
 
@@ -155,6 +158,19 @@ def phases(table: pd.DataFrame) -> Table:
     """The parts of a next token, in ms, and the rank that worked longest."""
     heads = {f"next_{part}_ms": f"{part} (ms)" for part in panels.PARTS}
     return _readable(table, heads | {"slowest_rank": "slowest rank"})
+
+
+def between_hosts(run: "Run", session: "Session", case: "Case") -> Table | NotAsked:
+    """What sums cost within and between hosts, measured and predicted; kept as `hosts.csv`."""
+    once = replace(case, repeats=1, min_seconds=0.0, warmup=1, end_to_end_every=0)
+    answer = session.apply(sums.measure, once)
+    if answer is None:
+        return NotAsked("The ranks are on one host, or HCCL sums over all hosts in one.")
+    found = sums.read(answer, session.config)
+    table = found.table(session.config, case.batch_size, case.input_len)
+    heads = {"what": "what", "how": "how"}
+    heads |= {"within_ms": "within a host (ms)", "between_ms": "between hosts (ms)"}
+    return number_table(run.save("hosts", table), heads)
 
 
 def percentiles(table: pd.DataFrame) -> Table:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import neoxlib
-from neoxlib.errors import SettingsError
+from neoxlib.errors import RankError, SettingsError
 from neoxlib.exam import ask as exam_ask
 from neoxlib.exam import evaluate, evaluation, get_profile, load_task, rescore
 from neoxlib.exam.ask import WorkQueue, share_out
@@ -255,3 +255,33 @@ def test_after_an_error_no_item_is_begun_and_those_under_way_are_finished(monkey
     with pytest.raises(SettingsError, match="no more"):
         list(share_out(["one", "two"], range(1000), do))
     assert set(begun) <= {0, 1} and finished == [item for item in begun if item]
+
+
+def test_an_engine_that_is_lost_leaves_its_item_to_the_others_also_at_the_end():
+    """The last item is with the engine that is lost, when the other one has nothing left to do."""
+    quick_is_idle = threading.Event()
+    told = []
+
+    def do(engine: str, item: int) -> str:
+        if engine == "dying":
+            assert quick_is_idle.wait(60)
+            raise RankError("host2 is lost")
+        if len(done) == 8:
+            quick_is_idle.set()
+        done.append(item)
+        return engine
+
+    done: list[int] = []
+    found = share_out(["dying", "quick"], range(10), do, lambda n, error: told.append((n, error)))
+    assert sorted(item for item, engine in found if engine == "quick") == list(range(10))
+    assert [(n, str(error)) for n, error in told] == [(0, "host2 is lost")]
+
+
+def test_when_the_last_engine_is_lost_its_error_is_raised():
+    def do(engine: str, item: int) -> None:
+        raise RankError(f"{engine} is lost")
+
+    told = []
+    with pytest.raises(RankError, match="is lost"):
+        list(share_out(["one", "two"], range(10), do, lambda n, error: told.append(n)))
+    assert len(told) == 1

@@ -33,6 +33,7 @@ PLACES = "/usr/local/sbin:/usr/sbin:/sbin"  # of programs that a user's PATH may
 # Of the network that names resolve to, and of the one that the ranks are to use.
 OFFICE, FABRIC = "192.168.77", "10.77.0"
 OFFICE_CARD, FABRIC_CARD = "eth0", "hpc0"
+SECRETS = ("ssh_host_*", "shadow*", "gshadow*", "private")  # of /etc, of no use to test hosts
 KINDS = ("--net", "--uts", "--mount", "--pid")
 # The first process of a host: adopts and reaps, and ends with the pipe.
 HOLD = "import signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); sys.stdin.read()"
@@ -66,6 +67,7 @@ class Host:
     pid: int
     folder: Path
     env: dict[str, str]
+    switch: int  # the process that holds the bridges
 
     @property
     def office(self) -> str:
@@ -82,9 +84,21 @@ class Host:
         return self.folder / "home"
 
     @property
+    def etc(self) -> Path:
+        return self.folder / "etc"
+
+    @property
     def disk(self) -> Path:
         """What the host sees as the folder `disk` beside those of the hosts."""
         return self.folder / "disk"
+
+    def port(self, card: str) -> str:
+        """The port of the bridge that a card is at."""
+        return f"{card}-{self.number}"
+
+    def at_switch(self, *words: str) -> None:
+        """Run a command where the bridges are."""
+        subprocess.run(["nsenter", f"--target={self.switch}", "--net", *words], check=True)
 
     def command(self, *words: str | os.PathLike[str]) -> list[str]:
         """A command that runs `words` on the host, with nothing of this process's environment."""
@@ -121,15 +135,15 @@ def hosts(names: Sequence[str], **env: str) -> Iterator[list[Host]]:
             _ip(switch, "link", "add", f"br-{net}", "type", "bridge")
             _ip(switch, "link", "set", f"br-{net}", "up")
         built = [
-            Host(name, number, stack.enter_context(_held(KINDS)), root / name, env)
+            Host(name, number, stack.enter_context(_held(KINDS)), root / name, env, switch)
             for number, name in enumerate(names, 1)
         ]
         _write_files(root, built, env)
         for host in built:
-            _join(switch, host)
+            _join(host)
             _furnish(host, root)
         for host in built:
-            _start_sshd(host)
+            start_sshd(host)
         yield built
 
 
@@ -194,13 +208,12 @@ def _ip(pid: int, *words: str) -> None:
     subprocess.run(["nsenter", f"--target={pid}", "--net", "ip", *words], check=True)
 
 
-def _join(switch: int, host: Host) -> None:
+def _join(host: Host) -> None:
     """Give a host its two cards, each at a bridge."""
     for net, address in ((OFFICE_CARD, host.office), (FABRIC_CARD, host.fabric)):
-        port = f"{net}-{host.number}"
         peer = ["peer", "name", net, "netns", str(host.pid)]
-        _ip(switch, "link", "add", port, "type", "veth", *peer)
-        _ip(switch, "link", "set", port, "master", f"br-{net}", "up")
+        host.at_switch("ip", "link", "add", host.port(net), "type", "veth", *peer)
+        host.at_switch("ip", "link", "set", host.port(net), "master", f"br-{net}", "up")
         _ip(host.pid, "address", "add", f"{address}/24", "dev", net)
         _ip(host.pid, "link", "set", net, "up")
     _ip(host.pid, "link", "set", "lo", "up")
@@ -216,11 +229,14 @@ def _write_files(root: Path, built: Sequence[Host], env: dict[str, str]) -> None
         host.disk.mkdir()
         _new_key(host.folder / "host_key")
         users = [f"root:x:0:0:root:{host.home}:/bin/sh", *(x for x in lines if x[:5] != "root:")]
-        (host.folder / "passwd").write_text("\n".join(users) + "\n")
+        # A copy: mounts of single files are lost when a package's installation replaces those.
+        shutil.copytree("/etc", host.etc, symlinks=True, ignore=shutil.ignore_patterns(*SECRETS))
+        (host.etc / "passwd").write_text("\n".join(users) + "\n")
+        (host.etc / "shadow").write_text("root:*:20000::::::\n")  # no password, and not locked
         names = ["127.0.0.1 localhost", *(f"{each.office} {each.name}" for each in built)]
         # As Debian has it: a host's own name is its loopback.
         own = [f"127.0.1.1 {host.name}" if host.name in line.split() else line for line in names]
-        (host.folder / "hosts").write_text("\n".join(own) + "\n")
+        (host.etc / "hosts").write_text("\n".join(own) + "\n")
         set_env = " ".join(f"{name}={value}" for name, value in env.items()) or "LC_ALL=C.UTF-8"
         places = {"folder": host.folder, "home": host.home, "env": set_env}
         text = SSHD.format(office=host.office, fabric=host.fabric, **places)
@@ -243,15 +259,14 @@ def _new_key(path: Path) -> None:
 def _furnish(host: Host, root: Path) -> None:
     """Give a host its name, its own files of /etc, disk, memory and places for sockets."""
     host.run("hostname", host.name)
-    for name in ("passwd", "hosts"):
-        host.run("mount", "--bind", host.folder / name, f"/etc/{name}")
+    host.run("mount", "--bind", host.etc, "/etc")
     host.run("mount", "--bind", host.disk, root / "disk")
     for place in ("/run", "/tmp", "/dev/shm"):
         host.run("mount", "-t", "tmpfs", "tmpfs", place)
     host.run("mkdir", "-m", "755", "/run/sshd")
 
 
-def _start_sshd(host: Host) -> None:
+def start_sshd(host: Host) -> None:
     """Start sshd in the background of the host; it is there when the command returns."""
     log = str(host.folder / "sshd.log")
     host.run(shutil.which("sshd"), "-f", str(host.folder / "sshd_config"), "-E", log)

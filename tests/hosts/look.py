@@ -5,18 +5,42 @@ import os
 import re
 import subprocess
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from tests.hosts.build import Host
 
 KINDS = ("net", "uts", "mnt", "pid")
+HIDDEN = ("key", "curve_serverkey", "curve_secretkey")  # of a connection file
 KEYS = re.compile(rb"curve_serverkey|IPP_CONNECTION_INFO|BEGIN OPENSSH PRIVATE KEY")
 
 
 def listeners(host: Host) -> list[str]:
-    """Addresses that something but sshd listens on, with ports."""
-    rows = [row.split() for row in host.run("ss", "-Hltnp").splitlines()]
+    """Addresses that something but sshd listens on, with ports: TCP, then UDP."""
+    lines = [line for kind in "tu" for line in host.run("ss", f"-Hl{kind}np").splitlines()]
+    rows = [line.split() for line in lines]
     return [row[3] for row in rows if '"sshd"' not in row[-1]]
+
+
+def keys_of(desk: Host, folder: str) -> set[str]:
+    """Every key in the connection files of a session at the desk, below a folder there."""
+    keys: set[str] = set()
+    files = desk.run("find", folder, "-name", "ipcontroller*.json", check=False)
+    for file in files.split():
+        with suppress(ValueError):  # it is not whole yet, or gone
+            found = json.loads(desk.run("cat", file, check=False))
+            keys |= {found[name] for name in HIDDEN if found.get(name)}
+    return keys
+
+
+def shows_key(host: Host, keys: Collection[str]) -> list[str]:
+    """Processes that have a key in their command line, and files of a session that hold one."""
+    patterns = [word for key in keys for word in ("-e", key)]
+    lines = host.run("ps", "-eo", "pid=,args=", "ww").splitlines()
+    shown = [line.split()[0] for line in lines if any(key in line for key in keys)]
+    places = ("/tmp", "/dev/shm", "/run")
+    files = host.run("grep", "-rlF", "-D", "skip", *patterns, *places, check=False).splitlines()
+    return [f"process {pid}" for pid in shown] + files
 
 
 def clear_text(file: Path, text: str) -> bool:

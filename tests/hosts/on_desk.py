@@ -5,17 +5,23 @@ so that what listens and travels can be looked at from outside meanwhile.
 """
 
 import json
+import logging
+import select
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
 import neoxlib
-from neoxlib.demo import PROMPTS
+from neoxlib.demo import MODEL_DIR, PROMPTS
 from neoxlib.errors import RankError
 from tests.hosts import on_ranks
 
 COUNT = 1 << 18  # values of a sum: 1 MiB
+SHORT, LONG = 8, 200  # tokens of an answer
+# What ranks are asked for by a word: 16 MiB of sums, and what they would be given on NPUs.
+ASKED = {"sums\n": (on_ranks.sums, 15, COUNT), "hccl\n": (on_ranks.hccl, "910B3")}
 
 
 def say(**words: object) -> None:
@@ -36,17 +42,58 @@ def right(model_dir: str, profile: str, world_size: str, logs: str, secret: str)
     say(closed=sorted(path.name for path in Path(logs).iterdir()))
 
 
-def lost(model_dir: str, profile: str, world_size: str, logs: str, secret: str) -> None:
-    """Call a session again and again while something happens to its hosts."""
+def called(
+    model_dir: str, profile: str, world_size: str, logs: str, secret: str, due: str = ""
+) -> None:
+    """Open a session and do with it what standard input asks for; say all with its time.
+
+    `due` begins with each right answer.
+
+    "call": one short answer. "work": long answers, until the next word comes. An end of the input
+    closes the session.
+    """
+    due = due or one_process(secret)
+    logging.getLogger("neoxlib").addHandler(Teller(logging.ERROR))
+    start = time.time()
     with opened(model_dir, profile, world_size, logs) as session:
-        say(ready=True)
-        while True:
-            try:
-                found = session.generate([secret], max_new_tokens=12)[0].text
-            except RankError as error:
-                say(error=str(error).splitlines()[0])
-                return
-            say(answer=found)
+        tell(opened=time.time() - start, pids=session.ranks["pid"].tolist())
+        for word in sys.stdin:
+            if word in ASKED:
+                start = time.time()
+                tell(answer=session.apply(*ASKED[word]), seconds=time.time() - start)
+                continue
+            while answered(session, secret, due, SHORT if word == "call\n" else LONG):
+                if word == "call\n" or select.select([sys.stdin], [], [], 0)[0]:
+                    break
+
+
+def one_process(prompt: str) -> str:
+    """The answer of the shipped model in one process."""
+    alone = neoxlib.load(MODEL_DIR, dtype="float32", device="cpu")
+    return alone.generate([prompt], max_new_tokens=LONG)[0].text
+
+
+def answered(session: neoxlib.Session, prompt: str, due: str, count: int) -> bool:
+    """Say whether an answer is right, or with which error it ended."""
+    start = time.time()
+    try:
+        text = session.generate([prompt], max_new_tokens=count)[0].text
+    except RankError as error:
+        tell(error=str(error).splitlines()[0], seconds=time.time() - start)
+        return False
+    tell(answer=due.startswith(text) and bool(text), seconds=time.time() - start)
+    return True
+
+
+def tell(**words: object) -> None:
+    print("desk:" + json.dumps(words | {"at": time.time()}), flush=True)
+
+
+class Teller(logging.Handler):
+    """Says what neoxlib's log tells a user between two calls."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(log=record.getMessage())
 
 
 def opened(model_dir: str, profile: str, world_size: str, logs: str) -> neoxlib.Session:
@@ -78,4 +125,4 @@ def compared(session: neoxlib.Session, alone: neoxlib.Engine, prompts: list[str]
 
 
 if __name__ == "__main__":
-    {"right": right, "lost": lost}[sys.argv[1]](*sys.argv[2:])
+    {"right": right, "called": called}[sys.argv[1]](*sys.argv[2:])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.hosts.bench import LIMIT, ROOT, Bench, wait_for
 from tests.hosts.build import FABRIC, Host
-from tests.hosts.look import clear_text, listeners, secrets_of
+from tests.hosts.look import clear_text, keys_of, listeners, secrets_of, shows_key
 
 SHAPES = ((1, 1), (1, 1, 2), (2, 2), (4, 4), (3, 3, 2))  # ranks of each host
 CLOSE = 1e-4  # of logits
@@ -103,6 +103,16 @@ def look_at_sockets(bench: Bench, scratch: str) -> None:
         held and not wrong,
         "; ".join(wrong) or f"{held} files",
     )
+    look_for_keys(bench, scratch)
+
+
+def look_for_keys(bench: Bench, scratch: str) -> None:
+    """Keys are in the connection files of the desk, and in memory, alone."""
+    keys = keys_of(bench.desk, scratch)
+    found = {host.name: shows_key(host, keys) for host in bench.hosts}
+    stray = [f"{host} {at}" for host, all_ in found.items() for at in all_ if scratch not in at]
+    law = "no key in a command line, nor in another file of a host"
+    bench.lines.add(law, bool(keys) and not stray, "; ".join(stray) or f"{len(keys)} keys")
 
 
 def allowed(address: str) -> bool:
@@ -159,24 +169,3 @@ def leftovers(host: Host) -> list[str]:
     running = [row for row in rows if "neoxlib" in row and not any(word in row for word in ours)]
     files = host.run("find", "/tmp", "/dev/shm", "-mindepth", "1").splitlines()
     return [row[:80] for row in running] + files
-
-
-def cut(bench: Bench) -> None:
-    """A cut made on one host is verified by sha256 on the others, and read from their own disks."""
-    first, second = bench.others[:2]
-    place = bench.model.with_name("cut")
-    first.run(sys.executable, "-m", "neoxlib", "shard", bench.model, place, "--world-size", "2")
-    shutil.copytree(first.disk / "cut", second.disk / "cut")
-    done = second.run(sys.executable, "-m", "neoxlib", "verify", place)
-    bench.lines.add("a copied cut is verified on another host", True, done.splitlines()[-1])
-    part = next((second.disk / "cut").glob("part_model/1/*.safetensors"))
-    data = bytearray(part.read_bytes())
-    data[-1] ^= 1
-    part.write_bytes(data)
-    bad = subprocess.run(
-        second.command(sys.executable, "-m", "neoxlib", "verify", place),
-        capture_output=True,
-        text=True,
-    )
-    words = " ".join(bad.stderr[bad.stderr.find("WeightsError") :].split())[:100]
-    bench.lines.add("a changed byte of it is found there", bad.returncode == 1, words)

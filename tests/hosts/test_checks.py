@@ -7,7 +7,10 @@ import pytest
 from neoxlib.hosts import checks
 from neoxlib.hosts.checks import HERE, Answers
 from neoxlib.hosts.rows import HostsReport
+from neoxlib.hosts.ways import Mpiexec, Srun
 from tests.hosts.made_up import answers, answers_of
+
+MPI = Mpiexec(("mpiexec", "-n", "1", "--host"))
 
 
 def statuses(all_: list[Answers]) -> dict[tuple[str, str], str]:
@@ -139,6 +142,31 @@ def test_what_was_compared_of_a_model_is_said():
 def test_a_host_that_does_not_answer_is_told_what_repairs_it(said, code, repair):
     row = checks.silent("h", code, said, "python9")
     assert row.status == "FAIL" and repair in row.repair and row.found
+
+
+@pytest.mark.parametrize(
+    ("way", "said", "code", "repair"),
+    [
+        (MPI, "could not access\nor execute an executable: python9", 1, "cluster --python"),
+        (Srun("7", "npu"), "slurmstepd: error: execve(): python9: No such file", 2, "--python"),
+        (Srun("7", "npu"), "srun: error: Unable to create step", 1, "srun -p npu -w h python9"),
+        (MPI, "ssh: connect to host h port 22: Connection refused", 1, "systemctl"),
+        (MPI, "", 1, "mpiexec -n 1 --host h python9 --version"),
+    ],
+)
+def test_each_way_is_repaired_in_its_own_words(way, said, code, repair):
+    assert repair in checks.silent("h", code, said, "python9", way).repair
+
+
+def test_repairs_on_nodes_of_slurm_need_no_ssh():
+    all_ = answers(host2={"source": None, "packages": {"torch": "2.12.0"}})
+    gone = {"there": False, "path": "/m"}
+    all_ = [replace(one, way=Srun("7", "npu"), model=gone) for one in all_]
+    rows = [row for row in checks.judge(all_) if row.host == "host2" and row.status == "FAIL"]
+    repairs = {row.check: row.repair for row in rows}
+    assert {"neoxlib", "packages", "model"} <= set(repairs)
+    for check in ("neoxlib", "packages", "model"):
+        assert "srun -p npu -w host2" in repairs[check] and "ssh" not in repairs[check]
 
 
 def test_a_host_outside_the_network_of_the_ranks_is_told_with_its_addresses():

@@ -26,3 +26,8 @@ def test_a_text_that_is_no_network_is_refused(text: str, told: str):
 
 def test_an_address_within_the_network_stands_for_it():
     assert str(network.parse("10.1.2.3/16")) == "10.1.0.0/16"
+
+
+def test_the_loopback_leads_to_no_other_host():
+    assert network.address_towards("127.0.0.1") == ""
+    assert network.address_towards("no such host") == ""

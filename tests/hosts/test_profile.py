@@ -9,7 +9,9 @@ from traitlets.config import Config
 from neoxlib.errors import SettingsError
 from neoxlib.hosts import profile
 from neoxlib.hosts.profile import HostsProfile, profile_table, read_profile, write_profile
+from neoxlib.hosts.slurm import Partition
 
+PLACE = "10.77.0.0/24", "10.77.0.1"
 TWO = HostsProfile({"host1": 4, "u@host2": 2}, "10.77.0.0/24", "10.77.0.1", "/opt/bin/python")
 
 
@@ -24,6 +26,31 @@ def test_a_profile_is_read_as_it_was_written_and_only_its_user_enters_it():
     assert read_profile("two") == TWO and path.parent.stat().st_mode & 0o777 == 0o700
     assert write_profile("two", TWO) == path
     assert "neoxlib cluster --ssh host1:4 u@host2:2 --network 10.77.0.0/24" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("one", "command", "room"),
+    [
+        (HostsProfile({"a": 2}, *PLACE, mpi=("mpiexec", "-n", "1", "--host")), "--mpi HOSTFILE", 2),
+        (
+            HostsProfile({}, *PLACE, slurm=Partition("npu", 2, 4)),
+            "--slurm npu --nodes 2 --ranks-per-node 4",
+            8,
+        ),
+    ],
+)
+def test_profiles_of_mpi_and_slurm_are_read_as_they_were_written(one, command, room):
+    path = write_profile("one", one)
+    assert read_profile("one") == one and one.room == room
+    assert f"neoxlib cluster {command} --network" in path.read_text()
+
+
+def test_the_nodes_of_slurm_have_no_names_before_a_session():
+    write_profile("nodes", HostsProfile({}, *PLACE, slurm=Partition("npu", 2, 4)))
+    assert [row[:3] for row in profile_table("nodes").rows] == [
+        ("npu, node 1", "4", "0 to 3"),
+        ("npu, node 2", "4", "4 to 7"),
+    ]
 
 
 def test_a_profile_of_another_program_stays_as_it_is(ipython_dir: Path):

@@ -18,14 +18,21 @@ from itertools import chain
 from neoxlib.demo import MODEL_DIR
 from neoxlib.files import overwrite
 from neoxlib.process import cache_dir
+from tests.hosts import batch, faults
+from tests.hosts.alone import controller
 from tests.hosts.bench import ROOT, Bench, Lines
 from tests.hosts.build import PLACE, NotHere, hosts
+from tests.hosts.cut import cut
 from tests.hosts.look import left_of, links, spaces_of
-from tests.hosts.lost import lost
-from tests.hosts.right import SHAPES, cut, right
+from tests.hosts.replicas import replicas
+from tests.hosts.reported import report
+from tests.hosts.right import SHAPES, right
+from tests.hosts.slow import slow
+from tests.hosts.sums import sums
 from tests.hosts.survey import survey
+from tests.hosts.ways import mpi, over_slurm
 
-PAGE = ROOT / "docs" / "hosts.md"
+PAGES = (ROOT / "docs" / "hosts.md", ROOT / "docs" / "zh" / "hosts.md")
 START = "<!-- hosts: from here on written by `make verify-hosts` -->"
 END = "<!-- hosts: end -->"
 LONGEST = 120  # characters of a finding in the table
@@ -34,7 +41,20 @@ STEPS: dict[str, Callable[[Bench], None]] = {
     "survey": survey,
     "cut": cut,
     **{"+".join(map(str, shape)): partial(right, shape=shape) for shape in SHAPES},
-    "lost": lost,
+    "report": report,
+    "rank": faults.rank,
+    "sshd": faults.sshd,
+    "lost": faults.lost,
+    "parted": faults.cut_off,
+    "slow": slow,
+    "desk": controller,
+    "mpi": mpi,
+    "slurm": over_slurm,
+    "replicas": replicas,
+    "sums": sums,
+    "sbatch": batch.with_slurm(batch.report),
+    "array": batch.with_slurm(batch.presets),
+    "requeue": batch.with_slurm(batch.exam),
 }
 END_STEP = "torn down"
 
@@ -73,16 +93,19 @@ def run(lines: Lines, names: Sequence[str]) -> None:
             lines.step = name
             try:
                 STEPS[name](bench)
+            except NotHere as reason:
+                print(f"SKIP  {name}: {reason}", flush=True)
             except (subprocess.SubprocessError, AssertionError, StopIteration, OSError) as error:
                 lines.add("runs to its end", False, f"{type(error).__name__}: {error}")
+            write_page(lines)  # what a run that is broken off has found stays
 
 
 def write_page(lines: Lines) -> None:
-    """Put the rows of the steps that were run into the table of docs/hosts.md; others stay."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    old, _, after = rest.partition(END)
-    assert after, f"{PAGE} has no markers"
+    """Put the rows of the steps that were run into the table of each page; others stay.
+
+    Those are of the first page, so that all pages have the same.
+    """
+    old = PAGES[0].read_text(encoding="utf-8").partition(START)[2].partition(END)[0]
     kept = [line for line in old.splitlines() if line.startswith("| ")][1:]
     new = [
         f"| {step} | {law} | {'yes' if holds else '**no**'} | {tidy(found)} |"
@@ -91,7 +114,11 @@ def write_page(lines: Lines) -> None:
     by_step = {name: rows_of(new, name) or rows_of(kept, name) for name in (*STEPS, END_STEP)}
     head = ["| step | law | holds | found |", "|---|---|---|---|"]
     table = "\n".join([START, "", *head, *chain.from_iterable(by_step.values()), "", END])
-    overwrite(PAGE, f"{before}{table}{after}".encode())
+    for page in PAGES:
+        before, _, rest = page.read_text(encoding="utf-8").partition(START)
+        _, found, after = rest.partition(END)
+        assert found, f"{page} has no markers"
+        overwrite(page, f"{before}{table}{after}".encode())
 
 
 def rows_of(rows: Sequence[str], step: str) -> list[str]:
@@ -100,7 +127,7 @@ def rows_of(rows: Sequence[str], step: str) -> list[str]:
 
 def tidy(found: str) -> str:
     """A finding for the page: without places of this run, and no longer than a line."""
-    text = re.sub(rf"{PLACE}/neoxlib-hosts-\w+/", "", found).replace("|", "/")
+    text = re.sub(rf"{PLACE}/neoxlib-hosts-\w+/", "", " ".join(found.split())).replace("|", "/")
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 

@@ -2,13 +2,19 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from neoxlib.hosts.beats import Packets
+from neoxlib.hosts.network import NETWORK
 from neoxlib.ranks import on_host
 from tests.support.sessions import gone
 
@@ -31,8 +37,21 @@ def say(process: subprocess.Popen, **words: object) -> None:
     process.stdin.flush()
 
 
+def begin(process: subprocess.Popen, **asked: object) -> None:
+    """Say what to start, and from then on beat, as slowly as this machine may be."""
+
+    def beat() -> None:
+        with suppress(OSError, ValueError):  # the link is closed
+            while process.poll() is None:
+                say(process, beat=1)
+                time.sleep(0.5)
+
+    say(process, **asked)
+    threading.Thread(target=beat, daemon=True).start()
+
+
 def test_logs_and_ends_of_ranks_come_back_and_nothing_stays(far_end, tmp_path):
-    say(far_end, **ASKED)
+    begin(far_end, **ASKED)
     logs, codes = {4: "", 5: ""}, {}
     while len(codes) < 2:
         words = json.loads(far_end.stdout.readline())
@@ -40,19 +59,35 @@ def test_logs_and_ends_of_ranks_come_back_and_nothing_stays(far_end, tmp_path):
             logs[words["log"]] += words["text"]
         if "ended" in words:
             codes[words["ended"]] = words["code"]
-        say(far_end, beat=1)
     assert codes == {4: 0, 5: 0} and all(text.strip()[0].isdigit() for text in logs.values())
     far_end.stdin.close()
     assert far_end.wait(30) == 0 and not list(tmp_path.iterdir())
 
 
 def test_ranks_end_with_the_link(new_processes, far_end, tmp_path):
-    say(far_end, **ASKED | {"args": ["--IPEngine.wait_for_url_file=60"]})
+    begin(far_end, **ASKED | {"args": ["--IPEngine.wait_for_url_file=60"]})
     assert b'"log"' in far_end.stdout.readline()  # that there is no connection file yet
     started = new_processes()
     assert len(started) == 3
     far_end.stdin.close()
     assert gone(started) and not list(tmp_path.iterdir())
+
+
+def test_hosts_listen_for_each_other_and_tell_of_a_peer_that_falls_silent(far_end):
+    """The peer is this test: it beats once, and then for more than the limit no more."""
+    peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    peer.bind(("127.0.0.1", 0))
+    begin(far_end, env={NETWORK: "127.0.0.0/8"}, ranks=[], args=[])
+    at = json.loads(far_end.stdout.readline())["at"]
+    places = {"peer": peer.getsockname(), "own": at}
+    key = bytes(32)
+    say(far_end, own="own", places=places, key=key.hex())
+    peer.settimeout(30)
+    assert Packets(0, key).take(peer.recv(100)) == 1
+    peer.sendto(Packets(0, key).make(), tuple(at))
+    line = json.loads(far_end.stdout.readline())
+    assert set(line["unheard"]) == {"peer"} and line["strangers"] == []
+    peer.close()
 
 
 def test_a_link_that_falls_silent_is_over(monkeypatch):

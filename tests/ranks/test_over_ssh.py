@@ -1,5 +1,6 @@
 """Ranks over ssh, by an ssh that runs commands here: `make verify-hosts` has real hosts."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -11,9 +12,11 @@ import pytest
 import torch
 
 import neoxlib
-from neoxlib.errors import RankError, SettingsError
+from neoxlib.errors import RankError
 from neoxlib.hosts.profile import HostsProfile, write_profile
-from neoxlib.ranks.over_ssh import Link, divide
+from neoxlib.hosts.shares import GROUP
+from neoxlib.ranks.over_ssh import HostsLauncher, Link
+from tests.support.programs import programs
 from tests.support.sessions import descendants, gone
 from tests.support.ssh_to_here import ssh_to_here
 
@@ -72,13 +75,18 @@ def test_connection_files_are_this_users_alone_and_encryption_is_on(session: neo
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_rank_that_is_killed_is_told_with_its_signal_and_all_end(session: neoxlib.Session):
+def test_a_rank_that_is_killed_between_calls_ends_all_and_is_told(session, caplog):
     """The last test of this session: it ends it."""
     started = [pid for pid in descendants() if pid not in session.before]
-    os.kill(int(session.ranks.pid[1]), signal.SIGKILL)
+    ranks = session.ranks.pid.tolist()
+    os.kill(ranks[1], signal.SIGKILL)
+    assert gone(ranks)
+    deadline = time.monotonic() + 30
+    while "killed" not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "the session over one, two has ended: rank 1 on two was killed by SIGKILL" in caplog.text
     with pytest.raises(RankError, match=r"rank 1 \(pid \d+\) was killed by SIGKILL"):
-        for _ in range(1000):
-            session.logits(IDS)
+        session.logits(IDS)
     assert gone(started)
 
 
@@ -115,13 +123,30 @@ def test_a_relay_that_loses_its_process_ends(tmp_path: Path):
     link.end()
 
 
-def test_hosts_are_filled_in_order():
-    hosts = {"a": 2, "b": 3}
-    assert divide(hosts, 5) == {"a": [0, 1], "b": [2, 3, 4]}
-    assert divide(hosts, 3) == {"a": [0, 1], "b": [2]}
-    assert divide(hosts, 2) == {"a": [0, 1]}
+def reached(launcher: HostsLauncher, ranks: int) -> tuple[list[str], dict[str, int]]:
+    """The beginning of the command that reaches a host, and the ranks of each."""
+    way, hosts = asyncio.run(launcher._reached(ranks))
+    return way.reach("there", ["python"]), hosts
 
 
-def test_more_ranks_than_the_hosts_take_are_refused_with_the_hosts():
-    with pytest.raises(SettingsError, match=r"6 ranks do not fit.*a:2, b:3, which take 5"):
-        divide({"a": 2, "b": 3}, 6)
+def test_hosts_are_reached_by_what_the_profile_names():
+    two = {"a": 2, "b": 2}
+    words, hosts = reached(HostsLauncher(hosts=two, mpi_cmd=["mpiexec", "--host"]), 3)
+    assert words == ["mpiexec", "--host", "there", "python"] and hosts == two
+    words, hosts = reached(HostsLauncher(hosts=two, ssh_cmd=["ssh", "-T"]), 3)
+    assert words == ["ssh", "-T", "--", "there", "python"] and hosts == two
+
+
+def test_a_session_takes_no_more_nodes_of_slurm_than_its_ranks_need(tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    asked = 'echo "$@" >> {folder}/asked; while [ "${1#--}" != "$1" ]; do shift; done; '
+    job = "SLURM_JOB_ID=7 SLURM_JOB_NODELIST=n exec "
+    salloc = asked.replace("{folder}", str(tmp_path)) + job + '"$@"'
+    programs(tmp_path, monkeypatch, salloc=salloc, scontrol="printf 'n1\\nn2\\n'")
+    launcher = HostsLauncher(slurm=["npu", 4, 2], environment={GROUP: "1,2"})
+    words, hosts = reached(launcher, 3)
+    assert "--nodes=2" in (tmp_path / "asked").read_text()
+    assert words[:2] == ["srun", "--jobid=7"] and hosts == {"n1": 2, "n2": 2}
+    assert launcher._group() == (0, 1), "a job of its own is not divided"
+    launcher.job.close()
+    assert HostsLauncher(environment={GROUP: "1,2"})._group() == (1, 2)

@@ -11,7 +11,7 @@ from neoxlib.errors import RankError
 from neoxlib.machine.explain import explain
 from neoxlib.machine.log_text import LogText
 from neoxlib.ranks import worker
-from neoxlib.ranks.post_mortem import RankLogs, first_of, told
+from neoxlib.ranks.post_mortem import RankLogs, first_of, together, told
 from tests.support import rank_faults as faults
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +66,17 @@ def test_of_failed_ranks_one_that_did_not_wait_is_the_first():
     assert first_of(explain(logs), {0, 1}) == 1
     assert first_of(explain(logs), {0}) == 0
     assert first_of(explain([]), {2, 1}) == 1
+
+
+def test_ranks_that_ended_alike_are_told_together_the_first_one_first():
+    names = {r: f"rank {r} (pid 9{r})" for r in range(4)}
+    how = ("is lost", "was killed", "is lost", "is lost")
+    dead = {r: f"{names[r]} {how[r]}" for r in names}
+    assert together(dead, names, 2) == (
+        "rank 2 (pid 92) is lost; likewise rank 0 (pid 90), rank 3 (pid 93); "
+        "rank 1 (pid 91) was killed"
+    )
+    assert together({1: dead[1]}, names, 1) == "rank 1 (pid 91) was killed"
 
 
 def test_an_error_of_the_program_is_in_the_message_already():

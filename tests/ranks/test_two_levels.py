@@ -100,6 +100,21 @@ def test_one_rank_of_each_host_takes_a_sum_over_the_network_once(team, hosts, sp
     assert team(crossings, hosts) == speakers
 
 
+def recorded(_: object, gloo: TorchGroup, hosts: str) -> list:
+    group = joined(gloo, hosts)
+    group.all_reduce(torch.ones(8))
+    group.record = []
+    group.all_reduce(torch.ones(8))
+    group.all_reduce(torch.ones(3, 4, dtype=torch.bfloat16))
+    return [(values, parts.within > 0, parts.between > 0) for values, parts in group.record]
+
+
+def test_a_sum_is_recorded_with_its_parts_within_and_between_hosts(team: Team):
+    first, *_, last = team(recorded, "aabc")
+    assert first == [(8, True, True), (12, True, True)]
+    assert last == [(8, False, True), (12, False, True)]
+
+
 def kind(_: object, gloo: TorchGroup, hosts: str) -> str:
     return type(join_hosts(gloo, hosts)).__name__
 

@@ -217,3 +217,25 @@ def test_what_has_too_few_repeats_for_an_interval_is_not_called_one():
     compared = baseline.compare_times(few, few)
     assert [row[-2:] for row in tables.ratios(compared).rows[:2]] == [("–", "no\u00a0interval")] * 2
     saved(figures.ratios(compared))
+
+
+def over_hosts(answer: dict | None) -> SimpleNamespace:
+    """A session whose ranks answer so when their sums are measured."""
+    return SimpleNamespace(config=CONFIG, apply=lambda function, case: answer)
+
+
+def test_sums_within_and_between_hosts_are_told_apart_and_kept():
+    ends = {1: (1e-5, 2e-4), 1 << 20: (1e-3, 4e-2)}
+    answer = {"hosts": 2, "lines": ends, "case": {CONFIG.hidden_size: (2e-5, 3e-4)}}
+    notes = Notes()
+    shown = tables.between_hosts(notes, over_hosts(answer), Case(1, 8, 4))
+    assert shown.columns == ("what", "how", "within a host (ms)", "between hosts (ms)")
+    kept = notes.tables["hosts"].set_index(["what", "how"])
+    assert kept.loc[("latency: a sum of 4 bytes", "measured"), "between_ms"] == pytest.approx(0.2)
+    next_token = kept.loc["sums of a next token"]
+    assert set(next_token.index) == {"measured", "predicted"} and next_token.notna().all().all()
+    assert kept.loc[("sums of a first token", "measured")].isna().all()
+
+
+def test_ranks_of_one_host_have_no_table_of_sums_between_hosts():
+    assert "on one host" in repr(tables.between_hosts(Notes(), over_hosts(None), Case(1, 8, 4)))
