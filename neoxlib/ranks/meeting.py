@@ -33,7 +33,7 @@ POLL_SECONDS = 0.01  # between two questions for a key that is not there yet
 ANSWER_SECONDS = 30.0  # for rank 0's store to answer one question
 LOOK_MS = 500  # between two looks of the store whether it is closed
 FILE = "store"
-SECRET = "secret of the ranks"
+SECRET = "secret"
 NONCE = 32  # bytes
 # Stores of this process: torch calls their methods for as long as a group lives, and keeps none.
 _kept: list[dist.Store] = []
