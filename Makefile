@@ -5,11 +5,12 @@ PIP := -m pip install --disable-pip-version-check
 PEERS := .venv-peers
 NPU := .venv-npu
 MSPROBE := .venv-msprobe
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 JOBS ?= 2
 
 .PHONY: help report test test-faults stop-ranks soak fuzz test-align verify-npu verify-msprobe lint
-.PHONY: lab verify-hosts quality demo clean test-browser gate-table bench-first
+.PHONY: audit lab verify-hosts quality demo clean test-browser gate-table bench-first
 .PHONY: gate-planted bench-peers bench-docs bench-readme bench-20b bench-load bench-exam
 .PHONY: bench-align wheelhouse
 
@@ -49,6 +50,9 @@ verify-msprobe: $(MSPROBE)/.installed  ## dumps both ways, with the vendor's msp
 
 verify-hosts: $(VENV)/.installed  ## several hosts, made of namespaces for it; needs root
 	$(BIN)/python -m tests.hosts.verify $(ARGS)
+
+audit: $(VENV)/.installed $(AUDIT)/.installed  ## known holes in packages; a bill of materials
+	$(AUDIT)/bin/python -m tests.audit $(BIN)/python
 
 lint: $(VENV)/.installed  ## check the style of code and notebooks
 	$(BIN)/ruff check .
@@ -123,6 +127,11 @@ $(MSPROBE)/.installed: tests/msprobe/requirements.txt pyproject.toml constraints
 	$(MSPROBE)/bin/python $(PIP) --quiet -r tests/msprobe/requirements.txt -c constraints.txt
 	touch $@
 
+$(AUDIT)/.installed: tests/audit/requirements.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python $(PIP) --quiet -r tests/audit/requirements.txt
+	touch $@
+
 # atheris is only for fuzzing, and beside the project's packages not in their environment
 .fuzz/.installed: tests/fuzz/requirements.txt | $(VENV)/.installed
 	$(BIN)/python $(PIP) --quiet --target .fuzz -r tests/fuzz/requirements.txt
@@ -136,4 +145,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:  ## remove the environments; runs in outputs/ stay
-	rm -rf $(VENV) $(PEERS) $(NPU) $(MSPROBE) .fuzz
+	rm -rf $(VENV) $(PEERS) $(NPU) $(MSPROBE) $(AUDIT) .fuzz

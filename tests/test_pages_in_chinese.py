@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 CHINESE = [ROOT / "README.zh-CN.md", *sorted((DOCS / "zh").glob("*.md"))]
-BOTH = ("first-steps", "your-checkpoint", "ascend", "ci", "troubleshooting")
+BOTH = ("first-steps", "your-checkpoint", "ascend", "ci", "troubleshooting", "security")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e-?\d+)?")
 LINK = re.compile(r"\]\(([^)\s]+)\)")

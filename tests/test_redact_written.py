@@ -1,7 +1,10 @@
 """Nothing that is written for others holds a secret of the environment or the user's home."""
 
+import base64
+import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -133,6 +136,18 @@ def test_no_file_holds_a_secret_in_any_writing(written, name):
 
 def test_no_file_holds_the_home_folder(written):
     assert [at for at, text in written.items() if b"/planted-person" in text] == []
+
+
+def test_every_page_has_a_content_policy_that_allows_its_own_script_only(written):
+    pages = {name: text.decode() for name, text in written.items() if name.endswith(".html")}
+    assert {Path(name).name for name in pages} >= {"report.html", "index.html"}
+    for name, page in pages.items():
+        policy = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
+        assert policy and policy[1].startswith("default-src 'none';"), name
+        scripts = re.findall(r"<script[^>]*>(.*?)</script>", page, re.S)
+        own = [base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in scripts]
+        assert page.index("<script") > policy.start() and len(own) == 1, name
+        assert f"script-src 'sha256-{own[0].decode()}'" in policy[1], name
 
 
 def test_a_run_can_be_started_again_by_the_paths_that_it_recorded(tmp_path, monkeypatch):

@@ -84,7 +84,7 @@ def share_choice(group: Group, choose: Callable[[Tensor], Choice], logits: Tenso
     if group.rank == 0:
         try:
             choice = choose(logits)
-            word = choice._replace(logprobs=[], top=[])  # only rank 0 uses those
+            word = tuple(choice._replace(logprobs=[], top=[]))  # only rank 0 uses those
         except Exception as error:
             known = isinstance(error, NotFiniteError)  # then all ranks look for the layer together
             failure = error
@@ -95,7 +95,7 @@ def share_choice(group: Group, choose: Callable[[Tensor], Choice], logits: Tenso
     if failure is not None:
         raise failure
     _refuse_failed(word)
-    return word if choice is None else choice
+    return Choice(*word) if choice is None else choice
 
 
 class Alike:

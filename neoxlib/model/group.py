@@ -55,7 +55,7 @@ class Group:
         return x
 
     def broadcast(self, value: Any) -> Any:
-        """Return rank 0's `value` (anything small that pickles) on every rank."""
+        """Return rank 0's `value` (small, and of those that `words` knows) on every rank."""
         return value
 
     def checkpoint(self, value: Any = None) -> Any:

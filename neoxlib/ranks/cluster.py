@@ -67,7 +67,7 @@ class Ranks:
         Raises RankError when one ends or the time is up.
         """
         try:
-            look = partial(self._refuse_hanging, "while starting")
+            look = partial(self._look, "while starting")
             self._keeper.complete(self._cluster.start_controller(), look)
             self._keeper.complete(self._cluster.start_engines(self.size), look)
             if self.local:
@@ -158,8 +158,7 @@ class Ranks:
     def _wait_for_engines(self, limit: float) -> None:
         deadline = time.monotonic() + limit
         while len(self._client.ids) < self.size:
-            self._refuse_dead("while starting")
-            self._refuse_hanging("while starting")
+            self._look("while starting")
             if time.monotonic() > deadline:
                 count = len(self._client.ids)
                 found = f"{count} of {self.size} ranks started within {limit} s"
@@ -201,8 +200,7 @@ class Ranks:
                 hear([job.metadata["data"] for job in jobs])
             failed = any(outcome.error for outcome in outcomes.values())
             if failed or len(outcomes) < len(jobs):
-                self._refuse_dead(f"during {name}")
-                self._refuse_hanging(f"during {name}")
+                self._look(f"during {name}")
             if failed:
                 deadline = min(deadline, time.monotonic() + patience)
         if listen and 0 in outcomes:
@@ -248,11 +246,14 @@ class Ranks:
             return None
         return outcomes[0].value
 
+    def _look(self, when: str) -> None:
+        self._refuse_dead(when)
+        self._refuse_hanging(when)
+
     def _refuse_dead(self, when: str) -> None:
         dead = self._dead()
         if dead:
-            # The launcher's own output.
-            output = "" if self.local else self._cluster.engine_set.get_output()
+            output = launch.last_words(self._cluster, self.local)
             first = first_of(self._logs.explain(self.members), dead)
             why = f"{together(dead, {r: self._who(r) for r in dead}, first)} ({when})"
             raise self._down(why, output and f"\n{output}", first)
@@ -279,7 +280,7 @@ class Ranks:
     def _dead(self) -> dict[int, str]:
         """The ranks that ended, and how; a controller or launcher takes rank 0's place."""
         if self.watched:
-            ended = self._cluster.engine_set.ended()
+            ended = getattr(self._cluster.engine_set, "ended", dict)()
         else:
             gone = (r for r in range(len(self._views)) if not self._runs(r))
             ended = dict.fromkeys(gone, launch.ending(None))

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from neoxlib.errors import RankError, Stopped
 from neoxlib.machine import runtime as devices
+from neoxlib.model import stopping, words
 from neoxlib.model.group import Group
-from neoxlib.ranks import stopping
+from neoxlib.ranks.meeting import prove_members, shared_secret
 
 # 1: ranks compare every collective over gloo and hccl, not only the first of a kind.
 DEBUG = "NEOXLIB_DEBUG"
@@ -119,6 +120,8 @@ class TorchGroup(Group):
             devices.open_communicator(dist.group.WORLD, torch.device(device), rank)
             self.host = dist.new_group(backend="gloo")
             self.joins_everywhere = True
+        self.secret = shared_secret(store, rank)
+        prove_members(self.host, rank, size, self.secret)
         if torch.device(device).type != "cpu":
             self.timer = devices.Timer(torch.device(device))
 
@@ -179,10 +182,12 @@ class TorchGroup(Group):
     def broadcast(self, value: Any) -> Any:
         with self._clock():
             self._prove("broadcast")
-            box = [value]
-            here = torch.device("cpu")
-            dist.broadcast_object_list(box, group=self.host, device=here, group_src=0)
-            return box[0]
+            said = words.encode(value) if self.rank == 0 else b""
+            count = torch.tensor([len(said)])
+            dist.broadcast(count, group=self.host, group_src=0)
+            text = torch.frombuffer(bytearray(said or count.item()), dtype=torch.uint8)
+            dist.broadcast(text, group=self.host, group_src=0)
+            return value if self.rank == 0 else words.decode(text.numpy().tobytes())
 
     def checkpoint(self, value: Any = None) -> Any:
         """As `broadcast`; raises Stopped on all ranks if rank 0 was asked to stop.
@@ -269,7 +274,9 @@ def part_of(group: TorchGroup, members: Sequence[int]) -> PartGroup | None:
     joined = dist.new_group(list(members), backend="gloo")
     if group.rank not in members:
         return None
-    return PartGroup(joined, list(members).index(group.rank), len(members))
+    part = PartGroup(joined, list(members).index(group.rank), len(members))
+    prove_members(joined, part.rank, part.size, group.secret)
+    return part
 
 
 def _join(parts: Sequence[Tensor], dim: int, sizes: Sequence[int]) -> Tensor:

@@ -24,7 +24,7 @@ from neoxlib.hosts.profile import OVER_HOSTS, find_profile, read_config
 from neoxlib.machine.runtime import torch_must_load
 from neoxlib.process import prepare_children, python
 from neoxlib.ranks.memory_kills import MemoryKills, cause_of_kill, memory_kills
-from neoxlib.ranks.worker import log_file
+from neoxlib.ranks.worker import alive, log_file
 
 # For the ranks to start and register; loading a model has no limit.
 START_SECONDS = 120
@@ -101,8 +101,8 @@ def new_cluster(
 ) -> Cluster:
     """Make a cluster, not started yet; without a profile all on this machine, on 127.0.0.1.
 
-    What goes to ranks of a profile is encrypted. The keys of those over ssh lie in `scratch`, which
-    only this user can enter.
+    What goes to ranks is encrypted, on this machine too: other users may connect to its ports. The
+    keys lie in `scratch`, which only this user can enter, or in the profile.
     """
     profile = read_config(profile_dir) if profile_dir else Config()
     over_hosts = profile.Cluster.get("engine_launcher_class") == OVER_HOSTS
@@ -120,7 +120,7 @@ def new_cluster(
     beats = [
         f"--HeartMonitor.period={HEARTBEAT_MS}",
         f"--HeartMonitor.max_heartmonitor_misses={NEVER if watched else LOST_BEATS}",
-        *([] if profile_dir is None else ["--IPController.enable_curve=True"]),
+        "--IPController.enable_curve=True",
     ]
     cluster.controller_args = [*beats, "--nodb", "--usethreads", QUIETLY, *cluster.controller_args]
     return cluster
@@ -170,10 +170,20 @@ def check_here(world_size: int, cluster_profile: str | None) -> str | None:
 
 def starters(cluster: Cluster) -> list[int]:
     """Return the pids of the controller and the launchers that are processes of this machine."""
+    return [one.process.pid for one in _starters(cluster)]
+
+
+def last_words(cluster: Cluster, local: bool) -> str:
+    """Return what the controller said if it has ended, and what a profile's launcher said."""
+    said = [] if local or cluster.engine_set is None else [cluster.engine_set.get_output()]
+    ended = [one for one in _starters(cluster) if not alive(one.process.pid)]
+    return "\n".join([*said, *(one.get_output() for one in ended if one is cluster.controller)])
+
+
+def _starters(cluster: Cluster) -> list[Any]:
     engines = cluster.engine_set
     known = [cluster.controller, engines, *getattr(engines, "launchers", {}).values()]
-    processes = [getattr(starter, "process", None) for starter in known]
-    return [process.pid for process in processes if process is not None]
+    return [one for one in known if getattr(one, "process", None) is not None]
 
 
 class Keeper:

@@ -122,8 +122,8 @@ class Session(TextGenerator):
         hosts = [member["host"] for member in self._ranks.members]
         self._equip(hosts, settings["device"], deterministic)
         self.loading.phase = "opening the model"
-        address = self._ranks.begin(worker.open_store, hosts)[0]
-        return self._ranks.begin(worker.join, hosts, address, settings, hear=self.loading.hear)
+        place = self._ranks.begin(worker.open_store, hosts)[0]
+        return self._ranks.begin(worker.join, hosts, place, settings, hear=self.loading.hear)
 
     def _equip(self, hosts: list[str], device: str, deterministic: bool) -> None:
         """Hand local ranks what the NPUs answered; let those of a cluster ask and add their own."""

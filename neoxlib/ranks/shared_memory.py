@@ -9,7 +9,6 @@ import logging
 import math
 import mmap
 import os
-import pickle
 import secrets
 import struct
 import time
@@ -23,6 +22,8 @@ from torch import Tensor
 from neoxlib.errors import RankError, SettingsError
 from neoxlib.kernels.cpu import build
 from neoxlib.machine import limits
+from neoxlib.model import words
+from neoxlib.model.group import Group
 from neoxlib.ranks.collectives import (
     DTYPES,
     OPERATIONS,
@@ -70,7 +71,7 @@ class RankGroup(ctypes.Structure):
 
 
 class SharedGroup(TorchGroup):
-    """The ranks of a gloo TorchGroup on one machine. All-reduces of integers still go over gloo.
+    """The ranks of one machine, which need no group of torch.distributed then.
 
     An all-reduce adds in float32, in rank order, and rounds once: all ranks get the same bits.
     Raises RankError with the ranks that did not arrive within TIMEOUT_SECONDS, or that made a
@@ -79,16 +80,12 @@ class SharedGroup(TorchGroup):
 
     backend = "shared memory"
 
-    def __init__(self, group: TorchGroup, library: ctypes.CDLL, memory: mmap.mmap) -> None:
-        self.seconds = 0.0  # torch.distributed is joined already
+    def __init__(self, group: Group, library: ctypes.CDLL, memory: mmap.mmap) -> None:
+        self.seconds = 0.0
         self.rank = group.rank
         self.size = group.size
-        self.device = group.device
-        self.joined = group.joined
-        self.host = group.host
+        self.device = "cpu"
         self.memory = memory
-        self.proved = group.proved
-        self.calls = group.calls
         spins, yield_seconds = ALONE if self.size <= limits.core_count() else CROWDED
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         waits = spins, int(yield_seconds * 1e9), int(TIMEOUT_SECONDS * 1e9)
@@ -105,8 +102,8 @@ class SharedGroup(TorchGroup):
         self._broadcast = _function(library, "group_broadcast", POINTER, COUNT)
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        if x.dtype not in self.sums or x.device.type != "cpu":
-            return super().all_reduce(x)
+        if x.dtype not in self.sums:
+            return x.copy_(self.all_gather(x.reshape(1, -1), 0).sum(0).view(x.shape))
         start = time.perf_counter()
         add, dtype = self.sums[x.dtype]
         whole = x.contiguous()
@@ -124,30 +121,40 @@ class SharedGroup(TorchGroup):
 
     def gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor | None:
         """As Group.gather; the ranks meet for their sizes in any case, which proves the call."""
-        if x.device.type != "cpu":
-            return super().gather(x, dim, sizes)
         with self._clock():
-            dim %= x.ndim
-            sizes = self._everyones("gather", x.shape[dim])
-            x = x.contiguous()
-            before = x.shape[:dim]
-            after = x.shape[dim + 1 :]
-            row_bytes = (ctypes.c_int64 * self.size)(
-                *(n * math.prod(after) * x.element_size() for n in sizes)
-            )
-            joined = x.new_empty((*before, sum(sizes), *after)) if self.rank == 0 else None
-            to = None if joined is None else joined.data_ptr()
-            kind = DTYPES.index(x.dtype), values_per_index(x, dim)
-            self._do(self._gather, *kind, x.data_ptr(), math.prod(before), row_bytes, to)
-            return joined
+            return self._joined(x, dim)[0]
+
+    def all_gather(self, x: Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> Tensor:
+        with self._clock():
+            joined, shape = self._joined(x, dim)
+            whole = x.new_empty(shape) if joined is None else joined
+            self._do(self._broadcast, whole.data_ptr(), whole.numel() * whole.element_size())
+            return whole
+
+    def _joined(self, x: Tensor, dim: int) -> tuple[Tensor | None, tuple[int, ...]]:
+        """The ranks' `x` joined along `dim`, on rank 0, and on every rank its shape."""
+        dim %= x.ndim
+        sizes = self._everyones("gather", x.shape[dim])
+        x = x.contiguous()
+        before = x.shape[:dim]
+        after = x.shape[dim + 1 :]
+        row_bytes = (ctypes.c_int64 * self.size)(
+            *(n * math.prod(after) * x.element_size() for n in sizes)
+        )
+        shape = (*before, sum(sizes), *after)
+        joined = x.new_empty(shape) if self.rank == 0 else None
+        to = None if joined is None else joined.data_ptr()
+        kind = DTYPES.index(x.dtype), values_per_index(x, dim)
+        self._do(self._gather, *kind, x.data_ptr(), math.prod(before), row_bytes, to)
+        return joined, shape
 
     def broadcast(self, value: Any) -> Any:
         with self._clock():
-            said = pickle.dumps(value) if self.rank == 0 else b""
+            said = words.encode(value) if self.rank == 0 else b""
             count = self._everyones("broadcast", len(said))[0]
             told = ctypes.create_string_buffer(said, count)
             self._do(self._broadcast, told, count)
-            return value if self.rank == 0 else pickle.loads(told.raw)
+            return value if self.rank == 0 else words.decode(told.raw)
 
     def barrier(self) -> None:
         with self._clock():
@@ -186,8 +193,8 @@ class SharedGroup(TorchGroup):
         return {r: _call(*line[at : at + 2]) for r, line in enumerate(lines) if line[0] >= epoch}
 
 
-def share(group: TorchGroup) -> TorchGroup:
-    """Return a SharedGroup in place of a gloo `group` if its ranks can have one, else `group`.
+def share(group: Group) -> Group:
+    """Return a SharedGroup in place of `group` if its ranks can have one, else `group`.
 
     All ranks call it together, and must be on one machine. Raises SettingsError for an unknown
     value of NEOXLIB_BACKEND.
@@ -200,7 +207,7 @@ def share(group: TorchGroup) -> TorchGroup:
     return group if memory is None else SharedGroup(group, library, memory)
 
 
-def _common_memory(group: TorchGroup, library: ctypes.CDLL | None) -> mmap.mmap | None:
+def _common_memory(group: Group, library: ctypes.CDLL | None) -> mmap.mmap | None:
     """Map the same memory on all ranks; None on all ranks if one cannot."""
     size = library.group_bytes(group.size) if library else 0
     file = _file(size) if library and group.rank == 0 else None
@@ -227,6 +234,7 @@ def _file(size: int) -> int | None:
     file = None
     try:
         file = os.memfd_create(f"neoxlib-{secrets.token_hex(8)}")
+        os.fchmod(file, 0o600)
         os.posix_fallocate(file, 0, size)
     except OSError as error:
         log.warning(NONE_HERE, error)

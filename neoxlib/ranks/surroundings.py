@@ -1,4 +1,4 @@
-"""The surroundings of ranks: their environment variables and the folder of their logs."""
+"""The surroundings of ranks: their variables, the folder of their logs, and where they meet."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from neoxlib.errors import SettingsError
 from neoxlib.hosts.network import NETWORK, own_address
@@ -19,6 +19,16 @@ from neoxlib.machine.launch_env import NEW_ALLOCATOR, kept, launch_env
 from neoxlib.machine.recipe import RECIPE, Launch
 from neoxlib.ranks import placement
 from neoxlib.ranks.needs import check_machine
+
+
+class Place(NamedTuple):
+    """Where the ranks of a session meet, and what lets them in."""
+
+    path: str = ""  # on one host
+    url: str = ""  # over hosts
+    server: bytes = b""  # public key of rank 0's store
+    public: bytes = b""  # the key pair that it lets in
+    secret: bytes = b""
 
 
 def open_log_dir(asked: str | os.PathLike[str] | None) -> Path:

@@ -15,7 +15,9 @@ from torch import Tensor
 from neoxlib.hosts.sums import Parts
 from neoxlib.model.group import Group
 from neoxlib.ranks.collectives import PartGroup, TorchGroup, part_of
-from neoxlib.ranks.shared_memory import SUMS, share
+from neoxlib.ranks.meeting import StoreGroup, store_at
+from neoxlib.ranks.shared_memory import SUMS, SharedGroup, share
+from neoxlib.ranks.surroundings import Place
 
 log = logging.getLogger("neoxlib")
 SCATTERED = "the ranks of a host do not follow each other: sums cross the network once a rank"
@@ -99,13 +101,29 @@ class HostsGroup(TorchGroup):
         return [sum(sizes[end - n : end]) for end, n in zip(ends, self.sizes, strict=True)]
 
 
-def join_hosts(group: TorchGroup, hosts: Sequence[str]) -> TorchGroup:
-    """Return what the ranks of a gloo `group` communicate by; `hosts` names the host of each.
+def join_ranks(
+    rank: int, hosts: Sequence[str], place: Place, backend: str, device: str, family: str
+) -> TorchGroup:
+    """Return what a rank communicates by; `hosts` names the host of each, `place` their store.
 
-    All ranks call it together.
+    Ranks of one host on CPUs open no group of torch.distributed, and so no port, if they can share
+    memory. All ranks call it together.
     """
-    if len(set(hosts)) == 1:
-        return share(group)
+    size = len(hosts)
+    store = store_at(place, size)
+    if backend == "gloo" and len(set(hosts)) == 1:
+        shared = share(StoreGroup(rank, size, store))
+        if isinstance(shared, SharedGroup):
+            return shared
+    group = TorchGroup(rank, size, store, backend, device, family)
+    return join_hosts(group, hosts) if len(set(hosts)) > 1 and backend == "gloo" else group
+
+
+def join_hosts(group: TorchGroup, hosts: Sequence[str]) -> TorchGroup:
+    """Return what the ranks of a gloo `group` on several hosts communicate by.
+
+    `hosts` names the host of each. All ranks call it together.
+    """
     members = ranks_of_hosts(hosts)
     if len(members) > len(set(hosts)):
         log.warning(SCATTERED)

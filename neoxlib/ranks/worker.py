@@ -27,18 +27,19 @@ import psutil
 from neoxlib.errors import RankError
 from neoxlib.machine.devices import NpuAnswers, chip_for, pick_device, take_answers
 from neoxlib.machine.runtime import import_torch, start_npu
-from neoxlib.ranks import stopping
+from neoxlib.model import stopping
 from neoxlib.ranks.noted import note
 from neoxlib.ranks.outcome import publish_pieces, publish_weights
 from neoxlib.ranks.placement import bind, threads
-from neoxlib.ranks.surroundings import Variables, address_seen_by, own_environment
+from neoxlib.ranks.surroundings import Place, Variables, address_seen_by, own_environment
 from neoxlib.redact import Scrubbed, shown
 
 log = logging.getLogger("neoxlib")
 POLL_SECONDS = 0.3  # between two looks whether the driver still runs
 PR_SET_PDEATHSIG = 1  # of prctl: the signal that comes when the thread that started this one ends
 RANK_LOGS = "NEOXLIB_RANK_LOGS"  # names the folder from which logs go to the driver
-_held = SimpleNamespace(store=None, engine=None)  # kept in this rank from call to call
+# Kept in this rank from call to call.
+_held = SimpleNamespace(store=None, engine=None, scratch=None)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,6 +52,7 @@ def main(argv: Sequence[str]) -> None:
     role, driver, scratch, *arguments = argv
     faulthandler.enable(all_threads=False)
     os.chdir(scratch)
+    _held.scratch = scratch
     last = (scratch, signal.SIGCONT) if role == "controller" else (None, signal.SIGKILL)
     end_with(int(driver), *last)
     # The controller forks helper processes.
@@ -184,53 +186,39 @@ def equip(
     return found
 
 
-def open_store(rank: int, hosts: Sequence[str]) -> tuple[str, int] | None:
-    """Open the store of torch.distributed on rank 0.
-
-    It listens on a free port of the interface that the other ranks see. Returns its address on rank
-    0, None elsewhere.
-    """
+def open_store(rank: int, hosts: Sequence[str]) -> Place | None:
+    """Open the store that the ranks meet at, on rank 0; returns its place there, None elsewhere."""
     import_torch()
-    import torch.distributed as dist
+    from neoxlib.ranks.meeting import open_place
 
     import_module("neoxlib.inference.load")  # slow: on all ranks at the same time
     if rank:
         return None
-    listener = socket.create_server((address_seen_by(hosts), 0))
-    address = listener.getsockname()
-    _held.store = dist.TCPStore(
-        *address, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
-    )
-    return address
+    _held.store = open_place(hosts, _held.scratch)
+    return _held.store.place
 
 
-def join(
-    rank: int, hosts: Sequence[str], address: tuple[str, int], settings: dict[str, Any]
-) -> dict[str, Any]:
+def join(rank: int, hosts: Sequence[str], place: Place, settings: dict[str, Any]) -> dict[str, Any]:
     """Join the group of all ranks and load this rank's shard. Returns Engine.describe()."""
     import torch
-    import torch.distributed as dist
 
     from neoxlib.inference.load import load
-    from neoxlib.ranks.collectives import Alone, TorchGroup
-    from neoxlib.ranks.two_levels import join_hosts
+    from neoxlib.ranks.collectives import Alone
+    from neoxlib.ranks.two_levels import join_ranks
 
     _meet_on(hosts)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads(hosts.count(hosts[rank])))
     index = hosts[:rank].count(hosts[rank])
-    device, place, backend = _place(settings["device"], index, hosts.count(hosts[rank]))
+    device, chip, backend = _place(settings["device"], index, hosts.count(hosts[rank]))
     if len(hosts) == 1:
         group = Alone()
     else:
-        store = dist.TCPStore(*address, is_master=False)
         family = chip_for("npu").family if backend == "hccl" and len(set(hosts)) == 1 else ""
-        group = TorchGroup(rank, len(hosts), store, backend, place, family)
-        if backend == "gloo":
-            group = join_hosts(group, hosts)
+        group = join_ranks(rank, hosts, place, backend, chip, family)
     told = publish_weights()
     _held.engine = load(**settings | {"device": device}, group=group, progress=told)
-    log.info("rank %d of %d is ready on %s, backend %s", rank, len(hosts), place, group.backend)
+    log.info("rank %d of %d is ready on %s, backend %s", rank, len(hosts), chip, group.backend)
     return _held.engine.describe()
 
 

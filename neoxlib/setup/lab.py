@@ -67,6 +67,7 @@ def command(folder: Path, port: int, browser: bool) -> list[str]:
         "ServerApp.port_retries": 0,  # the ssh line names this one
         "ServerApp.root_dir": root,
         "LabApp.default_url": f"/lab/tree/{first}" if first else "/lab",
+        "KernelManager.transport_encryption": "auto",  # other users may listen on this machine
         "LabApp.news_url": None,
         "LabApp.check_for_updates_class": "jupyterlab.handlers.announcements.NeverCheckForUpdate",
     }

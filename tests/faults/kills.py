@@ -1,19 +1,25 @@
 """Ranks that are killed: who did it is said only as far as the kernel's counts tell."""
 
-import os
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import neoxlib
-from neoxlib.errors import RankError
 from neoxlib.machine import limits
+from tests.faults import strikes
+from tests.faults.rows import Row
+from tests.faults.strikes import CALLS, MOMENT, STARTING
 
+NAMES = {signal.SIGKILL: "SIGKILL", signal.SIGSEGV: "SIGSEGV"}
+SAID = {  # of the cause, and no other is claimed
+    signal.SIGKILL: "was killed by SIGKILL, not by the kernel's out-of-memory killer",
+    signal.SIGSEGV: "crashed with a segmentation fault (SIGSEGV)",
+}
 ROOM = 256 << 20  # bytes that the ranks may take on top of what they have
 # A driver in a control group of its own, in which rank 1 takes all memory.
 IN_GROUP = """
@@ -34,13 +40,6 @@ with neoxlib.Session(sys.argv[2], 2, device="cpu") as session:
 """
 
 
-class Row(NamedTuple):
-    """A fault, and what injects it: it returns what was seen, and raises if it was not told."""
-
-    name: str
-    inject: Callable[[Path], str]
-
-
 def take_all(engine: Any) -> None:
     """Rank 1 takes memory without end."""
     taken = []
@@ -57,19 +56,35 @@ def narrow(group: Path) -> None:
     (group / limit).write_text(str(int((group / used).read_text()) + ROOM))
 
 
-def plain(model: Path) -> str:
+def while_starting(model: Path, log: str, number: signal.Signals) -> str:
+    """Kill each of two ranks when its log has `log`."""
+    seen = [strikes.while_starting(model, 2, r, log, number, SAID[number]) for r in (0, 1)]
+    return f"rank 0: {seen[0]}; rank 1: {seen[1]}"
+
+
+def in_a_call(model: Path, ask: Callable[..., Any], wait: float, number: signal.Signals) -> str:
+    """Kill each of two ranks in a call, or before it."""
+    seen = []
+    for rank in (0, 1):
+        with neoxlib.Session(model, 2, device="cpu") as session:
+            pid = int(session.ranks.pid[rank])
+            words = f"rank {rank} (pid {pid})", SAID[number]
+            seen.append(strikes.in_a_call(session, pid, ask, wait, number, *words))
+    return f"rank 0: {seen[0]}; rank 1: {seen[1]}"
+
+
+def controller_while_starting(model: Path) -> str:
+    strike = strikes.Strike(
+        lambda: next(iter(strikes.processes("controller")), None), signal.SIGKILL
+    )
+    return strikes.told(lambda: neoxlib.Session(model, 2, device="cpu"), strike)
+
+
+def controller_in_a_call(model: Path, ask: Callable[..., Any], wait: float) -> str:
     with neoxlib.Session(model, 2, device="cpu") as session:
-        pid = int(session.ranks.pid[1])
-        os.kill(pid, signal.SIGKILL)
-        start = time.monotonic()
-        try:
-            session.generate([[1, 2]] * 4, max_new_tokens=60)
-        except RankError as error:
-            said = f"{time.monotonic() - start:.1f} s: {str(error).splitlines()[0]}"
-            assert f"rank 1 (pid {pid}) was killed by SIGKILL" in said, said
-            assert "very likely" not in str(error), said
-            return said
-    raise AssertionError("nothing was told")
+        (pid,) = strikes.processes("controller")
+        words = "which starts or connects ranks, has ended"
+        return strikes.in_a_call(session, pid, ask, wait, signal.SIGKILL, words)
 
 
 def out_of_memory(model: Path) -> str:
@@ -88,6 +103,20 @@ def out_of_memory(model: Path) -> str:
 
 
 ROWS = (
-    Row("a rank killed by SIGKILL", plain),
+    *(
+        Row(f"each of 2 ranks, {NAMES[number]} while {phase}", partial(act, number=number))
+        for number in SAID
+        for phase, act in {
+            **{phase: partial(while_starting, log=log) for phase, log in STARTING.items()},
+            **{name: partial(in_a_call, ask=ask, wait=MOMENT) for name, ask in CALLS.items()},
+            "idle": partial(in_a_call, ask=strikes.logits, wait=0.0),
+        }.items()
+    ),
+    Row("the controller killed while starting", controller_while_starting),
+    Row("the controller killed, idle", partial(controller_in_a_call, ask=strikes.logits, wait=0.0)),
+    Row(
+        "the controller killed in decode",
+        partial(controller_in_a_call, ask=strikes.generate, wait=MOMENT),
+    ),
     Row("a rank killed for want of memory, in a control group", out_of_memory),
 )

@@ -6,11 +6,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
+from tests.faults.rows import Row
 from tests.support.special_files import KINDS, special_file
 
 LATEST = 90.0  # seconds with the start of Python, on a busy machine; a hang would take forever
@@ -46,13 +45,6 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss // 1024)
 print(done.stdout)
 print(done.stderr, file=sys.stderr)
 """
-
-
-class Row(NamedTuple):
-    """A fault, and what injects it: it returns what was seen, and raises if it was not told."""
-
-    name: str
-    inject: Callable[[Path], str]
 
 
 def told(words: str, *command: str) -> str:

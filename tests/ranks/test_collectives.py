@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from neoxlib.errors import Stopped
-from neoxlib.ranks import stopping
+from neoxlib.model import stopping
 from neoxlib.ranks.collectives import Alone
 from tests.support.npu import device, hccl, hccl_steps
 from tests.support.npu.hccl_ranks import NpuTeam

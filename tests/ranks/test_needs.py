@@ -1,5 +1,6 @@
 """A machine on which ranks cannot start is told at once, and no rank is started."""
 
+import re
 import resource
 import shutil
 import subprocess
@@ -37,12 +38,23 @@ def test_a_limit_that_the_user_can_raise_is_told_so(monkeypatch):
         needs.check_machine(2)
 
 
-def test_a_loopback_that_is_down_is_told_with_the_command_that_starts_it():
+@pytest.fixture
+def own_network() -> None:
     if (
         not shutil.which("unshare")
         or subprocess.run([*LOOPBACK_DOWN, "true"], check=False).returncode
     ):
         pytest.skip("no network of its own can be made here")
+
+
+def test_too_few_free_ports_are_told_with_the_number_that_is_needed(own_network):
+    few = "ip link set lo up && echo 40000 40005 > /proc/sys/net/ipv4/ip_local_port_range"
+    ask = f"{few} && exec {sys.executable} -c '{ASK}'"
+    said = last_line(*LOOPBACK_DOWN, "sh", "-c", ask)
+    assert re.search(r"\b[56] ports of 127.0.0.1 are free, and ranks need 24", said), said
+
+
+def test_a_loopback_that_is_down_is_told_with_the_command_that_starts_it(own_network):
     said = last_line(*LOOPBACK_DOWN, sys.executable, "-c", ASK)
     assert "127.0.0.1" in said and "does not answer" in said and "`ip link set lo up`" in said
 

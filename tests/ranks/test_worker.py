@@ -10,10 +10,11 @@ import pytest
 
 from neoxlib.inference import load
 from neoxlib.machine.chips import CHIPS
-from neoxlib.ranks import collectives, worker
+from neoxlib.ranks import two_levels, worker
 from neoxlib.ranks.collectives import Alone
 
 HERE = worker.host()
+PLACE = "where they meet"
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             seen["made"] = args
 
     monkeypatch.setattr(load, "load", loading)
-    monkeypatch.setattr(collectives, "TorchGroup", Made)
-    monkeypatch.setattr("torch.distributed.TCPStore", lambda *address, is_master: address)
+    monkeypatch.setattr(two_levels, "TorchGroup", Made)
+    monkeypatch.setattr(two_levels, "store_at", lambda place, size: place)
     monkeypatch.setattr(worker, "_place", lambda *_: ("npu", "npu:0", "hccl"))
     monkeypatch.setattr(worker, "chip_for", lambda device: CHIPS["910B3"])
     monkeypatch.setattr(worker, "_held", SimpleNamespace(store=None, engine=None))
@@ -43,31 +44,31 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_one_rank_opens_no_group(joined):
-    worker.join(0, [HERE], ("127.0.0.1", 1), {"device": "npu"})
+    worker.join(0, [HERE], PLACE, {"device": "npu"})
     assert type(joined["group"]) is Alone and "made" not in joined
     assert joined["device"] == "npu"
 
 
 def test_ranks_of_one_machine_meet_on_its_loopback(joined, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
-    worker.join(1, [HERE] * 2, ("127.0.0.1", 1), {"device": "npu"})
-    assert joined["made"] == (1, 2, ("127.0.0.1", 1), "hccl", "npu:0", "A2")
+    worker.join(1, [HERE] * 2, PLACE, {"device": "npu"})
+    assert joined["made"] == (1, 2, PLACE, "hccl", "npu:0", "A2")
     assert interface_of(os.environ["GLOO_SOCKET_IFNAME"]) == "127.0.0.1"
 
 
 def test_ranks_of_several_machines_meet_where_the_others_see_this_one(joined, monkeypatch):
     monkeypatch.setattr(worker, "address_seen_by", lambda hosts: "127.0.0.1")
-    worker.join(0, [HERE, "another"], ("127.0.0.1", 1), {"device": "npu"})
+    worker.join(0, [HERE, "another"], PLACE, {"device": "npu"})
     assert interface_of(os.environ["GLOO_SOCKET_IFNAME"]) == "127.0.0.1"
     assert joined["made"][-1] == ""  # no setting for chips of one server
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")  # the user's own choice
-    worker.join(0, [HERE, "another"], ("127.0.0.1", 1), {"device": "npu"})
+    worker.join(0, [HERE, "another"], PLACE, {"device": "npu"})
     assert os.environ["GLOO_SOCKET_IFNAME"] == "eth7"
 
 
 def test_an_address_that_no_interface_has_names_none(joined, monkeypatch):
     monkeypatch.setattr(worker, "address_seen_by", lambda hosts: "192.0.2.1")  # RFC 5737: examples
-    worker.join(0, [HERE, "another"], ("127.0.0.1", 1), {"device": "npu"})
+    worker.join(0, [HERE, "another"], PLACE, {"device": "npu"})
     assert "GLOO_SOCKET_IFNAME" not in os.environ
 
 

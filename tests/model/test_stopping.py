@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from neoxlib.errors import Stopped
+from neoxlib.model import stopping
 from neoxlib.model.group import SOLO
-from neoxlib.ranks import stopping
 from neoxlib.ranks.collectives import TorchGroup
 from tests.support.process_ranks import Team
 

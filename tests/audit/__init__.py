@@ -1,0 +1,1 @@
+"""Known holes in the installed packages, and a bill of materials: `make audit`."""
