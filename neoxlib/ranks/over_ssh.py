@@ -36,8 +36,8 @@ log = logging.getLogger("neoxlib")
 CLOSE_SECONDS = 6.0  # for a host to end its ranks
 AWAY_SECONDS = 1.0  # the same, for one that may not hear: it ends them by itself
 TICK_SECONDS = 0.1
-SETTLE_SECONDS = 0.5  # after an end: others that belong to it are told with it
-IDLE_SECONDS = 2.0  # then no call has told the user
+SETTLE_SECONDS = 0.3  # after an end: others that belong to it are told with it
+IDLE_SECONDS = 0.7  # then no call has told the user
 LAST_WORDS = 2000  # characters of what ssh says
 # ssh gives up after 8 s without an answer; after a cut of 5 s TCP tries again within 7.2 s of its
 # beginning. A connection that others share would outlive this one.
