@@ -64,7 +64,6 @@ def main(asked: Sequence[str]) -> int:
     if unknown := [name for name in asked if name not in STEPS]:
         print(f"no such step: {', '.join(unknown)}; the steps are {', '.join(STEPS)}")
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the hosts are taken down
     before = links()
     lines = Lines()
     try:
@@ -132,4 +131,5 @@ def tidy(found: str) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the hosts are taken down
     sys.exit(main(sys.argv[1:]))
