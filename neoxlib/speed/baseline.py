@@ -25,7 +25,6 @@ from neoxlib.workbook.table import NotAsked, Note
 if TYPE_CHECKING:
     from neoxlib.workbook.run import Run
 
-
 NO_INTERVAL = "no interval"
 TOKENS = {"first token": "first_token_ms", "next token": "next_token_ms"}
 TIMES = [f"{token}{end}" for token in TOKENS.values() for end in ("", "_low", "_high")]
