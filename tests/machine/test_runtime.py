@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import neoxlib
 from neoxlib.errors import SettingsError, torch_npu_error
@@ -165,7 +166,8 @@ def test_an_accelerators_sums_are_timed_by_its_events_where_detail_is_asked_for(
     monkeypatch.setattr(collectives.dist, "all_reduce", lambda x, group=None: None)
     monkeypatch.setattr(collectives.dist, "new_group", lambda backend: backend)
     monkeypatch.setattr(runtime, "open_communicator", lambda *_: None)
-    group = TorchGroup(0, 2, store=None, backend="hccl", device="privateuseone:0")
+    monkeypatch.setattr(collectives, "prove_members", lambda *_: None)  # there is no other rank
+    group = TorchGroup(0, 2, store=dist.HashStore(), backend="hccl", device="privateuseone:0")
     monkeypatch.setattr(group, "_prove", lambda *call: None)  # it would need such a device
     assert given["backend"] == "hccl" and given["pg_options"] is torch_npu.options
     assert group.host == "gloo"

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,8 @@ def test_a_relay_that_loses_its_process_ends(tmp_path: Path):
 
 def reached(launcher: HostsLauncher, ranks: int) -> tuple[list[str], dict[str, int]]:
     """The beginning of the command that reaches a host, and the ranks of each."""
-    way, hosts = asyncio.run(launcher._reached(ranks))
+    with ThreadPoolExecutor(1) as pool:  # this thread may have a loop of the browser's tests
+        way, hosts = pool.submit(asyncio.run, launcher._reached(ranks)).result()
     return way.reach("there", ["python"]), hosts
 
 

@@ -178,7 +178,7 @@ def test_ranks_never_import_from_the_current_folder(checkpoint, shadows, monkeyp
 
 def test_ranks_that_cannot_start_say_why(checkpoint, shadows, monkeypatch, new_processes):
     monkeypatch.setenv("PYTHONPATH", str(shadows))  # it comes first, as its owner wants it
-    with pytest.raises(RankError, match=r"could not be started(.|\n)*not the one you want"):
+    with pytest.raises(RankError, match=r"has ended \(while starting\)(.|\n)*not the one you want"):
         open_session(checkpoint, shadows / "logs")
     assert gone(new_processes())
 

@@ -20,25 +20,37 @@ pytestmark = pytest.mark.usefixtures("plain_environment")
 
 
 @pytest.fixture(scope="module")
-def session(checkpoint: Path) -> Iterator[neoxlib.Session]:
+def others() -> set[int]:
+    """Processes of other tests, as a browser's."""
+    return set(descendants())
+
+
+@pytest.fixture(scope="module")
+def session(checkpoint: Path, others: set[int]) -> Iterator[neoxlib.Session]:
     """A session with its logs where it puts them by itself."""
     with open_session(checkpoint, None) as session:
         yield session
 
 
 @pytest.fixture
-def ports(session: neoxlib.Session) -> list[int]:
-    found = strangers.listeners(descendants())
+def processes(session: neoxlib.Session, others: set[int]) -> list[int]:
+    """The ranks, and what starts and connects them."""
+    return [pid for pid in descendants() if pid not in others]
+
+
+@pytest.fixture
+def ports(processes: list[int]) -> list[int]:
+    found = strangers.listeners(processes)
     assert found
     return sorted({one.port for one in found})
 
 
-def test_a_session_listens_on_loopback_and_its_ranks_not_at_all(session):
-    found = strangers.listeners([os.getpid(), *descendants()])
+def test_a_session_listens_on_loopback_and_its_ranks_not_at_all(session, processes):
+    found = strangers.listeners([os.getpid(), *processes])
     assert {one.address for one in found if one.pid != os.getpid()} == {"127.0.0.1"}
     if session.describe()["backend"] == "shared memory":
         assert [one for one in found if one.pid in set(session.ranks.pid)] == []
-    assert strangers.named_unix_sockets(descendants()) == []
+    assert strangers.named_unix_sockets(processes) == []
 
 
 def test_what_a_session_writes_is_its_users_alone(session):
