@@ -2,7 +2,7 @@
 
 A copy of the package waits after each forward pass for a share of the time that it took. The copy
 is then compared with this commit by `04_profile -p baseline_python`, and an unchanged copy as well,
-which must raise no alarm. The table goes to outputs/bench/planted.md.
+which must raise no alarm. The table goes to outputs/bench/planted.md, the times beside it.
 """
 
 import json
@@ -86,6 +86,9 @@ def _read(planted: float, rounds: int, run: dict[str, Any]) -> Compared:
     if not checks:
         raise RuntimeError(f"04_profile compared nothing: {run['status']}, {run['error']}")
     turns = pd.read_csv(Path(run["folder"]) / "turns.csv")
+    kept = RESULT.with_name(f"planted-{planted:g}.csv")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(run["folder"]) / "rounds.csv", kept)
     later = turns.loc[turns["token"].str.startswith("next"), "ratio"].tolist()
     return Compared(planted, rounds, run["exit_code"], checks[0]["detail"], later)
 
@@ -104,11 +107,11 @@ def row(one: Compared) -> str:
 def main(rounds: int, planted: float) -> None:
     """Compare a slow copy and an unchanged one with this commit, and write the table."""
     lines = [f"| {' | '.join(HEADS)} |", "| --- | ---: | --- | --- | --- |"]
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
     for share in (planted, 0.0):
         lines.append(row(compare(share, rounds)))
         print(lines[-1], flush=True)
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text("\n".join(lines) + "\n", "utf-8")
+        RESULT.write_text("\n".join(lines) + "\n", "utf-8")
     print(RESULT)
 
 
