@@ -12,9 +12,9 @@ from neoxlib.errors import SettingsError
 
 # No question of ssh may wait for an answer, and a host that is away is given up soon.
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=8")
-# ssh gives up after 8 s without an answer; after a cut of 5 s TCP tries again within 7.2 s of its
-# beginning. A connection that others share would outlive this one.
-ALIVE = ("ServerAliveInterval=1", "ServerAliveCountMax=7", "ControlMaster=no", "ControlPath=none")
+# ssh gives up after 9 s without an answer, of which one may lie before a cut; after a cut of 5 s TCP
+# tries again within 7.2 s of its beginning. A connection that others share would outlive this one.
+ALIVE = ("ServerAliveInterval=1", "ServerAliveCountMax=8", "ControlMaster=no", "ControlPath=none")
 OPTIONS = tuple(word for option in ALIVE for word in ("-o", option))
 # One process, bound to no core: it starts the ranks.
 OPEN_MPI = ("-n", "1", "--bind-to", "none")

@@ -129,10 +129,10 @@ def struck(bench: Bench, faults: Sequence[tuple[Fault, bool]]) -> None:
             living = [host for host in bench.hosts if fault.alive or host is not desk.victim]
             empty(bench, f"{fault.name} {when(busy)}: nothing stays on living hosts", living, start)
             desk.close()
-            new = started(bench, (first, other), f"{fault.name}: a new session over living hosts")
             if not fault.alive:
                 law = f"{fault.name}: nothing stays there either"
                 empty(bench, law, [desk.victim], start)
+            new = started(bench, (first, other), f"{fault.name}: a new session over living hosts")
         desk = new
     desk.close()
 
