@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 
@@ -30,10 +31,11 @@ def lab(folder: Path) -> Iterator[str]:
         "JUPYTERLAB_WORKSPACES_DIR": folder / "workspaces",
         "NEOXLIB_OUTPUTS": folder / "outputs",
     }
-    command = setup_lab.command(folder / "notebooks", setup_lab.free_port(None), browser=False)
+    with patch.dict(os.environ, {name: str(path) for name, path in places.items()}):
+        # JupyterLab's root is the folder that holds both the notebooks and the runs.
+        command = setup_lab.command(folder / "notebooks", setup_lab.free_port(None), browser=False)
+        environment = setup_lab.environment(os.environ)
     with (folder / "lab.log").open("wb") as log:
-        places = {name: str(path) for name, path in places.items()}
-        environment = setup_lab.environment(os.environ | places)
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             yield _address(folder / "runtime", server)
