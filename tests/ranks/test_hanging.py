@@ -129,7 +129,10 @@ def test_a_rank_that_rests_changes_nothing_and_one_that_hangs_is_named(
         threading.Timer(0.7, os.kill, (pid, signal.SIGCONT)).start()
         assert torch.equal(session.logits(IDS), settled)
         os.kill(pid, signal.SIGSTOP)
-        assert Monitor(session).table().rows[1][4] == "stopped (state T)"
+        end = time.monotonic() + 60  # all of its threads stop once each has had its turn
+        while "ready" in (state := Monitor(session).table().rows[1][4]) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert state == "stopped (state T)"
         with pytest.raises(
             RankError, match=rf"^rank 1 \(pid {pid}\) hangs: .*during logits"
         ) as error:
