@@ -12,8 +12,8 @@ from neoxlib.errors import SettingsError
 
 # No question of ssh may wait for an answer, and a host that is away is given up soon.
 SSH = ("ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=8")
-# ssh gives up after 9 s without an answer, of which one may lie before a cut; after a cut of 5 s TCP
-# tries again within 7.2 s of its beginning. A connection that others share would outlive this one.
+# ssh gives up after 9 s without an answer, which does not outlast every break of 5 s: TCP waits
+# ever longer before it tries again. A connection that others share would outlive this one.
 ALIVE = ("ServerAliveInterval=1", "ServerAliveCountMax=8", "ControlMaster=no", "ControlPath=none")
 OPTIONS = tuple(word for option in ALIVE for word in ("-o", option))
 # One process, bound to no core: it starts the ranks.
