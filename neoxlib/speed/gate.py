@@ -31,6 +31,7 @@ POWER = 0.95  # with which the smallest slowdown is found that is called detecta
 BETWEEN_RUNS = {"virtual": 0.55, "own": 0.03}  # the second is assumed
 ENUMERATED = 14  # rounds up to which all ways to swap sides are counted; beyond, DRAWS of them
 DRAWS = 10_000
+DRAWN = 1000  # samples of the rounds, to tell which slowdown would be found
 LEAST_ROUNDS = math.ceil(-math.log2(TURNS_ALPHA / 2))  # fewer cannot be significant
 
 
@@ -68,7 +69,8 @@ class Compared(NamedTuple):
 
     def detectable(self, allowed: float, times: int) -> float:
         """The slowdown that is found with POWER, among so many times."""
-        return _detectable(self.sd, ALPHA / times, allowed)
+        quantiles = NormalDist().inv_cdf(1 - ALPHA / times) + NormalDist().inv_cdf(POWER)
+        return math.expm1(math.log1p(allowed) + quantiles * self.sd)
 
 
 def student_tail(t: float, freedom: float) -> float:
@@ -128,10 +130,35 @@ def in_turns(logs: np.ndarray, allowed: float, seed: int = 0) -> Turns:
     together = np.median(beyond, axis=1, keepdims=True)  # [rounds, 1]
     flips = _flips(len(logs), seed)  # [ways, rounds]
     p_all = _p_values(together, flips)[0]
-    spread = 1.4826 * np.median(np.abs(together - np.median(together)))
-    sd = 1.06 * spread / math.sqrt(len(logs))  # signed ranks need 1.06 ** 2 times the rounds
-    detectable = _detectable(float(sd), TURNS_ALPHA / 2, allowed)
+    detectable = math.expm1(math.log1p(allowed) + _shift_found(together[:, 0], flips, seed))
     return Turns(_p_values(beyond, flips), p_all, detectable)
+
+
+def _shift_found(values: np.ndarray, flips: np.ndarray, seed: int) -> float:
+    """The least shift of such values [rounds] that their signed ranks find with POWER.
+
+    The values less their median are drawn anew DRAWN times (the bootstrap), so heavy tails count.
+    A sample's rank sum is the number of its pairs' means above 0 (Tukey's and Walsh's), so the
+    shift that it needs is one of those means.
+    """
+    rounds = len(values)
+    least = _least_pairs(flips)
+    if least is None:
+        return math.inf
+    noise = (values - np.median(values)) * math.sqrt(rounds / max(1, rounds - 1))
+    drawn = np.random.default_rng(seed).choice(noise, (DRAWN, rounds))
+    first, second = np.triu_indices(rounds)
+    means = np.sort((drawn[:, first] + drawn[:, second]) / 2, axis=1)[:, ::-1]  # [DRAWN, pairs]
+    return float(np.quantile(-means[:, least - 1], POWER))
+
+
+def _least_pairs(flips: np.ndarray) -> int | None:
+    """How many pairs of rounds have to be above 0 to be significant; None if all do not suffice."""
+    rounds = flips.shape[1]
+    ranks = np.arange(1.0, rounds + 1)
+    above = (flips > 0) @ ranks  # [ways]
+    found = [int(n) for n in np.unique(above) if (above >= n).mean() <= TURNS_ALPHA / 2]
+    return min(found, default=None)
 
 
 @lru_cache(maxsize=4)
@@ -155,8 +182,3 @@ def _p_values(beyond: np.ndarray, flips: np.ndarray) -> list[float]:
     adjusted = np.empty(len(order))
     adjusted[order] = np.maximum.accumulate(hits)
     return adjusted.tolist()
-
-
-def _detectable(sd: float, alpha: float, allowed: float) -> float:
-    quantiles = NormalDist().inv_cdf(1 - alpha) + NormalDist().inv_cdf(POWER)
-    return math.expm1(math.log1p(allowed) + quantiles * sd)

@@ -81,12 +81,30 @@ def test_without_a_slowdown_hardly_any_comparison_in_turns_alarms(noise):
     assert alarms <= 6, "at a level of 0.5 %, 7 of 300 come by chance in 1 of 1000 tries"
 
 
-def test_what_is_called_detectable_is_found_so_often():
+@pytest.mark.parametrize("rounds", [9, 16])
+@pytest.mark.parametrize("noise", ["normal", "heavy", "bursts"])
+def test_what_is_called_detectable_is_found_so_often(noise, rounds):
     draws = np.random.default_rng(3)
-    seen = [gate.in_turns(draws.normal(0, 0.03, (16, 2)), 0.0).detectable for _ in range(40)]
+
+    def logs() -> np.ndarray:
+        if noise == "heavy":
+            return 0.02 * draws.standard_t(2, (rounds, 1))
+        burst = 0.3 * draws.choice([-1, 0, 1], (rounds, 1), p=[0.1, 0.8, 0.1])
+        return draws.normal(0, 0.03, (rounds, 1)) + burst * (noise == "bursts")
+
+    seen = [gate.in_turns(logs(), 0.0).detectable for _ in range(40)]
     slowdown = math.log1p(float(np.median(seen)))
-    found = [gate.in_turns(draws.normal(slowdown, 0.03, (16, 2)), 0.0) for _ in range(100)]
+    found = [gate.in_turns(logs() + slowdown, 0.0) for _ in range(100)]
     assert sum(one.all_slower for one in found) >= 85
+
+
+def test_a_slowdown_that_is_surely_found_is_called_detectable():
+    logs = np.random.default_rng(4).normal(0, 0.01, (16, 2))
+    found = gate.in_turns(logs, 0.0)
+    assert gate.in_turns(logs + math.log1p(2 * found.detectable), 0.0).all_slower
+    assert found.detectable < 0.02 < gate.in_turns(3 * logs, 0.0).detectable
+    assert gate.in_turns(logs, 0.1).detectable == pytest.approx(1.1 * (1 + found.detectable) - 1)
+    assert math.isinf(gate.in_turns(logs[:8], 0.0).detectable)
 
 
 def test_two_runs_differ_by_more_than_their_intervals_say():
