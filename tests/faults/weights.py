@@ -26,6 +26,7 @@ from tests.support.kill_points import KILLED, count_of, in_a_fork, kill, with_ch
 RANKS = 2
 NOBODY = 65534
 ROOM = "size=8m"  # of a disk: several times a cut
+Trial = Callable[[Path, int, dict[str, bytes]], bool]  # in a folder, at a change; the files due
 
 
 def cut(source: Path, to: Path) -> Callable[[], Any]:
@@ -46,24 +47,38 @@ def points(count: int, most: int) -> list[int]:
     return sorted({1 + round(n * (count - 1) / (most - 1)) for n in range(most)})
 
 
-def killed(source: Path, most: int = 10_000) -> str:
-    """Kill a cut at its changes; each is finished by the same command to the same bits."""
-    finished = 0
+def at_changes(source: Path, most: int, trial: Trial) -> tuple[int, int, int]:
+    """Make a trial at changes of a cut: how many trials, of how many changes, and how many True."""
     with tempfile.TemporaryDirectory() as name:
         expected, count = whole(source, Path(name))
         places = points(count, most)
-        for at in places:
-            to = Path(name, str(at))
-            code, said = with_change(cut(source, to), at, kill)
-            assert code == KILLED, (at, code, said)
-            finished += _looks_finished(to)
-            code, said = in_a_fork(cut(source, to))
-            assert code == 0 and contents(to) == expected, (at, code, said)
-            shutil.rmtree(to)
+        found = [trial(Path(name), at, expected) for at in places]
+    return len(places), count, sum(found)
+
+
+def killed(source: Path, most: int = 10_000) -> str:
+    """Kill a cut at its changes; each is finished by the same command to the same bits."""
+
+    def trial(folder: Path, at: int, expected: dict[str, bytes]) -> bool:
+        to = folder / str(at)
+        code, said = with_change(cut(source, to), at, kill)
+        assert code == KILLED, (at, code, said)
+        finished = _looks_finished(to)
+        _finishes(source, to, expected)
+        shutil.rmtree(to)
+        return finished
+
+    tried, count, finished = at_changes(source, most, trial)
     return (
-        f"{len(places)} kills at {count} changes to the disk: each resumed to the same bits; "
+        f"{tried} kills at {count} changes to the disk: each resumed to the same bits; "
         f"{finished} had written the manifest, and were whole"
     )
+
+
+def _finishes(source: Path, to: Path, expected: dict[str, bytes]) -> None:
+    """The same command ends a broken cut, to the same bits."""
+    code, said = in_a_fork(cut(source, to))
+    assert code == 0 and contents(to) == expected, (to.name, code, said)
 
 
 def _looks_finished(to: Path) -> bool:
@@ -103,23 +118,21 @@ def fill(folder: Path) -> None:
 
 def full(source: Path, most: int = 40) -> str:
     """Others fill the disk at a change; the cut says so, and resumes once there is room."""
-    told = 0
-    with tempfile.TemporaryDirectory() as name:
-        expected, count = whole(source, Path(name))
-        places = points(count, most)
-        for at in places:
-            with disk(Path(name, "disk")) as room:
-                to = room / "cut"
-                code, said = with_change(cut(source, to), at, partial(fill, room))
-                full = code == 1 and "No space left" in said and "same command again" in said
-                assert full or code == 0, (at, code, said)
-                told += full
-                (room / "of others").unlink()
-                code, said = in_a_fork(cut(source, to))
-                assert code == 0 and contents(to) == expected, (at, code, said)
-            Path(name, "disk").rmdir()
+
+    def trial(folder: Path, at: int, expected: dict[str, bytes]) -> bool:
+        with disk(folder / "disk") as room:
+            to = room / "cut"
+            code, said = with_change(cut(source, to), at, partial(fill, room))
+            told = code == 1 and "No space left" in said and "same command again" in said
+            assert told or code == 0, (at, code, said)
+            (room / "of others").unlink()
+            _finishes(source, to, expected)
+        (folder / "disk").rmdir()
+        return told
+
+    tried, _, told = at_changes(source, most, trial)
     return (
-        f"filled at {len(places)} changes: told {told} times, {len(places) - told} times nothing "
+        f"filled at {tried} changes: told {told} times, {tried - told} times nothing "
         "more was needed; each resumed to the same bits"
     )
 
@@ -140,25 +153,23 @@ def read_only(source: Path) -> str:
 
 def changed(source: Path, most: int = 24) -> str:
     """Change the source at a change to the disk: nothing of it is kept."""
-    told = 0
-    with tempfile.TemporaryDirectory() as name:
-        expected, count = whole(source, Path(name))
-        places = points(count, most)
-        for at in places:
-            copy = Path(shutil.copytree(source, Path(name, "source")))
-            to = Path(name, "cut")
-            code, said = with_change(cut(copy, to), at, partial(flip, copy / "model.safetensors"))
-            if code == 1:
-                told += 1
-                assert "has changed while it was read" in said, said
-                assert not any(contents(to).values()), at
-            else:  # after the last look at it
-                assert code == 0, said
-                same = {k: v for k, v in contents(to).items() if k != MANIFEST}
-                assert same == {k: v for k, v in expected.items() if k != MANIFEST}
-            shutil.rmtree(copy)
-            shutil.rmtree(to)
-    return f"changed at {len(places)} changes: told {told} times, else it was read before"
+
+    def trial(folder: Path, at: int, expected: dict[str, bytes]) -> bool:
+        copy = Path(shutil.copytree(source, folder / "source"))
+        to = folder / "cut"
+        code, said = with_change(cut(copy, to), at, partial(flip, copy / "model.safetensors"))
+        if code:
+            assert code == 1 and "has changed while it was read" in said, said
+            assert not any(contents(to).values()), at
+        else:  # after the last look at it; the manifest names another source
+            files = contents(to) | {MANIFEST: expected[MANIFEST]}
+            assert files == expected, at
+        shutil.rmtree(copy)
+        shutil.rmtree(to)
+        return bool(code)
+
+    tried, _, told = at_changes(source, most, trial)
+    return f"changed at {tried} changes: told {told} times, else it was read before"
 
 
 def flip(path: Path, at: int = -5) -> None:
@@ -172,21 +183,20 @@ def flip(path: Path, at: int = -5) -> None:
 
 def together(source: Path, most: int = 24) -> str:
     """Begin a second cut into the folder at a change of the first; that one ends whole."""
-    refused = 0
-    with tempfile.TemporaryDirectory() as name:
-        expected, count = whole(source, Path(name))
-        places = points(count, most)
-        for at in places:
-            to = Path(name, "cut")
-            with waiting(cut(source, to)) as begin:
-                answers = [with_change(cut(source, to), at, begin), begin(answer=True)]
-            codes = sorted(code for code, _ in answers)
-            said = " ".join(words for _, words in answers)
-            assert codes == [0, 0] or (codes == [0, 1] and "another process" in said), (at, said)
-            assert contents(to) == expected, (at, said)
-            refused += codes == [0, 1]
-            shutil.rmtree(to)
-    return f"begun at {len(places)} changes: one of the two refused {refused} times, the cut whole"
+
+    def trial(folder: Path, at: int, expected: dict[str, bytes]) -> bool:
+        to = folder / "cut"
+        with waiting(cut(source, to)) as begin:
+            answers = [with_change(cut(source, to), at, begin), begin(answer=True)]
+        codes = sorted(code for code, _ in answers)
+        said = " ".join(words for _, words in answers)
+        assert codes == [0, 0] or (codes == [0, 1] and "another process" in said), (at, said)
+        assert contents(to) == expected, (at, said)
+        shutil.rmtree(to)
+        return codes == [0, 1]
+
+    tried, _, refused = at_changes(source, most, trial)
+    return f"begun at {tried} changes: one of the two refused {refused} times, the cut whole"
 
 
 @contextmanager
