@@ -122,7 +122,7 @@ def mixed(minutes: float, rng: random.Random) -> tuple[bool, str]:
         different += sum(call.make(session) != answer for call, answer in known)
         logs = _logs(session) - before
     growth, unsure = slope(times, memory)
-    fine = not different and growth - unsure < FLAT and logs < MOST_LOG
+    fine = not different and growth + unsure < FLAT and logs < MOST_LOG
     return fine, (
         f"{made + len(known)} calls in {minutes:g} minutes, {different} answers differ from the "
         f"first; memory {statistics.fmean(memory):.0f} MB in {len(pids)} processes, growth "
