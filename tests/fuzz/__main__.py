@@ -8,17 +8,21 @@ reads both. Only errors of neoxlib may come out, within `bounds`.
 import hashlib
 import json
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from tests.fuzz.mutate import picker
+from tests.support.page_rows import put_rows
 
 HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "reliability.md"
+HEAD = ("reader", "seconds", "files read", "inputs kept", "foreign exceptions")
 MOST_KEPT = 60  # inputs of a corpus
 MOST_BYTES = 256  # of an input: three edits need about forty
 
@@ -119,43 +123,71 @@ def keep(name: str, corpus: Path) -> int:
     return len(inputs[:MOST_KEPT])
 
 
-def fuzz(reader: Any, seconds: int) -> bool:
-    """Fuzz one reader in a fork of this process; returns whether all it raised was ours."""
-    name = reader.name
-    with tempfile.TemporaryDirectory(prefix="neoxlib-fuzz-") as place:
+class Begun(NamedTuple):
+    """A fork that fuzzes a reader."""
+
+    reader: Any
+    place: tempfile.TemporaryDirectory  # with its corpus, its log and the file it reads
+
+
+def begin(reader: Any, seconds: int) -> tuple[int, Begun]:
+    """Fuzz one reader in a fork of this process, and return the fork."""
+    begun = Begun(reader, tempfile.TemporaryDirectory(prefix="neoxlib-fuzz-"))
+    corpus = Path(begun.place.name, "corpus")
+    corpus.mkdir()
+    for number, one in enumerate(kept(reader.name)):
+        (corpus / str(number)).write_bytes(one)
+    pid = os.fork()
+    if not pid:
+        fuzz_one(reader, seconds, Path(begun.place.name))
+    return pid, begun
+
+
+def end(begun: Begun, code: int) -> bool:
+    """Keep what a fork found, and tell it; returns whether all that was raised was ours."""
+    name = begun.reader.name
+    with begun.place as place:
         scratch = Path(place)
-        corpus = scratch / "corpus"
-        corpus.mkdir()
-        for number, one in enumerate(kept(name)):
-            (corpus / str(number)).write_bytes(one)
-        if not (pid := os.fork()):
-            fuzz_one(reader, seconds, scratch)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         lines = (scratch / "log").read_text(errors="replace").splitlines()
         foreign = [line for line in lines if line.startswith("FOREIGN")]
         if code:
             current = scratch / "current"
             kept_as = Finds(name).keep(current.read_bytes()) if current.exists() else "no file"
             foreign += [f"ENDED with {code}: {kept_as}", *lines[-12:]]
-        runs = next((line for line in lines if line.startswith("Done ")), f"exit {code}")
-        count = keep(name, corpus)
-    said = f"{name}: {runs}, {count} inputs kept, {len(foreign)} foreign"
+        runs = next((line for line in lines if line.startswith("Done ")), "")
+        count = keep(name, scratch / "corpus")
+    said = f"{name}: {runs or f'exit {code}'}, {count} inputs kept, {len(foreign)} foreign"
     print(said, *foreign, sep="\n", flush=True)
+    files, seconds = re.findall(r"\d+", runs)[:2] if runs else ("?", "?")
+    row = (name, seconds, files, str(count), str(len(foreign)))
+    put_rows(PAGE, "fuzz", HEAD, [row], keys=1, keep=True)
     return not foreign
+
+
+def fuzz(readers: Iterable[Any], seconds: int, jobs: int) -> bool:
+    """Fuzz readers, some at once; returns whether all that they raised was ours."""
+    waiting, running, fine = [*readers], {}, True
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            pid, begun = begin(waiting.pop(0), seconds)
+            running[pid] = begun
+        pid, status = os.wait()
+        fine &= end(running.pop(pid), os.waitstatus_to_exitcode(status))
+    return fine
 
 
 @click.command()
 @click.option("--seconds", default=600, help="For each reader.")
+@click.option("--jobs", default=1, help="Readers at once.")
 @click.argument("names", nargs=-1)
-def main(seconds: int, names: tuple[str, ...]) -> None:
+def main(seconds: int, jobs: int, names: tuple[str, ...]) -> None:
     """Fuzz the readers NAMES, by default all; exit with 1 where a foreign exception came out."""
     os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads could not fork
     import atheris
 
     with atheris.instrument_imports(include=["neoxlib"], enable_loader_override=False):
         from tests.fuzz.readers import BY_NAME
-    fine = [fuzz(BY_NAME[name], seconds) for name in names or BY_NAME]
-    sys.exit(not all(fine))
+    sys.exit(not fuzz([BY_NAME[name] for name in names or BY_NAME], seconds, jobs))
 
 
 if __name__ == "__main__":
