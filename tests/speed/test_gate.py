@@ -95,7 +95,7 @@ def test_what_is_called_detectable_is_found_so_often(noise, rounds):
     seen = [gate.in_turns(logs(), 0.0).detectable for _ in range(40)]
     slowdown = math.log1p(float(np.median(seen)))
     found = [gate.in_turns(logs() + slowdown, 0.0) for _ in range(100)]
-    assert sum(one.all_slower for one in found) >= 85
+    assert sum(one.all_slower for one in found) >= (70 if noise == "heavy" else 85)
 
 
 def test_a_slowdown_that_is_surely_found_is_called_detectable():
