@@ -1,5 +1,6 @@
 """Two runs side by side: parameters, speed, accuracy and environment."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +11,12 @@ import pandas as pd
 from neoxlib import exam, history
 from neoxlib.errors import DataError
 from neoxlib.history import section
+from neoxlib.machine.environment import BETWEEN_RUNS
 from neoxlib.speed import figures as speed_figures
 from neoxlib.speed.baseline import compare_times, lacking
 from neoxlib.speed.tables import ratios
 from neoxlib.workbook import metrics
-from neoxlib.workbook.past_run import Past, open_run
+from neoxlib.workbook.past_run import Past, machine_of, open_run
 from neoxlib.workbook.run import shown
 from neoxlib.workbook.table import NotAsked, Note, Table
 
@@ -60,6 +62,11 @@ class Pair:
         rows = [(name, a[name], b[name], _quotient(a[name], b[name])) for name in a if name in b]
         return pd.DataFrame(rows, columns=["figure", "a", "b", "b ÷ a"])
 
+    @property
+    def machine(self) -> str:
+        """The kind of machine that both ran on, which says how much two runs differ."""
+        return machine_of(self.a.results, self.b.results)
+
     @cached_property
     def speed(self) -> pd.DataFrame | Note:
         """Cases that both runs timed, b against a."""
@@ -73,7 +80,7 @@ class Pair:
         problems = [f"{name}: {problem}" for name, table in named for problem in lacking(table, ())]
         if problems:
             return Note(f"No speed to compare: {'; '.join(problems)}")
-        found = compare_times(*tables)
+        found = compare_times(*tables, self.machine)
         return found if len(found) else Note("The two runs have no case in common.")
 
     @property
@@ -138,8 +145,9 @@ class Pair:
     def answer(self) -> str:
         """Which of the two is better, in a few sentences."""
         past = section.answer(self.past)
-        parts = [self._doubt, _faster(self.speed), _righter(self.answers), past]
-        said = " ".join(filter(None, parts))
+        unsure = f"Which is faster cannot be said: {self.noisy}."
+        speed = unsure if self.noisy else _faster(self.speed, self.machine)
+        said = " ".join(filter(None, [speed, _righter(self.answers), past]))
         what = [
             name
             for name, view in (("parameters", self.parameters), ("environment", self.environment))
@@ -151,21 +159,19 @@ class Pair:
         return f"{said} {differ} {names}"
 
     @property
-    def _doubt(self) -> str:
-        """Whether times that are compared are of a noisy run: said before anything else."""
+    def noisy(self) -> str:
+        """Which of the runs were noisy, if times are compared; "" if none was."""
         noisy = [name for name, run in (("a", self.a), ("b", self.b)) if any(run.results["noise"])]
         if not noisy or isinstance(self.speed, Note):
             return ""
-        if len(noisy) == 2:
-            return "Both runs were noisy: do not trust their times."
-        return f"Run {noisy[0]} was noisy: do not trust its times."
+        return "both runs were noisy" if len(noisy) == 2 else f"run {noisy[0]} was noisy"
 
     def _differing(self, part: str, otherwise: Note) -> Table | Note:
         a, b = (flat(run.results.get(part)) for run in (self.a, self.b))
         return _differing(a, b) if a != b else otherwise
 
 
-def _faster(speed: pd.DataFrame | Note) -> str:
+def _faster(speed: pd.DataFrame | Note, machine: str) -> str:
     """Which run is faster, by the cases whose intervals say so; "" without common cases."""
     if isinstance(speed, Note):
         return ""
@@ -181,6 +187,12 @@ def _faster(speed: pd.DataFrame | Note) -> str:
         return f"Neither is faster throughout: {of} {both}."
     if counts.get("no interval", 0) == len(speed):
         return "Which is faster cannot be said: too few repeats for an interval."
+    if machine == "virtual":
+        factor = f"{math.exp(2 * BETWEEN_RUNS[machine]):.1f}"
+        return (
+            f"Neither is shown to be faster: none {of} differs by more than two runs of a virtual "
+            f"machine may without a change ({factor} times)."
+        )
     return f"Neither is shown to be faster: none {of} differs by more than noise."
 
 
@@ -262,11 +274,16 @@ def _quotient(a: Any, b: Any) -> float | None:
     return b / a if numbers and a else None
 
 
-def two_speeds(run: "Run", compared: pd.DataFrame | Note) -> Table | Note:
-    """Draw the speed of two runs and return its table, or a sentence if there is none."""
-    if isinstance(compared, pd.DataFrame):
-        run.figure("speed", speed_figures.ratios(run.save("speed", compared), ("a", "b")))
-    return ratios(compared, "a", "b")
+def two_speeds(run: "Run", pair: Pair) -> Table | Note:
+    """Draw the speed of two runs and return its table, or a sentence if there is none.
+
+    Times of a noisy run make `run` a noisy one.
+    """
+    if pair.noisy:
+        run.noisy(f"of the runs that are compared, {pair.noisy}")
+    if isinstance(pair.speed, pd.DataFrame):
+        run.figure("speed", speed_figures.ratios(run.save("speed", pair.speed), ("a", "b")))
+    return ratios(pair.speed, "a", "b")
 
 
 def figures(pair: Pair) -> Table:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from neoxlib.compare import Pair, figures, latest, two_runs
+from neoxlib.compare import Pair, figures, latest, two_runs, two_speeds
 from neoxlib.errors import DataError
 from neoxlib.workbook.past_run import open_run
-from tests.support.timed_cases import ENVIRONMENT, MODEL, earlier, row, table
+from tests.support.timed_cases import ENVIRONMENT, MODEL, Notes, earlier, row, table
 
 
 def pair(tmp_path: Path, **b: object) -> Pair:
@@ -190,10 +190,29 @@ def test_the_answer_names_the_faster_run_and_what_else_differs(tmp_path: Path):
 
 def test_times_of_a_noisy_run_are_doubted(tmp_path: Path):
     two = pair(tmp_path, noise=["load 2.3 on 2 cores"])
-    assert two.answer.startswith("Run b was noisy: do not trust its times. Neither is shown")
+    assert two.answer.startswith("Which is faster cannot be said: run b was noisy. ")
     two.a.results["noise"] = ["load 2.3 on 2 cores"]
-    assert two.answer.startswith("Both runs were noisy: do not trust their times. Neither is")
-    assert "noisy" not in pair(tmp_path / "quiet").answer
+    assert two.answer.startswith("Which is faster cannot be said: both runs were noisy. ")
+    assert "is faster:" not in two.answer and "noisy" not in pair(tmp_path / "quiet").answer
+
+
+def test_a_comparison_with_the_times_of_a_noisy_run_is_noisy_itself(tmp_path: Path):
+    run = Notes()
+    two_speeds(run, pair(tmp_path, noise=["load 2.3 on 2 cores"]))
+    assert run.noise == ["of the runs that are compared, run b was noisy"]
+    two_speeds(run, pair(tmp_path / "untimed", noise=["load 2.3 on 2 cores"], found=None))
+    two_speeds(run, pair(tmp_path / "quiet"))
+    assert len(run.noise) == 1
+
+
+def test_runs_of_a_virtual_machine_have_to_differ_by_more(tmp_path: Path):
+    changed = {"found": table(row(32, later=5.0)), "environment": ENVIRONMENT}
+    own = pair(tmp_path, **changed)
+    assert own.answer.startswith("Run a is faster: b is slower in 1 of 2 times")
+    own.b.results["environment"] = ENVIRONMENT | {"machine": "virtual"}
+    virtual = Pair(own.a, own.b)
+    said = "none of 2 times differs by more than two runs of a virtual machine may without a change"
+    assert said in virtual.answer and "(3.0 times)" in virtual.answer
 
 
 def test_runs_with_nothing_in_common_have_no_better_one(tmp_path: Path):

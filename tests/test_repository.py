@@ -101,6 +101,7 @@ TESTS = ROOT / "tests"
 ELSEWHERE = {  # files of tests of what is no single file of a room
     "test_repository",
     "test_docs",
+    "test_page_rows",
     "test_guide_page",
     "test_step_pages",
     "test_pages_in_chinese",

@@ -13,11 +13,17 @@ from typing import Any
 
 from neoxlib import __version__
 from neoxlib.errors import NeoXError
-from neoxlib.machine import limits
+from neoxlib.machine import limits, probes
 from neoxlib.machine.versions import installed_version
 from neoxlib.redact import shown
 
 PACKAGES = ("torch", "torch-npu", "transformers", "ipyparallel")
+MADE_BY = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
+# Kind of machine -> standard deviation of the log ratio of a time between two quiet runs. That of a
+# virtual machine leaves no false alarm over the takes that an idle one recorded
+# (tests/fixtures/noise/idle.csv: processes of one commit, whose medians differ by up to 3.4 times);
+# with 0.5 there were 1.2 %, with 0.2 2.6 %.
+BETWEEN_RUNS = {"virtual": 0.55, "own": 0.03}  # the second is assumed
 
 # The environment variables that matter, as patterns of whole names, each with its uses:
 #   results  changes results or speed; every run records it
@@ -47,6 +53,7 @@ def describe(device: str) -> dict[str, Any]:
     memory = limits.memory()
     return {
         "device": _device(device),
+        "machine": kind(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu_model(),
         "cores": cores.count,
@@ -58,6 +65,19 @@ def describe(device: str) -> dict[str, Any]:
         "git": _git_hash(),
         "variables": shown(variables("results")),
     }
+
+
+def kind() -> str:
+    """Return the kind of this machine in BETWEEN_RUNS.
+
+    "virtual" is one whose host's other guests are not seen from here. x86 says so in the flags of
+    its processors, KVM on aarch64 in the names of its maker or product.
+    """
+    flags = re.search(r"^flags\s*:.*\bhypervisor\b", probes.text("/proc/cpuinfo") or "", re.M)
+    names = " ".join(filter(None, (probes.text(path) for path in MADE_BY)))
+    guest = re.search(r"QEMU|KVM|VMware|Xen|Virtual|OpenStack", names)
+    found = flags or guest or probes.text("/sys/hypervisor/type")
+    return "virtual" if found else "own"
 
 
 def _device(device: str) -> str:

@@ -23,7 +23,6 @@ ATB = ("/usr/local/Ascend/nnal/atb/set_env.sh",)
 RESERVED_PORTS = "/proc/sys/net/ipv4/ip_local_reserved_ports"
 PORT_RANGE = "/proc/sys/net/ipv4/ip_local_port_range"
 FORMER = ("hccl_port_free",)  # fields of older descriptions
-MADE_BY = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
 GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
 
@@ -242,17 +241,6 @@ def _links() -> tuple[str, ...]:
     rows = npu_smi.parse_topology(npu_smi.ask("-t", "topo")).links.values()
     links = {link for row in rows for link in row.values()}
     return tuple(sorted(links - {"X", "NA"}))  # X: the card itself, NA: unknown
-
-
-def virtual() -> bool:
-    """Whether this is a virtual machine, whose host's other guests are not seen from here.
-
-    x86 says so in the flags of its processors, KVM on aarch64 in the names of its maker or product.
-    """
-    flags = re.search(r"^flags\s*:.*\bhypervisor\b", probes.text("/proc/cpuinfo") or "", re.M)
-    names = " ".join(filter(None, (probes.text(path) for path in MADE_BY)))
-    guest = re.search(r"QEMU|KVM|VMware|Xen|Virtual|OpenStack", names)
-    return bool(flags or guest or probes.text("/sys/hypervisor/type"))
 
 
 def container() -> str | None:

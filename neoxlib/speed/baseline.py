@@ -1,8 +1,8 @@
 """A run's times against those of an earlier run, its baseline, and those that it takes over.
 
-A time is called faster or slower only if the interval of the ratio, which follows from the two
-medians' 95 % intervals, leaves out 1. Too few repeats for such an interval give no verdict.
-The check asks more: how two runs differ without a change is in `gate`. It judges clean cases only.
+A time is called faster or slower only if the 95 % interval of the ratio leaves out 1: it has the
+two medians' own intervals, and how two runs differ without a change (`gate.Compared`). Too few
+repeats give no verdict. The check also corrects for the number of times, and judges clean cases.
 """
 
 import math
@@ -13,7 +13,7 @@ import pandas as pd
 
 from neoxlib.errors import DataError
 from neoxlib.inference.timing import Case
-from neoxlib.machine.host import virtual
+from neoxlib.machine.environment import BETWEEN_RUNS, kind
 from neoxlib.speed import gate, noise
 from neoxlib.speed.measure import COLUMNS as MEASURED
 from neoxlib.speed.measure import KEY, Rows
@@ -54,10 +54,8 @@ def read_baseline(path: str | None, run: "Run", cases: Sequence[Case]) -> pd.Dat
         )
     now = Past(run.folder, run.results).identity
     table = past.table("latency")
-    problems = []
-    for what, value in past.identity.items():
-        if value != now[what]:
-            problems.append(f"{what}: {value} there, {now[what]} here")
+    there = past.identity.items()
+    problems = [f"{name}: {v} there, {now[name]} here" for name, v in there if v != now[name]]
     problems += ["it has no latency.csv"] if table is None else lacking(table, cases)
     if problems:
         why = (
@@ -131,11 +129,13 @@ def lacking(table: pd.DataFrame, cases: Sequence[Case]) -> list[str]:
 
 
 def _of_numbers(column: pd.Series) -> bool:
-    """Whether a column holds whole numbers (of a case) or any numbers or nothing (of times)."""
+    """Whether a column holds whole numbers (of a case), or times and gaps."""
     if column.name in KEY:
         least = 0 if column.name == "depth" else 1
         return column.dtype.kind in "iu" and bool((column >= least).all())
-    return column.isna().all() or column.dtype.kind in "iuf"
+    times = column.dropna()
+    known = column.dtype.kind in "iuf" and bool(times.between(0, math.inf, "neither").all())
+    return times.empty or known
 
 
 def case_name(row: Mapping[str, int]) -> str:
@@ -144,14 +144,13 @@ def case_name(row: Mapping[str, int]) -> str:
     return str(Case(*(int(row[name]) for name in names)))
 
 
-def compare_times(before: pd.DataFrame, now: pd.DataFrame) -> pd.DataFrame:
-    """Compare two runs: a row per common case and token.
+def compare_times(before: pd.DataFrame, now: pd.DataFrame, machine: str) -> pd.DataFrame:
+    """Compare two runs on a kind of machine: a row per common case and token.
 
     It has both medians, the ratio now ÷ before with its interval, and the verdict.
     """
-    rows = [
-        _ratio(row, token, name) for row in _both(before, now) for token, name in TOKENS.items()
-    ]
+    both = _both(before, now)
+    rows = [_ratio(row, *token, machine) for row in both for token in TOKENS.items()]
     columns = [*KEY, "token", "before_ms", "now_ms", "ratio", "ratio_low", "ratio_high", "verdict"]
     return pd.DataFrame(rows, columns=columns).dropna(subset="ratio").reset_index(drop=True)
 
@@ -169,22 +168,21 @@ def _both(before: pd.DataFrame, now: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _drift(table: pd.DataFrame) -> pd.Series:
     """How much a run drifted; 0 if it is not known."""
-    nothing = pd.Series(0.0, table.index)
-    return (
-        pd.to_numeric(table["drift"], errors="coerce").fillna(0.0) if "drift" in table else nothing
-    )
+    if "drift" not in table:
+        return pd.Series(0.0, table.index)
+    return pd.to_numeric(table["drift"], errors="coerce").fillna(0.0)
 
 
-def _ratio(row: dict[str, Any], token: str, name: str) -> tuple:
+def _ratio(row: dict[str, Any], token: str, name: str, machine: str) -> tuple:
     before = row[f"{name}_before"]
     now = row[name]
-    low = row[f"{name}_low"] / row[f"{name}_high_before"]
-    high = row[f"{name}_high"] / row[f"{name}_low_before"]
-    verdict = "faster" if high < 1 else "slower" if low > 1 else "within noise"
     if _repeats(row) < MIN_REPEATS:
         low = math.nan
         high = math.nan
         verdict = NO_INTERVAL
+    else:
+        low, high = _compared(row, name, machine).ends
+        verdict = "faster" if high < 1 else "slower" if low > 1 else "within noise"
     return *(row[key] for key in KEY), token, before, now, now / before, low, high, verdict
 
 
@@ -205,7 +203,7 @@ def check_baseline(
     if before is None:
         return NotAsked("No baseline was given: nothing to compare with.")
     allowed = run.params.max_slowdown
-    compared = _with_p_values(compare_times(before, now), before, now, allowed)
+    compared = _with_p_values(compare_times(before, now, kind()), before, now, allowed)
     run.save("baseline", compared)
     if getattr(run.params, "baseline_python", None):
         return compared  # judged in turns
@@ -234,7 +232,7 @@ def _with_p_values(
     kept = [
         place for place, row in enumerate(rows) if not noisy[place] and _repeats(row) >= MIN_REPEATS
     ]
-    found = [_compared(rows[place], names[place]) for place in kept]
+    found = [_compared(rows[place], names[place], kind()) for place in kept]
     p_values = gate.holm([one.p_slower(allowed) for one in found])
     detectable = [one.detectable(allowed, len(found)) for one in found]
     return compared.assign(
@@ -244,14 +242,14 @@ def _with_p_values(
     )
 
 
-def _compared(row: dict[str, Any], name: str) -> gate.Compared:
-    """A common case's time, now and before."""
+def _compared(row: dict[str, Any], name: str, machine: str) -> gate.Compared:
+    """A common case's time, now and before, on a kind of machine."""
     runs = ("", "_before")
     ends = [(row[f"{name}_low{run}"], row[f"{name}_high{run}"]) for run in runs]
     medians, repeats, drifts = (
         [row[f"{column}{run}"] for run in runs] for column in (name, "repeats", "drift")
     )
-    return gate.Compared.of(medians, ends, repeats, drifts, "virtual" if virtual() else "own")
+    return gate.Compared.of(medians, ends, repeats, drifts, machine)
 
 
 def _slowest(over: pd.DataFrame) -> str:
@@ -268,9 +266,9 @@ def _counts(judged: pd.DataFrame) -> str:
         return ""
     counts = ", ".join(f"{n} {verdict}" for verdict, n in judged["verdict"].value_counts().items())
     found = f"{counts}; a slowdown by {judged['detectable'].median():.0%} would be found"
-    if not virtual():
+    if kind() != "virtual":
         return found
-    differ = f"{gate.BETWEEN_RUNS['virtual']:.0%}"
+    differ = f"{BETWEEN_RUNS['virtual']:.0%}"
     return (
         f"{found} (quiet runs of a virtual machine differ by {differ}; baseline_python sees less)"
     )

@@ -21,14 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from neoxlib.machine.environment import BETWEEN_RUNS
+
 ALPHA = 0.01  # false alarms of a comparison of two runs, over all its times
 TURNS_ALPHA = 0.005  # of a comparison in turns: half for all cases together, half for single ones
 POWER = 0.95  # with which the smallest slowdown is found that is called detectable
-# Kind of machine -> standard deviation of the log ratio of a time between two quiet runs. That of a
-# virtual machine leaves no false alarm over the takes that an idle one recorded
-# (tests/fixtures/noise/idle.csv: processes of one commit, whose medians differ by up to 3.4 times);
-# with 0.5 there were 1.2 %, with 0.2 2.6 %.
-BETWEEN_RUNS = {"virtual": 0.55, "own": 0.03}  # the second is assumed
 ENUMERATED = 14  # rounds up to which all ways to swap sides are counted; beyond, DRAWS of them
 DRAWS = 10_000
 DRAWN = 1000  # samples of the rounds, to tell which slowdown would be found
@@ -66,6 +63,11 @@ class Compared(NamedTuple):
     def p_slower(self, allowed: float) -> float:
         """Probability of such a ratio if the true one is 1 + `allowed`."""
         return student_tail((self.effect - math.log1p(allowed)) / self.sd, self.freedom)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The 95 % interval (± 2 standard deviations) of the ratio."""
+        return math.exp(self.effect - 2 * self.sd), math.exp(self.effect + 2 * self.sd)
 
     def detectable(self, allowed: float, times: int) -> float:
         """The slowdown that is found with POWER, among so many times."""

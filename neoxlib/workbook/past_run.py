@@ -1,7 +1,8 @@
 """Earlier runs, read back from their folders, and what changed since the last one."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import pandas as pd
 
 from neoxlib.errors import DataError
+from neoxlib.machine.environment import BETWEEN_RUNS
+from neoxlib.machine.environment import kind as kind_of_machine
 from neoxlib.redact import scrub
 from neoxlib.workbook import metrics
 from neoxlib.workbook.results import NO_RUN, read_results, read_run
 
 MOST = 8  # runs of a trend
+Ends = tuple[float, float]  # of an interval
 LOOKED_AT = 200  # folders, for the runs of a trend
 FINISHED = ("ok", "noisy", "not-judged", "check-failed")
 NO_MATTER = (  # parameters that change no figure, or that the identity holds
@@ -172,13 +176,40 @@ def trend(name: str, runs: Sequence[dict[str, Any]]) -> Trend:
         return Trend(values, "as last time")
     ends = [_ends(name, run["metrics"]) for run in (earlier, now)]
     if None not in ends:
-        if ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1]:
+        if _overlap(*ends, _between(earlier, now) if metrics.timed(name) else 0.0):
             return Trend(values, f"{words} (within noise)")
         more = values[-1] > values[-2]
         better = metrics.METRICS[name].better if name in metrics.METRICS else ""
         way = "" if not better else "better" if more == (better == "more") else "worse"
         return Trend(values, words, way)
     return Trend(values, words)
+
+
+def machine_of(*runs: Mapping[str, Any]) -> str:
+    """Return the kind of machine of runs: "virtual" if one of them was measured on such a one.
+
+    Of results that do not say it, this machine's.
+    """
+    found = [(run.get("environment") or {}).get("machine") or kind_of_machine() for run in runs]
+    return "virtual" if "virtual" in found else "own"
+
+
+def _between(*runs: dict[str, Any]) -> float:
+    """How far logs of times of two runs may be apart without a change: 2 standard deviations."""
+    return 2 * BETWEEN_RUNS[machine_of(*runs)]
+
+
+def _overlap(one: Ends, other: Ends, more: float) -> bool:
+    """Whether two intervals have a value in common, each widened on the scale of logarithms.
+
+    `more` is two standard deviations that are added to the half-widths, as variances are.
+    """
+    if not more or min(*one, *other) <= 0:
+        return one[0] <= other[1] and other[0] <= one[1]
+    logs = [[math.log(end) for end in ends] for ends in (one, other)]
+    halves = [(high - low) / 2 for low, high in logs]
+    middles = [(high + low) / 2 for low, high in logs]
+    return abs(middles[0] - middles[1]) <= math.hypot(*halves, more)
 
 
 def _change(name: str, then: float, now: float) -> str:
@@ -196,7 +227,7 @@ def _change(name: str, then: float, now: float) -> str:
     return f"{100 * share:.0f} % {more} than last time" if share >= 0.005 else ""
 
 
-def _ends(name: str, values: dict[str, Any]) -> tuple[float, float] | None:
+def _ends(name: str, values: dict[str, Any]) -> Ends | None:
     ends = tuple(values.get(f"{name}_{end}") for end in ("low", "high"))
     return ends if all(map(is_number, ends)) else None
 

@@ -9,6 +9,7 @@ from tests.support.browser import launched
 from tests.support.lab import lab
 
 ROOT = Path(__file__).parents[2]
+SHORT = [("case_pair", "[[16, 4], [32, 4]]"), ("min_seconds", "0.01"), ("retry_noisy", "0")]
 
 
 @pytest.fixture(scope="session")

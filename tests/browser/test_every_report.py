@@ -11,11 +11,11 @@ import pytest
 from neoxlib.colours import PAPER
 from neoxlib.workbook import headless
 from neoxlib.workbook.parameter_table import NOTEBOOKS
+from tests.browser.conftest import SHORT
 from tests.support.browser import HEIGHT, SCHEMES, WIDTHS, opened, printed, serious, sideways
 
 pytestmark = pytest.mark.timeout(3600)  # the first test waits for the notebooks
 ORDINARY = ("00_setup", "01_shard", "02_inference", "03_ceval", "06_align")
-SHORT = [("case_pair", "[[16, 4], [32, 4]]"), ("min_seconds", "0.01"), ("retry_noisy", "0")]
 PAGES = [*NOTEBOOKS, "index"]
 NAME = re.compile(r"\b[a-z]+_[a-z_]+\b")  # of a variable
 OPENED = "document.querySelectorAll('details').forEach(part => { part.open = true; })"

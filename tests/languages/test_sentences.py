@@ -8,7 +8,7 @@ TOLD = {
     "2 ranks started and wrote text": "2 个 rank 已启动并生成了文本",
     "error 1/20 of the limit": "误差为允许值的 1/20",
     ", 0 of 8 differ": "，8 个中有 0 个不同",
-    "Run a was noisy: do not trust its times.": "运行 a 有噪声：其时间不可信。",
+    "Which is faster cannot be said: run a was noisy.": "无法判断哪个更快：运行 a 有噪声。",
     "12 % more than last time": "比上次多 12 %",
     "6.7 × 10⁻⁷, no more than 0.05": "6.7 × 10⁻⁷，不大于 0.05",
     "greatest error of one step 3.38 roundings": "单个步骤的最大误差 3.38 个舍入",

@@ -45,19 +45,22 @@ def test_a_description_of_an_older_neoxlib_is_still_read():
     ("path", "text"),
     [
         ("/proc/cpuinfo", "processor : 0\nflags\t\t: fpu sse hypervisor avx\nbugs : x"),
-        (host.MADE_BY[1], "KVM Virtual Machine"),
+        (environment.MADE_BY[1], "KVM Virtual Machine"),
         ("/sys/hypervisor/type", "xen"),
     ],
 )
 def test_a_virtual_machine_says_so_in_one_of_three_places(path, text, monkeypatch):
-    files = {"/proc/cpuinfo": "flags : fpu sse\nvendor : hypervisor", host.MADE_BY[0]: "Huawei"}
-    monkeypatch.setattr(host.probes, "text", files.get)
-    assert not host.virtual()
-    monkeypatch.setattr(host.probes, "text", (files | {path: text}).get)
-    assert host.virtual()
+    files = {
+        "/proc/cpuinfo": "flags : fpu sse\nvendor : hypervisor",
+        environment.MADE_BY[0]: "Huawei",
+    }
+    monkeypatch.setattr(environment.probes, "text", files.get)
+    assert environment.kind() == "own"
+    monkeypatch.setattr(environment.probes, "text", (files | {path: text}).get)
+    assert environment.kind() == "virtual"
 
 
 @pytest.mark.skipif(not shutil.which("lscpu"), reason="lscpu, the oracle, is not here")
 def test_this_machine_is_virtual_as_lscpu_has_it():
     said = subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout
-    assert host.virtual() == ("Hypervisor vendor" in said)
+    assert (environment.kind() == "virtual") == ("Hypervisor vendor" in said)

@@ -20,7 +20,7 @@ MODEL = {
     "device": "cpu",
     "compile": "compiled kernels",
 }
-ENVIRONMENT = {"cpu": "A processor", "torch": "2.13.0", "variables": {}}
+ENVIRONMENT = {"machine": "own", "cpu": "A processor", "torch": "2.13.0", "variables": {}}
 
 
 def row(

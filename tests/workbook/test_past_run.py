@@ -13,6 +13,7 @@ MODEL = {"model_dir": "a", "dtype": "float32", "device": "cpu", "world_size": 2}
 
 def results(status="ok", noise=(), model=MODEL, asked=(), **metrics):
     found = {"notebook": "04_profile", "status": status, "noise": list(noise), "model": model}
+    found["environment"] = {"machine": "own"}
     return NO_RUN | found | {"parameters": dict(asked), "metrics": metrics}
 
 
@@ -95,9 +96,21 @@ def timed(ms, low, high, noise=()):
 
 def test_a_change_is_better_or_worse_only_beyond_the_intervals():
     before_ = timed(1.0, 0.9, 1.1)
-    assert trend("next_token_ms", [before_, timed(1.2, 1.05, 1.3)]).change.endswith("within noise)")
+    assert trend("next_token_ms", [before_, timed(1.15, 1.0, 1.3)]).change.endswith("within noise)")
     assert trend("next_token_ms", [before_, timed(1.3, 1.2, 1.4)]).way == "worse"
     assert trend("next_token_ms", [before_, timed(0.7, 0.6, 0.8)]).way == "better"
+
+
+def test_times_of_two_runs_of_a_virtual_machine_have_to_be_further_apart(monkeypatch):
+    pair = [timed(1.0, 0.9, 1.1), timed(2.5, 2.4, 2.6)]
+    assert trend("next_token_ms", pair).way == "worse"
+    for each in pair:
+        each["environment"] = {"machine": "virtual"}
+    assert trend("next_token_ms", pair).change == "2.5 times last time (within noise)"
+    assert trend("next_token_ms", [pair[0], timed(9.0, 8.9, 9.1)]).way == "worse"
+    del pair[0]["environment"], pair[1]["environment"]
+    monkeypatch.setattr(past_run, "kind_of_machine", lambda: "virtual")
+    assert trend("next_token_ms", pair).way == "", "results that do not say it: as this machine is"
 
 
 def test_times_of_a_busy_machine_are_not_compared_and_other_figures_are():
