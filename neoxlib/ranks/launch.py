@@ -21,6 +21,7 @@ from traitlets.config import Config
 from neoxlib.errors import SettingsError
 from neoxlib.hosts.network import NETWORK, own_address
 from neoxlib.hosts.profile import OVER_HOSTS, find_profile, read_config
+from neoxlib.machine.devices import chip_for, pick_device
 from neoxlib.machine.runtime import torch_must_load
 from neoxlib.process import prepare_children, python
 from neoxlib.ranks.memory_kills import MemoryKills, cause_of_kill, memory_kills
@@ -285,3 +286,13 @@ def tail(path: Path) -> str:
         return f"\nIts log is {path}, on the machine it ran on."
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
     return f"\nIts log, {path}, " + ("ends with:\n" + "\n".join(lines) if lines else "is empty.")
+
+
+def pick(device: str, graph: str, compile: bool) -> str:
+    """Pick the device; raise SettingsError where a graph that is asked for cannot be made on it."""
+    device = pick_device(device)
+    if graph != "auto":
+        from neoxlib.model.decode_graph import choose_graph
+
+        choose_graph(graph, device, chip_for(device).family if device == "npu" else "", compile)
+    return device

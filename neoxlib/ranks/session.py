@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from neoxlib.checkpoint.preflight import preflight
 from neoxlib.inference.generator import TextGenerator
 from neoxlib.inference.printer import Stream
-from neoxlib.machine.devices import chip_for, npu_answers, pick_device
+from neoxlib.machine.devices import npu_answers
 from neoxlib.machine.runtime import import_torch
 from neoxlib.process import at_end
 from neoxlib.ranks import worker
 from neoxlib.ranks.cluster import Ranks
 from neoxlib.ranks.hanging import HANG_SECONDS, check_timeout
-from neoxlib.ranks.launch import check_here
+from neoxlib.ranks.launch import check_here, pick
 from neoxlib.ranks.loading import Loading
 from neoxlib.ranks.placement import part
 from neoxlib.ranks.surroundings import Variables, open_log_dir, variables_of
@@ -85,7 +85,7 @@ class Session(TextGenerator):
         profile_dir = check_here(world_size, cluster_profile)
         elsewhere = profile_dir is not None
         preflight(model_dir, world_size, dtype, device, quant, max_seq_len, elsewhere)
-        device = device if elsewhere else _pick(device, graph, compile)  # there the ranks pick it
+        device = device if elsewhere else pick(device, graph, compile)  # there the ranks pick it
         share = part(_group, replicas, world_size, device, cluster_profile)
         self.log_dir = open_log_dir(log_dir)
         self._variables = variables_of(elsewhere, world_size, device, deterministic, share)
@@ -106,6 +106,7 @@ class Session(TextGenerator):
         """
         settings = dict(zip(LOADED, given, strict=True))
         shared = settings | more | {"world_size": self._own.size}
+        self._asked = shared
         try:
             with self.loading:
                 self._about = self._load(settings, more["deterministic"])
@@ -239,6 +240,15 @@ class Session(TextGenerator):
         return [self, *self._others]
 
     @property
+    def ended(self) -> bool:
+        """Whether no ranks answer any more."""
+        return bool(self._ranks.ended)
+
+    def again(self) -> "Session":
+        """Open a session of its own with the settings of this one, which may have ended."""
+        return Session(**self._asked | {"progress": False})
+
+    @property
     def _ranks(self) -> Ranks:
         """The ranks that answer: this session's own, or those of a replica that still runs."""
         return next((one._own for one in self.groups if not one._own.ended), self._own)
@@ -281,16 +291,6 @@ class Session(TextGenerator):
         return self._ranks.call(
             worker.call, method, args, kwargs, listen is not None, listen=listen
         )
-
-
-def _pick(device: str, graph: str, compile: bool) -> str:
-    """Pick the device; raise SettingsError where a graph that is asked for cannot be made on it."""
-    device = pick_device(device)
-    if graph != "auto":
-        from neoxlib.model.decode_graph import choose_graph
-
-        choose_graph(graph, device, chip_for(device).family if device == "npu" else "", compile)
-    return device
 
 
 def _end(ranks: Ranks, temporary: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from neoxlib.errors import RankError, SettingsError, show_controls
+from neoxlib.errors import SettingsError, show_controls
 from neoxlib.inference.printer import Chosen, Times
 from neoxlib.inference.tables import chosen, strip_html
 from neoxlib.inference.text import encode
@@ -32,7 +32,6 @@ MOST_TOKENS = 512  # of the slider
 SECONDS = 0.05  # between two drawings
 WIDE = {"width": "100%"}
 WHOLE = {"style": {"description_width": "initial"}}  # a long name is not cut
-ENDED = "Run the cells under Load again, and this one."
 
 
 class TryIt:
@@ -173,6 +172,7 @@ class Panel:
 
     def _work(self, begun: Written, settings: dict[str, Any]) -> None:
         try:
+            self._open_again()
             self.tokenizer = self.session.tokenizer  # it may be the ranks': not while they work
             prompt = begun.asked(self.tokenizer)
             if begun.replaced is not None:
@@ -184,10 +184,16 @@ class Panel:
         except Halted:
             self._say(f"Stopped after {self._new()}; the text so far is kept.")
         except Exception as error:  # shown where the user looks: no cell is running
-            more = f" {ENDED}" if isinstance(error, RankError) else ""
-            self._say(f"{type(error).__name__}: {error}{more}")
+            self._say(f"{type(error).__name__}: {error}")
         finally:
             self._busy(False)
+
+    def _open_again(self) -> None:
+        """Open the session anew if it has ended, as at the end of a notebook."""
+        if isinstance(self.session, Session) and self.session.ended:
+            self._say("Loading the model again …")
+            self.session = self.session.again()
+            self.box.children = (*self.box.children[:-1], *_folded_monitor(self.session))
 
     def _room(self, ids: Sequence[int], wanted: int) -> int:
         """Return how many tokens may follow `ids`. Raises SettingsError for none."""

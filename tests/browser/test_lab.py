@@ -124,7 +124,7 @@ def test_an_answer_is_interrupted_and_gone_on_with_from_another_token(tried, run
     page = tried
     _, folder = running
     said = [cell["outputs"] for cell in saved(page, folder, "try.ipynb")]
-    assert "Interrupted after " in said[1][0]["text"] and "'interrupted'" in str(said[3])
+    assert "Interrupted after " in "".join(said[1][0]["text"]) and "'interrupted'" in str(said[3])
     assert "of weights on 1 rank" in output(page, 0).inner_text()
     assert "of weights on 1 rank" in str(said[0][-1]["data"]["text/html"]), "words for a report"
     panel = output(page, 2)

@@ -6,10 +6,16 @@ import psutil
 import pytest
 
 from tests.support.browser import Seen
-from tests.support.lab import run_all, saved, wait_until_idle
+from tests.support.lab import run_all, saved, wait_until_idle, write_cells
 
 pytestmark = pytest.mark.timeout(4000)
 PANEL = ".jp-OutputArea:has(button:text-is('Stop'))"
+# Plain operators are slow enough to be stopped.
+SLOW = (
+    "from neoxlib import Session, ranks\nfrom neoxlib.demo import MODEL_DIR\n"
+    "session = Session(MODEL_DIR, 1, compile=False)",
+    "ranks.try_it.TryIt(session, 'The panda is', None, {'max_new_tokens': 500})",
+)
 
 
 @pytest.fixture
@@ -27,22 +33,32 @@ def kernels(folder) -> set[int]:
     return {child.pid for child in psutil.Process(told["pid"]).children(recursive=True)}
 
 
-def test_an_answer_is_stopped_and_the_panel_goes_on(opened, running, shots):
-    page, seen = opened
+def test_an_answer_is_stopped_and_the_panel_goes_on(page, running, shots):
+    seen = Seen(page)
+    address, folder = running
+    write_cells(folder, "stop.ipynb", *SLOW)
+    run_all(page, address, "stop.ipynb")
+    wait_until_idle(page, 300)
     panel = page.locator(PANEL).last
-    panel.scroll_into_view_if_needed()
-    length = panel.get_by_role("slider", name="tokens").last
-    length.focus()
-    page.keyboard.press("End")
     panel.get_by_role("button", name="Generate").click()
     panel.get_by_text(" tokens …").wait_for(timeout=300_000)
     panel.get_by_role("button", name="Stop").click()
     panel.get_by_text("Stopped after").wait_for(timeout=300_000)
     page.screenshot(path=shots / "lab-stopped.png")
-    length.focus()
+    panel.locator(".widget-slider:has(label:text-is('tokens')) [role=slider]").focus()
     page.keyboard.press("Home")
     panel.get_by_role("button", name="Generate").click()
     panel.get_by_text("ended by").wait_for(timeout=300_000)
+    assert seen.errors == []
+
+
+def test_the_panel_answers_after_the_notebook_has_come_to_its_end(opened, shots):
+    page, seen = opened
+    panel = page.locator(PANEL).last
+    panel.scroll_into_view_if_needed()
+    panel.get_by_role("button", name="Generate").click()
+    panel.get_by_text("ended by").wait_for(timeout=300_000)
+    page.screenshot(path=shots / "lab-asked-again.png")
     assert seen.errors == []
 
 
@@ -52,7 +68,7 @@ def test_a_restarted_kernel_leaves_no_process_and_runs_all_again(opened, running
     before = kernels(folder)
     page.get_by_role("menuitem", name="Kernel", exact=True).click()
     page.get_by_text("Restart Kernel and Run All Cells…", exact=True).click()
-    page.get_by_role("dialog").get_by_role("button", name="Restart").click()
+    page.get_by_role("dialog").get_by_role("button", name="Confirm Kernel Restart").click()
     page.wait_for_selector(".jp-InputPrompt:text-is('[*]:')", timeout=120_000)
     wait_until_idle(page)
     page.screenshot(path=shots / "lab-restarted.png")

@@ -8,7 +8,7 @@ import neoxlib
 from neoxlib.errors import UNSEEN, SettingsError
 from neoxlib.inference.printer import Piece
 from neoxlib.inference.text import Completion, Timings
-from neoxlib.ranks.try_it import ENDED, Panel, TryIt
+from neoxlib.ranks.try_it import Panel, TryIt
 from tests.support.dangers import dangers, text_of
 from tests.support.sessions import open_session
 
@@ -271,8 +271,18 @@ def test_a_session_is_stopped_and_answers_again(checkpoint, tmp_path):
         assert [token for token, _, _ in stopped] == expected.token_ids[: len(stopped)]
         goes_on_exactly(panel, engine)
         session.close()
-        press(panel)
-        assert "RankError: this session has ended: it was closed." in panel.state.value
-        assert panel.state.value.endswith(f" {ENDED}</p></div>")
+        loads_again(panel, expected.token_ids)
+
+
+def loads_again(panel: Panel, expected: list[int]) -> None:
+    """After its session was closed, as at a notebook's end: by ranks of its own."""
+    before = panel.session
+    press(panel)
+    with panel.session as session:
+        assert session is not before and before.ended and not session.ended
+        assert ids(panel) == expected and "ended by" in panel.state.value
+        assert set(session.ranks["pid"]).isdisjoint(before.ranks["pid"])
         (folded,) = [part for part in panel.box.children if hasattr(part, "titles")]
         assert folded.titles == ("ranks",) and "its log" in folded.children[0].value
+        same = "model_dir", "dtype", "device", "world_size", "max_seq_len", "compile"
+        assert [session.describe().get(n) for n in same] == [before.describe().get(n) for n in same]
