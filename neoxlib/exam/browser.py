@@ -21,6 +21,7 @@ from neoxlib.exam.results import (
     marks,
     share_columns,
 )
+from neoxlib.languages import page, said
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import in_lab
 
@@ -133,7 +134,7 @@ class Panel:
         self.browser = browser
         self.filters = _filters(browser)
         self.page = widgets.BoundedIntText(
-            value=1, min=1, max=1, description="page", layout={"width": "10rem"}
+            value=1, min=1, max=1, description=said("page"), layout={"width": "10rem"}
         )
         self.found = widgets.Label()
         self.table = widgets.HTML()
@@ -163,9 +164,9 @@ class Panel:
         self.page.max = max(1, math.ceil(len(rows) / PER_PAGE))  # clips the page's number, too
         start = (self.page.value - 1) * PER_PAGE
         size = f"{len(rows):,} of {len(self.browser.results):,} questions"
-        self.found.value = f"of {self.page.max:,}: {size}"
+        self.found.value = said(f"of {self.page.max:,}: {size}")
         shown = rows.iloc[start : start + PER_PAGE]
-        self.table.value = questions_html(shown) if len(rows) else "<p>No such question.</p>"
+        self.table.value = page(questions_html(shown) if len(rows) else "<p>No such question.</p>")
 
 
 def _filters(browser: Browser) -> dict[str, widgets.Widget]:
@@ -174,15 +175,19 @@ def _filters(browser: Browser) -> dict[str, widgets.Widget]:
     names = results.drop_duplicates("subject").set_index("subject")["name"]
     subjects = [(show_controls(name), subject) for subject, name in names.items()]
     counts = results["mark"].value_counts()
-    every = [(f"{mark} ({counts[mark]:,})", mark) for mark in MARKS if mark in counts]
+    every = [(f"{said(mark)} ({counts[mark]:,})", mark) for mark in MARKS if mark in counts]
     text = widgets.Text(
-        placeholder="in question, choices or id", description="text", continuous_update=False
+        placeholder=said("in question, choices or id"),
+        description=said("text"),
+        continuous_update=False,
     )
+    any_one = (said("all"), "")
+    orders = [(said(order), order) for order in ORDERS]
     return {
-        "subject": widgets.Dropdown(options=[("all", ""), *subjects], description="subject"),
-        "mark": widgets.Dropdown(options=[("all", ""), *every], description="answer"),
+        "subject": widgets.Dropdown(options=[any_one, *subjects], description=said("subject")),
+        "mark": widgets.Dropdown(options=[any_one, *every], description=said("answer")),
         "text": text,
-        "order": widgets.Dropdown(options=ORDERS, description="order"),
+        "order": widgets.Dropdown(options=orders, description=said("order")),
     }
 
 

@@ -14,7 +14,8 @@ LANGUAGES = ("en", "zh")
 TAGS = {"en": "en", "zh": "zh-CN"}  # language -> the tag that HTML names it by
 VARIABLE = "NEOXLIB_LANG"
 # The language that is spoken, and whether an option asked for it.
-_spoken: ContextVar[tuple[str, bool]] = ContextVar("spoken", default=("en", False))
+_spoken: ContextVar[tuple[str, bool] | None] = ContextVar("spoken", default=None)
+_usual = {"language": "en"}  # of this process, where no block speaks another
 
 
 def chosen(asked: str = "auto") -> str:
@@ -38,16 +39,22 @@ def _listed() -> str:
 
 def of_run(parameters: Mapping[str, Any]) -> str:
     """Return the language of a run's page: an option's, else the run's own, else the usual one."""
-    language, asked = _spoken.get()
-    if asked:
-        return language
+    spoken = _spoken.get()
+    if spoken is not None and spoken[1]:
+        return spoken[0]
     own = parameters.get("lang")
     return own if own in LANGUAGES else chosen()
 
 
 def current() -> str:
     """Return the language that is spoken now."""
-    return _spoken.get()[0]
+    spoken = _spoken.get()
+    return _usual["language"] if spoken is None else spoken[0]
+
+
+def settle(language: str) -> None:
+    """Speak a language from now on in this process, as a kernel does, outside of all blocks."""
+    _usual["language"] = language
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from neoxlib.errors import show_controls
 from neoxlib.inference.printer import Chosen
 from neoxlib.inference.tables import DARKEST, strip_html, visible
 from neoxlib.inference.text import TOP
+from neoxlib.languages import said
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,7 +48,7 @@ class Chooser:
         self.strip.add_class(self.name)
         whole = {"style": {"description_width": "initial"}, "layout": {"width": "14em"}}
         number = {"value": 1, "min": 1, "max": 1, "disabled": True, "continuous_update": True}
-        self.place = widgets.BoundedIntText(description=PLACE, **number, **whole)
+        self.place = widgets.BoundedIntText(description=said(PLACE), **number, **whole)
         self.others = [self._button(number) for number in range(TOP + 1)]
         row = {"flex_flow": "row wrap", "min_height": "2.6em"}
         self.row = widgets.HBox([self.place, *self.others], layout=row)
@@ -110,7 +111,8 @@ class Chooser:
                 own = token == self.tokens[self.place.value - 1][0]
                 button.description = f"{self._label(token)} {math.exp(logprob):.1%}"
                 button.button_style = "info" if own else ""
-                button.tooltip = "Go on from this token anew" if own else "Put this token there"
+                told = "Go on from this token anew" if own else "Put this token there"
+                button.tooltip = said(told)
 
     def _go_on(self, number: int) -> None:
         if number < len(self.offered) and not self.place.disabled:

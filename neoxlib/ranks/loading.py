@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from neoxlib.languages import page
 from neoxlib.ranks.outcome import WEIGHTS
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import SECONDS, Line, in_lab, in_notebook, speed, words
@@ -136,7 +137,7 @@ class Panel:
         import ipywidgets as widgets
 
         self.bar = widgets.FloatProgress(min=0, max=1, bar_style="info", layout={"width": "16em"})
-        self.text = widgets.HTML(markup.paragraph(text))
+        self.text = widgets.HTML(page(markup.paragraph(text)))
         row = {"align_items": "center", "min_height": "2.4em"}
         self.live = Live(widgets.HBox([self.bar, self.text], layout=row))
 
@@ -144,7 +145,7 @@ class Panel:
         """Show how far it is now."""
         placed, _, total = loading.count
         self.bar.value = placed / max(1, total)
-        self.text.value = markup.paragraph(loading.told())
+        self.text.value = page(markup.paragraph(loading.told()))
 
     def end(self, loading: Loading) -> None:
         """Show how it ended."""

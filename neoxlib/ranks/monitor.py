@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neoxlib import languages
 from neoxlib.ranks import hanging, worker
 from neoxlib.ranks.cluster import Ranks
 from neoxlib.ranks.tables import rank_table
@@ -55,7 +56,7 @@ class Monitor:
         """Return a widget that shows the table, and begin to renew it."""
         import ipywidgets as widgets
 
-        page = widgets.HTML(self._repr_html_())
+        page = widgets.HTML(languages.page(self._repr_html_()))
         page.add_class("jp-RenderedHTMLCommon")  # JupyterLab's form of tables
         renew = threading.Thread(target=self._renew, args=(page,), name="monitor", daemon=True)
         renew.start()
@@ -66,8 +67,8 @@ class Monitor:
         pause = threading.Event()
         while page.comm is not None and not all(ranks.ended for ranks, _ in self.groups):
             pause.wait(self.seconds)
-            page.value = self._repr_html_()
-        page.value = self._repr_html_()
+            page.value = languages.page(self._repr_html_())
+        page.value = languages.page(self._repr_html_())
 
 
 def _rows(ranks: Ranks, about: Sequence[dict[str, Any]]) -> list[tuple]:

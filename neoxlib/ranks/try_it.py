@@ -12,6 +12,7 @@ from neoxlib.errors import SettingsError, show_controls
 from neoxlib.inference.printer import Chosen, Times
 from neoxlib.inference.tables import chosen, strip_html
 from neoxlib.inference.text import encode
+from neoxlib.languages import page, said
 from neoxlib.ranks.chooser import Chooser
 from neoxlib.ranks.monitor import Monitor
 from neoxlib.ranks.session import Session
@@ -109,12 +110,14 @@ class Panel:
     ) -> None:
         self.session = session
         self.fixed = dict(settings or {})
-        self.prompt = widgets.Textarea(value=prompt, rows=3, description="prompt", layout=WIDE)
+        self.prompt = widgets.Textarea(
+            value=prompt, rows=3, description=said("prompt"), layout=WIDE
+        )
         self.sliders = _sliders(self.fixed, session.max_seq_len)
-        self.generate = widgets.Button(description="Generate", button_style="primary")
-        self.stop = widgets.Button(description="Stop", disabled=True)
-        self.back = widgets.Button(description="Back", icon="arrow-left", disabled=True)
-        self.back.tooltip = "Show the answer before this one"
+        self.generate = widgets.Button(description=said("Generate"), button_style="primary")
+        self.stop = widgets.Button(description=said("Stop"), disabled=True)
+        self.back = widgets.Button(description=said("Back"), icon="arrow-left", disabled=True)
+        self.back.tooltip = said("Show the answer before this one")
         self.state = widgets.HTML(layout={"min_height": "2.6em"})
         self.bars = widgets.HTML(layout={"min_height": "4em"})
         self.chooser = Chooser(self._go_on)
@@ -220,11 +223,11 @@ class Panel:
     def _draw(self) -> None:
         """Show what there is while more comes."""
         self.chooser.run(self.now.tokens, self.tokenizer)
-        self.bars.value = TimeBars(self.now.clocks)._repr_html_()
+        self.bars.value = page(TimeBars(self.now.clocks)._repr_html_())
         self.drawn = time.monotonic()
 
     def _say(self, text: str) -> None:
-        self.state.value = markup.paragraph(text)
+        self.state.value = page(markup.paragraph(text))
 
     def _busy(self, busy: bool) -> None:
         """Show the answer, and let it be changed unless it is being made."""
@@ -244,10 +247,10 @@ def _sliders(settings: Mapping[str, Any], room: int) -> dict[str, Any]:
     heat = {"value": settings.get("temperature") or 0.0, "min": 0.0, "max": 2.0, "step": 0.05}
     seed = {"value": settings.get("seed") or 0, "min": 0, "max": 2**31 - 1}
     return {
-        "temperature": widgets.FloatSlider(description="temperature", **heat, **WHOLE),
+        "temperature": widgets.FloatSlider(description=said("temperature"), **heat, **WHOLE),
         "top_p": widgets.FloatSlider(description="top-p", **share, **WHOLE),
-        "max_new_tokens": widgets.IntSlider(description="tokens", **length, **WHOLE),
-        "seed": widgets.BoundedIntText(description="seed", **seed, **WHOLE),
+        "max_new_tokens": widgets.IntSlider(description=said("tokens"), **length, **WHOLE),
+        "seed": widgets.BoundedIntText(description=said("seed"), **seed, **WHOLE),
     }
 
 
@@ -255,4 +258,5 @@ def _folded_monitor(session: "Inference") -> list[widgets.Widget]:
     """Return a closed box with the monitor of the session's ranks; nothing of an engine."""
     if not isinstance(session, Session):
         return []
-    return [widgets.Accordion([Monitor(session).panel()], titles=("ranks",), selected_index=None)]
+    panel = Monitor(session).panel()
+    return [widgets.Accordion([panel], titles=(said("ranks"),), selected_index=None)]

@@ -26,6 +26,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionComplete
 
 from neoxlib.errors import show_controls
+from neoxlib.languages import of_run
+from neoxlib.languages.in_kernel import as_written, speak
 from neoxlib.workbook import markup
 from neoxlib.workbook.run_folder import stamp, write_text
 from neoxlib.workbook.table import Note
@@ -44,9 +46,13 @@ BROKE = "The cells of this run were recorded no longer from then on: {}."
 MADE_WITHOUT = "Code and outputs are those of this run; its notebook was not found, nor its texts."
 
 
-def begin(folder: Path) -> "Recorder | None":
-    """Record the run of `folder` from the cell on that runs now; None where that is impossible."""
+def begin(folder: Path, asked: dict[str, Any]) -> "Recorder | None":
+    """Record the run of `folder` from the cell on that runs now; None where that is impossible.
+
+    The kernel's cells are shown in the language that the parameters `asked` for from then on.
+    """
     try:
+        speak(of_run(asked))
         return Recorder(folder)
     except Exception as error:  # a page is not worth a run
         log.warning("the cells of this run are not recorded: %s", error)
@@ -220,6 +226,9 @@ def _shown(cell: Cell) -> Cell:
     """Return a cell with what can be shown without a kernel, its streams each in one piece."""
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor  # slow to import
 
+    for output in cell.outputs:
+        if "data" in output:
+            output.data = as_written(output.data)
     cell.outputs = [
         output
         for output in cell.outputs

@@ -141,7 +141,7 @@ class Run:
             Run.current.leave("another run was started in its place")
         if Run.recorded is not None:
             Run.recorded.stop()
-        Run.current, Run.recorded = self, recorder.begin(self.folder)
+        Run.current, Run.recorded = self, recorder.begin(self.folder, self.results["parameters"])
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -133,6 +133,7 @@ def test_an_answer_is_interrupted_and_gone_on_with_from_another_token(tried, run
     before = tokens(page)
     assert len(before) == 24 and "first token" in panel.inner_text()
     panel.locator(".widget-toggle-button").nth(6).click()
+    page.wait_for_timeout(2000)  # until the alternatives are those of this token
     others = panel.get_by_role("button", name="%")
     words = others.nth(1).inner_text().rpartition(" ")[0]
     page.screenshot(path=shots / "lab-try-it-choose.png")

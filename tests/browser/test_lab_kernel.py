@@ -33,25 +33,6 @@ def kernels(folder) -> set[int]:
     return {child.pid for child in psutil.Process(told["pid"]).children(recursive=True)}
 
 
-def test_an_answer_is_stopped_and_the_panel_goes_on(page, running, shots):
-    seen = Seen(page)
-    address, folder = running
-    write_cells(folder, "stop.ipynb", *SLOW)
-    run_all(page, address, "stop.ipynb")
-    wait_until_idle(page, 300)
-    panel = page.locator(PANEL).last
-    panel.get_by_role("button", name="Generate").click()
-    panel.get_by_text(" tokens …").wait_for(timeout=300_000)
-    panel.get_by_role("button", name="Stop").click()
-    panel.get_by_text("Stopped after").wait_for(timeout=300_000)
-    page.screenshot(path=shots / "lab-stopped.png")
-    panel.locator(".widget-slider:has(label:text-is('tokens')) [role=slider]").focus()
-    page.keyboard.press("Home")
-    panel.get_by_role("button", name="Generate").click()
-    panel.get_by_text("ended by").wait_for(timeout=300_000)
-    assert seen.errors == []
-
-
 def test_the_panel_answers_after_the_notebook_has_come_to_its_end(opened, shots):
     page, seen = opened
     panel = page.locator(PANEL).last
@@ -82,3 +63,22 @@ def test_a_restarted_kernel_leaves_no_process_and_runs_all_again(opened, running
     runs = sorted((folder / "outputs" / "02_inference").iterdir())
     states = [json.loads((run / "results.json").read_text())["status"] for run in runs[-2:]]
     assert set(states) <= {"ok", "noisy"} and len(states) == 2
+
+
+def test_an_answer_is_stopped_and_the_panel_goes_on(page, running, shots):
+    seen = Seen(page)
+    address, folder = running
+    write_cells(folder, "stop.ipynb", *SLOW)
+    run_all(page, address, "stop.ipynb")
+    wait_until_idle(page, 300)
+    panel = page.locator(PANEL).last
+    panel.get_by_role("button", name="Generate").click()
+    panel.get_by_text(" tokens …").wait_for(timeout=300_000)
+    panel.get_by_role("button", name="Stop").click()
+    panel.get_by_text("Stopped after").wait_for(timeout=300_000)
+    page.screenshot(path=shots / "lab-stopped.png")
+    panel.locator(".widget-slider:has(label:text-is('tokens')) [role=slider]").focus()
+    page.keyboard.press("Home")
+    panel.get_by_role("button", name="Generate").click()
+    panel.get_by_text("ended by").wait_for(timeout=300_000)
+    assert seen.errors == []

@@ -93,6 +93,7 @@ def forked(folder: Path) -> str:
 def interrupt_when(ready: Callable[[], bool]) -> list[float]:
     """Interrupt this process as Ctrl-C does, when it is `ready`; the time of it."""
     at: list[float] = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 
     def wait() -> None:
         while not ready():
