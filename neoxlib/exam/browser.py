@@ -21,7 +21,7 @@ from neoxlib.exam.results import (
     marks,
     share_columns,
 )
-from neoxlib.languages import page, said
+from neoxlib.languages import label, page, said
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import in_lab
 
@@ -134,7 +134,7 @@ class Panel:
         self.browser = browser
         self.filters = _filters(browser)
         self.page = widgets.BoundedIntText(
-            value=1, min=1, max=1, description=said("page"), layout={"width": "10rem"}
+            value=1, min=1, max=1, description=label("label: page"), layout={"width": "10rem"}
         )
         self.found = widgets.Label()
         self.table = widgets.HTML()
@@ -178,16 +178,16 @@ def _filters(browser: Browser) -> dict[str, widgets.Widget]:
     every = [(f"{said(mark)} ({counts[mark]:,})", mark) for mark in MARKS if mark in counts]
     text = widgets.Text(
         placeholder=said("in question, choices or id"),
-        description=said("text"),
+        description=label("label: text"),
         continuous_update=False,
     )
-    any_one = (said("all"), "")
+    any_one = (label("label: all"), "")
     orders = [(said(order), order) for order in ORDERS]
     return {
         "subject": widgets.Dropdown(options=[any_one, *subjects], description=said("subject")),
         "mark": widgets.Dropdown(options=[any_one, *every], description=said("answer")),
         "text": text,
-        "order": widgets.Dropdown(options=orders, description=said("order")),
+        "order": widgets.Dropdown(options=orders, description=label("label: order")),
     }
 
 

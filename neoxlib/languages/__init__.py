@@ -13,12 +13,13 @@ from neoxlib.languages.language import (
     speaking,
 )
 from neoxlib.languages.pages import page
-from neoxlib.languages.sentences import padded, said, said_whole, width
+from neoxlib.languages.sentences import label, padded, said, said_whole, width
 
 __all__ = [
     "LANGUAGES",
     "chosen",
     "current",
+    "label",
     "language_option",
     "of_run",
     "padded",

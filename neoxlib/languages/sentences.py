@@ -33,6 +33,7 @@ FIGURE = re.compile(
 )
 RANK = re.compile(r"(rank \d+(?: \([^()]*\))?) ([a-z].*)")  # and what it did
 DEEPEST = 6  # a sentence within a sentence within …
+LABEL = "label: "  # begins the entry of a widget's word
 MOST = 4000  # letters of a text that is looked up as one
 
 
@@ -48,6 +49,15 @@ def said_whole(text: str) -> str:
     if current() == "en":
         return text
     return catalogue(current()).texts.get(plain(text), text)
+
+
+def label(text: str) -> str:
+    """Return the word of a widget: "label: seed" is "seed", or its word in another language.
+
+    Entries of their own keep such words, which are names of parameters, as they are in sentences.
+    """
+    told = said_whole(text)
+    return text.removeprefix(LABEL) if told == text else told
 
 
 @lru_cache(maxsize=2**15)

@@ -12,7 +12,7 @@ from neoxlib.errors import SettingsError, show_controls
 from neoxlib.inference.printer import Chosen, Times
 from neoxlib.inference.tables import chosen, strip_html
 from neoxlib.inference.text import encode
-from neoxlib.languages import page, said
+from neoxlib.languages import label, page, said
 from neoxlib.ranks.chooser import Chooser
 from neoxlib.ranks.monitor import Monitor
 from neoxlib.ranks.session import Session
@@ -110,12 +110,10 @@ class Panel:
     ) -> None:
         self.session = session
         self.fixed = dict(settings or {})
-        self.prompt = widgets.Textarea(
-            value=prompt, rows=3, description=said("prompt"), layout=WIDE
-        )
+        self.prompt = widgets.Textarea(value=prompt, rows=3, description="prompt", layout=WIDE)
         self.sliders = _sliders(self.fixed, session.max_seq_len)
-        self.generate = widgets.Button(description=said("Generate"), button_style="primary")
-        self.stop = widgets.Button(description=said("Stop"), disabled=True)
+        self.generate = widgets.Button(description=label("label: Generate"), button_style="primary")
+        self.stop = widgets.Button(description=label("label: Stop"), disabled=True)
         self.back = widgets.Button(description=said("Back"), icon="arrow-left", disabled=True)
         self.back.tooltip = said("Show the answer before this one")
         self.state = widgets.HTML(layout={"min_height": "2.6em"})
@@ -247,10 +245,12 @@ def _sliders(settings: Mapping[str, Any], room: int) -> dict[str, Any]:
     heat = {"value": settings.get("temperature") or 0.0, "min": 0.0, "max": 2.0, "step": 0.05}
     seed = {"value": settings.get("seed") or 0, "min": 0, "max": 2**31 - 1}
     return {
-        "temperature": widgets.FloatSlider(description=said("temperature"), **heat, **WHOLE),
+        "temperature": widgets.FloatSlider(
+            description=label("label: temperature"), **heat, **WHOLE
+        ),
         "top_p": widgets.FloatSlider(description="top-p", **share, **WHOLE),
         "max_new_tokens": widgets.IntSlider(description=said("tokens"), **length, **WHOLE),
-        "seed": widgets.BoundedIntText(description=said("seed"), **seed, **WHOLE),
+        "seed": widgets.BoundedIntText(description=label("label: seed"), **seed, **WHOLE),
     }
 
 
@@ -259,4 +259,4 @@ def _folded_monitor(session: "Inference") -> list[widgets.Widget]:
     if not isinstance(session, Session):
         return []
     panel = Monitor(session).panel()
-    return [widgets.Accordion([panel], titles=(said("ranks"),), selected_index=None)]
+    return [widgets.Accordion([panel], titles=(label("label: ranks"),), selected_index=None)]

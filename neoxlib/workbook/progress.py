@@ -14,12 +14,14 @@ from typing import Any
 from tqdm import tqdm
 
 from neoxlib.errors import show_controls
+from neoxlib.languages import label, said
 from neoxlib.workbook.table import Live
 
 MARK = "progress: "  # starts a line that `report` forwards to the terminal as it arrives
 SECONDS = 5.0  # between two lines
-PARTS = "{l_bar}{bar}| {elapsed} gone, {remaining} left{postfix}"  # of tqdm's bar, of parts
-BYTES = "{l_bar}{bar}| {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left"
+# tqdm's bars, of parts and of bytes.
+PARTS = "{{l_bar}}{{bar}}| {{elapsed}} {gone}, {{remaining}} {left}{{postfix}}"
+BYTES = "{{l_bar}}{{bar}}| {{n_fmt}} of {{total_fmt}}, {{rate_fmt}}, {{remaining}} {left}"
 
 
 class Progress:
@@ -42,7 +44,7 @@ class Progress:
         self.size = 0.0
         self.name = "starting"
         self.start = self.last = time.monotonic()
-        self.bar = Bar(desc=noun, total=total, bar_format=PARTS) if in_lab() else None
+        self.bar = Bar(PARTS, desc=noun, total=total) if in_lab() else None
         self.said = False
         self.over = threading.Event()
         self.ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
@@ -52,7 +54,7 @@ class Progress:
         self.name = show_controls(name)  # it may be a file's
         self.size = size
         if self.bar is not None:
-            self.bar.set_postfix_str(self.name)
+            self.bar.set_postfix_str(said(self.name))
 
     def done(self, parts: int = 1) -> None:
         """End the part that was begun, or `parts` of them, whose total size was given."""
@@ -196,10 +198,12 @@ def speed(rate: float) -> str:
 class Bar:
     """tqdm's bar in JupyterLab. `update`, `set_postfix_str` … are tqdm's own."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, form: str, desc: str, **options: Any) -> None:
         from tqdm.notebook import tqdm as notebook_bar
 
-        self.bar = notebook_bar(display=False, **options)
+        words = {"gone": label("label: gone"), "left": label("label: left")}
+        options["bar_format"] = form.format(**words)
+        self.bar = notebook_bar(display=False, desc=said(desc), **options)
         self.live = Live(self.bar.container)
 
     def __getattr__(self, name: str) -> Any:
@@ -257,7 +261,7 @@ class Meter:
         options = {"desc": title, "total": total, "initial": done, "unit_scale": unit == "B"}
         options["unit"] = unit if unit == "B" else f" {unit}"
         hidden = lab or not (show and sys.stderr.isatty())
-        self.bar = Bar(**options, bar_format=BYTES) if lab else tqdm(**options, disable=hidden)
+        self.bar = Bar(BYTES, **options) if lab else tqdm(**options, disable=hidden)
         self.line = Line() if show and hidden and not lab else None
 
     def add(self, count: int) -> None:
