@@ -1,6 +1,8 @@
 """Each notebook in JupyterLab, as a person runs it: `make test-browser` asks for it by --lab."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,23 @@ def time_twice(outputs: Path) -> None:
     """Two runs for 05_compare."""
     for _ in range(2):
         assert headless.report(["04_profile"], [], SHORT, outputs=outputs, say=print) == headless.OK
+
+
+@pytest.mark.timeout(900)
+def test_a_chinese_copy_is_chinese_to_look_at_and_its_record_english(running, page, shots):
+    address, folder = running
+    copy = [sys.executable, "-m", "neoxlib", "copy-notebooks", "--lang", "zh"]
+    subprocess.run([*copy, str(folder / "notebooks" / "zh")], check=True, capture_output=True)
+    run_all(page, address, "zh/02_inference.ipynb")
+    wait_until_idle(page)
+    page.screenshot(path=shots / "lab-zh.png")
+    shown = page.locator(".jp-Notebook").inner_text()
+    assert "与不切分的模型相同" in shown and "same as the unsplit model" not in shown
+    assert page.get_by_role("button", name="生成").count() == 1
+    run = max((folder / "outputs" / "02_inference").iterdir())
+    assert 'lang="zh-CN"' in (run / "report.html").read_text("utf-8")
+    record = (run / "notebook.ipynb").read_text("utf-8")
+    assert "same as the unsplit model" in record and "与不切分的模型相同" not in record
 
 
 @pytest.mark.timeout(600)
@@ -119,6 +138,11 @@ def wait_for(page, text: str) -> None:
     output(page, 2).get_by_text(text).first.wait_for(timeout=300_000)
 
 
+def wait_for_tokens(page, count: int) -> None:
+    counted = "n => document.querySelectorAll('.widget-toggle-button').length === n"
+    page.wait_for_function(counted, arg=count, timeout=300_000)
+
+
 @pytest.mark.timeout(900)
 def test_an_answer_is_interrupted_and_gone_on_with_from_another_token(tried, running, shots):
     page = tried
@@ -138,16 +162,15 @@ def test_an_answer_is_interrupted_and_gone_on_with_from_another_token(tried, run
     words = others.nth(1).inner_text().rpartition(" ")[0]
     page.screenshot(path=shots / "lab-try-it-choose.png")
     others.nth(1).click()
-    wait_for(page, "24 tokens, ended by")
-    page.wait_for_function(f"() => document.body.innerText.includes({words!r})")
+    wait_for_tokens(page, 31)
     after = tokens(page)
     assert after[:6] == before[:6] and after[6] == words != before[6] and len(after) == 31
     page.screenshot(path=shots / "lab-try-it-gone-on.png")
     by_keyboard(page, after)
-    panel.get_by_role("button", name="Back").click()
-    assert tokens(page) == after
-    panel.get_by_role("button", name="Back").click()
-    assert tokens(page) == before
+    for expected in (after, before):
+        panel.get_by_role("button", name="Back").click()
+        wait_for_tokens(page, len(expected))
+        assert tokens(page) == expected
 
 
 def by_keyboard(page, before: list[str]) -> None:
@@ -157,7 +180,5 @@ def by_keyboard(page, before: list[str]) -> None:
     page.wait_for_timeout(2000)
     output(page, 2).get_by_role("button", name="%").nth(1).focus()
     page.keyboard.press("Enter")
-    page.wait_for_function(
-        "n => document.querySelectorAll('.widget-toggle-button').length === n", arg=32
-    )
+    wait_for_tokens(page, 32)
     assert tokens(page)[:7] == before[:7] and tokens(page)[7] != before[7]
