@@ -21,7 +21,7 @@ from neoxlib.exam.results import (
     marks,
     share_columns,
 )
-from neoxlib.languages import label, page, said
+from neoxlib.languages import label, page, said, settled
 from neoxlib.workbook import markup
 from neoxlib.workbook.progress import in_lab
 
@@ -91,7 +91,8 @@ class Browser:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}
         # In a run without a front end nobody can click.
-        return panel(self)._repr_mimebundle_() | bundle if in_lab() else bundle
+        with settled():
+            return panel(self)._repr_mimebundle_() | bundle if in_lab() else bundle
 
     def _title(self, surest: pd.DataFrame) -> str:
         every = int((self.results["mark"] == WRONG).sum())

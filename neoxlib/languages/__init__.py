@@ -10,6 +10,7 @@ from neoxlib.languages.language import (
     current,
     language_option,
     of_run,
+    settled,
     speaking,
 )
 from neoxlib.languages.pages import page
@@ -26,6 +27,7 @@ __all__ = [
     "page",
     "said",
     "said_whole",
+    "settled",
     "speaking",
     "width",
 ]

@@ -9,11 +9,12 @@ from typing import Any
 
 from IPython import get_ipython
 
-from neoxlib.languages.language import current, settle
+from neoxlib.languages.language import current, settle, speaking
 from neoxlib.languages.pages import page
-from neoxlib.languages.sentences import said_whole
+from neoxlib.languages.sentences import said, said_whole
 
 ENGLISH = "application/vnd.neoxlib.english+json"  # the type under which the English goes along
+CHECKED = ("PASS", "FAIL", "NOT JUDGED")  # what the line of a check begins with
 Bundle = dict[str, Any]  # media type -> what is shown
 
 
@@ -24,7 +25,8 @@ class Spoken:
         self.plain = plain
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Bundle, Bundle]:
-        data, about = self.plain(*args, **kwargs)
+        with speaking("en"):
+            data, about = self.plain(*args, **kwargs)
         return told(data), about
 
 
@@ -53,4 +55,10 @@ def as_written(data: Bundle) -> Bundle:
 
 
 def _lines(text: str) -> str:
-    return "\n".join(map(said_whole, text.split("\n")))
+    """Printed text: a line of it is translated if it is an entry, or a check."""
+    return "\n".join(_check(line) or said_whole(line) for line in text.split("\n"))
+
+
+def _check(line: str) -> str:
+    word, _, rest = line.partition("  ")
+    return f"{word}  {said(rest)}" if word in CHECKED else ""

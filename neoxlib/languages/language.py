@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -55,6 +55,11 @@ def current() -> str:
 def settle(language: str) -> None:
     """Speak a language from now on in this process, as a kernel does, outside of all blocks."""
     _usual["language"] = language
+
+
+def settled() -> AbstractContextManager[None]:
+    """Speak the language of this process, whatever a block around speaks."""
+    return speaking(_usual["language"])
 
 
 @contextmanager

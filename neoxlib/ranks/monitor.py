@@ -50,7 +50,8 @@ class Monitor:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}
-        return self.panel()._repr_mimebundle_() | bundle if in_lab() else bundle
+        with languages.settled():
+            return self.panel()._repr_mimebundle_() | bundle if in_lab() else bundle
 
     def panel(self) -> "widgets.HTML":
         """Return a widget that shows the table, and begin to renew it."""

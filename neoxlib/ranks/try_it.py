@@ -12,7 +12,7 @@ from neoxlib.errors import SettingsError, show_controls
 from neoxlib.inference.printer import Chosen, Times
 from neoxlib.inference.tables import chosen, strip_html
 from neoxlib.inference.text import encode
-from neoxlib.languages import label, page, said
+from neoxlib.languages import label, page, said, settled
 from neoxlib.ranks.chooser import Chooser
 from neoxlib.ranks.monitor import Monitor
 from neoxlib.ranks.session import Session
@@ -66,7 +66,8 @@ class TryIt:
         bundle = {"text/plain": repr(self), "text/html": self._repr_html_()}
         if not in_lab():
             return bundle
-        panel = Panel(self.session, self.prompt, self.settings, self.answer)
+        with settled():
+            panel = Panel(self.session, self.prompt, self.settings, self.answer)
         return panel.box._repr_mimebundle_() | bundle
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from neoxlib.forms import OBJECT, TEXT, Maybe, parse, problems
-from neoxlib.languages import said
 from neoxlib.process import has_ended, is_here
 from neoxlib.workbook.run_folder import last_beat, stamp
 
@@ -71,7 +70,7 @@ class Check:
         return CHECK_WORDS[self.passed]
 
     def __repr__(self) -> str:
-        return f"{self.word}  {said(self.name)}: {said(self.detail)}"
+        return f"{self.word}  {self.name}: {self.detail}"
 
 
 def status_of(checks: Iterable[Check], noise: Iterable[str]) -> str:

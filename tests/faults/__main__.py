@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "reliability.md"
 HEAD = ("kind", "fault", "what was seen", "seconds with set-up")
 FAILED = "**failed**"
+MOST = 400  # letters of a cell in the page
 
 
 def main(words: list[str]) -> int:
@@ -54,9 +55,9 @@ def _line(kind: str, row: Any, model: Path) -> list[str]:
     except Exception as error:  # the other rows are still of use
         seen = f"{FAILED}: {type(error).__name__}: {error}"
     cells = (kind, row.name, seen, f"{time.monotonic() - start:.1f}")
-    line = [" ".join(cell.split()).replace("|", "/")[:400] for cell in cells]
+    line = [" ".join(cell.split()).replace("|", "/") for cell in cells]
     print(" | ".join(line), flush=True)
-    return line
+    return [cell[:MOST] for cell in line]
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from neoxlib.languages import in_kernel, language, said
+from neoxlib.languages import in_kernel, language, said, speaking
 from neoxlib.ranks.try_it import Panel
 from neoxlib.workbook.results import Check
-from neoxlib.workbook.table import Note, Table
+from neoxlib.workbook.table import Table
 
 TABLE = Table(("verdict", "check"), [("PASS", "same as the unsplit model")])
 
@@ -61,6 +61,13 @@ def test_widgets_and_checks_have_the_words_of_the_language(kernel):
     assert said("seed: missing in the cell tagged 'parameters'").startswith("seed"), "a parameter"
     panel._say("The answer before: 3 tokens.")
     assert "3" in panel.state.value and "answer" not in panel.state.value
-    check = Check("same as the unsplit model", True, "0 of 8 differ")
-    assert repr(check) == "PASS  与不切分的模型相同: 8 个中有 0 个不同"
-    assert "same as" in Note("same as") and panel.prompt.value == "a prompt"
+    assert panel.prompt.value == "a prompt"
+
+
+def test_a_checks_line_is_shown_in_chinese_and_a_printed_text_is_not():
+    check = repr(Check("same as the unsplit model", True, "0 of 8 differ"))
+    with speaking("zh"):
+        shown = in_kernel.told({"text/plain": f"{check}\nPASSED: no change"})
+        assert in_kernel.told({"text/plain": "7"}) == {"text/plain": "7"}
+    assert shown["text/plain"] == "PASS  与不切分的模型相同：8 个中有 0 个不同\nPASSED: no change"
+    assert in_kernel.as_written(shown) == {"text/plain": f"{check}\nPASSED: no change"}
