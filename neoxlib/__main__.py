@@ -10,6 +10,7 @@ import click
 from neoxlib import __version__, languages
 from neoxlib.errors import NeoXError, ParameterError, torch_npu_error
 from neoxlib.hosts.commands import cluster
+from neoxlib.languages import help
 from neoxlib.ranks.commands import generate
 from neoxlib.setup import commands, notebook_commands
 
@@ -17,7 +18,7 @@ FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-class Commands(click.Group):
+class Commands(help.Commands):
     """Turns NeoXError and OSError into a message on stderr.
 
     Exit code 2 for parameters, 130 after Ctrl-C, 1 for everything else.

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from typing import NamedTuple
-from unicodedata import east_asian_width
 
 from neoxlib.languages.catalogue import MARKS, Catalogue, Entry, catalogue, plain
 from neoxlib.languages.language import current
@@ -84,7 +83,9 @@ def padded(text: str, columns: int) -> str:
 
 def width(text: str) -> int:
     """Return how many columns of a terminal a text takes: a Chinese character takes two."""
-    return sum(2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+    import wcwidth  # which English need not wait for
+
+    return wcwidth.width(text)
 
 
 @cache

@@ -1,15 +1,19 @@
 """Every text of the sources that a reader may meet, as the catalogue of a language has it."""
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from string import Formatter
 
+import click
 import nbformat
 
+from neoxlib.__main__ import cli
 from neoxlib.languages.catalogue import plain
+from neoxlib.languages.help import AS_TYPED, BLANK, LINE
 
 PACKAGE = Path(__file__).parents[2] / "neoxlib"
 NOTEBOOKS = PACKAGE.parent / "notebooks"
@@ -103,6 +107,7 @@ def _literals(path: Path) -> Iterator[str]:
         yield from _figure(node)
         if isinstance(node, ast.JoinedStr):
             yield template(node)
+            yield from paragraphs(template(node))
         elif _is_text(node) and id(node) not in inside | words:
             yield constant(node.value)
 
@@ -174,4 +179,21 @@ def texts() -> dict[str, str]:
                 continue
             for text in kind(path):
                 found.setdefault(plain(text), str(path.relative_to(PACKAGE.parent)))
+    for text in helps(cli):
+        found.setdefault(plain(constant(text)), "neoxlib/__main__.py")
     return found
+
+
+def paragraphs(text: str) -> Iterator[str]:
+    """The paragraphs of a help, and each line of one that stays as typed."""
+    for part in BLANK.split(text):
+        lines = part.replace(AS_TYPED, "").strip("\n").split("\n")
+        yield from (LINE.fullmatch(line)[2] for line in lines) if AS_TYPED in part else [part]
+
+
+def helps(command: click.Command) -> Iterator[str]:
+    """The paragraphs and options of a command's help, and of its commands'."""
+    yield from paragraphs(inspect.cleandoc(command.help or ""))
+    yield from (option.help for option in command.params if getattr(option, "help", None))
+    for inner in getattr(command, "commands", {}).values():
+        yield from helps(inner)
