@@ -6,6 +6,7 @@
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +53,8 @@ def over_slurm(bench: Bench) -> None:
         code, text = cluster(bench, env, *asked, "--model-dir", str(bench.model))
         bench.lines.add("idle nodes pass, and a profile is written", code == 0, counted(text))
         session_over(bench, env, SHAPE)
-        jobs(bench, env)
+        jobs(bench, env, "no job stays in the queue")
+        driver_killed(bench, env)
         for name, more, told in (
             ("no such partition", ("--slurm", "gpu", "--nodes", "2"), "there are npu"),
             ("more nodes than there are", ("--slurm", PARTITION, "--nodes", "9"), "3 of 3"),
@@ -158,7 +160,21 @@ def look_at_listeners(bench: Bench) -> None:
     bench.lines.add(law, count and not stray, told)
 
 
-def jobs(bench: Bench, env: Mapping[str, str]) -> None:
+def driver_killed(bench: Bench, env: Mapping[str, str]) -> None:
+    """The process that opened the session is killed: the ranks end, and so does the job."""
+    law = "the process that opened the session is killed: "
+    with desk(bench, env, SHAPE) as (answers, _):
+        next(answers)
+        bench.desk.run("pkill", "-KILL", "-f", "[t]ests.hosts.on_desk")
+        start = time.time()
+    wait_for(lambda: not any(map(of_session, bench.hosts)))
+    left = [f"{host.name}: {what}" for host in bench.hosts for what in of_session(host)]
+    told = "; ".join(left) or f"{time.time() - start:.1f} s after it"
+    bench.lines.add(f"{law}nothing stays on any host", not left, told)
+    jobs(bench, env, f"{law}no job stays in the queue")
+
+
+def jobs(bench: Bench, env: Mapping[str, str], law: str) -> None:
     """No job is left in Slurm's queue."""
     queued: list[str] = []
 
@@ -167,4 +183,4 @@ def jobs(bench: Bench, env: Mapping[str, str]) -> None:
         return not queued
 
     wait_for(empty)
-    bench.lines.add("no job stays in the queue", not queued, "; ".join(queued) or "nothing")
+    bench.lines.add(law, not queued, "; ".join(queued) or "nothing")
