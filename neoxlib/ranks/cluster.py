@@ -74,13 +74,16 @@ class Ranks:
                 processes = self._cluster.engine_set.processes
                 for member, process in zip(self.members, processes, strict=True):
                     member["pid"] = process.pid
-            self._client = launch.connect(self._cluster, self._scratch, look)
+            self._connect(look)
         except (RuntimeError, OSError) as failure:  # a TimeoutError is an OSError
             output = self._cluster.controller.get_output() if self._cluster.controller else ""
             why = f"{failure}\n{output}{self._logs.tails()}{self._said()}"
             raise RankError(f"the ranks could not be started: {why}") from failure
-        # A profile may ask for more time.
-        self._wait_for_engines(max(launch.START_SECONDS, self._cluster.engine_timeout))
+        limit = max(launch.START_SECONDS, self._cluster.engine_timeout)  # a profile may have more
+        connect = partial(self._connect, look)
+        if missing := launch.wait_for_engines(self._missing, connect, look, limit):
+            found = f"{self.size - missing} of {self.size} ranks started within {limit} s"
+            raise RankError(f"{found}.{self._logs.tails()}{self._said()}")
         self._views = [self._client[engine] for engine in sorted(self._client.ids)[: self.size]]
         if not self.watched:  # ranks of a host follow each other; where they are watched, they do
             hosts = self.begin(host_of)
@@ -155,15 +158,13 @@ class Ranks:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._stopped = True
 
-    def _wait_for_engines(self, limit: float) -> None:
-        deadline = time.monotonic() + limit
-        while len(self._client.ids) < self.size:
-            self._look("while starting")
-            if time.monotonic() > deadline:
-                count = len(self._client.ids)
-                found = f"{count} of {self.size} ranks started within {limit} s"
-                raise RankError(f"{found}.{self._logs.tails()}{self._said()}")
-            time.sleep(launch.TICK_SECONDS)
+    def _connect(self, look: Callable[[], None]) -> None:
+        before, self._client = self._client, launch.connect(self._cluster, self._scratch, look)
+        if before is not None:
+            before.close()
+
+    def _missing(self) -> int:
+        return self.size - len(self._client.ids)
 
     def _send(self, function: Callable[..., Any], args: Sequence[Any]) -> list[AsyncResult]:
         pickle.dumps(args)  # refuse arguments that cannot be sent before any rank has them

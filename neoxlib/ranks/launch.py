@@ -21,7 +21,6 @@ from traitlets.config import Config
 from neoxlib.errors import SettingsError
 from neoxlib.hosts.network import NETWORK, own_address
 from neoxlib.hosts.profile import OVER_HOSTS, find_profile, read_config
-from neoxlib.machine.devices import chip_for, pick_device
 from neoxlib.machine.runtime import torch_must_load
 from neoxlib.process import prepare_children, python
 from neoxlib.ranks.memory_kills import MemoryKills, cause_of_kill, memory_kills
@@ -29,6 +28,7 @@ from neoxlib.ranks.worker import alive, log_file
 
 # For the ranks to start and register; loading a model has no limit.
 START_SECONDS = 120
+ASK_SECONDS = 5.0  # until the list of engines is asked for anew
 STOP_SECONDS = 2  # between SIGTERM and SIGKILL
 # ipyparallel admits an engine at its first heartbeat; its default is 3 s.
 HEARTBEAT_MS = 250
@@ -37,7 +37,6 @@ LOST_BEATS = 30
 NEVER = 10**6
 QUIETLY = "--log-level=30"
 TICK_SECONDS = 0.02
-TAIL_LINES = 40  # a crash report has about 30
 NO_COUNTS = MemoryKills(None, None)
 ENDINGS = {
     signal.SIGSEGV: "crashed with a segmentation fault (SIGSEGV)",
@@ -254,6 +253,25 @@ def connect(cluster: Cluster, scratch: str, look: Callable[[], None]) -> Any:
         raise
 
 
+def wait_for_engines(
+    missing: Callable[[], int], connect: Callable[[], None], look: Callable[[], None], limit: float
+) -> int:
+    """Wait until no engine is missing; return how many still are after `limit` seconds.
+
+    One that registers just as the client connects is not in the list that the client is sent, and
+    the word of it may come before the client listens (Client._connect of ipyparallel 9.2). So now
+    and then `connect` has to get a new list.
+    """
+    begun = asked = time.monotonic()
+    while missing() and time.monotonic() < begun + limit:
+        look()
+        if time.monotonic() > asked + ASK_SECONDS:
+            connect()
+            asked = time.monotonic()
+        time.sleep(TICK_SECONDS)
+    return missing()
+
+
 def _answer(coroutine: Coroutine[Any, Any, Any], answer: Future) -> None:
     try:
         answer.set_result(asyncio.run(coroutine))
@@ -278,21 +296,3 @@ def ending(code: int | None, kills: MemoryKills = NO_COUNTS, cause: str = "") ->
     if -code == signal.SIGKILL:
         return f"was killed by SIGKILL, {cause or cause_of_kill(kills)}"
     return ENDINGS.get(-code) or f"was ended by {signal.Signals(-code).name}"
-
-
-def tail(path: Path) -> str:
-    """Quote the last lines of a log, for an error message."""
-    if not path.is_file():
-        return f"\nIts log is {path}, on the machine it ran on."
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-    return f"\nIts log, {path}, " + ("ends with:\n" + "\n".join(lines) if lines else "is empty.")
-
-
-def pick(device: str, graph: str, compile: bool) -> str:
-    """Pick the device; raise SettingsError where a graph that is asked for cannot be made on it."""
-    device = pick_device(device)
-    if graph != "auto":
-        from neoxlib.model.decode_graph import choose_graph
-
-        choose_graph(graph, device, chip_for(device).family if device == "npu" else "", compile)
-    return device

@@ -37,7 +37,7 @@ PIECE = 1 << 16  # bytes of a log in one line
 
 def main() -> None:
     """Serve one link over standard input and output."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # of mpiexec or srun: the ranks end
+    signal.signal(signal.SIGTERM, _hang_up)  # of mpiexec or srun, which may send several
     lines = _lines(sys.stdin.fileno(), 60.0)
     asked = next(lines, None)
     if asked is None:
@@ -52,6 +52,11 @@ def main() -> None:
     finally:
         host.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hang_up(*_: Any) -> None:
+    """Read nothing more, as when the link closes: an exception would end what ends the ranks."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
 
 
 def _lines(file: int, patience: float) -> Iterator[dict[str, Any]]:

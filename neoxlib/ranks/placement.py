@@ -13,7 +13,7 @@ from neoxlib.errors import SettingsError
 from neoxlib.hosts.profile import read_profile
 from neoxlib.hosts.shares import GROUP, share_of
 from neoxlib.machine import limits, npu_smi
-from neoxlib.machine.devices import smi_here
+from neoxlib.machine.devices import chip_for, pick_device, smi_here
 from neoxlib.machine.npu_smi import Card
 
 log = logging.getLogger("neoxlib")
@@ -176,3 +176,13 @@ def _units(device: str) -> tuple[list[int], str]:
         return sorted(os.sched_getaffinity(0))[: limits.core_count()], "cores"
     answer = npu_smi.query()
     return visible(len(answer.cards) if answer else 0), "NPUs"
+
+
+def pick(device: str, graph: str, compile: bool) -> str:
+    """Pick the device; raise SettingsError where a graph that is asked for cannot be made on it."""
+    device = pick_device(device)
+    if graph != "auto":
+        from neoxlib.model.decode_graph import choose_graph
+
+        choose_graph(graph, device, chip_for(device).family if device == "npu" else "", compile)
+    return device

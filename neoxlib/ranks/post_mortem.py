@@ -11,9 +11,9 @@ from neoxlib.errors import DataError
 from neoxlib.machine.explain import PROGRAM, Explanation, explain
 from neoxlib.machine.log_text import LogText, read_log
 from neoxlib.ranks import worker
-from neoxlib.ranks.launch import tail
 
 PLOG = "ASCEND_PROCESS_LOG_PATH"  # names the folder of CANN's logs; ~/ascend/log without it
+TAIL_LINES = 40  # a crash report has about 30
 MOST_PLOGS = 4  # of one process: CANN begins a new file when one is full
 
 
@@ -92,3 +92,11 @@ def told(found: Explanation) -> str:
     if found.first is None or found.first.failure.name == PROGRAM:
         return ""
     return f"\nWhat the logs say: {found.short}"
+
+
+def tail(path: Path) -> str:
+    """Quote the last lines of a log, for an error message."""
+    if not path.is_file():
+        return f"\nIts log is {path}, on the machine it ran on."
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+    return f"\nIts log, {path}, " + ("ends with:\n" + "\n".join(lines) if lines else "is empty.")

@@ -17,9 +17,9 @@ from neoxlib.process import at_end
 from neoxlib.ranks import worker
 from neoxlib.ranks.cluster import Ranks
 from neoxlib.ranks.hanging import HANG_SECONDS, check_timeout
-from neoxlib.ranks.launch import check_here, pick
+from neoxlib.ranks.launch import check_here
 from neoxlib.ranks.loading import Loading
-from neoxlib.ranks.placement import part
+from neoxlib.ranks.placement import part, pick
 from neoxlib.ranks.surroundings import Variables, open_log_dir, variables_of
 from neoxlib.ranks.tables import rank_table
 from neoxlib.redact import shown

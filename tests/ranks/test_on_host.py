@@ -73,6 +73,20 @@ def test_ranks_end_with_the_link(new_processes, far_end, tmp_path):
     assert gone(started) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_several_words_to_end_leave_nothing_half_done(closed, new_processes, far_end, tmp_path):
+    """Slurm ends a step by more than one SIGTERM, and its standard input may close meanwhile."""
+    begin(far_end, **ASKED | {"args": ["--IPEngine.wait_for_url_file=60"]})
+    assert b'"log"' in far_end.stdout.readline()
+    started = new_processes()
+    if closed:
+        far_end.stdin.close()
+    while far_end.poll() is None:
+        far_end.terminate()
+        time.sleep(0.02)
+    assert gone(started) and not list(tmp_path.iterdir())
+
+
 def test_hosts_listen_for_each_other_and_tell_of_a_peer_that_falls_silent(far_end):
     """The peer is this test: it beats once, and then for more than the limit no more."""
     peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -14,7 +14,7 @@ import torch
 
 import neoxlib
 from neoxlib.errors import RankError, SettingsError, WeightsError
-from neoxlib.ranks import worker
+from neoxlib.ranks import launch, worker
 from tests.support import rank_faults as faults
 from tests.support.sessions import gone, open_session
 
@@ -197,4 +197,25 @@ def test_a_profile_chooses_the_launchers(checkpoint, tmp_path, monkeypatch, new_
         os.kill(int(session.ranks.pid[0]), signal.SIGKILL)
         with pytest.raises(RankError, match=r"rank 0 .* has ended"):
             session.logits(IDS)
+    assert gone(new_processes())
+
+
+def test_ranks_that_register_while_the_driver_connects_are_asked_for_again(
+    checkpoint, monkeypatch, new_processes
+):
+    """The first client hears of no rank, as one that listens a moment too late."""
+    connect, clients = launch.connect, []
+
+    def deaf_at_first(*args):
+        clients.append(connect(*args))
+        if len(clients) == 1:
+            clients[0]._notification_handlers["registration_notification"] = lambda _: None
+        return clients[-1]
+
+    monkeypatch.setattr(launch, "connect", deaf_at_first)
+    monkeypatch.setattr(launch, "ASK_SECONDS", 2.0)
+    monkeypatch.setattr(launch, "START_SECONDS", 60)
+    with neoxlib.Session(checkpoint, 2, device="cpu") as session:
+        assert sorted(clients[-1].ids) == [0, 1] and len(clients) >= 2
+        assert session.logits(IDS).shape[:2] == (2, 4)
     assert gone(new_processes())
