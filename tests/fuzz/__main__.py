@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,7 +92,10 @@ def _once(reader: Any, folder: Path, current: Path) -> Callable[[bytes], None]:
 
     def once(data: bytes) -> None:
         pick = picker(data)
-        spoilt = reader.spoil(seeds[pick(len(seeds))], pick)
+        try:
+            spoilt = reader.spoil(seeds[pick(len(seeds))], pick)
+        except RecursionError:  # edits nested deeper than they can be made here
+            return
         current.write_bytes(spoilt)
         try:
             with bounded():
@@ -139,7 +143,13 @@ def begin(reader: Any, seconds: int) -> tuple[int, Begun]:
         (corpus / str(number)).write_bytes(one)
     pid = os.fork()
     if not pid:
-        fuzz_one(reader, seconds, Path(begun.place.name))
+        try:
+            fuzz_one(reader, seconds, Path(begun.place.name))
+        except SystemExit as ended:
+            os._exit(bool(ended.code))  # not by an exit function: the folder is the parent's
+        except BaseException:
+            traceback.print_exc()
+        os._exit(1)
     return pid, begun
 
 
