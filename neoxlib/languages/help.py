@@ -15,6 +15,7 @@ MORE = re.compile(r"(.*?)  \[(.*)\]", re.DOTALL)  # help, and a default or a ran
 LINE = re.compile(r"(\s*(?:\d+\s+)?)(.*)", re.DOTALL)  # a number, and what it means
 SENTENCE = re.compile(r".*?(?:。|$)", re.DOTALL)
 WIDEST = 30  # columns of the names of options
+# click's own words, which need entries as well.
 OF_CLICK = ("Options", "Commands", "Show this message and exit.", "default")
 
 
