@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,13 +81,9 @@ def _refused(session: neoxlib.Session) -> str:
     return "taken"
 
 
-def taken_mb(pids: Sequence[int]) -> float:
-    """Memory of processes that no other process shares, in MB."""
-    total = 0
-    for pid in pids:
-        with suppress(psutil.NoSuchProcess):
-            total += psutil.Process(pid).memory_full_info().uss
-    return total / 1e6
+def taken_mb(pids: Sequence[int]) -> list[float]:
+    """Memory of each process that no other process shares, in MB."""
+    return [psutil.Process(pid).memory_full_info().uss / 1e6 for pid in pids]
 
 
 def slope(times: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
@@ -104,7 +99,7 @@ def slope(times: Sequence[float], values: Sequence[float]) -> tuple[float, float
 def mixed(minutes: float, rng: random.Random) -> tuple[bool, str]:
     """Whether a session of two ranks stays as it was for `minutes`, and what was seen."""
     end = time.monotonic() + 60 * minutes
-    times, memory, different, made = [], [], 0, 0
+    times, taken, different, made = [], [], 0, 0
     with neoxlib.Session(MODEL_DIR, 2, device="cpu", dtype="float32") as session:
         known = [(call, call.make(session)) for call in calls()]
         before = _logs(session)
@@ -117,16 +112,19 @@ def mixed(minutes: float, rng: random.Random) -> tuple[bool, str]:
             made += 1
             if time.monotonic() >= due:
                 times.append(time.monotonic() - start)
-                memory.append(taken_mb(pids))
+                taken.append(taken_mb(pids))
                 due += 60 * minutes / SAMPLES
         different += sum(call.make(session) != answer for call, answer in known)
         logs = _logs(session) - before
+    memory = [sum(each) for each in taken]
     growth, unsure = slope(times, memory)
+    alone = ", ".join(f"{slope(times, each)[0]:.1f}" for each in zip(*taken, strict=True))
     fine = not different and growth + unsure < FLAT and logs < MOST_LOG
     return fine, (
         f"{made + len(known)} calls in {minutes:g} minutes, {different} answers differ from the "
         f"first; memory {statistics.fmean(memory):.0f} MB in {len(pids)} processes, growth "
-        f"{growth:.1f} ± {unsure:.1f} MB an hour (limit {FLAT:g}); logs grew by {logs:,} bytes"
+        f"{growth:.1f} ± {unsure:.1f} MB an hour (limit {FLAT:g}; of each process {alone}); "
+        f"logs grew by {logs:,} bytes"
     )
 
 

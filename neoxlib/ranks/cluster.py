@@ -168,6 +168,8 @@ class Ranks:
 
     def _send(self, function: Callable[..., Any], args: Sequence[Any]) -> list[AsyncResult]:
         pickle.dumps(args)  # refuse arguments that cannot be sent before any rank has them
+        for one in (self._client, *self._views):
+            one.history.clear()  # ids of all messages: they would grow with every call
         try:
             return [
                 view.apply_async(worker.RankJob(function, (r, *args)))

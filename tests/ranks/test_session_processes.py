@@ -219,3 +219,13 @@ def test_ranks_that_register_while_the_driver_connects_are_asked_for_again(
         assert sorted(clients[-1].ids) == [0, 1] and len(clients) >= 2
         assert session.logits(IDS).shape[:2] == (2, 4)
     assert gone(new_processes())
+
+
+def test_calls_leave_nothing_behind_in_the_driver(checkpoint):
+    with neoxlib.Session(checkpoint, 2, device="cpu") as session:
+        for _ in range(9):
+            session.logits(IDS)
+        ranks = session._own
+        kept = [ranks._client.results, ranks._client.outstanding]
+        kept += [one.history for one in (ranks._client, *ranks._views)]
+        assert [len(one) for one in kept] == [0, 0, 2, 1, 1], "those of the last call alone"
