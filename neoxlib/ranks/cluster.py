@@ -82,7 +82,8 @@ class Ranks:
         limit = max(launch.START_SECONDS, self._cluster.engine_timeout)  # a profile may have more
         connect = partial(self._connect, look)
         if missing := launch.wait_for_engines(self._missing, connect, look, limit):
-            found = f"{self.size - missing} of {self.size} ranks started within {limit} s"
+            count = self.size - missing
+            found = f"{count} of {self.size} ranks started within {limit} s"
             raise RankError(f"{found}.{self._logs.tails()}{self._said()}")
         self._views = [self._client[engine] for engine in sorted(self._client.ids)[: self.size]]
         if not self.watched:  # ranks of a host follow each other; where they are watched, they do
