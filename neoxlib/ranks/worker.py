@@ -57,7 +57,23 @@ def main(argv: Sequence[str]) -> None:
     end_with(int(driver), *last)
     # The controller forks helper processes.
     os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))
-    import_module(f"ipyparallel.{role}.app").main(arguments)
+    app = import_module(f"ipyparallel.{role}.app")
+    if role == "controller":
+        app.Hub = _forgetful(app.Hub)
+    app.main(arguments)
+
+
+def _forgetful(hub: type) -> type:
+    """Return a hub that keeps no ids of calls that have ended: ipyparallel 9.2 keeps them all."""
+
+    class Forgetful(hub):
+        def save_queue_result(self, *message: Any) -> None:
+            super().save_queue_result(*message)
+            self.all_completed.clear()
+            for ids in self.completed.values():
+                ids.clear()
+
+    return Forgetful
 
 
 def end_with(pid: int, scratch: str | None = None, last: signal.Signals = signal.SIGKILL) -> None:

@@ -221,7 +221,7 @@ def test_ranks_that_register_while_the_driver_connects_are_asked_for_again(
     assert gone(new_processes())
 
 
-def test_calls_leave_nothing_behind_in_the_driver(checkpoint):
+def test_calls_leave_nothing_behind_in_the_driver_or_the_controller(checkpoint):
     with neoxlib.Session(checkpoint, 2, device="cpu") as session:
         for _ in range(9):
             session.logits(IDS)
@@ -229,3 +229,5 @@ def test_calls_leave_nothing_behind_in_the_driver(checkpoint):
         kept = [ranks._client.results, ranks._client.outstanding]
         kept += [one.history for one in (ranks._client, *ranks._views)]
         assert [len(one) for one in kept] == [0, 0, 2, 1, 1], "those of the last call alone"
+        there = ranks._client.queue_status()
+        assert {there[r]["completed"] for r in range(2)} == {0} and there["unassigned"] == 0
