@@ -30,6 +30,8 @@ def far_end(tmp_path: Path) -> Iterator[subprocess.Popen]:
     with subprocess.Popen(command, env=env, **pipes) as process:
         yield process
         process.kill()
+        with suppress(BrokenPipeError):  # a beat that it did not take
+            process.stdin.close()
 
 
 def say(process: subprocess.Popen, **words: object) -> None:
