@@ -143,7 +143,7 @@ def answer(results: Mapping[str, Any], prompt: Prompt, completion: Completion) -
     first = f"To {to} it says {_quoted(completion.text)}"
     if values.get("certainty") is not None:
         first += f", {metrics.shown('certainty', values['certainty'])} sure of a typical token"
-    return " ".join(filter(None, (first + ".", _right(results), _slow(values, completion))))
+    return " ".join(filter(None, (first + ".", _right(results), _slow(results, completion))))
 
 
 def _quoted(text: str) -> str:
@@ -158,14 +158,21 @@ def _right(results: Mapping[str, Any]) -> str:
     return f"{found[0].upper()}{found[1:]}." if found else ""
 
 
-def _slow(values: Mapping[str, Any], completion: Completion) -> str:
-    """Where the time of a next token goes; "" if it was not timed."""
+def _slow(results: Mapping[str, Any], completion: Completion) -> str:
+    """Where the time of a next token goes; "" if it was not timed.
+
+    Of a noisy run only the time: its shares are those of the other work, too.
+    """
     shares = step_shares(completion)
-    if not shares or values.get("next_token_ms") is None:
+    time = results["metrics"].get("next_token_ms")
+    if not shares or time is None:
         return ""
+    shown = metrics.shown("next_token_ms", time)
+    if any(results["noise"]):
+        return f"A next token took {shown} beside other work; a quiet machine may be faster."
     parts = sorted(shares.items(), key=lambda part: -part[1])
     told = ", ".join(f"{PARTS[name]} {100 * share:.0f} %" for name, share in parts if share >= 0.02)
-    return f"A next token takes {metrics.shown('next_token_ms', values['next_token_ms'])}: {told}."
+    return f"A next token takes {shown}: {told}."
 
 
 def steps(completion: Completion) -> pd.DataFrame:

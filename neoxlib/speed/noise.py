@@ -38,6 +38,11 @@ LIMITS = {
         "other figure. The average also counts the ranks themselves, so less says nothing",
     ),
     "stolen": Limit(0.02, "of the cores' time: as much as the effects that runs are compared for"),
+    "stolen once": Limit(
+        0.1,
+        "of the cores' time while something is timed once, as an answer is: such a time is not "
+        "compared for less, and ticks of 10 ms tell no less in half a second",
+    ),
     "clock": Limit(0.9, "of the fastest clock of the run: times follow it in proportion"),
     "width": Limit(0.15, "of the median: with more, a change by a tenth cannot be seen"),
     "drift": Limit(
@@ -126,6 +131,15 @@ def run_sentence(found: list[Found], cores: int) -> str:
     return "; ".join(told)
 
 
+def load_sentence(load: Mapping[str, Any], threads: int, cores: int) -> str:
+    """Say with figures what else used the cores, by the columns of a `LoadWatch`; empty if quiet.
+
+    For times that are measured once, as those of an answer are.
+    """
+    told = sentence(_load(load, threads, cores, LIMITS["stolen once"]))
+    return f"while the answers were timed, {told}" if told else ""
+
+
 def drift_sentence(drift: float) -> str:
     """Say how much a run drifted; empty if that is little, or not known."""
     if not abs(drift) > LIMITS["drift"].value:  # also of NaN
@@ -135,7 +149,9 @@ def drift_sentence(drift: float) -> str:
     return f"the first case took {-drift:.0%} less at the end than at the start"
 
 
-def _load(row: Mapping[str, Any], threads: int, cores: int) -> Found:
+def _load(
+    row: Mapping[str, Any], threads: int, cores: int, most_stolen: Limit = LIMITS["stolen"]
+) -> Found:
     if not _has(row, "others_cores"):
         return _load_average(row, threads, cores)
     found: Found = {}
@@ -144,7 +160,7 @@ def _load(row: Mapping[str, Any], threads: int, cores: int) -> Found:
     if others > min(free + LIMITS["others"].value, LIMITS["neighbours"].value * cores):
         found["others"] = others, f"other processes used {others:.1f} of {cores} cores"
     stolen = row["stolen_cores"] / cores
-    if stolen > LIMITS["stolen"].value:
+    if stolen > most_stolen.value:
         told = f"the host gave {stolen:.0%} of the cores' time to other guests"
         found["stolen"] = stolen, told
     return found

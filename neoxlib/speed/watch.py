@@ -11,9 +11,11 @@ import psutil
 from neoxlib.machine import npu_smi
 from neoxlib.machine.host import container
 from neoxlib.ranks import worker
+from neoxlib.speed import noise
 
 if TYPE_CHECKING:
     from neoxlib.inference.contract import Inference
+    from neoxlib.workbook.run import Run
 
 RSS_SECONDS = 0.02  # between two readings
 SMI_SECONDS = 1.0  # longer, because npu-smi is a program to be started, and slow
@@ -97,9 +99,9 @@ class LoadWatch:
 
     Busy time is that of the cores which this process may use, less what this process, its
     children and `pids` with theirs used. After leaving: `others` and `stolen` in cores, on average
-    (1.0: one core all the time), `cores` their number, `seconds` the time between. Stolen time is
-    what a hypervisor gave to other guests (proc(5), /proc/stat). Processes of other machines are
-    not seen.
+    (1.0: one core all the time), `cores` their number, `seconds` the time between; all of them over
+    every span, if entered more than once. Stolen time is what a hypervisor gave to other guests
+    (proc(5), /proc/stat). Processes of other machines are not seen.
     """
 
     def __init__(self, pids: Iterable[int | None] = ()) -> None:
@@ -107,6 +109,7 @@ class LoadWatch:
         self.places = places()
         self.cores = len(self.places)
         self.others = self.stolen = self.seconds = 0.0
+        self.others_s = self.stolen_s = 0.0
 
     def __enter__(self) -> "LoadWatch":
         self.start = self._look()
@@ -114,10 +117,12 @@ class LoadWatch:
 
     def __exit__(self, *_: object) -> None:
         now, busy, stolen, own = self._look()
-        self.seconds = max(now - self.start[0], 1e-9)
+        self.seconds += max(now - self.start[0], 1e-9)
         used = sum(max(0.0, end - self.start[3].get(pid, 0.0)) for pid, end in own.items())
-        self.others = max(0.0, busy - self.start[1] - used) / self.seconds
-        self.stolen = max(0.0, stolen - self.start[2]) / self.seconds
+        self.others_s += busy - self.start[1] - used
+        self.stolen_s += stolen - self.start[2]
+        self.others = max(0.0, self.others_s) / self.seconds
+        self.stolen = max(0.0, self.stolen_s) / self.seconds
 
     def _look(self) -> tuple[float, float, float, dict[int, float]]:
         """The time, the busy and the stolen seconds so far, and those of each own process."""
@@ -130,6 +135,12 @@ class LoadWatch:
     def row(self) -> dict[str, float]:
         """The columns of a timed case."""
         return {"others_cores": self.others, "stolen_cores": self.stolen, "cores": self.cores}
+
+
+def record_load(run: "Run", load: LoadWatch, about: Mapping[str, Any]) -> None:
+    """Call `run` noisy if others used the cores while the described model's answers were timed."""
+    if told := noise.load_sentence(load.row(), usual_threads(about), load.cores):
+        run.noisy(told)
 
 
 def places() -> list[int]:

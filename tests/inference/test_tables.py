@@ -79,7 +79,7 @@ def test_over_a_token_stand_its_probability_and_its_alternatives(engine):
 
 
 def said(*checks: dict, **metrics: float) -> dict:
-    return {"checks": list(checks), "metrics": metrics, "model": {"world_size": 2}}
+    return {"checks": list(checks), "metrics": metrics, "model": {"world_size": 2}, "noise": []}
 
 
 def answered(text: str, timings: Timings) -> Completion:
@@ -110,6 +110,14 @@ def test_the_answer_of_a_wrong_model_says_so_and_what_is_not_known_is_left_out()
     assert found == (
         "To the first prompt it says “⟨U+001B⟩[31mx”. It is not right. "
         "batch answers equal single answers: no (1 of 8)."
+    )
+
+
+def test_of_a_noisy_run_the_answer_does_not_say_where_the_time_goes():
+    noisy = said(next_token_ms=23.3) | {"noise": ["other processes used 1.3 of 2 cores"]}
+    assert tables.answer(noisy, "The panda is", answered("a", TIMED)) == (
+        "To “The panda is” it says “a”. A next token took 23.3 ms beside other work; a quiet "
+        "machine may be faster."
     )
 
 

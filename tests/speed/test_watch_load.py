@@ -38,6 +38,44 @@ def test_what_others_used_is_the_busy_time_less_our_own(monkeypatch):
     assert load.row() == {"others_cores": load.others, "stolen_cores": 0.1, "cores": 2}
 
 
+def test_a_watch_that_is_entered_again_speaks_of_all_its_spans_and_of_nothing_between(monkeypatch):
+    machine = Counters(monkeypatch)
+    load = watch.LoadWatch()
+    with load:
+        machine.now, machine.user, machine.own = 10.0, 8.0, 11.0
+    machine.now, machine.user, machine.steal = 50.0, 48.0, 9.0
+    with load:
+        machine.now, machine.user, machine.steal, machine.own = 80.0, 55.5, 10.0, 26.0
+    assert (load.seconds, load.others, load.stolen) == pytest.approx((40, 0.125, 0.05))
+
+
+class Noticed:
+    """A run that keeps why it is noisy."""
+
+    why = ""
+
+    def noisy(self, why: str) -> None:
+        self.why = why
+
+
+@pytest.mark.parametrize(
+    ("user", "steal", "why"),
+    [
+        (5.0, 0.0, ""),
+        (6.0, 0.0, "while the answers were timed, other processes used 0.2 of 2 cores"),
+        (5.0, 0.9, ""),
+        (5.0, 1.5, "while the answers were timed, the host gave 15% of the cores' time to other"),
+    ],
+)
+def test_answers_beside_other_load_make_a_run_noisy(monkeypatch, user, steal, why):
+    machine = Counters(monkeypatch)
+    with watch.LoadWatch() as load:
+        machine.now, machine.user, machine.steal, machine.own = 10.0, user, steal, 10.0
+    run = Noticed()
+    watch.record_load(run, load, {"world_size": 2, "device": "cpu", "threads": 1})
+    assert run.why.startswith(why) and bool(run.why) == bool(why)
+
+
 def test_more_of_our_own_than_was_busy_is_no_negative_load(monkeypatch):
     """Counters are read one after the other, so the two need not fit."""
     machine = Counters(monkeypatch)
