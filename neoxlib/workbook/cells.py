@@ -65,12 +65,12 @@ def title_of(notebook: nbformat.NotebookNode, otherwise: str) -> str:
 
 
 def cell_name(cell: nbformat.NotebookNode) -> str:
-    """Name a cell by its first line of code, or as the (given) parameters."""
+    """Name a cell by its first line of code that says what is done, or as the parameters."""
     for tag, name in (("parameters", "parameters"), ("injected-parameters", "given parameters")):
         if tag in cell.metadata.get("tags", []):
             return name
     lines = [line.strip() for line in cell.source.splitlines() if line.strip()]
-    code = (line for line in lines if not line.startswith("#"))
+    code = (line for line in lines if not line.startswith(("#", "with ")))
     return next(code, lines[0] if lines else "")[:80]
 
 

@@ -153,3 +153,9 @@ def test_columns_of_numbers_are_right_aligned_with_their_heads():
         body_of(v4.new_output("display_data", {"text/html": table})), "html.parser"
     )
     assert [cell.text for cell in page.select(".num")] == ["p", "1e-05"]
+
+
+def test_a_cell_is_named_by_its_first_line_that_says_what_is_done():
+    codes = ("# why\nwith load:\n    batch = ask()\n", "x = 1\nwith load:\n    y()", "# a", "")
+    named = [cells.cell_name(v4.new_code_cell(code)) for code in codes]
+    assert named == ["batch = ask()", "x = 1", "# a", ""]
