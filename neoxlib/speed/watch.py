@@ -109,7 +109,7 @@ class LoadWatch:
         self.places = places()
         self.cores = len(self.places)
         self.others = self.stolen = self.seconds = 0.0
-        self.others_s = self.stolen_s = 0.0
+        self._others_s = self._stolen_s = 0.0
 
     def __enter__(self) -> "LoadWatch":
         self.start = self._look()
@@ -119,10 +119,10 @@ class LoadWatch:
         now, busy, stolen, own = self._look()
         self.seconds += max(now - self.start[0], 1e-9)
         used = sum(max(0.0, end - self.start[3].get(pid, 0.0)) for pid, end in own.items())
-        self.others_s += busy - self.start[1] - used
-        self.stolen_s += stolen - self.start[2]
-        self.others = max(0.0, self.others_s) / self.seconds
-        self.stolen = max(0.0, self.stolen_s) / self.seconds
+        self._others_s += busy - self.start[1] - used
+        self._stolen_s += stolen - self.start[2]
+        self.others = max(0.0, self._others_s) / self.seconds
+        self.stolen = max(0.0, self._stolen_s) / self.seconds
 
     def _look(self) -> tuple[float, float, float, dict[int, float]]:
         """The time, the busy and the stolen seconds so far, and those of each own process."""
