@@ -57,9 +57,11 @@ def prepare_children() -> None:
     """Give the processes started later a home, and no current folder to import from.
 
     An empty entry of PYTHONPATH means that folder. Scripts that prepend to an unset PYTHONPATH
-    leave one, as CANN's set_env.sh does.
+    leave one, as CANN's set_env.sh does. PYTHONWARNINGS, which may make errors of warnings, is not
+    handed on: ipyparallel and IPython warn where nothing is wrong.
     """
     need_home()
+    os.environ.pop("PYTHONWARNINGS", None)
     if named := os.environ.get("PYTHONPATH"):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, named.split(os.pathsep)))
 
@@ -154,7 +156,8 @@ def need_home() -> None:
         return
     private = private_folder()
     words = "the home folder, %s, cannot be written to; %s is used in its place"
-    log.warning(words, home or "none", private)
+    named = os.path.expanduser("~")
+    log.warning(words, named if os.path.isabs(named) else "none", private)
     if home is None:
         os.environ["HOME"] = str(private)
     else:

@@ -176,6 +176,13 @@ def test_ranks_never_import_from_the_current_folder(checkpoint, shadows, monkeyp
     assert not {"", ".", str(shadows)} & set(path)
 
 
+def test_warnings_that_are_errors_here_are_none_in_ranks(checkpoint, tmp_path, monkeypatch):
+    """ipyparallel uses what ipykernel deprecates: its ranks could not start."""
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    with open_session(checkpoint, tmp_path / "logs") as session:
+        assert session.logits(IDS).shape == (2, 4, 300)
+
+
 def test_ranks_that_cannot_start_say_why(checkpoint, shadows, monkeypatch, new_processes):
     monkeypatch.setenv("PYTHONPATH", str(shadows))  # it comes first, as its owner wants it
     with pytest.raises(RankError, match=r"has ended \(while starting\)(.|\n)*not the one you want"):
