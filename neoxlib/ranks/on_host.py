@@ -81,6 +81,7 @@ class RanksHere:
         self.sent = dict.fromkeys(asked["ranks"], 0)  # bytes of each rank's log
         self.beats = _beats(asked["env"].get(NETWORK, ""))
         self.told: dict[str, Any] = {"unheard": [], "strangers": []}
+        self.over = False  # the ranks that end now are ended from here
 
     def start(self) -> None:
         """Start the ranks; none of them reads the link or writes to it."""
@@ -107,6 +108,8 @@ class RanksHere:
             _say(at=self.beats.place)
         while True:
             ended = [rank for rank, process in running.items() if process.poll() is not None]
+            if self.over:
+                return
             for rank in self.sent:
                 self._send_log(rank)
             for rank in ended:
@@ -134,7 +137,8 @@ class RanksHere:
             process.send_signal(line["signal"])
 
     def stop(self) -> None:
-        """End every rank and wait for it."""
+        """End every rank and wait for it; the other end knows why."""
+        self.over = True
         for process in self.processes.values():
             process.terminate()
         deadline = time.monotonic() + STOP_SECONDS

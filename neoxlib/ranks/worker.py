@@ -39,7 +39,7 @@ POLL_SECONDS = 0.3  # between two looks whether the driver still runs
 PR_SET_PDEATHSIG = 1  # of prctl: the signal that comes when the thread that started this one ends
 RANK_LOGS = "NEOXLIB_RANK_LOGS"  # names the folder from which logs go to the driver
 # Kept in this rank from call to call.
-_held = SimpleNamespace(store=None, engine=None, scratch=None)
+_held = SimpleNamespace(store=None, engine=None, scratch=None, ports=[])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
     app = import_module(f"ipyparallel.{role}.app")
     if role == "controller":
         app.Hub = _forgetful(app.Hub)
+        app.util.select_random_ports = kept_ports
     app.main(arguments)
 
 
@@ -74,6 +75,21 @@ def _forgetful(hub: type) -> type:
                 ids.clear()
 
     return Forgetful
+
+
+def kept_ports(count: int) -> list[int]:
+    """Return free ports that no other program is given before the controller listens there.
+
+    ipyparallel 9.2 lets go of a port that it found, and two sessions that start at once may find
+    the same. On Linux a socket with SO_REUSEADDR, bound and not listening, keeps a port from being
+    given to others; ZeroMQ, which sets that option too, can listen there.
+    """
+    for _ in range(count):
+        keeper = socket.socket()
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("", 0))
+        _held.ports.append(keeper)
+    return [keeper.getsockname()[1] for keeper in _held.ports[-count:]]
 
 
 def end_with(pid: int, scratch: str | None = None, last: signal.Signals = signal.SIGKILL) -> None:

@@ -124,3 +124,22 @@ def test_lines_are_whole_however_they_come():
     os.close(writing)
     assert list(on_host._lines(reading, 20)) == [{"a": 1}, {"b": 2}]
     os.close(reading)
+
+
+def test_ranks_that_are_ended_from_here_are_no_news(monkeypatch, tmp_path):
+    """Else the loss of a link would be told as the end of the rank that ends first."""
+    said = []
+    monkeypatch.setattr(on_host, "_say", lambda **words: said.append(words))
+    host = on_host.RanksHere({"env": {}, "ranks": [4, 5]}, tmp_path)
+    host.sent, host.kills = {}, on_host.memory_kills()
+    for rank, script in {4: "read x", 5: "trap '' TERM; echo; sleep 1"}.items():
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        host.processes[rank] = subprocess.Popen(["sh", "-c", script], **pipes)
+    host.processes[5].stdout.readline()  # it does not mind SIGTERM any more
+    reporting = threading.Thread(target=host.report)
+    reporting.start()
+    host.stop()
+    reporting.join(30)
+    assert host.processes[4].returncode == -15 and said == [] and not reporting.is_alive()
+    for process in host.processes.values():
+        process.communicate()

@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
+import zmq
 
 from neoxlib.inference import load
 from neoxlib.machine.chips import CHIPS
@@ -75,3 +76,16 @@ def test_an_address_that_no_interface_has_names_none(joined, monkeypatch):
 def interface_of(name: str) -> str:
     rows = psutil.net_if_addrs()[name]
     return next(row.address for row in rows if row.family == socket.AF_INET)
+
+
+def test_a_port_of_a_controller_goes_to_nobody_else_before_it_listens_there(monkeypatch):
+    monkeypatch.setattr(worker._held, "ports", [])
+    ports = worker.kept_ports(3)
+    assert len(set(ports)) == 3 and not set(ports) & set(worker.kept_ports(2))
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", ports[0]))
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as controller:
+        controller.bind(f"tcp://127.0.0.1:{ports[0]}")
+        socket.create_connection(("127.0.0.1", ports[0]), timeout=10).close()
+    for keeper in worker._held.ports:
+        keeper.close()
