@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from neoxlib import __version__, languages
+from neoxlib import __version__, demo, languages
 from neoxlib.errors import NeoXError, ParameterError, torch_npu_error
 from neoxlib.hosts.commands import cluster
 from neoxlib.languages import help
@@ -50,10 +50,11 @@ def cli(ctx: click.Context) -> None:
     runs go to the one that NEOXLIB_OUTPUTS names, by default outputs. Where the home folder cannot
     be written to, a private folder below the temporary one stands in for it.
     """
-    from neoxlib.process import prepare_children  # what --help need not wait for
+    from neoxlib import process  # what --help need not wait for
 
+    process.need_standard_streams()
     ctx.with_resource(languages.speaking(languages.chosen()))
-    prepare_children()
+    process.prepare_children()
 
 
 @cli.command()
@@ -63,10 +64,13 @@ def cli(ctx: click.Context) -> None:
 @click.option("--dtype", help="Number format to write; by default the source's.")
 @click.option("--quant", help="Pack the weights: int8 or int4; as they are by default.")
 def shard(src: Path, dst: Path, world_size: int, dtype: str | None, quant: str | None) -> None:
-    """Cut the checkpoint SRC into one folder per rank below DST; resume an interrupted cut."""
+    """Cut the checkpoint SRC into one folder per rank below DST; resume an interrupted cut.
+
+    The word shipped stands for the model of the package.
+    """
     from neoxlib.checkpoint import shard as checkpoint_shard
 
-    checkpoint_shard.shard(src, dst, world_size, dtype=dtype, quant=quant)
+    checkpoint_shard.shard(demo.named(src), dst, world_size, dtype=dtype, quant=quant)
 
 
 @cli.command()
@@ -151,13 +155,23 @@ def plan(
     bandwidth: float | None,
     tflops: float | None,
 ) -> None:
-    """Say whether the model fits and how fast it can be, before any device is touched."""
+    """Say whether the model fits and how fast it can be, before any device is touched.
+
+    The word shipped stands for the model of the package.
+    """
     from neoxlib.speed import plan as speed_plan
 
     figures = {"bandwidth_gb_s": bandwidth, "tflops": tflops}
     click.echo(
         speed_plan.plan(
-            model_dir, world_size, batch, seq_len, dtype=dtype, chip=chip, quant=quant, **figures
+            demo.named(model_dir),
+            world_size,
+            batch,
+            seq_len,
+            dtype=dtype,
+            chip=chip,
+            quant=quant,
+            **figures,
         )
     )
 

@@ -58,12 +58,33 @@ def prepare_children() -> None:
 
     An empty entry of PYTHONPATH means that folder. Scripts that prepend to an unset PYTHONPATH
     leave one, as CANN's set_env.sh does. PYTHONWARNINGS, which may make errors of warnings, is not
-    handed on: ipyparallel and IPython warn where nothing is wrong.
+    handed on: ipyparallel and IPython warn where nothing is wrong. Raises FileNotFoundError if the
+    current folder has been deleted: neither they nor torch could start.
     """
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        message = "the current folder has been deleted; cd to one that is there"
+        raise FileNotFoundError(message) from error
     need_home()
     os.environ.pop("PYTHONWARNINGS", None)
     if named := os.environ.get("PYTHONPATH"):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, named.split(os.pathsep)))
+
+
+def need_standard_streams() -> None:
+    """Open /dev/null in place of standard streams that the caller has closed.
+
+    Else what is opened next takes the place, and gets what programs print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def at_end(of: object, function: Callable[..., Any], *args: Any) -> weakref.finalize:

@@ -236,3 +236,35 @@ def test_a_command_never_imports_from_the_current_folder(tmp_path, paths):
     assert done.returncode == 0 and "Ascend" in done.stdout, done.stderr
     path = done.stderr.splitlines()
     assert str(tmp_path / "own") in path and not {"", ".", str(tmp_path)} & set(path)
+
+
+def test_closed_standard_streams_are_no_bug_and_nothing_takes_their_place(tmp_path):
+    code = (
+        "import os, sys\n"
+        "from neoxlib.process import need_standard_streams\n"
+        "need_standard_streams()\n"
+        "print('to nobody')\n"
+        "places = [os.readlink(f'/proc/self/fd/{n}') for n in range(3)]\n"
+        "open(sys.argv[1], 'w').write(' '.join(places))\n"
+    )
+    script = f'exec "{sys.executable}" -c "$CODE" "$1" <&- >&- 2>&-'
+    env = os.environ | {"CODE": code}
+    subprocess.run(["sh", "-c", script, "sh", tmp_path / "said"], env=env, check=True, cwd=ROOT)
+    assert (tmp_path / "said").read_text() == "/dev/null /dev/null /dev/null"
+
+
+def test_a_deleted_current_folder_is_one_message(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f'cd "{gone}" && rmdir "{gone}" && exec "{sys.executable}" -m neoxlib plan shipped'
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True)
+    said = "FileNotFoundError: the current folder has been deleted; cd to one that is there\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
+
+
+def test_the_shipped_model_has_a_name_of_its_own_unless_a_folder_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("plan", "shipped").stdout.startswith("1 rank on this machine's CPU")
+    (tmp_path / "shipped").mkdir()
+    assert "config.json is missing" in run("plan", "shipped").stderr

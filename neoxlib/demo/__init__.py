@@ -11,6 +11,7 @@ UNSEEN = Path(__file__).parent / "unseen.txt"
 UNSEEN_SEED = 990_001  # of the corpus; no training run of the shipped model began from it
 DOCUMENTS = 60  # in `UNSEEN`
 BETWEEN = "\n----\n"  # between two documents in `UNSEEN`
+SHIPPED = "shipped"  # stands for `MODEL_DIR` on the command line
 
 PROMPTS = {
     "en": ["The panda is", "Mars is the", "The doctor works at", "After Monday comes"],
@@ -21,6 +22,11 @@ PROMPTS = {
         "关于水果与蔬菜：\n柠檬",
     ],
 }
+
+
+def named(model: str | Path) -> Path:
+    """Return a model's folder: the shipped one for the word shipped, if no folder is so named."""
+    return MODEL_DIR if str(model) == SHIPPED and not Path(model).exists() else Path(model)
 
 
 def unseen_texts() -> list[str]:

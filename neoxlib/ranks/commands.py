@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neoxlib.demo import MODEL_DIR
+from neoxlib import demo
 from neoxlib.errors import ParameterError, SettingsError
 from neoxlib.workbook.table import show_controls
 
 if TYPE_CHECKING:
     from neoxlib.inference.generator import TextGenerator
 
-SHIPPED = "shipped"  # stands for the shipped model
 LONGEST = 128  # tokens of an answer, unless another number is given
 
 
@@ -59,9 +58,8 @@ def generate(
     standard input. Ctrl-C ends the answer: the text so far stays, and the exit code is 130.
     """
     text = _read_prompt() if prompt == "-" else prompt
-    folder = MODEL_DIR if model == SHIPPED and not Path(model).exists() else Path(model)
     try:
-        loaded = _load(folder, world_size, dtype=dtype, device=device, quant=quant)
+        loaded = _load(demo.named(model), world_size, dtype=dtype, device=device, quant=quant)
         _answer(loaded, text, settings)
     except SettingsError as error:
         raise ParameterError(str(error)) from error
