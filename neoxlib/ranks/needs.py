@@ -1,14 +1,17 @@
-"""What ranks of this machine need of it, asked before one starts: open files, loopback, ports."""
+"""What ranks need of this machine, asked before one starts: files, threads, loopback, ports."""
 
 import resource
 import socket
+import threading
 from contextlib import ExitStack
 
 from neoxlib.errors import SettingsError
 
-# The controller has most: 113 open files were seen with one rank, 131 with four.
-FILES = 128
+# The controller has most: 131 open files were seen with one rank, 149 with four.
+FILES = 144
 FILES_PER_RANK = 8
+THREADS = 16  # 11 of the controller's processes were seen
+THREADS_PER_RANK = 24  # 16 were seen, of which one computes
 PORTS = 24  # the controller listens on 18
 LOOPBACK = "127.0.0.1"
 LIMIT_SECONDS = 2.0  # to connect to this machine itself
@@ -17,6 +20,7 @@ LIMIT_SECONDS = 2.0  # to connect to this machine itself
 def check_machine(world_size: int) -> None:
     """Raise SettingsError if a session of `world_size` ranks could not start on this machine."""
     _check_files(FILES + FILES_PER_RANK * world_size)
+    _check_threads(THREADS + THREADS_PER_RANK * world_size)
     _check_loopback()
     _check_ports()
 
@@ -31,6 +35,26 @@ def _check_files(needed: int) -> None:
     raise SettingsError(
         f"a process may have {limit} open files here (ulimit -n), and ranks need {needed}; {cure}"
     )
+
+
+def _check_threads(needed: int) -> None:
+    """Start as many: limits count threads of all processes, and there are several limits."""
+    over = threading.Event()
+    held = [threading.Thread(target=over.wait, daemon=True) for _ in range(needed)]
+    started = 0
+    try:
+        for thread in held:
+            thread.start()
+            started += 1
+    except RuntimeError as error:  # can't start new thread
+        raise SettingsError(
+            f"{started} more threads can be started here, and ranks need {needed}; `ulimit -u` or "
+            "the limit of processes of a container (pids.max) has to be raised"
+        ) from error
+    finally:
+        over.set()
+        for thread in held[:started]:
+            thread.join()
 
 
 def _check_loopback() -> None:

@@ -1,5 +1,6 @@
 """A machine on which ranks cannot start is told at once, and no rank is started."""
 
+import os
 import re
 import resource
 import shutil
@@ -13,6 +14,13 @@ from neoxlib.errors import SettingsError
 from neoxlib.ranks import needs
 
 ASK = "from neoxlib.ranks import needs; needs.check_machine(2)"
+FEW_THREADS = """
+import os, resource
+from neoxlib.ranks import needs
+resource.setrlimit(resource.RLIMIT_NPROC, (20, 20))
+os.setuid(65533)  # root has no such limit
+needs.check_machine(2)
+"""
 LOOPBACK_DOWN = ("unshare", "--net", "--map-root-user")  # a new network has its loopback down
 
 
@@ -28,7 +36,7 @@ def test_a_usual_machine_is_taken():
 
 def test_too_few_open_files_are_told_with_the_number_that_is_needed():
     said = last_line("bash", "-c", f"ulimit -n 64; exec {sys.executable} -c '{ASK}'")
-    assert "a process may have 64 open files here" in said and "ranks need 144" in said
+    assert "a process may have 64 open files here" in said and "ranks need 160" in said
     assert "its hard limit is 64" in said
 
 
@@ -36,6 +44,12 @@ def test_a_limit_that_the_user_can_raise_is_told_so(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 4096))
     with pytest.raises(SettingsError, match=r"raise it with `ulimit -n 1024`"):
         needs.check_machine(2)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a user who has no other process")
+def test_too_few_threads_are_told_with_the_number_that_is_needed():
+    said = last_line(sys.executable, "-c", FEW_THREADS)
+    assert re.search(r"1?\d more threads can be started here, and ranks need 64; `ulimit -u`", said)
 
 
 @pytest.fixture
