@@ -26,7 +26,7 @@ from neoxlib.machine.environment import without_home
 from neoxlib.workbook import ci_files, pages
 from neoxlib.workbook import results as workbook_results
 from neoxlib.workbook.arguments import RunArguments, asked, near
-from neoxlib.workbook.kernel import Interrupted, Signals, ThisPython
+from neoxlib.workbook.kernel import Interrupted, Signals, ThisPython, ending_stopped
 from neoxlib.workbook.run import SCHEMA_VERSION
 from neoxlib.workbook.run_folder import (
     Heartbeat,
@@ -215,8 +215,9 @@ def _execute(
     notebook = nbformat.read(job.path, as_version=4)
     lines.total = sum(cell.cell_type == "code" for cell in notebook.cells) + bool(job.given)
     os.environ["NEOXLIB_RUN_DIR"] = str(folder)
+    said: list[str] = []
     try:
-        with signals.running(), lines.ticking():
+        with signals.running(), lines.ticking(), ending_stopped() as said:
             _papermill(job, folder, timeout, lines)
     except PapermillExecutionError as error:
         return _cause(error.ename, error.evalue or EXPLAINED.get(error.ename, ""), lines)
@@ -228,7 +229,7 @@ def _execute(
     except Exception as error:  # dead kernel, timeout, full disk: each must leave a report
         lines.broke()
         kind = type(error).__name__
-        return _cause(kind, EXPLAINED.get(kind, str(error)), lines)
+        return _cause(kind, "".join(said) or EXPLAINED.get(kind, str(error)), lines)
     finally:
         os.environ.pop("NEOXLIB_RUN_DIR", None)
     return None

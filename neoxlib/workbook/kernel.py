@@ -24,6 +24,7 @@ from neoxlib.workbook.run_folder import write_text
 KERNEL_LOG = "kernel.log"
 BREAKS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LEAVE_SECONDS = 30  # until the processes of an interrupted run are killed; most leave in one
+STOPPED_SECONDS = 30  # until a kernel that is stopped counts as one that hangs
 
 
 class Interrupted(KeyboardInterrupt):
@@ -78,6 +79,43 @@ class Signals:
             self.children = psutil.Process().children(recursive=True)
             if self.armed:
                 raise Interrupted(self.came.name)
+
+
+@contextmanager
+def ending_stopped() -> Iterator[list[str]]:
+    """Kill a kernel that is stopped for STOPPED_SECONDS; yields a list that then says so.
+
+    Looks are counted, each a second: this process may have been stopped as well.
+    """
+    over = threading.Event()
+    said: list[str] = []
+
+    def watch() -> None:
+        looks: dict[int, int] = {}
+        while not over.wait(1):
+            stopped = [child for child in psutil.Process().children() if _is_stopped(child)]
+            looks = {child.pid: looks.get(child.pid, 0) + 1 for child in stopped}
+            for child in stopped:
+                if looks[child.pid] == STOPPED_SECONDS:
+                    said.append(
+                        f"The notebook's process was stopped (by SIGSTOP or Ctrl-Z) for "
+                        f"{STOPPED_SECONDS} s, so it was ended: no report waits for longer."
+                    )
+                    child.kill()
+
+    thread = threading.Thread(target=watch, name="stopped kernels", daemon=True)
+    thread.start()
+    try:
+        yield said
+    finally:
+        over.set()
+        thread.join()
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.status() == psutil.STATUS_STOPPED
+    return False
 
 
 class WholeFiles(LocalHandler):

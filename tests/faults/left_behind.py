@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,34 @@ def killed_driver(folder: Path, stop: str) -> str:
         return f"nothing left after {time.monotonic() - start:.1f} s"
 
 
+def stopped_kernel(folder: Path) -> str:
+    """Stop the kernel of a report while its ranks are there: the report ends, and so do they."""
+    with tempfile.TemporaryDirectory() as outputs:
+        command = [sys.executable, "-m", "neoxlib", "report", "02", "--outputs", outputs]
+        given = ["-p", "model_dir", str(folder), "-p", "prompts", '["A rank is"]']
+        report = subprocess.Popen([*command, *given], stderr=subprocess.PIPE, text=True)
+        while not any("engine" in one.cmdline() for one in _below(report.pid)):
+            assert report.poll() is None, report.communicate()
+            time.sleep(0.05)
+        pids = [one.pid for one in _below(report.pid)]
+        (kernel,) = psutil.Process(report.pid).children()
+        kernel.suspend()
+        start = time.monotonic()
+        _, said = report.communicate(timeout=100)
+        took = time.monotonic() - start
+    told = next(line for line in said.splitlines() if "was stopped" in line)
+    assert report.returncode == 1 and gone(pids, LATEST), (report.returncode, pids)
+    return f"after {took:.0f} s: {told.strip()}"
+
+
+def _below(pid: int) -> list[psutil.Process]:
+    """The processes below one that are still there."""
+    found = psutil.Process(pid).children(recursive=True)
+    return [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
 ROWS = (
+    Row("the kernel of a report stopped", stopped_kernel),
     *(
         Row(
             f"the notebook killed while {stop} of its session is stopped",

@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 from click.testing import CliRunner
 
 from neoxlib.__main__ import cli
-from neoxlib.workbook import headless
+from neoxlib.workbook import headless, kernel
 from neoxlib.workbook import results as workbook_results
 from tests.support.pages import Loads
 from tests.support.small_notebooks import start, write
@@ -309,3 +309,12 @@ def test_outputs_that_cannot_be_written_are_refused_before_a_kernel_starts(books
         (line,) = said.stderr.splitlines()
         assert line.startswith("ParameterError: no run can be written to")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_report_does_not_wait_for_a_kernel_that_is_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernel, "STOPPED_SECONDS", 2)
+    stops = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
+    book = write(tmp_path, "stops", TITLE, PARAMETERS, start("stops"), stops, "run.finish()")
+    said = CliRunner().invoke(cli, ["report", str(book), "--outputs", str(tmp_path / "outputs")])
+    why = "The notebook's process was stopped (by SIGSTOP or Ctrl-Z) for 2 s, so it was ended"
+    assert said.exit_code == 1 and f"DeadKernelError in cell 3: {why}" in said.stderr
