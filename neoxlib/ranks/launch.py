@@ -24,6 +24,7 @@ from neoxlib.hosts.profile import OVER_HOSTS, find_profile, read_config
 from neoxlib.machine.runtime import torch_must_load
 from neoxlib.process import prepare_children, python
 from neoxlib.ranks.memory_kills import MemoryKills, cause_of_kill, memory_kills
+from neoxlib.ranks.outcome import import_types
 from neoxlib.ranks.worker import alive, log_file
 
 # For the ranks to start and register; loading a model has no limit.
@@ -243,6 +244,7 @@ def connect(cluster: Cluster, scratch: str, look: Callable[[], None]) -> Any:
 
     The attempt blocks until its own time-out, so it has a thread that can be left behind.
     """
+    import_types()
     answer: Future = Future()
     attempt = cluster.connect_client(ipython_dir=scratch, timeout=START_SECONDS)
     threading.Thread(target=_answer, args=(attempt, answer), daemon=True).start()

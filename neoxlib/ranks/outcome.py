@@ -1,16 +1,19 @@
 """What comes from the ranks of a call: pieces and progress meanwhile, then a value or an error."""
 
+import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ipyparallel import AsyncResult, error
+from ipyparallel.serialize import canning
 
 from neoxlib.errors import NeoXError, RankError
 
 WEIGHTS = "weights"  # bytes in place, bytes of them that are only mapped, bytes of all
 SECONDS = 0.1  # between two words about the weights
+_types = threading.Lock()
 Listener = Callable[[int, str], None]
 Hear = Callable[[Sequence[Mapping[str, Any]]], None]  # what each rank has published so far
 
@@ -22,6 +25,17 @@ class Outcome:
     value: Any = None
     error: Exception | None = None
     traceback: str = ""
+
+
+def import_types() -> None:
+    """Have ipyparallel import the types that it sends, before threads call.
+
+    It does so at the first call, and two threads are in each other's way: one gets a KeyError
+    (`serialize.canning` of 9.2).
+    """
+    with _types:
+        canning.can(None)
+        canning.uncan(None)
 
 
 def outcome_of(job: AsyncResult) -> Outcome:
