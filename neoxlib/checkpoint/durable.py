@@ -178,7 +178,8 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
 def _difference(key: str, there: Any, asked: Any) -> str:
     if not isinstance(asked, Mapping):
         return f"{key} is {there!r}, asked for {asked!r}"
-    return f"{key} have changed since, or are copies: {', '.join(changed(there or {}, asked))}"
+    found = changed(there if isinstance(there, Mapping) else {}, asked)
+    return f"{key} have changed since, or are copies: {', '.join(found)}"
 
 
 def changed(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

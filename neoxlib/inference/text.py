@@ -14,12 +14,12 @@ from neoxlib.inference.rows import Limits, ending
 from neoxlib.inference.sampling import Sampling
 from neoxlib.inference.stream import NoText, TextStream
 from neoxlib.model.gpt_neox import GPTNeoX
+from neoxlib.model.stopping import INTERRUPTED
 
 if TYPE_CHECKING:  # a notebook that only receives a Completion need not wait for transformers
     from transformers import PreTrainedTokenizerBase
 
 TOP = 5  # alternatives kept per token
-INTERRUPTED = "interrupted"  # why an answer ended that was made only in part
 TAIL = 20  # letters of a prompt's end that a message shows
 
 

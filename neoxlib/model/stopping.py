@@ -3,4 +3,5 @@
 import threading
 
 REASON = "stopped on request of the notebook"
+INTERRUPTED = "interrupted"  # why an answer ended that was made only in part
 asked = threading.Event()  # set by SIGUSR1, cleared when the next call begins; rank 0's counts

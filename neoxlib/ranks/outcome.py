@@ -4,12 +4,16 @@ import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ipyparallel import AsyncResult, error
 from ipyparallel.serialize import canning
 
 from neoxlib.errors import NeoXError, RankError
+from neoxlib.model.stopping import INTERRUPTED
+
+if TYPE_CHECKING:
+    from neoxlib.inference.text import Completion
 
 WEIGHTS = "weights"  # bytes in place, bytes of them that are only mapped, bytes of all
 SECONDS = 0.1  # between two words about the weights
@@ -61,6 +65,16 @@ def error_of(outcome: Outcome) -> Exception:
     if not isinstance(outcome.error, NeoXError):
         outcome.error.add_note(f"In the ranks:\n{outcome.traceback}")
     return outcome.error
+
+
+def whole(answers: "list[Completion]") -> "list[Completion]":
+    """Return the answers; RankError if rank 0 stopped early, which this process did not ask for."""
+    if any(answer.finish_reason == INTERRUPTED for answer in answers):
+        raise RankError(
+            "rank 0 was asked to stop (SIGUSR1) by another process than this one: its answer is "
+            "not whole, and is not given. The session can go on"
+        )
+    return answers
 
 
 def hand_on(job: AsyncResult, heard: int, listen: Listener | None) -> int:

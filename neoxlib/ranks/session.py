@@ -19,6 +19,7 @@ from neoxlib.ranks.cluster import Ranks
 from neoxlib.ranks.hanging import HANG_SECONDS, check_timeout
 from neoxlib.ranks.launch import check_here
 from neoxlib.ranks.loading import Loading
+from neoxlib.ranks.outcome import whole
 from neoxlib.ranks.placement import part, pick
 from neoxlib.ranks.surroundings import Variables, open_log_dir, variables_of
 from neoxlib.ranks.tables import rank_table
@@ -137,7 +138,7 @@ class Session(TextGenerator):
     def _generate(
         self, stream: Stream | None, prompts: Sequence["Prompt"], *settings: Any, **more: Any
     ) -> "list[Completion]":
-        return self._call("generate", prompts, *settings, listen=stream, **more)
+        return whole(self._call("generate", prompts, *settings, listen=stream, **more))
 
     def logits(self, input_ids: Any, attention_mask: Any = None) -> "Tensor":
         """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S], as Engine.logits."""

@@ -2,7 +2,9 @@
 
 import shutil
 
-from neoxlib.checkpoint.durable import CutJournal
+import pytest
+
+from neoxlib.checkpoint.durable import CutJournal, differences
 from neoxlib.checkpoint.manifest import JOURNAL
 from neoxlib.errors import ShardError
 from tests.support.shard_calls import refused
@@ -25,6 +27,12 @@ def test_a_damaged_journal_is_an_error(source, tmp_path):
     cut.mkdir()
     (cut / JOURNAL).write_text("not json\n")
     refused(ShardError, "is damaged .* cut anew", source, cut, 2)
+
+
+@pytest.mark.parametrize("there", [0.5, None, ["a"], {}])
+def test_a_record_of_files_that_is_none_differs_in_every_file(there):
+    said = differences({"source_files": there}, {"source_files": {"a": 1, "b": 2}})
+    assert said.startswith("source_files have changed since, or are copies: a, b; ask for the same")
 
 
 def test_a_disk_without_room_is_refused_with_both_numbers(source, tmp_path, monkeypatch):

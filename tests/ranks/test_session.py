@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import neoxlib
-from neoxlib.errors import NotFiniteError, SettingsError
+from neoxlib.errors import NotFiniteError, RankError, SettingsError
 from neoxlib.kernels.cpu import build
 from tests.support import rank_faults as faults
 from tests.support.oracle_models import damaged, make_oracle, save_tokenizer
@@ -110,6 +110,15 @@ def test_an_interrupted_call_stops_on_all_ranks_and_the_session_goes_on(session)
     assert [a.text for a in session.generate(PROMPTS, max_new_tokens=4)] == [
         e.text for e in expected
     ]
+
+
+def test_a_stop_that_this_process_did_not_ask_for_is_an_error_and_no_part_of_an_answer(session):
+    def stop(row: int, piece: str) -> None:
+        os.kill(session.ranks.pid[0], signal.SIGUSR1)
+
+    with pytest.raises(RankError, match=r"asked to stop \(SIGUSR1\) by another process"):
+        session.generate(PROMPTS, max_new_tokens=60, stream=stop)
+    assert len(session.generate(PROMPTS, max_new_tokens=4)) == 2
 
 
 def test_scoring_is_interrupted_between_two_batches_and_the_session_goes_on(session):
