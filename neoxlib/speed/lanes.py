@@ -134,7 +134,7 @@ def _events(path: Path) -> list[Event]:
         wrong = next((n for n, event in enumerate(events) if not _fits(event)), None)
         if wrong is not None:
             raise ValueError(f"event {wrong} has no name, time, process or thread of a trace")
-        return events
+        return [_in_utf_8(event) for event in events]
     except (ValueError, KeyError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} is no trace that can be read ({error!r}); trace again") from error
 
@@ -153,6 +153,20 @@ def _fits(event: Any) -> bool:
     times = () if named else (event.get("ts"), event.get("dur"))
     is_text = isinstance(args.get("name" if named else "Task Type", ""), str)
     return is_text and all(isinstance(p, PLACE) for p in places) and all(map(_is_time, times))
+
+
+def _in_utf_8(event: Event) -> Event:
+    """An event whose texts have no halves of surrogate pairs, which no table takes."""
+    if isinstance(args := event.get("args"), dict):
+        event = event | {"args": _whole(args)}
+    return _whole(event)
+
+
+def _whole(texts: Event) -> Event:
+    return {
+        key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        for key, value in texts.items()
+    }
 
 
 def _is_time(value: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neoxlib.errors import DataError
-from neoxlib.speed import lanes
+from neoxlib.speed import lanes, traces
 from tests.support.npu import trace_events as made
 
 
@@ -79,6 +79,13 @@ def test_a_file_that_is_no_trace_is_refused(tmp_path: Path, text: str):
     (tmp_path / "trace_view.json").write_text(text)
     with pytest.raises(DataError, match=r"trace_view.json is no trace .*trace again"):
         list(lanes.read_lanes(tmp_path))
+
+
+def test_half_a_character_in_a_name_or_place_is_a_question_mark(tmp_path: Path):
+    event = made.operator("aten::mm\ud800", 0, 1) | {"tid": "\udc00"}
+    (found,) = read(tmp_path, [event]).events
+    assert (found["name"], found["tid"]) == ("aten::mm?", "?")
+    assert traces.read_trace(tmp_path)["name"].tolist() == ["aten::mm?"]
 
 
 def test_a_folder_without_a_trace_is_refused(tmp_path: Path):
