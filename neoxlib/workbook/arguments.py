@@ -23,11 +23,6 @@ SHIPPED = Path(__file__).parent / "shipped"  # of the package; in a checkout a l
 
 MOST_BYTES = 1 << 20  # of a preset
 MOST_OF_A_NOTEBOOK = 1 << 28  # bytes
-# What nbformat, which checks little, and Python's own parser raise.
-NO_NOTEBOOK = (
-    *(ValueError, SyntaxError, TypeError, AttributeError, LookupError),
-    *(nbformat.ValidationError, RecursionError, MemoryError),
-)
 
 
 @dataclass(frozen=True)
@@ -165,8 +160,9 @@ def declared_in(path: Path) -> dict[str, Param]:
             if isinstance(node, ast.AnnAssign) and node.value
         ]
         found = {ast.unparse(node.target): _declared(node) for node in nodes}
-    except NO_NOTEBOOK as error:
-        why = f"{near(path)} is no notebook with a cell of plain parameters: {error}"
+    except Exception as error:  # nbformat checks little, and Python's parser raises many kinds
+        what = str(error) or type(error).__name__
+        why = f"{near(path)} is no notebook with a cell of plain parameters: {what}"
         raise ParameterError(why) from error
     same = {
         name: replace(PARAMETERS[name], default=param.default)

@@ -37,6 +37,14 @@ Its figures follow, if it drew any; its tables are among the files at the end.
 """
 
 
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook; ValueError if it is none: nbformat checks little and raises many kinds."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:
+        raise ValueError(f"{path.name} is no notebook that can be read ({error!r})") from error
+
+
 def notebook_of(folder: Path) -> nbformat.NotebookNode:
     """Return a run's notebook; of a run that kept none, one that shows the figures it kept.
 
@@ -44,7 +52,7 @@ def notebook_of(folder: Path) -> nbformat.NotebookNode:
     """
     path = folder / "notebook.ipynb"
     if path.is_file():  # a pipe would give no end
-        return nbformat.read(path, as_version=4)
+        return read_notebook(path)
     drawings = sorted(path for path in folder.glob("figures/*.svg") if path.is_file())
     kinds = [{"image/svg+xml": path.read_text(encoding="utf-8")} for path in drawings]
     shown = [nbformat.v4.new_output("display_data", data=data) for data in kinds]

@@ -29,6 +29,7 @@ from neoxlib.errors import show_controls
 from neoxlib.languages import of_run
 from neoxlib.languages.in_kernel import as_written, speak
 from neoxlib.workbook import markup
+from neoxlib.workbook.cells import read_notebook
 from neoxlib.workbook.run_folder import stamp, write_text
 from neoxlib.workbook.table import Note
 
@@ -200,8 +201,8 @@ def _last_saved() -> tuple[str, nbformat.NotebookNode]:
     """Return a sentence about the notebook that this kernel runs, and it, without its outputs."""
     path = Path.cwd() / os.environ.get("JPY_SESSION_NAME", "")
     try:
-        book = nbformat.read(path, as_version=4) if path.is_file() else None
-    except (OSError, ValueError):
+        book = read_notebook(path) if path.is_file() else None
+    except ValueError:
         book = None
     if book is None:
         return MADE_WITHOUT, nbformat.v4.new_notebook()

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64decode
+from pathlib import Path
 
 import pytest
 from bs4 import BeautifulSoup
@@ -159,3 +160,10 @@ def test_a_cell_is_named_by_its_first_line_that_says_what_is_done():
     codes = ("# why\nwith load:\n    batch = ask()\n", "x = 1\nwith load:\n    y()", "# a", "")
     named = [cells.cell_name(v4.new_code_cell(code)) for code in codes]
     assert named == ["batch = ask()", "x = 1", "# a", ""]
+
+
+@pytest.mark.parametrize("found", ["e6c6698f465a6999", "fe68c31fa362fdde"])
+def test_a_notebook_that_nbformat_trips_over_is_none_that_can_be_read(found):
+    path = Path(__file__).parents[1] / "fuzz" / "found" / "notebook" / found
+    with pytest.raises(ValueError, match=f"{found} is no notebook that can be read"):
+        cells.read_notebook(path)
