@@ -25,6 +25,7 @@ log = logging.getLogger("neoxlib")
 
 PACKAGE = Path(__file__).with_name("__init__.py")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
+EXIT_SECONDS = 20.0  # for the exit functions after a signal; sessions end in a few
 CACHE = "NEOXLIB_CACHE"  # names the folder of compiled files; ~/.cache/neoxlib without it
 # The folders that IPython, Jupyter and Matplotlib write to, by the variables that set them.
 WRITTEN = {"IPYTHONDIR": "ipython", "JUPYTER_RUNTIME_DIR": "runtime", "MPLCONFIGDIR": "matplotlib"}
@@ -105,9 +106,16 @@ def at_exit(function: Callable[[], Any]) -> None:
 
 
 def _end_by(pid: int, number: int, frame: FrameType | None) -> None:
-    """Run the exit functions, then end as the signal would have ended this process."""
+    """Run the exit functions, then end as the signal would have ended this process.
+
+    It ends after EXIT_SECONDS all the same: a function may wait for a lock that the interrupted
+    code holds, as IPython's does for that of its history while a cell begins.
+    """
     signal.signal(number, signal.SIG_DFL)
     if os.getpid() == pid:
+        late = threading.Timer(EXIT_SECONDS, os.kill, (pid, number))
+        late.daemon = True
+        late.start()
         atexit._run_exitfuncs()
     os.kill(os.getpid(), number)
 

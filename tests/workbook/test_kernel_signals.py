@@ -145,6 +145,30 @@ def test_a_signal_that_ends_a_kernel_in_the_middle_of_a_run_is_noted(tmp_path, n
     assert workbook_results.read_results(folder)["status"] == "interrupted"
 
 
+HOLDS_A_LOCK = """\
+import os, signal
+from neoxlib import process
+process.EXIT_SECONDS = 2
+get_ipython().history_manager.db_input_cache_lock.acquire()
+os.kill(os.getpid(), signal.SIGTERM)"""
+
+
+def test_a_kernel_ends_though_the_signal_came_while_it_held_a_lock_of_its_exit(tmp_path):
+    """IPython holds it as a cell begins, and waits for it as the process ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEOXLIB_OUTPUTS", str(tmp_path))
+        manager, client = start_new_kernel()
+    client.execute(
+        "from neoxlib.workbook.run import Run; Run.start('one', {'seed': 0})", reply=True
+    )
+    client.execute(HOLDS_A_LOCK)
+    assert manager.provisioner.process.wait(100) == -signal.SIGTERM
+    client.stop_channels()
+    manager.cleanup_resources()
+    (folder,) = tmp_path.glob("one/*")
+    assert workbook_results.read_results(folder)["status"] == "interrupted"
+
+
 def test_a_run_whose_folder_is_gone_needs_no_end(tmp_path):
     begun = "from neoxlib.workbook.run import Run; run = Run.start('one', {'seed': 0})"
     command = [sys.executable, "-c", f"{begun}; import shutil; shutil.rmtree(run.folder)"]
