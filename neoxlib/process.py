@@ -15,7 +15,8 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from types import FrameType
@@ -118,6 +119,24 @@ def _end_by(pid: int, number: int, frame: FrameType | None) -> None:
         late.start()
         atexit._run_exitfuncs()
     os.kill(os.getpid(), number)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[Callable[[], None]]:
+    """Hold a Ctrl-C back during the block; what this yields lets it act afterwards.
+
+    Only the main thread gets one.
+    """
+    came: list[Any] = []
+    before = signal.getsignal(signal.SIGINT)
+    mine = threading.current_thread() is threading.main_thread() and callable(before)
+    if mine:
+        signal.signal(signal.SIGINT, lambda *told: came.append(told))
+    try:
+        yield lambda: before(*came[0]) if came else None
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
 
 
 def _if_here(pid: int, function: Callable[..., Any], *args: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from ipyparallel import AsyncResult
 
 from neoxlib.errors import NeoXError, RankError
+from neoxlib.process import interrupts_held
 from neoxlib.ranks import hanging, launch, worker
 from neoxlib.ranks.outcome import Hear, Listener, Outcome, arrived, error_of, hand_on, in_step
 from neoxlib.ranks.placement import order_by_host
@@ -128,9 +129,11 @@ class Ranks:
             if self.ended:
                 raise RankError(f"this session has ended: {self.ended}. Open a new one.")
             self._refuse_dead("between two calls")
-            jobs = self._send(function, args)
+            with interrupts_held() as interrupt:  # some ranks would have the call, and others not
+                jobs = self._send(function, args)
             self.busy = True
             try:
+                interrupt()
                 outcomes = self._collect(jobs, name, listen)
             except BaseException as error:
                 so_far = self._halt(jobs, name)

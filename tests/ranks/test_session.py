@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -112,12 +113,29 @@ def test_an_interrupted_call_stops_on_all_ranks_and_the_session_goes_on(session)
     ]
 
 
+def test_an_interrupt_while_a_call_is_sent_reaches_all_ranks_first(session, monkeypatch):
+    view, send = session._ranks._views[0], session._ranks._views[0].apply_async
+
+    def interrupted(*job: Any) -> Any:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)
+        return send(*job)
+
+    monkeypatch.setattr(view, "apply_async", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        session.generate(PROMPTS, max_new_tokens=4)
+    signal.signal(signal.SIGINT, before)
+    assert len(session.generate(PROMPTS, max_new_tokens=4)) == 2
+
+
 def test_a_stop_that_this_process_did_not_ask_for_is_an_error_and_no_part_of_an_answer(session):
     def stop(row: int, piece: str) -> None:
         os.kill(session.ranks.pid[0], signal.SIGUSR1)
 
     with pytest.raises(RankError, match=r"asked to stop \(SIGUSR1\) by another process"):
-        session.generate(PROMPTS, max_new_tokens=60, stream=stop)
+        for _ in range(100):  # an answer may be whole before the first word of it is heard
+            session.generate(PROMPTS, max_new_tokens=60, stream=stop)
     assert len(session.generate(PROMPTS, max_new_tokens=4)) == 2
 
 
