@@ -70,7 +70,7 @@ def shard(src: Path, dst: Path, world_size: int, dtype: str | None, quant: str |
     """
     from neoxlib.checkpoint import shard as checkpoint_shard
 
-    checkpoint_shard.shard(demo.named(src), dst, world_size, dtype=dtype, quant=quant)
+    checkpoint_shard.shard(demo.model_folder(src), dst, world_size, dtype=dtype, quant=quant)
 
 
 @cli.command()
@@ -164,7 +164,7 @@ def plan(
     figures = {"bandwidth_gb_s": bandwidth, "tflops": tflops}
     click.echo(
         speed_plan.plan(
-            demo.named(model_dir),
+            demo.model_folder(model_dir),
             world_size,
             batch,
             seq_len,

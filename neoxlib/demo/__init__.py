@@ -24,7 +24,7 @@ PROMPTS = {
 }
 
 
-def named(model: str | Path) -> Path:
+def model_folder(model: str | Path) -> Path:
     """Return a model's folder: the shipped one for the word shipped, if no folder is so named."""
     return MODEL_DIR if str(model) == SHIPPED and not Path(model).exists() else Path(model)
 

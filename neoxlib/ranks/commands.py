@@ -59,7 +59,9 @@ def generate(
     """
     text = _read_prompt() if prompt == "-" else prompt
     try:
-        loaded = _load(demo.named(model), world_size, dtype=dtype, device=device, quant=quant)
+        loaded = _load(
+            demo.model_folder(model), world_size, dtype=dtype, device=device, quant=quant
+        )
         _answer(loaded, text, settings)
     except SettingsError as error:
         raise ParameterError(str(error)) from error
