@@ -12,7 +12,7 @@ JOBS ?= 2
 .PHONY: help report test test-faults stop-ranks soak fuzz test-align verify-npu verify-msprobe lint
 .PHONY: audit lab verify-hosts quality demo clean test-browser gate-table bench-first
 .PHONY: gate-planted bench-peers bench-docs bench-readme bench-20b bench-load bench-exam
-.PHONY: bench-align wheelhouse
+.PHONY: bench-align bench-encryption wheelhouse
 
 help:  ## list the targets
 	@grep -Eh '^[a-z][a-z0-9 -]*:.*##' $(MAKEFILE_LIST) | \
@@ -87,6 +87,9 @@ bench-first: $(VENV)/.installed  ## a clone's time to its first report, with a n
 
 bench-align: $(VENV)/.installed  ## the cost of looking inside; needs 4 GB of disk for a while
 	$(BIN)/python -m benchmarks.align $(ARGS)
+
+bench-encryption: $(VENV)/.installed  ## what encryption between driver and ranks costs
+	$(BIN)/python -m benchmarks.encryption $(ARGS)
 
 # every package for a machine without network, into wheelhouse/: docs/ascend.md. pip reads
 # "3.11" as 3.11.0, and soupsieve wants 3.11.5; PyPI's own torch for aarch64 is a CUDA build

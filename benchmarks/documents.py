@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PERFORMANCE = "docs/performance.md"
 PLACES = {  # of tables that stand elsewhere
     "quality": "docs/quantization.md",
+    "encryption": "docs/security.md",
     "first-report": "docs/first-steps.md",
     "first-report-zh": "docs/zh/first-steps.md",
     "first-report-readme": "README.md",
@@ -34,7 +35,7 @@ FILES = {
 PEERS = "outputs/bench/peers.json"
 NOTHING = (
     "outputs holds no table: run `make bench-peers`, bench-load, bench-20b, bench-exam, "
-    "bench-align, bench-first, gate-table, gate-planted or quality first"
+    "bench-align, bench-first, bench-encryption, gate-table, gate-planted or quality first"
 )
 
 

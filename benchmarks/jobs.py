@@ -69,6 +69,28 @@ def shard(src: str, dst: str, world_size: int, quant: str | None = None) -> dict
     return {"shard_s": time.perf_counter() - start}
 
 
+def origin(model_dir: str) -> dict[str, Any]:
+    """Compare a cut with its source, as the notebooks' parity check does."""
+    from neoxlib.inference.parity import ORIGIN, check_origin
+
+    run = _Checks()
+    start = time.perf_counter()
+    check_origin(model_dir, run)
+    assert run.found == {ORIGIN: True}
+    return {"origin_s": time.perf_counter() - start}
+
+
+class _Checks:
+    """What a check needs of a run."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, list[Any]] = {"checks": []}
+        self.found: dict[str, bool] = {}
+
+    def check(self, name: str, passed: bool, detail: str) -> None:
+        self.found[name] = passed
+
+
 def load(model_dir: str, threads: int, dtype: str, quant: str | None = None) -> dict[str, Any]:
     """neoxlib.load, and a first token: by then all weights were read."""
     import torch
@@ -172,8 +194,53 @@ def hold(threads: int, folder: str) -> dict[str, Any]:
     return {"hold_s": time.perf_counter() - start, "guilty": guilty}
 
 
+def session(
+    model_dir: str, world_size: int, rows: list[list[int]], encrypted: bool
+) -> dict[str, Any]:
+    """Start a session, then calls without work, and logits of `rows`."""
+    from neoxlib import Session
+
+    if not encrypted:
+        _leave_open()
+    start = time.perf_counter()
+    with Session(model_dir, world_size) as opened:
+        started = time.perf_counter() - start
+        assert bool(opened._own._client.curve_serverkey) == encrypted
+        opened.wait_until_resident()
+        opened.logits(rows)
+        calls = [_seconds(opened.wait_until_resident) for _ in range(100)]
+        logits = [_seconds(opened.logits, rows) for _ in range(9)]
+    return {
+        "start_s": started,
+        "call_ms": 1e3 * median(calls),
+        "logits_ms": 1e3 * median(logits),
+    }
+
+
+def _leave_open() -> None:
+    """Have the controllers of sessions encrypt nothing."""
+    from neoxlib.ranks import launch
+
+    made = launch.new_cluster
+
+    def new_cluster(*given: Any) -> Any:
+        cluster = made(*given)
+        off = (arg.replace("curve=True", "curve=False") for arg in cluster.controller_args)
+        cluster.controller_args = list(off)
+        return cluster
+
+    launch.new_cluster = new_cluster
+
+
+def _seconds(work: Callable[..., Any], *given: Any) -> float:
+    start = time.perf_counter()
+    work(*given)
+    return time.perf_counter() - start
+
+
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
-    f.__name__: f for f in (decode, part, shard, load, from_pretrained, decode_off, look, hold)
+    f.__name__: f
+    for f in (decode, part, shard, origin, load, from_pretrained, decode_off, look, hold, session)
 }
 
 if __name__ == "__main__":

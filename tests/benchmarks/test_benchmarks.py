@@ -1,6 +1,7 @@
 """The benchmarks' shapes, names and tables. Nothing here is timed, and no peer is needed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from safetensors import safe_open
 from transformers import GPTNeoXForCausalLM
 
 import neoxlib
-from benchmarks import big, convert, documents, picture, synthetic, table
+from benchmarks import big, convert, documents, jobs, picture, synthetic, table
 from benchmarks.pool import ROOT, Contender, Failed, Pool
 from neoxlib.checkpoint.folder import open_checkpoint
 from neoxlib.model.config import ModelConfig
@@ -210,6 +211,11 @@ def test_a_small_one_of_that_layout_loads_and_its_parts_measure(tmp_path: Path):
     )
     with neoxlib.load(tmp_path / "whole") as engine:
         assert engine.logits([[1, 2, 3]]).std() > 0.1
+    jobs.shard(str(tmp_path / "whole"), str(tmp_path / "cut"), 2)
+    assert jobs.origin(str(tmp_path / "cut"))["origin_s"] > 0  # it raises where they differ
+    shutil.rmtree(tmp_path / "whole")
+    with pytest.raises(AssertionError):
+        jobs.origin(str(tmp_path / "cut"))
 
 
 def test_too_small_a_disk_ends_the_program_before_a_byte_is_written(
