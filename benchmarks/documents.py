@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[1]
 PERFORMANCE = "docs/performance.md"
 PLACES = {  # of tables that stand elsewhere
     "quality": "docs/quantization.md",
-    "encryption": "docs/security.md",
     "first-report": "docs/first-steps.md",
     "first-report-zh": "docs/zh/first-steps.md",
     "first-report-readme": "README.md",
@@ -28,6 +27,7 @@ FILES = {
     "bench-20b": "bench/big.md",
     "bench-exam": "bench/exam.md",
     "bench-align": "bench/align.md",
+    "bench-encryption": "bench/encryption.md",
     "quality": "quality.md",
     "gate": "bench/gate.md",
     "gate-planted": "bench/planted.md",
