@@ -4,6 +4,9 @@ How a tensor is cut is not known here.
 """
 
 import hashlib
+import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,9 @@ from neoxlib.errors import WeightsError, unreadable_is
 
 Mark = tuple[tuple[int, int], str | None]  # (rank, world size) of a file, and its quantization
 Tensors = dict[str, FileTensor]  # of one file, by their names
+FORM = "2:"  # that fingerprints begin with; earlier ones had none and saw less
+SAMPLES = 16  # of a fingerprint, of each tensor
+SAMPLE = 4096  # bytes
 
 
 @dataclass(frozen=True)
@@ -178,17 +184,41 @@ def _join(name: str, entry: dict[str, Any], headers: dict[str, Tensors]) -> Stor
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """sha256 over config.json and, of each weight file, its name, size and 64 samples of 4 KiB.
+    """ "2:" and a sha256 over config.json, each weight file and each tensor; cheap at any size.
 
-    The samples are spread evenly. Cheap at any size, and it tells two training steps of one model
-    apart, whose names and sizes agree.
+    Of a tensor it takes the name, the place, and all of at most 64 KiB, else 16 samples of 4 KiB
+    from its first byte to its last: it tells two training steps apart, whose names and sizes agree,
+    and an edit of any whole tensor. An edit of some rows of a large one may lie between samples. Of
+    a cut it also takes the sha256 of each file that the manifest has.
     """
     digest = hashlib.sha256((checkpoint.folder / "config.json").read_bytes())
+    if checkpoint.folder.parent.name == PARTS:
+        manifest = read_manifest(checkpoint.folder.parent.parent) or {}
+        digest.update(json.dumps(manifest.get("files"), sort_keys=True).encode())
+    pieces = [piece for tensor in checkpoint.tensors.values() for piece in tensor.pieces]
     for path in checkpoint.files:
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}\n".encode())
+        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        here = [piece for piece in pieces if piece.path == path]
         with path.open("rb", buffering=0) as file:
-            for n in range(64):
-                file.seek(max(0, size - 4096) * n // 63)
-                digest.update(file.read(4096))
-    return digest.hexdigest()
+            if any(piece.offset is None for piece in here):  # torch must load the whole file, too
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+            for piece in here:
+                digest.update(f"{piece.key} {piece.dtype} {piece.shape} {piece.offset}\n".encode())
+                for place, size in _samples(piece):
+                    digest.update(os.pread(file.fileno(), size, place))
+    return f"{FORM}{digest.hexdigest()}"
+
+
+def may_be_one(one: object, other: object) -> bool:
+    """Tell whether two fingerprints may be of one model; of different forms they always may."""
+    return one == other or str(one).startswith(FORM) != str(other).startswith(FORM)
+
+
+def _samples(piece: FileTensor) -> Iterator[tuple[int, int]]:
+    """Place and bytes of a small tensor, or of samples that are spread evenly over a larger one."""
+    if piece.offset is not None and piece.nbytes <= SAMPLES * SAMPLE:
+        yield piece.offset, piece.nbytes
+    elif piece.offset is not None:
+        step = (piece.nbytes - SAMPLE) / (SAMPLES - 1)
+        for n in range(SAMPLES):
+            yield piece.offset + int(step * n), SAMPLE

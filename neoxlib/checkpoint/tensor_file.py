@@ -108,6 +108,10 @@ class FileTensor:
     shape: tuple[int, ...]
     offset: int | None
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def read_into(
         self, out: Tensor, rows: slice, columns: slice, only_columns: bool = False
     ) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from neoxlib.checkpoint.folder import may_be_one
 from neoxlib.errors import DataError, SettingsError
 from neoxlib.inference.timing import Case
 from neoxlib.process import PACKAGE
@@ -212,6 +213,8 @@ def _start(run: "Run", first: int, stack: ExitStack) -> list[Side]:
         sides[place].about = sides[place].ask(asked)
     there, here = (sides[place].about["about"] for place in (0, 1))
     different = [name for name in SAME if there.get(name) != here.get(name)]
+    if may_be_one(there.get("fingerprint"), here.get("fingerprint")):  # two commits' own forms
+        different = [name for name in different if name != "fingerprint"]
     if different:
         said = (f"{name}: {there.get(name)} there, {here.get(name)} here" for name in different)
         raise DataError("the two commits do not run the same:\n  " + "\n  ".join(said))

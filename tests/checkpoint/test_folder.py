@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
+from neoxlib.checkpoint.folder import fingerprint, may_be_one, open_checkpoint
+from neoxlib.checkpoint.manifest import manifest_bytes, seal
+from neoxlib.checkpoint.shard import shard
 from neoxlib.checkpoint.tensor_file import read_pickle
+from neoxlib.demo import MODEL_DIR
 from neoxlib.errors import WeightsError
 from tests.support.checkpoint_files import whole
 from tests.support.oracle_models import make_oracle
@@ -252,6 +256,51 @@ def test_the_fingerprint_tells_two_training_steps_of_one_model_apart(tmp_path):
     assert prints[0] == prints[1] != prints[2]
     (tmp_path / "1" / "config.json").write_text((tmp_path / "1" / "config.json").read_text() + "\n")
     assert fingerprint(open_checkpoint(tmp_path / "1")) != prints[0]
+
+
+def test_the_fingerprint_tells_an_edit_of_any_one_tensor(tmp_path):
+    shutil.copytree(MODEL_DIR, tmp_path / "model")
+    checkpoint = open_checkpoint(tmp_path / "model")
+    before = fingerprint(checkpoint)
+    for name, tensor in checkpoint.tensors.items():
+        (piece,) = tensor.pieces
+        with piece.path.open("r+b") as file:
+            file.seek(piece.offset)
+            values = file.read(piece.nbytes)
+            for changed in (bytes(255 - value for value in values), values):
+                file.seek(piece.offset)
+                file.write(changed)
+                file.flush()
+                assert (fingerprint(checkpoint) == before) == (changed == values), name
+
+
+def test_the_fingerprint_tells_an_edit_of_a_file_that_only_torch_reads(tmp_path):
+    shutil.copytree(MODEL_DIR, tmp_path / "model")
+    state = load_file(tmp_path / "model" / "model.safetensors")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    prints = set()
+    for n in range(2):
+        state["embed_out.weight"][700, 3] += n
+        torch.save({name: values.t() for name, values in state.items()},
+                   tmp_path / "model" / "pytorch_model.bin")  # fmt: skip
+        prints.add(fingerprint(open_checkpoint(tmp_path / "model")))
+    assert len(prints) == 2
+
+
+def test_the_fingerprint_of_a_cut_has_the_hashes_of_its_files(tmp_path):
+    shard(MODEL_DIR, tmp_path / "cut", 2, progress=False)
+    before = fingerprint(open_checkpoint(tmp_path / "cut"))
+    path = tmp_path / "cut" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    name = next(name for name in manifest["files"] if name.endswith(".safetensors"))
+    manifest["files"][name]["sha256"] = "0" * 64
+    path.write_bytes(manifest_bytes(seal(manifest)))
+    assert fingerprint(open_checkpoint(tmp_path / "cut")) != before
+
+
+def test_fingerprints_of_other_forms_are_not_taken_for_those_of_other_models():
+    assert may_be_one("2:a", "b") and may_be_one("2:a", "2:a")
+    assert not may_be_one("2:a", "2:b") and not may_be_one("a", "b")
 
 
 def test_reading_a_bin_warns_of_nothing(tmp_path):

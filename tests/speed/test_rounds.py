@@ -130,6 +130,7 @@ def test_too_few_rounds_tell_nothing(both):
     ("other", "said"),
     [
         ({"about": "'quant': 'int8'"}, "quant: int8 there, None here"),
+        ({"about": "'fingerprint': 'g'"}, "fingerprint: g there, f here"),
         ({"fails": "raise MemoryError('full')"}, "times no cases: MemoryError: full"),
         ({"more": ""}, "takes no graph"),
         ({"fails": "import os; os._exit(3)"}, "it ended; see"),
@@ -139,6 +140,12 @@ def test_a_commit_that_does_not_run_the_same_is_refused(other, said, both):
     run = both({}, other, graph="on", rounds=1)
     with pytest.raises(DataError, match=said):
         rounds.against_commit(run, CASES[:1])
+
+
+def test_a_commit_whose_fingerprints_have_another_form_is_compared(both):
+    run = both({"about": "'fingerprint': '2:g'"}, {}, rounds=1)
+    rounds.against_commit(run, CASES[:1])
+    assert run.checks[0][1] is None
 
 
 def test_no_process_stays(both, monkeypatch):
