@@ -155,12 +155,16 @@ class Ranks:
         self.ended = self.ended or why
         if self._stopped:
             return
-        if self._client is not None:
-            self._client.close()
-        self._keeper.complete(self._cluster.stop_cluster())
-        self._keeper.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        self._stopped = True
+        with interrupts_held() as interrupt:  # a half of it would leave files and processes
+            try:
+                if self._client is not None:
+                    self._client.close()
+                self._keeper.complete(self._cluster.stop_cluster())
+            finally:
+                self._keeper.close()
+                shutil.rmtree(self._scratch, ignore_errors=True)
+            self._stopped = True
+        interrupt()
 
     def _connect(self, look: Callable[[], None]) -> None:
         before, self._client = self._client, launch.connect(self._cluster, self._scratch, look)

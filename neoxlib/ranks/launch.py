@@ -22,7 +22,7 @@ from neoxlib.errors import SettingsError
 from neoxlib.hosts.network import NETWORK, own_address
 from neoxlib.hosts.profile import OVER_HOSTS, find_profile, read_config
 from neoxlib.machine.runtime import torch_must_load
-from neoxlib.process import prepare_children, python
+from neoxlib.process import interrupts_held, prepare_children, python
 from neoxlib.ranks.memory_kills import MemoryKills, cause_of_kill, memory_kills
 from neoxlib.ranks.outcome import import_types
 from neoxlib.ranks.worker import alive, log_file
@@ -211,9 +211,10 @@ class Keeper:
         try:
             return _waited(answer, look)
         except BaseException:
-            if look and self._loop is not None:
-                answer.cancel()
-            wait([answer])
+            with interrupts_held():  # what was begun has to end before what undoes it begins
+                if look and self._loop is not None:
+                    answer.cancel()
+                wait([answer])
             raise
 
     def close(self) -> None:

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -238,3 +240,23 @@ def test_calls_leave_nothing_behind_in_the_driver_or_the_controller(checkpoint):
         assert [len(one) for one in kept] == [0, 0, 2, 1, 1], "those of the last call alone"
         there = ranks._client.queue_status()
         assert {there[r]["completed"] for r in range(2)} == {0} and there["unassigned"] == 0
+
+
+def test_interrupts_while_a_session_is_closed_leave_nothing_of_it(
+    checkpoint, tmp_path, new_processes
+):
+    session = open_session(checkpoint, tmp_path)
+    scratch = Path(session._own._scratch)
+
+    def interrupt() -> None:
+        for _ in range(3):
+            time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        thread.start()
+        session.close()
+        thread.join()
+    thread.join()
+    assert not scratch.exists() and gone(new_processes(), 5)
