@@ -1,9 +1,11 @@
 """A loaded model on one rank: weights, tokenizer, and the questions it answers."""
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +39,31 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method for one thread at a time, without the caller's autocast and default device.
+
+    Kernels and caches are used again from call to call, and the numbers are to be the model's own.
+    """
+
+    @wraps(method)
+    def call(self: "Engine", *given: Any, **named: Any) -> Any:
+        autocast = torch.autocast(self.weight.device.type, enabled=False)
+        with self._lock, autocast, _new_tensors_on_cpu():
+            return method(self, *given, **named)
+
+    return call
+
+
+def _new_tensors_on_cpu() -> AbstractContextManager[Any]:
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+
+
 class Engine(TextGenerator):
     """A loaded model, made by `neoxlib.load`, or one per rank by `neoxlib.Session`.
 
     Session has the same methods: see `contract.Inference`. In a group every rank must make the same
-    calls; rank 0 gets the answers, the others None or an empty list.
+    calls; rank 0 gets the answers, the others None or an empty list. Calls of several threads are
+    answered one after the other.
     """
 
     def __init__(
@@ -61,6 +83,7 @@ class Engine(TextGenerator):
         self.residency = residency
         self.weight = model.gpt_neox.final_layer_norm.weight  # its dtype and device are the model's
         self.first_answers: list[Answered] = []  # as they were given, on rank 0
+        self._lock = threading.RLock()
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -89,6 +112,7 @@ class Engine(TextGenerator):
         """One more than the tokenizer's last id; rows from there on are padding, never chosen."""
         return self.limits.tokenizer_size
 
+    @_alone
     def _generate(
         self, stream: Stream | None, prompts: Sequence[Prompt], *settings: Any, **more: Any
     ) -> list[Completion]:
@@ -104,6 +128,7 @@ class Engine(TextGenerator):
             keep_first(self.first_answers, self.limits, texts)
         return answers
 
+    @_alone
     @torch.inference_mode()
     def logits(self, input_ids: Any, attention_mask: Any = None) -> Tensor | None:
         """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S]; None off rank 0.
@@ -126,6 +151,7 @@ class Engine(TextGenerator):
         agree(self.model, None if logits is None else failure_of(logits, ids, mask))
         return logits
 
+    @_alone
     def activations(
         self, prompts: Sequence[Prompt], names: Sequence[str]
     ) -> "list[dict[str, np.ndarray]]":
@@ -180,6 +206,7 @@ class Engine(TextGenerator):
         limits = Limits((), tokenizer_size, self.max_seq_len) if tokenizer_size else self.limits
         return self._scores(asked, limits, stream or None)
 
+    @_alone
     def _scores(
         self, requests: Sequence[Request], limits: Limits, progress: OnProgress | None = None
     ) -> list[Score]:
@@ -191,11 +218,13 @@ class Engine(TextGenerator):
         keep_first(self.first_answers, limits, ((*asked, score.logprob) for asked, score in scored))
         return found
 
+    @_alone
     def profile(self, case: Case) -> list[dict[str, list[float]]]:
         """Time `case`: per repeat a dict of lists, milliseconds by step; see `timing.profile`."""
         self.wait_until_resident()
         return timing.profile(timing.Work(self.model, self._tokenizer, self.max_seq_len, case))
 
+    @_alone
     def trace(self, case: Case, folder: str | os.PathLike[str]) -> str:
         """Run the first steps of `case`, warmed up, under the device's profiler.
 
@@ -214,7 +243,7 @@ class Engine(TextGenerator):
         `peak` is since loading, `allocated` is now.
         """
         mine = memory_mb(self.weight.device)
-        row = torch.tensor([list(mine.values())], device=self.weight.device)
+        row = torch.tensor([list(mine.values())], dtype=torch.float32, device=self.weight.device)
         everyone = self.group.gather(row, dim=0)  # [ranks, figures]
         return (
             []

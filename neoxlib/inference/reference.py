@@ -162,7 +162,8 @@ def _reference_head(config: ModelConfig, q: Tensor, k: Tensor, v: Tensor) -> Ten
 def _reference_rotate(config: ModelConfig, x: Tensor) -> Tensor:
     """Rotate pairs (i, i + half) of the leading dimensions by position * base^(-2i/dim)."""
     half = (config.rotary_dim + 1) // 2
-    frequencies = config.rotary_emb_base ** (-2.0 * torch.arange(half) / max(config.rotary_dim, 1))
+    steps = torch.arange(half, dtype=torch.float32)
+    frequencies = config.rotary_emb_base ** (-2.0 * steps / max(config.rotary_dim, 1))
     angles = torch.outer(torch.arange(len(x), dtype=torch.float32), frequencies)
     turned = torch.complex(x[:, :half], x[:, half : 2 * half]) * torch.polar(
         torch.ones_like(angles), angles

@@ -231,7 +231,9 @@ def _slowest(work: Work, runs: list[list[DecodeStep]]) -> list[Figures]:
     on_device = runs[0][0].device_ms is not None
     names = [*Clock._fields, *(["device"] if on_device else [])]
     rows = [[[*step.clock, step.device_ms][: len(names)] for step in steps] for steps in runs]
-    everyone = _gather(work, torch.tensor(rows))  # [ranks, runs, steps, clocks]
+    everyone = _gather(
+        work, torch.tensor(rows, dtype=torch.float32)
+    )  # [ranks, runs, steps, clocks]
     whole = everyone[..., : len(Clock._fields)].sum(-1).amax(0)  # [runs, steps]
     worker = everyone[..., :2].sum(-1).argmax(0)  # [runs, steps]: by pre and forward
     index = worker[None, ..., None].expand(1, *everyone.shape[1:])
@@ -245,7 +247,7 @@ def _slowest(work: Work, runs: list[list[DecodeStep]]) -> list[Figures]:
 
 def _most(work: Work, value: float) -> float:
     """The largest of the ranks' values."""
-    return _gather(work, torch.tensor([value])).max().item()
+    return _gather(work, torch.tensor([value], dtype=torch.float32)).max().item()
 
 
 def _memory(work: Work) -> Figures:

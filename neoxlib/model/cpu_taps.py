@@ -47,7 +47,10 @@ def _states(
     ids = input_ids.long().contiguous()
     alone = executor.group.size == 1
     hidden = executor.config.hidden_size
-    x = torch.empty(*ids.shape, hidden) if alone else executor.embed_in(ids, torch.float32)
+    if alone:
+        x = torch.empty(*ids.shape, hidden, dtype=torch.float32)
+    else:
+        x = executor.embed_in(ids, torch.float32)
     partial = torch.empty_like(x)
     step = executor._step(ids, x, partial, cache, cache.append(ids.shape[1], mask))
     for stage in range(executor.stages + 1):

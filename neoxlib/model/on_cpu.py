@@ -82,7 +82,7 @@ class CompiledModel:
         stages = self.stages * (depth if layers is None else layers) // depth
         ids = input_ids.long().contiguous()
         if self.group.size == 1:  # the kernels embed, too
-            x = torch.empty(*ids.shape, self.config.hidden_size)
+            x = torch.empty(*ids.shape, self.config.hidden_size, dtype=torch.float32)
         else:
             x = self.embed_in(ids, torch.float32)
         partial = torch.empty_like(x)
@@ -104,7 +104,7 @@ class CompiledModel:
         """As GPTNeoX.head, float32."""
         rows = x.float().contiguous()
         shape = x.shape[:-1]
-        logits = torch.empty(*shape, self.model.head.out)
+        logits = torch.empty(*shape, self.model.head.out, dtype=torch.float32)
         self._call("head", byref(self.model), rows.data_ptr(), math.prod(shape), logits.data_ptr())
         return logits
 
@@ -133,10 +133,11 @@ class CompiledModel:
     def _step(
         self, ids: Tensor, x: Tensor, partial: Tensor, cache: KVCache, start: int
     ) -> abi.Step:
-        """Pointers only: the caller keeps the tensors alive."""
+        """Pointers to tensors that the caller keeps alive, and to tables that it keeps itself."""
         capacity = cache.capacity
-        tensors = (x, partial, cache.k[0], cache.v[0], cache.real, *self._tables(capacity))
-        return abi.Step(
+        tables = self._tables(capacity)
+        tensors = (x, partial, cache.k[0], cache.v[0], cache.real, *tables)
+        step = abi.Step(
             ids.data_ptr() if self.group.size == 1 else None,
             *(tensor.data_ptr() for tensor in tensors),
             *ids.shape,
@@ -144,6 +145,8 @@ class CompiledModel:
             capacity,
             abi.FORMATS[cache.k[0].dtype],
         )
+        step.held = tables  # another call may replace the model's
+        return step
 
     def _tables(self, positions: int) -> tuple[Tensor, Tensor]:
         """cos and sin [positions, rotary] float32."""

@@ -55,7 +55,7 @@ class Scheme(ABC):
         (rows, columns) = weight.shape
         step = max(1, min(rows, CHUNK // columns))
         # Allocated once: allocating for each chunk costs more than the arithmetic.
-        space = torch.empty(3, step, columns, device=weight.device)
+        space = torch.empty(3, step, columns, dtype=torch.float32, device=weight.device)
         for start in range(0, rows, step):
             chunk = weight[start : start + step]
             block, *spare = space[:, : len(chunk)]

@@ -32,7 +32,9 @@ def top_tokens(logits: Tensor, count: int) -> TopTokens:
         return _plain(logits, count)
     rows = len(logits)
     found = TopTokens(
-        torch.empty(rows, count, dtype=torch.int64), torch.empty(rows, count), torch.empty(rows)
+        torch.empty(rows, count, dtype=torch.int64),
+        torch.empty(rows, count, dtype=torch.float32),
+        torch.empty(rows, dtype=torch.float32),
     )
     pointers = (found.logits.data_ptr(), found.ids.data_ptr(), found.total.data_ptr())
     _library().top_tokens_of(
