@@ -137,4 +137,5 @@ def load_whole(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} has no numbers for {', '.join(empty)}: they were saved from the meta device"
         )
-    return state
+    # copy_ from float16 to float32 takes no notice of a negated view (torch 2.13)
+    return {key: tensor.resolve_conj().resolve_neg() for key, tensor in state.items()}

@@ -213,3 +213,10 @@ def test_a_folder_whose_name_is_no_utf8_is_mapped_and_read(tmp_path):
     assert torch.equal(stored.mapped((slice(0, 64), slice(0, 8))), BASE) and torch.equal(
         whole(stored), BASE
     )
+
+
+def test_a_negated_view_keeps_its_sign_in_another_dtype(path):
+    torch.save({"a": torch._neg_view(BASE[:4].half())}, path)
+    found = torch.empty(4, 8)
+    open_checkpoint(path.parent).tensors["a"].read_into(found, (slice(0, 4), slice(0, 8)))
+    assert torch.equal(found, -BASE[:4].half().float())
