@@ -89,13 +89,16 @@ def _state(path: Path) -> list[int] | None:
         return None
 
 
-def source_of(manifest: Mapping[str, Any]) -> tuple[Checkpoint | None, str]:
-    """The checkpoint that a cut was made of; else None, and why it cannot be compared."""
+def source_of(cut: Path, manifest: Mapping[str, Any]) -> tuple[Checkpoint | None, str]:
+    """The checkpoint that `cut` was made of; else None, and why it cannot be compared."""
     said = manifest.get("source_folder")
     if not said:
         return None, "the manifest does not say where the source is"
     try:
-        source = open_checkpoint(Path(said).expanduser())
+        folder = Path(said).expanduser()
+        if folder.resolve().is_relative_to(cut.resolve()):
+            return None, f"the manifest names the cut itself, {said}, as its source"
+        source = open_checkpoint(folder)
         if fingerprint(source) == manifest["source_fingerprint"]:
             return source, ""
     except (NeoXError, OSError, RuntimeError):  # the last of a home that nobody has

@@ -152,16 +152,29 @@ def _misfit(
 
 
 def unlike_copies(root: Path, manifest: dict[str, Any]) -> list[str]:
-    """Tensors of which every rank has all, but not the same one: a file was edited, hash and all.
+    """What every rank has whole, but not the same: a file was edited, hash and all.
 
-    The files must be those of the manifest.
+    These are tensors that are not cut, and files beside the weights, as config.json. The files must
+    be those of the manifest.
     """
     copied = {name: entry for name, entry in manifest["tensors"].items() if entry["cut"] is None}
     files = {file for entry in copied.values() for file in entry["files"]}
     headers = {file: read_header(root / file)[0] for file in files}
-    return [
+    tensors = [
         f"{name} of {file} is another than that of {entry['files'][0]}"
         for name, entry in copied.items()
         for file in entry["files"][1:]
         if not same_bits(*(StoredTensor((headers[f][name],)) for f in (entry["files"][0], file)))
+    ]
+    return [*_unlike_companions(manifest["files"]), *tensors]
+
+
+def _unlike_companions(files: dict[str, dict[str, Any]]) -> list[str]:
+    first = f"{PARTS}/0/"
+    return [
+        f"{file} is another than {first}{name}"
+        for file, entry in files.items()
+        for name in ("/".join(file.split("/")[2:]),)
+        if not name.endswith(WEIGHT_NAMES) and first + name in files
+        if entry["sha256"] != files[first + name]["sha256"]
     ]

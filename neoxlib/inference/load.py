@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -128,9 +129,13 @@ def _facts(checkpoint: Checkpoint, about: dict[str, Any]) -> dict[str, str]:
     facts = {name: str(fact) for name, fact in about.items()}
     if checkpoint.part[1] > 1:  # each rank reads its own shard
         del facts["fingerprint"]
-    files = [checkpoint.folder / name for name in SMALL_FILES]
-    digests = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
-    return facts | {name: digests.get(name, "missing") for name in SMALL_FILES}
+    return facts | dict.fromkeys(SMALL_FILES, "missing") | small_files(checkpoint.folder)
+
+
+def small_files(folder: Path) -> dict[str, str]:
+    """sha256 of each of SMALL_FILES that is there: what answers depend on beside the weights."""
+    files = (folder / name for name in SMALL_FILES)
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
 
 
 def _family(device: str) -> str:

@@ -14,16 +14,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from neoxlib.checkpoint.folder import Checkpoint, open_checkpoint
-from neoxlib.checkpoint.manifest import read_manifest
-from neoxlib.checkpoint.pack import choose_quant
+from neoxlib.checkpoint.folder import open_checkpoint
+from neoxlib.checkpoint.manifest import PARTS, read_manifest
 from neoxlib.checkpoint.source import source_of
 from neoxlib.checkpoint.verify import require_manifest, unlike_copies
 from neoxlib.inference.contract import Inference
 from neoxlib.inference.decode import left_pad
-from neoxlib.inference.reference import reference_logits, solo_logits, weight_readers
+from neoxlib.inference.load import small_files
+from neoxlib.inference.reference import compared_bits, reference_logits, solo_logits
 from neoxlib.inference.rows import Answered
-from neoxlib.model.parameters import full_parameters
 from neoxlib.workbook import metrics
 from neoxlib.workbook.progress import Progress
 from neoxlib.workbook.results import failed
@@ -41,6 +40,7 @@ MAX_TOKENS = 48
 
 # Largest logit error that rounding explains, in standard deviations of the reference's logits.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 2e-1}
+OUTLIER = 32  # times the usual largest logit of a token
 # Share of positions whose most likely token must agree.
 TOP1 = {"float32": 1.0, "float16": 0.98, "bfloat16": 0.9}
 
@@ -83,7 +83,7 @@ class Verdict:
 def times_the_limit(share: float) -> str:
     """A share of a limit in words: 1/20 of the limit, or 3 times the limit."""
     if math.isnan(share):
-        return "is not a number"
+        return "cannot be judged: logits are NaN, infinite or all the same"
     if share > 0.5:
         return f"{share:.2g} times the limit"
     return f"1/{1 / share:,.0f} of the limit" if share > 0 else "none"
@@ -158,7 +158,7 @@ def check_weights(
     Both are read one tensor at a time; those of `src` are quantized by `quant`, if `dst` was. All
     ranks must have the same of a tensor that is not cut. Returns the table.
     """
-    table = _compared(open_checkpoint(src), open_checkpoint(dst), quant)
+    table = compared_bits(open_checkpoint(src), open_checkpoint(dst), quant)
     run.check(CUT, *_whole(table, unlike_copies(Path(dst), require_manifest(Path(dst)))))
     run.metrics(tensors_compared=len(table), tensors_equal=int(table["equal"].sum()))
     return table.groupby("equal").count().rename(columns={"tensor": "tensors"})
@@ -174,13 +174,25 @@ def check_origin(folder: str | os.PathLike[str], run: "Run") -> None:
     if manifest is None or any(check["name"] == CUT for check in run.results["checks"]):
         return
     wrong = unlike_copies(Path(folder), manifest)
-    source, why = source_of(manifest)
+    source, why = source_of(Path(folder), manifest)
     if source is None:
         detail = f"{why}; so tensors that are cut were compared with nothing"
         run.check(COPIES, not wrong, "; ".join([*wrong[:5], detail]))
         return
+    wrong += _unlike_small(Path(folder), source.folder)
     cut, cast_to = open_checkpoint(folder), manifest.get("cast_to")
-    run.check(ORIGIN, *_whole(_compared(source, cut, manifest["quant"], cast_to), wrong))
+    run.check(ORIGIN, *_whole(compared_bits(source, cut, manifest["quant"], cast_to), wrong))
+
+
+def _unlike_small(cut: Path, source: Path) -> list[str]:
+    """Small files of the ranks of `cut` that are not what they are in `source`."""
+    theirs = small_files(source)
+    return [
+        f"{name} of {part} is another than the source's"
+        for part in sorted(f"{PARTS}/{folder.name}" for folder in (cut / PARTS).iterdir())
+        for name, digest in small_files(cut / part).items()
+        if theirs.get(name, digest) != digest
+    ]
 
 
 def _whole(table: pd.DataFrame, unlike: list[str]) -> tuple[bool, str]:
@@ -188,31 +200,6 @@ def _whole(table: pd.DataFrame, unlike: list[str]) -> tuple[bool, str]:
     wrong = table.loc[~table["equal"], "tensor"].tolist()
     said = f"{len(table)} tensors compared, {len(wrong)} differ {', '.join(wrong[:5])}".strip()
     return not wrong + unlike, "; ".join([said, *unlike[:5]])
-
-
-def _compared(
-    source: Checkpoint, cut: Checkpoint, quant: str | None, cast_to: str | None = None
-) -> pd.DataFrame:
-    """A row for each tensor of the source: whether the cut's has the same bits."""
-    config, left = weight_readers(source, quant)
-    _, right = weight_readers(cut, quant)
-    rows = []
-    full = full_parameters(config, choose_quant(source, quant))
-    sizes = {name: math.prod(full[name].shape) for name in left}
-    with Progress(sum(sizes.values()), len(sizes), "tensors") as bar:
-        for name in left:
-            bar.begin(name, sizes[name])
-            whole = left[name]()
-            if cast_to and full[name].dtype is None:
-                whole = whole.to(getattr(torch, cast_to))
-            rows.append((name, _same_bits(whole, right[name]())))
-            bar.done()
-    return pd.DataFrame(rows, columns=["tensor", "equal"])
-
-
-def _same_bits(left: Tensor, right: Tensor) -> bool:
-    as_bytes = [t.contiguous().view(torch.uint8) for t in (left, right)]
-    return left.dtype == right.dtype and torch.equal(*as_bytes)
 
 
 def compare(
@@ -264,11 +251,26 @@ def _judge(
 ) -> Verdict:
     ours = torch.cat(found)
     theirs = torch.cat(truth)  # [positions, vocab]
-    error = (ours - theirs).abs().max().item()
-    relative = error / theirs.std().item()
+    errors = (ours - theirs).abs().amax(0)  # [vocab]
+    error = errors.max().item()
+    relative = _of_spread(errors, theirs)
     agreement = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
     passed = relative <= tolerance and agreement >= least  # False for NaN, too
     return Verdict(name, other, len(ours), error, relative, tolerance, agreement, passed)
+
+
+def _of_spread(errors: Tensor, truth: Tensor) -> float:
+    """The largest of `errors` [vocab] in standard deviations of the logits `truth` [.., vocab].
+
+    Also without the tokens whose logits are far larger than most, if that is more: the rounding of
+    an outlier must not excuse errors of others. NaN if all logits are the same.
+    """
+    largest = truth.abs().amax(0)
+    usual = largest <= OUTLIER * largest.median()
+    if not usual.any():  # NaN
+        return math.nan
+    shares = [errors.max() / truth.std(), errors[usual].max() / truth[:, usual].std()]
+    return max((share.item() for share in shares), key=_nan_last)
 
 
 def _nan_last(error: float) -> float:
@@ -291,7 +293,8 @@ def _judge_answers(
         expected = logprobs.gather(1, torch.tensor(each.continuation)[:, None]).sum().item()
         errors.append(abs(each.logprob - expected) / count)
     error = max(errors, key=_nan_last)
-    relative = error / 2 / torch.cat(list(truth)).std().item()
+    every = torch.cat(list(truth))
+    relative = _of_spread(torch.full(every.shape[1:], error / 2, dtype=torch.float32), every)
     positions = sum(len(each.continuation) for each in answered)
     compared = f"{name}, the first {len(answered)} answers"
     with_ = "an independent float32 forward, answers as they were given"

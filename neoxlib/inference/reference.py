@@ -3,10 +3,12 @@
 Layers are read from the checkpoint one at a time and dropped again, so a model of any size fits.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,9 @@ from neoxlib.checkpoint.tensor_file import matrix
 from neoxlib.model.cache import KVCache
 from neoxlib.model.config import ACTIVATIONS, ModelConfig
 from neoxlib.model.gpt_neox import Block
+from neoxlib.model.parameters import full_parameters
 from neoxlib.model.quant import Scheme
+from neoxlib.workbook.progress import Progress
 
 Reader = Callable[[], Tensor]
 OnLayer = Callable[[int], None]  # called with the number of a layer that is done
@@ -182,3 +186,28 @@ def _reference_activation(config: ModelConfig, x: Tensor) -> Tensor:
 
 def _head(x: Tensor, weight: Tensor, bias: Tensor, eps: float, head: Tensor) -> Tensor:
     return nn.functional.layer_norm(x, weight.shape, weight, bias, eps) @ head.T
+
+
+def compared_bits(
+    source: Checkpoint, cut: Checkpoint, quant: str | None, cast_to: str | None = None
+) -> pd.DataFrame:
+    """A row for each tensor of the source: whether the cut's has the same bits."""
+    config, left = weight_readers(source, quant)
+    _, right = weight_readers(cut, quant)
+    rows = []
+    full = full_parameters(config, choose_quant(source, quant))
+    sizes = {name: math.prod(full[name].shape) for name in left}
+    with Progress(sum(sizes.values()), len(sizes), "tensors") as bar:
+        for name in left:
+            bar.begin(name, sizes[name])
+            whole = left[name]()
+            if cast_to and full[name].dtype is None:
+                whole = whole.to(getattr(torch, cast_to))
+            rows.append((name, _same_bits(whole, right[name]())))
+            bar.done()
+    return pd.DataFrame(rows, columns=["tensor", "equal"])
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    as_bytes = [t.contiguous().view(torch.uint8) for t in (left, right)]
+    return left.dtype == right.dtype and torch.equal(*as_bytes)

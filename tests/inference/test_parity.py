@@ -11,7 +11,7 @@ import neoxlib
 from neoxlib.checkpoint.shard import shard
 from neoxlib.demo import MODEL_DIR
 from neoxlib.errors import NotFiniteError
-from neoxlib.inference import parity
+from neoxlib.inference import parity, reference
 from neoxlib.inference import rows as inference_rows
 from neoxlib.inference.decode import Limits, left_pad
 from neoxlib.inference.rows import keep_first
@@ -92,6 +92,22 @@ def test_not_a_number_is_refused_by_the_model_and_fails_in_a_comparison(checkpoi
     here = torch.randn(2, 5)
     nowhere = torch.full((2, 5), torch.nan)
     assert not parity._judge("", "", [nowhere], [here], tolerance=1.0, least=0.0).passed
+
+
+def test_an_outlier_in_the_vocabulary_excuses_no_error_of_others():
+    truth = torch.randn(9, 50, generator=torch.Generator().manual_seed(1))
+    wrong = truth + 0.01
+    truth[:, 7] *= 1e6
+    wrong[:, 7] = truth[:, 7]
+    assert not parity._judge("", "", [wrong], [truth], tolerance=1e-4, least=1.0).passed
+    near = truth * (1 + 1e-6)  # rounding is as large as the number
+    assert parity._judge("", "", [near], [truth], tolerance=1e-4, least=1.0).passed
+
+
+def test_logits_that_are_all_the_same_cannot_be_judged():
+    same = [torch.zeros(3, 5)]
+    verdict = parity._judge("", "", same, same, tolerance=1e-4, least=1.0)
+    assert not verdict.passed and "cannot be judged" in verdict.detail
 
 
 def answers_of(engine: neoxlib.Engine) -> list[inference_rows.Answered]:
@@ -182,7 +198,7 @@ def test_only_a_check_that_fails_asks_where_the_numbers_part(checkpoint):
         (0.9, "0.9 times the limit"),
         (31.0, "31 times the limit"),
         (0.0, "none"),
-        (math.nan, "is not a number"),
+        (math.nan, "cannot be judged: logits are NaN, infinite or all the same"),
     ],
 )
 def test_an_error_is_said_as_a_part_of_what_is_allowed(share, words):
@@ -243,7 +259,8 @@ class Counted:
 def test_progress_counts_each_layer_of_both_references_and_each_tensor(
     checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(parity, "Progress", Counted)
+    for module in (parity, reference):
+        monkeypatch.setattr(module, "Progress", Counted)
     monkeypatch.setattr(Counted, "made", [])
     with neoxlib.load(checkpoint, compile=False) as engine:
         parity.check_parity(engine, Run(), ["abc"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
 from neoxlib.checkpoint.manifest import MANIFEST, manifest_bytes, seal
 from neoxlib.checkpoint.shard import shard
 from neoxlib.checkpoint.tensor_file import FileTensor, read_header
@@ -50,10 +51,12 @@ def edit(cut: Path, tensor: FileTensor, share: float) -> bytes:
     return before
 
 
-def put(cut: Path, data: bytes) -> None:
-    (cut / FILE).write_bytes(data)
-    manifest = json.loads((cut / MANIFEST).read_bytes())
-    manifest["files"][FILE]["sha256"] = hashlib.sha256(data).hexdigest()
+def put(cut: Path, data: bytes, file: str = FILE, **facts: str) -> None:
+    """Replace a file and facts of the manifest, and fit hash and seal."""
+    (cut / file).write_bytes(data)
+    manifest = json.loads((cut / MANIFEST).read_bytes()) | facts
+    digest = hashlib.sha256(data).hexdigest()
+    manifest["files"][file] = {"bytes": len(data), "sha256": digest}
     (cut / MANIFEST).write_bytes(manifest_bytes(seal(manifest)))
 
 
@@ -122,3 +125,28 @@ def test_what_is_no_cut_and_what_was_compared_before_is_not_compared(model, tmp_
     parity.check_weights(model, tmp_path / "cut", run)
     parity.check_origin(tmp_path / "cut", run)
     assert [check["name"] for check in run.results["checks"]] == [parity.CUT]
+
+
+def test_an_edit_of_a_ranks_config_is_told_by_the_other_ranks_and_by_the_source(model, tmp_path):
+    cut = tmp_path / "cut"
+    shard(model, cut, 2, progress=False)
+    config = json.loads((cut / "part_model/0/config.json").read_bytes())
+    edited = json.dumps(config | {"layer_norm_eps": 0.1}).encode()
+    put(cut, edited, "part_model/1/config.json")
+    with pytest.raises(WeightsError, match=r"part_model/1/config\.json is another"):
+        verify(cut, progress=False)
+    put(cut, edited, "part_model/0/config.json")
+    verify(cut, progress=False)
+    ((name, passed, detail),) = checks(cut)
+    assert name == parity.ORIGIN and not passed
+    assert "config.json of part_model/0 is another than the source's" in detail
+
+
+def test_a_cut_that_names_itself_as_its_source_is_compared_with_nothing(model, tmp_path):
+    cut = tmp_path / "cut"
+    shard(model, cut, 2, progress=False)
+    facts = {"source_folder": str(cut), "source_fingerprint": fingerprint(open_checkpoint(cut))}
+    put(cut, (cut / FILE).read_bytes(), **facts)
+    ((name, passed, detail),) = checks(cut)
+    assert (name, passed) == (parity.COPIES, True)
+    assert f"the manifest names the cut itself, {cut}, as its source" in detail
