@@ -179,9 +179,10 @@ class Engine(TextGenerator):
         """
         lists = choice_lists(prompts, choices)
         requests = [Request(*pair) for pair in split(self.tokenizer, prompts, lists)]
-        scores = self._scores(requests, self.limits)
-        values = iter(scores)
-        return [[next(values).logprob for _ in several] for several in lists] if scores else []
+        values = iter(self._scores(requests, self.limits))
+        if self.group.rank:
+            return []
+        return [[next(values).logprob for _ in several] for several in lists]
 
     def score_ids(
         self,

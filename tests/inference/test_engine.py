@@ -145,6 +145,12 @@ def test_what_cannot_be_scored_is_refused_before_any_work(
         engine.score(prompts, choices)
 
 
+def test_a_prompt_without_choices_has_no_scores_and_others_have_theirs(engine: Engine):
+    assert engine.score(["abc"], [[]]) == [[]] and engine.score([], []) == []
+    none, one = engine.score(["abc", "abc"], [[], [" d"]])
+    assert none == [] and [one] == engine.score(["abc"], [[" d"]])
+
+
 def test_blanks_at_a_prompts_end_are_scored_with_the_choice(engine: Engine):
     expected = engine.score(["2 ="], [" 4", "  4", "\n4"])[0]
     assert engine.score(["2 = "], ["4", " 4"])[0] == pytest.approx(expected[:2], abs=1e-4)
