@@ -16,7 +16,7 @@ from neoxlib.exam.data.load import Task
 from neoxlib.exam.profiles import PROFILES, Profile
 from neoxlib.exam.question import Answer
 from neoxlib.files import append, replace, whole_lines
-from neoxlib.forms import FIGURE, TEXT, parse, problems
+from neoxlib.forms import TEXT, Kind, parse, problems
 from neoxlib.machine import environment
 
 if TYPE_CHECKING:
@@ -29,7 +29,12 @@ IMPLIED = ("whole_vocabulary", "split_may_differ")
 # Of what an engine says of itself: other sums, and so other last bits of an answer.
 LOADED = ("world_size", "device", "backend", "compile", "graph", "threads")
 CODE = ("torch", "torch-npu", "git")
-ENTRY = {"subject": TEXT, "id": TEXT, "prompt": TEXT, "logprobs": [FIGURE], "text": TEXT}
+# Of float32, so no larger; rounding may lift the logarithm of a probability of 1 above 0.
+LOGPROB = Kind(
+    "the logarithm of a probability",
+    lambda value: type(value) in (int, float) and -3.5e38 < value <= 1,
+)
+ENTRY = {"subject": TEXT, "id": TEXT, "prompt": TEXT, "logprobs": [LOGPROB], "text": TEXT}
 _REPAIR = (
     "the file was damaged: delete this line to have its question asked again (line 1: the file)"
 )
@@ -155,8 +160,9 @@ def read_answers(path: Path, key: dict[str, Any]) -> dict[QuestionKey, Answer]:
         raise SettingsError(
             f"{path} has answers of another run, which cannot be used:\n  " + "\n  ".join(lines)
         )
+    choices = len(key["profile"]["answers"])  # none if answers are written
     numbered = enumerate(records[1:], start=2)
-    return dict(_entry(record, f"{path}:{number}") for number, record in numbered)
+    return dict(_entry(record, choices, f"{path}:{number}") for number, record in numbered)
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
@@ -186,8 +192,11 @@ def _difference(name: str, theirs: Any, ours: Any) -> str:
     )
 
 
-def _entry(record: dict[str, Any], where: str) -> tuple[QuestionKey, Answer]:
-    if wrong := problems(record, ENTRY):
+def _entry(record: dict[str, Any], choices: int, where: str) -> tuple[QuestionKey, Answer]:
+    wrong = problems(record, ENTRY)
+    if not wrong and (count := len(record["logprobs"])) != choices:
+        wrong = [f"it has {count} log-probabilities, expected {choices}"]
+    if wrong:
         what = "; ".join(wrong)
         raise DataError(f"{where}: is no answer to a question ({what}); {_REPAIR}")
     question = QuestionKey(*(record[name] for name in QuestionKey._fields))

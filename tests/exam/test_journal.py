@@ -1,6 +1,7 @@
 """A killed run continues, and no answer is from another model, other rules or a damaged file."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -37,12 +38,12 @@ KEY = {
     "dtype": "float32",
     "quant": None,
     "max_seq_len": 96,
-    "profile": {"shots": 5},
+    "profile": {"shots": 5, "answers": ["A", "B", "C", "D"]},
     "questions": {"logic": "1a", "law": "2b"},
 }
 ANSWERS = {
     question_key("logic", "0", "问"): Answer((-0.1, -2.5, -1e-17, -3.25)),
-    question_key("logic", "1", "?"): Answer(text="答案是 B\n“"),
+    question_key("logic", "1", "?"): Answer((-1.5, -2.5, -0.5, -3.5), "答案是 B\n“"),
 }
 
 # Answers two questions, one at a time, says so and waits: the test kills it there.
@@ -157,6 +158,44 @@ def test_a_line_that_is_no_answer_is_refused(journal, record):
     journal.write_text(_line(record), encoding="utf-8")
     with pytest.raises(DataError, match=f"{NAME}:1: does not say whose"):
         read_answers(journal, KEY)
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "told"),
+    [
+        ((-1.0,) * 3, "it has 3 log-probabilities, expected 4"),
+        ((-1.0,) * 9, "it has 9 log-probabilities, expected 4"),
+        ((), "it has 0 log-probabilities, expected 4"),
+        ((math.nan,) * 4, "logprobs.0. is NaN, expected the logarithm of a probability"),
+        ((-math.inf,) * 4, "logprobs.0. is -Infinity"),
+        ((-1.0, 1e300, -1.0, -1.0), "logprobs.1. is 1e.300"),
+        ((-1.0, -1.0, -1.0, -1e300), "logprobs.3. is -1e.300"),
+    ],
+)
+def test_a_line_whose_log_probabilities_no_run_can_have_is_refused(journal, logprobs, told):
+    with Journal(journal, KEY) as again:
+        again.add({question_key("logic", "2", "?"): Answer(logprobs)})
+    with pytest.raises(DataError, match=rf"{NAME}:4: is no answer to a question .*{told}.*delete"):
+        read_answers(journal, KEY)
+
+
+def test_a_log_probability_that_rounding_lifts_above_0_is_taken_over(journal):
+    lifted = {question_key("logic", "2", "?"): Answer((1e-7, -1e5, -20.0, -20.0))}
+    with Journal(journal, KEY) as again:
+        again.add(lifted)
+    assert read_answers(journal, KEY) == ANSWERS | lifted
+
+
+def test_the_answers_of_a_profile_that_has_them_written_have_no_log_probabilities(journal):
+    written = KEY | {"profile": {"answers": []}}
+    journal.unlink()
+    with Journal(journal, written) as again:
+        again.add({question_key("logic", "2", "?"): Answer(text="B")})
+    assert len(read_answers(journal, written)) == 1
+    with Journal(journal, written) as again:
+        again.add(ANSWERS)
+    with pytest.raises(DataError, match=rf"{NAME}:3: .*4 log-probabilities, expected 0"):
+        read_answers(journal, written)
 
 
 @pytest.mark.parametrize("name", KEY)

@@ -21,7 +21,7 @@ from neoxlib.workbook import arguments
 from tests.fuzz.mutate import Pick, spoil_json, spoil_json_bytes
 from tests.support.exam_files import write_exam
 
-KEY = {"weights": "a", "questions": {"a": "b"}, "profile": {"name": "c"}, "split": "val"}
+KEY = {"weights": "a", "questions": {"a": "b"}, "profile": {"answers": "AB"}, "split": "val"}
 TRACE = {
     "traceEvents": [
         {"ph": "M", "name": "process_name", "pid": 1, "args": {"name": "Ascend Hardware"}},
