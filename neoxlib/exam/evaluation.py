@@ -30,7 +30,8 @@ log = logging.getLogger("neoxlib")
 # Most questions of one subject that are asked, and kept in the journal, together.
 PORTION = 64
 NONE = ""  # predicted for a question that is not asked or whose answer names no choice
-RESCORED_COLUMNS = (*KEY, "predicted", "predicted_alone", "flipped", "difference")
+RESCORED_COLUMNS = (*KEY, "taken_over", "predicted", "predicted_alone", "flipped", "difference")
+TAKEN_OVER = "taken_over"  # in the attrs of a table of results: its rows that a journal answered
 
 
 def evaluate(
@@ -43,13 +44,13 @@ def evaluate(
 ) -> pd.DataFrame:
     """Ask every question once (`limit`: the first ones of each subject) and grade it.
 
-    Returns RESULT_COLUMNS. Answers are saved in the file `journal` as they come; those found there,
-    or with `resume` in an earlier run's folder, are not asked for again, and their number is
-    printed. A portion of a subject is asked as a whole, so that a resumed run computes what an
-    unbroken one does. The groups of a Session share the portions; one that is lost leaves its own
-    to the others, which is printed. Raises SettingsError for answers the tokenizer merges with the
-    cue, for scores that are not finite and for a journal of another key, DataError for a damaged
-    one. An error of the model stops the run.
+    Returns RESULT_COLUMNS; its attrs name the rows that were taken over. Answers are saved in the
+    file `journal` as they come; those found there, or with `resume` in an earlier run's folder, are
+    not asked for again, and their number is printed. A portion of a subject is asked as a whole, so
+    that a resumed run computes what an unbroken one does. The groups of a Session share the
+    portions; one that is lost leaves its own to the others, which is printed. Raises SettingsError
+    for answers the tokenizer merges with the cue, for scores that are not finite and for a journal
+    of another key, DataError for a damaged one. An error of the model stops the run.
     """
     if resume and not journal:
         raise SettingsError("resume goes on in a journal of its own: name a file in journal")
@@ -62,7 +63,9 @@ def evaluate(
         answered = evaluation.answer(engine.groups, questions)
     for told in evaluation.told:  # not before: progress clears what a cell has shown
         print(told)
-    return _graded(questions, answered, task.choices, profile)
+    results = _graded(questions, answered, task.choices, profile)
+    results.attrs[TAKEN_OVER] = tuple(evaluation.taken_over)
+    return results
 
 
 Portion = list[Question]  # of one subject, asked together
@@ -79,6 +82,7 @@ class Evaluation:
         self.journal = journal
         self.progress = progress
         self.questions: dict[int, Question] = {}  # by their row
+        self.taken_over: list[int] = []  # rows that the journal answered
         self.told: list[str] = []  # what was taken over from the journal, and groups that were lost
         self.lock = threading.Lock()  # of the progress bar: each group of ranks has its thread
 
@@ -87,6 +91,8 @@ class Evaluation:
         portions = self._open(questions)
         if self.journal and self.journal.answers:
             portions = iter([*portions])
+            answered = (n for n in questions.index if self.questions[n].answer != Answer())
+            self.taken_over = list(answered)
             self.told.append(self._taken_over(questions))
         for portion, answers in share_out(engines, portions, self._ask, self._lose):
             for question, answer in zip(portion, answers, strict=True):
@@ -111,7 +117,7 @@ class Evaluation:
 
     def _taken_over(self, questions: pd.DataFrame) -> str:
         """How many questions have an answer before any is asked, and how many of them are right."""
-        known = [n for n in questions.index if self.questions[n].answer != Answer()]
+        known = self.taken_over
         among, profile = self.task.choices, self.asker.profile
         right = sum(
             predict(among, profile, self.questions[n].answer) == questions.at[n, "expected"]
@@ -214,17 +220,24 @@ def rescore(
 ) -> pd.DataFrame:
     """Ask `sample` of the answered questions again, evenly spread, each in a batch of its own.
 
-    One row per question: subject, id, predicted, predicted_alone, flipped, difference (the largest
+    As many of those that were taken over from an earlier run are asked as well. One row per
+    question: subject, id, taken_over, predicted, predicted_alone, flipped, difference (the largest
     of any choice's log-probability; nan if answers are generated). Batches pad, share prefixes and
-    sum in another order; a difference beyond rounding, or a flipped answer without a near tie,
-    shows that this was done wrong.
+    sum in another order; a difference beyond rounding shows that this was done wrong, or that the
+    answer is not this model's.
     """
     asker = Asker(engine, profile)
-    answered = results[~results["too_long"]]
-    places = np.linspace(0, len(answered) - 1, min(sample, len(answered)))
-    chosen = answered.iloc[np.unique(places.round().astype(int))]
-    rows = [_rescored(asker, engine, row, choices(results)) for row in chosen.to_dict("records")]
-    return pd.DataFrame(rows, columns=RESCORED_COLUMNS)
+    answered = results.index[~results["too_long"]]
+    taken = answered[answered.isin(results.attrs.get(TAKEN_OVER, ()))]
+    chosen = sorted({*_evenly(answered, sample), *_evenly(taken, sample)})
+    rows = results.loc[chosen].assign(taken_over=[n in taken for n in chosen]).to_dict("records")
+    found = [_rescored(asker, engine, row, choices(results)) for row in rows]
+    return pd.DataFrame(found, columns=RESCORED_COLUMNS)
+
+
+def _evenly(rows: pd.Index, sample: int) -> pd.Index:
+    places = np.linspace(0, len(rows) - 1, min(sample, len(rows)))
+    return rows[np.unique(places.round().astype(int))]
 
 
 def _rescored(
@@ -237,7 +250,7 @@ def _rescored(
         together = [row[name] for name in logprob_columns(among)]
         difference = np.abs(np.subtract(answer.logprobs, together)).max()
     return {
-        **{name: row[name] for name in (*KEY, "predicted")},
+        **{name: row[name] for name in (*KEY, "taken_over", "predicted")},
         "predicted_alone": alone,
         "flipped": alone != row["predicted"],
         "difference": difference,

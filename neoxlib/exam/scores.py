@@ -10,12 +10,13 @@ from neoxlib.demo import EXAM_DIR, MODEL_DIR
 from neoxlib.exam.data.subjects import CLASSES
 from neoxlib.exam.results import guessing
 from neoxlib.exam.significance import better_than_shuffled
-from neoxlib.inference.parity import same
+from neoxlib.inference.parity import MAX_TOKENS, TOLERANCE, same
 from neoxlib.workbook import metrics
 from neoxlib.workbook.results import failed
 
 if TYPE_CHECKING:
     from neoxlib.exam.data.load import Task
+    from neoxlib.inference.contract import Inference
     from neoxlib.workbook.run import Run
 
 PASS = 0.6  # accuracy that the shipped model reaches on its exam
@@ -245,3 +246,39 @@ def check_complete(paper: "Task", results: pd.DataFrame, run: "Run") -> None:
     asked = sum(min(run.params.limit or size, size) for size in sizes)
     found = f"{len(results)} of {asked}"
     run.check("every question is in the results", len(results) == asked, found)
+
+
+def check_rescored(
+    rescored: pd.DataFrame, results: pd.DataFrame, engine: "Inference", run: "Run"
+) -> None:
+    """Record in `run` whether the answers that `rescore` asked again are those of the results.
+
+    Log-probabilities may differ by rounding, and so a near tie may flip. A text that rounding
+    changes once goes on otherwise: of generated answers half may flip.
+    """
+    if rescored.empty:
+        return
+    limit = _rounding(results.loc[~results["too_long"], "prompt"].iloc[0], engine)
+    generated = rescored["difference"].isna().all()
+    differ = rescored["flipped"] if generated else ~(rescored["difference"] <= limit)
+    passed = differ.mean() <= 0.5 if generated else not differ.any()
+    said = f"{differ.sum()} of {len(rescored)} answers differ"
+    if not generated:
+        largest = rescored["difference"].max()
+        said += f", log-probabilities by up to {largest:.2g}; rounding explains {limit:.2g}"
+    taken = differ[rescored["taken_over"].astype(bool)]
+    if not passed and taken.any():
+        who = f"{taken.sum()} of {len(taken)} answers taken over are not this model's"
+        said = f"{who}: run it without resume; {said}"
+    run.check("answers asked again alone are the same", passed, said)
+
+
+def _rounding(prompt: str, engine: "Inference") -> float:
+    """The largest difference of a log-probability, in nats, that rounding explains.
+
+    A log-probability is off by twice its logit at most, and both that are compared may be.
+    """
+    about = engine.describe()
+    numbers = "bfloat16" if about["quant"] else about["dtype"]  # as parity.compare
+    logits = engine.logits([list(engine.tokenizer(prompt)["input_ids"])[:MAX_TOKENS]])
+    return 4 * TOLERANCE[numbers] * logits.std().item()

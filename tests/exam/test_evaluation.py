@@ -1,5 +1,6 @@
 """Scoring against transformers' own log-probabilities, and questions that cannot be scored."""
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 import neoxlib
 from neoxlib.errors import RankError, SettingsError
 from neoxlib.exam import ask as exam_ask
-from neoxlib.exam import evaluate, evaluation, get_profile, load_task, rescore
+from neoxlib.exam import check_rescored, evaluate, evaluation, get_profile, load_task, rescore
 from neoxlib.exam.ask import WorkQueue, share_out
+from neoxlib.exam.journal import _line
 from neoxlib.inference import score
 from tests.support.exam_files import write_exam
 from tests.support.exam_results import Fake, byte_tokenizer
@@ -285,3 +287,58 @@ def test_when_the_last_engine_is_lost_its_error_is_raised():
     with pytest.raises(RankError, match="is lost"):
         list(share_out(["one", "two"], range(10), do, lambda n, error: told.append(n)))
     assert len(told) == 1
+
+
+class Checks(dict):
+    """A run that only keeps its checks: {name: (passed, detail)}."""
+
+    def check(self, name: str, passed: bool, detail: str) -> None:
+        self[name] = bool(passed), detail
+
+
+def asked_again(engine, results: pd.DataFrame) -> tuple[bool, str]:
+    run = Checks()
+    check_rescored(rescore(engine, OFFICIAL, results), results, engine, run)
+    return run["answers asked again alone are the same"]
+
+
+def test_answers_taken_over_from_another_model_fail_the_run_and_are_counted(
+    engine, exam, tmp_path, monkeypatch
+):
+    """The earlier run named the same weights, and gave other answers."""
+    monkeypatch.setattr(evaluation, "PORTION", 1)
+    task = load_task("ceval", exam, shots=2)
+    evaluate(engine, task, OFFICIAL, journal=tmp_path / "whole.jsonl")
+    lines = (tmp_path / "whole.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    forged = []
+    for line in lines[1:4]:
+        record = json.loads(line)["line"]
+        forged.append(_line(record | {"logprobs": [value - 15 for value in record["logprobs"]]}))
+    (tmp_path / "other.jsonl").write_text(lines[0] + "".join(forged), encoding="utf-8")
+    journal = tmp_path / "new.jsonl"
+    found = evaluate(engine, task, OFFICIAL, journal=journal, resume=tmp_path / "other.jsonl")
+    assert rescore(engine, OFFICIAL, found, sample=1)["taken_over"].tolist() == [True]
+    passed, said = asked_again(engine, found)
+    assert not passed and "3 of 3 answers taken over are not this model's: run it without" in said
+    assert "3 of 5 answers differ, log-probabilities by up to 15; rounding explains 0.00" in said
+    own = evaluate(engine, task, OFFICIAL, journal=tmp_path / "whole.jsonl")
+    passed, said = asked_again(engine, own)
+    assert passed and said.startswith("0 of 5 answers differ, log-probabilities by up to ")
+
+
+def test_an_answer_of_this_run_that_differs_alone_fails_it_and_a_near_tie_does_not(engine, exam):
+    found = evaluate(engine, load_task("ceval", exam, shots=2), OFFICIAL)
+    passed, said = asked_again(engine, found.assign(logprob_B=found["logprob_B"] + 0.5))
+    assert not passed and said.startswith("5 of 5 answers differ, log-probabilities by up to 0.5")
+    assert asked_again(engine, found.assign(predicted="tie"))[0]
+
+
+def test_of_written_answers_half_may_flip(engine, exam):
+    rules = replace(get_profile("vendor", "ceval"), max_new_tokens=2)
+    found = evaluate(engine, load_task("ceval", exam, shots=2), rules)
+    again = rescore(engine, rules, found)
+    for flipped, passes in ((2, True), (3, False)):
+        run = Checks()
+        changed = again.assign(flipped=[n < flipped for n in range(5)])
+        check_rescored(changed, found, engine, run)
+        assert [passed for passed, _ in run.values()] == [passes]
