@@ -9,7 +9,7 @@ from pathlib import Path
 from neoxlib.errors import DataError
 from neoxlib.exam.data.benchmarks import Benchmark
 from neoxlib.exam.data.records import DAMAGE, LARGEST, File
-from neoxlib.exam.data.tar import LEFT_OUT, damaged, is_tar, tar_as_zip
+from neoxlib.exam.data.tar import LEFT_OUT, InZip, check_names, damaged, is_tar, tar_as_zip
 from neoxlib.workbook.param import ARCHIVES
 
 MAPPING = "subject_mapping.json"
@@ -74,7 +74,8 @@ def opened(data_dir: Path) -> Iterator[File]:
     """Open `data_dir`: the folder itself, or the inside of a zip or tar archive.
 
     An archive is read in place: nothing is unpacked, so none of its names can lead out of it.
-    Raises DataError for anything else, and for an archive with a file beyond LARGEST.
+    Raises DataError for anything else, and for an archive with more than an exam has: files of
+    questions beyond LARGEST together, more than MOST_MEMBERS files, or deeper folders.
     """
     if data_dir.is_dir():
         yield data_dir
@@ -87,12 +88,8 @@ def opened(data_dir: Path) -> Iterator[File]:
             "give a folder, or the official archive"
         )
     with tar_as_zip(data_dir, LARGEST) if is_tar(data_dir) else _zip(data_dir) as archive:
-        large = [info.filename for info in archive.infolist() if info.file_size > LARGEST]
-        if large:
-            raise DataError(
-                f"{data_dir} has files of more than {LARGEST >> 20} MB: {', '.join(large)[:200]}"
-            )
-        yield zipfile.Path(archive)
+        check_names(archive, data_dir, LARGEST)
+        yield InZip(archive)
 
 
 def _zip(path: Path) -> zipfile.ZipFile:

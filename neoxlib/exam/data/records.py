@@ -17,8 +17,8 @@ Record = dict[str, Any]
 # (row in the file, record); rows are counted as a spreadsheet does, the header is row 1.
 Records = list[tuple[int, Record]]
 File = Path | zipfile.Path
-# Bytes of one file of questions, of all files in a tar; a real exam has a few million.
-LARGEST = 1 << 28
+# Bytes of one file of questions, and of all that an archive has; a real exam has a few million.
+LARGEST = 1 << 26
 # Errors of reading a broken archive; RuntimeError: it needs a password, or a newer zip.
 DAMAGE = (
     OSError,

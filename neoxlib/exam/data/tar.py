@@ -1,8 +1,10 @@
-"""Read a tar archive as a zip archive in memory, so that nothing is unpacked."""
+"""Read a zip or tar archive in place, so that nothing is unpacked; a tar as a zip in memory."""
 
 import io
+import posixpath
 import tarfile
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +13,51 @@ from neoxlib.exam.data.records import DAMAGE
 
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
 LEFT_OUT = "auxiliary_train"  # most of MMLU's archive, but not part of the exam
+MOST_MEMBERS = 10_000  # files and folders of an archive; a real exam has a few hundred
+MOST_PARTS = 20  # of a name: zipfile.Path makes every folder that a name implies
+
+
+class InZip(zipfile.Path):
+    """A path in an archive whose names are looked through once, and not for every folder."""
+
+    def iterdir(self) -> Iterator["InZip"]:
+        """The entries of a folder."""
+        if not hasattr(self.root, "inside"):
+            self.root.inside = defaultdict(list)
+            for name in self.root.namelist():
+                self.root.inside[posixpath.dirname(name.rstrip("/"))].append(name)
+        return (type(self)(self.root, name) for name in self.root.inside[self.at.rstrip("/")])
+
+
+def check_names(archive: zipfile.ZipFile, path: Path, largest: int) -> None:
+    """Raise DataError for more members, deeper ones, or more bytes than an exam has."""
+    left = largest
+    members = archive.infolist()
+    _check_count(len(members), path)
+    for info in members:
+        name = PurePosixPath(info.filename)
+        _check_depth(name, path)
+        if name.suffix in KINDS and LEFT_OUT not in name.parts:
+            left -= info.file_size
+            _check_left(left, path, info.filename, largest)
+
+
+def _check_count(members: int, path: Path) -> None:
+    if members > MOST_MEMBERS:
+        raise DataError(
+            f"{path} has more than {MOST_MEMBERS:,} files and folders; "
+            "expected the archive of an exam alone"
+        )
+
+
+def _check_depth(name: PurePosixPath, path: Path) -> None:
+    if len(name.parts) > MOST_PARTS:
+        raise DataError(f"{path} has folders in folders, more than {MOST_PARTS}: {str(name)[:200]}")
+
+
+def _check_left(left: int, path: Path, name: str, largest: int) -> None:
+    if left < 0:
+        raise DataError(f"{path} has files of more than {largest >> 20} MB: {name[:200]}")
 
 
 def is_tar(path: Path) -> bool:
@@ -51,8 +98,10 @@ def damaged(path: Path, error: Exception) -> DataError:
 def _plain_files(tar: tarfile.TarFile, path: Path, largest: int) -> Iterator[tuple[str, bytes]]:
     links = []
     left = largest
-    for member in tar:
+    for count, member in enumerate(tar, start=1):
+        _check_count(count, path)
         name = PurePosixPath(member.name)
+        _check_depth(name, path)
         if name.suffix not in KINDS or name.is_absolute() or {"..", LEFT_OUT} & set(name.parts):
             continue
         if member.isdir():
@@ -61,10 +110,7 @@ def _plain_files(tar: tarfile.TarFile, path: Path, largest: int) -> Iterator[tup
             links.append(member.name)
             continue
         left -= member.size
-        if left < 0:
-            raise DataError(
-                f"{path} has files of more than {largest >> 20} MB: {member.name[:200]}"
-            )
+        _check_left(left, path, member.name, largest)
         yield str(name), tar.extractfile(member).read()
     if links:
         raise DataError(

@@ -1,8 +1,10 @@
 """MMLU, BoolQ, archives and the hub's exports: the same questions, however a user came by them."""
 
 import json
+import posixpath
 import zipfile
 from pathlib import Path
+from posixpath import dirname
 
 import pandas as pd
 import pytest
@@ -319,3 +321,43 @@ def test_a_hidden_answer_is_none_and_answers_of_some_questions_only_are_told(tmp
 def test_parameters_of_an_exam_are_refused_before_the_notebook_starts(values, told):
     found = complaints(values, PARAMETERS)
     assert [line[: len(told)] for line in found] == ([told] if told else [])
+
+
+def test_the_names_of_an_archive_are_looked_through_once(tmp_path, monkeypatch):
+    """Not once for each folder: 3,000 empty ones in a small zip took half a minute."""
+    archive = zipped(write_exam(tmp_path / "exam"), tmp_path / "exam.zip", "exam/")
+    with zipfile.ZipFile(archive, "a") as more:
+        for number in range(40):
+            more.writestr(f"exam/d{number}/x.txt", "")
+    parents = []
+    monkeypatch.setattr(posixpath, "dirname", lambda name: parents.append(name) or dirname(name))
+    assert len(load_task("ceval", archive, shots=2).questions) == 5
+    assert parents.count("exam/d7/x.txt") <= 3  # as often as the archive is opened
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ([f"d{n}" for n in range(30)], r"exam\.zip has more than 30 files and folders"),
+        (["a/" * 21 + "x.csv"], r"has folders in folders, more than 20: a/a/"),
+    ],
+)
+def test_an_archive_of_more_or_deeper_files_than_an_exam_has_is_refused(
+    tmp_path, monkeypatch, names, told
+):
+    archive = zipped(write_exam(tmp_path / "exam"), tmp_path / "exam.zip")
+    with zipfile.ZipFile(archive, "a") as more:
+        for name in names:
+            more.writestr(name, "")
+    monkeypatch.setattr("neoxlib.exam.data.tar.MOST_MEMBERS", 30)
+    with pytest.raises(DataError, match=told):
+        load_task("ceval", archive)
+
+
+def test_what_is_left_out_of_an_archive_may_be_large(tmp_path, monkeypatch):
+    archive = zipped(write_exam(tmp_path / "exam"), tmp_path / "exam.zip")
+    monkeypatch.setattr("neoxlib.exam.data.find.LARGEST", 3000)
+    with zipfile.ZipFile(archive, "a") as more:
+        more.writestr("auxiliary_train/race.csv", "a" * 3000)
+        more.writestr("weights.bin", "a" * 3000)
+    assert len(load_task("ceval", archive, shots=0).questions) == 5

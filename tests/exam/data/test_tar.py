@@ -198,3 +198,22 @@ def test_damaged_archives_in_a_folder_are_no_matter_where_the_exam_lies_there_un
     shutil.rmtree(tmp_path / "data")
     with pytest.raises(DataError, match=r"mmlu.tar is damaged or incomplete"):
         mmlu(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("d", r"data\.tar has more than 30 files and folders"),
+        ("a/" * 21 + "x.csv", r"has folders in folders, more than 20: a/a/"),
+    ],
+)
+def test_a_tar_of_more_or_deeper_files_than_an_exam_has_is_refused(
+    tmp_path, monkeypatch, name, told
+):
+    archive = tarred(write_mmlu(tmp_path / "data"), tmp_path / "data.tar")
+    monkeypatch.setattr("neoxlib.exam.data.tar.MOST_MEMBERS", 30)
+    with tarfile.open(archive, "a") as more:
+        for number in range(30):
+            more.addfile(member(f"{name}{number}"))
+    with pytest.raises(DataError, match=told):
+        mmlu(archive)
