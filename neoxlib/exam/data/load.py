@@ -13,10 +13,11 @@ from neoxlib.errors import DataError, did_you_mean
 from neoxlib.exam.data.benchmarks import Benchmark, get_benchmark
 from neoxlib.exam.data.find import MAPPING, exam_root, usual_name
 from neoxlib.exam.data.questions import QuestionRow, read_rows
-from neoxlib.exam.data.records import DAMAGE, File, json_value
+from neoxlib.exam.data.records import DAMAGE, MOST_ROWS, File, json_value
 from neoxlib.exam.data.sources import Sheet, Source, counts_from_zero, find_sources
 from neoxlib.exam.data.subjects import CLASS_NAMES, CLASSES, Subject
 
+MOST_TOLD = 200  # problems
 TAKEN = ("Hard", "Avg", "Avg(Hard)")  # tables and result files have these beside the classes
 # The class by any spelling of it in a mapping, in lower case.
 _CLASSES = {name.casefold(): name for name in CLASSES} | CLASS_NAMES
@@ -76,7 +77,7 @@ def load_task(
     `data_dir`: as for `find.exam_root`. `subjects`: None or empty means all with a file. `shots`:
     examples per subject, from dev; `explained`: with their explanation, for a chain of thought.
     Raises SettingsError for an unknown task or split, and DataError with all problems of all files
-    as `file:row: …`; the header is row 1.
+    as `file:row: …`, MOST_TOLD in words; the header is row 1.
     """
     benchmark = get_benchmark(task, split, shots)
     with exam_root(Path(data_dir), benchmark, split) as root:
@@ -86,7 +87,9 @@ def load_task(
     problems = [*paper.problems, *(p for s in read for p in (*read[s][1], *shown[s][1]))]
     problems += _half_labelled(questions, paper.sources) if split in benchmark.unlabelled else []
     if problems:
-        raise DataError(f"{len(problems)} problem(s) in {paper.root}:\n  " + "\n  ".join(problems))
+        more = ["…"] * (len(problems) > MOST_TOLD)
+        told = "\n  ".join([*problems[:MOST_TOLD], *more])
+        raise DataError(f"{len(problems)} problem(s) in {paper.root}:\n  {told}")
     examples = {subject: rows for subject, (rows, _) in shown.items()}
     return _task(task, paper, pd.DataFrame(questions), examples)
 
@@ -118,10 +121,26 @@ def _read(root: File, benchmark: Benchmark, split: str, asked: list[str], shots:
         )
     dev, unclear_dev = find_sources(root, benchmark, "dev", mapping) if shots else ({}, [])
     names = (*benchmark.columns, "answer") if benchmark.headerless else ()
-    sheets = [{s: found[s].read(names) for s in chosen if s in found} for found in (sources, dev)]
+    sheets = [_sheets(found, chosen, names) for found in (sources, dev)]
     root_path = Path(str(root))
     problems = [*problems, *unclear, *unclear_dev, *wrong]
     return Paper(benchmark, split, shots, root_path, mapping, sources, *sheets, problems)
+
+
+def _sheets(
+    sources: dict[str, Source], chosen: list[str], names: tuple[str, ...]
+) -> dict[str, Sheet]:
+    """The sheets of the chosen subjects that have one. Raises DataError beyond MOST_ROWS."""
+    sheets = {}
+    rows = 0
+    for subject in chosen:
+        if subject in sources:
+            sheets[subject] = sources[subject].read(names)
+            rows += len(sheets[subject][0])
+        if rows > MOST_ROWS:
+            what = f"there are more than {MOST_ROWS:,} questions up to subject {subject!r}"
+            raise DataError(f"{what}; name fewer in subjects")
+    return sheets
 
 
 QuestionRows = tuple[list[QuestionRow], list[str]]  # of one subject, with their problems

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from neoxlib.errors import DataError
-from neoxlib.exam.data.records import DAMAGE
+from neoxlib.exam.data.records import DAMAGE, reason
 
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
 LEFT_OUT = "auxiliary_train"  # most of MMLU's archive, but not part of the exam
@@ -92,7 +92,7 @@ def tar_as_zip(path: Path, largest: int) -> zipfile.ZipFile:
 
 def damaged(path: Path, error: Exception) -> DataError:
     """The error for an archive that cannot be read to its end."""
-    return DataError(f"{path} is damaged or incomplete: {error}; fetch it again")
+    return DataError(f"{path} is damaged or incomplete: {reason(error)}; fetch it again")
 
 
 def _plain_files(tar: tarfile.TarFile, path: Path, largest: int) -> Iterator[tuple[str, bytes]]:
