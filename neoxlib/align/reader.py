@@ -1,6 +1,8 @@
 """Read a capture: its manifest, and the tensors of one part of the model at a time."""
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,19 @@ from torch import Tensor
 
 from neoxlib.align.capture import FORMAT, KINDS, MANIFEST, rank_file
 from neoxlib.align.estimates import Numerics, numerics, on_an_npu
+from neoxlib.align.statistics import NAMES
 from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
 from neoxlib.errors import SettingsError
 from neoxlib.forms import FLAG, SIZE, TEXT, Kind, Maybe, one_of, parse, problems, whole
 from neoxlib.machine.chips import CHIPS
 from neoxlib.model.config_keys import SIZES
+from neoxlib.model.steps import BEGINNING, END, Step, layer_steps, part_of
 
 COMPILED = "compiled kernels"  # what Engine.describe() says of them
 OPERATORS = "operators for "  # … and, before the chip's name, of an NPU's
+LAYER = re.compile(r"gpt_neox\.layers\.(?:0|[1-9]\d{0,8})(?:\.(.+))?", re.ASCII)
+IN_LAYER = {step.name: step for kind in (True, False) for step in layer_steps(kind)}
+AT_ENDS = {step.name: step for step in (*BEGINNING, *END)}
 Found = dict[tuple[str, int, int], Tensor]  # by name, pass and rank
 
 MOST_RANKS = 4096
@@ -90,7 +97,8 @@ class Capture:
     def part(self, name: str) -> Found:
         """All tensors of one part of the model: `begin`, `layer000` … or `end`.
 
-        Raises SettingsError if a rank's file is missing though others have theirs.
+        Raises SettingsError if a rank's file is missing though others have theirs, and for tensors
+        of another name, dtype, batch, count of tokens or number of dimensions than a step's.
         """
         found = {}
         for number in range(len(self.passes)):
@@ -105,14 +113,59 @@ class Capture:
                 )
             for rank, path in enumerate(paths):
                 if path.is_file():
-                    found |= {(n, number, rank): v for n, v in _loaded(path).items()}
+                    tensors = self._checked(path, name, number)
+                    found |= {(full, number, rank): value for full, value in tensors.items()}
         return found
+
+    def _checked(self, path: Path, part: str, number: int) -> dict[str, Tensor]:
+        """The tensors of one file, each as a step of `part` in pass `number` may give it."""
+        tensors = _loaded(path)
+        for name, value in tensors.items():
+            step = _step(name)
+            if step is None or part_of(name) != part:
+                raise SettingsError(f"{path} has {name!r}, no step of {part}; capture anew")
+            dtypes, shape = self._expected(step, number)
+            dtype = str(value.dtype).removeprefix("torch.")
+            if dtype not in dtypes or not _alike(value.shape, shape):
+                wanted = f"{' or '.join(dtypes)} [{', '.join(map(str, shape))}]"
+                raise SettingsError(
+                    f"{path} has {name} in {dtype} {list(value.shape)}, expected {wanted}; capture "
+                    "anew"
+                )
+        return tensors
+
+    def _expected(self, step: Step, number: int) -> tuple[list[str], list[int | str]]:
+        """Dtypes and dimensions of a step's tensor in pass `number`.
+
+        Heads and width are not known here: for a wrong one the comparison accuses the step.
+        """
+        if self.manifest["kind"] != "tensors":
+            return ["float64"], [len(NAMES)]
+        first, end = self.passes[number]
+        tokens = end if "cached" in step.name else end - first
+        more = ["float32"] if self.compiled or self.chip else []  # kept between the steps
+        heads = ["heads"] if step.dim == 2 else []
+        return [self.manifest["dtype"], *more], [len(self.manifest["ids"]), tokens, *heads, "width"]
+
+
+def _alike(found: Sequence[int], expected: Sequence[int | str]) -> bool:
+    """Whether a shape is as expected, where a word stands for any number but 0."""
+    pairs = zip(found, expected, strict=False)
+    return len(found) == len(expected) and all(
+        n > 0 if isinstance(wanted, str) else n == wanted for n, wanted in pairs
+    )
+
+
+def _step(name: str) -> Step | None:
+    """The step of a full name; None if there is none."""
+    layer = LAYER.fullmatch(name)
+    return IN_LAYER.get(layer[1] or "") if layer else AT_ENDS.get(name)
 
 
 def _loaded(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except (OSError, MemoryError, SafetensorError) as error:
         raise SettingsError(f"{path} cannot be read: {error}; capture anew") from error
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import neoxlib
 from neoxlib.align import capture as module
 from neoxlib.align.capture import capture
 from neoxlib.align.joins import against
 from neoxlib.align.localize import localize
-from neoxlib.align.reader import read_capture
+from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.statistics import NAMES, statistics
 from neoxlib.errors import SettingsError
 from neoxlib.model.group import Group
@@ -134,6 +135,52 @@ def test_captures_that_cannot_be_compared_are_refused(checkpoint: Path, tmp_path
     with pytest.raises(SettingsError, match=r"capture\.json cannot be read"):
         read_capture(tmp_path / "one")
     assert torch.equal(one.ids[0], torch.tensor([*ROWS[0], *THEN[0]]))
+
+
+BROKEN = {  # what the tensors of a file are -> how, and what is said of it
+    "complex": (lambda x: torch.complex(x, x + 1e6), "in complex64 "),
+    "of another dtype": (lambda x: x.half(), r"in float16 \[2, 4, .*, expected float32 "),
+    "whole numbers": (lambda x: x.int(), "in int32 "),
+    "flags": (lambda x: x > 0, "in bool "),
+    "flat": (lambda x: x.flatten(), "expected float32 "),
+    "of no prompt": (lambda x: x[:0], r"\[0, 4, "),
+    "of no width": (lambda x: x[..., :0], r"\[2, 4, .*0\], expected float32 \[2, 4, "),
+    "of fewer tokens": (lambda x: x[:, 1:], r"\[2, 3, "),
+}
+
+
+def test_tensors_that_no_step_gives_are_refused_with_file_and_name(
+    checkpoint: Path, tmp_path: Path
+):
+    found = read_capture(taken(checkpoint, tmp_path / "one"))
+    path = tmp_path / "one/pass0/layer001/rank0.safetensors"
+    values = load_file(path)
+    for edit, said in BROKEN.values():
+        save_file({name: edit(value).contiguous() for name, value in values.items()}, path)
+        with pytest.raises(SettingsError, match=rf"rank0\.safetensors has gpt_neox.* {said}"):
+            localize(found)
+    for name in ("gpt_neox.layers", "gpt_neox.layers.x.mlp", "gpt_neox.layers.2", "evil"):
+        save_file(values | {name: values["gpt_neox.layers.1"].clone()}, path)
+        with pytest.raises(SettingsError, match=f"has '{name}', no step of layer001"):
+            localize(found)
+
+
+def test_statistics_of_another_form_are_refused(checkpoint: Path, tmp_path: Path):
+    found = read_capture(taken(checkpoint, tmp_path / "few", names=["*.1"], kind="statistics"))
+    path = tmp_path / "few/pass0/layer001/rank0.safetensors"
+    save_file({name: value[:5].clone() for name, value in load_file(path).items()}, path)
+    with pytest.raises(SettingsError, match=r"float64 \[5\], expected float64 \[6\]"):
+        found.part("layer001")
+
+
+def test_kernels_that_keep_float32_between_the_steps_may_have_it_in_a_capture(
+    checkpoint: Path, tmp_path: Path
+):
+    found = read_capture(taken(checkpoint, tmp_path / "one"))
+    about = found.manifest | {"dtype": "bfloat16", "compile": "compiled kernels"}
+    assert Capture(found.folder, about).part("end")
+    with pytest.raises(SettingsError, match=r"in float32 .*, expected bfloat16 "):
+        Capture(found.folder, about | {"compile": "plain: compile is False"}).part("end")
 
 
 def test_a_model_folder_that_was_changed_since_is_refused(checkpoint: Path, tmp_path: Path):
