@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def capture_on_rank(
     writer.flush()
     fine = on_all(engine.group, writer.failure is None, engine.weight.device)
     if engine.group.rank == 0:
-        fine = fine and writer.guarded(_finish, aside, Path(folder), _manifest(engine, work, kind))
+        fine = fine and writer.guarded(finish, aside, Path(folder), _manifest(engine, work, kind))
         if not fine:
             shutil.rmtree(aside, ignore_errors=True)
     if not on_all(engine.group, bool(fine), engine.weight.device):
@@ -95,9 +96,23 @@ def _fresh(aside: Path) -> None:
     aside.mkdir(parents=True)
 
 
-def _finish(aside: Path, folder: Path, manifest: dict[str, Any]) -> None:
+def finish(aside: Path, folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a capture, with its files, and give the folder its name."""
+    manifest = manifest | {"files": _files(aside)}
     replace(aside / MANIFEST, json.dumps(manifest, indent=1).encode(), ".tmp")
     aside.rename(folder)
+
+
+def _files(folder: Path) -> dict[str, int]:
+    """How many tensors each file of all ranks holds, by its path in the capture."""
+    found = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                found[path.relative_to(folder).as_posix()] = len(file.keys())
+        except SafetensorError as error:
+            raise OSError(f"{path}: {error}") from error
+    return found
 
 
 def _manifest(engine: Engine, work: Forced, kind: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Its modules have the checkpoint's names. The whole model is in memory, on one pr
 steps that are no module of its own there: rotation, cache, sums over ranks.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neoxlib.align.capture import FORMAT, MANIFEST, Writer
+from neoxlib.align.capture import FORMAT, Writer, finish
 from neoxlib.align.reader import Capture, read_capture
 from neoxlib.checkpoint.folder import open_checkpoint
 from neoxlib.checkpoint.manifest import read_manifest
 from neoxlib.checkpoint.pack import choose_quant
 from neoxlib.errors import SettingsError
-from neoxlib.files import replace
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.steps import CONTEXT, LOGITS, QUERY_KEY_VALUE, all_steps, full_name
 
@@ -68,8 +66,7 @@ def capture_transformers(
         raise
     about = {"model_dir": str(model_dir), "world_size": 1, "quant": None, "device": "cpu"}
     manifest = like.manifest | about | {"compile": "transformers", "format": FORMAT}
-    replace(aside / MANIFEST, json.dumps(manifest, indent=1).encode(), ".tmp")
-    aside.rename(folder)
+    finish(aside, folder, manifest)
     return read_capture(folder)
 
 

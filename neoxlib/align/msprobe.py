@@ -154,6 +154,7 @@ def _manifest(
         "ids": ids,
         "mask": mask,
         "passes": passes,
+        "files": {},  # dump.json names them, and one that is lost is missed where it is read
     }
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,19 @@ from neoxlib.align.estimates import Numerics, numerics, on_an_npu
 from neoxlib.align.statistics import NAMES
 from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
 from neoxlib.errors import SettingsError
-from neoxlib.forms import FLAG, SIZE, TEXT, Kind, Maybe, one_of, parse, problems, whole
+from neoxlib.forms import (
+    COUNT,
+    FLAG,
+    SIZE,
+    TEXT,
+    Kind,
+    Maybe,
+    Named,
+    one_of,
+    parse,
+    problems,
+    whole,
+)
 from neoxlib.machine.chips import CHIPS
 from neoxlib.model.config_keys import SIZES
 from neoxlib.model.steps import BEGINNING, END, Step, layer_steps, part_of
@@ -27,6 +39,7 @@ OPERATORS = "operators for "  # … and, before the chip's name, of an NPU's
 LAYER = re.compile(r"gpt_neox\.layers\.(?:0|[1-9]\d{0,8})(?:\.(.+))?", re.ASCII)
 IN_LAYER = {step.name: step for kind in (True, False) for step in layer_steps(kind)}
 AT_ENDS = {step.name: step for step in (*BEGINNING, *END)}
+FILE = re.compile(r"pass\d+/(?:begin|layer\d+|end)/rank\d+\.safetensors", re.ASCII)
 Found = dict[tuple[str, int, int], Tensor]  # by name, pass and rank
 
 MOST_RANKS = 4096
@@ -45,6 +58,7 @@ FORM = {
     "ids": [[whole(-(2**62))]],
     "mask": [[FLAG]],
     "passes": [COLUMNS],
+    "files": Maybe(Named(COUNT)),  # absent from captures of earlier versions
 }
 
 
@@ -94,6 +108,11 @@ class Capture:
         """[B, T] bool, False on padding."""
         return torch.tensor(self.manifest["mask"], dtype=torch.bool)
 
+    @property
+    def files(self) -> dict[str, int] | None:
+        """How many tensors each file holds; None where the manifest does not say it."""
+        return self.manifest.get("files")
+
     def part(self, name: str) -> Found:
         """All tensors of one part of the model: `begin`, `layer000` … or `end`.
 
@@ -132,6 +151,12 @@ class Capture:
                     f"{path} has {name} in {dtype} {list(value.shape)}, expected {wanted}; capture "
                     "anew"
                 )
+        listed = (self.files or {}).get(path.relative_to(self.folder).as_posix(), len(tensors))
+        if len(tensors) != listed:
+            raise SettingsError(
+                f"{path} holds {len(tensors)} tensors, {MANIFEST} says {listed}; copy the whole "
+                "capture again, or capture anew"
+            )
         return tensors
 
     def _expected(self, step: Step, number: int) -> tuple[list[str], list[int | str]]:
@@ -184,11 +209,22 @@ def read_capture(folder: str | os.PathLike[str]) -> Capture:
         raise SettingsError(f"{path} has format {version!r}, expected {FORMAT}; capture anew")
     if wrong := problems(manifest, FORM) or _misfits(manifest):
         raise SettingsError(f"{path} is damaged; capture anew:\n  " + "\n  ".join(wrong))
+    _refuse_lost(folder, manifest.get("files") or {})
     return Capture(folder, manifest)
 
 
+def _refuse_lost(folder: Path, files: Iterable[str]) -> None:
+    """Raise SettingsError if a file that the manifest names is not there."""
+    lost = next((name for name in files if not (folder / name).is_file()), None)
+    if lost is not None:
+        raise SettingsError(
+            f"{folder} has lost {lost}, which {MANIFEST} names; copy the whole capture again, or "
+            "capture anew"
+        )
+
+
 def _misfits(manifest: dict[str, Any]) -> list[str]:
-    """How token ids, padding and passes, each of its form, contradict each other."""
+    """How token ids, padding, passes and names of files, each of its form, are wrong."""
     ids, mask, passes = (manifest[name] for name in ("ids", "mask", "passes"))
     widths = {len(row) for row in (*ids, *mask)}
     if not ids or len(widths) > 1 or len(ids) != len(mask):
@@ -197,6 +233,8 @@ def _misfits(manifest: dict[str, Any]) -> list[str]:
     follow = all(columns[0] == end for columns, end in zip(passes, ends, strict=False))
     if not follow or ends != sorted(set(ends)) or ends[-1] > max(widths):
         return ["passes do not follow each other over the columns of ids"]
+    if wrong := [name for name in manifest.get("files") or () if not FILE.fullmatch(name)]:
+        return [f"files names {wrong[0]!r}, which is no file of a capture"]
     return []
 
 

@@ -15,11 +15,22 @@ from neoxlib.demo import MODEL_DIR
 from neoxlib.model.steps import LOGITS, layer_of, within
 from neoxlib.workbook import metrics
 
+UNLISTED = (
+    "; capture.json is of an earlier version, which does not list the files: whether some are lost "
+    "cannot be told"
+)
 GIVEN = ("model_dir", "world_size", "dtype", "quant")
 
 
 def sentence(capture: Capture, found: Alignment) -> str:
-    """Name the first guilty step with its layer, ranks and error; or say that there is none."""
+    """Name the first guilty step with its layer, ranks and error; or say that there is none.
+
+    Of a capture that does not list its files, also that lost ones cannot be told.
+    """
+    return _sentence(capture, found) + ("" if capture.files is not None else UNLISTED)
+
+
+def _sentence(capture: Capture, found: Alignment) -> str:
     first = found.first
     if not first:
         return _healthy(capture, found)

@@ -16,6 +16,7 @@ from neoxlib.align.joins import against
 from neoxlib.align.localize import localize
 from neoxlib.align.reader import Capture, read_capture
 from neoxlib.align.statistics import NAMES, statistics
+from neoxlib.align.verdict import sentence
 from neoxlib.errors import SettingsError
 from neoxlib.model.group import Group
 from neoxlib.model.steps import all_steps, part_of
@@ -135,6 +136,45 @@ def test_captures_that_cannot_be_compared_are_refused(checkpoint: Path, tmp_path
     with pytest.raises(SettingsError, match=r"capture\.json cannot be read"):
         read_capture(tmp_path / "one")
     assert torch.equal(one.ids[0], torch.tensor([*ROWS[0], *THEN[0]]))
+
+
+def test_a_capture_that_has_lost_a_file_is_refused_and_names_not_asked_for_are_none(
+    checkpoint: Path, tmp_path: Path
+):
+    few = taken(checkpoint, tmp_path / "few", names=["*.mlp.activation"])
+    assert localize(read_capture(few)).first == []
+    one = taken(checkpoint, tmp_path / "one", 2)
+    for path in one.glob("pass*/layer*/*"):
+        path.unlink()
+    with pytest.raises(SettingsError, match=r"has lost pass0/layer000/rank0\.safetensors"):
+        read_capture(one)
+
+
+def test_a_tensor_that_is_lost_from_its_file_is_missed(checkpoint: Path, tmp_path: Path):
+    found = read_capture(taken(checkpoint, tmp_path / "one"))
+    path = tmp_path / "one/pass1/end/rank0.safetensors"
+    save_file({"embed_out": load_file(path)["embed_out"]}, path)
+    with pytest.raises(SettingsError, match=r"holds 1 tensors, capture\.json says 2"):
+        localize(found)
+
+
+def test_a_capture_of_before_is_read_and_the_verdict_says_that_lost_files_cannot_be_told(
+    checkpoint: Path, tmp_path: Path
+):
+    one = taken(checkpoint, tmp_path / "one")
+    assert "lost" not in sentence(read_capture(one), localize(read_capture(one)))
+    path = one / "capture.json"
+    about = json.loads(path.read_text())
+    assert about["files"]["pass2/begin/rank0.safetensors"] == 1
+    path.write_text(json.dumps({key: about[key] for key in about if key != "files"}))
+    shutil.rmtree(one / "pass0/end")
+    said = sentence(read_capture(one), localize(read_capture(one)))
+    assert said.startswith("every step that was seen is right") and said.endswith(
+        "whether some are lost cannot be told"
+    )
+    path.write_text(json.dumps(about | {"files": {"../pass0/begin/rank0.safetensors": 1}}))
+    with pytest.raises(SettingsError, match=r"files names '\.\./pass0.* no file of a capture"):
+        read_capture(one)
 
 
 BROKEN = {  # what the tensors of a file are -> how, and what is said of it
