@@ -134,8 +134,8 @@ def _manifest(
         raise SettingsError(f"{folder} is damaged: token ids and embeddings do not fit; dump anew")
     if len(said) < len(calls):
         raise SettingsError(f"{folder} has passes without {EMBEDDING}; dump whole forward passes")
-    if calls[0][EMBEDDING].dtype not in FLOATS:
-        raise SettingsError(f"{folder} is of {calls[0][EMBEDDING].dtype}, not one of {FLOATS}")
+    if (other := _other_dtype(calls)) is not None:
+        raise SettingsError(f"{folder} is of {other}, not one of {FLOATS}")
     ids, mask, passes = _tokens(folder, calls, like)
     layers = {int(match[1]) for name in calls[0] if (match := BLOCK.match(name))}
     if layers != set(range(len(layers))):
@@ -156,6 +156,13 @@ def _manifest(
         "passes": passes,
         "files": {},  # dump.json names them, and one that is lost is missed where it is read
     }
+
+
+def _other_dtype(calls: list[Pass]) -> str | None:
+    """The dtype of a step, or of its bias, that is none of FLOATS; None if all are."""
+    values = [entry for steps in calls for n, entry in steps.items() if n not in (IDS, MASK)]
+    values += [entry.bias for entry in values if entry.bias is not None]
+    return next((entry.dtype for entry in values if entry.dtype not in FLOATS), None)
 
 
 def _tokens(

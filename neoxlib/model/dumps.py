@@ -66,10 +66,23 @@ class Entry:
             value = _loaded(path)
         except Exception as error:  # of zip, pickle, NumPy and the reading
             raise SettingsError(f"{path} cannot be read as a tensor: {error}") from error
-        if not isinstance(value, Tensor) or tuple(value.shape) != self.shape:
-            found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise SettingsError(f"{path} holds {found}, {DUMP} says {list(self.shape)}; dump anew")
+        said = f"{self.dtype} {list(self.shape)}"
+        if path.suffix == ".npy":  # NumPy has no bfloat16
+            said = said.replace("bfloat16", "float32")
+        if (found := _words(value)) != said:
+            raise SettingsError(f"{path} holds {found}, {DUMP} says {said}; dump anew")
         return value.detach().transpose(1, 2).contiguous() if self.turned else value.detach()
+
+
+def _words(value: Any) -> str:
+    """Dtype and shape of a dense tensor; what else a file holds by its kind."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.is_nested or value.layout is not torch.strided:
+        return "a tensor that is not dense"
+    if value.is_meta:
+        return "a tensor without numbers (on the device meta)"
+    return f"{value.dtype} {list(value.shape)}"
 
 
 def _loaded(path: Path) -> Any:

@@ -297,13 +297,43 @@ def test_tensor_files_that_are_missing_or_damaged_are_named(ours: Capture, copy:
     with pytest.raises(SettingsError, match=r"input_layernorm.* cannot be read as a tensor"):
         against(ours, found)
     torch.save(torch.ones(3), path)
-    with pytest.raises(SettingsError, match=r"holds \[3\], dump\.json says \[2, 16, 128\]"):
+    with pytest.raises(SettingsError, match=r"holds .*\[3\], dump\.json says .*\[2, 16, 128\]"):
         against(ours, found)
     path.unlink()
     with pytest.raises(SettingsError, match=r"output\.0\.pt is missing; copy or take"):
         against(ours, found)
     (copy / DATA / "Module.gpt_neox.embed_in.Embedding.forward.0.input.0.pt").unlink()
     with pytest.raises(SettingsError, match=r"input\.0\.pt is missing"):
+        read_msprobe(copy, ours)
+
+
+OTHERS = {  # what a tensor file holds -> how, and what is said of it
+    "complex": (lambda x: torch.complex(x, x + 1e6), r"holds torch\.complex64 "),
+    "whole numbers": (lambda x: x.int(), r"holds torch\.int32 "),
+    "sparse": (lambda x: x.to_sparse(), "holds a tensor that is not dense"),
+    "on the meta device": (lambda x: x.to("meta"), "holds a tensor without numbers"),
+    "objects": (lambda x: {"x": x}, "holds dict"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_tensor_of_another_dtype_or_that_is_not_dense_is_refused(
+    what: str, ours: Capture, copy: Path
+):
+    edit, said = OTHERS[what]
+    path = copy / DATA / NORM
+    torch.save(edit(torch.load(path)), path)
+    with pytest.raises(SettingsError, match=rf"{said}.*dump\.json says torch\.float32 \["):
+        read_msprobe(copy, ours).part("layer001")
+
+
+def test_a_dump_that_says_itself_that_a_step_is_complex_is_refused(ours: Capture, copy: Path):
+    path = copy / PLACE / "dump.json"
+    head = json.loads(path.read_text())
+    name = NORM.removesuffix(".output.0.pt")
+    head["data"][name]["output"][0]["dtype"] = "torch.complex64"
+    path.write_text(json.dumps(head))
+    with pytest.raises(SettingsError, match=r"is of torch\.complex64, not one of"):
         read_msprobe(copy, ours)
 
 
