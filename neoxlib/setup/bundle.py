@@ -79,9 +79,9 @@ def write_bundle(run: str | os.PathLike[str], to: str | os.PathLike[str] | None 
 
 
 def _past(run: Path) -> Past:
-    """Open a run. Raises DataError also for a device or pipe, which would be read without end."""
+    """Open a run. Raises DataError also for a link, and for a device or pipe without an end."""
     results = run / "results.json" if run.is_dir() else run
-    if results.exists() and not results.is_file():
+    if results.is_symlink() or (results.exists() and not results.is_file()):
         raise DataError(f"{results} is not the results.json of a run: it is no plain file")
     if results.is_file() and results.stat().st_size > LARGEST_RESULTS:
         size = f"{results.stat().st_size:,} bytes"
@@ -120,6 +120,7 @@ def _zipped(parts: Mapping[str, str]) -> bytes:
 def _parts(past: Past) -> dict[str, str]:
     """Return the texts of the bundle by name, before anything is removed from them."""
     report: list[doctor.Report] = []
+    files, links = _log_files(past.folder)
 
     def checked() -> doctor.Report:
         if not report:
@@ -127,7 +128,7 @@ def _parts(past: Past) -> dict[str, str]:
         return report[0]
 
     makers: dict[str, Callable[[], str]] = {
-        "explanation.txt": lambda: _explanation(past.folder),
+        "explanation.txt": lambda: _explanation(files),
         "results.json": lambda: json.dumps(_safe(past.results), ensure_ascii=False, indent=1),
         "environment.json": lambda: json.dumps(_environment(), ensure_ascii=False, indent=1),
         "versions.txt": _versions,
@@ -137,8 +138,9 @@ def _parts(past: Past) -> dict[str, str]:
         "doctor.json": lambda: json.dumps(_safe(json.loads(checked().to_json())), indent=1),
         "plan.txt": lambda: _plan(past),
     }
-    parts = {"README.txt": README} | {name: _made(make) for name, make in makers.items()}
-    return parts | _logs(past.folder)
+    parts = {"README.txt": README + _left_out(past.folder, links)}
+    parts |= {name: _made(make) for name, make in makers.items()}
+    return parts | _logs(past.folder, files)
 
 
 def _made(make: Callable[[], str]) -> str:
@@ -148,10 +150,10 @@ def _made(make: Callable[[], str]) -> str:
         return f"this part could not be made: {type(error).__name__}: {error}"
 
 
-def _explanation(folder: Path) -> str:
+def _explanation(files: list[Path]) -> str:
     texts = []
     notes = []
-    for path in _log_files(folder):
+    for path in files:
         try:
             texts.append(read_log(path))
         except DataError as error:
@@ -159,30 +161,55 @@ def _explanation(folder: Path) -> str:
     return "\n".join([str(explain(texts)), *notes])
 
 
-def _log_files(folder: Path) -> list[Path]:
-    """Return the run's logs and the plogs of the processes that they name."""
-    try:
-        logs = find_logs([folder / "logs"]) if (folder / "logs").is_dir() else []
-    except DataError:
-        logs = []
-    return [*logs[:MOST_LOGS], *_plogs(logs)]
+def _log_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the run's logs and the plogs of the processes that they name, and apart all links.
 
-
-def _plogs(logs: list[Path]) -> list[Path]:
+    Through a link any file of this machine would get into what is sent away.
+    """
+    logs, links = _without_links(_logs_in(folder / "logs"), folder)
     place = os.environ.get("ASCEND_PROCESS_LOG_PATH") or os.path.expanduser("~/ascend/log")
+    plogs, more = _without_links(_plogs(logs, Path(place)), Path(place))
+    return [*logs[:MOST_LOGS], *plogs], [*links, *more]
+
+
+def _without_links(paths: list[Path], folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return those of `paths` in `folder` with no link on the way to them, and the others."""
+    place = Path(os.path.realpath(folder))
+    own = [p for p in paths if os.path.realpath(p) == str(place / p.relative_to(folder))]
+    return own, sorted({*paths} - {*own})
+
+
+def _logs_in(place: Path) -> list[Path]:
+    """Return the logs of a folder; of a link only itself."""
+    if place.is_symlink():
+        return [place]
+    try:
+        return find_logs([place]) if place.is_dir() else []
+    except DataError:
+        return []
+
+
+def _plogs(logs: list[Path], place: Path) -> list[Path]:
     pids = set()
     for path in logs:
         try:
             pids |= {pid for _, pid in STARTED.findall(read_log(path).text)}
         except (DataError, OSError):
             continue
-    found = sorted(Path(place).glob("*/plog/plog-*.log"))
+    found = sorted(place.glob("*/plog/plog-*.log"))
     return [path for path in found if path.stem.split("_")[0].removeprefix("plog-") in pids]
 
 
-def _logs(folder: Path) -> dict[str, str]:
-    files = _log_files(folder)
+def _logs(folder: Path, files: list[Path]) -> dict[str, str]:
     return {_log_name(folder, path): _made(lambda path=path: _log(path)) for path in files}
+
+
+def _left_out(folder: Path, links: list[Path]) -> str:
+    """Return the end of the list of parts: links, whose files may be anything."""
+    names = "".join(f"  {_log_name(folder, path)}\n" for path in links)
+    return (
+        f"\nLeft out, because these are links and may lead to any file:\n{names}" if names else ""
+    )
 
 
 def _log(path: Path) -> str:

@@ -154,8 +154,11 @@ def last_cell(folder: Path) -> dict[str, Any]:
 
 
 def _cells(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "notebook.ipynb"
+    if path.is_symlink():  # of another run, or no notebook at all
+        return []
     try:
-        cells = parse(_text_of(folder / "notebook.ipynb"))["cells"]
+        cells = parse(_text_of(path))["cells"]
         return [cell for cell in cells if isinstance(cell, dict)]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []

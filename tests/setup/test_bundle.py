@@ -11,6 +11,7 @@ import pytest
 from neoxlib.demo import MODEL_DIR
 from neoxlib.errors import DataError, ParameterError
 from neoxlib.machine import libraries
+from neoxlib.process import this_process
 from neoxlib.setup import bundle, doctor
 from neoxlib.setup.bundle import LARGEST, pack, shortened, write_bundle
 
@@ -166,6 +167,46 @@ def test_a_place_that_cannot_be_written_leaves_nothing_half_written(quick: Path,
     with pytest.raises(ParameterError, match="cannot be written"):
         write_bundle(quick, tmp_path / "missing" / "x.zip")
     assert not (tmp_path / "missing").exists()
+
+
+def test_a_link_among_the_logs_is_left_out_and_the_list_says_so(quick: Path, tmp_path: Path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "keys.log").write_text("the words of another file")
+    for link, target in (("rank9.log", "private/keys.log"), ("more", "private")):
+        (quick / "logs" / link).symlink_to(tmp_path / target)
+    plog = tmp_path / "cann" / "debug" / "plog" / "plog-4711_2027.log"
+    plog.symlink_to(tmp_path / "private" / "keys.log")
+    parts = contents(write_bundle(quick))
+    assert "the words of another file" not in "".join(parts.values())
+    assert {"logs/rank0.log", "plog/debug/plog-4711_2026.log"} <= set(parts)
+    _, _, told = parts["README.txt"].partition("Left out, because these are links")
+    assert "logs/rank9.log" in told and "plog/debug/plog-4711_2027.log" in told
+
+
+def test_logs_and_results_that_are_links_to_another_place_are_not_read(quick: Path, tmp_path: Path):
+    (quick / "logs").rename(tmp_path / "elsewhere")
+    (quick / "logs").symlink_to(tmp_path / "elsewhere")
+    parts = contents(write_bundle(quick))
+    assert "NPU out of memory" not in "".join(parts.values())
+    assert parts["README.txt"].endswith("links and may lead to any file:\n  logs\n")
+    (quick / "results.json").rename(tmp_path / "other.json")
+    (quick / "results.json").symlink_to(tmp_path / "other.json")
+    with pytest.raises(DataError, match="it is no plain file"):
+        write_bundle(quick)
+
+
+def test_a_cell_of_a_notebook_that_is_a_link_is_not_told(quick: Path, tmp_path: Path):
+    cell = {"cell_type": "code", "source": "the words of another file"}
+    cell["metadata"] = {"papermill": {"status": "running"}}
+    (tmp_path / "other.ipynb").write_text(json.dumps({"cells": [cell]}))
+    (quick / "notebook.ipynb").symlink_to(tmp_path / "other.ipynb")
+    gone = this_process() | {"started": 1.0}
+    path = quick / "results.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"status": "running"} | {"process": gone})
+    )
+    told = json.loads(contents(write_bundle(quick))["results.json"])
+    assert told["status"] == "interrupted" and "source" not in told["error"]
 
 
 def test_a_run_without_logs_has_a_bundle(quick: Path):
