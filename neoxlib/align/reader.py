@@ -17,6 +17,7 @@ from neoxlib.align.estimates import Numerics, numerics, on_an_npu
 from neoxlib.align.statistics import NAMES
 from neoxlib.checkpoint.folder import fingerprint, open_checkpoint
 from neoxlib.errors import SettingsError
+from neoxlib.files import read_whole
 from neoxlib.forms import (
     COUNT,
     FLAG,
@@ -43,6 +44,7 @@ FILE = re.compile(r"pass\d+/(?:begin|layer\d+|end)/rank\d+\.safetensors", re.ASC
 Found = dict[tuple[str, int, int], Tensor]  # by name, pass and rank
 
 MOST_RANKS = 4096
+MOST_BYTES = 64 * 2**20  # of a capture.json; GPT-NeoX-20B's over 8 ranks has some 100 kB
 COLUMNS = Kind(
     "two whole numbers", lambda v: isinstance(v, list) and len(v) == 2 and all(map(SIZE.fits, v))
 )
@@ -201,7 +203,7 @@ def read_capture(folder: str | os.PathLike[str]) -> Capture:
     if not path.is_file():
         raise SettingsError(f"{folder} is no capture: it has no {MANIFEST}; give such a folder")
     try:
-        manifest = parse(path.read_bytes())
+        manifest = parse(read_whole(path, MOST_BYTES))
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} cannot be read: {error}; capture anew") from error
     version = manifest.get("format") if isinstance(manifest, dict) else None
@@ -229,6 +231,8 @@ def _misfits(manifest: dict[str, Any]) -> list[str]:
     widths = {len(row) for row in (*ids, *mask)}
     if not ids or len(widths) > 1 or len(ids) != len(mask):
         return ["ids and mask are not of the same rows and columns"]
+    if not passes:
+        return ["passes is empty, expected one or more"]
     ends = [0, *(end for _, end in passes)]
     follow = all(columns[0] == end for columns, end in zip(passes, ends, strict=False))
     if not follow or ends != sorted(set(ends)) or ends[-1] > max(widths):

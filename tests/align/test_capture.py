@@ -177,6 +177,21 @@ def test_a_capture_of_before_is_read_and_the_verdict_says_that_lost_files_cannot
         read_capture(one)
 
 
+def test_a_manifest_without_passes_and_one_without_an_end_are_refused(
+    checkpoint: Path, tmp_path: Path
+):
+    path = taken(checkpoint, tmp_path / "one") / "capture.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"passes": []}))
+    with pytest.raises(SettingsError, match="passes is empty, expected one or more"):
+        read_capture(tmp_path / "one")
+    with path.open("r+b") as file:
+        file.truncate(8 * 2**30)  # a hole: takes no room on the disk
+    with pytest.raises(
+        SettingsError, match=r"8,589,934,592 bytes, and at most 67,108,864 are read"
+    ):
+        read_capture(tmp_path / "one")
+
+
 BROKEN = {  # what the tensors of a file are -> how, and what is said of it
     "complex": (lambda x: torch.complex(x, x + 1e6), "in complex64 "),
     "of another dtype": (lambda x: x.half(), r"in float16 \[2, 4, .*, expected float32 "),
