@@ -29,8 +29,8 @@ SHOWN = 8  # tokens that a message names
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
     """Read tokenizer.json, else vocab.json and merges.txt; None without all three.
 
-    Raises ConfigError for files that cannot be read, and for one of the two without the other. Code
-    that the folder names is never run.
+    Its ids are a function of the text. Raises ConfigError for files that cannot be read, and for
+    one of the two without the other. Code that the folder names is never run.
     """
     sizes = {name: path.stat().st_size for name in READ if (path := folder / name).is_file()}
     if large := [name for name, size in sizes.items() if size > MOST_BYTES]:
@@ -59,6 +59,8 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
             config = GPTNeoXConfig.from_dict(raw)
             tokenizer = AutoTokenizer.from_pretrained(place, config=config, **settings)
         tokenizer.backend_tokenizer.get_vocab_size()
+        if getattr(tokenizer.backend_tokenizer.model, "dropout", None) is not None:
+            tokenizer.backend_tokenizer.model.dropout = None  # random merges: for training alone
     except Exception as error:  # the library raises bare Exception for a damaged file
         what = f"the tokenizer in {folder} cannot be read ({error})"
         raise ConfigError(f"{what}; copy it from the checkpoint") from error

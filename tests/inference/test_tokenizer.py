@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 import neoxlib
 from neoxlib.checkpoint import shard
 from neoxlib.errors import ConfigError, SettingsError
+from neoxlib.inference.tokenizer import load_tokenizer
 from neoxlib.setup.model_checks import model_rows
 from tests.support.walker import END, MERGES, USER, byte_tokenizer, path_of, save, transformers_says
 
@@ -195,6 +196,29 @@ def test_a_vocabulary_and_merges_are_a_tokenizer_and_survive_a_cut(extra: dict, 
     shard.shard(folder, tmp_path / "cut", 2, progress=False)
     assert neoxlib.load(tmp_path / "cut").generate(["H"])[0].text == "abcduvw"
     assert model_rows(tmp_path / "cut")[2].status == "OK"
+
+
+def changed(folder: Path, **settings: object) -> Path:
+    """Replace settings of a folder's tokenizer.json."""
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    return folder
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "kind", ["GPTNeoXTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend"]
+)
+def test_a_dropout_of_training_does_not_change_the_ids_of_a_text(
+    kind: str, dropout: float, tmp_path: Path
+):
+    folder = save(tmp_path, TOKENIZER)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}))
+    text = "ab yes 4" * 8
+    expected = load_tokenizer(folder)(text)["input_ids"]
+    changed(folder, model=json.loads(TOKENIZER.to_str())["model"] | {"dropout": dropout})
+    tokenizer = load_tokenizer(folder)
+    assert all(tokenizer(text)["input_ids"] == expected for _ in range(8))
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
