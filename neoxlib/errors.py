@@ -4,7 +4,8 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -128,6 +129,25 @@ def unreadable_is(
         return told
 
     return wrap
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether the tokenizers library, in Rust, gave up: no Exception, nor can it be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def panics_told() -> Iterator[None]:
+    """Raise ConfigError where the tokenizer panics; also a decorator."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise ConfigError(
+            f"tokenizer.json has a step, such as a regex, that fails on this text ({error}); "
+            "copy tokenizer.json from the checkpoint, or give a shorter text"
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str], most: int = 1, cutoff: float = 0.6) -> list[str]:

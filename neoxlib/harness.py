@@ -25,7 +25,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from neoxlib.errors import SettingsError
+from neoxlib.errors import SettingsError, panics_told
 from neoxlib.inference.engine import Engine
 from neoxlib.inference.load import load
 from neoxlib.ranks.session import Session
@@ -113,6 +113,7 @@ class NeoXLM(TemplateLM):
         """Describe the loaded model for lm-eval's results."""
         return self.model.describe()
 
+    @panics_told()
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
@@ -225,6 +226,7 @@ class NeoXLM(TemplateLM):
                 meter.add(len(batch))
         return order.get_original(texts)
 
+    @panics_told()
     def _continue(self, contexts: Sequence[str], asked: dict[str, Any]) -> list[str]:
         """Continue one batch; a context without room for the new tokens loses its beginning."""
         settings = normalize_gen_kwargs(asked, MAX_GEN_TOKS)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from neoxlib.errors import RankError, SettingsError
+from neoxlib.errors import RankError, SettingsError, panics_told
 from neoxlib.exam.data.load import Task
 from neoxlib.exam.profiles import Profile
 from neoxlib.exam.prompts import build_prompts
@@ -72,6 +72,7 @@ class Asker:
         answer = self._generate if self.profile.scoring == "generate" else self._score
         return answer(engine, prompts, on_progress)
 
+    @panics_told()
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt."""
         return self.tokenizer(text)["input_ids"]
@@ -127,6 +128,7 @@ def answer_ids(tokenizer: "PreTrainedTokenizerBase", profile: Profile) -> list[l
     return [ids[len(cue) :] for ids in found.values()]
 
 
+@panics_told()
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 

@@ -23,6 +23,7 @@ from neoxlib.inference.decode import left_pad
 from neoxlib.inference.load import small_files
 from neoxlib.inference.reference import compared_bits, reference_logits, solo_logits
 from neoxlib.inference.rows import Answered
+from neoxlib.inference.text import encode
 from neoxlib.workbook import metrics
 from neoxlib.workbook.progress import Progress
 from neoxlib.workbook.results import failed
@@ -135,7 +136,7 @@ def check_parity(
     it is `neoxlib.align.where`. Returns the table.
     """
     about = engine.describe()
-    rows = [list(engine.tokenizer(text)["input_ids"])[:MAX_TOKENS] for text in texts]
+    rows = [ids[:MAX_TOKENS] for ids in encode(engine.tokenizer, texts)]
     layers = 2 * engine.config.num_hidden_layers  # of both references
     with Progress(layers, layers, "layers compared") as bar:
         verdicts = compare(engine, about, rows, engine.first_answers, bar)

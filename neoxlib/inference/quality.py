@@ -19,6 +19,7 @@ from neoxlib.errors import SettingsError
 from neoxlib.inference import parity
 from neoxlib.inference.contract import Inference
 from neoxlib.inference.load import load
+from neoxlib.inference.text import encode
 from neoxlib.machine import environment
 from neoxlib.workbook.run import Run, outputs_root, write_text
 
@@ -75,7 +76,7 @@ class Answers:
 def tokenize(engine: Inference, texts: Sequence[str]) -> list[list[int]]:
     """Tokenize the beginning of each text; texts of one token are left out."""
     longest = min(MAX_TOKENS, engine.max_seq_len)
-    rows = [list(engine.tokenizer(text)["input_ids"])[:longest] for text in texts]
+    rows = [ids[:longest] for ids in encode(engine.tokenizer, texts)]
     return [row for row in rows if len(row) > 1]
 
 

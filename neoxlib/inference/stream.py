@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from neoxlib.errors import panics_told
 from neoxlib.inference.printer import Chosen, Times
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Pieces:
         self.waiting: list[int] = []
         self.count = 0  # characters given out
 
+    @panics_told()
     def push(self, token: int) -> str:
         """Take a token; return the text that it makes final."""
         if token in self.hidden:
@@ -52,6 +54,7 @@ class Pieces:
         self.count += len(piece)
         return piece
 
+    @panics_told()
     def rest(self) -> str:
         """Return the text held back, as it reads if no token follows."""
         return self.tokenizer.decode(self.tokens, skip_special_tokens=False)[self.count :]

@@ -11,6 +11,7 @@ from IPython.display import HTML
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from neoxlib.errors import panics_told
 from neoxlib.inference.contract import Prompt
 from neoxlib.inference.parity import same
 from neoxlib.inference.printer import Chosen
@@ -92,6 +93,7 @@ def strip_html(tokens: Sequence[Chosen], tokenizer: PreTrainedTokenizerBase) -> 
     return markup.block(f'<div style="line-height:1.9" translate="no">{"".join(cells)}</div>')
 
 
+@panics_told()
 def visible(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """Show a token's text with visible white space; part of a character shows its bytes."""
     text = tokenizer.decode([token])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from neoxlib.errors import SettingsError, Stopped
+from neoxlib.errors import SettingsError, Stopped, panics_told
 from neoxlib.inference.checked_ids import UNREADABLE, as_ids
 from neoxlib.inference.decode import DecodeStep, decode
 from neoxlib.inference.printer import Piece, Stream
@@ -133,12 +133,14 @@ def _refuse_stop_without(tokenizer: "PreTrainedTokenizerBase | None", sampling: 
         raise SettingsError(f"{what}; use stop_token_ids")
 
 
+@panics_told()
 def encode(
     tokenizer: "PreTrainedTokenizerBase | None", prompts: Sequence[str | Sequence[int]]
 ) -> list[list[int]]:
     """Tokenize each prompt, with the special tokens that the tokenizer adds (GPT-NeoX's: none).
 
-    Raises SettingsError that lists every prompt that is neither text nor a list of token ids.
+    Raises SettingsError that lists every prompt that is neither text nor a list of token ids, and
+    ConfigError where tokenizer.json fails on a text.
     """
     if isinstance(prompts, str):
         raise SettingsError(
@@ -171,6 +173,7 @@ def ids_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=not begun)
 
 
+@panics_told()
 def split(
     tokenizer: "PreTrainedTokenizerBase",
     prompts: Sequence[str | Sequence[int]],

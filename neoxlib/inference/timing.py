@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from neoxlib.errors import SettingsError
+from neoxlib.errors import SettingsError, panics_told
 from neoxlib.inference.decode import Clock, DecodeStep, Limits, Rows, decode, run_steps
 from neoxlib.inference.sampling import Sampling
 from neoxlib.machine.runtime import memory_mb, reset_peak
@@ -186,6 +186,7 @@ class Work:
             more = done < self.case.repeats or time.perf_counter() - start < self.case.min_seconds
             more = self.group.checkpoint(more)  # rank 0's clock counts
 
+    @panics_told()
     def text_ms(self, steps: list[DecodeStep]) -> float:
         """Milliseconds of turning the new ids into text."""
         if self.tokenizer is None or self.group.rank:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neoxlib.checkpoint.foreign import utf8_path
 from neoxlib.checkpoint.manifest import read_json
-from neoxlib.errors import ConfigError
+from neoxlib.errors import ConfigError, is_panic
 from neoxlib.files import read_whole
 from neoxlib.forms import parse
 from neoxlib.model.config import ModelConfig, eos_problems
@@ -61,7 +61,9 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
         tokenizer.backend_tokenizer.get_vocab_size()
         if getattr(tokenizer.backend_tokenizer.model, "dropout", None) is not None:
             tokenizer.backend_tokenizer.model.dropout = None  # random merges: for training alone
-    except Exception as error:  # the library raises bare Exception for a damaged file
+    except BaseException as error:  # the library raises bare Exception for a damaged file
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         what = f"the tokenizer in {folder} cannot be read ({error})"
         raise ConfigError(f"{what}; copy it from the checkpoint") from error
     return tokenizer

@@ -11,6 +11,7 @@ from torch import Tensor
 from neoxlib.inference import parity
 from neoxlib.inference.decode import left_pad
 from neoxlib.inference.engine import Engine
+from neoxlib.inference.text import encode
 from neoxlib.model.cache import KVCache
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.parameters import shard_rules
@@ -110,7 +111,7 @@ def greedy_text(engine: Engine, prompts: list[str], new_tokens: int = 16) -> Tri
 
     def work() -> tuple[float, str]:
         answers = engine.generate(prompts, max_new_tokens=new_tokens)
-        starts = [engine.tokenizer(prompt)["input_ids"] for prompt in prompts]
+        starts = encode(engine.tokenizer, prompts)
         rows = [start + answer.token_ids for start, answer in zip(starts, answers, strict=True)]
         reference = parity.reference_logits(about["model_dir"], rows)
         worst = 0.0

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 import neoxlib
 from neoxlib.checkpoint import shard
 from neoxlib.errors import ConfigError, SettingsError
+from neoxlib.inference.stream import Pieces
 from neoxlib.inference.tokenizer import load_tokenizer
 from neoxlib.setup.model_checks import model_rows
 from tests.support.walker import END, MERGES, USER, byte_tokenizer, path_of, save, transformers_says
@@ -219,6 +220,45 @@ def test_a_dropout_of_training_does_not_change_the_ids_of_a_text(
     changed(folder, model=json.loads(TOKENIZER.to_str())["model"] | {"dropout": dropout})
     tokenizer = load_tokenizer(folder)
     assert all(tokenizer(text)["input_ids"] == expected for _ in range(8))
+
+
+TOO_MANY_TRIES = {"Regex": "(a+)+$"}
+SPLIT = {"type": "Split", "pattern": TOO_MANY_TRIES, "behavior": "Isolated", "invert": False}
+REPLACE = {"type": "Replace", "pattern": TOO_MANY_TRIES, "content": "a"}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+FAILING = "ba" * 2 + "a" * 40 + "!"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SPLIT, BYTES]}},
+        {"normalizer": REPLACE},
+    ],
+    ids=["pre_tokenizer", "normalizer"],
+)
+def test_a_text_on_which_a_step_of_the_tokenizer_fails_is_refused_by_name(
+    step: dict, tmp_path: Path
+):
+    engine = neoxlib.load(changed(save(tmp_path, TOKENIZER, PATH), **step))
+    for ask in (
+        lambda: engine.generate([FAILING], max_new_tokens=1),
+        lambda: engine.score([FAILING], ["a"]),
+        lambda: engine.score(["H"], [FAILING]),
+    ):
+        with pytest.raises(ConfigError, match=r"tokenizer\.json .*retry-limit.*shorter text"):
+            ask()
+    assert engine.generate(["H"])[0].token_ids == PATH[1:]
+
+
+def test_an_answer_on_which_the_decoder_fails_is_refused_by_name(tmp_path: Path):
+    steps = [{"type": "Fuse"}, REPLACE]
+    folder = changed(save(tmp_path, TOKENIZER), decoder={"type": "Sequence", "decoders": steps})
+    pieces = Pieces(load_tokenizer(folder), skip_special_tokens=True)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json .*retry-limit"):
+        for token in TOKENIZER.encode(FAILING).ids:
+            pieces.push(token)
+        pieces.rest()
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
