@@ -1,10 +1,12 @@
 """The KV cache, and the positions and mask of new tokens after those it holds."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor
 
+from neoxlib.errors import SettingsError
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.group import SOLO, Group
 from neoxlib.model.layers import rotary_tables
@@ -15,7 +17,8 @@ class KVCache:
 
     `layers` holds a tensor per layer, [2, B, heads here, max_seq_len, head_dim]: keys, then values;
     `k` and `v` are their halves. `real` [B, max_seq_len] bool; `length` slots are filled. `padded`
-    is False while all of them are known to be real without asking the device.
+    is False while all of them are known to be real without asking the device. Raises SettingsError
+    if this machine has no memory for them.
     """
 
     def __init__(
@@ -110,8 +113,21 @@ def _allocate(
     op_api_common.cpp:232, the key of its cache).
     """
     if device.type == "cpu":
-        return list(torch.empty(2, depth, *shape, dtype=dtype).unbind(1))
+        try:
+            return list(torch.empty(2, depth, *shape, dtype=dtype).unbind(1))
+        except RuntimeError as error:  # it says how many bytes, but not of what
+            raise _too_large(depth, shape, dtype) from error
     return [torch.zeros(2, *shape, dtype=dtype, device=device) for _ in range(depth)]
+
+
+def _too_large(depth: int, shape: tuple[int, ...], dtype: torch.dtype) -> SettingsError:
+    """The error in the same words on every rank: what is free differs from one to the next."""
+    batch, _, max_seq_len, _ = shape
+    gib = 2 * depth * math.prod(shape) * dtype.itemsize / 2**30
+    return SettingsError(
+        f"the KV cache of {batch} row(s) with max_seq_len {max_seq_len} takes {gib:,.1f} GiB on a "
+        "rank, which this machine does not give; give a smaller max_seq_len or fewer rows"
+    )
 
 
 class StepContext:

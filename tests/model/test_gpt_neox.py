@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from neoxlib.errors import ShardError
+from neoxlib.errors import SettingsError, ShardError
 from neoxlib.model.cache import KVCache
 from neoxlib.model.config import ModelConfig
 from neoxlib.model.gpt_neox import GPTNeoX
@@ -28,6 +28,15 @@ def all_logits(
         return group.gather(model(ids, cache_for(model, *ids.shape), mask))
 
     return on_ranks(size, work)[0]
+
+
+@pytest.mark.parametrize("slots", [2**36, 2**62])
+def test_a_cache_that_no_memory_holds_is_refused_with_its_size(slots: int):
+    model = ours(make_oracle())
+    with pytest.raises(
+        SettingsError, match=rf"2 row.* max_seq_len {slots} takes [\d,]{{6,}}\.\d GiB .*a smaller"
+    ):
+        cache_for(model, 2, slots)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
