@@ -1,5 +1,6 @@
 """A checkpoint's tokenizer: the ids that have a token, and those that end a text."""
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,9 @@ READ = (  # by transformers, whole
     *("tokenizer.json", "tokenizer_config.json", *PAIR, "special_tokens_map.json"),
     *("added_tokens.json", "chat_template.jinja", "chat_template.json"),
 )
-MOST_BYTES = 1 << 27  # of each; the largest that is known has 40 MB
+TEMPLATES = "additional_chat_templates/*.jinja"  # read, too
+MOST_BYTES = 1 << 27  # of all together; the largest that is known has 40 MB
+OTHER_FILES = "fast_tokenizer_files"  # in tokenizer_config.json: what is read for tokenizer.json
 SHOWN = 8  # tokens that a message names
 
 
@@ -32,12 +35,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
     Its ids are a function of the text. Raises ConfigError for files that cannot be read, and for
     one of the two without the other. Code that the folder names is never run.
     """
-    sizes = {name: path.stat().st_size for name in READ if (path := folder / name).is_file()}
-    if large := [name for name, size in sizes.items() if size > MOST_BYTES]:
-        raise ConfigError(
-            f"{folder}: {', '.join(large)} is larger than 128 MiB, which no tokenizer is; "
-            "copy it from the checkpoint"
-        )
+    _refuse_large(folder)
     if not (folder / "tokenizer.json").is_file():
         missing = [name for name in PAIR if not (folder / name).is_file()]
         if len(missing) == len(PAIR):
@@ -55,18 +53,47 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
     settings = {"clean_up_tokenization_spaces": False, "local_files_only": True}
     settings |= {"trust_remote_code": False}
     try:
+        _refuse_other_files(folder)
         with utf8_path(folder) as place:
             config = GPTNeoXConfig.from_dict(raw)
             tokenizer = AutoTokenizer.from_pretrained(place, config=config, **settings)
         tokenizer.backend_tokenizer.get_vocab_size()
         if getattr(tokenizer.backend_tokenizer.model, "dropout", None) is not None:
             tokenizer.backend_tokenizer.model.dropout = None  # random merges: for training alone
+    except ConfigError:
+        raise
     except BaseException as error:  # the library raises bare Exception for a damaged file
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
         what = f"the tokenizer in {folder} cannot be read ({error})"
         raise ConfigError(f"{what}; copy it from the checkpoint") from error
     return tokenizer
+
+
+def _refuse_large(folder: Path) -> None:
+    """Raise ConfigError for files that fill the memory of whoever reads them whole."""
+    paths = [*(folder / name for name in READ), *folder.glob(TEMPLATES)]
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in paths if path.is_file()}
+    if sum(sizes.values()) > MOST_BYTES:
+        raise ConfigError(
+            f"{folder}: {max(sizes, key=sizes.get)} and the tokenizer's other files are larger "
+            "than 128 MiB together, which no tokenizer is; copy them from the checkpoint"
+        )
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Raise ConfigError where transformers would read a file that no rank compares or copies."""
+    others = _settings(folder / "tokenizer_config.json").get(OTHER_FILES)
+    if others not in (None, [], ["tokenizer.json"]):
+        raise ConfigError(
+            f"{folder}/tokenizer_config.json names {others!s:.80} as {OTHER_FILES}, and only "
+            "tokenizer.json is read; rename the file to that, and remove the key"
+        )
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """What a file of the tokenizer holds, with long numbers as transformers writes them."""
+    return json.loads(file.read_bytes()) if file.is_file() else {}
 
 
 class Vocabulary(NamedTuple):

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import neoxlib
 from neoxlib.checkpoint import shard
 from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.inference.stream import Pieces
-from neoxlib.inference.tokenizer import load_tokenizer
+from neoxlib.inference.tokenizer import MOST_BYTES, load_tokenizer
 from neoxlib.setup.model_checks import model_rows
 from tests.support.walker import END, MERGES, USER, byte_tokenizer, path_of, save, transformers_says
 
@@ -220,6 +221,39 @@ def test_a_dropout_of_training_does_not_change_the_ids_of_a_text(
     changed(folder, model=json.loads(TOKENIZER.to_str())["model"] | {"dropout": dropout})
     tokenizer = load_tokenizer(folder)
     assert all(tokenizer(text)["input_ids"] == expected for _ in range(8))
+
+
+def test_a_tokenizer_file_under_another_name_is_refused_by_the_key_that_names_it(tmp_path: Path):
+    folder = save(tmp_path, TOKENIZER)
+    shutil.copyfile(folder / "tokenizer.json", folder / "tokenizer.4.0.0.json")
+    for names in ["tokenizer.json"], ["tokenizer.4.0.0.json"]:
+        about = {"tokenizer_class": "TokenizersBackend", "fast_tokenizer_files": names}
+        (folder / "tokenizer_config.json").write_text(json.dumps(about))
+        if names == ["tokenizer.json"]:
+            assert load_tokenizer(folder)("ab")["input_ids"] == TOKENIZER.encode("ab").ids
+    with pytest.raises(ConfigError, match=r"tokenizer\.4\.0\.0.*fast_tokenizer_files.*rename"):
+        load_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"additional_chat_templates/x.jinja": MOST_BYTES},
+        {f"additional_chat_templates/{n}.jinja": MOST_BYTES // 8 for n in range(8)},
+        {"vocab.json": MOST_BYTES},
+    ],
+    ids=["template", "templates", "vocabulary"],
+)
+def test_files_that_no_tokenizer_fills_are_refused_before_one_is_read(
+    sizes: dict[str, int], tmp_path: Path
+):
+    folder = save(tmp_path, TOKENIZER)
+    for name, size in sizes.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    with pytest.raises(ConfigError, match=rf"{next(iter(sizes))[:9]}.* 128 MiB together"):
+        load_tokenizer(folder)
 
 
 TOO_MANY_TRIES = {"Regex": "(a+)+$"}
