@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,10 @@ READ = (  # by transformers, whole
 TEMPLATES = "additional_chat_templates/*.jinja"  # read, too
 MOST_BYTES = 1 << 27  # of all together; the largest that is known has 40 MB
 OTHER_FILES = "fast_tokenizer_files"  # in tokenizer_config.json: what is read for tokenizer.json
+# The steps that a text passes on its way to ids, and ids on their way to a text.
+WAYS = (("normalizer", "pre_tokenizer"), ("decoder",))
+SEQUENCES = ("normalizers", "pretokenizers", "decoders")  # keys of a step that is made of others
+MOST_GROWTH = 64  # by a way's steps together; those of known tokenizers come to 4
 SHOWN = 8  # tokens that a message names
 
 
@@ -54,6 +59,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
     settings |= {"trust_remote_code": False}
     try:
         _refuse_other_files(folder)
+        _refuse_growth(folder)
         with utf8_path(folder) as place:
             config = GPTNeoXConfig.from_dict(raw)
             tokenizer = AutoTokenizer.from_pretrained(place, config=config, **settings)
@@ -89,6 +95,45 @@ def _refuse_other_files(folder: Path) -> None:
             f"{folder}/tokenizer_config.json names {others!s:.80} as {OTHER_FILES}, and only "
             "tokenizer.json is read; rename the file to that, and remove the key"
         )
+
+
+def _refuse_growth(folder: Path) -> None:
+    """Raise ConfigError for steps that double a text again and again, until the memory is full.
+
+    The library ends the process then, and it may do so while it reads the file.
+    """
+    found = _settings(folder / "tokenizer.json")
+    for way in WAYS:
+        growth = math.prod(_growth(step) for name in way for step in _steps(found.get(name)))
+        if growth > MOST_GROWTH:
+            raise ConfigError(
+                f"{folder}/tokenizer.json: its {' and '.join(way)} may make a text more than "
+                f"{MOST_GROWTH} times as long; copy it from the checkpoint"
+            )
+
+
+def _steps(part: Any) -> Iterator[Mapping[str, Any]]:
+    """The steps of a part of tokenizer.json, out of the sequences they are in."""
+    waiting = [part]
+    while waiting:
+        step = waiting.pop()
+        if isinstance(step, Mapping):
+            yield step
+            waiting.extend(inner for key in SEQUENCES for inner in step.get(key) or ())
+
+
+def _growth(step: Mapping[str, Any]) -> float:
+    """How many times longer Replace, Prepend and ByteLevel make the text that they lengthen most.
+
+    A regex may match between any two characters, and a character has up to four bytes. What other
+    steps add, a second one of the same kind does not add again.
+    """
+    if step.get("type") == "ByteLevel":
+        return 4.0
+    added = len(step.get("content") or step.get("prepend") or "")
+    pattern = step.get("pattern")
+    width = len(pattern.get("String") or "") if isinstance(pattern, Mapping) else 0
+    return max(1.0, added / width) if width else 1.0 + added
 
 
 def _settings(file: Path) -> dict[str, Any]:

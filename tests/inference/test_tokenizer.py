@@ -256,6 +256,49 @@ def test_files_that_no_tokenizer_fills_are_refused_before_one_is_read(
         load_tokenizer(folder)
 
 
+def replace(old: dict[str, str], new: str) -> dict[str, object]:
+    return {"type": "Replace", "pattern": old, "content": new}
+
+
+def sequence(key: str, *steps: dict) -> dict[str, object]:
+    return {"type": "Sequence", key: list(steps)}
+
+
+DOUBLED = replace({"String": "a"}, "aa")
+NORMALIZERS = {
+    "doubled": [DOUBLED] * 7,
+    "in sequences": [sequence("normalizers", DOUBLED)] * 7,
+    "regex": [replace({"Regex": ""}, "-")] * 7,
+    "long": [replace({"String": "a"}, "a" * 65)],
+    "prepended": [{"type": "Prepend", "prepend": "a" * 64}],
+    "bytes": [{"type": "ByteLevel"}] * 4,
+}
+
+
+@pytest.mark.parametrize("case", NORMALIZERS)
+def test_steps_that_lengthen_a_text_without_measure_are_refused(case: str, tmp_path: Path):
+    normalizer = sequence("normalizers", *NORMALIZERS[case])
+    folder = changed(save(tmp_path, TOKENIZER), normalizer=normalizer)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json.* more than 64 times as long"):
+        load_tokenizer(folder)
+
+
+def test_a_decoder_that_lengthens_a_text_without_measure_is_refused(tmp_path: Path):
+    decoder = sequence("decoders", *[replace({"String": " "}, "  ")] * 34)
+    folder = changed(save(tmp_path, TOKENIZER), decoder=decoder)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: its decoder .* 64 times"):
+        load_tokenizer(folder)
+
+
+def test_steps_that_lengthen_a_text_a_little_are_taken(tmp_path: Path):
+    """As many as sentencepiece's tokenizers have, and more that lengthen nothing."""
+    few = [replace({"Regex": " {2,}"}, " "), {"type": "Prepend", "prepend": "a"}]
+    same = [replace({"String": letter}, letter) for letter in "abcdefgh" * 4]
+    normalizer = sequence("normalizers", *few, *same)
+    folder = changed(save(tmp_path, TOKENIZER), normalizer=normalizer)
+    assert load_tokenizer(folder)("b")["input_ids"] == [TOKENIZER.token_to_id("ab")]
+
+
 TOO_MANY_TRIES = {"Regex": "(a+)+$"}
 SPLIT = {"type": "Split", "pattern": TOO_MANY_TRIES, "behavior": "Isolated", "invert": False}
 REPLACE = {"type": "Replace", "pattern": TOO_MANY_TRIES, "content": "a"}
