@@ -38,6 +38,7 @@ WEIGHTS = (
 )
 LFS_POINTER = b"version https://git-lfs"
 LARGEST = 64 << 20  # bytes of a companion
+MOST_BYTES = 256 << 20  # of all, which a cut holds in memory
 TEMPLATES = "additional_chat_templates/*"  # where transformers keeps further chat templates
 
 
@@ -61,8 +62,17 @@ def companions(folder: Path) -> dict[str, Path]:
 
 
 def read_companions(folder: Path) -> dict[str, bytes]:
-    """The content of each companion. Raises WeightsError for git-lfs pointers in their place."""
-    found = {name: path.read_bytes() for name, path in companions(folder).items()}
+    """The content of each companion.
+
+    Raises WeightsError for git-lfs pointers in their place, and for more than 256 MiB together.
+    """
+    paths = companions(folder)
+    if sum(path.stat().st_size for path in paths.values()) > MOST_BYTES:
+        raise WeightsError(
+            f"the {len(paths)} files beside the weights in {folder} are larger than 256 MiB "
+            "together; move those that are not the model's elsewhere"
+        )
+    found = {name: path.read_bytes() for name, path in paths.items()}
     pointers = [name for name, data in found.items() if data.startswith(LFS_POINTER)]
     if pointers:
         raise WeightsError(

@@ -235,6 +235,19 @@ def test_a_companion_that_is_no_file_is_an_error_and_a_large_one_is_named(source
     assert not (tmp_path / "cut").exists()
 
 
+def test_files_beside_the_weights_that_fill_the_memory_are_refused_before_one_is_read(
+    source, tmp_path
+):
+    for n in range(4):
+        with (source / f"notes{n}.txt").open("wb") as file:
+            file.truncate(64 << 20)
+    with pytest.raises(
+        WeightsError, match=r"files beside the weights in .* 256 MiB together; move"
+    ):
+        shard(source, tmp_path / "cut", 2)
+    assert not (tmp_path / "cut").exists()
+
+
 def test_a_folder_whose_name_is_no_utf8_is_cut_verified_merged_and_loaded(source, tmp_path):
     odd = Path(os.fsdecode(os.fsencode(str(tmp_path)) + b"/\xff"))
     source = source.rename(Path(f"{odd} source"))
