@@ -47,11 +47,15 @@ def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def call(self: "Engine", *given: Any, **named: Any) -> Any:
-        autocast = torch.autocast(self.weight.device.type, enabled=False)
-        with self._lock, autocast, _new_tensors_on_cpu():
+        with self._lock, _no_autocast(self.weight.device.type), _new_tensors_on_cpu():
             return method(self, *given, **named)
 
     return call
+
+
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    on = torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def _new_tensors_on_cpu() -> AbstractContextManager[Any]:
