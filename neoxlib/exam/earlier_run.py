@@ -11,6 +11,7 @@ from neoxlib.errors import DataError
 from neoxlib.exam.data.load import Task
 from neoxlib.exam.results import FLAGS, KEY, choices, share_columns
 from neoxlib.exam.significance import common, compared, mcnemar
+from neoxlib.workbook.past_run import table_bytes
 from neoxlib.workbook.table import NotAsked, TextTable
 
 NONE_NAMED = "No earlier run was named in compare_with: nothing to compare."
@@ -48,7 +49,7 @@ def read_questions(path: Path) -> pd.DataFrame:
     Raises DataError if the file is missing or no table, lacks a column, or has a question twice.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(table_bytes(path), dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a run's table of questions: {error}") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first cells as names then

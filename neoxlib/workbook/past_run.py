@@ -1,5 +1,6 @@
 """Earlier runs, read back from their folders, and what changed since the last one."""
 
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from neoxlib.errors import DataError
+from neoxlib.files import read_whole
 from neoxlib.machine.environment import BETWEEN_RUNS
 from neoxlib.machine.environment import kind as kind_of_machine
 from neoxlib.redact import scrub
@@ -17,6 +19,8 @@ from neoxlib.workbook import metrics
 from neoxlib.workbook.results import NO_RUN, read_results, read_run
 
 MOST = 8  # runs of a trend
+MOST_BYTES = 1 << 29  # of a table; 14,000 questions with their prompts have 1 << 27
+MOST_COLUMNS = 1000
 Ends = tuple[float, float]  # of an interval
 LOOKED_AT = 200  # folders, for the runs of a trend
 FINISHED = ("ok", "noisy", "not-judged", "check-failed")
@@ -71,9 +75,22 @@ class Past:
         try:
             if not path.is_file():
                 return None
-            return pd.read_csv(path, keep_default_na=False, na_values=[""])
+            return pd.read_csv(table_bytes(path), keep_default_na=False, na_values=[""])
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be read as a table: {error}") from error
+
+
+def table_bytes(path: Path) -> io.BytesIO:
+    """Return the content of a run's CSV.
+
+    Raises OSError as read_whole, and ValueError for more than MOST_COLUMNS.
+    """
+    data = read_whole(path, MOST_BYTES)
+    end = data.find(b"\n")
+    columns = data.count(b",", 0, end if end >= 0 else len(data)) + 1
+    if columns > MOST_COLUMNS:
+        raise ValueError(f"it has {columns:,} columns, more than {MOST_COLUMNS:,}")
+    return io.BytesIO(data)
 
 
 def open_run(path: str | Path) -> Past:

@@ -1,11 +1,14 @@
 """A run's table of questions comes back as it was saved, and what changed is found."""
 
+import os
+
 import pandas as pd
 import pytest
 
 from neoxlib.errors import DataError
 from neoxlib.exam import load_task
 from neoxlib.exam.earlier_run import changed_answers, difference, read_earlier_run, read_questions
+from neoxlib.workbook.past_run import Past
 from tests.support.exam_files import write_exam
 from tests.support.exam_results import answers, yes_or_no
 
@@ -136,6 +139,28 @@ def test_a_run_without_questions_is_refused(tmp_path):
         read_questions(tmp_path / "questions.csv")
     (tmp_path / "questions.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="cannot be read"):
+        read_questions(tmp_path / "questions.csv")
+
+
+@pytest.mark.parametrize(
+    "read", [read_questions, lambda path: Past(path.parent, {}).table("questions")]
+)
+def test_a_table_without_end_is_not_read(tmp_path, read):
+    path = tmp_path / "questions.csv"
+    path.touch()
+    os.truncate(path, 8 << 30)
+    with pytest.raises(
+        DataError, match="has 8,589,934,592 bytes, and at most 536,870,912 are read"
+    ):
+        read(path)
+    path.write_text(",".join(map(str, range(1001))) + "\n")
+    with pytest.raises(DataError, match="it has 1,001 columns, more than 1,000"):
+        read(path)
+
+
+def test_a_fifo_for_a_table_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "questions.csv")
+    with pytest.raises(DataError, match="is a FIFO, not a file"):
         read_questions(tmp_path / "questions.csv")
 
 
