@@ -13,7 +13,7 @@ from neoxlib.errors import DataError, did_you_mean
 from neoxlib.exam.data.benchmarks import Benchmark, get_benchmark
 from neoxlib.exam.data.find import MAPPING, exam_root, usual_name
 from neoxlib.exam.data.questions import QuestionRow, read_rows
-from neoxlib.exam.data.records import DAMAGE, MOST_ROWS, File, json_value
+from neoxlib.exam.data.records import DAMAGE, MOST_ROWS, File, json_value, read_file, reason
 from neoxlib.exam.data.sources import Sheet, Source, counts_from_zero, find_sources
 from neoxlib.exam.data.subjects import CLASS_NAMES, CLASSES, Subject
 
@@ -113,7 +113,8 @@ def _read(root: File, benchmark: Benchmark, split: str, asked: list[str], shots:
     """Read the questions of the subjects that are asked, and their examples if there are shots."""
     mapping, problems = _mapping(root, benchmark)
     sources, unclear = find_sources(root, benchmark, split, mapping)
-    chosen, wrong = _choose(sources, mapping, asked, usual_name(benchmark, split, "{}"))
+    form = usual_name(benchmark, split, "{}")
+    chosen, wrong = _choose(sources, mapping, asked, form) if mapping or not problems else ([], [])
     if sources and not chosen and not asked and mapping is benchmark.subjects:
         wrong.append(
             f"{MAPPING}: is missing, and no subject is {benchmark.title}'s; an exam of your own "
@@ -208,8 +209,12 @@ def _mapping(root: File, benchmark: Benchmark) -> tuple[dict[str, Subject], list
     if not path.is_file():
         return benchmark.subjects, []
     try:
-        raw = json_value(path.read_bytes().decode("utf-8-sig"))
+        data = read_file(path)
     except DAMAGE as error:
+        return {}, [f"{MAPPING}:1: cannot be read: {reason(error)}"]
+    try:
+        raw = json_value(data.decode("utf-8-sig"))
+    except ValueError as error:
         return {}, [f"{MAPPING}:{getattr(error, 'lineno', 1)}: is not JSON in UTF-8: {error}"]
     if not isinstance(raw, dict):
         form = "{subject: [English, Chinese, class]}"

@@ -51,7 +51,7 @@ def read_table(path: File, headerless: tuple[str, ...] = ()) -> tuple[Records, l
     `headerless` names the columns of a CSV whose first row is a question, not their names.
     """
     try:
-        raw = read_whole(path, LARGEST) if isinstance(path, Path) else path.read_bytes()
+        raw = read_file(path)
     except DAMAGE as error:
         return [], [f"1: cannot be read: {reason(error)}"]
     if path.name.endswith(".parquet"):
@@ -60,6 +60,11 @@ def read_table(path: File, headerless: tuple[str, ...] = ()) -> tuple[Records, l
     if problem:
         return [], [problem]
     return _json_lines(text) if path.name.endswith(".jsonl") else _csv(text, headerless)
+
+
+def read_file(path: File) -> bytes:
+    """The content of a file. Raises an error of DAMAGE, also for more than LARGEST bytes."""
+    return read_whole(path, LARGEST) if isinstance(path, Path) else path.read_bytes()
 
 
 def _decode(raw: bytes) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+import re
 import zipfile
 from pathlib import Path
 from posixpath import dirname
@@ -254,9 +255,20 @@ def test_a_zip_whose_table_of_contents_is_damaged_is_told(tmp_path):
 def test_a_damaged_mapping_in_a_zip_is_told(tmp_path):
     archive = zipped(write_exam(tmp_path / "exam"), tmp_path / "exam.zip")
     archive.write_bytes(archive.read_bytes().replace(b'"Tiny Sums"', b'"Tiny Bums"'))
-    assert problems("ceval", archive)[0].startswith(
-        "subject_mapping.json:1: is not JSON in UTF-8: Bad CRC-32"
-    )
+    (found,) = problems("ceval", archive)
+    assert found.startswith("subject_mapping.json:1: cannot be read: Bad CRC-32")
+
+
+def test_a_zip_with_a_password_is_told_once_and_not_by_every_subject(tmp_path):
+    archive = zipped(write_exam(tmp_path / "exam"), tmp_path / "exam.zip")
+    raw = bytearray(archive.read_bytes())
+    for head, flags in ((b"PK\x01\x02", 8), (b"PK\x03\x04", 6)):
+        for found in re.finditer(re.escape(head), bytes(raw)):
+            raw[found.start() + flags] |= 1
+    archive.write_bytes(raw)
+    (told,) = problems("ceval", archive)
+    assert told.startswith("subject_mapping.json:1: cannot be read: File ")
+    assert "is encrypted, password required" in told
 
 
 def test_a_zip_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
