@@ -3,25 +3,26 @@
 No file is edited.
 """
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from neoxlib.checkpoint.folder import open_checkpoint
 from neoxlib.checkpoint.manifest import read_manifest
 from neoxlib.checkpoint.source import companions
-from neoxlib.errors import WeightsError
+from neoxlib.errors import WeightsError, unreadable_is
+from neoxlib.files import replace
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@unreadable_is(WeightsError, "read or written")
 def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
     """Make `dst` a model folder on the files of `src`; returns a row per file: file, how, bytes.
 
     Weights are linked, not copied; config.json and the tokenizer are copied as they are. May be
-    repeated. Raises WeightsError if `src` has no weights or is a cut, or if `dst` has other files
-    of the same names, which are all named and left alone.
+    repeated. Raises WeightsError if `src` has no weights, is a cut or cannot be read, or if `dst`
+    has other files of the same names, which are all named and left alone.
     """
     import pandas as pd
 
@@ -30,13 +31,15 @@ def prepare_model(src: str | Path, dst: str | Path) -> "pd.DataFrame":
     weights = _weights(src, dst)
     small = _small_files(src)
     _check_free(src, dst, weights, small)
+    for path in (*weights, *small):
+        path.open("rb").close()  # before anything is written
     dst.mkdir(parents=True, exist_ok=True)
     for path in weights:
         if not (dst / path.name).is_symlink():
             (dst / path.name).symlink_to(path)
     for path in small:
         (dst / path.relative_to(src)).parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, dst / path.relative_to(src))
+        replace(dst / path.relative_to(src), path.read_bytes(), ".part")
     rows = [(path.name, "link", path.stat().st_size) for path in weights]
     rows += [(str(path.relative_to(src)), "copy", path.stat().st_size) for path in small]
     return pd.DataFrame(rows, columns=["file", "how", "bytes"])

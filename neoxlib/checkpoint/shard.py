@@ -106,6 +106,7 @@ def _open_whole(src: str | os.PathLike[str]) -> tuple[Checkpoint, ModelConfig, d
     return open_checkpoint(src), config, source
 
 
+@unreadable_is(WeightsError)
 def _source(checkpoint: Checkpoint) -> dict[str, Any]:
     """The entries of a request that identify the source."""
     try:

@@ -10,6 +10,7 @@ import neoxlib
 from neoxlib.checkpoint import shard
 from neoxlib.checkpoint.prepare import prepare_model
 from neoxlib.errors import WeightsError
+from tests.support.checkpoint_files import unreadable
 
 
 def hashes(folder):
@@ -51,6 +52,16 @@ def test_other_files_are_named_and_left_alone(checkpoint, tmp_path):
     with pytest.raises(WeightsError, match=r"model\.safetensors, config\.json"):
         prepare_model(checkpoint, target)
     assert (target / "config.json").read_text() == "mine" and len(list(target.iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "model.safetensors"])
+def test_a_file_that_this_user_may_not_read_is_named_before_one_is_written(
+    checkpoint, tmp_path, name
+):
+    source = shutil.copytree(checkpoint, tmp_path / "source")
+    with unreadable(source / name), pytest.raises(WeightsError, match=f"/{name} cannot be read"):
+        prepare_model(source, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_code_and_large_strangers_are_not_taken_along(checkpoint, tmp_path):

@@ -13,13 +13,14 @@ from neoxlib.checkpoint.shard import merge, shard
 from neoxlib.checkpoint.source import companions
 from neoxlib.checkpoint.tensor_writer import TensorFile
 from neoxlib.checkpoint.verify import verify
-from neoxlib.errors import ShardError, WeightsError
+from neoxlib.errors import ConfigError, ShardError, WeightsError
 from tests.support.checkpoint_files import (
     SMALL,
     assert_same_bits,
     contents,
     kill_in_the_middle,
     read_folder,
+    unreadable,
 )
 from tests.support.oracle_models import make_oracle, save_tokenizer
 
@@ -243,6 +244,17 @@ def test_files_beside_the_weights_that_fill_the_memory_are_refused_before_one_is
             file.truncate(64 << 20)
     with pytest.raises(
         WeightsError, match=r"files beside the weights in .* 256 MiB together; move"
+    ):
+        shard(source, tmp_path / "cut", 2)
+    assert not (tmp_path / "cut").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "special_tokens_map.json", "config.json"])
+def test_a_file_that_this_user_may_not_read_is_named_before_a_cut_begins(source, tmp_path, name):
+    (source / "special_tokens_map.json").write_text("{}")
+    with (
+        unreadable(source / name),
+        pytest.raises((WeightsError, ConfigError), match=f"/{name} cannot be read: Permission"),
     ):
         shard(source, tmp_path / "cut", 2)
     assert not (tmp_path / "cut").exists()

@@ -1,8 +1,11 @@
 """Checkpoint folders, and what a test reads of them."""
 
+import ctypes
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -85,3 +88,21 @@ def kill_in_the_middle(call: str, blocks: int) -> None:
             assert process.stdout.readline() == "stalled\n"
         finally:
             process.send_signal(signal.SIGKILL)
+
+
+@contextmanager
+def unreadable(path: Path) -> Iterator[None]:
+    """Take the right to read a file from this thread, also from root's, for the time of a block."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of capabilities, this thread
+    held = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, the lower bits first
+    assert libc.capget(header, held) == 0
+    fewer = type(held)(*held)
+    fewer[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    path.chmod(0)
+    assert libc.capset(header, fewer) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, held) == 0
+        path.chmod(0o644)
