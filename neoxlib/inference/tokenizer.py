@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neoxlib.checkpoint.foreign import utf8_path
 from neoxlib.checkpoint.manifest import read_json
-from neoxlib.errors import ConfigError, is_panic
+from neoxlib.errors import ConfigError, is_panic, unreadable_is
 from neoxlib.files import read_whole
 from neoxlib.forms import parse
 from neoxlib.model.config import ModelConfig, eos_problems
@@ -208,6 +208,7 @@ def as_ids(said: int | tuple[int, ...] | None) -> tuple[int, ...]:
     return () if said is None else (said,) if isinstance(said, int) else said
 
 
+@unreadable_is(ConfigError)
 def _said(folder: Path, config: ModelConfig) -> int | tuple[int, ...] | None:
     """The `eos_token_id` that transformers' `generate` uses."""
     file = folder / "generation_config.json"
@@ -215,7 +216,7 @@ def _said(folder: Path, config: ModelConfig) -> int | tuple[int, ...] | None:
         return config.eos_token_id
     try:
         raw: Any = parse(read_whole(file, MOST_BYTES))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         what = f"{file} is not valid JSON ({error})"
         raise ConfigError(f"{what}; copy it anew from the checkpoint") from error
     if not isinstance(raw, Mapping):

@@ -16,6 +16,7 @@ from neoxlib.errors import ConfigError, SettingsError
 from neoxlib.inference.stream import Pieces
 from neoxlib.inference.tokenizer import MOST_BYTES, load_tokenizer
 from neoxlib.setup.model_checks import model_rows
+from tests.support.checkpoint_files import unreadable
 from tests.support.walker import END, MERGES, USER, byte_tokenizer, path_of, save, transformers_says
 
 TOKENIZER = byte_tokenizer(USER)
@@ -124,6 +125,15 @@ def test_a_damaged_generation_config_is_refused(content: str, tmp_path: Path):
     folder = save(tmp_path, TOKENIZER)
     (folder / "generation_config.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ConfigError, match=r"generation_config\.json"):
+        neoxlib.load(folder)
+
+
+def test_a_generation_config_that_this_user_may_not_read_is_refused_as_such(tmp_path: Path):
+    folder = save(tmp_path, TOKENIZER, generation={"eos_token_id": 0})
+    with (
+        unreadable(folder / "generation_config.json"),
+        pytest.raises(ConfigError, match=r"generation_config\.json cannot be read: Permission"),
+    ):
         neoxlib.load(folder)
 
 
