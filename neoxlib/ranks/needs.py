@@ -1,4 +1,4 @@
-"""What ranks need of this machine, asked before one starts: files, threads, loopback, ports."""
+"""What ranks and kernels need of this machine, asked first: files, threads, loopback, ports."""
 
 import resource
 import socket
@@ -12,6 +12,7 @@ FILES = 144
 FILES_PER_RANK = 8
 THREADS = 16  # 11 of the controller's processes were seen
 THREADS_PER_RANK = 24  # 16 were seen, of which one computes
+KERNEL_THREADS = 24  # 15 were seen
 PORTS = 24  # the controller listens on 18
 LOOPBACK = "127.0.0.1"
 LIMIT_SECONDS = 2.0  # to connect to this machine itself
@@ -23,6 +24,12 @@ def check_machine(world_size: int) -> None:
     _check_threads(THREADS + THREADS_PER_RANK * world_size)
     _check_loopback()
     _check_ports()
+
+
+def check_kernel() -> None:
+    """Raise SettingsError if the kernel of a notebook could not start on this machine."""
+    _check_threads(KERNEL_THREADS)
+    _check_loopback()
 
 
 def _check_files(needed: int) -> None:
@@ -48,7 +55,7 @@ def _check_threads(needed: int) -> None:
             started += 1
     except RuntimeError as error:  # can't start new thread
         raise SettingsError(
-            f"{started} more threads can be started here, and ranks need {needed}; `ulimit -u` or "
+            f"{started} more threads can be started here, and {needed} are needed; `ulimit -u` or "
             "the limit of processes of a container (pids.max) has to be raised"
         ) from error
     finally:
@@ -63,7 +70,7 @@ def _check_loopback() -> None:
             socket.create_connection(server.getsockname(), LIMIT_SECONDS).close()
     except OSError as error:
         raise SettingsError(
-            f"{LOOPBACK}, over which the ranks of this machine are reached, does not answer "
+            f"{LOOPBACK}, over which processes of this machine reach each other, does not answer "
             f"({error.strerror or error}); `ip link set lo up` starts it, and a firewall must let "
             "it through"
         ) from error

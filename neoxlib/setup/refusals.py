@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from neoxlib.errors import NeoXError
+from neoxlib.errors import NeoXError, SettingsError
+from neoxlib.ranks import needs
 from neoxlib.workbook import parameters
 from neoxlib.workbook.arguments import RunArguments
 from neoxlib.workbook.param import Param
@@ -12,23 +13,44 @@ from neoxlib.workbook.parameter_table import PARAMETERS
 
 
 def refuse(jobs: Sequence[RunArguments]) -> None:
-    """Raise ParameterError with every problem of the values of any of `jobs`."""
-    parameters.refuse(list(dict.fromkeys(line for job in jobs for line in doubts(job))))
+    """Raise ParameterError with every problem of the values of any of `jobs`, or of this machine.
+
+    The machine is asked last: values that were taken bound how many threads that starts.
+    """
+    for ask in (doubts, lacks):
+        parameters.refuse(list(dict.fromkeys(line for job in jobs for line in ask(job))))
 
 
 def doubts(job: RunArguments) -> list[str]:
     """List the problems of a job's values with model, exam and machine."""
-    table = job.declared
-    p = SimpleNamespace(**{n: _resolved(n, table[n], value) for n, value in job.values.items()})
+    p = _values(job)
     told: list[str] = []
     left_out = AFTER_THE_PLAN if getattr(p, "plan_only", False) else ()
-    asked = (ask for ask, needs in ASKED if all(hasattr(p, name) for name in needs))
+    asked = (ask for ask, names in ASKED if all(hasattr(p, name) for name in names))
     for ask in (ask for ask in asked if ask not in left_out):
         try:
             told += ask(p, job.name) or []
         except NeoXError as error:
             told.append(str(error))
     return told
+
+
+def lacks(job: RunArguments) -> list[str]:
+    """Say what this machine lacks for a job's kernel, and for ranks that the kernel starts here."""
+    p = _values(job)
+    ranks = all(hasattr(p, name) for name in MODEL_VALUES) and job.name != SETUP
+    try:
+        needs.check_kernel()
+        if ranks and not (getattr(p, "plan_only", False) or getattr(p, "cluster_profile", None)):
+            needs.check_machine(p.world_size)
+    except SettingsError as error:
+        return [str(error)]
+    return []
+
+
+def _values(job: RunArguments) -> SimpleNamespace:
+    resolved = {n: _resolved(n, job.declared[n], value) for n, value in job.values.items()}
+    return SimpleNamespace(**resolved)
 
 
 def _resolved(name: str, declared: Param, value: object) -> object:

@@ -19,7 +19,7 @@ import os, resource
 from neoxlib.ranks import needs
 resource.setrlimit(resource.RLIMIT_NPROC, (20, 20))
 os.setuid(65533)  # root has no such limit
-needs.check_machine(2)
+needs.{}
 """
 LOOPBACK_DOWN = ("unshare", "--net", "--map-root-user")  # a new network has its loopback down
 
@@ -32,6 +32,7 @@ def last_line(*command: str) -> str:
 
 def test_a_usual_machine_is_taken():
     needs.check_machine(2)
+    needs.check_kernel()
 
 
 def test_too_few_open_files_are_told_with_the_number_that_is_needed():
@@ -47,9 +48,11 @@ def test_a_limit_that_the_user_can_raise_is_told_so(monkeypatch):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs a user who has no other process")
-def test_too_few_threads_are_told_with_the_number_that_is_needed():
-    said = last_line(sys.executable, "-c", FEW_THREADS)
-    assert re.search(r"1?\d more threads can be started here, and ranks need 64; `ulimit -u`", said)
+@pytest.mark.parametrize(("ask", "needed"), [("check_machine(2)", 64), ("check_kernel()", 24)])
+def test_too_few_threads_are_told_with_the_number_that_is_needed(ask, needed):
+    said = last_line(sys.executable, "-c", FEW_THREADS.format(ask))
+    told = rf"1?\d more threads can be started here, and {needed} are needed; `ulimit -u`"
+    assert re.search(told, said)
 
 
 @pytest.fixture

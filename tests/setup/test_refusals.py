@@ -8,6 +8,7 @@ from neoxlib import exam
 from neoxlib.demo import EXAM_DIR
 from neoxlib.errors import ParameterError
 from neoxlib.exam.journal import Journal, exam_key
+from neoxlib.ranks import needs
 from neoxlib.setup import refusals
 from neoxlib.workbook import arguments
 
@@ -116,3 +117,21 @@ def test_the_defaults_of_every_notebook_pass(name):
 )
 def test_what_fits_passes(notebook, values):
     refuse(notebook, **values)
+
+
+@pytest.mark.parametrize("notebook", ["02_inference", "05_compare"])
+def test_a_machine_whose_loopback_does_not_answer_is_refused_for_every_notebook(
+    notebook, monkeypatch
+):
+    monkeypatch.setattr(needs, "LOOPBACK", "192.0.2.1")  # kept for examples: no machine has it
+    with pytest.raises(ParameterError, match=r"192.0.2.1, .* does not answer"):
+        refuse(notebook)
+
+
+def test_what_ranks_need_is_asked_of_this_machine_only_if_they_start_here(monkeypatch):
+    monkeypatch.setattr(needs, "FILES", 2**40)
+    with pytest.raises(ParameterError, match="open files here"):
+        refuse("02_inference")
+    for notebook in ("00_setup", "05_compare"):
+        refuse(notebook)
+    refuse("02_inference", plan_only="true")
