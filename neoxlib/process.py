@@ -16,7 +16,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from types import FrameType
@@ -53,6 +53,26 @@ def python(module: str, function: str, arguments: str = "") -> list[str]:
     what = {"module": module, "function": function, "arguments": arguments}
     text = START.format(package=str(PACKAGE), paths=paths, **what)
     return [sys.executable, "-P", "-c", text]  # -P: without the current folder
+
+
+def run_kernel() -> None:
+    """Be a notebook's kernel, and remove the folder of its keys as soon as they are read.
+
+    Who started it may be killed, and then nobody else would.
+    """
+    from ipykernel.kernelapp import IPKernelApp
+
+    class Kernel(IPKernelApp):
+        def init_connection_file(self) -> None:
+            super().init_connection_file()
+            with suppress(OSError):
+                os.unlink(self.abs_connection_file)
+                os.rmdir(os.path.dirname(self.abs_connection_file))
+
+        def write_connection_file(self, **_: Any) -> None:
+            """Write nothing: who started it chose the ports and the keys."""
+
+    Kernel.launch_instance()
 
 
 def prepare_children() -> None:

@@ -5,6 +5,7 @@ Ctrl-C, SIGTERM and SIGHUP end one run, and its results are still written.
 
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +44,7 @@ class Signals:
         self.children: list[psutil.Process] = []
         self.armed = False
         self.before = {}
+        self.folder = ""  # of the keys of the kernel that runs; only this user can enter it
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
@@ -56,12 +58,13 @@ class Signals:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Let a signal raise Interrupted in this block."""
-        self.armed = True
-        try:
-            yield
-        finally:
-            self.armed = False
+        """Let a signal raise Interrupted in this block. No key of its kernel is left after it."""
+        with tempfile.TemporaryDirectory(prefix="neoxlib-kernel-") as self.folder:
+            self.armed = True
+            try:
+                yield
+            finally:
+                self.armed = False
 
     def end_children(self) -> None:
         """End the kernels that ran at the signal; wait until they and their ranks have ended."""
@@ -136,8 +139,14 @@ class ThisPython(AsyncKernelManager):
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        kernel = python("ipykernel.kernelapp", "launch_new_instance")
+        kernel = python("neoxlib.process", "run_kernel")
         return KernelSpec(**get_kernel_dict() | {"argv": [*kernel, "-f", "{connection_file}"]})
+
+    def write_connection_file(self, **options: Any) -> None:
+        """Write the keys to their folder, which an earlier kernel has removed."""
+        os.makedirs(self.signals.folder, mode=0o700, exist_ok=True)
+        self.connection_file = os.path.join(self.signals.folder, "kernel.json")
+        super().write_connection_file(**options)
 
     async def shutdown_kernel(self, *args: Any, **options: Any) -> None:
         """Shut down, but first interrupt a cell that a signal stopped, to end its ranks."""

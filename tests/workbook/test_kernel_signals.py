@@ -14,6 +14,7 @@ from jupyter_client.manager import start_new_kernel
 
 from neoxlib.workbook import pages
 from neoxlib.workbook import results as workbook_results
+from neoxlib.workbook.kernel import Interrupted, Signals, ThisPython
 from neoxlib.workbook.run import Run
 from tests.support.small_notebooks import write
 
@@ -92,6 +93,26 @@ def test_a_signal_ends_the_run_as_interrupted_and_leaves_a_report(
     assert f"{'not run':<14}two\n" in said, "what did not start is told"
     assert "- not run: two\n" in (outputs / "summary.md").read_text()
     assert not list(tmp_path.glob("neoxlib-*")), "no temporary folder is left"
+
+
+def test_the_keys_of_a_kernel_are_in_no_file_once_it_runs(tmp_path):
+    process, _, _ = report_of(tmp_path, WAITS)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    process.kill()
+    process.communicate(timeout=100)
+    assert left == ["one.ipynb", "outputs", "ready", "two.ipynb"]
+
+
+def test_a_signal_while_a_kernel_starts_leaves_no_keys(monkeypatch):
+    with Signals() as signals:
+        monkeypatch.setattr(ThisPython, "signals", signals, raising=False)
+        with pytest.raises(Interrupted), signals.running():
+            ThisPython().write_connection_file()
+            folder = Path(signals.folder)
+            assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o600]
+            assert folder.stat().st_mode & 0o777 == 0o700
+            signal.raise_signal(signal.SIGTERM)
+    assert not folder.exists()
 
 
 def test_a_signal_in_the_kernel_is_told_as_such(tmp_path):
