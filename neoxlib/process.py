@@ -28,6 +28,7 @@ PACKAGE = Path(__file__).with_name("__init__.py")
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 EXIT_SECONDS = 20.0  # for the exit functions after a signal; sessions end in a few
 CACHE = "NEOXLIB_CACHE"  # names the folder of compiled files; ~/.cache/neoxlib without it
+HOME_BYTES = 8192  # more than IPython writes to a new home
 # The folders that IPython, Jupyter and Matplotlib write to, by the variables that set them.
 WRITTEN = {"IPYTHONDIR": "ipython", "JUPYTER_RUNTIME_DIR": "runtime", "MPLCONFIGDIR": "matplotlib"}
 
@@ -217,7 +218,7 @@ def need_home() -> None:
     read, and variables that are set are kept.
     """
     home = home_folder()
-    if home and os.access(home, os.W_OK | os.X_OK):
+    if home and _takes_files(home):
         return
     wanted = {name: folder for name, folder in WRITTEN.items() if name not in os.environ}
     if home and not wanted:
@@ -230,6 +231,15 @@ def need_home() -> None:
         os.environ["HOME"] = str(private)
     else:
         os.environ |= {name: str(private / folder) for name, folder in wanted.items()}
+
+
+def _takes_files(folder: Path) -> bool:
+    """Whether a file of a few KB can be written to a folder: it may be full, or over its quota."""
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            return file.write(bytes(HOME_BYTES)) == HOME_BYTES
+    except OSError:
+        return False
 
 
 def home_folder() -> Path | None:

@@ -56,10 +56,8 @@ def test_a_user_without_a_name_and_a_home_gets_a_private_one_and_is_told_once():
 
 
 def test_a_home_that_cannot_be_written_to_is_still_read(temporary, monkeypatch, caplog):
-    monkeypatch.setattr(
-        process.os, "access", lambda path, mode: Path(path) != Path(os.path.expanduser("~"))
-    )
-    before = os.environ.get("HOME")
+    before = "/proc"  # where nobody makes a file
+    monkeypatch.setenv("HOME", before)
     monkeypatch.setenv("MPLCONFIGDIR", "/mine")
     for name in process.WRITTEN:
         monkeypatch.setenv(name, os.environ.get(name, ""))  # so that they are as before, afterwards
@@ -74,6 +72,23 @@ def test_a_home_that_cannot_be_written_to_is_still_read(temporary, monkeypatch, 
         and os.environ["MPLCONFIGDIR"] == "/mine"
     )
     assert os.environ.get("HOME") == before and len(caplog.records) == 1
+
+
+FULL = """
+import os, resource
+from neoxlib import process
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # as a quota, for each file
+process.need_home()
+print(os.environ["IPYTHONDIR"])
+"""
+
+
+def test_a_home_that_is_full_is_not_written_to(tmp_path):
+    env = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", FULL], env=env, capture_output=True, text=True)
+    private = tmp_path / f"neoxlib-home-{os.getuid()}"
+    assert done.stdout == f"{private / 'ipython'}\n", done.stderr
+    assert "cannot be written to" in done.stderr and list(tmp_path.iterdir()) == [private]
 
 
 def test_a_private_folder_is_the_same_again_and_never_one_that_others_made_or_may_enter(temporary):
