@@ -82,17 +82,38 @@ def prepare_children() -> None:
     An empty entry of PYTHONPATH means that folder. Scripts that prepend to an unset PYTHONPATH
     leave one, as CANN's set_env.sh does. PYTHONWARNINGS, which may make errors of warnings, is not
     handed on: ipyparallel and IPython warn where nothing is wrong. Raises FileNotFoundError if the
-    current folder has been deleted: neither they nor torch could start.
+    current folder has been deleted, and OSError for other surroundings: neither they nor torch
+    could start.
     """
     try:
         os.getcwd()
     except FileNotFoundError as error:
         message = "the current folder has been deleted; cd to one that is there"
         raise FileNotFoundError(message) from error
+    if wrong := _wrong_surroundings():
+        raise OSError(wrong)
     need_home()
     os.environ.pop("PYTHONWARNINGS", None)
     if named := os.environ.get("PYTHONPATH"):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, named.split(os.pathsep)))
+
+
+def _wrong_surroundings() -> str:
+    """Say what of this process lets no child start; "" if nothing does."""
+    if sys.flags.optimize > 1:  # ipyparallel formats one
+        return "Python runs without docstrings (-OO); unset PYTHONOPTIMIZE, or set it to 1"
+    if sys.platform == "linux" and not os.path.exists("/proc/self"):
+        return "/proc is not mounted; `mount -t proc proc /proc` mounts it"
+    mask = os.umask(0o077)
+    os.umask(mask)
+    if mask & 0o700:
+        return f"the umask {mask:04o} takes from you what you write; `umask 022` is a usual one"
+    folder = tempfile.gettempdir()
+    if any("\ud800" <= letter <= "\udfff" for letter in folder):  # bytes that are no text
+        return f"the temporary folder, {folder!a}, is not UTF-8; set TMPDIR to another folder"
+    if os.path.expandvars(folder) != folder:  # IPython would look for its profile there
+        return f"the temporary folder, {folder}, names a variable; set TMPDIR to another folder"
+    return ""
 
 
 def need_standard_streams() -> None:

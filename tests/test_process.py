@@ -127,6 +127,26 @@ def test_a_process_is_started_with_this_neoxlib_and_the_same_places_to_look_at(
     assert done.stdout == f"{neoxlib.__file__} one ['two']\n"
 
 
+START = "import sys; from neoxlib.process import prepare_children; prepare_children()"
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        ("export PYTHONOPTIMIZE=2", "without docstrings (-OO); unset PYTHONOPTIMIZE"),
+        ("umask 777", "the umask 0777 takes from you what you write"),
+        (r"mkdir $'\xff'; export TMPDIR=$PWD/$'\xff'", "\\udcff', is not UTF-8; set TMPDIR"),
+        ("mkdir 'x $HOME'; export TMPDIR=$PWD/'x $HOME'", "x $HOME, names a variable; set TMPDIR"),
+    ],
+)
+def test_surroundings_in_which_no_child_starts_are_refused(before, told, tmp_path):
+    command = f"{before}; exec {sys.executable} -c '{START}'"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and told in done.stderr.splitlines()[-1], done.stderr
+
+
 def test_a_process_is_known_by_when_it_started_and_where():
     own = process.this_process()
     assert not process.has_ended(own)
