@@ -158,6 +158,24 @@ def test_where_no_notebook_ran_twice_the_run_ends_calmly(tmp_path: Path):
         two_runs(Asked(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("part", "found"),
+    [
+        ("model", {"model_dir": 5}),
+        ("model", {"compile": []}),
+        ("model", {"world_size": "two"}),
+        ("model", {"threads": "x"}),
+        ("environment", {"machine": {}}),
+        ("environment", {"cores": "x"}),
+    ],
+    ids=str,
+)
+def test_a_run_with_a_field_of_another_kind_is_refused(part: str, found: dict, tmp_path: Path):
+    name = f"{part}.{next(iter(found))}"
+    with pytest.raises(DataError, match=rf"results\.json is not of this format: {name} is "):
+        pair(tmp_path, **{part: found})
+
+
 def test_runs_are_named_both_or_neither(tmp_path: Path):
     one = str(earlier(tmp_path / "04_profile/1", table()))
     assert two_runs(Asked(tmp_path, one, str(tmp_path / "04_profile/1"))).a.name == "04_profile/1"

@@ -150,7 +150,7 @@ def run_settings(folder: str) -> dict[str, Any]:
         )
     device = str(model.get("device") or "auto").partition(":")[0]
     taken = {name: model[name] for name in ("dtype", "quant", "world_size") if name in model}
-    model_dir = os.path.expanduser(given["model_dir"]) or str(MODEL_DIR)
+    model_dir = os.path.expanduser(str(given["model_dir"])) or str(MODEL_DIR)
     return {"model_dir": model_dir, "device": device} | taken
 
 

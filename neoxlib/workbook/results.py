@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from neoxlib.forms import OBJECT, TEXT, Maybe, parse, problems
+from neoxlib.forms import NUMBER, OBJECT, SIZE, TEXT, Maybe, parse, problems
 from neoxlib.process import has_ended, is_here
 from neoxlib.workbook.run_folder import last_beat, stamp
 
@@ -34,12 +34,18 @@ NO_RUN = {
     "error": None,
 }
 OF = {str: TEXT, dict: OBJECT}
+MODEL = {  # what becomes part of a path, is counted with, or compared
+    **dict.fromkeys(("model_dir", "dtype", "quant", "device", "compile"), Maybe(TEXT)),
+    **dict.fromkeys(("world_size", "threads"), Maybe(SIZE)),
+}
 FORM = {
     **{
         key: Maybe(OF[type(value)], null=False)
         for key, value in NO_RUN.items()
         if type(value) in OF
     },
+    "model": Maybe(MODEL, null=False),
+    "environment": Maybe({"machine": Maybe(TEXT), "cores": Maybe(NUMBER)}, null=False),
     "given": Maybe([TEXT], null=False),
     "noise": Maybe([TEXT], null=False),
     "checks": Maybe([OBJECT], null=False),
