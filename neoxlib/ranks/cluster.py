@@ -18,7 +18,7 @@ from ipyparallel import AsyncResult
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.process import interrupts_held
 from neoxlib.ranks import hanging, launch, worker
-from neoxlib.ranks.outcome import Hear, Listener, Outcome, arrived, error_of, hand_on, in_step
+from neoxlib.ranks.outcome import Hear, Listener, Outcome, answer_of, arrived, hand_on, in_step
 from neoxlib.ranks.placement import order_by_host
 from neoxlib.ranks.post_mortem import RankLogs, first_of, silent_one, together, told
 from neoxlib.ranks.surroundings import host_of
@@ -111,7 +111,7 @@ class Ranks:
             if outcome.error:
                 more = f"{outcome.traceback}{self._logs.tail(r)}{self._said()}"
                 raise RankError(f"{self._who(r)} failed in {name}:\n{more}")
-        return [outcomes[r].value for r in range(self.size)]
+        return [answer_of(outcomes[r]) for r in range(self.size)]
 
     def call(self, function: Callable[..., Any], *args: Any, listen: Listener | None = None) -> Any:
         """Call `function(rank, *args)` on all ranks; return rank 0's value.
@@ -222,9 +222,7 @@ class Ranks:
     def _judge(self, outcomes: dict[int, Outcome], name: str) -> Any:
         """Return rank 0's value or raise its error if the ranks agree; else end the session."""
         if in_step(outcomes, self.size):
-            if outcomes[0].error:
-                raise error_of(outcomes[0])
-            return outcomes[0].value
+            return answer_of(outcomes[0])
         found = self._logs.explain(self.members)
         r = first_of(found, [r for r in outcomes if outcomes[r].error])
         detail = f"\n{outcomes[r].traceback}"

@@ -1,5 +1,6 @@
 """What comes from the ranks of a call: pieces and progress meanwhile, then a value or an error."""
 
+import pickle
 import threading
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -20,6 +21,9 @@ SECONDS = 0.1  # between two words about the weights
 _types = threading.Lock()
 Listener = Callable[[int, str], None]
 Hear = Callable[[Sequence[Mapping[str, Any]]], None]  # what each rank has published so far
+# What a rank returns: traceback, text of the error ("" for a value), pickle, bytes of an array. It
+# can always be unpacked: ipyparallel waits without end for what it fails to unpack.
+Sent = tuple[str, str, bytes] | tuple[str, str, bytes, memoryview]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,49 @@ class Outcome:
     value: Any = None
     error: Exception | None = None
     traceback: str = ""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """In place of a value that cannot be brought here: the reason."""
+
+    why: str
+
+
+def pack(value: Any) -> Sent:
+    """Pack a value, a tensor as an array; the bytes of an array are sent without copying."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        plain = _plain(value)
+        array = hasattr(plain, "__array_interface__")
+        head = pickle.dumps(plain, 5, buffer_callback=buffers.append if array else None)
+        return "", "", head, *(buffer.raw() for buffer in buffers)
+    except Exception as error:
+        return "", "", pickle.dumps(Lost(words_of(error)))
+
+
+def pack_error(error: BaseException, traceback: str) -> Sent:
+    """Pack an error with its class, if it has one that can be sent."""
+    try:
+        return traceback, words_of(error), pickle.dumps(error)
+    except Exception:
+        return traceback, words_of(error), b""
+
+
+def words_of(error: BaseException) -> str:
+    """Return class and text of an error."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # of its __str__
+        return type(error).__name__
+
+
+def _plain(answer: Any) -> Any:
+    """Return a tensor as an array: bfloat16, which arrays do not have, as float32."""
+    if not hasattr(answer, "numpy"):
+        return answer
+    wider = answer.float() if "bfloat16" in str(answer.dtype) else answer
+    return wider.numpy(force=True)
 
 
 def import_types() -> None:
@@ -43,12 +90,21 @@ def import_types() -> None:
 
 
 def outcome_of(job: AsyncResult) -> Outcome:
-    """Read the outcome of a finished job."""
+    """Read the outcome of a finished job; an error that is not neoxlib's gets its traceback."""
     try:
-        return Outcome(*job.get(0))
-    except error.RemoteError as failure:  # ipyparallel could not unpack the call or pack the answer
-        traceback = "\n".join(failure.traceback or ())
-        return Outcome(None, RankError(f"{failure.ename}: {failure.evalue}"), traceback)
+        traceback, words, head, *buffers = job.get(0)
+    except error.RemoteError as failure:  # ipyparallel could not unpack the call
+        return Outcome(None, RankError(f"{failure.ename}: {failure.evalue}"), failure.traceback)
+    try:
+        loaded = pickle.loads(head, buffers=buffers)
+    except Exception as failure:
+        loaded = Lost(words_of(failure))
+    if not words:
+        return Outcome(loaded)
+    failed = loaded if isinstance(loaded, Exception) else RankError(words)
+    if failed is not loaded or not isinstance(failed, NeoXError):
+        failed.add_note(f"In the ranks:\n{traceback}")
+    return Outcome(None, failed, traceback)
 
 
 def arrived(
@@ -60,11 +116,16 @@ def arrived(
     return {r: outcome_of(job) for r, job in missing.items() if job.ready()}
 
 
-def error_of(outcome: Outcome) -> Exception:
-    """Return the error; one that is not neoxlib's gets the rank's traceback as a note."""
-    if not isinstance(outcome.error, NeoXError):
-        outcome.error.add_note(f"In the ranks:\n{outcome.traceback}")
-    return outcome.error
+def answer_of(outcome: Outcome) -> Any:
+    """Return the value or raise the error; RankError for a value that is not to be had here."""
+    if isinstance(outcome.value, Lost):
+        raise RankError(
+            f"the ranks' answer cannot be brought to this process ({outcome.value.why}); let the "
+            "function return numbers, texts, arrays, or lists of them. The session can go on"
+        )
+    if outcome.error:
+        raise outcome.error
+    return outcome.value
 
 
 def whole(answers: "list[Completion]") -> "list[Completion]":
@@ -93,12 +154,8 @@ def in_step(outcomes: dict[int, Outcome], size: int) -> bool:
     """
     if len(outcomes) < size:
         return False
-    words = [
-        f"{type(outcome.error).__name__}: {outcome.error}"
-        for outcome in outcomes.values()
-        if outcome.error
-    ]
-    first = f"{type(outcomes[0].error).__name__}: {outcomes[0].error}"
+    words = [words_of(outcome.error) for outcome in outcomes.values() if outcome.error]
+    first = words_of(outcomes[0].error)
     return not words or (len(words) == size and all(word.endswith(first) for word in words))
 
 

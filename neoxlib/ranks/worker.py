@@ -7,7 +7,6 @@ import ctypes
 import faulthandler
 import logging
 import os
-import pickle
 import shutil
 import signal
 import socket
@@ -24,12 +23,11 @@ from typing import Any
 
 import psutil
 
-from neoxlib.errors import RankError
 from neoxlib.machine.devices import NpuAnswers, chip_for, pick_device, take_answers
 from neoxlib.machine.runtime import import_torch, start_npu
 from neoxlib.model import stopping
 from neoxlib.ranks.noted import note
-from neoxlib.ranks.outcome import publish_pieces, publish_weights
+from neoxlib.ranks.outcome import Sent, pack, pack_error, publish_pieces, publish_weights
 from neoxlib.ranks.placement import bind, threads
 from neoxlib.ranks.surroundings import Place, Variables, address_seen_by, own_environment
 from neoxlib.redact import Scrubbed, shown
@@ -138,26 +136,18 @@ class RankJob:
     function: Callable[..., Any]
     args: tuple
 
-    def __call__(self) -> tuple[Any, Exception | None, str]:
-        """Return value, error and traceback: an error returned keeps its class."""
+    def __call__(self) -> Sent:
+        """Return the value, or the error with its class, packed for `outcome_of`."""
         try:
-            return self.function(*self.args), None, ""
+            return pack(self.function(*self.args))
         except BaseException as error:  # a SystemExit must not end the rank either
             note(self.function.__name__, error)
-            return None, _sendable(error), traceback.format_exc()
+            return pack_error(error, traceback.format_exc())
 
 
 def host() -> str:
     """Return the name of this machine."""
     return socket.gethostname()
-
-
-def _sendable(error: BaseException) -> Exception:
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:
-        copy = None
-    return copy if isinstance(copy, Exception) else RankError(f"{type(error).__name__}: {error}")
 
 
 def greet(rank: int, driver: int, driver_host: str, folder: str, log_dir: str) -> dict[str, Any]:
@@ -284,21 +274,16 @@ def call(rank: int, method: str, args: tuple, kwargs: dict[str, Any], streams: b
     if streams:
         kwargs = kwargs | {"stream": publish_pieces() if rank == 0 else False}
     answer = getattr(_held.engine, method)(*args, **kwargs)
-    return _plain(answer) if rank == 0 else None
+    return answer if rank == 0 else None
 
 
 def apply(rank: int, function: Callable[..., Any], args: tuple) -> Any:
     """Call a function of the engine on this rank. The answer is rank 0's, a tensor as an array."""
     answer = function(_held.engine, *args)
-    return _plain(answer) if rank == 0 else None
+    return answer if rank == 0 else None
 
 
 def look(rank: int, name: str) -> Any:
     """Return an attribute of rank 0's engine."""
     value = getattr(_held.engine, name)  # on every rank, so that an error is everyone's
     return value if rank == 0 else None
-
-
-def _plain(answer: Any) -> Any:
-    """Return a tensor as an array, which ipyparallel sends without copying."""
-    return answer.numpy() if hasattr(answer, "numpy") else answer

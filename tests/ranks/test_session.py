@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 import neoxlib
 from neoxlib.errors import NotFiniteError, RankError, SettingsError
 from neoxlib.kernels.cpu import build
+from neoxlib.ranks import outcome
 from tests.support import rank_faults as faults
 from tests.support.oracle_models import damaged, make_oracle, save_tokenizer
 from tests.support.sessions import descendants, open_session
@@ -163,6 +165,35 @@ def test_ranks_are_listed_and_write_their_own_logs(session):
         log = (session.log_dir / f"rank{r}.log").read_text()
         assert f"rank {r} is process {pid}" in log and f"rank {r} was asked" in log
         assert f"rank {1 - r}" not in log
+
+
+@pytest.mark.parametrize("kind", ["error", "generator", "lock"])
+def test_an_answer_that_cannot_be_sent_or_loaded_is_an_error_and_the_session_goes_on(session, kind):
+    with pytest.raises(RankError, match=r"cannot be brought .* \(TypeError: [^\n]+\);"):
+        session.apply(faults.give, kind)
+    assert len(session.generate(PROMPTS, max_new_tokens=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("failed", "layer 3: odd"), ("process", "odd"), ("unspeakable", "Unspeakable")],
+)
+def test_an_error_that_cannot_be_loaded_is_told_in_words_and_the_session_goes_on(
+    session, kind, said
+):
+    with pytest.raises((RankError, faults.Unspeakable)) as error:
+        session.apply(faults.refuse, kind)
+    assert said in outcome.words_of(error.value)
+    assert "in refuse" in "".join(traceback.format_exception(error.value))
+    assert len(session.generate(PROMPTS, max_new_tokens=2)) == 2
+
+
+def test_tensors_of_any_dtype_and_shape_come_as_arrays(session):
+    for kind in ("bfloat16", "parameter"):
+        assert session.apply(faults.give, kind).tolist() == [1.0] * 3
+    assert session.apply(faults.give, "empty").shape == (0, 5)
+    assert str(session.apply(faults.give, "days")[0]) == "1970-01-02"
+    assert session.apply(faults.give, "across").tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_everything_listens_on_loopback_only(session):

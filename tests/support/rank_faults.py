@@ -3,6 +3,7 @@
 import faulthandler
 import logging
 import os
+import threading
 import time
 from typing import Any
 
@@ -26,6 +27,57 @@ def say_who(rank: int) -> str:
     """A plain answer, from outside the library."""
     print(f"rank {rank} was asked")
     return f"rank {rank}"
+
+
+class Failed(Exception):
+    """Its pickle cannot be loaded: that has one argument."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"{where}: {why}")
+
+
+class OfOneProcess(Exception):
+    """An error that can be loaded in the process that raised it alone."""
+
+    def __reduce__(self) -> tuple:
+        return of_process, (os.getpid(),)
+
+
+def of_process(pid: int) -> Exception:
+    """Load an OfOneProcess."""
+    if pid != os.getpid():
+        raise ValueError("of another process")
+    return OfOneProcess("here")
+
+
+class Unspeakable(Exception):
+    """An error without a text."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def give(engine: Any, kind: str) -> Any:
+    """Return a value that is hard to send."""
+    import torch
+
+    values = {
+        "error": lambda: [Failed("layer 3", "odd")],
+        "generator": lambda: (n for n in range(3)),
+        "lock": threading.Lock,
+        "bfloat16": lambda: torch.ones(3, dtype=torch.bfloat16),
+        "parameter": lambda: torch.nn.Parameter(torch.ones(3)),
+        "empty": lambda: torch.zeros(0, 5),
+        "days": lambda: torch.ones(3).numpy().astype("datetime64[D]"),
+        "across": lambda: torch.arange(6.0).reshape(2, 3).T,
+    }
+    return values[kind]()
+
+
+def refuse(engine: Any, kind: str) -> None:
+    """Raise an error that is hard to send, on all ranks."""
+    errors = {"process": OfOneProcess("odd"), "unspeakable": Unspeakable("odd")}
+    raise errors.get(kind) or Failed("layer 3", "odd")
 
 
 def time_by_forward_passes(engine: Any, slow: int, seconds: float) -> None:
