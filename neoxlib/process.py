@@ -16,7 +16,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from types import FrameType
@@ -165,20 +165,44 @@ def _end_by(pid: int, number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def interrupts_held() -> Iterator[Callable[[], None]]:
-    """Hold a Ctrl-C back during the block; what this yields lets it act afterwards.
+    """Hold a Ctrl-C, and every other signal with a handler in Python, back during the block.
 
-    Only the main thread gets one.
+    What this yields lets them act afterwards; they do by themselves if the block fails. Only the
+    main thread gets any.
     """
-    came: list[Any] = []
-    before = signal.getsignal(signal.SIGINT)
-    mine = threading.current_thread() is threading.main_thread() and callable(before)
-    if mine:
-        signal.signal(signal.SIGINT, lambda *told: came.append(told))
+    came: dict[int, FrameType | None] = {}
+    before = _handlers() if threading.current_thread() is threading.main_thread() else {}
+    holding = True
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if holding:
+            came.setdefault(number, frame)
+        else:  # a handler that raised kept the one before from being set again
+            before[number](number, frame)
+
+    def act() -> None:
+        with ExitStack() as all_of_them:  # also those after one that raises
+            for number in reversed(came):
+                all_of_them.callback(before[number], number, came[number])
+            came.clear()
+
+    failed = True
     try:
-        yield lambda: before(*came[0]) if came else None
+        for number in before:
+            signal.signal(number, hold)
+        yield act
+        failed = False
     finally:
-        if mine:
-            signal.signal(signal.SIGINT, before)
+        holding = False
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if failed:
+            act()
+
+
+def _handlers() -> dict[int, Callable[[int, FrameType | None], Any]]:
+    found = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    return {number: handler for number, handler in found.items() if callable(handler)}
 
 
 def _if_here(pid: int, function: Callable[..., Any], *args: Any) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -154,3 +155,30 @@ def test_a_process_is_known_by_when_it_started_and_where():
     assert process.has_ended(own | {"pid": 2**22 + 1})
     assert not process.has_ended(own | {"pid": 2**22 + 1, "host": "another"})
     assert not process.has_ended({})
+
+
+def test_signals_are_held_back_all_together_and_then_each_acts_even_if_one_before_it_raises():
+    acted = []
+
+    def late(number: int, frame: object) -> None:
+        acted.append(number)
+        raise TimeoutError
+
+    numbers = [signal.SIGALRM, signal.SIGUSR2]
+    before = [signal.signal(number, late) for number in numbers]
+    try:
+        with pytest.raises(TimeoutError), process.interrupts_held() as interrupt:
+            for number in (*numbers, *numbers):
+                signal.raise_signal(number)
+            assert acted == []
+            raise KeyError  # so that the block fails
+        assert acted == numbers and [*map(signal.getsignal, numbers)] == [late] * 2
+        with process.interrupts_held() as interrupt:
+            signal.raise_signal(signal.SIGALRM)
+        with pytest.raises(TimeoutError):
+            interrupt()
+        interrupt()
+        assert acted == [*numbers, signal.SIGALRM]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

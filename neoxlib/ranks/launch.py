@@ -211,10 +211,11 @@ class Keeper:
         try:
             return _waited(answer, look)
         except BaseException:
-            with interrupts_held():  # what was begun has to end before what undoes it begins
+            with interrupts_held() as interrupt:  # what was begun ends before what undoes it begins
                 if look and self._loop is not None:
                     answer.cancel()
                 wait([answer])
+            interrupt()
             raise
 
     def close(self) -> None:
