@@ -52,6 +52,7 @@ class Ranks:
         self.members = [{"rank": r, "pid": None, "host": worker.host()} for r in range(size)]
         self._logs = RankLogs(log_dir, size)
         self._lock = threading.RLock()
+        self._ending = threading.RLock()
         self._client = None
         self._views = []
         self._stopped = False
@@ -126,8 +127,6 @@ class Ranks:
             if os.getpid() != self._owner:
                 owner = f"process {self._owner}, of which this is a copy"
                 raise RankError(f"this session is of {owner}; open another one here")
-            if self.ended:
-                raise RankError(f"this session has ended: {self.ended}. Open a new one.")
             self._refuse_dead("between two calls")
             with interrupts_held() as interrupt:  # some ranks would have the call, and others not
                 jobs = self._send(function, args)
@@ -153,8 +152,11 @@ class Ranks:
         if os.getpid() != self._owner:
             return
         self.ended = self.ended or why
-        if self._stopped:
-            return
+        with self._ending:
+            if not self._stopped:
+                self._stop()
+
+    def _stop(self) -> None:
         with interrupts_held() as interrupt:  # a half of it would leave files and processes
             try:
                 if self._client is not None:
@@ -260,7 +262,9 @@ class Ranks:
         self._refuse_hanging(when)
 
     def _refuse_dead(self, when: str) -> None:
-        dead = self._dead()
+        dead = {} if self.ended else self._dead()
+        if self.ended:  # also by another thread, or by the caller's function for the pieces
+            raise RankError(f"this session has ended: {self.ended}. Open a new one.")
         if dead:
             output = launch.last_words(self._cluster, self.local)
             first = first_of(self._logs.explain(self.members), dead)

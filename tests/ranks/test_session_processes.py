@@ -242,6 +242,22 @@ def test_calls_leave_nothing_behind_in_the_driver_or_the_controller(checkpoint):
         assert {there[r]["completed"] for r in range(2)} == {0} and there["unassigned"] == 0
 
 
+def test_a_session_that_is_closed_during_a_call_ends_the_call(mortal, new_processes):
+    """By another thread, while the caller's function for the pieces also closes it."""
+    left = new_processes()
+    other = threading.Thread(target=mortal.close)
+
+    def close(row: int, piece: str) -> None:
+        if not other.ident:
+            other.start()
+        mortal.close()
+
+    with pytest.raises(RankError, match="this session has ended: it was closed"):
+        mortal.generate(PROMPTS, max_new_tokens=60, stream=close)
+    other.join()
+    assert gone(left)
+
+
 def test_interrupts_while_a_session_is_closed_leave_nothing_of_it(
     checkpoint, tmp_path, new_processes
 ):
