@@ -49,6 +49,7 @@ class Ranks:
         self.local = profile_dir is None
         self.ended = ""
         self.busy = False  # whether the ranks work on a call
+        self._sending = False
         self.members = [{"rank": r, "pid": None, "host": worker.host()} for r in range(size)]
         self._logs = RankLogs(log_dir, size)
         self._lock = threading.RLock()
@@ -127,6 +128,11 @@ class Ranks:
             if os.getpid() != self._owner:
                 owner = f"process {self._owner}, of which this is a copy"
                 raise RankError(f"this session is of {owner}; open another one here")
+            if self._sending:
+                raise RankError(
+                    "this call came while another one is sent to the ranks, from a finalizer or a "
+                    "trace function; make it later. The session can go on"
+                )
             self._refuse_dead("between two calls")
             with interrupts_held() as interrupt:  # some ranks would have the call, and others not
                 jobs = self._send(function, args)
@@ -180,6 +186,7 @@ class Ranks:
         pickle.dumps(args)  # refuse arguments that cannot be sent before any rank has them
         for one in (self._client, *self._views):
             one.history.clear()  # ids of all messages: they would grow with every call
+        self._sending = True
         try:
             return [
                 view.apply_async(worker.RankJob(function, (r, *args)))
@@ -188,6 +195,8 @@ class Ranks:
         except BaseException:
             self.end("a call did not reach all ranks")
             raise
+        finally:
+            self._sending = False
 
     def _collect(
         self,

@@ -6,6 +6,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,32 @@ def test_an_interrupted_call_stops_on_all_ranks_and_the_session_goes_on(session)
     assert [a.text for a in session.generate(PROMPTS, max_new_tokens=4)] == [
         e.text for e in expected
     ]
+
+
+@pytest.mark.parametrize("way", ["call", "raise"])
+def test_a_signal_while_a_call_is_sent_is_handled_when_all_ranks_have_it(session, monkeypatch, way):
+    view, send = session._ranks._views[1], session._ranks._views[1].apply_async
+    inner = []
+
+    def handle(*_: object) -> None:
+        if way == "raise":
+            raise TimeoutError
+        inner.extend(session.generate(PROMPTS, max_new_tokens=2))
+
+    def signalled(*job: Any) -> Any:
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGALRM)
+        with pytest.raises(RankError, match="came while another one is sent"):
+            session.logits(IDS)
+        return send(*job)
+
+    monkeypatch.setattr(view, "apply_async", signalled)
+    before = signal.signal(signal.SIGALRM, handle)
+    with pytest.raises(TimeoutError) if way == "raise" else nullcontext():
+        assert len(session.generate(PROMPTS, max_new_tokens=4)) == 2
+    signal.signal(signal.SIGALRM, before)
+    assert len(inner) == (0 if way == "raise" else 2)
+    assert len(session.generate(PROMPTS, max_new_tokens=4)) == 2
 
 
 def test_an_interrupt_while_a_call_is_sent_reaches_all_ranks_first(session, monkeypatch):
