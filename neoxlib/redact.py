@@ -164,13 +164,23 @@ def _escaped(value: str) -> Iterator[str]:
             yield json.dumps(json.dumps(text, ensure_ascii=ascii_only)[1:-1])[1:-1]
 
 
+class _Lossy(io.FileIO):
+    """A file that drops what cannot be written, for example to a disk that is full."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
 class Scrubbed(io.TextIOWrapper):
-    """A text file; `scrub` is called on every piece that is written to it."""
+    """A text file; `scrub` is called on every piece that is written to it, and no error raised."""
 
     @classmethod
     def on(cls, descriptor: int) -> "Scrubbed":
         """The file that is open as `descriptor`, which stays open."""
-        file = io.BufferedWriter(io.FileIO(descriptor, "wb", closefd=False))
+        file = io.BufferedWriter(_Lossy(descriptor, "wb", closefd=False))
         return cls(file, encoding="utf-8", errors="replace", line_buffering=True)
 
     def write(self, text: str) -> int:

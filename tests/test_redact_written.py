@@ -72,6 +72,14 @@ def test_a_stream_is_clean_while_it_is_written(tmp_path, monkeypatch):
         os.fstat(file.fileno())  # still open
 
 
+def test_a_stream_to_a_full_disk_drops_what_is_written():
+    with open("/dev/full", "wb") as file:
+        stream = redact.Scrubbed.on(file.fileno())
+        print("x" * 100_000, file=stream)
+        stream.flush()
+        stream.close()
+
+
 TELLS = """
 import os, neoxlib
 from IPython.display import HTML, display
