@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     """
     role, driver, scratch, *arguments = argv
     faulthandler.enable(all_threads=False)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the driver's thread may block some
     os.chdir(scratch)
     _held.scratch = scratch
     last = (scratch, signal.SIGCONT) if role == "controller" else (None, signal.SIGKILL)
