@@ -71,7 +71,9 @@ class RankLauncher(EngineLauncher):
     def ended(self) -> dict[int, str]:
         """How each rank ended that did."""
         codes = {r: process.poll() for r, process in enumerate(self.processes)}
-        return {r: ending(code, self.kills) for r, code in codes.items() if code is not None}
+        # Popen says 0 where the driver does not wait for children; no rank ends with it by itself.
+        known = {r: code or None for r, code in codes.items() if code is not None}
+        return {r: ending(code, self.kills) for r, code in known.items()}
 
     def send_signal(self, rank: int, number: int) -> None:
         """Send a rank a signal."""
