@@ -14,6 +14,8 @@ from neoxlib.ranks import worker
 
 PLOG = "ASCEND_PROCESS_LOG_PATH"  # names the folder of CANN's logs; ~/ascend/log without it
 TAIL_LINES = 40  # a crash report has about 30
+TAIL_BYTES = 2**16
+LINE = 1000  # characters of a line that are quoted
 MOST_PLOGS = 4  # of one process: CANN begins a new file when one is full
 
 
@@ -98,5 +100,8 @@ def tail(path: Path) -> str:
     """Quote the last lines of a log, for an error message."""
     if not path.is_file():
         return f"\nIts log is {path}, on the machine it ran on."
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        text = file.read(TAIL_BYTES).decode(errors="replace")
+    lines = [line[:LINE] for line in text.splitlines()[-TAIL_LINES:]]
     return f"\nIts log, {path}, " + ("ends with:\n" + "\n".join(lines) if lines else "is empty.")

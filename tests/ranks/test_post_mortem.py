@@ -11,7 +11,7 @@ from neoxlib.errors import RankError
 from neoxlib.machine.explain import explain
 from neoxlib.machine.log_text import LogText
 from neoxlib.ranks import worker
-from neoxlib.ranks.post_mortem import RankLogs, first_of, together, told
+from neoxlib.ranks.post_mortem import RankLogs, first_of, tail, together, told
 from tests.support import rank_faults as faults
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +77,12 @@ def test_ranks_that_ended_alike_are_told_together_the_first_one_first():
         "rank 1 (pid 91) was killed"
     )
     assert together({1: dead[1]}, names, 1) == "rank 1 (pid 91) was killed"
+
+
+def test_of_a_log_only_so_much_is_quoted_as_is_read_in_a_message(tmp_path: Path):
+    write(tmp_path, "y" * 300_000 + "\nlast words")
+    quoted = tail(worker.log_file(tmp_path, 0))
+    assert quoted.endswith("y\nlast words") and len(quoted) < 2000
 
 
 def test_an_error_of_the_program_is_in_the_message_already():
