@@ -139,8 +139,8 @@ def sequence_window(config: ModelConfig, max_seq_len: int | None, allow_long: bo
     if asked > config.max_position_embeddings and not allow_long:
         raise SettingsError(
             f"{said} is {asked}, the model was trained for {config.max_position_embeddings} "
-            "positions (max_position_embeddings); lower it, or pass allow_long=True and expect the "
-            "text to decay"
+            "positions (max_position_embeddings); lower it, or pass allow_long=True to "
+            "neoxlib.load and expect the text to decay"
         )
     return asked
 
