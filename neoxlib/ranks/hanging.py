@@ -24,6 +24,7 @@ HANG_SECONDS = 30.0
 # The kernel calls a task hung after 120 s in this state, and file systems may answer late.
 KERNEL_PATIENCE = 4
 MOST_SECONDS = 3.0  # between two looks
+LEAST_SECONDS = 1  # a busy machine lets a process wait for so long
 LOOKS = 10  # in the time-out, at least, if this process can
 LEAST_LOOKS = 3  # that must have found a process as it was before
 ENDED = "ZX"  # a zombie has ended, too
@@ -127,12 +128,12 @@ class Watch:
 
 
 def check_timeout(hang_timeout: float | None) -> None:
-    """Raise SettingsError for a time-out that is no positive number of seconds, nor None."""
+    """Raise SettingsError for a time-out that is neither None nor LEAST_SECONDS or more."""
     number = isinstance(hang_timeout, int | float) and not isinstance(hang_timeout, bool)
-    if hang_timeout is not None and not (number and hang_timeout > 0):
+    if hang_timeout is not None and not (number and hang_timeout >= LEAST_SECONDS):
         raise SettingsError(
-            f"hang_timeout is {hang_timeout!r}; it is the number of seconds, more than 0, after "
-            "which a rank that does nothing is an error, or None to wait forever"
+            f"hang_timeout is {hang_timeout!r}; it is the number of seconds, {LEAST_SECONDS} or "
+            "more, after which a rank that does nothing is an error, or None to wait forever"
         )
 
 

@@ -112,7 +112,7 @@ def test_an_ended_process_does_not_hang(process):
     assert told(one.pid) == ""
 
 
-@pytest.mark.parametrize("wrong", [0, -1, "5", True, float("nan")])
+@pytest.mark.parametrize("wrong", [0, -1, 0.9, "5", True, float("nan")])
 def test_a_time_out_that_is_no_time_is_refused(checkpoint, wrong):
     with pytest.raises(SettingsError, match="hang_timeout is"):
         neoxlib.Session(checkpoint, hang_timeout=wrong)
