@@ -142,7 +142,7 @@ class Session(TextGenerator):
 
     def logits(self, input_ids: Any, attention_mask: Any = None) -> "Tensor":
         """Logits [B, S, vocab] float32 on the CPU for `input_ids` [B, S], as Engine.logits."""
-        return import_torch().tensor(self._call("logits", input_ids, attention_mask))
+        return import_torch().tensor(self._call("logits", input_ids, attention_mask), device="cpu")
 
     def activations(
         self, prompts: Sequence["Prompt"], names: Sequence[str]

@@ -223,6 +223,11 @@ def test_tensors_of_any_dtype_and_shape_come_as_arrays(session):
     assert session.apply(faults.give, "across").tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
+def test_logits_are_on_the_cpu_whatever_the_default_device_is_here(session):
+    with torch.device("meta"):
+        assert session.logits(IDS).device.type == "cpu"
+
+
 def test_everything_listens_on_loopback_only(session):
     processes = [psutil.Process(pid) for pid in descendants()]
     listening = [

@@ -178,6 +178,17 @@ def test_ranks_never_import_from_the_current_folder(checkpoint, shadows, monkeyp
     assert not {"", ".", str(shadows)} & set(path)
 
 
+def test_ranks_take_the_signals_that_the_thread_of_the_driver_blocks(checkpoint, tmp_path):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGTERM})
+    try:
+        session = open_session(checkpoint, tmp_path / "logs", 1)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with session:
+        status = Path(f"/proc/{session.ranks.pid[0]}/status").read_text()
+    assert "SigBlk:\t0000000000000000" in status
+
+
 def test_warnings_that_are_errors_here_are_none_in_ranks(checkpoint, tmp_path, monkeypatch):
     """ipyparallel uses what ipykernel deprecates: its ranks could not start."""
     monkeypatch.setenv("PYTHONWARNINGS", "error")
