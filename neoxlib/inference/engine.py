@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import cached_property, wraps
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from neoxlib.inference.checked_ids import checked_ids, choice_lists, refuse_no_i
 from neoxlib.inference.contract import Prompt
 from neoxlib.inference.decode import Limits
 from neoxlib.inference.finite import agree, failure_of
-from neoxlib.inference.generator import TextGenerator
+from neoxlib.inference.generator import TextGenerator, listed
 from neoxlib.inference.printer import Stream
 from neoxlib.inference.rows import KEPT, Answered, keep_first
 from neoxlib.inference.sampling import Sampling
@@ -165,9 +166,10 @@ class Engine(TextGenerator):
         ranks' parts are joined. Rank 0 has the answer. Raises SettingsError for unknown names.
         """
         self._check_files()
+        prompts = listed(prompts)
         bare = not any(isinstance(prompt, str) for prompt in prompts)
         ids = encode(None if bare else self.tokenizer, prompts)
-        return activations(self.model, ids, names, self.max_seq_len)
+        return activations(self.model, ids, listed(names), self.max_seq_len)
 
     def score(
         self, prompts: Sequence[Prompt], choices: Sequence[str] | Sequence[Sequence[str]]
@@ -181,7 +183,8 @@ class Engine(TextGenerator):
         token joins to the prompt, and NotFiniteError, on all ranks, for logits with NaN or
         infinity.
         """
-        lists = choice_lists(prompts, choices)
+        prompts = listed(prompts)
+        lists = choice_lists(prompts, listed(choices))
         requests = [Request(*pair) for pair in split(self.tokenizer, prompts, lists)]
         values = iter(self._scores(requests, self.limits))
         if self.group.rank:
@@ -204,10 +207,7 @@ class Engine(TextGenerator):
         """
         asked = [Request(*request) for request in requests]
         refuse_no_ids(asked)
-        if tokenizer_size is not None and not 1 <= tokenizer_size <= self.config.vocab_size:
-            raise SettingsError(
-                f"tokenizer_size is {tokenizer_size}; the model has {self.config.vocab_size} rows"
-            )
+        _check_tokenizer_size(tokenizer_size, self.config.vocab_size)
         limits = Limits((), tokenizer_size, self.max_seq_len) if tokenizer_size else self.limits
         return self._scores(asked, limits, stream or None)
 
@@ -298,3 +298,11 @@ class Engine(TextGenerator):
         rank = f"rank {self.group.rank} of {self.group.size}"
         where = f"{about['dtype']} on {about['device']}"
         return f"Engine({Path(about['model_dir']).name}, {where}, {rank})"
+
+
+def _check_tokenizer_size(rows: int | None, most: int) -> None:
+    whole = isinstance(rows, Integral) and not isinstance(rows, bool)
+    if rows is not None and not (whole and 1 <= rows <= most):
+        raise SettingsError(
+            f"tokenizer_size is {rows!r}; the model has {most} rows, it is a whole number of them"
+        )

@@ -1,6 +1,6 @@
 """The method `generate` of Engine and of Session: one signature, and the printing of a stream."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from neoxlib.inference.printer import Printer, Stream
@@ -9,6 +9,11 @@ from neoxlib.workbook.progress import in_lab, in_notebook
 if TYPE_CHECKING:  # Session, which inherits from it, is imported without torch
     from neoxlib.inference.contract import Prompt
     from neoxlib.inference.text import Completion
+
+
+def listed(items: Any) -> Any:
+    """Return an iterator as a list, since it can be read only once; anything else as it is."""
+    return list(items) if isinstance(items, Iterator) else items
 
 
 class TextGenerator:
@@ -42,7 +47,7 @@ class TextGenerator:
         """
         settings = max_new_tokens, temperature, top_k, top_p, repetition_penalty, stop, seed
         more = {"stop_token_ids": stop_token_ids, "skip_special_tokens": skip_special_tokens}
-        return self._shown(stream, prompts, *settings, **more)
+        return self._shown(stream, listed(prompts), *settings, **more)
 
     def _shown(
         self, stream: bool | Stream, prompts: "Sequence[Prompt]", *settings: Any, **more: Any

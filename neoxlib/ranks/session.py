@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neoxlib.checkpoint.preflight import preflight
-from neoxlib.inference.generator import TextGenerator
+from neoxlib.inference.generator import TextGenerator, listed
 from neoxlib.inference.printer import Stream
 from neoxlib.machine.devices import npu_answers
 from neoxlib.machine.runtime import import_torch
@@ -289,9 +289,9 @@ class Session(TextGenerator):
         listen: Callable[[int, str], None] | None = None,
         **kwargs: Any,
     ) -> Any:
-        return self._ranks.call(
-            worker.call, method, args, kwargs, listen is not None, listen=listen
-        )
+        given = tuple(map(listed, args))
+        streams = listen is not None
+        return self._ranks.call(worker.call, method, given, kwargs, streams, listen=listen)
 
 
 def _end(ranks: Ranks, temporary: Path | None) -> None:

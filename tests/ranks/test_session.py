@@ -77,7 +77,7 @@ def test_an_error_of_the_user_is_that_error_and_the_session_goes_on(session, che
         session.generate(["much too long"] * 2, max_new_tokens=1000)
     assert str(error.value) == str(told.value)
     with pytest.raises(TypeError):  # nothing that travels, so nothing was sent
-        session.generate(text for text in PROMPTS)
+        session.score(PROMPTS, [(text for text in PROMPTS)] * 2)
     with pytest.raises(TypeError) as error:  # raised in the ranks, which say where
         session.score(PROMPTS, 5)
     assert "engine.py" in "".join(error.value.__notes__)
@@ -221,6 +221,23 @@ def test_tensors_of_any_dtype_and_shape_come_as_arrays(session):
     assert session.apply(faults.give, "empty").shape == (0, 5)
     assert str(session.apply(faults.give, "days")[0]) == "1970-01-02"
     assert session.apply(faults.give, "across").tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_prompts_and_names_that_can_be_read_only_once_are_read_once(session, checkpoint):
+    name = "gpt_neox.layers.0"
+    for model in (session, neoxlib.load(checkpoint)):
+        answers = model.generate(map(str, PROMPTS), max_new_tokens=2)
+        assert [len(one.token_ids) for one in answers] == [2, 2]
+        assert [*model.activations(iter(PROMPTS), iter([name]))[0]] == [name]
+        assert len(model.score(iter(PROMPTS), iter([" a", " b"]))) == 2
+
+
+def test_a_tokenizer_size_that_is_no_whole_number_is_refused_and_the_session_goes_on(
+    session,
+):
+    with pytest.raises(SettingsError, match=r"tokenizer_size is 200\.0; the model has 300 rows"):
+        session.score_ids([([5], [6])], tokenizer_size=200.0)
+    assert len(session.score_ids([([5], [6])])) == 1
 
 
 def test_logits_are_on_the_cpu_whatever_the_default_device_is_here(session):
