@@ -20,7 +20,7 @@ FOLDER = click.Path(path_type=Path)
 NAMES = "00_setup 01_shard 02_inference 03_ceval 04_profile 05_compare 06_align"
 CODES = (
     ("0", "all went well"),
-    ("1", "a cell failed"),
+    ("1", "a cell failed, or a file cannot be written"),
     ("2", "the parameters cannot be used; refused before a kernel starts where that is known"),
     ("3", "a check failed"),
     ("4", "a check cannot be judged, for example times of a busy machine"),
@@ -129,8 +129,11 @@ def _write_results(found: "Report", junit: Path | None, as_json: bool) -> None:
         overwrite(junit, scrub(text).encode())
     if as_json:
         runs = [ci_files.record(run.results, run.folder, run.code) for run in found.runs]
-        pages = {name: str(found.root / name) for name in ("index.html", "summary.md")}
-        click.echo(_document(found.code, runs=runs, not_run=found.not_run, **pages))
+        about = {"runs": runs, "not_run": found.not_run}
+        for page in (found.index, found.root / "summary.md"):
+            about[page.name] = str(page) if page.exists() else None
+        about |= {"error": "\n".join(found.errors)} if found.errors else {}
+        click.echo(_document(found.code, **about))
 
 
 def _write_refusal(message: str, junit: Path | None, as_json: bool) -> None:

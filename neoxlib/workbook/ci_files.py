@@ -1,7 +1,14 @@
-"""What a CI job reads: JUnit's XML, one JSON document, and a summary in Markdown."""
+"""What a CI job reads: the exit code, JUnit's XML, one JSON document, and a summary in Markdown.
+
+Exit codes: 0 all went well, 1 a cell failed or a file cannot be written, 2 the parameters cannot be
+used, 3 a check failed, 4 a check cannot be judged;
+130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP, which end the run as interrupted.
+"""
 
 import re
+import signal
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,6 +22,22 @@ from neoxlib.workbook.run_folder import plain, write_text
 from neoxlib.workbook.terminal import checks_told, key_figures, reasons
 
 Runs = Sequence[tuple[dict[str, Any], Path]]  # results and folder of each run
+OK = 0
+FAILED = 1
+BAD_PARAMETERS = 2
+CHECK_FAILED = 3
+NOT_JUDGED = 4
+INTERRUPTED = 130
+WORST_FIRST = (INTERRUPTED, BAD_PARAMETERS, FAILED, CHECK_FAILED, NOT_JUDGED, OK)
+CODES = {
+    "ok": OK,
+    "noisy": OK,
+    "not-judged": NOT_JUDGED,
+    "failed": FAILED,
+    "check-failed": CHECK_FAILED,
+    "interrupted": INTERRUPTED,
+}
+REFUSED = ("ParameterError", "SettingsError")  # the request cannot be met
 NOT_XML = re.compile("[\ud800-\udfff\ufffe\uffff]")  # beside the control characters
 RECORDED = (
     *("notebook", "run", "status", "verdict", "noise", "metrics", "checks", "error"),
@@ -24,11 +47,61 @@ WENT_WELL = ("ok", "noisy", "check-failed", "not-judged")  # the cells: checks a
 MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended: its folder and its results, which a full disk may not have taken."""
+
+    folder: Path
+    results: dict[str, Any]
+
+    @property
+    def code(self) -> int:
+        """The exit code."""
+        status = self.results["status"]
+        refused = status == "failed" and self.results["error"]["type"] in REFUSED
+        return BAD_PARAMETERS if refused else CODES[status]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The runs of one call below `root`; the signal that broke it off, and what it prevented.
+
+    `came` is None, and `not_run` empty, if there was no signal. `errors` say which files beside
+    the runs cannot be written.
+    """
+
+    runs: tuple[Ended, ...]
+    root: Path
+    came: signal.Signals | None
+    not_run: tuple[str, ...]
+    errors: tuple[str, ...] = ()
+
+    @property
+    def code(self) -> int:
+        """The exit code: the worst of the runs, and 1 for `errors`."""
+        codes = {OK, *(run.code for run in self.runs), *(FAILED for _ in self.errors)}
+        worst = next(code for code in WORST_FIRST if code in codes)
+        return worst if self.came is None else 128 + self.came
+
+    @property
+    def index(self) -> Path:
+        """The page of all runs below `root`."""
+        return self.root / "index.html"
+
+
+def unwritten(error: OSError, folder: Path) -> str:
+    """Say which file cannot be written, by default one of `folder`, and why."""
+    file = Path(error.filename2 or error.filename or folder)
+    why = error.strerror or error
+    return f"{near(file)} cannot be written: {why}"
+
+
 def record(results: dict[str, Any], folder: Path, code: int) -> dict[str, Any]:
-    """Return a run as an object of the JSON document."""
+    """Return a run as an object of the JSON document; `report` is None if it has no page."""
+    page = folder / "report.html"
     return plain(
         {name: results[name] for name in RECORDED}
-        | {"exit_code": code, "folder": str(folder), "report": str(folder / "report.html")}
+        | {"exit_code": code, "folder": str(folder), "report": str(page) if page.exists() else None}
         | {"identity": Past(folder, results).identity}
     )
 
@@ -63,11 +136,9 @@ def _suite(results: dict[str, Any], folder: Path) -> Element:
     about |= {"timestamp": str(results["started"])} if results["started"] else {}
     suite = Element("testsuite", {name: _clean(value) for name, value in about.items()})
     properties = SubElement(suite, "properties")
-    facts = {
-        "run": results["run"],
-        "status": results["status"],
-        "report": near(folder / "report.html"),
-    }
+    facts = {"run": results["run"], "status": results["status"]}
+    page = folder / "report.html"
+    facts |= {"report": near(page)} if page.exists() else {}
     for name, value in (facts | results["metrics"]).items():
         SubElement(properties, "property", name=_clean(name), value=_clean(value))
     _case(suite, results, "run", f"{seconds:.3f}")

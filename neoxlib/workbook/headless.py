@@ -1,18 +1,13 @@
 """Run notebooks headless: papermill executes them, the run folder keeps the results, and `pages`
 makes the HTML, whether or not the run went well.
-
-Exit codes: 0 all went well, 1 a cell failed, 2 the parameters cannot be used, 3 a check failed,
-4 a check cannot be judged;
-130, 143 or 129 after Ctrl-C, SIGTERM or SIGHUP, which end the run as interrupted.
 """
 
 import logging
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +21,7 @@ from neoxlib.machine.environment import without_home
 from neoxlib.workbook import ci_files, pages
 from neoxlib.workbook import results as workbook_results
 from neoxlib.workbook.arguments import RunArguments, asked, near
+from neoxlib.workbook.ci_files import Ended, Report, unwritten
 from neoxlib.workbook.kernel import Interrupted, Signals, ThisPython, ending_stopped
 from neoxlib.workbook.run import SCHEMA_VERSION
 from neoxlib.workbook.run_folder import (
@@ -38,27 +34,11 @@ from neoxlib.workbook.run_folder import (
 )
 from neoxlib.workbook.terminal import CellLines, Say, Terminal, closing, reasons
 
-OK = 0
-CELL_FAILED = 1
-BAD_PARAMETERS = 2
-CHECK_FAILED = 3
-NOT_JUDGED = 4
-INTERRUPTED = 130
-WORST_FIRST = (INTERRUPTED, BAD_PARAMETERS, CELL_FAILED, CHECK_FAILED, NOT_JUDGED, OK)
-CODES = {
-    "ok": OK,
-    "noisy": OK,
-    "not-judged": NOT_JUDGED,
-    "failed": CELL_FAILED,
-    "check-failed": CHECK_FAILED,
-    "interrupted": INTERRUPTED,
-}
 ENDED_AS = {  # error of a notebook -> status; any other is failed
     "CheckFailed": "check-failed",
     "Interrupted": "interrupted",
     "KeyboardInterrupt": "interrupted",
 }
-REFUSED = ("ParameterError", "SettingsError")  # the request cannot be met
 EXPLAINED = {
     "Interrupted": "The run was broken off by {}.",
     "KeyboardInterrupt": "The cell was interrupted.",
@@ -68,35 +48,6 @@ EXPLAINED = {
     ),
     "CellTimeoutError": "The cell took longer than --timeout allows.",
 }
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A run that has ended: its exit code, its folder and what its results.json says."""
-
-    code: int
-    folder: Path
-    results: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Report:
-    """The runs of one call below `root`; the signal that broke it off, and what it prevented.
-
-    `came` is None, and `not_run` empty, if there was no signal.
-    """
-
-    runs: tuple[Ended, ...]
-    root: Path
-    came: signal.Signals | None
-    not_run: tuple[str, ...]
-
-    @property
-    def code(self) -> int:
-        """The exit code: the worst of the runs."""
-        codes = {OK, *(run.code for run in self.runs)}
-        worst = next(code for code in WORST_FIRST if code in codes)
-        return worst if self.came is None else 128 + self.came
 
 
 def report(
@@ -129,14 +80,28 @@ def run_all(
         for number, job in enumerate(jobs, start=1):
             if signals.came is None:
                 place = f"notebook {number} of {len(jobs)}: {job.name}"
-                code, folder = run_one(job, root, timeout, terminal, signals, place)
-                ended.append(Ended(code, folder, _results(folder)))
-        pages.write_index(root)
+                ended.append(run_one(job, root, timeout, terminal, signals, place))
         not_run = tuple(job.name for job in jobs[len(ended) :])
-        found = Report(tuple(ended), root, signals.came, not_run)
-        ci_files.write_summary(root, [(run.results, run.folder) for run in ended], not_run)
+        errors = _write_pages(root, ended, not_run)
+    found = Report(tuple(ended), root, signals.came, not_run, errors)
     _close_report(found, terminal)
     return found
+
+
+def _write_pages(root: Path, ended: Sequence[Ended], not_run: Sequence[str]) -> tuple[str, ...]:
+    """Write the index and summary.md; return which of them cannot be written, and why."""
+    runs = [(run.results, run.folder) for run in ended]
+    writers = (
+        lambda: pages.write_index(root),
+        lambda: ci_files.write_summary(root, runs, not_run),
+    )
+    errors = []
+    for write in writers:
+        try:
+            write()
+        except OSError as error:
+            errors.append(unwritten(error, root))
+    return tuple(errors)
 
 
 def _close_report(found: Report, terminal: Terminal) -> None:
@@ -147,7 +112,10 @@ def _close_report(found: Report, terminal: Terminal) -> None:
             terminal.say(line)
     for name in found.not_run:
         terminal.say(f"{'not run':<14}{name}")
-    terminal.say(near(found.root / "index.html"))
+    for error in found.errors:
+        terminal.warn(error)
+    if found.index.is_file():
+        terminal.say(near(found.index))
 
 
 def usable(root: Path) -> None:
@@ -164,14 +132,6 @@ def usable(root: Path) -> None:
         ) from error
 
 
-def _results(folder: Path) -> dict[str, Any]:
-    try:
-        return workbook_results.read_results(folder)
-    except ValueError:
-        names = {"run": folder.name, "notebook": folder.parent.name}
-        return workbook_results.NO_RUN | names
-
-
 def run_one(
     job: RunArguments,
     root: Path,
@@ -179,33 +139,42 @@ def run_one(
     terminal: Terminal,
     signals: Signals,
     place: str,
-) -> tuple[int, Path]:
+) -> Ended:
     """Execute one notebook into a new run folder, and write its results.json and report.html.
 
-    If the disk is full, that is printed, and the files written so far stay.
+    If one of them cannot be written, the run has failed, and the files written so far stay.
     """
     folder = new_folder(root, job.name, job.values)
     terminal.say(f"{place} → {near(folder)}")
-    try:
-        return _run(job, folder, timeout, CellLines(terminal, place), signals), folder
-    except OSError as error:
-        terminal.warn(f"  {near(folder)} cannot be written: {error}")
-        return CELL_FAILED, folder
+    results = _run(job, folder, timeout, CellLines(terminal, place), signals)
+    for line in reasons(results, folder):
+        terminal.warn(f"  {line}")
+    return Ended(folder, results)
 
 
 def _run(
     job: RunArguments, folder: Path, timeout: int | None, lines: CellLines, signals: Signals
-) -> int:
-    shutil.copyfile(job.path, folder / "notebook.ipynb")  # to show if nothing runs
+) -> dict[str, Any]:
     started = datetime.now(UTC)
-    error = _execute(job, folder, timeout, lines, signals)
-    results = _close(job, folder, started, error)
-    scrub_logs(folder / "logs")
-    pages.write_report(folder)
-    for line in reasons(results, folder):
-        lines.terminal.warn(f"  {line}")
-    refused = results["status"] == "failed" and results["error"]["type"] in REFUSED
-    return BAD_PARAMETERS if refused else CODES[results["status"]]
+    error = None
+    try:
+        shutil.copyfile(job.path, folder / "notebook.ipynb")  # to show if nothing runs
+        error = _execute(job, folder, timeout, lines, signals)
+        results = _closed(job, folder, started, error)
+        write_results(folder, results)
+        scrub_logs(folder / "logs")
+        pages.write_report(folder)
+        return results
+    except OSError as lost:
+        message = unwritten(lost, folder)
+    if error and error["type"] != "CheckFailed":  # which says more
+        lines.terminal.warn(f"  {message}")
+    else:
+        error = {"type": "OSError", "message": without_home(message)}
+    results = _closed(job, folder, started, error)
+    with suppress(OSError):
+        write_results(folder, results)
+    return results
 
 
 def _execute(
@@ -259,10 +228,10 @@ def _cause(kind: str, message: str, lines: CellLines) -> dict[str, Any]:
     return {"type": kind, "message": message, "cell": lines.number, "source": source}
 
 
-def _close(
+def _closed(
     job: RunArguments, folder: Path, started: datetime, error: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Complete results.json: the error, and the end of a run that its notebook did not finish."""
+    """Return the results with the error, and the end of a run that its notebook did not finish."""
     try:
         results = workbook_results.read_results(folder)
     except ValueError:  # the notebook did not reach Run.start
@@ -283,8 +252,8 @@ def _close(
         status = _status_after(error)
         seconds = round((now - started).total_seconds(), 3)
         results |= {"status": status, "error": error, "finished": stamp(now), "seconds": seconds}
-        (folder / Heartbeat.FILE).unlink(missing_ok=True)  # of a kernel that died
-    write_results(folder, results)
+        with suppress(OSError):
+            (folder / Heartbeat.FILE).unlink()  # of a kernel that died
     return results
 
 

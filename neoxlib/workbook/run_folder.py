@@ -64,10 +64,15 @@ def write_results(folder: Path, results: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file in UTF-8: a reader sees the old text or the new one, never a part.
 
-    Secrets of the environment and the home folder are left out: others read it.
+    Secrets of the environment and the home folder are left out: others read it. OSError names the
+    file, also where the disk is full.
     """
     # The text may hold file names, which need not be UTF-8.
-    replace(path, scrub(text).encode("utf-8", "backslashreplace"), f".{os.getpid()}.part")
+    data = scrub(text).encode("utf-8", "backslashreplace")
+    try:
+        replace(path, data, f".{os.getpid()}.part")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def scrub_logs(folder: Path) -> None:

@@ -153,10 +153,14 @@ class CellLines:
 
 
 def closing(results: dict[str, Any], folder: Path) -> list[str]:
-    """Return the lines that end a run: its status and page, its answer, its key figures."""
+    """Return the lines that end a run: its status and page, its answer, its key figures.
+
+    Without a page its folder is named; if that has been deleted, its notebook.
+    """
     found = [show_controls(results["verdict"]), key_figures(results)]
     found += [f"noisy: {show_controls(why)}" for why in results["noise"]]
-    first = f"{results['status']:<14}{near(folder / 'report.html')}"
+    there = [near(path) for path in (folder / "report.html", folder) if path.exists()]
+    first = f"{results['status']:<14}{(*there, results['notebook'])[0]}"
     return [first, *(f"{'':<14}{line}" for line in found if line)]
 
 
@@ -181,7 +185,9 @@ def reasons(results: dict[str, Any], folder: Path) -> list[str]:
     lines += checks_told(results)
     logs = [path for path in sorted(folder.glob("logs/*.log")) if path.stat().st_size]
     lines += [f"  {line}" for line in _last_words(error, logs)] if error else []
-    more = [*(f"log: {near(path)}" for path in logs), f"report: {near(folder / 'report.html')}"]
+    page = folder / "report.html"
+    more = [*(f"log: {near(path)}" for path in logs)]
+    more += [f"report: {near(page)}"] if page.exists() else []
     return [show_controls(line) for line in (*lines, *more)]
 
 

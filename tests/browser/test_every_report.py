@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from neoxlib.colours import PAPER
-from neoxlib.workbook import headless
+from neoxlib.workbook import ci_files, headless
 from neoxlib.workbook.parameter_table import NOTEBOOKS
 from tests.browser.conftest import SHORT
 from tests.support.browser import HEIGHT, SCHEMES, WIDTHS, opened, printed, serious, sideways
@@ -35,7 +35,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             (["04_profile"], SHORT),
             (["05_compare"], []),
         ):
-            assert headless.report(names, [], given, outputs=root, say=print) == headless.OK
+            assert headless.report(names, [], given, outputs=root, say=print) == ci_files.OK
     reports = {name: sorted(root.glob(f"{name}/*/report.html"))[-1] for name in NOTEBOOKS}
     return reports | {"index": root / "index.html"}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 
-from neoxlib.workbook import headless
+from neoxlib.workbook import ci_files, headless
 from tests.browser.conftest import ROOT, SHORT
 from tests.support.browser import Seen
 from tests.support.lab import output, run_all, run_cells, saved, wait_until_idle, write_cells
@@ -45,7 +45,7 @@ def test_run_all_leaves_no_error(running, page, shots, notebook):
 def time_twice(outputs: Path) -> None:
     """Two runs for 05_compare."""
     for _ in range(2):
-        assert headless.report(["04_profile"], [], SHORT, outputs=outputs, say=print) == headless.OK
+        assert headless.report(["04_profile"], [], SHORT, outputs=outputs, say=print) == ci_files.OK
 
 
 @pytest.mark.timeout(900)

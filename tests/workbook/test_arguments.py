@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from neoxlib.__main__ import cli
 from neoxlib.errors import ParameterError
-from neoxlib.workbook import arguments, headless
+from neoxlib.workbook import arguments, ci_files
 from tests.support.small_notebooks import start, write
 
 PARAMETERS = """\
@@ -28,7 +28,7 @@ def refused(books, *given):
     said = CliRunner().invoke(
         cli, ["report", books["fine"], books["raises"], *given], catch_exceptions=False
     )
-    assert said.exit_code == headless.BAD_PARAMETERS and not said.stdout
+    assert said.exit_code == ci_files.BAD_PARAMETERS and not said.stdout
     return said.stderr
 
 
@@ -96,21 +96,21 @@ def test_what_model_exam_and_machine_rule_out_is_refused_before_a_kernel_starts(
 ):
     pairs = [text for pair in given.items() for text in ("-p", *pair)]
     said = CliRunner().invoke(cli, ["report", notebook, *pairs], catch_exceptions=False)
-    assert said.exit_code == headless.BAD_PARAMETERS and not said.stdout and not outputs.exists()
+    assert said.exit_code == ci_files.BAD_PARAMETERS and not said.stdout and not outputs.exists()
     assert [line for line in told if line not in said.stderr] == []
 
 
 def test_a_model_without_weights_is_refused_before_a_kernel_starts(outputs, checkpoint, tmp_path):
     shutil.copy(checkpoint / "config.json", tmp_path)
     said = CliRunner().invoke(cli, ["report", "02_inference", "-p", "model_dir", str(tmp_path)])
-    assert said.exit_code == headless.BAD_PARAMETERS and not outputs.exists()
+    assert said.exit_code == ci_files.BAD_PARAMETERS and not outputs.exists()
     assert "model.safetensors" in said.stderr
 
 
 def test_a_name_that_no_file_can_have_is_a_bad_parameter(books, outputs):
     assert "no preset 'xxx" in refused(books, "-f", "x" * 5000)
     said = CliRunner().invoke(cli, ["report", "02_inference", "-p", "model_dir", "x" * 5000])
-    assert said.exit_code == headless.BAD_PARAMETERS and "File name too long" in said.stderr
+    assert said.exit_code == ci_files.BAD_PARAMETERS and "File name too long" in said.stderr
 
 
 def test_later_values_win_and_go_only_to_notebooks_that_take_them(tmp_path):

@@ -25,6 +25,7 @@ def results(**values):
 @pytest.fixture
 def runs(tmp_path):
     """A run of every kind of end."""
+    (tmp_path / "report.html").touch()
     found = [
         results(verdict="40 tokens a second.", metrics={"next_token_ms": 2.5}, noise=["load 3"]),
         results(status="check-failed", checks=CHECKS),
@@ -78,6 +79,12 @@ def test_a_run_in_the_json_document_is_its_results_and_where_they_are(runs):
     assert found["verdict"] == "40 tokens a second." and found["metrics"] == {"next_token_ms": 2.5}
     assert found["report"] == str(folder / "report.html") and found["exit_code"] == 0
     assert set(found["identity"]) == {"model", "parameters", "chip", "dtype", "quant", "ranks"}
+
+
+def test_a_page_that_is_not_there_is_named_nowhere(runs, tmp_path):
+    (tmp_path / "report.html").unlink()
+    assert ci_files.record(*runs[0], 0)["report"] is None
+    assert "report.html" not in ci_files.junit(runs)
 
 
 def test_the_summary_counts_what_went_well_and_lists_what_failed(runs, tmp_path):

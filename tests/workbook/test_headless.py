@@ -10,7 +10,7 @@ from bs4 import BeautifulSoup
 from click.testing import CliRunner
 
 from neoxlib.__main__ import cli
-from neoxlib.workbook import headless, kernel
+from neoxlib.workbook import ci_files, kernel
 from neoxlib.workbook import results as workbook_results
 from tests.support.pages import Loads
 from tests.support.small_notebooks import start, write
@@ -105,7 +105,7 @@ def ran(books, tmp_path_factory):
 
 def test_exit_code_is_the_worst_and_all_were_run(ran):
     said, outputs, runs = ran
-    assert said.exit_code == headless.CELL_FAILED
+    assert said.exit_code == ci_files.FAILED
     statuses = {name: results["status"] for name, (_, results, _) in runs.items()}
     assert statuses == {
         "fine": "ok",
@@ -305,7 +305,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_a_kernel_starts(books
     for place in ("file", "file/below", "dangling"):
         asked = ["report", books["fine"], "--outputs", str(tmp_path / place)]
         said = CliRunner().invoke(cli, asked)
-        assert said.exit_code == headless.BAD_PARAMETERS and said.stdout == "", place
+        assert said.exit_code == ci_files.BAD_PARAMETERS and said.stdout == "", place
         (line,) = said.stderr.splitlines()
         assert line.startswith("ParameterError: no run can be written to")
     assert (tmp_path / "file").read_text() == "mine"

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -14,7 +15,7 @@ from nbclient import NotebookClient
 from nbformat import v4
 
 from neoxlib.__main__ import cli
-from neoxlib.workbook import headless, pages, terminal
+from neoxlib.workbook import ci_files, headless, pages, terminal
 from neoxlib.workbook import results as workbook_results
 from tests.support.small_notebooks import start, write
 
@@ -43,7 +44,7 @@ def test_a_notebook_of_an_odd_name_runs_and_is_linked(tmp_path, outputs):
 def test_a_request_that_turns_out_not_to_be_servable_is_a_bad_parameter(tmp_path, outputs):
     cells = "from neoxlib.errors import SettingsError", "raise SettingsError('too long')"
     path = write(tmp_path, "late", "seed: int = 0  # s", *cells)
-    assert headless.report([path], [], [], say=print) == headless.BAD_PARAMETERS
+    assert headless.report([path], [], [], say=print) == ci_files.BAD_PARAMETERS
 
 
 def test_cells_after_plan_only_are_shown_as_skipped_and_the_stop_is_not_shown(tmp_path):
@@ -70,7 +71,7 @@ def test_a_cell_that_takes_too_long_is_told(tmp_path, outputs, monkeypatch):
     )
     path = write(tmp_path, "slow", "seed: int = 0  # s", "import time; time.sleep(60)")
     said = CliRunner().invoke(cli, ["report", path, "--timeout", "1"], catch_exceptions=False)
-    assert said.exit_code == headless.CELL_FAILED
+    assert said.exit_code == ci_files.FAILED
     (folder,) = (outputs / "slow").iterdir()
     results = workbook_results.read_results(folder)
     assert results["error"]["type"] == "CellTimeoutError" and results["parameters"] == {"seed": 0}
@@ -86,7 +87,7 @@ def test_a_kernel_never_imports_from_the_current_folder(tmp_path, outputs, monke
     path = write(tmp_path, "imports", "seed: int = 0  # s", cell)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, ""])
-    assert headless.report([path], [], [], say=print) == headless.OK
+    assert headless.report([path], [], [], say=print) == ci_files.OK
 
 
 FULL = """
@@ -101,13 +102,46 @@ def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing_half_written(tmp
     path = write(tmp_path, "prints", "seed: int = 0  # s", "print('x' * 30000)")
     command = [sys.executable, "-c", FULL, path, "--outputs", str(tmp_path / "outputs")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert done.returncode == headless.CELL_FAILED and "Traceback" not in done.stderr, done.stderr
-    assert "cannot be written: [Errno 27] File too large" in done.stderr
+    assert done.returncode == ci_files.FAILED and "Traceback" not in done.stderr, done.stderr
+    assert "/report.html cannot be written: File too large" in done.stderr
     (folder,) = (tmp_path / "outputs" / "prints").iterdir()
     nbformat.read(folder / "notebook.ipynb", as_version=4)
     assert workbook_results.read_results(folder)["status"] == "failed" and not list(
         folder.glob("*.part")
     )
+
+
+def test_a_run_whose_page_cannot_be_written_has_failed_everywhere(tmp_path):
+    path = write(tmp_path, "fine", "seed: int = 0  # s", start("fine"), "run.finish()")
+    asked = [path, "--outputs", tmp_path / "outputs", "--json", "--junit", tmp_path / "j.xml"]
+    command = [sys.executable, "-c", FULL, *map(str, asked)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    said = json.loads(done.stdout)
+    (folder,) = (tmp_path / "outputs" / "fine").iterdir()
+    why = f"{folder / 'report.html'} cannot be written: File too large"
+    (run,) = said["runs"]
+    assert done.returncode == said["exit_code"] == run["exit_code"] == ci_files.FAILED
+    assert (run["status"], run["error"]["message"], run["report"]) == ("failed", why, None)
+    assert workbook_results.read_results(folder)["error"]["message"] == why
+    root = ElementTree.parse(tmp_path / "j.xml").getroot()
+    assert root.get("errors") == "1" and root.find(".//error").get("message") == why
+    summary = (tmp_path / "outputs" / "summary.md").read_text(encoding="utf-8")
+    assert "0 of 1 notebooks went well" in summary and "cannot be written" in summary
+    assert f"  OSError: {why}\n" in done.stderr and f"{'failed':<14}{folder}\n" in done.stderr
+    index = tmp_path / "outputs" / "index.html"  # larger than that limit as well
+    assert f"{index} cannot be written: File too large" == said["error"] and not index.exists()
+    assert said["index.html"] is None and not done.stderr.endswith(f"{index}\n")
+
+
+def test_a_run_whose_folder_is_deleted_has_failed_and_no_page_of_it_is_named(tmp_path):
+    deletes = "import shutil; shutil.rmtree(run.folder)"
+    path = write(tmp_path, "gone", "seed: int = 0  # s", start("gone"), deletes)
+    asked = ["report", path, "--outputs", str(tmp_path / "outputs"), "--json"]
+    said = CliRunner().invoke(cli, asked, catch_exceptions=False)
+    (run,) = json.loads(said.stdout)["runs"]
+    assert said.exit_code == run["exit_code"] == ci_files.FAILED and run["error"]["message"]
+    assert run["report"] is None and "report.html" not in said.stderr.rpartition("\n\n")[2]
+    assert f"\n{'failed':<14}gone\n" in said.stderr
 
 
 def test_a_check_that_cannot_be_judged_has_an_exit_code_of_its_own(tmp_path, monkeypatch):

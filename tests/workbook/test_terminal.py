@@ -60,6 +60,7 @@ def test_a_cell_that_stops_stays_on_a_terminal():
 
 def test_reasons_are_the_error_the_checks_and_the_last_words_of_the_rank_that_died(tmp_path):
     (tmp_path / "logs").mkdir()
+    (tmp_path / "report.html").touch()
     for rank in (0, 1):
         words = "".join(f"rank {rank} line {n}\n" for n in range(40))
         (tmp_path / "logs" / f"rank{rank}.log").write_text(words)
@@ -75,3 +76,14 @@ def test_reasons_are_the_error_the_checks_and_the_last_words_of_the_rank_that_di
     assert told[2:4] == ["CheckFailed: parity: 0.5 > 0.1", "NotJudged: speed: load 3"]
     assert told[4:15] == [f"  rank 1 line {n}" for n in range(28, 39)], "each line once"
     assert [line.split(":")[0] for line in told[15:]] == ["log", "log", "report"]
+
+
+def test_the_end_of_a_run_without_a_page_names_its_folder_or_its_notebook(tmp_path):
+    folder = tmp_path / "04_profile" / "r1"
+    results = workbook_results.NO_RUN | {"notebook": "04_profile", "status": "failed"}
+    assert terminal.closing(results, folder) == [f"{'failed':<14}04_profile"]
+    folder.mkdir(parents=True)
+    assert terminal.closing(results, folder) == [f"{'failed':<14}{folder}"]
+    assert terminal.reasons(results, folder) == []
+    (folder / "report.html").touch()
+    assert terminal.closing(results, folder) == [f"{'failed':<14}{folder / 'report.html'}"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from neoxlib.__main__ import cli
 from neoxlib.errors import ParameterError
-from neoxlib.workbook import arguments, headless, parameters
+from neoxlib.workbook import arguments, ci_files, parameters
 from neoxlib.workbook.param import Param
 from tests.support.small_notebooks import start, write
 
@@ -266,14 +266,14 @@ def test_half_a_character_is_refused_before_a_kernel_starts(preset, tmp_path, mo
     monkeypatch.setenv("NEOXLIB_OUTPUTS", str(tmp_path / "outputs"))
     (tmp_path / "half.yaml").write_bytes(preset.encode("utf-8", "surrogatepass"))
     said = CliRunner().invoke(cli, ["report", "02_inference", "-f", str(tmp_path / "half.yaml")])
-    assert said.exit_code == headless.BAD_PARAMETERS and not (tmp_path / "outputs").exists()
+    assert said.exit_code == ci_files.BAD_PARAMETERS and not (tmp_path / "outputs").exists()
     assert "half a character" in said.stderr or "is not UTF-8" in said.stderr
 
 
 @pytest.mark.parametrize("name", ["prompts", "model_dir", "cluster_profile", "wrong \udcff"])
 def test_bytes_that_are_no_text_are_refused_on_the_command_line(name):
     said = CliRunner().invoke(cli, ["report", "02_inference", "-p", name, os.fsdecode(b"caf\xe9")])
-    assert said.exit_code == headless.BAD_PARAMETERS
+    assert said.exit_code == ci_files.BAD_PARAMETERS
     assert "half a character" in said.stderr or "unknown" in said.stderr
 
 
@@ -281,7 +281,7 @@ def test_bytes_that_are_no_text_are_refused_on_the_command_line(name):
 def test_a_path_that_no_system_has_is_refused_in_one_line(name):
     given = ["-f", "x" * 5000] if name == "-f" else ["-p", name, "x" * 5000]
     said = CliRunner().invoke(cli, ["report", "02_inference", *given])
-    assert said.exit_code == headless.BAD_PARAMETERS and "Traceback" not in said.stderr
+    assert said.exit_code == ci_files.BAD_PARAMETERS and "Traceback" not in said.stderr
 
 
 def test_the_kernel_gets_what_was_typed(tmp_path, monkeypatch):
