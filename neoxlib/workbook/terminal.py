@@ -29,7 +29,8 @@ HEADING = re.compile(r"^#{2,3}\s+(.+?)\s*#*\s*$", re.MULTILINE)
 class Terminal:
     """Prints lines with `say`, and what failed with `warn`.
 
-    On a terminal `live` is its stream: one last line there changes while cells run.
+    On a terminal `live` is its stream: one last line there changes while cells run. A stream that
+    cannot be written to, as that of a reader who has gone, gets no more: the run goes on.
     """
 
     def __init__(self, say: Say, warn: Say | None = None, live: IO[str] | None = None) -> None:
@@ -37,18 +38,19 @@ class Terminal:
         self.plain_warn = warn or say
         self.live = live
         self.lock = threading.RLock()
+        self.lost: set[str] = set()
 
     def say(self, line: str = "") -> None:
         """Print a line that stays."""
         with self.lock:
             self.show("")
-            self.plain(line)
+            self._print("say", self.plain, line)
 
     def warn(self, line: str) -> None:
         """Print a line about a failure."""
         with self.lock:
             self.show("")
-            self.plain_warn(line)
+            self._print("warn", self.plain_warn, line)
 
     def show(self, line: str) -> None:
         """Replace the line that changes; an empty one removes it. Nothing happens in a log."""
@@ -56,8 +58,18 @@ class Terminal:
             return
         width = shutil.get_terminal_size().columns - 1
         with self.lock:
-            self.live.write(f"\r\x1b[2K{show_controls(line)[:width]}")
-            self.live.flush()
+            self._print("show", self._rewrite, f"\r\x1b[2K{show_controls(line)[:width]}")
+
+    def _rewrite(self, text: str) -> None:
+        self.live.write(text)
+        self.live.flush()
+
+    def _print(self, stream: str, write: Say, text: str) -> None:
+        if stream not in self.lost:
+            try:
+                write(text)
+            except OSError:
+                self.lost.add(stream)
 
 
 class CellLines:

@@ -1,5 +1,6 @@
 """The lines of a headless run: headings and cells as they are reached, reasons, the end."""
 
+import errno
 import io
 import re
 import time
@@ -87,3 +88,21 @@ def test_the_end_of_a_run_without_a_page_names_its_folder_or_its_notebook(tmp_pa
     assert terminal.reasons(results, folder) == []
     (folder / "report.html").touch()
     assert terminal.closing(results, folder) == [f"{'failed':<14}{folder / 'report.html'}"]
+
+
+def test_a_reader_who_goes_away_gets_no_more_and_the_rest_is_still_said():
+    tried, warned = [], []
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            tried.append(text)
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    gone = Gone()
+    cells = terminal.CellLines(terminal.Terminal(gone.write, warned.append, gone))
+    with cells.ticking():
+        run(cells)
+        cells.broke()
+    cells.terminal.warn("why")
+    assert len(tried) == 2, "once as the line that changes, once as a line that stays"
+    assert warned == ["why"]
