@@ -1,13 +1,15 @@
 """The command line: each command calls one function. A user's error is one plain message."""
 
+import errno
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
-from neoxlib import __version__, demo, languages
+from neoxlib import __version__, demo, languages, streams
 from neoxlib.errors import NeoXError, ParameterError, torch_npu_error
 from neoxlib.hosts.commands import cluster
 from neoxlib.languages import help
@@ -16,6 +18,7 @@ from neoxlib.setup import commands, notebook_commands
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+GONE = (errno.EPIPE, errno.EIO)  # the reader of a pipe, a terminal
 
 
 class Commands(help.Commands):
@@ -23,6 +26,19 @@ class Commands(help.Commands):
 
     Exit code 2 for parameters, 130 after Ctrl-C, 1 for everything else.
     """
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        streams.need_standard_streams()
+        try:
+            return super().main(*args, **options)
+        except OSError:  # of --help, which no command writes
+            if not _told_lost():
+                raise
+            sys.exit(1)
+        except SystemExit as end:
+            if not _told_lost(GONE):
+                raise
+            sys.exit(end.code or 1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -33,11 +49,24 @@ class Commands(help.Commands):
         except BrokenPipeError:
             raise  # the reader of the pipe has gone; click handles it
         except (NeoXError, ImportError, RuntimeError, OSError) as error:
+            if isinstance(error, OSError) and _told_lost():
+                ctx.exit(1)
             known = error if isinstance(error, (NeoXError, OSError)) else torch_npu_error(error)
             if known is None:
                 raise
             click.echo(f"{type(known).__name__}: {languages.said(str(known))}", err=True)
             ctx.exit(2 if isinstance(known, ParameterError) else 1)
+
+
+def _told_lost(silent: tuple[int, ...] = ()) -> bool:
+    """Say that standard output cannot be written to, if so; not for the errors in `silent`."""
+    error = streams.lost_output()
+    if error is None or error.errno in silent:
+        return False
+    why = error.strerror
+    with suppress(OSError):
+        click.echo(languages.said(f"standard output cannot be written to: {why}"), err=True)
+    return True
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,7 +81,6 @@ def cli(ctx: click.Context) -> None:
     """
     from neoxlib import process  # what --help need not wait for
 
-    process.need_standard_streams()
     ctx.with_resource(languages.speaking(languages.chosen()))
     process.prepare_children()
 

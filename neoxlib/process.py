@@ -116,21 +116,6 @@ def _wrong_surroundings() -> str:
     return ""
 
 
-def need_standard_streams() -> None:
-    """Open /dev/null in place of standard streams that the caller has closed.
-
-    Else what is opened next takes the place, and gets what programs print.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
-            os.set_inheritable(number, True)
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
-
-
 def at_end(of: object, function: Callable[..., Any], *args: Any) -> weakref.finalize:
     """Call weakref.finalize for this process only: a forked copy ends nothing of its parent."""
     return weakref.finalize(of, _if_here, os.getpid(), function, *args)

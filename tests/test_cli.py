@@ -241,7 +241,7 @@ def test_a_command_never_imports_from_the_current_folder(tmp_path, paths):
 def test_closed_standard_streams_are_no_bug_and_nothing_takes_their_place(tmp_path):
     code = (
         "import os, sys\n"
-        "from neoxlib.process import need_standard_streams\n"
+        "from neoxlib.streams import need_standard_streams\n"
         "need_standard_streams()\n"
         "print('to nobody')\n"
         "places = [os.readlink(f'/proc/self/fd/{n}') for n in range(3)]\n"
@@ -251,6 +251,15 @@ def test_closed_standard_streams_are_no_bug_and_nothing_takes_their_place(tmp_pa
     env = os.environ | {"CODE": code}
     subprocess.run(["sh", "-c", script, "sh", tmp_path / "said"], env=env, check=True, cwd=ROOT)
     assert (tmp_path / "said").read_text() == "/dev/null /dev/null /dev/null"
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["install-plan", "--chip", "310P3"]])
+def test_standard_output_on_a_full_disk_is_named_and_an_error(args):
+    command = [sys.executable, "-m", "neoxlib", *args]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    told = "standard output cannot be written to: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
 
 
 def test_a_deleted_current_folder_is_one_message(tmp_path):

@@ -29,7 +29,7 @@ NOTEBOOK_FILES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # One room per notebook: each line imports from the lines above it, and rooms of one line do not
 # import from each other. Imports inside functions and for type checking count.
 LAW = """
-errors process files forms redact colours demo
+errors process streams files forms redact colours demo
 names languages
 kernels machine
 model

@@ -1,6 +1,7 @@
 """Single headless runs: odd names, long errors, time limits and full disks."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -152,3 +153,27 @@ def test_a_check_that_cannot_be_judged_has_an_exit_code_of_its_own(tmp_path, mon
     said = CliRunner().invoke(cli, asked, catch_exceptions=False)
     assert said.exit_code == 4
     assert "NotJudged: no case is slower: load 2.3 on 2 cores" in said.output
+
+
+@pytest.mark.parametrize("out", ["pipe", "full"])
+def test_a_report_goes_on_where_its_output_cannot_be_written(tmp_path, out):
+    cells = 'run.check("enough", False, "2 of 3")', "run.finish()"
+    path = write(tmp_path, "bad", "seed: int = 0  # s", start("bad"), *cells)
+    command = [sys.executable, "-m", "neoxlib", "report", path, "--outputs", tmp_path / "outputs"]
+    with _closed_pipe() if out == "pipe" else open("/dev/full", "w") as stdout:
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    (folder,) = (tmp_path / "outputs" / "bad").iterdir()
+    assert done.returncode == ci_files.CHECK_FAILED and "Traceback" not in done.stderr, done.stderr
+    assert ("standard output cannot be" in done.stderr) == (out == "full")
+    assert "CheckFailed: enough: 2 of 3" in done.stderr and "Broken pipe" not in done.stderr
+    assert workbook_results.read_results(folder)["status"] == "check-failed"
+    pages_made = (folder / "report.html", *(tmp_path / "outputs").glob("*.*"))
+    assert {path.name for path in pages_made} == {"report.html", "index.html", "summary.md"}
+    assert (folder / "report.html").is_file()
+
+
+def _closed_pipe():
+    """The end for writing of a pipe that nobody reads."""
+    read, written = os.pipe()
+    os.close(read)
+    return os.fdopen(written, "w")
