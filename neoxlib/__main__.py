@@ -250,7 +250,8 @@ def history(outputs: Path | None, notebook: str, metric: str, last: int, as_json
     found = module.histories(outputs or outputs_root(), notebook, last)
     if as_json:
         records = [module.record(one) for one in found]
-        click.echo(json.dumps({"notebooks": records}, ensure_ascii=False, indent=1))
+        document = json.dumps({"notebooks": records}, ensure_ascii=False, indent=1)
+        click.echo(streams.json_text(document))
     elif not found:
         click.echo(languages.said("There is no finished run that is not noisy yet."))
     else:

@@ -1,7 +1,10 @@
 """The standard streams of this process: all there, and asked at the end what was lost."""
 
+import codecs
 import io
+import json
 import os
+import re
 import sys
 
 
@@ -9,7 +12,8 @@ def need_standard_streams() -> None:
     """Open /dev/null in place of standard streams that the caller has closed.
 
     Else what is opened next takes the place, and gets what programs print. Standard output is
-    buffered also where PYTHONUNBUFFERED is set: `lost_output` asks what could not be written.
+    buffered also where PYTHONUNBUFFERED is set: `lost_output` asks what could not be written. What
+    their encoding does not have is shown by its number: \\u2192.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -24,6 +28,20 @@ def need_standard_streams() -> None:
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(sys.stdout.buffer), line_buffering=True, **kept
         )
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def json_text(text: str) -> str:
+    """Return a JSON document for standard output: in ASCII, unless that is in UTF-8.
+
+    "backslashreplace" alone would make escapes that JSON does not have.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+    if codecs.lookup(encoding).name == "utf-8":
+        return text
+    return re.sub(r"[^\0-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def lost_output() -> OSError | None:

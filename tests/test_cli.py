@@ -262,6 +262,30 @@ def test_standard_output_on_a_full_disk_is_named_and_an_error(args):
     assert (done.returncode, done.stderr) == (1, told)
 
 
+OTHER_ENCODINGS = (
+    {"PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+)
+
+
+@pytest.mark.parametrize("env", OTHER_ENCODINGS)
+def test_what_an_encoding_does_not_have_is_shown_by_its_number(env):
+    code = (
+        "from neoxlib.streams import json_text, need_standard_streams\n"
+        "need_standard_streams()\n"
+        "print('a \\u2192 b')\n"
+        'print(json_text(\'{"a": "\\u00e9 \\u2192 \\U0001d11e"}\'))'
+    )
+    command = [sys.executable, "-X", "utf8=0", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | env, capture_output=True)
+    first, document = done.stdout.splitlines()
+    assert first == b"a \\u2192 b" and json.loads(document) == {"a": "é → 𝄞"}
+    asked = [sys.executable, "-m", "neoxlib", "--help"]
+    chinese = {"NEOXLIB_LANG": "zh"}
+    done = subprocess.run(asked, cwd=ROOT, env=os.environ | env | chinese, capture_output=True)
+    assert done.returncode == 0 and done.stdout and not done.stderr
+
+
 def test_a_deleted_current_folder_is_one_message(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()

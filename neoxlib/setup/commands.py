@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from neoxlib.languages import language_option, said
+from neoxlib.streams import json_text
 
 PLACE = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -53,7 +54,7 @@ def doctor(ctx: click.Context, as_json: bool, model_dir: Path | None, host: Path
     from neoxlib.setup import doctor as module
 
     found = module.from_json(host.read_text(encoding="utf-8")) if host else module.check(model_dir)
-    click.echo(found.to_json() if as_json else found)
+    click.echo(json_text(found.to_json()) if as_json else found)
     ctx.exit(1 if found.worst == "FAIL" else 0)
 
 

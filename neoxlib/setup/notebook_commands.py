@@ -12,6 +12,7 @@ from neoxlib.errors import ParameterError
 from neoxlib.files import overwrite
 from neoxlib.languages import language_option, said
 from neoxlib.redact import scrub
+from neoxlib.streams import json_text
 
 if TYPE_CHECKING:
     from neoxlib.workbook.headless import Report
@@ -149,9 +150,10 @@ def _write_refusal(message: str, junit: Path | None, as_json: bool) -> None:
 def _document(code: int, **values: Any) -> str:
     """Return the JSON document of --json."""
     meaning = dict(CODES).get(str(code), "broken off by a signal")
-    return json.dumps(
+    document = json.dumps(
         {"exit_code": code, "meaning": meaning} | values, ensure_ascii=False, indent=1
     )
+    return json_text(document)
 
 
 def remake(run: Path) -> None:
