@@ -2,6 +2,9 @@
 
 import json
 import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,8 +89,7 @@ def report(
     except ParameterError as error:
         _write_refusal(str(error), junit, as_json)
         raise
-    _write_results(found, junit, as_json)
-    ctx.exit(found.code)
+    ctx.exit(_write_results(found, junit, as_json))
 
 
 def _run_notebooks(
@@ -104,8 +106,8 @@ def _run_notebooks(
     from neoxlib.setup import refusals
     from neoxlib.workbook import arguments
 
-    if junit is not None and not junit.absolute().parent.is_dir():
-        raise ParameterError(f"--junit {junit}: there is no folder {junit.absolute().parent}")
+    if junit is not None:
+        _refuse_unwritable(junit)
     names = notebooks or [str(path) for path in arguments.all_notebooks()]
     jobs = arguments.asked(names, presets, texts)
     refusals.refuse(jobs)  # before the slow imports below
@@ -121,13 +123,33 @@ def _run_notebooks(
     return headless.run_all(jobs, outputs, timeout, shown)
 
 
-def _write_results(found: "Report", junit: Path | None, as_json: bool) -> None:
-    """Write what the options ask for about runs that have ended."""
+def _refuse_unwritable(junit: Path) -> None:
+    """Raise ParameterError if the file cannot be written; a FIFO or a device is not tried."""
+    if not junit.absolute().parent.is_dir():
+        raise ParameterError(f"--junit {junit}: there is no folder {junit.absolute().parent}")
+    if junit.is_dir():
+        raise ParameterError(f"--junit {junit}: it is a folder; name a file in it")
+    if junit.is_file() or not junit.exists():
+        try:
+            with tempfile.TemporaryFile(dir=junit.resolve().parent):
+                pass
+        except OSError as error:
+            why = error.strerror
+            raise ParameterError(f"--junit {junit} cannot be written: {why}") from error
+
+
+def _write_results(found: "Report", junit: Path | None, as_json: bool) -> int:
+    """Write what the options ask for about runs that have ended; return the exit code."""
     from neoxlib.workbook import ci_files
 
+    lost = ()
     if junit is not None:
         text = ci_files.junit([(run.results, run.folder) for run in found.runs])
-        overwrite(junit, scrub(text).encode())
+        try:
+            overwrite(junit, scrub(text).encode())
+        except OSError as error:
+            lost = (ci_files.unwritten(OSError(error.errno, error.strerror), junit),)
+    found = replace(found, errors=(*found.errors, *lost))
     if as_json:
         runs = [ci_files.record(run.results, run.folder, run.code) for run in found.runs]
         about = {"runs": runs, "not_run": found.not_run}
@@ -135,14 +157,18 @@ def _write_results(found: "Report", junit: Path | None, as_json: bool) -> None:
             about[page.name] = str(page) if page.exists() else None
         about |= {"error": "\n".join(found.errors)} if found.errors else {}
         click.echo(_document(found.code, **about))
+    for line in lost:
+        click.echo(said(line), err=True)
+    return found.code
 
 
 def _write_refusal(message: str, junit: Path | None, as_json: bool) -> None:
     """Write what the options ask for about parameters that were refused."""
-    if junit is not None and junit.absolute().parent.is_dir():
+    if junit is not None:
         from neoxlib.workbook import ci_files
 
-        overwrite(junit, scrub(ci_files.refusal(message)).encode())
+        with suppress(OSError):  # the file may be what is refused
+            overwrite(junit, scrub(ci_files.refusal(message)).encode())
     if as_json:
         click.echo(_document(2, error=message, runs=[]))
 

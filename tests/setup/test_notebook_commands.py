@@ -144,6 +144,26 @@ def test_a_refusal_is_in_junit_and_json_too(tmp_path):
     assert nowhere.exit_code == 2 and "there is no folder" in nowhere.stderr
 
 
+@pytest.mark.parametrize(
+    ("place", "why"), [("{}", "it is a folder"), ("/proc/j.xml", "cannot be written")]
+)
+def test_a_junit_file_that_cannot_be_written_is_refused_before_a_run(tmp_path, place, why):
+    junit = place.format(tmp_path)
+    said = run("report", "02", "--outputs", tmp_path / "runs", "--json", "--junit", junit)
+    assert said.exit_code == 2 and f"--junit {junit}" in said.stderr and why in said.stderr
+    assert why in json.loads(said.stdout)["error"] and not (tmp_path / "runs").exists()
+
+
+def test_a_junit_file_on_a_full_disk_is_told_and_the_json_is_there(tmp_path):
+    book = write(tmp_path, "good", "seed: int = 0  # s")
+    asked = ["--outputs", tmp_path / "runs", "--json", "--junit", "/dev/full"]
+    said = run("report", book, *asked)
+    found = json.loads(said.stdout)
+    why = "/dev/full cannot be written: No space left on device"
+    assert said.exit_code == found["exit_code"] == 1 and found["runs"][0]["exit_code"] == 0
+    assert found["error"] == why and said.stderr.endswith(f"\n{why}\n")
+
+
 def test_the_page_of_a_run_and_the_index_are_made_anew(ran, tmp_path):
     shutil.copytree(ran[1] / "outputs", tmp_path / "outputs")
     (folder,) = (tmp_path / "outputs" / "good").iterdir()
