@@ -83,9 +83,11 @@ def histories(root: Path, notebook: str = "", last: int = MOST) -> list[History]
     for path in sorted(root.glob("*/*/results.json"), key=lambda path: path.parent.name):
         found.setdefault(path.parent.parent.name, []).append(path)
     names = [name for name in sorted(found) if name.startswith(notebook)]
+    if not found:
+        raise ParameterError(f"{root} has no runs; name their folder, or run a notebook first")
     if not names:
         hint = did_you_mean(notebook, found) or ";"
-        have = ", ".join(sorted(found)) or "none"
+        have = ", ".join(sorted(found))
         raise ParameterError(f"no run of {notebook!r}{hint} in {root} there are runs of: {have}")
     told = [_history(found[name], last) for name in names]
     return _together([history for history in told if history.runs])

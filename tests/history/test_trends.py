@@ -130,5 +130,5 @@ def test_an_unknown_notebook_and_no_runs_are_told(tmp_path):
     write(tmp_path, 0, {"x": 1}, status="failed")
     assert run(tmp_path).output.startswith("There is no finished run")
     assert run(tmp_path, "--notebook", "07").exit_code == 2
-    with pytest.raises(ParameterError, match="there are runs of: none"):
+    with pytest.raises(ParameterError, match="has no runs; name their folder"):
         history.histories(tmp_path / "none")
