@@ -2,7 +2,6 @@
 
 import codecs
 import io
-import json
 import os
 import re
 import sys
@@ -41,6 +40,8 @@ def json_text(text: str) -> str:
     encoding = sys.stdout.encoding or "utf-8"
     if codecs.lookup(encoding).name == "utf-8":
         return text
+    import json  # which help need not wait for
+
     return re.sub(r"[^\0-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
 
 
