@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -130,6 +129,8 @@ def _refuse_unwritable(junit: Path) -> None:
     if junit.is_dir():
         raise ParameterError(f"--junit {junit}: it is a folder; name a file in it")
     if junit.is_file() or not junit.exists():
+        import tempfile  # which help need not wait for
+
         try:
             with tempfile.TemporaryFile(dir=junit.resolve().parent):
                 pass
