@@ -48,6 +48,7 @@ class Ranks:
         self.log_dir = log_dir
         self.local = profile_dir is None
         self.ended = ""
+        self.alone = True  # no other group of ranks is of the session
         self.busy = False  # whether the ranks work on a call
         self._sending = False
         self.members = [{"rank": r, "pid": None, "host": worker.host()} for r in range(size)]
@@ -239,7 +240,9 @@ class Ranks:
         detail = f"\n{outcomes[r].traceback}"
         late = silent_one(found, set(range(self.size)) - set(outcomes))
         if late is None:
-            raise self._down(f"{self._who(r)} raised in {name} and not all ranks did", detail, r)
+            every = len([one for one in outcomes.values() if one.error]) == self.size
+            rest = "the other ranks raised other errors" if every else "not all ranks did"
+            raise self._down(f"{self._who(r)} raised in {name} and {rest}", detail, r)
         why = f"{self._who(late)} did not come to where other ranks waited for it in {name}"
         state = hanging.state_of(self.members[late])
         raise self._down(f"{why}; its process is {state}", detail, late)
@@ -293,7 +296,11 @@ class Ranks:
 
     def _down(self, why: str, detail: str, r: int) -> RankError:
         self.end(why)
-        return RankError(f"{why}. The session has ended.{detail}{self._logs.tail(r)}{self._said()}")
+        more = f"{detail}{self._logs.tail(r)}{self._said()}"
+        if self.alone:
+            return RankError(f"{why}. The session has ended.{more}")
+        left = "This group of ranks has ended; another one that still runs answers the next call."
+        return RankError(f"{why}. {left}{more}")
 
     def _said(self) -> str:
         """What the ranks' logs say about the first failure, with cause and cure."""

@@ -92,6 +92,7 @@ class Session(TextGenerator):
         self._variables = variables_of(elsewhere, world_size, device, deterministic, share)
         added = self._variables.added
         self._own = Ranks(world_size, added, self.log_dir, profile_dir, hang_timeout)
+        self._own.alone = replicas == 1
         self._end = at_end(self, _end, self._own, self.log_dir if log_dir is None else None)
         self._others: list[Session] = []
         self.loading = Loading(world_size, progress, f"group {_group}" if replicas > 1 else "")

@@ -69,7 +69,9 @@ def test_two_groups_answer_as_one_engine_also_when_one_is_lost_and_leave_nothing
         again = evaluate(session, task, OFFICIAL)
         assert "group 0 of ranks was lost" in capsys.readouterr().out
         assert session.score_ids([([5, 6], [7])]), "another group answers"
-        session.groups[1].close()
+        os.kill(session.ranks.loc[(1, 0), "pid"], signal.SIGKILL)
+        with pytest.raises(RankError, match="This group of ranks has ended"):
+            session.score_ids([([5, 6], [7])])
         with pytest.raises(RankError, match="has ended"):
             evaluate(session, task, OFFICIAL)
     pd.testing.assert_frame_equal(found, again, check_exact=True)

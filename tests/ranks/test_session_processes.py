@@ -110,6 +110,14 @@ def test_a_rank_that_raises_alone_ends_the_session_with_its_traceback(mortal, ne
     assert gone(left)
 
 
+def test_ranks_that_raise_different_errors_are_told_so(mortal):
+    with pytest.raises(
+        RankError, match=r"rank [01] .* in disagree and the other .* other errors"
+    ) as error:
+        mortal._ranks.call(faults.disagree)
+    assert f"{str(error.value)[:6]} says no" in str(error.value)
+
+
 def test_a_model_that_cannot_be_loaded_is_the_error_of_load_and_leaves_nothing(
     checkpoint, tmp_path, new_processes
 ):

@@ -15,6 +15,11 @@ def fail_alone(rank: int) -> None:
     time.sleep(60)
 
 
+def disagree(rank: int) -> None:
+    """Every rank raises an error of its own."""
+    raise ValueError(f"rank {rank} says no")
+
+
 def crash_alone(rank: int) -> None:
     """Rank 1 dies in native code; the others wait for it."""
     if rank == 1:
