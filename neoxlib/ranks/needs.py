@@ -5,11 +5,14 @@ import socket
 import threading
 from contextlib import ExitStack
 
+import psutil
+
 from neoxlib.errors import SettingsError
 
 # The controller has most: 131 open files were seen with one rank, 149 with four.
 FILES = 144
 FILES_PER_RANK = 8
+OWN_FILES = 64  # of this process: 26 were seen, and while it starts PORTS
 THREADS = 16  # 11 of the controller's processes were seen
 THREADS_PER_RANK = 24  # 16 were seen, of which one computes
 KERNEL_THREADS = 24  # 15 were seen
@@ -34,7 +37,10 @@ def check_kernel() -> None:
 
 def _check_files(needed: int) -> None:
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY or limit >= needed:
+    if limit == resource.RLIM_INFINITY:
+        return
+    if limit >= needed:
+        _check_own_files(limit)
         return
     cure = f"raise it with `ulimit -n {max(needed, 1024)}`"
     if most != resource.RLIM_INFINITY and most < needed:
@@ -42,6 +48,15 @@ def _check_files(needed: int) -> None:
     raise SettingsError(
         f"a process may have {limit} open files here (ulimit -n), and ranks need {needed}; {cure}"
     )
+
+
+def _check_own_files(limit: int) -> None:
+    opened = psutil.Process().num_fds()
+    if limit - opened < OWN_FILES:
+        raise SettingsError(
+            f"{opened} of the {limit} files that this process may have open (ulimit -n) are open, "
+            f"and a session needs {OWN_FILES} more; close some, or raise the limit"
+        )
 
 
 def _check_threads(needed: int) -> None:

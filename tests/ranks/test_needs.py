@@ -41,6 +41,12 @@ def test_too_few_open_files_are_told_with_the_number_that_is_needed():
     assert "its hard limit is 64" in said
 
 
+def test_a_process_with_too_many_open_files_is_told_so_and_not_of_ports():
+    hold = "held = [open(__file__) for _ in range(150)]".replace("__file__", '"/dev/null"')
+    said = last_line("bash", "-c", f"ulimit -n 170; exec {sys.executable} -c '{hold}; {ASK}'")
+    assert re.search(r"\b1\d\d of the 170 files that this process may have open .* are open", said)
+
+
 def test_a_limit_that_the_user_can_raise_is_told_so(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 4096))
     with pytest.raises(SettingsError, match=r"raise it with `ulimit -n 1024`"):
