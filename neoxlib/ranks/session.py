@@ -92,7 +92,6 @@ class Session(TextGenerator):
         self._variables = variables_of(elsewhere, world_size, device, deterministic, share)
         added = self._variables.added
         self._own = Ranks(world_size, added, self.log_dir, profile_dir, hang_timeout)
-        self._own.alone = replicas == 1
         self._end = at_end(self, _end, self._own, self.log_dir if log_dir is None else None)
         self._others: list[Session] = []
         self.loading = Loading(world_size, progress, f"group {_group}" if replicas > 1 else "")
@@ -100,6 +99,7 @@ class Session(TextGenerator):
         more = {"deterministic": deterministic, "replicas": replicas, "progress": progress}
         more |= {"hang_timeout": hang_timeout, "cluster_profile": cluster_profile}
         self._start(given, more, 1 if _group else replicas)
+        self._own.alone = replicas == 1
 
     def _start(self, given: tuple[Any, ...], more: dict[str, Any], groups: int) -> None:
         """Start the ranks, load the model, and open the sessions of all `groups`.
