@@ -12,6 +12,7 @@ from ipyparallel.serialize import canning
 
 from neoxlib.errors import NeoXError, RankError
 from neoxlib.model.stopping import INTERRUPTED
+from neoxlib.process import interrupts_held
 
 if TYPE_CHECKING:
     from neoxlib.inference.text import Completion
@@ -112,8 +113,11 @@ def arrived(
 ) -> dict[int, Outcome]:
     """The outcomes that are there but not in `known`; waits `seconds` at most for the first."""
     missing = {r: job for r, job in enumerate(jobs) if r not in known}
-    next(iter(missing.values())).wait(seconds)
-    return {r: outcome_of(job) for r, job in missing.items() if job.ready()}
+    with interrupts_held() as interrupt:  # one that raised would leave a lock of ipyparallel's held
+        next(iter(missing.values())).wait(seconds)
+        found = {r: outcome_of(job) for r, job in missing.items() if job.ready()}
+    interrupt()
+    return found
 
 
 def answer_of(outcome: Outcome) -> Any:
