@@ -289,9 +289,11 @@ def test_interrupts_while_a_session_is_closed_leave_nothing_of_it(
             os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     with pytest.raises(KeyboardInterrupt):
         thread.start()
         session.close()
         thread.join()
     thread.join()
+    signal.signal(signal.SIGINT, before)
     assert not scratch.exists() and gone(new_processes(), 5)
