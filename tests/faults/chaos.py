@@ -36,7 +36,7 @@ def answers(session: neoxlib.Session) -> list[Any]:
 
 @dataclass
 class Drawn(Strike):
-    """A signal for a process of `session` after `wait` seconds; a rest ends after `rest`."""
+    """A signal that may come to a process that has ended; a rest ends after `rest` seconds."""
 
     rest: float | None = None
 
